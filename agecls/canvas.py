@@ -1,0 +1,137 @@
+"""One look for every picture: colours, sizes, text that any file name survives, and a PNG on disk.
+
+matplotlib is imported inside the functions and only its Agg renderer is used: no window system is asked for,
+no global state is left behind, and the same input gives the same file, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with every common kind of colour blindness, and neutral greys.
+BLUE, SKY, VERMILION = "#0072B2", "#A9D3EE", "#D55E00"
+INK, MUTED, FAINT, PAPER = "#1F2933", "#5F6B76", "#D5DAE0", "#FFFFFF"
+SEQUENTIAL = "Blues"  # one hue, light to dark: reads the same in grey
+WIDTH_INCHES = 8.0
+DOTS_PER_INCH = 160
+SMALL, NORMAL, TITLE = 8.0, 9.5, 12.0
+
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": NORMAL,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid.axis": "y",
+    "axes.titlesize": NORMAL,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def new_figure(
+    out: Path, height: float, title: str, subtitle: str = "", width: float = WIDTH_INCHES
+) -> Iterator[Figure]:
+    """Give a figure of `width` x `height` inches, titled at the left; on leaving, write it to `out` as a PNG.
+
+    The subtitle stands under the title in grey: what the marks mean. Folders of `out` are made. Axes are kept
+    from running into each other by matplotlib's constrained layout.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
+        FigureCanvasAgg(figure)
+        top = _write_titles(figure, height, title, subtitle)
+        layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, top - 0.01), w_pad=0.04, h_pad=0.04)
+        figure.set_layout_engine(layout)
+        yield figure
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, format="png", metadata={"Software": None, "Title": title})
+
+
+def _write_titles(figure: Figure, height: float, title: str, subtitle: str) -> float:
+    line = 1.45 / 72 / height  # one line of text of one point, as a share of the figure's height
+    top = 1 - 0.10 / height
+    figure.text(0.015, top, drawable(title), size=TITLE, weight="bold", va="top")
+    top -= line * TITLE * (title.count("\n") + 1)
+    if subtitle:
+        figure.text(
+            0.015, top, drawable(subtitle), size=NORMAL - 0.5, color=MUTED, va="top", linespacing=1.35
+        )
+        top -= line * NORMAL * (subtitle.count("\n") + 1)
+    return top
+
+
+def drawable(text: str) -> str:
+    """Return `text` with every character that the font cannot draw as a question mark; line breaks stay.
+
+    >>> drawable("a\\x07b")
+    'a?b'
+    """
+    known = _glyphs()
+    return "".join(c if c == "\n" or (c.isprintable() and ord(c) in known) else "?" for c in text)
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    from matplotlib import font_manager
+
+    return frozenset(font_manager.get_font(font_manager.findfont(STYLE["font.family"][0])).get_charmap())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return `text`, its middle left out where it is longer than `limit` characters.
+
+    >>> shorten("abcdefghij", 7)
+    'abc…hij'
+    """
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
+
+
+def label_ticks(axes: Axes, side: str, names: Sequence[str], **style: Any) -> None:
+    """Write `names` at 0, 1, 2, ... along the x or the y axis (`side`), without tick marks."""
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_ticks(range(len(names)), [drawable(name) for name in names], **style)
+    axes.tick_params(axis="x" if side == "x" else "y", length=0)
+
+
+def ink_on(shade: float) -> str:
+    """Return the text colour that reads on `SEQUENTIAL` at `shade` (0 to 1)."""
+    return PAPER if shade > 0.55 else INK
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return a count with its noun and thousands separator.
+
+    >>> count_text(1, "image"), count_text(17393, "image")
+    ('1 image', '17,393 images')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,106 @@
+"""The age commands: each turns its options into calls of this room, and tells a person what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agecls.config import AgeConfig, AgeDataConfig, CompareConfig, CrossValidationConfig, EvaluateConfig
+from finetune.command import Command, choose_command
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """A look at a data set without training.
+
+    Args:
+        quick: count and check the lists only; do not open every picture.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateAgeConfig:
+    """A trained run on its own test images, or on any other data.
+
+    Args:
+        device: auto, cpu, cuda or cuda:1.
+        out: folder for predictions.parquet and evaluation.json; null writes nothing.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    device: str = "auto"
+    out: str | None = None
+
+
+def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Count a data set and check what can be checked before training."""
+    from agecls.verification import verify_data
+
+    return verify_data(config.data, quick=config.quick)
+
+
+def train(config: AgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Fine-tune one model and test it once on its test fold."""
+    from agecls.single import train_single
+
+    return train_single(config)
+
+
+def cross_validate(config: CrossValidationConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Run the folds, score them and write the report."""
+    from agecls.crossval import cross_validate as run
+
+    return run(config)
+
+
+def evaluate(config: EvaluateAgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Score a run on its own test images or on other data, whole and in slices."""
+    from agecls.evaluation import evaluate_run
+
+    return evaluate_run(Path(words["run"]), config)
+
+
+def compare(config: CompareConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Compare two results image by image (or two lists of seeds, joined by commas)."""
+    from agecls.comparison import compare_folders
+
+    first, second = ([Path(name) for name in words[side].split(",")] for side in ("a", "b"))
+    return compare_folders(first, second, config)
+
+
+COMMANDS = {
+    "verify": Command(
+        VerifyConfig, "count a data set: folds, groups, subjects, missing and bad images", verify
+    ),
+    "train": Command(AgeConfig, "fine-tune one model and test it once on its test fold", train),
+    "cv": Command(
+        CrossValidationConfig,
+        "subject-exclusive cross-validation with intervals and a report",
+        cross_validate,
+    ),
+    "evaluate": Command(
+        EvaluateAgeConfig,
+        "score a run on its own test images or any table, sliced by group, gender and subject",
+        evaluate,
+        {"run": "a run folder of train or cv"},
+    ),
+    "compare": Command(
+        CompareConfig,
+        "two results, paired on the same images",
+        compare,
+        {"a": "a result folder, or several (seeds) joined by commas", "b": "the result to compare with it"},
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m agecls") -> int:
+    """Run one age command and return its exit code."""
+    import sys
+
+    return choose_command(COMMANDS, list(sys.argv[1:] if argv is None else argv), prog=prog)

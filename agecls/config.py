@@ -1,0 +1,119 @@
+"""What a person may choose about age data, its folds and its evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from finetune.config import FitConfig
+from finetune.errors import UsageError
+
+ADIENCE_GROUPS = "0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+"
+
+
+@dataclass(frozen=True)
+class AgeDataConfig:
+    """Faces with age groups: Adience's own folder and fold files, or any table of path, age and subject.
+
+    Args:
+        root: Adience's folder (fold files and faces/ or aligned/), or the image root of a table.
+        folds_dir: folder of the Adience fold files when they do not lie in root.
+        table: CSV or parquet with a row per image; its folder is the image root unless root is given.
+        policy: which Adience age strings belong to which group.
+        layout: which Adience pictures: auto, faces or aligned.
+        groups: the age groups of a table, young to old.
+        path_column: the table's column of image paths.
+        age_column: the table's column of ages in years.
+        group_column: the table's column of group names or indices, instead of ages.
+        subject_column: the table's column of persons; "none" makes each image its own person.
+        user_column: the table's column of albums or accounts that hold several persons.
+        gender_column: the table's column of genders (m, f, u), for slices only.
+        fold_column: the table's column of official folds (0, 1, ...).
+        protocol: fixed (no validation), grouped (validation by user) or rotate (the next fold validates).
+        n_folds: folds made for a table that has none.
+        fold_seed: seed of those folds.
+        fold: the test fold of `train` and `evaluate`; -1 trains on everything and tests on nothing.
+        missing: what to do with listed images that are not there: error, or drop (counted and recorded).
+        skip_bad: drop unreadable images (counted and recorded) instead of stopping.
+        follow: allow image paths that leave the data root.
+        allow_subject_overlap: allow one person in training and test (then no claim of exclusivity is made).
+    """
+
+    root: str | None = None
+    folds_dir: str | None = None
+    table: str | None = None
+    policy: Literal["core8", "gillevi", "paper_table", "mivolo"] = "core8"
+    layout: Literal["auto", "faces", "aligned"] = "auto"
+    groups: str = ADIENCE_GROUPS
+    path_column: str = "path"
+    age_column: str = "age"
+    group_column: str | None = None
+    subject_column: str = "subject"
+    user_column: str | None = None
+    gender_column: str | None = None
+    fold_column: str | None = None
+    protocol: Literal["fixed", "grouped", "rotate"] = "fixed"
+    n_folds: int = 5
+    fold_seed: int = 0
+    fold: int = 0
+    missing: Literal["error", "drop"] = "error"
+    skip_bad: bool = False
+    follow: bool = False
+    allow_subject_overlap: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How test pictures are shown to the network.
+
+    Args:
+        test_crops: center, flip (centre and its mirror) or ten (four corners and centre, mirrored).
+        batch_size: pictures at once (memory only; the scores do not depend on it).
+    """
+
+    test_crops: Literal["center", "flip", "ten"] = "center"
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class AgeConfig(FitConfig):
+    """A whole age experiment: data, model, head, loss, training, evaluation and where it all goes."""
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data.protocol == "fixed" and (self.train.select == "best" or self.train.patience):
+            raise UsageError(
+                "train.select best and train.patience need a validation part, which --data.protocol fixed "
+                "does not make: give --data.protocol grouped or rotate"
+            )
+
+
+@dataclass(frozen=True)
+class CrossValidationConfig(AgeConfig):
+    """An age experiment over all folds.
+
+    Args:
+        folds: the folds to run now; empty means all. A finished fold is never run again.
+        devices: one fold at a time on each device named (cuda:0,cuda:1 or cpu,cpu); empty: one process.
+    """
+
+    folds: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A paired comparison of two results.
+
+    Args:
+        out: folder for the comparison's page and pictures; null puts it beside the second result.
+        resamples: bootstrap resamples over subjects.
+        pictures: draw the gallery and the heat maps.
+    """
+
+    out: str | None = None
+    resamples: int = 5000
+    pictures: bool = True

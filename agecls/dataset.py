@@ -1,0 +1,132 @@
+"""Configuration -> the images, their splits and their prepared pictures: one place for every age command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agecls.adience import read_adience
+from agecls.age_table import read_age_table
+from agecls.config import AgeDataConfig
+from agecls.folds import Split, assign_folds, make_splits, official_folds, split_hash
+from agecls.groups import AgeGroups
+from finetune.errors import DataError, UsageError
+from finetune.manifest import Manifest
+
+if TYPE_CHECKING:
+    from finetune.cache import ImageSource
+    from finetune.config import RunConfig
+    from finetune.preprocess import PreprocessSpec
+
+TABLE_POLICY = "table"
+
+
+@dataclass(frozen=True)
+class AgeData:
+    """The images of one configuration: `policy` names the label rule, `report` tells every row's fate."""
+
+    manifest: Manifest
+    policy: str
+    report: Mapping[str, Any]
+
+
+def read_data(config: AgeDataConfig, *, lists_only: bool = False) -> AgeData:
+    """Read Adience or a table as configured; with `lists_only` absent pictures are counted, not refused.
+
+    A table without official folds gets `n_folds` of its own, grouped by subject and stratified. With
+    `skip_bad`, pictures that cannot be decoded are dropped and listed in the report under "bad_images".
+    """
+    if config.root is None and config.table is None:
+        raise UsageError(
+            "no data: give --data.root FOLDER (Adience) or --data.table FILE (any table of faces)"
+        )
+    missing = "count" if lists_only and config.missing == "error" else config.missing
+    data = _read_table(config, missing) if config.table is not None else _read_adience(config, missing)
+    if config.skip_bad and not lists_only:
+        data = _without_bad_images(data)
+    if official_folds(data.manifest) is None:
+        folds = assign_folds(data.manifest, n_folds=config.n_folds, seed=config.fold_seed)
+        data = AgeData(data.manifest.with_column("fold", folds), data.policy, data.report)
+    return data
+
+
+def make_age_splits(data: AgeData, config: AgeDataConfig) -> tuple[list[Split], str]:
+    """Return the splits of the configured protocol, checked for shared people, and their hash."""
+    splits = make_splits(data.manifest, config.protocol, allow_subject_overlap=config.allow_subject_overlap)
+    return splits, split_hash(splits, data.manifest)
+
+
+def open_pictures(manifest: Manifest, spec: PreprocessSpec, run: RunConfig) -> ImageSource:
+    """Return the prepared pictures, from the cache that the configuration names."""
+    from finetune.cache import open_source
+    from finetune.prediction import worker_count
+
+    return open_source(
+        manifest, spec, cache_dir=cache_folder(run.cache), workers=max(1, worker_count(run.workers))
+    )
+
+
+def cache_folder(choice: str) -> Path | None:
+    """Return the folder of the picture cache: none, the user's cache folder for auto, or the one named."""
+    import os
+
+    if choice == "none":
+        return None
+    if choice != "auto":
+        return Path(choice)
+    home = os.environ.get("CRL_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "crl-toolkit"
+
+
+def _read_adience(config: AgeDataConfig, missing: str) -> AgeData:
+    assert config.root is not None
+    root = _folder(config.root, "--data.root")
+    folds_dir = None if config.folds_dir is None else _folder(config.folds_dir, "--data.folds_dir")
+    reading = read_adience(
+        root,
+        policy=config.policy,
+        layout=config.layout,
+        folds_dir=folds_dir,
+        missing=missing,  # type: ignore[arg-type]
+        follow=config.follow,
+    )
+    return AgeData(reading.manifest, config.policy, reading.report.to_dict())
+
+
+def _read_table(config: AgeDataConfig, missing: str) -> AgeData:
+    assert config.table is not None
+    reading = read_age_table(
+        Path(config.table),
+        root=None if config.root is None else _folder(config.root, "--data.root"),
+        groups=AgeGroups.parse(config.groups),
+        path_column=config.path_column,
+        age_column=config.age_column,
+        group_column=config.group_column,
+        subject_column=None if config.subject_column == "none" else config.subject_column,
+        user_column=config.user_column,
+        gender_column=config.gender_column,
+        fold_column=config.fold_column,
+        missing=missing,  # type: ignore[arg-type]
+        follow=config.follow,
+    )
+    return AgeData(reading.manifest, TABLE_POLICY, reading.report.to_dict())
+
+
+def _folder(name: str, option: str) -> Path:
+    folder = Path(name)
+    if not folder.is_dir():
+        raise DataError(f"{option} {name}: there is no such folder")
+    return folder
+
+
+def _without_bad_images(data: AgeData) -> AgeData:
+    from finetune.decode import find_bad_images
+
+    files = [data.manifest.file(row) for row in range(len(data.manifest))]
+    bad = {str(file): reason for file, reason in find_bad_images(files)}
+    good = np.array([str(file) not in bad for file in files])
+    return AgeData(data.manifest.select(good), data.policy, {**data.report, "bad_images": bad})

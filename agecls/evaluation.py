@@ -1,0 +1,127 @@
+"""`evaluate`: a trained run on its own test images, or on any other data, whole and in slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agecls.dataset import AgeData, read_data
+from agecls.results import AgeResult, Predictions, write_report_json
+from agecls.scores import age_scores, slice_scores
+from finetune.console import say, table
+from finetune.errors import DataError, ModelFileError
+from finetune.run_folder import read_json
+
+if TYPE_CHECKING:
+    from agecls.commands import EvaluateAgeConfig
+
+SLICES = ("group", "gender", "subject_count")
+
+
+def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
+    """Score a run folder and return the scores with their slices.
+
+    Without data in the configuration the run's own test predictions are scored. With data, its images are
+    shown to the run's model; a cross-validation's folds each predict and their probabilities are averaged,
+    which is refused for images that the folds were trained on.
+    """
+    if config.data.root is None and config.data.table is None:
+        result = AgeResult.load(folder)
+        predictions, asked = result.predictions, "the run's own test images"
+    else:
+        data = read_data(config.data)
+        predictions, asked = predict_data(folder, data, config), f"{len(data.manifest)} images of other data"
+    scores = age_scores(predictions.probs, predictions.target)
+    slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
+    summary = {"run": str(folder), "data": asked, **scores, "slices": slices}
+    say(f"{asked}: exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %, n {scores['n']}")
+    for name, rows in slices.items():
+        print_slice(name, rows)
+    if config.out is not None:
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        predictions.write(out / "predictions.parquet")
+        write_report_json(out / "evaluation.json", summary)
+        say(f"predictions.parquet and evaluation.json lie in {out}")
+    return summary
+
+
+def print_slice(name: str, rows: list[dict[str, Any]]) -> None:
+    """Print one slice; cells with too few subjects show their counts alone."""
+    lines = []
+    for row in rows:
+        told = ["-", "-"]
+        if row["exact"] is not None:
+            low, high = row["exact_interval"]
+            told = [f"{row['exact']:.1f} [{low:.1f}, {high:.1f}]", f"{row['one_off']:.1f}"]
+        lines.append([row["name"], row["images"], row["subjects"], *told])
+    table(f"by {name.replace('_', ' ')}", ["", "images", "subjects", "exact %", "one-off %"], lines)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return a run folder's finished models: its own, or one per fold; ModelFileError without any."""
+    files = [folder / "model.safetensors"]
+    if not files[0].is_file():
+        files = sorted(folder.glob("fold*/model.safetensors"))
+    if not files:
+        raise ModelFileError(f"{folder} holds no model.safetensors, nor do folders fold0, fold1, ... in it")
+    return files
+
+
+def predict_data(folder: Path, data: AgeData, config: EvaluateAgeConfig) -> Predictions:
+    """Return the predictions of a run's models for every image of `data`, averaged over the models."""
+    files = model_files(folder)
+    refuse_training_images(files, data)
+    found = [predict_with(file, data, config) for file in files]
+    manifest, count = data.manifest, len(data.manifest)
+    return Predictions(
+        manifest.class_names,
+        path=manifest["path"],
+        subject=manifest["subject"],
+        user=manifest["user"] if "user" in manifest else manifest["subject"],
+        gender=manifest["gender"] if "gender" in manifest else np.full(count, ""),
+        age=manifest["age"] if "age" in manifest else np.full(count, np.nan),
+        fold=np.zeros(count),
+        target=manifest.label,
+        probs=np.mean(found, axis=0),
+    )
+
+
+def refuse_training_images(files: list[Path], data: AgeData) -> None:
+    """Raise DataError when a run would be tested on the very data set it was trained on."""
+    for file in files:
+        record = read_json(file.parent / "run.json")
+        if record.get("manifest") == data.manifest.fingerprint:
+            raise DataError(
+                f"{file.parent} was trained on images of this data set; without --data.* its own test images "
+                "are scored, or name other data"
+            )
+
+
+def predict_with(file: Path, data: AgeData, config: EvaluateAgeConfig) -> np.ndarray:
+    """Return one model's probabilities (N, K) for the rows of `data`, in their order."""
+    from agecls.dataset import open_pictures
+    from finetune.batches import EvalBatches
+    from finetune.bundle import check_class_names
+    from finetune.config import RunConfig
+    from finetune.distributed import World
+    from finetune.learner import load_classifier
+    from finetune.loop import evaluate
+    from finetune.precision import choose_precision
+
+    core, spec, facts = load_classifier(file)
+    check_class_names(facts["class_names"], data.manifest.class_names)
+    precision = choose_precision(config.device, "float32")
+    say(precision.describe())
+    precision.place(core)
+    batches = EvalBatches(
+        open_pictures(data.manifest, spec, RunConfig()),
+        data.manifest.label,
+        np.arange(len(data.manifest)),
+        spec,
+        crops=config.evaluate.test_crops,
+        batch_size=config.evaluate.batch_size,
+    )
+    return evaluate(core, batches, spec, precision, World())["probs"]

@@ -1,0 +1,201 @@
+"""One configuration made concrete: data, splits, pictures, and the run of one fold."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agecls.config import AgeConfig
+from agecls.dataset import AgeData, make_age_splits, open_pictures, read_data
+from agecls.folds import Split
+from agecls.results import Predictions
+from agecls.scores import age_scores
+from finetune.backbone import build_backbone
+from finetune.bundle import save_bundle
+from finetune.cache import ImageSource
+from finetune.config import FREE_KEYS, to_dict
+from finetune.console import say
+from finetune.distributed import World, barrier
+from finetune.errors import UsageError
+from finetune.fit import Fitted, fit
+from finetune.prediction import predict
+from finetune.preprocess import PreprocessSpec
+from finetune.run_folder import RunFolder, versions
+from finetune.task import Task
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that the folds of one configuration share."""
+
+    config: AgeConfig
+    data: AgeData
+    splits: list[Split]
+    split_hash: str
+    spec: PreprocessSpec
+    source: ImageSource
+
+
+def prepare_experiment(config: AgeConfig) -> Experiment:
+    """Read the data, make and check the splits, and open the pictures."""
+    if not config.run.dir:
+        raise UsageError("no place for the results: give --run.dir FOLDER")
+    data = read_data(config.data)
+    splits, split_hash = make_age_splits(data, config.data)
+    say(describe_data(data))
+    shape = build_backbone(config.model.backbone, "none", image_size=config.model.image_size)
+    spec = shape.preprocess_spec(config.model.image_size, resize_ratio=config.model.resize_ratio)
+    return Experiment(config, data, splits, split_hash, spec, open_pictures(data.manifest, spec, config.run))
+
+
+def whole_split(experiment: Experiment) -> Split:
+    """Return the split that trains on every image and tests on none."""
+    rows = np.arange(len(experiment.data.manifest))
+    none = np.arange(0)
+    return Split(train=rows, val=none, test=none, protocol="all", fold=-1)
+
+
+def describe_data(data: AgeData) -> str:
+    """Return the line that says what was read."""
+    manifest = data.manifest
+    groups = ", ".join(f"{n} {c}" for n, c in zip(manifest.class_names, manifest.class_counts(), strict=True))
+    people = len(set(manifest["subject"].tolist()))
+    return f"{len(manifest)} images of {people} subjects, policy {data.policy}: {groups}"
+
+
+def run_fold(experiment: Experiment, fold: int, folder: Path, world: World) -> None:
+    """Train on a fold's training rows, test once on its test rows, and leave a complete run folder."""
+    config = replace(experiment.config, data=replace(experiment.config.data, fold=fold))
+    config = replace(config, run=replace(config.run, dir=str(folder), resume="never", allow_change=()))
+    split = whole_split(experiment) if fold == -1 else experiment.splits[fold]
+    manifest = experiment.data.manifest
+    say(f"fold {fold}: {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test images")
+    task = Task(
+        manifest,
+        experiment.source,
+        experiment.spec,
+        split.train,
+        split.val,
+        experiment.split_hash,
+        validation_scores,
+    )
+    run = RunFolder.open(
+        folder,
+        to_dict(plain_age_config(config)),
+        resume=experiment.config.run.resume,
+        allow_change=experiment.config.run.allow_change,
+        free_keys=FREE_KEYS,
+        writer=world.is_main,
+    )
+    with run:
+        barrier(world)
+        fitted = fit(task, config, run, world)
+        found = predict(
+            fitted.learner,
+            task,
+            split.test,
+            config,
+            crops=config.evaluate.test_crops,
+            batch_size=config.evaluate.batch_size,
+        )
+        if world.is_main:
+            scores = age_scores(found["probs"], found["target"]) if len(found["target"]) else {}
+            facts = run_facts(experiment, fitted) | {"kind": "age_fold", "fold": fold, "scores": scores}
+            facts |= {"n": len(split.test), "n_train": len(split.train), "n_validation": len(split.val)}
+            save_bundle(
+                folder / "model.safetensors",
+                fitted.model.state_dict(),
+                model_facts(experiment, fitted, facts),
+            )
+            test_predictions(experiment, found, fold).write(folder / "predictions.parquet")
+            run.write_json("run.json", facts)
+        barrier(world)
+
+
+def plain_age_config(config: AgeConfig) -> AgeConfig:
+    """Return the configuration of a single fold, without what only a cross-validation knows."""
+    names = ("model", "head", "loss", "train", "run", "device", "data", "evaluate")
+    return AgeConfig(**{name: getattr(config, name) for name in names})
+
+
+def validation_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Return what an epoch's validation reports, in the unit interval."""
+    from finetune.metrics import accuracy, balanced_accuracy
+
+    one_off = float((np.abs(probs.argmax(1) - target) <= 1).mean())
+    return {
+        "accuracy": accuracy(probs, target),
+        "balanced_accuracy": balanced_accuracy(probs, target, probs.shape[1]),
+        "one_off": one_off,
+    }
+
+
+def test_predictions(experiment: Experiment, found: dict[str, np.ndarray], fold: int) -> Predictions:
+    """Return the predictions of a fold's test images with what is known of the people on them."""
+    manifest, rows = experiment.data.manifest, found["index"]
+    count = len(rows)
+    return Predictions(
+        manifest.class_names,
+        path=manifest["path"][rows],
+        subject=manifest["subject"][rows],
+        user=manifest["user"][rows] if "user" in manifest else manifest["subject"][rows],
+        gender=manifest["gender"][rows] if "gender" in manifest else np.full(count, ""),
+        age=manifest["age"][rows] if "age" in manifest else np.full(count, np.nan),
+        fold=np.full(count, fold),
+        target=found["target"],
+        probs=found["probs"].reshape(count, manifest.num_classes),
+    )
+
+
+def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
+    """Return what run.json tells: data, label rule, split, model, loss, device and versions."""
+    config, manifest, learner = experiment.config, experiment.data.manifest, fitted.learner
+    return {
+        "command": " ".join(["crl", *sys.argv[1:]]),
+        "class_names": list(manifest.class_names),
+        "manifest": manifest.fingerprint,
+        "policy": experiment.data.policy,
+        "split": experiment.split_hash,
+        "protocol": config.data.protocol,
+        "loss": {"name": config.loss.name, **config.loss.parameters()}
+        | {"label_smoothing": config.loss.label_smoothing, "class_weights": config.loss.class_weights},
+        "backbone": config.model.backbone,
+        "head": config.head.name,
+        "pretraining": learner.provenance,
+        "seed": config.train.seed,
+        "test_crops": config.evaluate.test_crops,
+        "device": {
+            "asked": config.device,
+            "used": str(learner.precision.device),
+            "name": learner.precision.device_name,
+        },
+        "precision": learner.precision.describe(),
+        "preprocess": experiment.spec.to_dict(),
+        "image_size": experiment.spec.image_size,
+        "epochs": config.train.epochs,
+        "batch_size": config.train.batch_size,
+        "processes": learner.world.size,
+        "train": to_dict(config.train),
+        "versions": versions(),
+        "n": len(manifest),
+        "subjects": len(set(manifest["subject"].tolist())),
+        "counts": dict(experiment.data.report),
+        "data_root": str(manifest.root.resolve()),
+        **fitted.facts,
+    }
+
+
+def model_facts(experiment: Experiment, fitted: Fitted, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what model.safetensors carries: all that is needed to use the weights and to know them."""
+    config = experiment.config
+    skipped = ("counts", "command", "data_root")
+    return {name: value for name, value in facts.items() if name not in skipped} | {
+        "model": to_dict(config.model),
+        "head": to_dict(config.head),
+        "ordered_classes": True,
+        "notes": fitted.learner.notes,
+    }

@@ -1,0 +1,209 @@
+"""Pictures of pictures: where two results disagree, and softmax heat maps (the paper's Figs. 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agecls import canvas
+from agecls.picks import GalleryRow
+from finetune.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+CELL, PICTURE, STRIP = 1.14, 1.16, 2.0  # inches: width of a column, height of a picture, height of a row
+RIGHT, WRONG = "\N{CHECK MARK}", "\N{BALLOT X}"
+
+
+def draw_gallery(
+    gallery: Sequence[GalleryRow],
+    files: Sequence[Path],
+    target: np.ndarray,
+    probs_a: np.ndarray,
+    probs_b: np.ndarray,
+    class_names: Sequence[str],
+    out: Path,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+) -> Path:
+    """Draw the chosen pictures with the true group above and both results' answers below each.
+
+    Args:
+        gallery: what `choose_disagreements` returned.
+        files: (N,) image files in the order of the prediction table; one that cannot be read is shown as an
+            empty frame with its name.
+        target, probs_a, probs_b: as for `choose_disagreements`.
+        class_names: the K groups, young to old.
+        out: the PNG to write.
+        names: what the two results are called.
+
+    Returns:
+        `out`.
+    """
+    columns = max(len(row.picks) for row in gallery)
+    short = short_names(names)
+    spelled_out = tuple(name.upper() for name in names) != short
+    title = f"Where {short[0]} and {short[1]} disagree: {canvas.count_text(len(target), 'test image')}"
+    subtitle = (
+        "per true group, the image on which the two probabilities of the true group differ most\n"
+        f"below it: predicted group and its probability, {RIGHT} right, {WRONG} wrong"
+    )
+    if spelled_out:
+        subtitle += "\n" + ", ".join(
+            f"{mark} = {canvas.shorten(name, 44)}"
+            for mark, name in zip(short, names, strict=True)
+            if name.upper() != mark
+        )
+    top, width = 0.80 + 0.19 * spelled_out, max(CELL * columns + 0.15, 6.5)
+    height = top + STRIP * len(gallery)
+    with canvas.new_figure(out, height, title, subtitle, width=width) as figure:
+        figure.set_layout_engine("none")
+        page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+        page.set_axis_off()
+        for strip, row in enumerate(gallery):
+            y = height - top - STRIP * strip
+            heading = canvas.drawable(row.title(short))
+            page.text(0.015 * width, y, heading, size=canvas.NORMAL + 0.5, weight="bold", va="top")
+            for column, pick in enumerate(row.picks):
+                cell = _new_cell(page, column, y)
+                if pick is None:
+                    _draw_empty(cell, "none", canvas.SMALL)
+                    cell.set_title(canvas.drawable(class_names[column]), size=canvas.NORMAL, pad=3)
+                    continue
+                draw_thumbnail(cell, files[pick])
+                cell.set_title(canvas.drawable(class_names[target[pick]]), size=canvas.NORMAL, pad=3)
+                answers = ((short[0], probs_a[pick]), (short[1], probs_b[pick]))
+                _write_answers(cell, answers, int(target[pick]), class_names)
+    return out
+
+
+def short_names(names: tuple[str, str]) -> tuple[str, str]:
+    """Return two marks of at most four letters: the names' first words where these differ, else A and B.
+
+    >>> short_names(("cel", "crl (alpha 1.5)")), short_names(("crl (alpha 1)", "crl (alpha 2)"))
+    (('CEL', 'CRL'), ('A', 'B'))
+    """
+    first, second = (name.split()[0].upper() if name.split() else "" for name in names)
+    fits = first != second and all(0 < len(word) <= 4 for word in (first, second))
+    return (first, second) if fits else ("A", "B")
+
+
+def _new_cell(page: Axes, column: int, y: float) -> Axes:
+    """Return axes for one picture: centred titles above, answers below, all at the same height in a row."""
+    x = 0.075 + CELL * column + 0.06
+    return page.inset_axes((x, y - 0.42 - PICTURE, CELL - 0.12, PICTURE), transform=page.transData)
+
+
+def _write_answers(
+    axes: Axes, answers: Sequence[tuple[str, np.ndarray]], target: int, class_names: Sequence[str]
+) -> None:
+    for line, (name, probs) in enumerate(answers):
+        group = int(probs.argmax())
+        mark, colour = (RIGHT, canvas.BLUE) if group == target else (WRONG, canvas.VERMILION)
+        text = canvas.drawable(f"{name} {mark} {class_names[group]} {100 * probs[group]:.0f} %")
+        y = -0.04 - 0.135 * line
+        axes.text(
+            0.5, y, text, color=colour, size=canvas.SMALL, ha="center", va="top", transform=axes.transAxes
+        )
+
+
+def _draw_empty(axes: Axes, words: str, size: float) -> None:
+    axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
+    axes.spines[:].set(visible=True, color=canvas.FAINT)
+    axes.text(0.5, 0.5, canvas.drawable(words), ha="center", va="center", color=canvas.MUTED, size=size)
+
+
+def draw_thumbnail(axes: Axes, file: Path, text_size: float = canvas.SMALL) -> None:
+    """Show a whole image file, decoded as for training; one that cannot be read is a frame with its name."""
+    from finetune.decode import decode_image
+
+    try:
+        image = decode_image(file)
+    except (DataError, OSError):
+        name = canvas.shorten(file.name, 26)
+        lines = [name[start : start + 13] for start in range(0, len(name), 13)]
+        _draw_empty(axes, "\n".join(["not readable:", *lines]), text_size)
+        return
+    axes.imshow(image, interpolation="antialiased")
+    axes.set_axis_off()
+
+
+def draw_heat_maps(
+    files: Sequence[Path],
+    target: np.ndarray,
+    probs: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    out: Path,
+    *,
+    subtitle: str = "",
+) -> Path:
+    """Draw softmax heat maps: a row per picture, a column per group, a map per result, one 0-1 scale.
+
+    Args:
+        files: (n,) the pictures to show at the left.
+        target: (n,) their true groups, outlined in every map.
+        probs: what each result is called -> its (n, K) probabilities.
+        class_names: the K groups, young to old.
+        out: the PNG to write.
+        subtitle: how the pictures were chosen.
+
+    Returns:
+        `out`.
+    """
+    count, groups = len(files), len(class_names)
+    title = f"Softmax probabilities: {canvas.count_text(count, 'image')}"
+    notes = [subtitle, "outlined = true group, bold = predicted group"]
+    width = max(5.5, 1.3 + 0.6 + 0.42 * groups * len(probs))
+    with canvas.new_figure(
+        out, 1.45 + 0.62 * count, title, "\n".join(filter(None, notes)), width=width
+    ) as figure:
+        ratios = [2.0] + [groups] * len(probs)
+        left, *maps = figure.subplots(1, 1 + len(probs), sharey=True, width_ratios=ratios, squeeze=False)[0]
+        _draw_thumbnail_column(left, files, [class_names[index] for index in target])
+        for axes, (name, table) in zip(maps, probs.items(), strict=True):
+            image = axes.imshow(np.asarray(table), cmap=canvas.SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
+            _write_heat_cells(axes, np.asarray(table), target)
+            axes.set_title(
+                canvas.drawable(canvas.shorten(name, 6 * groups)), size=canvas.NORMAL + 0.5, weight="bold"
+            )
+            canvas.label_ticks(axes, "x", class_names, rotation=45, ha="right", rotation_mode="anchor")
+            axes.tick_params(axis="y", left=False, labelleft=False)
+            axes.spines[:].set_visible(False)
+        _draw_scale(figure, image, maps)
+    return out
+
+
+def _draw_thumbnail_column(axes: Axes, files: Sequence[Path], names: Sequence[str]) -> None:
+    axes.spines[:].set_visible(False)
+    axes.set(xticks=[], yticks=[], xlim=(0, 1), title="true group")
+    for row, (file, name) in enumerate(zip(files, names, strict=True)):
+        axes.text(0.0, row, canvas.drawable(name), ha="left", va="center")
+        place = axes.inset_axes((0.52, row - 0.46, 0.48, 0.92), transform=axes.transData)
+        draw_thumbnail(place, file, canvas.SMALL - 4)
+
+
+def _write_heat_cells(axes: Axes, table: np.ndarray, target: np.ndarray) -> None:
+    from matplotlib.patches import Rectangle
+
+    for (row, column), value in np.ndenumerate(table):
+        weight = "bold" if column == table[row].argmax() else "normal"
+        colour = canvas.ink_on(value) if round(100 * value) else canvas.MUTED
+        text = f"{value:.2f}" if round(100 * value) else "0"
+        axes.text(column, row, text, ha="center", va="center", size=canvas.SMALL, color=colour, weight=weight)
+    for row, column in enumerate(target):
+        frame = Rectangle(
+            (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=canvas.VERMILION, linewidth=1.8
+        )
+        frame.set_clip_on(False)
+        axes.add_patch(frame)
+
+
+def _draw_scale(figure: Figure, image: AxesImage, maps: Sequence[Axes]) -> None:
+    bar = figure.colorbar(image, ax=list(maps), location="right", fraction=0.03, pad=0.015, aspect=60)
+    bar.outline.set_visible(False)

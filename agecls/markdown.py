@@ -1,0 +1,70 @@
+"""Markdown that shows a text as it is, whatever file or class it names; tables and numbers in one style."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+NOT_MEASURED = "n/a"
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+def escape(text: object) -> str:
+    """Return `text` on one line, with every sign that Markdown or HTML would read made harmless.
+
+    >>> escape("a|b_<i>")
+    'a\\\\|b\\\\_&lt;i&gt;'
+    """
+    return _SPECIAL.sub(r"\\\1", _one_line(text).translate(_HTML))
+
+
+def code(text: object) -> str:
+    r"""Return `text` as code, fit for a table cell too.
+
+    >>> code("x|y"), code("a`b")
+    ('`x\\|y`', '``a`b``')
+    """
+    line = _one_line(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{space}{line.replace('|', chr(92) + '|')}{space}{fence}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:
+    """Return a Markdown table of ready cells; the columns from `numbers_from` on are set flush right."""
+    marks = ["---" if column < numbers_from else "---:" for column in range(len(header))]
+    lines = [header, marks, *rows]
+    if any(len(line) != len(header) for line in lines):
+        raise ValueError(f"every row of a table needs the {len(header)} cells of its header")
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def image(alternative: str, path: PurePosixPath) -> str:
+    """Return a picture's tag; `path` is relative to the Markdown file and may hold any character."""
+    return f"![{escape(alternative)}]({quote(path.as_posix())})"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a number with `digits` decimals; None or NaN, which nothing measured, is "n/a".
+
+    >>> number(0.5), number(float("nan"))
+    ('0.50', 'n/a')
+    """
+    return NOT_MEASURED if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def interval(ends: Sequence[float] | None, digits: int = 1) -> str:
+    """Return a pair of ends as words.
+
+    >>> interval([46.34, 51.2]), interval(None)
+    ('46.3 to 51.2', 'n/a')
+    """
+    return NOT_MEASURED if ends is None else f"{number(ends[0], digits)} to {number(ends[1], digits)}"
+
+
+def _one_line(text: object) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in str(text))

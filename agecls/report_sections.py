@@ -1,0 +1,249 @@
+"""The parts of a report, each a function from the report's record to Markdown; nothing here computes a score.
+
+The record is what report.json holds: the run's settings (run.json), the loss in words, the scores
+(`agecls.scores`), the slices and the confusion matrix in one mapping. Accuracies are in per cent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from agecls.groups import AgeGroups
+from agecls.markdown import NOT_MEASURED, code, escape, interval, number, table
+from agecls.pictures import group_recalls
+from agecls.published import PAPER, TABLE_X
+from finetune.errors import UsageError
+
+Record = Mapping[str, Any]
+MEASURES = (("exact", "exact"), ("one_off", "one-off (within one group)"))
+
+
+def headline(record: Record) -> str:
+    """Return the table of the two accuracies: over folds, pooled, with intervals and the baseline."""
+    intervals, albums, baseline = (record.get(key) for key in ("intervals", "intervals_by_user", "baseline"))
+    header = ["accuracy (%)", "mean ± sd over folds", "pooled over images"]
+    header += [_interval_header(intervals, "subjects")] if intervals else []
+    header += [_interval_header(albums, "users")] if albums else []
+    header += [f"always {escape(_baseline_groups(record))}"] if baseline else []
+    rows = []
+    for key, words in MEASURES:
+        mean, sd = record[f"{key}_mean"], record[f"{key}_sd"]
+        spread = f"**{number(mean)}** (one fold)" if sd is None else f"**{number(mean)} ± {number(sd)}**"
+        row = [words, spread, number(record[f"{key}_pooled"])]
+        row += [interval(kind[f"{key}_mean"]) for kind in (intervals, albums) if kind]
+        row += [number(baseline[f"{key}_mean"])] if baseline else []
+        rows.append(row)
+    notes = (
+        "± is the standard deviation over folds (n - 1). It mostly tells how unlike the folds are; how sure "
+        "the mean is, the interval tells: whole persons are resampled within folds, because pictures of one "
+        "person are not independent. Pooled counts every image once; folds differ in size."
+    )
+    return f"{table(header, rows)}\n\n{notes}"
+
+
+def _interval_header(intervals: Record, unit: str) -> str:
+    level = f"{100 * intervals['level']:g} % interval"
+    return f"{level} of the mean ({intervals['clusters']:,} {unit} resampled)"
+
+
+def _baseline_groups(record: Record) -> str:
+    names = [str(record["class_names"][index]) for index in record["baseline"]["group_per_fold"]]
+    return " / ".join(dict.fromkeys(names))
+
+
+def per_fold(record: Record) -> str:
+    """Return the table of folds."""
+    baseline = record.get("baseline") or {}
+    header = ["fold", "images", "exact", "one-off", "exact, constant", "one-off, constant"]
+    rows = []
+    for place, (fold, images) in enumerate(zip(record["folds"], record["per_fold_n"], strict=True)):
+        scores = [record["exact_per_fold"], record["one_off_per_fold"]]
+        constant = [baseline.get("exact_per_fold"), baseline.get("one_off_per_fold")]
+        cells = [number(values[place]) if values else NOT_MEASURED for values in (*scores, *constant)]
+        rows.append([str(fold), f"{images:,}", *cells])
+    return table(header, rows)
+
+
+def per_group(record: Record) -> str:
+    """Return the table of true groups; intervals where there are enough subjects."""
+    exact, one_off = group_recalls(np.asarray(record["confusion"]))
+    rows = []
+    for place, cell in enumerate(record["slices"]["group"]):
+        found = [number(float(exact[place])), number(float(one_off[place]))]
+        if not cell["images"]:
+            found = ["no images", "no images"]
+        ends = [interval(cell["exact_interval"]), interval(cell["one_off_interval"])]
+        cells = [found[0], ends[0], found[1], ends[1]]
+        rows.append([escape(cell["name"]), f"{cell['images']:,}", f"{cell['subjects']:,}", *cells])
+    header = ["true group", "images", "subjects", "exact", "95 % interval", "one-off", "95 % interval"]
+    return f"{table(header, rows)}\n\nNo interval, and no conclusion, for a group of fewer than 30 subjects."
+
+
+def per_slice(cells: Sequence[Record], name: str) -> str:
+    """Return the table of another slice: counts always, accuracies where there are enough subjects."""
+    rows = [
+        [
+            escape(cell["name"]),
+            f"{cell['images']:,}",
+            f"{cell['subjects']:,}",
+            number(cell["exact"]),
+            interval(cell["exact_interval"]),
+            number(cell["one_off"]),
+            interval(cell["one_off_interval"]),
+        ]
+        for cell in cells
+    ]
+    return table([name, "images", "subjects", "exact", "95 % interval", "one-off", "95 % interval"], rows)
+
+
+def calibration(record: Record) -> str:
+    """Return the tables of ordinal errors per decoder and of how far the probabilities can be trusted."""
+    decoders = [
+        [
+            escape(name) + (" (headline)" if name == record["decoder"] else ""),
+            number(row["exact"]),
+            number(row["one_off"]),
+            number(row["mae"], 3),
+        ]
+        for name, row in record["decoders"].items()
+    ]
+    measures = (
+        ("expected calibration error, 15 bins (%)", number(_times(100, record["ece"]))),
+        ("negative log-likelihood (nats)", number(record["nll"], 3)),
+        ("Brier score", number(record["brier"], 3)),
+        ("ranked probability score", number(record["rps"], 4)),
+        ("balanced accuracy (%)", number(record["balanced_accuracy"])),
+        ("macro F1 (%)", number(record["macro_f1"])),
+    )
+    first = table(
+        ["group read from the probabilities by", "exact", "one-off", "mean error in groups"], decoders
+    )
+    return f"{first}\n\n{table(['over all images', 'value'], measures)}"
+
+
+def what_ran(record: Record) -> str:
+    """Return what is needed to run it again, and what it ran on."""
+    device = record.get("device") or {}
+    used, name, asked = (_plain(device.get(key)) for key in ("used", "name", "asked"))
+    lines = [
+        ("command", code(record.get("command", NOT_MEASURED))),
+        ("loss", escape(record["loss_text"])),
+        ("backbone", escape(_plain(record.get("backbone")))),
+        ("weights it started from", escape(_plain(record.get("pretraining")))),
+        ("protocol", escape(_plain(record.get("protocol")))),
+        ("test crops", escape(_plain(record.get("test_crops")))),
+        ("image size", escape(_plain(record.get("image_size")))),
+        ("epochs", escape(_plain(record.get("epochs")))),
+        ("batch size", escape(_plain(record.get("batch_size")))),
+        ("seed", escape(_plain(record.get("seed")))),
+        ("device", escape(f"{used} ({name}), asked for {asked}")),
+        ("precision", escape(_plain(record.get("precision")))),
+        ("minutes", number(record.get("minutes"), 1)),
+        ("versions", escape(_plain(record.get("versions")))),
+    ]
+    return table(["what", "this run"], lines, numbers_from=2)
+
+
+def data_line(record: Record) -> str:
+    """Return which images were tested, by which label rule, and the hashes that two comparable runs share."""
+    shared = record.get("subjects_in_several_folds")
+    exclusive = {None: "", 0: " No person is in two folds."}.get(
+        shared, f" **{shared} persons are in several folds: the accuracies are too high to compare.**"
+    )
+    counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in record["slices"]["group"])
+    return (
+        f"Label policy {code(record.get('policy', NOT_MEASURED))}: {record['n']:,} test images of "
+        f"{record['subjects']:,} subjects, in effect {number(record.get('effective_subjects'), 0)} of equal "
+        f"weight.{exclusive} Images per group: {counts}.{left_out(record.get('counts') or {})}\n\n"
+        f"Manifest {code(record.get('manifest', NOT_MEASURED))}, "
+        f"split {code(record.get('split', NOT_MEASURED))}. "
+        "Only results with the same policy, manifest and split can be compared."
+    )
+
+
+LEFT_OUT = (
+    ("duplicates", "repeated rows in the lists"),
+    ("dropped", "rows without an age group"),
+    ("in_gaps", "rows aged between two groups"),
+    ("missing_images", "listed images that are missing"),
+    ("bad_images", "unreadable images"),
+)
+
+
+def left_out(counts: Record) -> str:
+    """Return, as one sentence, which edition of the lists was read and what the reader met beside the images.
+
+    >>> left_out({"edition": "older", "duplicates": 117, "dropped": {"None": 748, "35": 293}})
+    ' Edition older; 117 repeated rows in the lists, 1,041 rows without an age group.'
+    """
+    found = [(_count(counts.get(key)), words) for key, words in LEFT_OUT]
+    met = ", ".join(f"{count:,} {words}" for count, words in found if count)
+    edition = f"Edition {escape(counts['edition'])}" if counts.get("edition") else ""
+    sentence = "; ".join(part for part in (edition, met) if part)
+    return f" {sentence}." if sentence else ""
+
+
+def _count(value: Any) -> int:
+    """Return a count as it is, the sum of a mapping of counts, or how many files a list or mapping names."""
+    if isinstance(value, Mapping):
+        return sum(_count(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return len(value)
+    return 1 if isinstance(value, str) else int(value or 0)
+
+
+def reported_by_others(record: Record) -> str | None:
+    """Return the published numbers, or None where the data are not Adience."""
+    if record.get("policy") in (None, "table"):
+        return None
+    rows = [[r.network, r.pretraining, r.loss, f"{r.exact:.2f}", f"{r.one_off:.2f}"] for r in TABLE_X]
+    return (
+        f"Reported by {PAPER}; not measured here. Each is a single run without spread; label rule, test "
+        "images and test crops are not told, so a difference from the table above is not a finding.\n\n"
+        + table(["network", "pretrained on", "loss", "exact", "one-off"], rows, numbers_from=3)
+    )
+
+
+def responsible_use(record: Record) -> str:
+    """Return what the model says, what it cannot know, and what it must not be used for."""
+    gaps = age_gaps([str(name) for name in record["class_names"]])
+    forced = (
+        f" Ages between the groups ({', '.join(gaps)}) are not covered: a neighbour is named." if gaps else ""
+    )
+    return (
+        f"The model names an *apparent* age group, one of {len(record['class_names'])}.{forced} Accuracy "
+        "differs from group to group (see above). What the data do not record, such as skin tone, was not "
+        "measured. Not for age verification, for admission or sale, for surveillance, for profiling minors, "
+        "or for any decision about a single person."
+    )
+
+
+def age_gaps(class_names: Sequence[str]) -> list[str]:
+    """Return the ages that lie between the groups; none where the names are not ranges of years.
+
+    >>> age_gaps(["0-2", "4-6", "8-12", "15+"])
+    ['3', '7', '13-14']
+    """
+    try:
+        bounds = AgeGroups.parse(",".join(class_names)).bounds
+    except UsageError:
+        return []
+    pairs = pairwise(bounds)
+    ends = [(upper + 1, lower - 1) for (_, upper), (lower, _) in pairs if upper is not None]
+    return [f"{low}" if low == high else f"{low}-{high}" for low, high in ends if low <= high]
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == "":
+        return NOT_MEASURED
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if item not in (None, ""))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value

@@ -1,0 +1,138 @@
+"""What two runs must share to be compared, and every setting in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agecls.results import AgeResult
+from finetune.errors import DataError, listing
+
+# What two results must share before they may be compared at all.
+IDENTITY = ("manifest", "policy", "split", "class_names")
+
+# What run.json tells about how a model was made, and about the machine it was made on.
+SETTINGS = (
+    "protocol",
+    "backbone",
+    "head",
+    "loss",
+    "pretraining",
+    "preprocess",
+    "image_size",
+    "train",
+    "epochs",
+    "batch_size",
+    "processes",
+    "seed",
+    "precision",
+    "test_crops",
+)
+ENVIRONMENT = ("device", "versions")
+
+# Parts of config.yaml that name places and machines, or that the identity covers already.
+NOT_SETTINGS = ("run", "device", "devices", "folds", "data")
+NOT_SETTING_KEYS = ("evaluate.batch_size", "pretraining.location", "device.asked")
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return [{field, a, b}] for every dotted field whose values differ; None where one lacks it.
+
+    >>> differing({"loss": {"name": "crl", "alpha": 1.5}, "seed": 0}, {"loss": {"name": "cel"}, "seed": 0})
+    [{'field': 'loss.alpha', 'a': 1.5, 'b': None}, {'field': 'loss.name', 'a': 'crl', 'b': 'cel'}]
+    """
+    flat_a, flat_b = _flat(a), _flat(b)
+    names = sorted({*flat_a, *flat_b} - set(NOT_SETTING_KEYS))
+    pairs = [(name, flat_a.get(name), flat_b.get(name)) for name in names]
+    return [{"field": name, "a": left, "b": right} for name, left, right in pairs if left != right]
+
+
+def check_comparable(a: AgeResult, b: AgeResult) -> None:
+    """Raise DataError, listing both values, when what both must share differs or is not told."""
+    broken = []
+    for name in IDENTITY:
+        left, right = a.run.get(name), b.run.get(name)
+        if left is None or left != right:
+            broken.append(f"{name}: {_told(left)} and {_told(right)}")
+    if broken:
+        raise DataError(
+            f"{a.folder} and {b.folder} cannot be compared: they must agree in {', '.join(IDENTITY)} "
+            f"(run.json), and these differ or are missing:\n{listing(broken)}\n"
+            "Run one of them again with the other's data options (--config of its config.yaml)"
+        )
+
+
+def environment_differences(side_a: Sequence[AgeResult], side_b: Sequence[AgeResult]) -> list[dict[str, Any]]:
+    """Return the differences in device and library versions of runs paired in order, [{field, a, b}]."""
+    pairs = zip(side_a, side_b, strict=True)
+    return _distinct([differing(_part(a, ENVIRONMENT), _part(b, ENVIRONMENT)) for a, b in pairs])
+
+
+def _part(result: AgeResult, names: Sequence[str]) -> dict[str, Any]:
+    return {name: result.run[name] for name in names if name in result.run}
+
+
+def _settings(result: AgeResult, with_config: bool) -> dict[str, Any]:
+    """Return dotted settings: config.yaml's, and what run.json adds to them."""
+    config = (
+        {key: value for key, value in result.config.items() if key not in NOT_SETTINGS} if with_config else {}
+    )
+    chosen = _flat(config)
+    told = _flat(_part(result, SETTINGS))
+    nested = [name for name in (*chosen, *told) if "." in name]
+    known = {name.rpartition(".")[2] for name in nested} | {name.partition(".")[0] for name in nested}
+    return chosen | {name: value for name, value in told.items() if name not in known}
+
+
+def setting_differences(
+    side_a: Sequence[AgeResult], side_b: Sequence[AgeResult]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the settings that differ between runs paired in order, [{field, a, b}], and notes in words.
+
+    config.yaml counts where every run has one (places, machines and data are left out), run.json always. A
+    note is given when more than the loss differs, when runs of one side differ in more than the seed, and
+    when a configuration is missing.
+    """
+    everyone = [*side_a, *side_b]
+    with_config = all(result.config for result in everyone)
+    notes = []
+    if not with_config:
+        bare = ", ".join(str(result.folder) for result in everyone if not result.config)
+        notes.append(f"no config.yaml in {bare}: only the settings in run.json were compared")
+    pairs = zip(side_a, side_b, strict=True)
+    found = _distinct([differing(_settings(a, with_config), _settings(b, with_config)) for a, b in pairs])
+    uncontrolled = [item["field"] for item in found if not is_loss(item["field"])]
+    if uncontrolled:
+        notes.append(f"not a controlled comparison: besides the loss these differ: {', '.join(uncontrolled)}")
+    for side in (side_a, side_b):
+        parts = [differing(_settings(side[0], with_config), _settings(one, with_config)) for one in side[1:]]
+        names = {item["field"] for item in _distinct(parts)} - {"seed", "train.seed"}
+        if names:
+            folders = ", ".join(str(result.folder) for result in side)
+            notes.append(f"not seeds of one setting: {', '.join(sorted(names))} differ among {folders}")
+    return found, notes
+
+
+def _distinct(parts: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the differences of several pairs, each field once (the first pair that shows it)."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for item in part:
+            found.setdefault(item["field"], item)
+    return [found[name] for name in sorted(found)]
+
+
+def is_loss(field: str) -> bool:
+    """Tell whether a dotted field belongs to the loss, the one thing a controlled comparison changes."""
+    return field == "loss" or field.startswith("loss.")
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+    return flat
+
+
+def _told(value: Any) -> str:
+    return "missing" if value is None else str(value)

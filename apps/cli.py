@@ -1,0 +1,48 @@
+"""`crl`: one program, nouns first; every room's commands are imported only when they are called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+USAGE = """usage: crl [-h] [--version] COMMAND ...
+
+Tell hard, look-alike classes apart: losses, fine-tuning, honest cross-validation.
+
+commands:
+  age verify       count what a data set holds: folds, groups, subjects, missing and unreadable images
+  age train        fine-tune one model and test it once on its test fold
+  age cv           subject-exclusive cross-validation with scores, intervals and pictures
+  age evaluate     score trained models on any table of faces, sliced by group, gender and subject
+  age compare      two results, paired on the same images
+  curves           draw every loss and its true gradient against the posterior (PNG and CSV)
+  quickstart       cross-validate two losses on drawn look-alike faces: a first result in minutes
+
+Every command takes --help, --json (one JSON object on standard output) and --debug (tracebacks).
+Exit codes: 0 fine, 2 usage, 3 data, 4 model file, 5 resources, 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"crl-toolkit {version('crl-toolkit')}")
+        return 0
+    if words[0] == "age":
+        from agecls.commands import main as age_main
+
+        return age_main(words[1:], prog="crl age")
+    from apps.commands import COMMANDS
+    from finetune.command import choose_command
+
+    return choose_command(COMMANDS, words, prog="crl", others=["age"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

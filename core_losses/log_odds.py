@@ -1,0 +1,232 @@
+"""The log-odds of a class, exact in both tails: the one scalar that carries the whole family of losses.
+
+With logits z, target class c and p = softmax(z), the log-odds of the target are
+
+    m = log p_c - log(1 - p_c) = z_c - logsumexp_{j != c} z_j,
+
+so that p_c = sigmoid(m) and 1 - p_c = sigmoid(-m). Taking the logsumexp over the *competitors*, and never the
+log of 1 - softmax(z)_c, keeps m finite and exact however sure or wrong the network is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+
+class Line(Protocol):
+    """A loss that reads only the target's posterior: a function of the log-odds m, with its derivative."""
+
+    def value(self, m: Tensor) -> Tensor:
+        """Return the loss at log-odds m, element by element."""
+        ...
+
+    def push(self, m: Tensor) -> Tensor:
+        """Return -dL/dm, which is also -dL/dz_c, element by element and itself differentiable."""
+        ...
+
+
+class _LineOnLogOdds(torch.autograd.Function):
+    """(logits, index, factors) -> (factors line(m), m, r - onehot_c), with dm/dz = onehot_c - r.
+
+    The backward pass is closed form: dL/dz = dL/dm dm/dz. Handing m and -dm/dz out as further, differentiable
+    outputs, and saving those outputs, lets autograd differentiate the backward pass too (double backward,
+    `torch.func`). Where a factor is 0 the loss is 0, whatever the logits.
+    """
+
+    @staticmethod
+    def forward(
+        logits: Tensor, index: Tensor, factors: Tensor | None, dim: int, line: Line | None
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        # Masking the target by the lowest finite number keeps m finite where every competitor is -inf.
+        competitors = torch.scatter(logits, dim, index, torch.finfo(logits.dtype).min)
+        top = competitors.amax(dim, keepdim=True)
+        ratios = torch.softmax(competitors, dim, out=competitors)
+        # logsumexp = top - log(max r). z_c - top comes first: z_c - logsumexp loses digits at logits of 1e4.
+        m = logits.gather(dim, index).sub_(top).add_(ratios.amax(dim, keepdim=True).log_())
+        ratios.scatter_(dim, index, -1.0)
+        if line is None or factors is None:
+            return None, m, ratios
+        return line.value(m).mul_(factors).masked_fill_(factors == 0, 0.0), m, ratios
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, index, factors, dim, line = inputs
+        context = cast(Any, ctx)
+        context.save_for_backward(index, factors, *output[1:])
+        context.set_materialize_grads(False)
+        context.dim, context.line = dim, line
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
+        grad_loss, grad_m, grad_descent = grads
+        index, factors, m, descent = ctx.saved_tensors
+        if grad_loss is not None:
+            push = ctx.line.push(m) * (grad_loss * factors)
+            push = push if grad_m is None else push - grad_m
+            grad = descent * push
+        else:
+            grad = None if grad_m is None else descent * -grad_m
+        if grad_descent is not None:
+            ratios = descent.scatter(ctx.dim, index, 0.0)
+            inner = (grad_descent * ratios).sum(ctx.dim, keepdim=True)
+            through_ratios = ratios * (grad_descent - inner)
+            grad = through_ratios if grad is None else grad + through_ratios
+        return grad, None, None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        logits: Tensor,
+        index: Tensor,
+        factors: Tensor | None,
+        dim: int,
+        line: Line | None,
+    ) -> tuple[tuple[Tensor | None, Tensor, Tensor], tuple[int | None, int, int]]:
+        def batch_first(value: Tensor, at: int | None) -> Tensor:
+            return value.expand(info.batch_size, *value.shape) if at is None else value.movedim(at, 0)
+
+        logits, index = batch_first(logits, in_dims[0]), batch_first(index, in_dims[1])
+        factors = None if factors is None else batch_first(factors, in_dims[2])
+        outputs = _LineOnLogOdds.apply(logits, index, factors, dim + 1, line)
+        return outputs, (None if outputs[0] is None else 0, 0, 0)
+
+
+# `Function.apply` looks this signature up on every call; kept here, it is computed once.
+cast(Any, _LineOnLogOdds.forward).__signature__ = inspect.signature(_LineOnLogOdds.forward)
+
+
+def line_on_log_odds(line: Line, logits: Tensor, index: Tensor, factors: Tensor) -> Tensor:
+    """Return a loss of the log-odds at `index`, in one forward and one closed-form backward pass.
+
+    Args:
+        line: the loss as a function of m.
+        logits: (B, K), (B, K, d1, ...) or (K,), float32 or float64.
+        index: int64 class per example in [0, K), shaped as the logits but of size 1 along the classes.
+        factors: what each example's loss is multiplied by, shaped as `index`; a constant, without gradient.
+
+    Returns:
+        factors line(m), shaped as `index`, differentiable in the logits to any order.
+    """
+    value, _, _ = cast(Any, _LineOnLogOdds).apply(logits, index, factors, class_dim(logits), line)
+    return cast(Tensor, value)
+
+
+def class_dim(logits: Tensor) -> int:
+    """Return the dimension that holds the classes: 0 for logits (K,), otherwise 1.
+
+    >>> class_dim(torch.zeros(5)), class_dim(torch.zeros(2, 5, 7))
+    (0, 1)
+    """
+    return 0 if logits.ndim == 1 else 1
+
+
+def computing_dtype(logits: Tensor) -> Tensor:
+    """Return `logits` in the type the losses compute in: half types become float32, float64 stays.
+
+    Raises TypeError when the logits are not floating point.
+
+    >>> computing_dtype(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    if not logits.is_floating_point():
+        raise TypeError(
+            f"logits must be floating point, but arrived as {logits.dtype}; pass the classifier's "
+            "raw scores, before any softmax or argmax"
+        )
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def log_odds_and_descent(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-odds m at `index` and -dm/dz = r - onehot_c.
+
+    r is the softmax over the competitors alone: r_j = p_j / (1 - p_c) for j != c, and r_c = 0.
+
+    Args:
+        logits: (B, K), (B, K, d1, ...) or (K,), float32 or float64.
+        index: int64 class per example in [0, K), shaped as the logits but of size 1 along the classes.
+
+    Returns:
+        m, shaped as `index`, and -dm/dz, shaped as `logits`; both differentiable to any order.
+    """
+    _, m, descent = cast(Any, _LineOnLogOdds).apply(logits, index, None, class_dim(logits), None)
+    return m, descent
+
+
+def log_odds(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the log-odds of the target class, exact for logits up to +-1e4 in either tail.
+
+    m = z_c - logsumexp_{j != c} z_j = log p_c - log(1 - p_c)
+
+    Args:
+        logits: (B, K), (B, K, d1, ...) or (K,), any float type; half types are computed in float32.
+        target: int64 class in [0, K), shaped as the logits without the classes.
+
+    Returns:
+        m, shaped as `target`, float32 or float64.
+
+    Raises:
+        TypeError: when the logits are not floating point.
+
+    >>> two = log_odds(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))  # with two classes: the difference
+    >>> two.item()
+    2.0
+
+    Source: Zhu, Yao, Jiang, Yu, "Negative Log Likelihood Ratio Loss for Deep Neural Network Classification",
+    arXiv 1804.10690 (2018): its loss is -m.
+    """
+    logits = computing_dtype(logits)
+    dim = class_dim(logits)
+    return log_odds_and_descent(logits, target.unsqueeze(dim))[0].squeeze(dim)
+
+
+def log_posteriors(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log p_k and log(1 - p_k) for every class k, both exact in both tails.
+
+    For the likeliest class t both follow from its log-odds: log p_t = -softplus(-m_t) and
+    log(1 - p_t) = -softplus(m_t). Every other class has p_k <= 1/2, where log1p(-p_k) is exact,
+    with p_k = (1 - p_t) r_k and r the softmax over the classes other than t.
+
+    Args:
+        logits: (B, K), (B, K, d1, ...) or (K,), any float type; half types are computed in float32.
+
+    Returns:
+        log p and log(1 - p), each shaped as `logits`, float32 or float64; their difference is the log-odds.
+
+    Raises:
+        TypeError: when the logits are not floating point.
+
+    >>> log_p, log_not_p = log_posteriors(torch.tensor([50.0, 0.0]))  # a naive log(1 - softmax) is -inf here
+    >>> log_not_p[0].item()
+    -50.0
+    """
+    logits = computing_dtype(logits)
+    dim = class_dim(logits)
+    top = logits.argmax(dim, keepdim=True)
+    top_log_odds, descent = log_odds_and_descent(logits, top)
+    log_p = logits - logits.gather(dim, top) + F.logsigmoid(top_log_odds)
+    log_not_p = torch.log1p(descent * -torch.sigmoid(-top_log_odds))
+    return log_p, log_not_p.scatter(dim, top, F.logsigmoid(-top_log_odds))
+
+
+def log_alpha_plus(alpha: float, log_p: Tensor) -> Tensor:
+    """Return log(alpha + p) from log p, exact for any alpha >= 0 and any p in [0, 1].
+
+    From alpha = 1/2 on, log1p(p + (alpha - 1)) keeps a tiny p even where alpha is 1. Below it both terms stay
+    logarithms, so that neither a tiny alpha nor a tiny p is lost.
+
+    >>> log_alpha_plus(1.0, torch.tensor(-40.0)) > 0  # about e^-40, where log(1 + e^-40) rounds to 0
+    tensor(True)
+    """
+    if alpha == 0:
+        return log_p
+    if alpha >= 0.5:
+        return torch.log1p(log_p.exp() + (alpha - 1))
+    return torch.logaddexp(log_p.new_tensor(math.log(alpha)), log_p)

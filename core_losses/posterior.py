@@ -1,0 +1,291 @@
+"""Losses that read only the target's posterior p_c: each is one line on the log-odds m.
+
+With m = log p_c - log(1 - p_c): -log p_c = softplus(-m) = -logsigmoid(m), and 1 - p_c = sigmoid(-m). The work
+over all K classes is done once, in `core_losses.log_odds`. Each function has its module beside it, a drop-in
+for `torch.nn.CrossEntropyLoss`.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from core_losses.lines import CompetingRatio, CrossEntropy, Focal, LikelihoodRatio, Taming
+from core_losses.log_odds import Line, line_on_log_odds, log_posteriors
+from core_losses.reduction import LossModule, LossOptions, SharedOptions, check_non_negative, class_loss
+
+
+def _posterior_loss(logits: Tensor, target: Tensor, line: Line, options: LossOptions) -> Tensor:
+    def of_target(logits: Tensor, index: Tensor, factors: Tensor) -> Tensor:
+        return line_on_log_odds(line, logits, index, factors)
+
+    def of_every_class(logits: Tensor) -> Tensor:
+        log_p, log_not_p = log_posteriors(logits)
+        return line.value(log_p - log_not_p)
+
+    return class_loss(logits, target, of_target, of_every_class, **options)
+
+
+def cross_entropy_loss(logits: Tensor, target: Tensor, **options: Unpack[LossOptions]) -> Tensor:
+    """Return the cross-entropy loss (CEL), torch's own value with both tails exact.
+
+    L = -log p_c = softplus(-m)
+
+    Args:
+        logits: raw scores (B, K), (B, K, d1, ...) or (K,), K >= 2, any float type; half types are computed in
+            float32.
+        target: int64 class indices, shaped as the logits without the classes, in [0, K); or soft targets,
+            floating point, shaped as the logits, rows summing to 1.
+        options: `weight`, `ignore_index`, `reduction`, `label_smoothing`; see `LossOptions`.
+
+    Returns:
+        A scalar, or one value per example for reduction "none"; float32 or float64. The mean divides by the
+        summed weights of the targets (class indices) or by the number of examples (soft targets).
+
+    Raises:
+        TypeError: when logits are not floating point or class indices not int64.
+        ValueError: when shapes or options do not fit, or (on the CPU) an index is out of range.
+
+    >>> cross_entropy_loss(torch.zeros(1, 4), torch.tensor([2]))  # log 4
+    tensor(1.3863)
+    """
+    return _posterior_loss(logits, target, CrossEntropy(), options)
+
+
+class CrossEntropyLoss(LossModule):
+    """Cross-entropy as a module; see `cross_entropy_loss`."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the reduced loss."""
+        return cross_entropy_loss(logits, target, **self.options())
+
+
+def negative_log_likelihood_ratio_loss(
+    logits: Tensor, target: Tensor, *, clamp: float | None = None, **options: Unpack[LossOptions]
+) -> Tensor:
+    """Return the negative log likelihood ratio loss (NLLR).
+
+    L = log((1 - p_c) / p_c) = -m
+
+    The value is negative wherever p_c > 1/2 and unbounded below, and its derivative in the target's logit is
+    -1 for every example, right or wrong: select models by accuracy, never by this loss's value.
+
+    Args:
+        logits, target, options: as for `cross_entropy_loss`.
+        clamp: None, or a bound in (0, 1/2): p_c is held in [clamp, 1 - clamp], with no gradient outside, as
+            released code does at 1e-7.
+
+    Returns:
+        As for `cross_entropy_loss`.
+
+    Raises:
+        TypeError, ValueError: as for `cross_entropy_loss`; ValueError for a clamp outside (0, 1/2).
+
+    >>> logits = torch.tensor([[5.0, 2.0]])  # two classes: minus the difference of the logits
+    >>> negative_log_likelihood_ratio_loss(logits, torch.tensor([0]))
+    tensor(-3.)
+
+    Source: Zhu, Yao, Jiang, Yu, "Negative Log Likelihood Ratio Loss for Deep Neural Network Classification",
+    arXiv 1804.10690 (2018). Without `clamp` we depart from the code in being exact in both tails.
+    """
+    _check_clamp(clamp)
+    return _posterior_loss(logits, target, LikelihoodRatio(clamp), options)
+
+
+class NLLRLoss(LossModule):
+    """The negative log likelihood ratio loss as a module; see `negative_log_likelihood_ratio_loss`."""
+
+    def __init__(
+        self, weight: Tensor | None = None, *, clamp: float | None = None, **options: Unpack[SharedOptions]
+    ) -> None:
+        super().__init__(weight, **options)
+        _check_clamp(clamp)
+        self.clamp = clamp
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the reduced loss."""
+        return negative_log_likelihood_ratio_loss(logits, target, clamp=self.clamp, **self.options())
+
+    def extra_repr(self) -> str:
+        """Return the loss's own settings for `repr`."""
+        return f"clamp={self.clamp}"
+
+
+def competing_ratio_loss(
+    logits: Tensor, target: Tensor, *, alpha: float = 1.5, beta: float = 1.0, **options: Unpack[LossOptions]
+) -> Tensor:
+    """Return the competing ratio loss (CRL).
+
+    L = beta log(alpha + 1 - p_c) - log p_c
+    dL/dz_c = -(1 - p_c) s and dL/dz_j = p_j s, with s = 1 + beta p_c / (alpha + 1 - p_c)
+
+    CRL is cross-entropy whose step grows with confidence, from s = 1 to s = 1 + beta / alpha (1.667 at the
+    defaults). Its floor is beta log(alpha) (0.405 at the defaults), not 0; for alpha < 1 that is negative.
+
+    Args:
+        logits, target, options: as for `cross_entropy_loss`.
+        alpha: >= 0; 0 with beta = 1 is NLLR. The released code's `a` is 1 + this alpha.
+        beta: >= 0; 0 is cross-entropy.
+
+    Returns:
+        As for `cross_entropy_loss`.
+
+    Raises:
+        TypeError, ValueError: as for `cross_entropy_loss`; ValueError for a negative alpha or beta.
+
+    >>> competing_ratio_loss(torch.zeros(1, 4), torch.tensor([2]))  # log(1.5 + 3/4) + log 4
+    tensor(2.1972)
+
+    Source: Zhang, Guo, Wang, Chang, Zhao, Ma, Han, "Competing Ratio Loss for Discriminative Multi-class Image
+    Classification" (2020), Eq. 11. Its Eqs. 14 and 15 print s with a minus sign, which is not the derivative.
+    """
+    _check_alpha_beta(alpha, beta)
+    line = CompetingRatio(alpha, beta) if beta > 0 else CrossEntropy()
+    return _posterior_loss(logits, target, line, options)
+
+
+class CompetingRatioLoss(LossModule):
+    """The competing ratio loss as a module; see `competing_ratio_loss`.
+
+    >>> CompetingRatioLoss(alpha=1.5, beta=1.0)(torch.zeros(1, 4), torch.tensor([2]))
+    tensor(2.1972)
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        alpha: float = 1.5,
+        beta: float = 1.0,
+        **options: Unpack[SharedOptions],
+    ) -> None:
+        super().__init__(weight, **options)
+        _check_alpha_beta(alpha, beta)
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the reduced loss."""
+        return competing_ratio_loss(logits, target, alpha=self.alpha, beta=self.beta, **self.options())
+
+    def extra_repr(self) -> str:
+        """Return the loss's own settings for `repr`."""
+        return f"alpha={self.alpha}, beta={self.beta}"
+
+
+def focal_loss(
+    logits: Tensor, target: Tensor, *, gamma: float = 2.0, **options: Unpack[LossOptions]
+) -> Tensor:
+    """Return the softmax focal loss: cross-entropy that fades on well-classified examples.
+
+    L = -(1 - p_c)^gamma log p_c
+
+    Args:
+        logits, target, options: as for `cross_entropy_loss`; the paper's class factor is `weight`.
+        gamma: >= 0; 0 is cross-entropy.
+
+    Returns:
+        As for `cross_entropy_loss`.
+
+    Raises:
+        TypeError, ValueError: as for `cross_entropy_loss`; ValueError for a negative gamma.
+
+    >>> focal_loss(torch.zeros(1, 4), torch.tensor([2]))  # (3/4)^2 log 4
+    tensor(0.7798)
+
+    Source: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", ICCV 2017, Eq. 4, with
+    the softmax posterior in place of the paper's sigmoid.
+    """
+    check_non_negative("gamma", gamma)
+    return _posterior_loss(logits, target, Focal(gamma) if gamma > 0 else CrossEntropy(), options)
+
+
+class FocalLoss(LossModule):
+    """The softmax focal loss as a module; see `focal_loss`."""
+
+    def __init__(
+        self, weight: Tensor | None = None, *, gamma: float = 2.0, **options: Unpack[SharedOptions]
+    ) -> None:
+        super().__init__(weight, **options)
+        check_non_negative("gamma", gamma)
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the reduced loss."""
+        return focal_loss(logits, target, gamma=self.gamma, **self.options())
+
+    def extra_repr(self) -> str:
+        """Return the loss's own settings for `repr`."""
+        return f"gamma={self.gamma}"
+
+
+def taming_cross_entropy_loss(
+    logits: Tensor, target: Tensor, *, a: float = 0.8, **options: Unpack[LossOptions]
+) -> Tensor:
+    """Return the tamed cross-entropy loss (TCE), which bends the penalty of badly wrong examples down.
+
+    L = ((1 - log p_c)^(1 - a) - 1) / (1 - a), and log(1 - log p_c) at a = 1
+
+    Args:
+        logits, target, options: as for `cross_entropy_loss`.
+        a: >= 0; 0 is cross-entropy, larger values trust outliers less.
+
+    Returns:
+        As for `cross_entropy_loss`.
+
+    Raises:
+        TypeError, ValueError: as for `cross_entropy_loss`; ValueError for a negative a.
+
+    >>> taming_cross_entropy_loss(torch.zeros(1, 4), torch.tensor([2]), a=1.0)  # log(1 + log 4)
+    tensor(0.8697)
+
+    Source: Martinez, Stiefelhagen, "Taming the Cross Entropy Loss", GCPR 2018; formula and default not
+    checked against the paper's text.
+    """
+    check_non_negative("a", a)
+    return _posterior_loss(logits, target, Taming(a) if a > 0 else CrossEntropy(), options)
+
+
+class TamingCrossEntropyLoss(LossModule):
+    """The tamed cross-entropy loss as a module; see `taming_cross_entropy_loss`."""
+
+    def __init__(
+        self, weight: Tensor | None = None, *, a: float = 0.8, **options: Unpack[SharedOptions]
+    ) -> None:
+        super().__init__(weight, **options)
+        check_non_negative("a", a)
+        self.a = a
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the reduced loss."""
+        return taming_cross_entropy_loss(logits, target, a=self.a, **self.options())
+
+    def extra_repr(self) -> str:
+        """Return the loss's own settings for `repr`."""
+        return f"a={self.a}"
+
+
+def _check_clamp(clamp: float | None) -> None:
+    if clamp is not None and not 0.0 < clamp < 0.5:
+        raise ValueError(
+            f"clamp must be None or lie in (0, 0.5), but arrived as {clamp}; the released code's is 1e-7"
+        )
+
+
+def _check_alpha_beta(alpha: float, beta: float) -> None:
+    check_non_negative("alpha", alpha)
+    check_non_negative("beta", beta)
+    if alpha < 1 and beta > 0 and not torch.compiler.is_compiling():
+        _warn_negative_values()
+
+
+@functools.cache
+def _warn_negative_values() -> None:
+    warnings.warn(
+        "the competing ratio loss can be negative when alpha < 1 (its floor is beta * log(alpha)); "
+        "this is no fault, but compare models by accuracy and not by this loss's value",
+        stacklevel=4,
+    )

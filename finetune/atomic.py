@@ -1,0 +1,118 @@
+"""Files that are either the old version or the new one, whole, whenever the process or the disk gives up.
+
+A file is written under a temporary name in its own folder, flushed, forced to the disk and renamed.
+Whatever is left of a killed write carries a name that `remove_stale` knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from finetune.errors import ResourceError
+
+_STALE = ".crl-*.tmp"
+_SHORTAGES = {
+    errno.ENOSPC: "disk full",
+    errno.EDQUOT: "disk quota used up",
+    errno.EFBIG: "file size limit reached",
+}
+
+
+@contextmanager
+def atomic_file(
+    file: Path, need_bytes: int = 0, before_replace: Callable[[], None] | None = None
+) -> Iterator[BinaryIO]:
+    """Yield a stream whose bytes become `file` when the block ends without an error, and vanish otherwise.
+
+    Args:
+        file: the target; its folder must exist. The temporary name does not depend on it, so a target may use
+            all 255 bytes that a name can have.
+        need_bytes: the expected size, told in the message when the disk is full.
+        before_replace: called once the new bytes are safe on the disk and before they take the target's name.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written to; the old file is untouched and the
+            temporary one removed.
+    """
+    temporary = file.parent / f".crl-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        stream = temporary.open("xb")
+    except OSError as error:
+        raise write_error(error, file, need_bytes) from error
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if before_replace is not None:
+            before_replace()
+        temporary.replace(file)
+        sync_folder(file.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)  # before the free space is measured for the message
+        raise write_error(error, file, need_bytes) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(file: Path, data: bytes) -> None:
+    """Write `data` to `file` atomically."""
+    with atomic_file(file, len(data)) as stream:
+        stream.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a rename in `folder` to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_stale(file: Path) -> bool:
+    """Tell whether `file` has the name of an unfinished write."""
+    return file.match(_STALE)
+
+
+def remove_stale(folder: Path) -> list[Path]:
+    """Remove what killed writes left in `folder` and return it; only for the folder's one writer."""
+    stale = sorted(folder.glob(_STALE))
+    for file in stale:
+        file.unlink(missing_ok=True)
+    return stale
+
+
+def check_free_space(folder: Path, need_bytes: int) -> None:
+    """Raise ResourceError unless `need_bytes` are free where `folder` lies, or will lie once it is made."""
+    if free_bytes(folder) < need_bytes:
+        raise ResourceError(_shortage("disk full", folder, need_bytes))
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes free to this user on the disk of `folder` or of its nearest existing parent."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
+def write_error(error: OSError, file: Path, need_bytes: int = 0) -> ResourceError:
+    """Return the error that tells a person why `file` could not be written."""
+    if error.errno in _SHORTAGES:
+        return ResourceError(_shortage(_SHORTAGES[error.errno], file.parent, need_bytes))
+    reason = error.strerror or str(error)
+    return ResourceError(f"cannot write {file}: {reason}; choose a folder that you may write to")
+
+
+def _shortage(reason: str, folder: Path, need_bytes: int) -> str:
+    need = max(1, math.ceil(need_bytes / 1e6))
+    free = free_bytes(folder) // 10**6
+    remedy = "make room or choose another folder, then resume"
+    return f"{reason}: need {need} MB, {free} MB free at {folder}; {remedy}"

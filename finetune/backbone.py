@@ -1,0 +1,238 @@
+"""Any timm classification model as a source of features: one embedding, and feature maps by stride."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import timm
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from finetune.errors import ModelFileError, UsageError
+from finetune.tensor_files import read_tensors
+from finetune.weights import Published, WeightSource, locate_weights
+
+if TYPE_CHECKING:
+    from finetune.preprocess import PreprocessSpec
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone gives a head.
+
+    `embedding` (B, D) is the model's own pooled vector, the one its pretrained classifier reads; `maps` holds
+    the asked-for feature maps (B, C, h, w) by stride, always channels first.
+    """
+
+    embedding: Tensor
+    maps: dict[int, Tensor] = field(default_factory=dict)
+
+
+class FeatureBackbone(nn.Module):
+    """A timm model without its classifier.
+
+    A tap is a stride in pixels; where several layers share one, the deepest is read (a plain ViT, whose
+    blocks all have its patch size as stride, gives its last, normalised tokens as a grid).
+
+    Args:
+        model: the timm model, its classifier already removed.
+        name: timm's name of it.
+        weights: where its weights came from.
+        taps: strides of the maps that `forward` returns.
+        embed: False drops the pooling layers behind the deepest tap (VGG's hold 119 million weights) and
+            leaves the embedding empty, for heads that read maps only.
+        image_size: side in pixels the model was built for, where the model fixes one.
+        notes: sentences for the person who started the run.
+
+    Raises UsageError for a stride the model does not have, listing those it has.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        weights: WeightSource,
+        *,
+        taps: Sequence[int] = (),
+        embed: bool = True,
+        image_size: int | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        layers = _deepest_by_stride(model.feature_info)
+        unknown = [stride for stride in taps if stride not in layers]
+        if unknown or not (taps or embed):
+            have = ", ".join(map(str, sorted(layers)))
+            raise UsageError(
+                f"{name} has feature maps of stride {have}; asked for {list(taps) or 'nothing at all'}"
+            )
+        self.model: Any = model
+        self.name = name
+        self.weights = weights
+        self.notes = list(notes)
+        self.taps = tuple(sorted(taps))
+        self.image_size = image_size
+        self.map_dims = {stride: layers[stride][1] for stride in self.taps}
+        self.embedding_dim = int(model.head_hidden_size) if embed else 0
+        self._indices = [layers[stride][0] for stride in self.taps]
+        if not embed:
+            model.prune_intermediate_layers(self._indices, prune_norm=False, prune_head=True)
+
+    def forward(self, images: Tensor) -> Features:
+        """Return the features of normalised images (B, 3, S, S)."""
+        if not self.taps:
+            return Features(self.model.forward_head(self.model.forward_features(images), pre_logits=True))
+        final, maps = self.model.forward_intermediates(
+            images, indices=self._indices, norm=True, output_fmt="NCHW"
+        )
+        by_stride = dict(zip(self.taps, maps, strict=True))
+        if not self.embedding_dim:
+            return Features(images.new_zeros(len(images), 0), by_stride)
+        return Features(self.model.forward_head(final, pre_logits=True), by_stride)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that the authors never decay (position tables, tokens)."""
+        if not hasattr(self.model, "no_weight_decay"):
+            return set()
+        return {f"model.{name}" for name in self.model.no_weight_decay()}
+
+    def preprocess_spec(
+        self,
+        image_size: int | None = None,
+        resize: Literal["warp", "short"] = "warp",
+        resize_ratio: float | None = None,
+    ) -> PreprocessSpec:
+        """Return the preprocessing that the pretrained weights expect.
+
+        `image_size` (pixels) defaults to the pretrained one, `resize_ratio` (resized side over image_size) to
+        1 / crop_pct of the pretrained configuration; mean, std and interpolation are the configuration's.
+
+        Raises UsageError for another size than the one a fixed-size model was built for.
+        """
+        from finetune.preprocess import PreprocessSpec
+
+        config = self.model.pretrained_cfg
+        size = image_size or self.image_size or int(config["input_size"][-1])
+        if self.image_size and size != self.image_size:
+            raise UsageError(
+                f"{self.name} was built for images of {self.image_size} px and cannot read {size} px; "
+                "give image_size when building it"
+            )
+        ratio = resize_ratio or 1 / config["crop_pct"]
+        return PreprocessSpec(
+            image_size=size,
+            resize=resize,
+            resize_size=round(size * ratio),
+            interpolation=config["interpolation"],
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+
+
+def build_backbone(
+    name: str,
+    weights: str | Path = "pretrained",
+    *,
+    taps: Sequence[int] = (),
+    embed: bool = True,
+    image_size: int | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> FeatureBackbone:
+    """Return the timm model `name` (with or without a pretrained tag) as a feature backbone.
+
+    `weights` is "pretrained", "none", or a weights file or a folder holding one (see
+    `finetune.weights.locate_weights`). Every tensor but the classifier's must fit. `image_size` (pixels) is
+    needed only by models that fix their input size (ViT, Swin); position tables are resampled to it.
+    `drop_rate` acts on the embedding, `drop_path_rate` is stochastic depth; both lie in [0, 1).
+
+    Raises UsageError for an unknown name (with near ones) or an option the model does not take, and
+    ModelFileError for weights that are missing, unsafe, damaged or of another model.
+    """
+    config = _pretrained_config(name)
+    options: dict[str, Any] = {"drop_rate": drop_rate} if drop_rate else {}
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    side = (image_size or int(config.input_size[-1])) if config.fixed_input_size else None
+    if side:
+        options["img_size"] = side
+    notes: list[str] = []
+    if str(weights) == "none":
+        source = WeightSource("none")
+        model = _create(name, options, num_classes=0)
+    else:
+        published = Published(
+            name.partition(".")[0],
+            config.tag or "",
+            config.hf_hub_id,
+            config.url or None,
+            config.license or "unknown",
+        )
+        source = locate_weights(weights, published)
+        model, classes = _create_with_weights(name, config, Path(source.location), options)
+        model.reset_classifier(0)
+        if classes:
+            notes.append(
+                f"the {classes}-class classifier of {source.location} was left out: the head starts anew"
+            )
+    model.pretrained_cfg = model.default_cfg = config.to_dict()
+    return FeatureBackbone(model, name, source, taps=taps, embed=embed, image_size=side, notes=notes)
+
+
+def _pretrained_config(name: str) -> Any:
+    model, _, tag = name.partition(".")
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+        raise UsageError(f"no timm model is called {model!r}; {hint}")
+    known = [full.partition(".")[2] for full in timm.list_pretrained(f"{model}.*")]
+    if tag and tag not in known:
+        raise UsageError(f"{model} has no pretrained tag {tag!r}; it has {', '.join(known) or 'none'}")
+    return get_pretrained_cfg(name)
+
+
+def _create(name: str, options: dict[str, Any], **more: Any) -> Any:
+    try:
+        return timm.create_model(name, **options, **more)
+    except TypeError as error:
+        raise UsageError(f"{name} does not take one of the options {', '.join(options)}: {error}") from None
+
+
+def _create_with_weights(name: str, config: Any, file: Path, options: dict[str, Any]) -> tuple[Any, int]:
+    """Return the model holding every tensor of the file, and the number of classes the file's classifier has.
+
+    timm's own conversions of older layouts run on the way. The classifier's width is read off the file; where
+    it goes by another name the published width is tried, then none.
+    """
+    tensors = read_tensors(file)
+    names = config.classifier if isinstance(config.classifier, str) else (config.classifier or ("",))[0]
+    classifier = tensors.get(f"{names}.weight")
+    widths = [len(classifier)] if classifier is not None else [config.num_classes, 0]
+    refusals = []
+    for width in widths:
+        overlay = {"state_dict": dict(tensors), "num_classes": width, "label_offset": 0, "custom_load": False}
+        try:
+            model = _create(name, options, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=width)
+        except (RuntimeError, KeyError, ValueError) as error:
+            refusals.append(_shorten(str(error)))
+            continue
+        return model, width
+    raise ModelFileError(f"{file} does not hold the weights of {name}:\n  {refusals[0]}")
+
+
+def _deepest_by_stride(feature_info: Any) -> dict[int, tuple[int, int]]:
+    """Return {stride: (index, channels)}, of the deepest layer where several share a stride."""
+    infos = feature_info if isinstance(feature_info, list) else feature_info.get_dicts()
+    return {int(info["reduction"]): (index, int(info["num_chs"])) for index, info in enumerate(infos)}
+
+
+def _shorten(message: str, limit: int = 400) -> str:
+    text = " ".join(message.split())
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+__all__ = ["FeatureBackbone", "Features", "WeightSource", "build_backbone"]

@@ -1,0 +1,72 @@
+"""How every command runs: options in, one result out, expected failures as sentences with an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.console import print_json, use_json
+from finetune.errors import CrlError, UsageError
+from finetune.options import Flags, parse_options, suggestion
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its configuration's type, its words, and the function that does it.
+
+    `run(config, words)` returns the JSON object of `--json`; what it tells a person it says itself.
+    """
+
+    config_type: type[Any]
+    about: str
+    run: Callable[[Any, Mapping[str, str]], dict[str, Any]]
+    positionals: Mapping[str, str] | None = None
+
+
+def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
+    """Parse `argv`, run the command, print what it returns under `--json`, and return the exit code."""
+    debug = "--debug" in argv
+    if "--json" in argv:
+        use_json()
+    try:
+        config, flags, words = parse_options(
+            command.config_type, argv, prog=prog, about=command.about, positionals=command.positionals
+        )
+        _finish(command.run(config, words), flags)
+    except CrlError as error:
+        if debug:
+            raise
+        print(f"{prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
+
+
+def _finish(result: dict[str, Any], flags: Flags) -> None:
+    if flags.json:
+        print_json(result)
+
+
+def choose_command(
+    commands: Mapping[str, Command], argv: Sequence[str], *, prog: str, others: Sequence[str] = ()
+) -> int:
+    """Run the command that the first word names; without one, list them.
+
+    `others` are words that the caller handles itself, known here for the suggestion alone.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        lines = [f"  {name:<{width}}  {command.about}" for name, command in commands.items()]
+        print(f"usage: {prog} COMMAND ...\n\ncommands:\n" + "\n".join(lines))
+        return 0
+    if argv[0] not in commands:
+        error = UsageError(f"{prog}: no command {argv[0]!r}{suggestion(argv[0], [*commands, *others])}")
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return run_command(commands[argv[0]], argv[1:], prog=f"{prog} {argv[0]}")

@@ -1,0 +1,232 @@
+"""What a person may choose about a training run, as frozen dataclasses that know nothing of files or flags.
+
+Every field's default is the toolkit's own choice unless its comment names a source; `finetune.options` turns
+command lines and YAML files into these objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from finetune.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The backbone and where its weights come from.
+
+    Args:
+        backbone: any timm classification model by name, with an optional pretrained tag (resnet34.tv_in1k).
+        weights: "pretrained" (timm's own, from the local hub cache or the hub), "none", or a file or folder.
+        image_size: side of the square network input in pixels; null takes the pretrained configuration's.
+        resize_ratio: pre-resized side over image_size; null takes the pretrained configuration's crop ratio.
+        drop_rate: dropout before the backbone's own classifier, in [0, 1).
+        drop_path_rate: stochastic depth, in [0, 1).
+    """
+
+    backbone: str = "resnet34"
+    weights: str = "pretrained"
+    image_size: int | None = None
+    resize_ratio: float | None = None
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The classifier on top of the backbone.
+
+    Args:
+        name: a name of finetune.heads.HEADS.
+        dropout: dropout on the embedding, in [0, 1).
+    """
+
+    name: str = "linear"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The loss by name and its own parameters; null leaves the loss's default.
+
+    Args:
+        name: cel, cce, nllr, crl, focal, dualce or tce.
+        alpha: CRL's and DualCE's alpha (the papers').
+        beta: CRL's and DualCE's beta.
+        gamma: the focal loss's exponent.
+        a: the taming cross-entropy's exponent.
+        clamp: NLLR only: clamp the posterior to [clamp, 1 - clamp] as released code does.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        class_weights: none, inverse (1 / frequency) or inverse_sqrt, from the training rows, mean one.
+    """
+
+    name: str = "cel"
+    alpha: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+    a: float | None = None
+    clamp: float | None = None
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "inverse", "inverse_sqrt"] = "none"
+
+    def parameters(self) -> dict[str, float]:
+        """Return the loss's own parameters that were given, by keyword."""
+        own = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma, "a": self.a, "clamp": self.clamp}
+        return {name: value for name, value in own.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how fast and on which pictures the model learns.
+
+    Args:
+        epochs: passes over the training rows, the frozen ones included.
+        frozen_epochs: first epochs in which only the head learns.
+        batch_size: images per optimiser step over all processes (before accumulation).
+        accumulate: batches whose gradients are summed into one optimiser step.
+        optimizer: sgd (Nesterov momentum) or adamw.
+        lr: the backbone's learning rate; the head's is lr * head_lr_multiplier.
+        head_lr_multiplier: the head's learning rate over the backbone's.
+        momentum: of SGD.
+        weight_decay: on weights, never on norms and biases.
+        schedule: cosine, step or constant, after the warm-up.
+        warmup_epochs: epochs in which the rate climbs linearly from zero (fractions count).
+        milestones: epochs after which a step schedule multiplies the rate by gamma.
+        gamma: the step schedule's factor.
+        augment: a policy of finetune.augment.POLICIES.
+        mixup: alpha of mixup's Beta distribution; 0 switches it off.
+        cutmix: alpha of cutmix's Beta distribution; 0 switches it off.
+        ema: decay of the weights' moving average, which is then what is evaluated and exported; 0 is off.
+        clip_grad: largest gradient norm; 0 is off.
+        patience: epochs without a better validation metric before stopping; 0 is off.
+        monitor: the validation metric that selects and stops (never a loss value).
+        select: which weights are tested: last, or best on validation.
+        seed: of everything random.
+    """
+
+    epochs: int = 30
+    frozen_epochs: int = 0
+    batch_size: int = 32
+    accumulate: int = 1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    head_lr_multiplier: float = 10.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: float = 0.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    augment: str = "face"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
+    clip_grad: float = 0.0
+    patience: int = 0
+    monitor: Literal["accuracy", "balanced_accuracy", "one_off"] = "accuracy"
+    select: Literal["last", "best"] = "last"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives and what it runs on.
+
+    Args:
+        dir: the run folder; refused when it holds anything, unless resuming.
+        resume: never, or auto (go on from the newest good checkpoint of this folder).
+        allow_change: dotted keys whose value may differ from the resumed run's.
+        checkpoint_minutes: minutes between checkpoints inside an epoch (one is always made at its end).
+        cache: where decoded pictures are kept: auto (the user's cache folder), none, or a folder.
+        workers: processes that prepare batches; -1 chooses by the number of cores.
+        precision: auto, float32, bfloat16 or float16.
+        compile: compile the model with torch.compile.
+        deterministic: ask torch for deterministic algorithms (exact resume needs it on a GPU).
+    """
+
+    dir: str = ""
+    resume: Literal["never", "auto"] = "never"
+    allow_change: tuple[str, ...] = ()
+    checkpoint_minutes: float = 10.0
+    cache: str = "auto"
+    workers: int = -1
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+    deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything `finetune.fit` needs; a study's own configuration has these fields and its data's."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        broken = [rule for holds, rule in _rules(self) if not holds]
+        if broken:
+            raise UsageError(
+                "the configuration cannot be right:\n" + "\n".join(f"  {rule}" for rule in broken)
+            )
+
+
+def _rules(config: FitConfig) -> list[tuple[bool, str]]:
+    train, loss, run = config.train, config.loss, config.run
+    return [
+        (train.epochs >= 1, f"train.epochs must be at least 1, got {train.epochs}"),
+        (
+            0 <= train.frozen_epochs <= train.epochs,
+            f"train.frozen_epochs must lie in [0, train.epochs = {train.epochs}], got {train.frozen_epochs}",
+        ),
+        (train.batch_size >= 1, f"train.batch_size must be at least 1, got {train.batch_size}"),
+        (train.accumulate >= 1, f"train.accumulate must be at least 1, got {train.accumulate}"),
+        (train.lr > 0, f"train.lr must be positive, got {train.lr}"),
+        (
+            train.head_lr_multiplier > 0,
+            f"train.head_lr_multiplier must be positive, got {train.head_lr_multiplier}",
+        ),
+        (train.weight_decay >= 0, f"train.weight_decay must not be negative, got {train.weight_decay}"),
+        (0 <= train.momentum < 1, f"train.momentum must lie in [0, 1), got {train.momentum}"),
+        (0 <= train.ema < 1, f"train.ema must lie in [0, 1), got {train.ema}"),
+        (min(train.mixup, train.cutmix) >= 0, "train.mixup and train.cutmix must not be negative"),
+        (train.patience >= 0, f"train.patience must not be negative, got {train.patience}"),
+        (train.warmup_epochs >= 0, f"train.warmup_epochs must not be negative, got {train.warmup_epochs}"),
+        (
+            0 <= loss.label_smoothing < 1,
+            f"loss.label_smoothing must lie in [0, 1), got {loss.label_smoothing}",
+        ),
+        (
+            run.checkpoint_minutes > 0,
+            f"run.checkpoint_minutes must be positive, got {run.checkpoint_minutes}",
+        ),
+    ]
+
+
+# What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.
+FREE_KEYS = (
+    "device",
+    "run.dir",
+    "run.resume",
+    "run.allow_change",
+    "run.checkpoint_minutes",
+    "run.cache",
+    "run.workers",
+    "evaluate.batch_size",
+)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as nested plain dicts and lists, ready for YAML and JSON."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+        return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+    result: dict[str, Any] = plain(config)
+    return result

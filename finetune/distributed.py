@@ -1,0 +1,144 @@
+"""Several processes as one run: torchrun's environment in, a World out; one process costs nothing.
+
+Every function takes the World and returns at once when it has one process, so that the loop reads the same
+for one and for many.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from finetune.errors import ResourceError, UsageError
+
+Rows = TypeVar("Rows", Tensor, np.ndarray)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: `rank` in [0, size), `local_rank` counts the processes of one machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process speaks, saves and reports."""
+        return self.rank == 0
+
+    def device(self, kind: str) -> torch.device:
+        """Return this process's own device of a kind: "cpu", or "cuda" with the local rank as its index."""
+        return torch.device(kind, self.local_rank) if kind == "cuda" and self.size > 1 else torch.device(kind)
+
+
+def start_world(device: torch.device | str) -> World:
+    """Join the processes that torchrun started (gloo on CPU, nccl on CUDA) and return this one's place.
+
+    Without WORLD_SIZE in the environment, or with WORLD_SIZE=1, there is one process and torch.distributed is
+    left alone.
+
+    Raises:
+        UsageError: the environment names several processes but is incomplete or not a number.
+        ResourceError: a machine has fewer GPUs than processes.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return World()
+    rank, size, local_rank = (_read_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    world = World(rank, size, local_rank)
+    if torch.device(device).type != "cuda":
+        dist.init_process_group("gloo", rank=rank, world_size=size)
+        return world
+    if local_rank >= torch.cuda.device_count():
+        raise ResourceError(
+            f"process {local_rank} of this machine has no GPU of its own: {torch.cuda.device_count()} usable;"
+            " lower --nproc_per_node"
+        )
+    torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl", rank=rank, world_size=size, device_id=world.device("cuda"))
+    return world
+
+
+def stop_world() -> None:
+    """Leave the group of processes, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wrap_model(module: nn.Module, world: World, device: torch.device | str) -> nn.Module:
+    """Return `module` as it is for one process, or averaging its gradients over all processes.
+
+    The first process's weights go to all. Buffers (BatchNorm statistics) follow the first one at each step.
+    """
+    if world.size == 1:
+        return module
+    device_ids = [world.local_rank] if torch.device(device).type == "cuda" else None
+    return DistributedDataParallel(
+        module, device_ids=device_ids, find_unused_parameters=False, broadcast_buffers=True
+    )
+
+
+def gather_rows(arrays: Mapping[str, Rows], world: World) -> dict[str, Rows]:
+    """Return every array with the rows of all processes, in the order of their ranks, on every process.
+
+    Processes may hold different numbers of rows, also none; an array without rows still needs its column
+    shape and type. Tensors come back on the CPU.
+
+    Raises ValueError when the processes hold arrays of different names.
+    """
+    if world.size == 1:
+        return dict(arrays)
+    own = {name: rows.cpu() if isinstance(rows, Tensor) else rows for name, rows in arrays.items()}
+    parts: list[dict[str, Rows] | None] = [None] * world.size
+    dist.all_gather_object(parts, own)
+    whole = [part for part in parts if part is not None]
+    if any(part.keys() != own.keys() for part in whole):
+        raise ValueError(f"the processes gather different arrays: {[sorted(part) for part in whole]}")
+    return {name: _concatenate([part[name] for part in whole]) for name in own}
+
+
+def any_true(flag: bool, world: World) -> bool:
+    """Tell whether `flag` is true in at least one process (a stop request reaches all of them)."""
+    return flag if world.size == 1 else _reduce(flag, dist.ReduceOp.MAX)
+
+
+def all_true(flag: bool, world: World) -> bool:
+    """Tell whether `flag` is true in every process."""
+    return flag if world.size == 1 else _reduce(flag, dist.ReduceOp.MIN)
+
+
+def barrier(world: World) -> None:
+    """Wait until every process is here."""
+    if world.size > 1:
+        dist.barrier()
+
+
+def _reduce(flag: bool, operation: dist.ReduceOp.RedOpType) -> bool:
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, operation)
+    return bool(value.item())
+
+
+def _concatenate(parts: list[Rows]) -> Rows:
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return np.concatenate(parts)
+
+
+def _read_number(name: str) -> int:
+    text = os.environ.get(name)
+    if text is None or not text.isdigit():
+        arrived = "it is not set" if text is None else f"got {text!r}"
+        raise UsageError(
+            f"WORLD_SIZE asks for several processes, so {name} must be a number ({arrived}): use torchrun"
+        )
+    return int(text)

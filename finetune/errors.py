@@ -1,0 +1,53 @@
+"""Errors a person can mend: each says what, where and how, and carries the exit code of its kind."""
+
+from __future__ import annotations
+
+
+class CrlError(Exception):
+    """An expected failure: the command line prints its message and exits with its code."""
+
+    exit_code = 1
+
+
+class UsageError(CrlError):
+    """A command, an option or a configuration that cannot be right (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(CrlError):
+    """Files, labels or splits that cannot be used as they are (exit code 3)."""
+
+    exit_code = 3
+
+
+class ModelFileError(CrlError):
+    """A checkpoint or weights file that is damaged, unsafe or of another model (exit code 4)."""
+
+    exit_code = 4
+
+
+class ResourceError(CrlError):
+    """Memory, disk space or a device that is missing (exit code 5)."""
+
+    exit_code = 5
+
+
+class InterruptedRunError(CrlError):
+    """A run that was asked to stop and saved itself first (exit code 130)."""
+
+    exit_code = 130
+
+
+def listing(items: list[str], limit: int = 10) -> str:
+    """Return `items` one per indented line, the rest past `limit` as a count.
+
+    >>> print(listing(["a", "b", "c"], limit=2))
+      a
+      b
+      ... and 1 more
+    """
+    lines = [f"  {item}" for item in items[:limit]]
+    if len(items) > limit:
+        lines.append(f"  ... and {len(items) - limit} more")
+    return "\n".join(lines)

@@ -1,0 +1,62 @@
+"""What a run says when it cannot go on: a loss that is not finite, no memory, a request to stop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from finetune.config import FitConfig
+from finetune.errors import DataError, ResourceError, UsageError
+from finetune.loop import NotFiniteLossError
+from finetune.model import Classifier, has_batch_norm
+from finetune.task import Task
+
+
+@contextmanager
+def told_failures(task: Task, config: FitConfig) -> Iterator[None]:
+    """Turn a loss that is not finite and a device without memory into errors that say what to do."""
+    try:
+        yield
+    except NotFiniteLossError as error:
+        files = ", ".join(str(task.manifest["path"][row]) for row in error.rows[:8])
+        raise DataError(
+            f"{error}; the batch's first files: {files}. The last good checkpoint is untouched. Lower "
+            "--train.lr, give --train.clip_grad 1, or look at these pictures and labels."
+        ) from None
+    except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
+        if isinstance(error, RuntimeError) and not says_out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"out of memory with --train.batch_size {config.train.batch_size} at {task.spec.image_size} px: "
+            "halve the batch size (and double --train.accumulate to keep the optimiser step), or lower "
+            "--model.image_size"
+        ) from error
+
+
+def says_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device, or the processor's allocator, reports that memory ran out."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
+
+
+def check_batch_norm(model: Classifier, batch_size: int) -> None:
+    """Raise UsageError for one image per process and step in a network with batch normalisation."""
+    if batch_size == 1 and has_batch_norm(model):
+        raise UsageError(
+            "batch normalisation cannot learn from one image at a time: give --train.batch_size 2 or more "
+            "for each process"
+        )
+
+
+def resume_line() -> str:
+    """Return the sentence that names the command to go on with."""
+    words = [word for word in sys.argv[1:] if not word.startswith("--run.resume=")]
+    if "--run.resume" in words:
+        at = words.index("--run.resume")
+        del words[at : at + 2]
+    program = "python -m agecls" if sys.argv[0].endswith("__main__.py") else Path(sys.argv[0]).name
+    return f"go on with:\n  {program} {' '.join(words)} --run.resume auto"

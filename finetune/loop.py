@@ -1,0 +1,196 @@
+"""The two loops everything else serves: one epoch of training, one pass of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from finetune.batches import Batch, EvalBatches, TrainBatches, normalise
+from finetune.distributed import World, gather_rows
+from finetune.errors import CrlError
+from finetune.learner import Learner
+from finetune.mixing import mix
+from finetune.model import Classifier
+from finetune.optim import clip_gradients, set_learning_rates
+from finetune.precision import Precision
+from finetune.preprocess import PreprocessSpec
+from finetune.seeding import numpy_generator, seed_step
+
+
+@dataclass
+class Totals:
+    """Sums over the images of an epoch so far, on the device: loss, correct predictions, images."""
+
+    sums: torch.Tensor
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Totals:
+        """Return empty totals (double precision where the device has it)."""
+        return cls(
+            torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        )
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, target: torch.Tensor) -> None:
+        """Add one batch: its mean loss, and how many of its arguments of the maximum are right."""
+        hard = target if target.ndim == 1 else target.argmax(1)
+        right = (logits.argmax(1) == hard).sum()
+        count = torch.tensor(len(hard), device=logits.device)
+        self.sums += torch.stack([loss.detach() * count, right, count]).to(self.sums)
+
+    def means(self, world: World) -> dict[str, float]:
+        """Return the mean loss and the accuracy over all processes, in the unit interval."""
+        sums = gather_rows({"sums": self.sums[None]}, world)["sums"].sum(0)
+        return {"train_loss": float(sums[0] / sums[2]), "train_accuracy": float(sums[1] / sums[2])}
+
+
+@dataclass
+class LossWatch:
+    """Finds the first loss that is not finite, asking the device only now and then (at every step on CPU)."""
+
+    every: int
+    recent: list[tuple[int, torch.Tensor, np.ndarray, float]] = field(default_factory=list)
+
+    def add(self, step: int, loss: torch.Tensor, rows: torch.Tensor, lr: float) -> None:
+        """Remember a step's loss; look at the remembered ones when it is time."""
+        self.recent.append((step, loss.detach(), rows.numpy(), lr))
+        if len(self.recent) >= self.every:
+            self.look()
+
+    def look(self) -> None:
+        """Raise NotFiniteLossError for the first remembered loss that is NaN or infinite; forget the rest."""
+        remembered, self.recent = self.recent, []
+        if not remembered or bool(torch.isfinite(torch.stack([loss for _, loss, _, _ in remembered])).all()):
+            return
+        step, loss, rows, lr = next(item for item in remembered if not bool(torch.isfinite(item[1])))
+        raise NotFiniteLossError(step, float(loss), rows, lr)
+
+
+class NotFiniteLossError(CrlError):
+    """The loss became NaN or infinite; carries the step, the value, the rows of the batch and the rate."""
+
+    def __init__(self, step: int, value: float, rows: np.ndarray, lr: float) -> None:
+        super().__init__(f"the loss is {value} at step {step} (learning rate {lr:g})")
+        self.step, self.value, self.rows, self.lr = step, value, rows, lr
+
+
+def train_one_epoch(
+    learner: Learner,
+    batches: TrainBatches,
+    epoch: int,
+    *,
+    start_step: int = 0,
+    totals: Totals | None = None,
+    after_step: Callable[[int, Totals], bool] | None = None,
+) -> Totals:
+    """Train on one epoch's batches from `start_step` on and return the totals over the whole epoch.
+
+    `totals` are those of the steps before `start_step`. `after_step(steps_done, totals)` is called whenever
+    gradients are spent, so that what it saves can be resumed from; returning True ends the epoch early.
+    Everything random is a function of (seed, epoch, step, rank), so a resumed epoch equals an unbroken one.
+
+    Raises NotFiniteLossError at the first loss that is NaN or infinite.
+    """
+    model, train, precision = learner.model, learner.config.train, learner.precision
+    totals = totals or Totals.zero(precision.device)
+    watch = LossWatch(every=1 if precision.device.type == "cpu" else 20)
+    model.train()
+    learner.optimizer.zero_grad(set_to_none=True)
+    steps = batches.steps_per_epoch
+    for step, batch in enumerate(batches.epoch(epoch, start_step), start_step):
+        seed_step(train.seed, epoch, step, learner.world.rank)
+        lr = set_learning_rates(learner.optimizer, learner.recipe.rates(epoch, step, steps))
+        images, target = transform_batch(learner, *to_device(batch, learner), epoch, step)
+        with precision.autocast():
+            output = model(images, target)
+        loss = learner.objective(output, target).total
+        watch.add(step, loss, batch.index, lr)
+        window = _window(step, steps, train.accumulate)
+        backward(learner, loss / window)
+        totals.add(loss, output.logits, target)
+        if (step + 1) % train.accumulate == 0 or step + 1 == steps:
+            spend_gradients(learner)
+            if after_step is not None and after_step(step + 1, totals):
+                break
+    watch.look()
+    return totals
+
+
+def to_device(batch: Batch, learner: Learner) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch on the device: images normalised there (B, 3, S, S), target int64 (B,)."""
+    device = learner.precision.device
+    images = batch.images.to(device, non_blocking=True)
+    images = normalise(images, learner.spec.mean, learner.spec.std)
+    return learner.precision.arrange(images), batch.target.to(device, non_blocking=True)
+
+
+def transform_batch(
+    learner: Learner, images: torch.Tensor, target: torch.Tensor, epoch: int, step: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the batch after the head's own transform, then mixup or cutmix with its soft targets, if any."""
+    train, change = learner.config.train, learner.recipe.hooks.batch_transform
+    generator = numpy_generator(train.seed, "batch", epoch, step, learner.world.rank)
+    if change is not None:
+        images, target = change(images, target, generator)
+    if not (train.mixup or train.cutmix):
+        return images, target
+    return mix(
+        images, target, learner.num_classes, mixup=train.mixup, cutmix=train.cutmix, generator=generator
+    )
+
+
+def backward(learner: Learner, loss: torch.Tensor) -> None:
+    """Add the loss's gradients, scaled where half precision needs it."""
+    (learner.scaler.scale(loss) if learner.scaler else loss).backward()  # type: ignore[no-untyped-call]
+
+
+def spend_gradients(learner: Learner) -> None:
+    """Clip, step, forget the gradients and move the average."""
+    if learner.scaler:
+        learner.scaler.unscale_(learner.optimizer)
+    if learner.config.train.clip_grad:
+        clip_gradients(learner.core.parameters(), learner.config.train.clip_grad)
+    if learner.scaler:
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
+    else:
+        learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    if learner.ema:
+        learner.ema.update(learner.core)
+
+
+def _window(step: int, steps: int, accumulate: int) -> int:
+    """Return how many batches share the optimiser step that `step` belongs to (the last may hold fewer)."""
+    start = step - step % accumulate
+    return min(accumulate, steps - start)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Classifier, batches: EvalBatches, spec: PreprocessSpec, precision: Precision, world: World
+) -> dict[str, np.ndarray]:
+    """Return {"index": rows (N,), "target": (N,), "probs": (N, K) float32}, sorted by row, each row once.
+
+    Where a picture has several crops its probabilities are averaged.
+    """
+    model.eval()
+    rows: dict[str, list[torch.Tensor]] = {"index": [], "target": [], "probs": []}
+    for batch in batches:
+        images = normalise(batch.images.to(precision.device, non_blocking=True), spec.mean, spec.std)
+        with precision.autocast():
+            logits = model.infer(precision.arrange(images))
+        probs = logits.float().softmax(1).view(-1, batch.crops, logits.shape[1]).mean(1)
+        rows["index"].append(batch.index)
+        rows["target"].append(batch.target)
+        rows["probs"].append(probs.cpu())
+    empty = {"index": torch.empty(0, dtype=torch.int64), "target": torch.empty(0, dtype=torch.int64)}
+    joined = {
+        name: torch.cat(parts) if parts else empty.get(name, torch.empty(0, 0))
+        for name, parts in rows.items()
+    }
+    gathered = gather_rows(joined, world)
+    order = np.argsort(np.asarray(gathered["index"]), kind="stable")
+    return {name: np.asarray(values)[order] for name, values in gathered.items()}

@@ -1,0 +1,191 @@
+"""The table of images that every reader returns: numpy columns, one class list, one fingerprint."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from finetune.errors import DataError, listing
+
+# Columns that change what is trained or tested; the fingerprint covers them and nothing else.
+IDENTITY_COLUMNS = ("path", "label", "fold", "split", "subject", "user")
+NUMBER_TYPES = {
+    "label": np.int64,
+    "fold": np.int64,
+    "age": np.float64,
+    "x1": np.float64,
+    "y1": np.float64,
+    "x2": np.float64,
+    "y2": np.float64,
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Images under one root, with their labels and whatever else the reader knows of them.
+
+    `root` is the folder that the relative, slash-separated `path` column starts from. `class_names` fixes the
+    class indices once and for all. `columns` maps a column's name to a numpy array of length N: `path` (str)
+    and `label` (int64, zero-based) are required; `fold` (int64), `split`, `subject`, `user` (the album or
+    account a subject belongs to), `source_id`, `gender` (str), `age` (float64, years) and the box `x1, y1,
+    x2, y2` (float64, pixels) are optional, as is any further column a reader adds.
+
+    Raises DataError, naming the row, when a label lies outside [0, K), when columns differ in length, when a
+    path is absolute or climbs out of the root, or when one file has two labels. (One file listed twice with
+    one label is the reader's decision: a published list may hold duplicates.)
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    columns: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        typed = {name: _as_column(name, values) for name, values in self.columns.items()}
+        object.__setattr__(self, "root", Path(self.root))
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "columns", typed)
+        _check_columns(typed)
+        _check_labels(typed["label"], self.class_names)
+        _check_paths(typed["path"])
+        _check_one_label_per_file(typed["path"], typed["label"])
+
+    def __len__(self) -> int:
+        return len(self.columns["path"])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return the column `name`; KeyError lists the columns there are."""
+        if name not in self.columns:
+            raise KeyError(f"no column {name!r}; this manifest has {', '.join(self.columns)}")
+        return self.columns[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    @property
+    def label(self) -> np.ndarray:
+        """Zero-based class indices, int64 (N,)."""
+        return self.columns["label"]
+
+    @property
+    def num_classes(self) -> int:
+        """K, the length of the class list (classes without an image count too)."""
+        return len(self.class_names)
+
+    def file(self, row: int) -> Path:
+        """Return the image file of a row."""
+        return self.root / str(self.columns["path"][row])
+
+    def class_counts(self) -> np.ndarray:
+        """Return the number of images of each class, int64 (K,)."""
+        return np.bincount(self.label, minlength=self.num_classes)
+
+    def select(self, rows: np.ndarray) -> Manifest:
+        """Return the manifest of these rows (indices or a boolean mask); the class list stays whole."""
+        return Manifest(
+            self.root, self.class_names, {name: values[rows] for name, values in self.columns.items()}
+        )
+
+    def with_column(self, name: str, values: np.ndarray) -> Manifest:
+        """Return a manifest with one column added or replaced."""
+        return Manifest(self.root, self.class_names, {**self.columns, name: values})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the class list and the columns that decide what is trained and tested, hexadecimal.
+
+        The root is left out: the same data under another folder is the same data.
+        """
+        digest = hashlib.sha256(json.dumps(self.class_names).encode())
+        for name in IDENTITY_COLUMNS:
+            if name in self.columns:
+                digest.update(f"\n{name}\n".encode())
+                digest.update("\n".join(map(str, self.columns[name].tolist())).encode())
+        return digest.hexdigest()
+
+    def save(self, file: Path) -> None:
+        """Write the table as .parquet (class list inside) or .csv (class list in `<name>.classes.json`)."""
+        if file.suffix == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            table = pa.table({name: pa.array(values.tolist()) for name, values in self.columns.items()})
+            pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(self.class_names)}), file)
+            return
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(self.columns)
+            writer.writerows(zip(*(values.tolist() for values in self.columns.values()), strict=True))
+        _classes_file(file).write_text(json.dumps(self.class_names), encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: Path, root: Path) -> Manifest:
+        """Read what `save` wrote; `root` is where the images lie now."""
+        if file.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            table = pq.read_table(file)
+            columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
+            return cls(root, tuple(json.loads(table.schema.metadata[b"class_names"])), columns)
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            header, *rows = list(csv.reader(stream))
+        cells = zip(*rows, strict=True) if rows else ([] for _ in header)
+        columns = {name: np.array(values) for name, values in zip(header, cells, strict=True)}
+        names = json.loads(_classes_file(file).read_text(encoding="utf-8"))
+        return cls(root, tuple(names), columns)
+
+
+def _classes_file(file: Path) -> Path:
+    return file.with_suffix(".classes.json")
+
+
+def _as_column(name: str, values: np.ndarray | Sequence[object]) -> np.ndarray:
+    array = np.asarray(values)
+    if name in NUMBER_TYPES:
+        try:
+            return array.astype(NUMBER_TYPES[name])
+        except ValueError as error:
+            raise DataError(f"column {name!r} holds a value that is no number: {error}") from None
+    return array.astype(str) if array.dtype == object or array.dtype.kind not in "US" else array
+
+
+def _check_columns(columns: Mapping[str, np.ndarray]) -> None:
+    missing = [name for name in ("path", "label") if name not in columns]
+    if missing:
+        raise DataError(f"a manifest needs the columns path and label; missing: {', '.join(missing)}")
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"columns differ in length: {lengths}")
+
+
+def _check_labels(label: np.ndarray, class_names: Sequence[str]) -> None:
+    if len(set(class_names)) != len(class_names):
+        raise DataError(f"class names must differ, got {list(class_names)}")
+    bad = np.flatnonzero((label < 0) | (label >= len(class_names)))
+    if len(bad):
+        rows = [f"row {row}: label {label[row]}" for row in bad]
+        raise DataError(
+            f"labels must lie in [0, {len(class_names) - 1}] for {len(class_names)} classes:\n{listing(rows)}"
+        )
+
+
+def _check_one_label_per_file(paths: np.ndarray, label: np.ndarray) -> None:
+    first: dict[str, int] = {}
+    rows = zip(paths.tolist(), label.tolist(), strict=True)
+    clash = [
+        f"{path}: {first[path]} and {index}" for path, index in rows if first.setdefault(path, index) != index
+    ]
+    if clash:
+        raise DataError(f"{len(clash)} rows give a file a second label:\n{listing(clash)}")
+
+
+def _check_paths(paths: np.ndarray) -> None:
+    outside = [str(p) for p in paths if PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts]
+    if outside:
+        raise DataError(f"paths must stay under the data root (no leading /, no ..):\n{listing(outside)}")

@@ -1,0 +1,104 @@
+"""A backbone and a head together: the model that is trained, saved and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from finetune.heads import Head, HeadOutput, build_head, head_entry
+
+if TYPE_CHECKING:
+    from finetune.backbone import FeatureBackbone
+
+
+class Classifier(nn.Module):
+    """Normalised images (B, 3, S, S) to what the head makes of the backbone's features."""
+
+    def __init__(self, backbone: FeatureBackbone, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.backbone_frozen = False
+
+    def forward(self, images: Tensor, target: Tensor | None = None) -> HeadOutput:
+        """Return the head's output for training; `target` (B,) serves heads whose logits depend on it."""
+        output: HeadOutput = self.head(self.backbone(images), target)
+        return output
+
+    def infer(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) to predict from."""
+        return self.head.infer(self.backbone(images))
+
+    def freeze_backbone(self, frozen: bool) -> None:
+        """Stop or start the backbone's learning; frozen, it also stays in evaluation mode after `train()`."""
+        self.backbone_frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set training mode for everything but a frozen backbone."""
+        super().train(mode)
+        if self.backbone_frozen:
+            self.backbone.eval()
+        return self
+
+
+def build_classifier(
+    backbone: str,
+    head: str,
+    num_classes: int,
+    *,
+    weights: str | Path = "pretrained",
+    image_size: int | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    taps: Sequence[int] | None = None,
+    head_options: dict[str, Any] | None = None,
+) -> Classifier:
+    """Return a classifier of `num_classes` from a backbone and a head by name.
+
+    `weights`, `image_size` and the drop rates go to `finetune.backbone.build_backbone`, `head_options` to the
+    head. `taps` (strides in pixels) adds feature maps beside those that the head reads by default.
+
+    Raises what `build_backbone` and `build_head` raise.
+    """
+    from finetune.backbone import build_backbone
+
+    wanted = head_entry(head).head
+    body = build_backbone(
+        backbone,
+        weights,
+        taps=sorted({*wanted.default_taps, *(taps or ())}),
+        embed=wanted.uses_embedding,
+        image_size=image_size,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
+    return Classifier(body, build_head(head, body, num_classes, **(head_options or {})))
+
+
+def unwrap(model: nn.Module) -> Any:
+    """Return the model inside the wrappers of DistributedDataParallel and torch.compile."""
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def num_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:
+    """Return the number of weights, or of those that learn."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Return whether any layer normalises over the batch, and so cannot learn from one image at a time."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())

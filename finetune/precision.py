@@ -1,0 +1,163 @@
+"""Where and how finely to compute: the device, the number format and the memory layout, chosen once."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import ResourceError, UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a run computes with, and why.
+
+    Args:
+        device: where.
+        dtype: number format of matrix products and convolutions; weights stay float32.
+        channels_last: whether images and weights lie in memory pixel by pixel.
+        use_scaler: whether gradients must be scaled (float16 only).
+        asked: the device that was asked for.
+        reason: why this format, in words.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    channels_last: bool
+    use_scaler: bool
+    asked: str
+    reason: str
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context for forward passes; it does nothing for float32."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def in_float32(self) -> Precision:
+        """Return the same place and layout computing in float32: what test scores and exports are made in."""
+        return replace(self, dtype=torch.float32, use_scaler=False, reason="as test scores are made")
+
+    def build_scaler(self) -> torch.amp.GradScaler | None:
+        """Return the gradient scaler where the format needs one."""
+        return torch.amp.GradScaler(self.device.type) if self.use_scaler else None
+
+    def arrange(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, S, S) in this memory layout."""
+        return images.contiguous(memory_format=self.memory_format)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device and the memory layout, in place, and return it."""
+        return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Torch's name of the layout."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def dtype_name(self) -> str:
+        """float32, bfloat16 or float16."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def device_name(self) -> str:
+        """The hardware's own name."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        capabilities = torch.cpu.get_capabilities() if self.device.type == "cpu" else {}
+        return str(capabilities.get("cpu_name") or self.device.type)
+
+    def describe(self) -> str:
+        """Return the line that tells a person what was asked for and what really runs."""
+        layout = "channels last" if self.channels_last else "channels first"
+        where = f"{self.device} ({self.device_name})"
+        return f"device: asked {self.asked}, using {where}; {self.dtype_name}, {layout}: {self.reason}"
+
+
+def choose_precision(
+    device: str = "auto", requested: str = "auto", *, channels_last: bool | None = None
+) -> Precision:
+    """Return the device and number format for a wish.
+
+    `device` is auto (the first of cuda, mps, cpu that works), cpu, cuda, cuda:N or mps; `requested` is auto,
+    float32, bfloat16 or float16. Auto means bfloat16 where the hardware multiplies it natively, float16 with
+    a scaler on older GPUs, and float32 elsewhere. `channels_last` defaults to True except on mps.
+
+    Raises ResourceError for a device that is not usable, saying what is missing and what to do, and
+    UsageError for a wish that is none of these or a format that the device does not have.
+    """
+    where = _choose_device(device)
+    if requested not in ("auto", *DTYPES):
+        raise UsageError(f"precision must be one of auto, {', '.join(DTYPES)}; got {requested!r}")
+    if requested == "auto":
+        name, reason = _best_dtype(where)
+    else:
+        name, reason = requested, "as asked"
+        _check_dtype(where, name)
+    layout = where.type != "mps" if channels_last is None else channels_last
+    return Precision(where, DTYPES[name], layout, name == "float16", device, reason)
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Return whether this processor has bfloat16 instructions (AVX-512 BF16 or AMX)."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def _choose_device(wish: str) -> torch.device:
+    if wish == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    kind, _, index = wish.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdecimal())):
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps; got {wish!r}")
+    if kind == "cuda":
+        _check_cuda(wish, int(index or 0))
+    if kind == "mps" and not _has_mps():
+        raise ResourceError(
+            "device mps was asked for, but this machine or this build of torch has no Metal; give cpu"
+        )
+    return torch.device(wish)
+
+
+def _check_cuda(wish: str, index: int) -> None:
+    remedy = "--device auto uses what there is, --device cpu the processor"
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise ResourceError(
+            f"device {wish} was asked for, but the installed torch {torch.__version__} has no CUDA: "
+            f"install a CUDA build of torch (pytorch.org/get-started); {remedy}"
+        )
+    if not torch.cuda.is_available():
+        raise ResourceError(
+            f"device {wish} was asked for, but no GPU answers: torch {torch.__version__} needs the NVIDIA "
+            f"driver (libcuda) of a version that knows CUDA {torch.version.cuda}. Does nvidia-smi list one? "
+            f"{remedy}"
+        )
+    if index >= torch.cuda.device_count():
+        have = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+        raise ResourceError(f"device {wish} was asked for, but there is only {have}; {remedy}")
+
+
+def _best_dtype(device: torch.device) -> tuple[str, str]:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", "the GPU multiplies bfloat16"
+        return "float16", "the GPU does not multiply bfloat16; gradients are scaled"
+    if device.type == "cpu" and cpu_multiplies_bfloat16():
+        return "bfloat16", "the processor multiplies bfloat16"
+    return "float32", f"no fast half precision on this {device.type}"
+
+
+def _check_dtype(device: torch.device, name: str) -> None:
+    if name == "float16" and device.type == "cpu":
+        raise UsageError("float16 needs a GPU; on a processor give --run.precision bfloat16 or float32")
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()

@@ -1,0 +1,64 @@
+"""A learner's answers for rows of its task: the batches to show and the probabilities that come back."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from finetune.batches import EvalBatches
+from finetune.config import FitConfig
+from finetune.learner import Learner
+from finetune.loop import evaluate
+from finetune.task import Task
+
+
+def predict(
+    learner: Learner,
+    task: Task,
+    rows: np.ndarray,
+    config: FitConfig,
+    *,
+    crops: str = "center",
+    batch_size: int = 64,
+) -> dict[str, np.ndarray]:
+    """Return {"index", "target", "probs"} of these rows, sorted by row, computed in float32.
+
+    Float32 whatever the training used, so that an exported model can reproduce the scores to the last image.
+    """
+    batches = row_batches(learner, task, rows, config, crops=crops, batch_size=batch_size)
+    return evaluate(learner.core, batches, learner.spec, learner.precision.in_float32(), learner.world)
+
+
+def row_batches(
+    learner: Learner,
+    task: Task,
+    rows: np.ndarray,
+    config: FitConfig,
+    *,
+    crops: str = "center",
+    batch_size: int = 64,
+) -> EvalBatches:
+    """Return these rows as batches to evaluate: this process's share of them."""
+    return EvalBatches(
+        task.source,
+        task.manifest.label,
+        rows,
+        task.spec,
+        crops=crops,
+        batch_size=batch_size,
+        workers=worker_count(config.run.workers),
+        rank=learner.world.rank,
+        world_size=learner.world.size,
+    )
+
+
+def evaluate_batches(learner: Learner, batches: EvalBatches) -> dict[str, np.ndarray]:
+    """Evaluate the learner's model as it stands on these batches, as finely as it is trained."""
+    return evaluate(learner.core, batches, learner.spec, learner.precision, learner.world)
+
+
+def worker_count(asked: int) -> int:
+    """Return how many processes prepare batches: `asked`, or for -1 none on small machines, else up to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return asked if asked >= 0 else 0 if cores <= 2 else min(8, cores - 1)

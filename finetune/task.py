@@ -1,0 +1,55 @@
+"""What a run learns from: a manifest, its prepared pictures, and which rows train and validate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune.cache import ImageSource
+from finetune.config import FitConfig
+from finetune.distributed import World
+from finetune.errors import DataError, UsageError
+from finetune.manifest import Manifest
+from finetune.metrics import accuracy, balanced_accuracy
+from finetune.preprocess import PreprocessSpec
+
+Scorer = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+
+def plain_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Return accuracy and balanced accuracy in the unit interval, for probs (N, K) and target (N,)."""
+    balanced = balanced_accuracy(probs, target, probs.shape[1])
+    return {"accuracy": accuracy(probs, target), "balanced_accuracy": balanced}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to learn from, and how its validation part is scored.
+
+    `source[row]` gives the prepared picture of a manifest row; `train` and `val` are row indices (val may be
+    empty). `split_hash` names the split; a checkpoint of another split is never resumed.
+    """
+
+    manifest: Manifest
+    source: ImageSource
+    spec: PreprocessSpec
+    train: np.ndarray
+    val: np.ndarray
+    split_hash: str
+    scorer: Scorer = plain_scores
+
+
+def check_task(task: Task, config: FitConfig, world: World) -> None:
+    """Raise DataError or UsageError where training could only fail later: classes, rows, batch sizes."""
+    counts = np.bincount(task.manifest.label[task.train], minlength=task.manifest.num_classes)
+    if (counts > 0).sum() < 2:
+        named = dict(zip(task.manifest.class_names, counts.tolist(), strict=True))
+        raise DataError(f"training needs at least two classes with images; the training rows hold {named}")
+    if config.train.batch_size % world.size:
+        raise UsageError(
+            f"train.batch_size {config.train.batch_size} must be a multiple of {world.size} processes"
+        )
+    if world.size > len(task.train):
+        raise DataError(f"{len(task.train)} training images are fewer than {world.size} processes")

@@ -1,0 +1,77 @@
+"""Slow, plain versions of the losses in float64, straight from the papers' formulas in p."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OfPosterior = Callable[[list[float], int], float]
+
+
+def cel(p: list[float], c: int) -> float:
+    return -math.log(p[c])
+
+
+def nllr(p: list[float], c: int) -> float:
+    return math.log((1 - p[c]) / p[c])
+
+
+def crl(p: list[float], c: int, alpha: float = 1.5, beta: float = 1.0) -> float:
+    return beta * math.log(alpha + 1 - p[c]) - math.log(p[c])
+
+
+def focal(p: list[float], c: int, gamma: float = 2.0) -> float:
+    return -float((1 - p[c]) ** gamma) * math.log(p[c])
+
+
+def tce(p: list[float], c: int, a: float = 0.8) -> float:
+    base = 1 - math.log(p[c])
+    return math.log(base) if a == 1 else (float(base ** (1 - a)) - 1) / (1 - a)
+
+
+def cce(p: list[float], c: int) -> float:
+    return -math.log(p[c]) - sum(math.log(1 - q) for k, q in enumerate(p) if k != c)
+
+
+def dualce(p: list[float], c: int, alpha: float = 1.0, beta: float = 1.0) -> float:
+    return -math.log(p[c]) + beta * sum(math.log(alpha + q) for k, q in enumerate(p) if k != c)
+
+
+REFERENCES: dict[str, Callable[..., float]] = {
+    "cel": cel,
+    "nllr": nllr,
+    "crl": crl,
+    "focal": focal,
+    "tce": tce,
+    "cce": cce,
+    "dualce": dualce,
+}
+
+
+def posteriors(row: list[float]) -> list[float]:
+    top = max(row)
+    exponentials = [math.exp(z - top) for z in row]
+    total = sum(exponentials)
+    return [e / total for e in exponentials]
+
+
+def per_example(name: str, logits: Tensor, target: Tensor, **settings: Any) -> Tensor:
+    """One loss value per row of (B, K) logits, in float64."""
+    rows = logits.double().tolist()
+    values = [
+        REFERENCES[name](posteriors(row), c, **settings) for row, c in zip(rows, target.tolist(), strict=True)
+    ]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def per_class(name: str, logits: Tensor, **settings: Any) -> Tensor:
+    """The loss of every class as the target, (B, K), in float64."""
+    columns = [
+        per_example(name, logits, torch.full((logits.shape[0],), k), **settings)
+        for k in range(logits.shape[1])
+    ]
+    return torch.stack(columns, dim=1)

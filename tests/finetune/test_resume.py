@@ -1,0 +1,65 @@
+"""Runs that are killed, at any moment and any number of times, finish with the same weights and metrics."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.checkpoint import CheckpointFolder
+from tests.finetune.tiny_run import build_task, run_to_hash
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def spawner() -> Any:
+    """A server that has torch imported already, so that a fresh process costs a fraction of a second."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.finetune.tiny_run"])
+    return context
+
+
+def start(spawner: Any, root: Path, folder: Path) -> Any:
+    process = spawner.Process(target=run_to_hash, args=(root, folder))
+    process.start()
+    return process
+
+
+def metrics_without_times(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_neither_weights_nor_metrics(spawner: Any, tmp_path: Path):
+    root = tmp_path / "pictures"
+    build_task(root)
+    unbroken = start(spawner, root, tmp_path / "unbroken")
+    unbroken.join()
+    assert unbroken.exitcode == 0
+
+    broken, dice = tmp_path / "broken", random.Random(0)
+    checkpoints = CheckpointFolder(broken / "checkpoints")
+    positions = set()
+    for kill in range(KILLS):
+        process = start(spawner, root, broken)
+        process.join(dice.uniform(0.2, 0.8))
+        assert process.exitcode is None, f"the run ended before kill {kill}: make it longer"
+        process.kill()
+        process.join()
+        if saved := checkpoints.load_latest():
+            positions.add((saved[0]["epoch"], saved[0]["step"]))
+    last = start(spawner, root, broken)
+    last.join()
+
+    assert last.exitcode == 0
+    assert len(positions) > 5
+    assert any(step > 0 for _, step in positions)
+    assert (broken / "hash").read_text() == (tmp_path / "unbroken" / "hash").read_text()
+    assert metrics_without_times(broken) == metrics_without_times(tmp_path / "unbroken")
+    assert not list((broken / "checkpoints").glob("*.tmp"))

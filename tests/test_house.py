@@ -1,0 +1,125 @@
+"""The house rules: who may import whom, and which door each guest enters by; each rule has a failing twin."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A room may import itself and the rooms listed; the three studies never meet.
+ALLOWED = {
+    "core_losses": set(),
+    "finetune": {"core_losses"},
+    "agecls": {"finetune", "core_losses"},
+    "finegrained": {"finetune", "core_losses"},
+    "generalcls": {"finetune", "core_losses"},
+    "apps": {"agecls", "finegrained", "generalcls", "finetune", "core_losses"},
+}
+ROOMS = {*ALLOWED, "tests", "benchmarks"}
+
+# Each guest enters by its own files only.
+DOORS = {
+    "timm": {"finetune/backbone.py", "finetune/optim.py"},
+    "albumentations": {"finetune/augment.py"},
+    "PIL": {"finetune/decode.py"},
+    "sklearn": {"finetune/metrics.py", "finetune/statistics.py", "agecls/folds.py"},
+    "onnx": {"apps/export.py"},
+    "onnxruntime": {"apps/session.py"},
+    "gradio": {"apps/demo.py"},
+    "torchvision": {"generalcls/data.py"},
+}
+
+# Importing these must not import torch: they answer before a model is needed.
+TORCH_FREE = (
+    "finetune.errors",
+    "finetune.manifest",
+    "finetune.config",
+    "finetune.seeding",
+    "finetune.preprocess",
+    "finetune.decode",
+    "finetune.console",
+    "agecls.groups",
+    "agecls.adience",
+    "agecls.age_table",
+    "agecls.folds",
+    "agecls.lookalike",
+    "agecls.scores",
+    "agecls.results",
+    "agecls.pictures",
+    "agecls.report",
+    "agecls.config",
+    "apps.cli",
+)
+
+
+def imported_packages(source: str) -> set[str]:
+    """Return the top-level packages that a piece of source imports, wherever the import stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def broken_arrows(room: str, source: str) -> set[str]:
+    """Return the rooms that `source`, lying in `room`, imports against the arrows."""
+    return (imported_packages(source) & ROOMS) - ALLOWED[room] - {room}
+
+
+def broken_doors(file: str, source: str) -> set[str]:
+    """Return the guests that `file` lets in although it is not their door."""
+    return {guest for guest in imported_packages(source) & set(DOORS) if file not in DOORS[guest]}
+
+
+def source_files() -> list[tuple[str, str, str]]:
+    """Return (room, relative path, text) of every Python file of every room that stands."""
+    files = [(room, path) for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
+    return [
+        (room, path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for room, path in files
+    ]
+
+
+def test_imports_follow_the_arrows():
+    broken = {path: arrows for room, path, text in source_files() if (arrows := broken_arrows(room, text))}
+    assert broken == {}
+
+
+def test_an_import_against_the_arrows_is_caught():
+    assert broken_arrows("core_losses", "def late():\n    from finetune.loop import evaluate") == {"finetune"}
+    assert broken_arrows("agecls", "import finegrained.dcl") == {"finegrained"}
+    assert broken_arrows("finetune", "import apps") == {"apps"}
+    assert broken_arrows("apps", "from tests import conftest") == {"tests"}
+
+
+def test_guests_enter_by_their_doors():
+    broken = {path: guests for _, path, text in source_files() if (guests := broken_doors(path, text))}
+    assert broken == {}
+
+
+def test_a_guest_at_the_wrong_door_is_caught():
+    assert broken_doors("finetune/loop.py", "def late():\n    import timm.data") == {"timm"}
+    assert broken_doors("agecls/report.py", "from PIL import Image") == {"PIL"}
+
+
+def test_every_rule_sees_files():
+    assert {room for room, _, _ in source_files()} >= {"core_losses", "finetune", "agecls", "apps"}
+    assert len(source_files()) > 30
+
+
+def test_no_room_is_called_utils():
+    assert [
+        path for _, path, _ in source_files() if "util" in path or "helper" in path or "misc" in path
+    ] == []
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_module_imports_without_torch(module: str):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
