@@ -15,6 +15,7 @@ import numpy as np
 from agecls.config import AgeConfig, CrossValidationConfig
 from agecls.report import report_result
 from agecls.results import AgeResult, Predictions
+from finetune.command import command_line
 from finetune.config import FREE_KEYS, to_dict
 from finetune.console import say, table
 from finetune.errors import CrlError, UsageError
@@ -148,7 +149,7 @@ def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
     manifest = experiment.data.manifest
     record = dict(folds[0].run) | {
         "kind": "age_cv",
-        "command": " ".join(["crl", *sys.argv[1:]]),
+        "command": command_line(),
         "folds": [split.fold for split in experiment.splits],
         "n": sum(len(fold.predictions) for fold in folds),
         "subjects": len(set(manifest["subject"].tolist())),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from agecls.scores import age_scores
 from finetune.backbone import build_backbone
 from finetune.bundle import save_bundle
 from finetune.cache import ImageSource
+from finetune.command import command_line
 from finetune.config import FREE_KEYS, to_dict
 from finetune.console import say
 from finetune.distributed import World, barrier
@@ -155,7 +155,7 @@ def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
     """Return what run.json tells: data, label rule, split, model, loss, device and versions."""
     config, manifest, learner = experiment.config, experiment.data.manifest, fitted.learner
     return {
-        "command": " ".join(["crl", *sys.argv[1:]]),
+        "command": command_line(),
         "class_names": list(manifest.class_names),
         "manifest": manifest.fingerprint,
         "policy": experiment.data.policy,

@@ -3,7 +3,7 @@
     python benchmarks/bench_losses.py [--repeats 30] [--losses cel crl ...]
 
 One thread, float32. Loss and cross-entropy take turns, so that both meet the same machine; the ratio is that
-of the medians. Memory is the highest sum of live allocations beyond the input, as torch's profiler records it.
+of the medians. Memory is the highest sum of live allocations beyond the input, by torch's profiler.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from finetune.console import print_json, use_json
@@ -46,6 +48,13 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
     except SystemExit as leaving:
         return int(leaving.code or 0)
     return 0
+
+
+def command_line() -> str:
+    """Return the running command as a person would type it."""
+    program = Path(sys.argv[0])
+    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
+    return shlex.join([*name.split(), *sys.argv[1:]])
 
 
 def _finish(result: dict[str, Any], flags: Flags) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
+from finetune.command import command_line
 from finetune.config import FitConfig
 from finetune.errors import DataError, ResourceError, UsageError
 from finetune.loop import NotFiniteLossError
@@ -54,9 +54,5 @@ def check_batch_norm(model: Classifier, batch_size: int) -> None:
 
 def resume_line() -> str:
     """Return the sentence that names the command to go on with."""
-    words = [word for word in sys.argv[1:] if not word.startswith("--run.resume=")]
-    if "--run.resume" in words:
-        at = words.index("--run.resume")
-        del words[at : at + 2]
-    program = "python -m agecls" if sys.argv[0].endswith("__main__.py") else Path(sys.argv[0]).name
-    return f"go on with:\n  {program} {' '.join(words)} --run.resume auto"
+    line = re.sub(r" --run\.resume[= ]\S+", "", command_line())
+    return f"go on with:\n  {line} --run.resume auto"
