@@ -144,7 +144,7 @@ def _image_folder(root: Path, layout: str, missing: str) -> tuple[str, list[str]
         return layout, []
     present = [name for name in PREFIXES if (root / name).is_dir()]
     if present:
-        note = f"both {' and '.join(present)} are there; {present[0]} is used (choose with layout=...)"
+        note = f"both {' and '.join(present)} are there; {present[0]} is used (choose with --data.layout)"
         return present[0], [note] if len(present) > 1 else []
     if missing == "count":
         return "none", [
@@ -152,7 +152,7 @@ def _image_folder(root: Path, layout: str, missing: str) -> tuple[str, list[str]
         ]
     raise DataError(
         f"{root} holds neither aligned/ nor faces/; unpack one of Adience's two archives there, or read the "
-        "lists alone with layout=none"
+        "lists alone with crl age verify"
     )
 
 

@@ -251,7 +251,7 @@ def _place(root: Path, rows: Sequence[_Row], follow: bool) -> tuple[Path, list[s
     if not follow:
         raise DataError(
             f"{len(outside)} paths leave the data root {root} (absolute, or with ..); write them relative to "
-            f"it, or allow it with follow=true:\n{listing(outside)}"
+            f"it, or allow it with --data.follow true:\n{listing(outside)}"
         )
     files = [os.path.normpath(root.absolute() / path) for path in pure]
     base = os.path.commonpath([os.path.dirname(name) for name in files])  # noqa: PTH120

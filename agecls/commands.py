@@ -29,12 +29,15 @@ class EvaluateAgeConfig:
 
     Args:
         device: auto, cpu, cuda or cuda:1.
+        cache: where decoded pictures of other data are kept: auto (the user's cache folder), none, or one
+            named.
         out: folder for predictions.parquet and evaluation.json; null writes nothing.
     """
 
     data: AgeDataConfig = field(default_factory=AgeDataConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     device: str = "auto"
+    cache: str = "auto"
     out: str | None = None
 
 
@@ -74,15 +77,20 @@ def compare(config: CompareConfig, words: Mapping[str, str]) -> dict[str, Any]:
     return compare_folders(first, second, config)
 
 
+RECIPES = Path(__file__).parent / "configs"
+
 COMMANDS = {
     "verify": Command(
         VerifyConfig, "count a data set: folds, groups, subjects, missing and bad images", verify
     ),
-    "train": Command(AgeConfig, "fine-tune one model and test it once on its test fold", train),
+    "train": Command(
+        AgeConfig, "fine-tune one model and test it once on its test fold", train, recipes=RECIPES
+    ),
     "cv": Command(
         CrossValidationConfig,
         "subject-exclusive cross-validation with intervals and a report",
         cross_validate,
+        recipes=RECIPES,
     ),
     "evaluate": Command(
         EvaluateAgeConfig,

@@ -24,7 +24,7 @@ class AgeDataConfig:
         groups: the age groups of a table, young to old.
         path_column: the table's column of image paths.
         age_column: the table's column of ages in years.
-        group_column: the table's column of group names or indices, instead of ages.
+        group_column: the table's column of group names (as in groups), instead of ages.
         subject_column: the table's column of persons; "none" makes each image its own person.
         user_column: the table's column of albums or accounts that hold several persons.
         gender_column: the table's column of genders (m, f, u), for slices only.
@@ -32,17 +32,18 @@ class AgeDataConfig:
         protocol: fixed (no validation), grouped (validation by user) or rotate (the next fold validates).
         n_folds: folds made for a table that has none.
         fold_seed: seed of those folds.
-        fold: the test fold of `train` and `evaluate`; -1 trains on everything and tests on nothing.
+        fold: the test fold of `train`; -1 trains on everything and tests on nothing.
         missing: what to do with listed images that are not there: error, or drop (counted and recorded).
         skip_bad: drop unreadable images (counted and recorded) instead of stopping.
         follow: allow image paths that leave the data root.
+        same_content: what to do when training and test hold the same picture under two names: warn or error.
         allow_subject_overlap: allow one person in training and test (then no claim of exclusivity is made).
     """
 
     root: str | None = None
     folds_dir: str | None = None
     table: str | None = None
-    policy: Literal["core8", "gillevi", "paper_table", "mivolo"] = "core8"
+    policy: Literal["core8", "gillevi", "paper_table", "mivolo", "l2rclip"] = "core8"
     layout: Literal["auto", "faces", "aligned"] = "auto"
     groups: str = ADIENCE_GROUPS
     path_column: str = "path"
@@ -59,6 +60,7 @@ class AgeDataConfig:
     missing: Literal["error", "drop"] = "error"
     skip_bad: bool = False
     follow: bool = False
+    same_content: Literal["warn", "error"] = "warn"
     allow_subject_overlap: bool = False
 
 
@@ -84,10 +86,12 @@ class AgeConfig(FitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data.protocol == "fixed" and (self.train.select == "best" or self.train.patience):
+        without = "--data.protocol fixed" if self.data.protocol == "fixed" else "--data.fold -1"
+        validates = self.data.protocol != "fixed" and self.data.fold != -1
+        if not validates and (self.train.select == "best" or self.train.patience):
             raise UsageError(
-                "train.select best and train.patience need a validation part, which --data.protocol fixed "
-                "does not make: give --data.protocol grouped or rotate"
+                f"train.select best and train.patience need a validation part, which {without} does not "
+                "make: give --data.protocol grouped or rotate and a fold to test"
             )
 
 
@@ -98,10 +102,12 @@ class CrossValidationConfig(AgeConfig):
     Args:
         folds: the folds to run now; empty means all. A finished fold is never run again.
         devices: one fold at a time on each device named (cuda:0,cuda:1 or cpu,cpu); empty: one process.
+        report: score and report once every fold is there; false leaves that to another call.
     """
 
     folds: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
+    report: bool = True
 
 
 @dataclass(frozen=True)

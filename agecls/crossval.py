@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agecls.config import AgeConfig, CrossValidationConfig
+from agecls.fold_processes import run_on_devices
 from agecls.report import report_result
 from agecls.results import AgeResult, Predictions
 from finetune.command import command_line
 from finetune.config import FREE_KEYS, to_dict
+from finetune.config_record import config_changes
 from finetune.console import say, table
-from finetune.errors import CrlError, UsageError
-from finetune.run_folder import RunFolder
+from finetune.errors import DataError, UsageError, listing
+from finetune.run_folder import RunFolder, read_json
 
 if TYPE_CHECKING:
     from agecls.experiment import Experiment
@@ -40,19 +40,22 @@ def cross_validate(config: CrossValidationConfig) -> dict[str, Any]:
 
     Returns the report's JSON object, or, while folds remain, {"finished": [...], "remaining": [...]}.
     """
-    from agecls.experiment import prepare_experiment, run_fold
+    from agecls.experiment import check_run_place, prepare_experiment, run_fold
     from finetune.distributed import World
 
+    refuse_torchrun()
     folder = Path(config.run.dir)
+    check_run_place(config)
     experiment = prepare_experiment(config)
-    total = len(experiment.splits)
-    wanted = _wanted_folds(config.folds, total)
+    folds = [split.fold for split in experiment.splits]
+    wanted = _wanted_folds(config.folds, folds)
     claim_folder(folder, config)
     config = replace(config, run=replace(config.run, resume="auto"))
     experiment = replace(experiment, config=config)
-    waiting = [fold for fold in wanted if not is_finished(fold_folder(folder, fold))]
+    finished = finished_folds(experiment, folder)
+    waiting = [fold for fold in wanted if fold not in finished]
     for fold in wanted:
-        if fold not in waiting:
+        if fold in finished:
             say(f"fold {fold}: finished earlier, not run again")
     if len(config.devices) > 1 and len(waiting) > 1:
         run_on_devices(config, folder, waiting)
@@ -61,19 +64,49 @@ def cross_validate(config: CrossValidationConfig) -> dict[str, Any]:
         experiment = replace(experiment, config=replace(config, device=device))
         for fold in waiting:
             run_fold(experiment, fold, fold_folder(folder, fold), World())
-    remaining = [fold for fold in range(total) if not is_finished(fold_folder(folder, fold))]
-    if remaining:
-        finished = [fold for fold in range(total) if fold not in remaining]
-        say(f"folds {remaining} remain; the report is written when all are there")
+    finished = finished_folds(experiment, folder)
+    remaining = [fold for fold in folds if fold not in finished]
+    if remaining or not config.report:
+        if remaining:
+            say(f"folds {remaining} remain; the report is written when all are there")
         return {"finished": finished, "remaining": remaining, "run": str(folder)}
     return conclude(experiment, folder)
 
 
-def _wanted_folds(asked: tuple[int, ...], total: int) -> list[int]:
-    unknown = [fold for fold in asked if not 0 <= fold < total]
+def refuse_torchrun() -> None:
+    """Raise UsageError under torchrun: its processes would all run the same folds."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            "cv runs a fold in one process: start it without torchrun and give --devices cuda:0,cuda:1 for "
+            "one fold per device, or spread a single fold over devices by torchrun with train --data.fold"
+        )
+
+
+def finished_folds(experiment: Experiment, folder: Path) -> list[int]:
+    """Return the folds that are complete; DataError when one was run on other images than are there now."""
+    now = {"manifest": experiment.data.manifest.fingerprint, "split": experiment.split_hash}
+    found = []
+    for fold in (split.fold for split in experiment.splits):
+        own = fold_folder(folder, fold)
+        if not is_finished(own):
+            continue
+        record = read_json(own / "run.json")
+        changed = config_changes({name: record.get(name) for name in now}, now)
+        if changed:
+            changes = [f"{name}: {change}" for name, change in changed.items()]
+            raise DataError(
+                f"the data changed since {own} was run (images, labels or people):\n{listing(changes)}\n"
+                "Folds of different data cannot be joined: restore the data or give a new --run.dir"
+            )
+        found.append(fold)
+    return found
+
+
+def _wanted_folds(asked: tuple[int, ...], there: list[int]) -> list[int]:
+    unknown = sorted(set(asked) - set(there))
     if unknown:
-        raise UsageError(f"--folds {','.join(map(str, unknown))}: there are folds 0 to {total - 1}")
-    return sorted(set(asked)) or list(range(total))
+        raise UsageError(f"--folds {','.join(map(str, unknown))}: there are folds {there}")
+    return sorted(set(asked)) or there
 
 
 def claim_folder(folder: Path, config: CrossValidationConfig) -> None:
@@ -93,54 +126,11 @@ def claim_folder(folder: Path, config: CrossValidationConfig) -> None:
 
 
 def shared_config(config: AgeConfig) -> dict[str, Any]:
-    """Return what config.yaml of the result says: without the folds and devices of one call."""
+    """Return what config.yaml of the result says: without what belongs to one call."""
     content = to_dict(config)
-    for moving in ("folds", "devices"):
+    for moving in ("folds", "devices", "report"):
         content.pop(moving, None)
     return content
-
-
-def run_on_devices(config: CrossValidationConfig, folder: Path, folds: list[int]) -> None:
-    """Run one fold at a time on each device, each in a process of its own; raise if one of them failed."""
-    queue, failed = list(folds), list[int]()
-    running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
-    free = list(config.devices)
-    cores = max(1, (os.cpu_count() or 1) // len(free))
-    while queue or running:
-        while queue and free:
-            fold, device = queue.pop(0), free.pop(0)
-            say(f"fold {fold}: starting on {device}, its output goes to {folder / f'fold{fold}.log'}")
-            running[fold] = (device, start_fold(folder, fold, device, cores))
-        for fold, (device, process) in list(running.items()):
-            try:
-                code = process.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                continue
-            del running[fold]
-            free.append(device)
-            say(f"fold {fold}: {'finished' if code == 0 else f'failed with exit code {code}'}")
-            failed += [fold] if code else []
-    if failed:
-        logs = ", ".join(str(folder / f"fold{fold}.log") for fold in failed)
-        raise CrlError(f"folds {failed} failed; see {logs}, then run the same command with --run.resume auto")
-
-
-def start_fold(folder: Path, fold: int, device: str, threads: int) -> subprocess.Popen[bytes]:
-    """Start a process that runs one fold on one device."""
-    command = [
-        sys.executable,
-        "-m",
-        "agecls",
-        "cv",
-        "--config",
-        str(folder / "config.yaml"),
-        "--folds",
-        str(fold),
-    ]
-    command += ["--device", device, "--run.resume", "auto"]
-    with (folder / f"fold{fold}.log").open("ab") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
 def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,18 @@ import numpy as np
 from agecls.adience import read_adience
 from agecls.age_table import read_age_table
 from agecls.config import AgeDataConfig
-from agecls.folds import Split, assign_folds, make_splits, official_folds, split_hash
+from agecls.folds import (
+    Split,
+    assign_folds,
+    find_duplicate_contents,
+    make_splits,
+    missing_classes,
+    official_folds,
+    split_hash,
+)
 from agecls.groups import AgeGroups
-from finetune.errors import DataError, UsageError
+from finetune.console import say
+from finetune.errors import DataError, UsageError, listing
 from finetune.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -34,10 +44,11 @@ class AgeData:
     report: Mapping[str, Any]
 
 
-def read_data(config: AgeDataConfig, *, lists_only: bool = False) -> AgeData:
+def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> AgeData:
     """Read Adience or a table as configured; with `lists_only` absent pictures are counted, not refused.
 
-    A table without official folds gets `n_folds` of its own, grouped by subject and stratified. With
+    A table without official folds gets `n_folds` of its own, grouped by subject and stratified, unless
+    `with_folds` is false: data that is only predicted may have as few people as it likes. With
     `skip_bad`, pictures that cannot be decoded are dropped and listed in the report under "bad_images".
     """
     if config.root is None and config.table is None:
@@ -48,7 +59,7 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False) -> AgeData:
     data = _read_table(config, missing) if config.table is not None else _read_adience(config, missing)
     if config.skip_bad and not lists_only:
         data = _without_bad_images(data)
-    if official_folds(data.manifest) is None:
+    if with_folds and official_folds(data.manifest) is None:
         folds = assign_folds(data.manifest, n_folds=config.n_folds, seed=config.fold_seed)
         data = AgeData(data.manifest.with_column("fold", folds), data.policy, data.report)
     return data
@@ -58,6 +69,24 @@ def make_age_splits(data: AgeData, config: AgeDataConfig) -> tuple[list[Split], 
     """Return the splits of the configured protocol, checked for shared people, and their hash."""
     splits = make_splits(data.manifest, config.protocol, allow_subject_overlap=config.allow_subject_overlap)
     return splits, split_hash(splits, data.manifest)
+
+
+def check_contents(data: AgeData, splits: list[Split], config: AgeDataConfig) -> list[tuple[str, str]]:
+    """Return, and tell of, pictures that are the same bytes in training and in test; refuse where configured.
+
+    Also tells of groups without an image in some part of a split: their scores there are "no images", not 0.
+    """
+    absent = missing_classes(splits, data.manifest)
+    if absent:
+        say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
+    twins = find_duplicate_contents(data.manifest, splits)
+    if twins:
+        pairs = listing([" = ".join(pair) for pair in twins])
+        told = f"{len(twins)} pairs of pictures in training and test are the same bytes:\n{pairs}"
+        if config.same_content == "error":
+            raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
+        say(f"warning: {told}")
+    return twins
 
 
 def open_pictures(manifest: Manifest, spec: PreprocessSpec, run: RunConfig) -> ImageSource:
@@ -72,8 +101,6 @@ def open_pictures(manifest: Manifest, spec: PreprocessSpec, run: RunConfig) -> I
 
 def cache_folder(choice: str) -> Path | None:
     """Return the folder of the picture cache: none, the user's cache folder for auto, or the one named."""
-    import os
-
     if choice == "none":
         return None
     if choice != "auto":
@@ -127,6 +154,6 @@ def _without_bad_images(data: AgeData) -> AgeData:
     from finetune.decode import find_bad_images
 
     files = [data.manifest.file(row) for row in range(len(data.manifest))]
-    bad = {str(file): reason for file, reason in find_bad_images(files)}
+    bad = {str(file): reason for file, reason in find_bad_images(files, workers=os.cpu_count() or 1)}
     good = np.array([str(file) not in bad for file in files])
     return AgeData(data.manifest.select(good), data.policy, {**data.report, "bad_images": bad})

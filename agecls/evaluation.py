@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agecls.config import EvaluateConfig
 from agecls.dataset import AgeData, read_data
 from agecls.results import AgeResult, Predictions, write_report_json
 from agecls.scores import age_scores, slice_scores
 from finetune.console import say, table
-from finetune.errors import DataError, ModelFileError
+from finetune.errors import DataError, ModelFileError, UsageError, listing
+from finetune.manifest import Manifest
 from finetune.run_folder import read_json
 
 if TYPE_CHECKING:
@@ -28,10 +30,9 @@ def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
     which is refused for images that the folds were trained on.
     """
     if config.data.root is None and config.data.table is None:
-        result = AgeResult.load(folder)
-        predictions, asked = result.predictions, "the run's own test images"
+        predictions, asked = own_predictions(folder, config), "the run's own test images"
     else:
-        data = read_data(config.data)
+        data = read_data(config.data, with_folds=False)
         predictions, asked = predict_data(folder, data, config), f"{len(data.manifest)} images of other data"
     scores = age_scores(predictions.probs, predictions.target)
     slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
@@ -48,6 +49,26 @@ def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
     return summary
 
 
+def own_predictions(folder: Path, config: EvaluateAgeConfig) -> Predictions:
+    """Return what a run predicted for its test images when it ended.
+
+    Raises DataError for a run that tested nothing, UsageError when other test crops than its own are asked
+    for: they would need the pictures again.
+    """
+    result = AgeResult.load(folder)
+    if not len(result.predictions):
+        raise DataError(
+            f"{folder} tested no image (--data.fold -1): name images by --data.table or --data.root"
+        )
+    asked, own = config.evaluate.test_crops, result.run.get("test_crops")
+    if asked != EvaluateConfig().test_crops and asked != own:
+        raise UsageError(
+            f"{folder} was tested with {own} crops, and its stored predictions are what is scored without "
+            f"--data.*; give --evaluate.test_crops {asked} when training, or name other data"
+        )
+    return result.predictions
+
+
 def print_slice(name: str, rows: list[dict[str, Any]]) -> None:
     """Print one slice; cells with too few subjects show their counts alone."""
     lines = []
@@ -61,19 +82,20 @@ def print_slice(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return a run folder's finished models: its own, or one per fold; ModelFileError without any."""
-    files = [folder / "model.safetensors"]
-    if not files[0].is_file():
-        files = sorted(folder.glob("fold*/model.safetensors"))
+    """Return a finished run's models: its own, or one per fold; ModelFileError without any."""
+    own = folder / "model.safetensors"
+    files = [own] if own.is_file() else sorted(folder.glob("fold*/model.safetensors"))
     if not files:
         raise ModelFileError(f"{folder} holds no model.safetensors, nor do folders fold0, fold1, ... in it")
+    if not (folder / "run.json").is_file():
+        raise ModelFileError(f"{folder} is not finished (no run.json): go on with it by --run.resume auto")
     return files
 
 
 def predict_data(folder: Path, data: AgeData, config: EvaluateAgeConfig) -> Predictions:
     """Return the predictions of a run's models for every image of `data`, averaged over the models."""
     files = model_files(folder)
-    refuse_training_images(files, data)
+    refuse_training_images(folder, data.manifest)
     found = [predict_with(file, data, config) for file in files]
     manifest, count = data.manifest, len(data.manifest)
     return Predictions(
@@ -89,15 +111,32 @@ def predict_data(folder: Path, data: AgeData, config: EvaluateAgeConfig) -> Pred
     )
 
 
-def refuse_training_images(files: list[Path], data: AgeData) -> None:
-    """Raise DataError when a run would be tested on the very data set it was trained on."""
-    for file in files:
-        record = read_json(file.parent / "run.json")
-        if record.get("manifest") == data.manifest.fingerprint:
-            raise DataError(
-                f"{file.parent} was trained on images of this data set; without --data.* its own test images "
-                "are scored, or name other data"
-            )
+def refuse_training_images(folder: Path, manifest: Manifest) -> None:
+    """Raise DataError when a run would be tested on images of the data set it was trained on.
+
+    That is the same list of images wherever it lies, or any file that is on both lists.
+    """
+    record = read_json(folder / "run.json")
+    same = record.get("manifest") == manifest.fingerprint
+    shared: list[str] = []
+    if (folder / "manifest.parquet").is_file():
+        trained = Manifest.load(folder / "manifest.parquet", Path(record["data_root"]))
+        same = same or without_folds(trained).fingerprint == without_folds(manifest).fingerprint
+        known = {trained.file(row).resolve() for row in range(len(trained))}
+        rows = range(len(manifest))
+        shared = [str(manifest["path"][row]) for row in rows if manifest.file(row).resolve() in known]
+    if same or shared:
+        count = len(manifest) if same else len(shared)
+        raise DataError(
+            f"{count} of {len(manifest)} images belong to the data set that {folder} was trained on:\n"
+            f"{listing(shared or manifest['path'].tolist())}\n"
+            "Without --data.* the run's own test images are scored; else name other data"
+        )
+
+
+def without_folds(manifest: Manifest) -> Manifest:
+    """Return the manifest as it is before anybody made folds."""
+    return manifest.with_column("fold", np.full(len(manifest), -1))
 
 
 def predict_with(file: Path, data: AgeData, config: EvaluateAgeConfig) -> np.ndarray:
@@ -117,7 +156,7 @@ def predict_with(file: Path, data: AgeData, config: EvaluateAgeConfig) -> np.nda
     say(precision.describe())
     precision.place(core)
     batches = EvalBatches(
-        open_pictures(data.manifest, spec, RunConfig()),
+        open_pictures(data.manifest, spec, RunConfig(cache=config.cache)),
         data.manifest.label,
         np.arange(len(data.manifest)),
         spec,

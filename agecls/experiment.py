@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from agecls.config import AgeConfig
-from agecls.dataset import AgeData, make_age_splits, open_pictures, read_data
+from agecls.dataset import AgeData, check_contents, make_age_splits, open_pictures, read_data
 from agecls.folds import Split
 from agecls.results import Predictions
 from agecls.scores import age_scores
@@ -22,9 +22,10 @@ from finetune.console import say
 from finetune.distributed import World, barrier
 from finetune.errors import UsageError
 from finetune.fit import Fitted, fit
+from finetune.learner import loss_settings
 from finetune.prediction import predict
 from finetune.preprocess import PreprocessSpec
-from finetune.run_folder import RunFolder, versions
+from finetune.run_folder import RunFolder, check_content, versions
 from finetune.task import Task
 
 
@@ -39,24 +40,33 @@ class Experiment:
     spec: PreprocessSpec
     source: ImageSource
 
+    def split(self, fold: int) -> Split:
+        """Return the split that tests `fold`; -1 trains on every image and tests on none."""
+        if fold == -1:
+            none = np.arange(0)
+            return Split(np.arange(len(self.data.manifest)), none, none, protocol="all", fold=-1)
+        splits = {split.fold: split for split in self.splits}
+        if fold not in splits:
+            raise UsageError(f"--data.fold {fold}: there are folds {sorted(splits)}, or -1 to use all")
+        return splits[fold]
+
+
+def check_run_place(config: AgeConfig) -> None:
+    """Raise UsageError, before any long work, where the results have no place or another run's."""
+    if not config.run.dir:
+        raise UsageError("no place for the results: give --run.dir FOLDER")
+    check_content(Path(config.run.dir), config.run.resume)
+
 
 def prepare_experiment(config: AgeConfig) -> Experiment:
     """Read the data, make and check the splits, and open the pictures."""
-    if not config.run.dir:
-        raise UsageError("no place for the results: give --run.dir FOLDER")
     data = read_data(config.data)
     splits, split_hash = make_age_splits(data, config.data)
     say(describe_data(data))
+    check_contents(data, splits, config.data)
     shape = build_backbone(config.model.backbone, "none", image_size=config.model.image_size)
     spec = shape.preprocess_spec(config.model.image_size, resize_ratio=config.model.resize_ratio)
     return Experiment(config, data, splits, split_hash, spec, open_pictures(data.manifest, spec, config.run))
-
-
-def whole_split(experiment: Experiment) -> Split:
-    """Return the split that trains on every image and tests on none."""
-    rows = np.arange(len(experiment.data.manifest))
-    none = np.arange(0)
-    return Split(train=rows, val=none, test=none, protocol="all", fold=-1)
 
 
 def describe_data(data: AgeData) -> str:
@@ -71,7 +81,7 @@ def run_fold(experiment: Experiment, fold: int, folder: Path, world: World) -> N
     """Train on a fold's training rows, test once on its test rows, and leave a complete run folder."""
     config = replace(experiment.config, data=replace(experiment.config.data, fold=fold))
     config = replace(config, run=replace(config.run, dir=str(folder), resume="never", allow_change=()))
-    split = whole_split(experiment) if fold == -1 else experiment.splits[fold]
+    split = experiment.split(fold)
     manifest = experiment.data.manifest
     say(f"fold {fold}: {len(split.train)} train, {len(split.val)} validation, {len(split.test)} test images")
     task = Task(
@@ -161,8 +171,7 @@ def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
         "policy": experiment.data.policy,
         "split": experiment.split_hash,
         "protocol": config.data.protocol,
-        "loss": {"name": config.loss.name, **config.loss.parameters()}
-        | {"label_smoothing": config.loss.label_smoothing, "class_weights": config.loss.class_weights},
+        "loss": loss_settings(config.loss),
         "backbone": config.model.backbone,
         "head": config.head.name,
         "pretraining": learner.provenance,

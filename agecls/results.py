@@ -199,8 +199,13 @@ class AgeResult:
 
     @cached_property
     def curves(self) -> dict[int, list[dict[str, Any]]]:
-        """The rows of each fold's metrics.jsonl, by fold; folds without the file are left out."""
+        """The rows of each fold's metrics.jsonl, by fold; folds without the file are left out.
+
+        The folder of a single run holds its own.
+        """
         files = {fold: self.folder / f"fold{fold}" / "metrics.jsonl" for fold in self.folds}
+        if len(self.folds) == 1 and (self.folder / "metrics.jsonl").is_file():
+            files = {self.folds[0]: self.folder / "metrics.jsonl"}
         return {fold: _read_lines(file) for fold, file in files.items() if file.is_file()}
 
     @property

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from agecls.config import AgeConfig
-from finetune.errors import UsageError
 
 
 def train_single(config: AgeConfig) -> dict[str, Any]:
     """Fine-tune on one fold's training rows (all rows for fold -1), test once, return the run's record."""
-    from agecls.experiment import prepare_experiment, run_fold
+    from agecls.crossval import tell
+    from agecls.experiment import check_run_place, prepare_experiment, run_fold
+    from agecls.report import report_result
+    from agecls.results import AgeResult
     from finetune.console import quiet, say
     from finetune.distributed import start_world, stop_world
     from finetune.precision import choose_precision
@@ -21,19 +23,20 @@ def train_single(config: AgeConfig) -> dict[str, Any]:
     if not world.is_main:
         quiet()
     try:
+        if world.is_main:
+            check_run_place(config)
         experiment = prepare_experiment(config)
-        total = len(experiment.splits)
-        if not -1 <= config.data.fold < total:
-            raise UsageError(
-                f"--data.fold {config.data.fold}: there are folds 0 to {total - 1}, or -1 to use all"
-            )
         folder = Path(config.run.dir)
         run_fold(experiment, config.data.fold, folder, world)
+        if world.is_main:
+            experiment.data.manifest.save(folder / "manifest.parquet")
         record: dict[str, Any] = read_json(folder / "run.json")
-        scores = record["scores"]
-        if scores:
-            told = f"exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %"
-            say(f"test fold {config.data.fold}: {told}")
+        if world.is_main and record["n"]:
+            split = experiment.split(config.data.fold)
+            labels = experiment.data.manifest.label[split.train]
+            record |= report_result(AgeResult.load(folder), {split.fold: labels})
+            tell(record)
+            say(f"report: {folder / 'report.md'}")
         say(f"the run lies in {folder}")
         return {"run": str(folder), **record}
     finally:

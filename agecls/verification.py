@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from agecls.config import AgeDataConfig
 from agecls.dataset import AgeData, make_age_splits, read_data
 from agecls.folds import Split, find_duplicate_contents
-from finetune.console import progress, say, table
+from finetune.console import say, table
 from finetune.errors import DataError, listing
 
 
@@ -28,7 +30,7 @@ def verify_data(config: AgeDataConfig, *, quick: bool = False) -> dict[str, Any]
     }
     result |= {"per_fold": fold_counts(data), "policy": data.policy}
     result["validation_per_fold"] = [len(split.val) for split in splits]
-    print_counts(data, result)
+    print_counts(data, result, config.allow_subject_overlap)
     if not quick:
         check_pictures(data, splits, result)
     return result
@@ -36,15 +38,15 @@ def verify_data(config: AgeDataConfig, *, quick: bool = False) -> dict[str, Any]
 
 def fold_counts(data: AgeData) -> list[int]:
     """Return the number of images of each fold."""
-    folds = data.manifest["fold"]
-    return [int((folds == fold).sum()) for fold in range(int(folds.max()) + 1)]
+    _, counts = np.unique(data.manifest["fold"], return_counts=True)
+    return [int(count) for count in counts]
 
 
-def print_counts(data: AgeData, result: dict[str, Any]) -> None:
+def print_counts(data: AgeData, result: dict[str, Any], overlap_allowed: bool) -> None:
     """Print the fold by group table and what was dropped, repaired or missing."""
     manifest = data.manifest
     rows = []
-    for fold, images in enumerate(result["per_fold"]):
+    for fold, images in zip(np.unique(manifest["fold"]).tolist(), result["per_fold"], strict=True):
         part = manifest.select(manifest["fold"] == fold)
         people = len(set(part["subject"].tolist()))
         rows.append([f"fold {fold}", *part.class_counts().tolist(), images, people])
@@ -55,34 +57,35 @@ def print_counts(data: AgeData, result: dict[str, Any]) -> None:
     for name in told:
         if data.report.get(name):
             say(f"{name.replace('_', ' ')}: {data.report[name]}")
-    say("no subject, user or file is shared between training, validation and test in any fold")
+    unshared = "file" if overlap_allowed else "subject, user or file"
+    say(f"no {unshared} is shared between training, validation and test in any fold")
+
+
+def among(split: Split, there: np.ndarray) -> Split:
+    """Return a split of the rows that are `there`, bool (N,), numbered as in the manifest of these alone."""
+    place = np.cumsum(there) - 1
+    parts = {name: place[rows[there[rows]]] for name, rows in split.parts()}
+    return replace(split, **parts)
 
 
 def check_pictures(data: AgeData, splits: list[Split], result: dict[str, Any]) -> None:
     """Open every picture that is there; refuse unreadable ones, warn of equal ones across train and test."""
-    from finetune.decode import find_bad_images
+    from finetune.cache_file import map_files
+    from finetune.decode import reason_to_refuse
 
-    manifest = data.manifest
-    files = [manifest.file(row) for row in range(len(manifest))]
-    present = [file for file in files if file.is_file()]
-    if not present:
+    files = [data.manifest.file(row) for row in range(len(data.manifest))]
+    there = np.array([file.is_file() for file in files])
+    if not there.any():
         return
-    with progress(len(present), "opening pictures") as bar:
-        bad = []
-        for file in present:
-            bad += find_bad_images([file])
-            bar.advance()
-    result["bad_images"] = {str(file): reason for file, reason in bad}
-    here = (
-        manifest.select(np.array([file.is_file() for file in files]))
-        if len(present) < len(files)
-        else manifest
-    )
-    twins = find_duplicate_contents(here, splits) if here is manifest else []
+    present = [file for file, found in zip(files, there, strict=True) if found]
+    found = map_files(reason_to_refuse, present, os.cpu_count() or 1, "opening pictures")
+    bad = {str(file): reason for file, reason in zip(present, found, strict=True) if reason is not None}
+    result["bad_images"] = bad
+    twins = find_duplicate_contents(data.manifest.select(there), [among(split, there) for split in splits])
     result["duplicate_contents"] = [list(pair) for pair in twins]
     if twins:
         pairs = [" = ".join(map(str, pair)) for pair in twins]
         say(f"warning: {len(twins)} pictures in training and test are the same bytes:\n{listing(pairs)}")
     if bad:
-        reasons = [f"{file}: {reason}" for file, reason in bad]
+        reasons = [f"{file}: {reason}" for file, reason in bad.items()]
         raise DataError(f"{len(bad)} of {len(present)} pictures cannot be read:\n{listing(reasons, 50)}")

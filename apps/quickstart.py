@@ -42,6 +42,8 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
 
 def claim(folder: Path) -> Path:
     """Return the emptied folder; UsageError when it holds anything that a quickstart did not make."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give --dir a folder")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).is_file():
             raise UsageError(f"{folder} holds files of somebody else: give --dir another folder")

@@ -40,7 +40,7 @@ class BadImagesError(DataError):
         lines = listing([f"{path}: {reason}" for path, reason in bad], limit=LISTED)
         super().__init__(
             f"{len(bad)} of {total} pictures cannot be used:\n{lines}\n"
-            "Replace or unlist them, or leave them out with --skip-bad (they are then counted and recorded)."
+            "Replace or unlist them, or say --data.skip_bad true: they are left out, counted and recorded."
         )
         self.bad = list(bad)
 

@@ -121,7 +121,7 @@ def build_cache(
     except OSError as error:
         raise ResourceError(
             f"the picture cache in {folder} cannot be written: {error.strerror or error}; "
-            "name another folder with --cache-dir"
+            "name another folder with --run.cache"
         ) from error
 
 
@@ -136,7 +136,7 @@ def _folder_lock(folder: Path) -> Iterator[None]:
 def _disk_full(folder: Path, needed: int, free: int) -> ResourceError:
     return ResourceError(
         f"disk full: the picture cache in {folder} needs about {needed} bytes ({needed / 2**30:.2f} GiB), "
-        f"{free} were free; make room, or name another folder with --cache-dir"
+        f"{free} were free; make room, or name another folder with --run.cache"
     )
 
 

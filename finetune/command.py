@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +20,15 @@ from finetune.options import Flags, parse_options, suggestion
 class Command:
     """One command: its configuration's type, its words, and the function that does it.
 
-    `run(config, words)` returns the JSON object of `--json`; what it tells a person it says itself.
+    `run(config, words)` returns the JSON object of `--json`; what it tells a person it says itself. `recipes`
+    is a folder of YAML files that `--config` also finds by name.
     """
 
     config_type: type[Any]
     about: str
     run: Callable[[Any, Mapping[str, str]], dict[str, Any]]
     positionals: Mapping[str, str] | None = None
+    recipes: Path | None = None
 
 
 def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
@@ -34,7 +38,12 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
         use_json()
     try:
         config, flags, words = parse_options(
-            command.config_type, argv, prog=prog, about=command.about, positionals=command.positionals
+            command.config_type,
+            argv,
+            prog=prog,
+            about=command.about,
+            positionals=command.positionals,
+            recipes=command.recipes,
         )
         _finish(command.run(config, words), flags)
     except CrlError as error:
@@ -51,10 +60,18 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
 
 
 def command_line() -> str:
-    """Return the running command as a person would type it."""
+    """Return the running command as it was typed, and torchrun before it (as for one machine)."""
     program = Path(sys.argv[0])
-    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
-    return shlex.join([*name.split(), *sys.argv[1:]])
+    as_module = program.name == "__main__.py"
+    found = shutil.which(program.name)
+    on_path = found is not None and program.exists() and program.samefile(found)
+    name = program.name if on_path else sys.argv[0]
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        start = ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1")]
+        start += ["-m", program.parent.name] if as_module else ["--no-python", name]
+    else:
+        start = [sys.orig_argv[0], "-m", program.parent.name] if as_module else [name]
+    return shlex.join([*start, *sys.argv[1:]])
 
 
 def _finish(result: dict[str, Any], flags: Flags) -> None:

@@ -6,10 +6,12 @@ command lines and YAML files into these objects.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from finetune.errors import UsageError
+from finetune.options import suggestion
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class TrainConfig:
     """How long, how fast and on which pictures the model learns.
 
     Args:
-        epochs: passes over the training rows, the frozen ones included.
+        epochs: passes over the training rows, the frozen ones included; 0 tests the network untrained.
         frozen_epochs: first epochs in which only the head learns.
         batch_size: images per optimiser step over all processes (before accumulation).
         accumulate: batches whose gradients are summed into one optimiser step.
@@ -168,7 +170,7 @@ class FitConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        broken = [rule for holds, rule in _rules(self) if not holds]
+        broken = [rule for holds, rule in _rules(self) if not holds] + _refused_names(self)
         if broken:
             raise UsageError(
                 "the configuration cannot be right:\n" + "\n".join(f"  {rule}" for rule in broken)
@@ -176,9 +178,24 @@ class FitConfig:
 
 
 def _rules(config: FitConfig) -> list[tuple[bool, str]]:
-    train, loss, run = config.train, config.loss, config.run
+    model, train, loss, run = config.model, config.train, config.loss, config.run
     return [
-        (train.epochs >= 1, f"train.epochs must be at least 1, got {train.epochs}"),
+        (
+            model.image_size is None or model.image_size >= 1,
+            f"model.image_size must be at least 1, got {model.image_size}",
+        ),
+        (
+            model.resize_ratio is None or model.resize_ratio >= 1,
+            f"model.resize_ratio must be at least 1, got {model.resize_ratio}",
+        ),
+        (0 <= model.drop_rate < 1, f"model.drop_rate must lie in [0, 1), got {model.drop_rate}"),
+        (
+            0 <= model.drop_path_rate < 1,
+            f"model.drop_path_rate must lie in [0, 1), got {model.drop_path_rate}",
+        ),
+        (0 <= config.head.dropout < 1, f"head.dropout must lie in [0, 1), got {config.head.dropout}"),
+        (train.epochs >= 0, f"train.epochs must not be negative, got {train.epochs}"),
+        (train.epochs > 0 or train.select == "last", "train.select best needs at least one epoch, got 0"),
         (
             0 <= train.frozen_epochs <= train.epochs,
             f"train.frozen_epochs must lie in [0, train.epochs = {train.epochs}], got {train.frozen_epochs}",
@@ -193,7 +210,10 @@ def _rules(config: FitConfig) -> list[tuple[bool, str]]:
         (train.weight_decay >= 0, f"train.weight_decay must not be negative, got {train.weight_decay}"),
         (0 <= train.momentum < 1, f"train.momentum must lie in [0, 1), got {train.momentum}"),
         (0 <= train.ema < 1, f"train.ema must lie in [0, 1), got {train.ema}"),
-        (min(train.mixup, train.cutmix) >= 0, "train.mixup and train.cutmix must not be negative"),
+        (train.mixup >= 0, f"train.mixup must not be negative, got {train.mixup}"),
+        (train.cutmix >= 0, f"train.cutmix must not be negative, got {train.cutmix}"),
+        (train.clip_grad >= 0, f"train.clip_grad must not be negative, got {train.clip_grad}"),
+        (train.gamma > 0, f"train.gamma must be positive, got {train.gamma}"),
         (train.patience >= 0, f"train.patience must not be negative, got {train.patience}"),
         (train.warmup_epochs >= 0, f"train.warmup_epochs must not be negative, got {train.warmup_epochs}"),
         (
@@ -204,7 +224,31 @@ def _rules(config: FitConfig) -> list[tuple[bool, str]]:
             run.checkpoint_minutes > 0,
             f"run.checkpoint_minutes must be positive, got {run.checkpoint_minutes}",
         ),
+        (run.workers >= -1, f"run.workers must be -1 (by the number of cores) or more, got {run.workers}"),
     ]
+
+
+def _refused_names(config: FitConfig) -> list[str]:
+    """Return what is wrong with the choices by name: the loss with its parameters, augmentation and head."""
+    from core_losses import build_loss
+    from finetune.augment import POLICIES
+    from finetune.heads import HEADS
+
+    choices = (
+        ("train.augment", config.train.augment, list(POLICIES)),
+        ("head.name", config.head.name, list(HEADS)),
+    )
+    refused = [
+        f"{key} must be one of {', '.join(known)}, got {name!r}{suggestion(name, known, listed=False)}"
+        for key, name, known in choices
+        if name not in known
+    ]
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what it warns of is told when the run builds it
+            build_loss(config.loss.name, **config.loss.parameters())
+    except (ValueError, TypeError) as error:
+        refused.append(f"loss.name {config.loss.name}: {error}")
+    return refused
 
 
 # What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.

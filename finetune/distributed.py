@@ -81,9 +81,7 @@ def wrap_model(module: nn.Module, world: World, device: torch.device | str) -> n
     if world.size == 1:
         return module
     device_ids = [world.local_rank] if torch.device(device).type == "cuda" else None
-    return DistributedDataParallel(
-        module, device_ids=device_ids, find_unused_parameters=False, broadcast_buffers=True
-    )
+    return DistributedDataParallel(module, device_ids=device_ids, find_unused_parameters=False)
 
 
 def gather_rows(arrays: Mapping[str, Rows], world: World) -> dict[str, Rows]:

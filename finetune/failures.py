@@ -37,6 +37,17 @@ def told_failures(task: Task, config: FitConfig) -> Iterator[None]:
         ) from error
 
 
+def check_finite_weights(model: Classifier, epoch: int, step: int) -> None:
+    """Raise DataError when a weight is NaN or infinite: a finite loss can have a gradient that is not."""
+    finite = torch.stack([torch.isfinite(parameter).all() for parameter in model.parameters()])
+    if not bool(finite.all()):
+        raise DataError(
+            f"weights are no longer finite after step {step} of epoch {epoch + 1}, although every loss was: "
+            "a gradient overflowed. The last good checkpoint is untouched. Lower --train.lr or give "
+            "--train.clip_grad 1"
+        )
+
+
 def says_out_of_memory(error: RuntimeError) -> bool:
     """Tell whether a device, or the processor's allocator, reports that memory ran out."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
@@ -53,6 +64,6 @@ def check_batch_norm(model: Classifier, batch_size: int) -> None:
 
 
 def resume_line() -> str:
-    """Return the sentence that names the command to go on with."""
+    """Return the words that name the command to go on with."""
     line = re.sub(r" --run\.resume[= ]\S+", "", command_line())
     return f"go on with:\n  {line} --run.resume auto"

@@ -17,15 +17,15 @@ from finetune.checkpoint import CheckpointFolder
 from finetune.config import FitConfig
 from finetune.console import Progress as Bar
 from finetune.console import progress, say
-from finetune.distributed import World, any_true, wrap_model
-from finetune.errors import InterruptedRunError, UsageError
-from finetune.failures import check_batch_norm, resume_line, told_failures
+from finetune.distributed import World, all_true, any_true, barrier, gather_rows, wrap_model
+from finetune.errors import InterruptedRunError, ModelFileError, UsageError
+from finetune.failures import check_batch_norm, check_finite_weights, resume_line, told_failures
 from finetune.interrupts import StopRequest
 from finetune.learner import Learner, build_learner
 from finetune.loop import Totals, train_one_epoch
 from finetune.model import Classifier
 from finetune.prediction import evaluate_batches, row_batches, worker_count
-from finetune.run_folder import RunFolder
+from finetune.run_folder import RunFolder, versions
 from finetune.task import Task, check_task
 
 
@@ -40,16 +40,23 @@ class Progress:
     best_epoch: int = -1
     seconds: float = 0.0
 
-    def state(self) -> dict[str, Any]:
-        """Return it as plain values and tensors."""
-        totals = None if self.totals is None else self.totals.sums.cpu()
-        return {**self.__dict__, "totals": totals}
+    def state(self, world: World) -> dict[str, Any]:
+        """Return it as plain values and tensors, with a row of totals per process; all must call this."""
+        totals = self.totals
+        rows = None if totals is None else gather_rows({"sums": totals.sums[None].cpu()}, world)["sums"]
+        return {**self.__dict__, "totals": rows}
 
     @classmethod
-    def restored(cls, state: dict[str, Any], device: torch.device) -> Progress:
-        """Return what `state` held, its totals on the device."""
-        totals = state["totals"]
-        return cls(**{**state, "totals": None if totals is None else Totals(totals.to(device))})
+    def restored(cls, state: dict[str, Any], device: torch.device, world: World) -> Progress:
+        """Return what `state` held, with this process's totals on the device.
+
+        Among another number of processes the first one takes the totals of all.
+        """
+        rows = state["totals"]
+        if rows is None:
+            return cls(**state)
+        own = rows[world.rank] if len(rows) == world.size else rows.sum(0) * world.is_main
+        return cls(**{**state, "totals": Totals(own.to(device))})
 
 
 @dataclass
@@ -76,10 +83,7 @@ def fit(task: Task, config: FitConfig, folder: RunFolder, world: World) -> Fitte
     learner = build_learner(task, config, world, from_checkpoint=saved is not None)
     run = FitRun(task, config, folder, world, learner, checkpoints)
     with told_failures(task, config), StopRequest() as stop:
-        if saved:
-            run.restore(saved)
-        elif learner.recipe.hooks.prepare is not None:
-            learner.recipe.hooks.prepare(learner.core, run.train_batches)
+        run.start(saved)
         run.train(stop)
     return run.finish()
 
@@ -123,7 +127,12 @@ class FitRun:
         batches, epochs = self.train_batches, self.config.train.epochs
         saver = Saver(self, stop)
         for epoch in range(self.progress.epoch, epochs):
+            if self._nothing_improves():
+                train = self.config.train
+                say(f"no better {train.monitor} for {train.patience} epochs: stopping")
+                break
             self._enter_stage(epoch)
+            saver.epoch = epoch
             images = batches.steps_per_epoch * batches.batch_size
             done = self.progress.step * batches.batch_size
             with progress(images, f"epoch {epoch + 1}/{epochs}", done=done) as saver.bar:
@@ -139,44 +148,51 @@ class FitRun:
                 where = f"step {self.progress.step} of epoch {epoch + 1}"
                 raise InterruptedRunError(f"stopped, everything up to {where} is saved; {resume_line()}")
             self._close_epoch(epoch, totals, saver)
-            if saver.stopped and epoch + 1 < epochs:
+            if any_true(stop.requested, self.world):
                 raise InterruptedRunError(f"stopped, epoch {epoch + 1} is saved; {resume_line()}")
-            if self._nothing_improves(epoch):
-                say(
-                    f"no better {self.config.train.monitor} for {self.config.train.patience} epochs: stopping"
-                )
-                break
 
-    def restore(self, saved: tuple[dict[str, Any], Path]) -> None:
+    def start(self, saved: tuple[dict[str, Any], Path] | None) -> None:
+        """Begin with a checkpoint's state, or at the first step with what the head wants prepared."""
+        if saved is not None:
+            self._restore(*saved)
+        elif self.learner.recipe.hooks.prepare is not None:
+            self.learner.recipe.hooks.prepare(self.learner.core, self.train_batches)
+        self.folder.truncate_metrics(self.progress.epoch)
+
+    def _restore(self, state: dict[str, Any], file: Path) -> None:
         """Put a checkpoint's state back, after checking that it is this task's."""
-        state, file = saved
         check_class_names(state["class_names"], self.task.manifest.class_names, file)
         if state["split_hash"] != self.task.split_hash:
             raise UsageError(f"{file} was made for another split of the data; use a new --run.dir")
-        if state["world_size"] != self.world.size:
-            now, before = self.world.size, state["world_size"]
-            say(f"resuming with {now} processes instead of {before}: the run is no longer bit-exact")
-        self.learner.load_state(state["learner"])
-        self.progress = Progress.restored(state["progress"], self.learner.precision.device)
-        self.folder.truncate_metrics(self.progress.epoch)
+        for reason in inexact_reasons(state, self.learner):
+            say(f"{reason}: the resumed run is statistically equivalent, no longer bit-exact")
+        try:
+            self.learner.load_state(state["learner"])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ModelFileError(f"{file} does not fit this configuration: {error}") from error
+        self.progress = Progress.restored(state["progress"], self.learner.precision.device, self.world)
         say(f"resuming from {file}: epoch {self.progress.epoch + 1}, step {self.progress.step}")
 
     def save(self) -> None:
-        """Write the checkpoint to go on from."""
+        """Write the checkpoint to go on from; every process must call this, the first one writes."""
+        progress = self.progress.state(self.world)
         if not self.world.is_main:
             return
         state = {
             "learner": self.learner.state(),
-            "progress": self.progress.state(),
+            "progress": progress,
             "class_names": list(self.task.manifest.class_names),
             "split_hash": self.task.split_hash,
             "world_size": self.world.size,
+            "versions": versions(),
+            "device": f"{self.learner.precision.device_name}, {self.learner.precision.dtype_name}",
         }
         self.checkpoints.save(state, epoch=self.progress.epoch, step=self.progress.step)
 
     def finish(self) -> Fitted:
         """Return the model with the weights that the configuration selects, and the run's facts."""
         if self.config.train.select == "best":
+            barrier(self.world)  # the first process may still be writing it
             self.learner.core.load_state_dict(self.checkpoints.load_best()["model"])
         elif self.learner.ema:
             self.learner.ema.copy_to(self.learner.core)
@@ -199,6 +215,7 @@ class FitRun:
                 learner.model.compile()
 
     def _close_epoch(self, epoch: int, totals: Totals, saver: Saver) -> None:
+        check_finite_weights(self.learner.core, epoch, self.train_batches.steps_per_epoch)
         scores = self._validate()
         self.progress.seconds += saver.lap()
         row = {
@@ -226,14 +243,28 @@ class FitRun:
     def _keep_best(self, epoch: int, metric: float | None) -> None:
         if metric is None or (self.progress.best is not None and metric <= self.progress.best):
             return
-        self.progress.best, self.progress.best_epoch = metric, epoch
+        self.progress.best, self.progress.best_epoch = float(metric), epoch
         if self.world.is_main:
             with self.learner.averaged():
                 self.checkpoints.save_best({"model": self.learner.core.state_dict(), "epoch": epoch})
 
-    def _nothing_improves(self, epoch: int) -> bool:
-        patience = self.config.train.patience
-        return bool(patience) and epoch - self.progress.best_epoch >= patience
+    def _nothing_improves(self) -> bool:
+        patience, progress = self.config.train.patience, self.progress
+        return bool(patience) and progress.epoch - 1 - progress.best_epoch >= patience
+
+
+def inexact_reasons(state: dict[str, Any], learner: Learner) -> list[str]:
+    """Return why a resumed run may differ in its last bits from an unbroken one; empty when it cannot."""
+    world, device = learner.world, f"{learner.precision.device_name}, {learner.precision.dtype_name}"
+    now, before = versions(), state["versions"]
+    changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if now[name] != before.get(name)]
+    reasons = {
+        f"{world.size} processes instead of {state['world_size']}": state["world_size"] != world.size,
+        f"other versions ({', '.join(changed)})": bool(changed),
+        f"on {device} instead of {state['device']}": state["device"] != device,
+        "run.deterministic is off": not learner.config.run.deterministic,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 class Saver:
@@ -243,9 +274,10 @@ class Saver:
         check_batch_norm(run.learner.core, run.train_batches.batch_size // run.world.size)
         self.run, self.stop = run, stop
         self.bar: Bar | None = None
-        self.stopped = self.left_early = False
+        self.epoch = 0
+        self.left_early = False
         self.last_save = self.last_lap = time.monotonic()
-        self.ask_every = 1 if run.world.size == 1 else 10
+        self.ask_every, self.calls = 1 if run.world.size == 1 else 10, 0
 
     def lap(self) -> float:
         """Return the seconds since the last lap."""
@@ -258,13 +290,19 @@ class Saver:
         run, steps = self.run, self.run.train_batches.steps_per_epoch
         if self.bar is not None:
             self.bar.advance(step * run.train_batches.batch_size - self.bar.done)
-        if step % self.ask_every == 0 or step == steps:
-            self.stopped = any_true(self.stop.requested, run.world)
+        self.calls += 1
+        if step == steps or self.calls % self.ask_every:
+            return False
+        stopped = any_true(self.stop.requested, run.world)
         due = time.monotonic() - self.last_save >= 60 * run.config.run.checkpoint_minutes
-        if step < steps and (self.stopped or due):
-            run.progress.seconds += self.lap()
-            run.progress.step, run.progress.totals = step, totals
-            run.save()
-            self.last_save = time.monotonic()
-        self.left_early = self.stopped and step < steps
-        return self.left_early
+        if not (stopped or any_true(due, run.world)):
+            return False
+        if not all_true(totals.finite(), run.world):
+            return False  # the loop is about to name the batch that spoilt the weights
+        check_finite_weights(run.learner.core, self.epoch, step)
+        run.progress.seconds += self.lap()
+        run.progress.step, run.progress.totals = step, totals
+        run.save()
+        self.last_save = time.monotonic()
+        self.left_early = stopped
+        return stopped

@@ -47,7 +47,7 @@ def missing_files(root: Path, paths: Iterable[str], *, follow: bool = False) -> 
     if outside:
         raise DataError(
             f"{len(outside)} images lie outside the data root {root} through links; copy them in, "
-            f"or allow it with follow=true:\n{listing(outside)}"
+            f"or allow it with --data.follow true:\n{listing(outside)}"
         )
     return missing
 
@@ -58,5 +58,5 @@ def refuse_missing(root: Path, paths: Iterable[str], total: int) -> None:
     if absent:
         raise DataError(
             f"{len(absent)} of {total} listed images are not under {root}; put them there, or train without "
-            f"them by saying missing=drop (the report counts them):\n{listing(absent)}"
+            f"them by saying --data.missing drop (the report counts them):\n{listing(absent)}"
         )

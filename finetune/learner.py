@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from core_losses import build_loss
+from core_losses import LOSSES, build_loss
 from finetune.bundle import load_bundle
 from finetune.config import FitConfig, LossConfig
 from finetune.console import say
 from finetune.distributed import World
-from finetune.errors import ModelFileError, UsageError
+from finetune.errors import ModelFileError
 from finetune.model import Classifier, build_classifier, num_parameters
 from finetune.objective import Objective
 from finetune.optim import Ema, build_optimizer, parameter_groups
@@ -65,14 +67,21 @@ class Learner:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` returned."""
+        """Put back what `state` returned; rates, decay and momentum stay as they are configured now.
+
+        Raises ValueError, KeyError or RuntimeError for the state of another model or optimiser.
+        """
         self.core.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.provenance, self.notes = state["provenance"], state["notes"]
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema and state["ema"]:
+            decay = self.ema.decay
             self.ema.load_state_dict(state["ema"])
+            self.ema.decay = decay
+        elif self.ema:
+            self.ema = Ema(self.core, self.ema.decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -142,7 +151,7 @@ def build_recipe(config: FitConfig, core: Classifier) -> Recipe:
     """Return the stages of the configured training."""
     train = config.train
     return fine_tune_recipe(
-        train.epochs,
+        max(1, train.epochs),  # a network that is tested untrained has a recipe all the same
         train.frozen_epochs,
         lr=train.lr,
         head_lr_multiplier=train.head_lr_multiplier,
@@ -154,16 +163,38 @@ def build_recipe(config: FitConfig, core: Classifier) -> Recipe:
     )
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load moments and counts alone: torch's own loading would bring back the former options too."""
+    own = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    if [group.keys() for group in own] != [group.keys() - {"params"} for group in state["param_groups"]]:
+        raise ValueError("the checkpoint was written by another optimiser")
+    optimizer.load_state_dict(state)
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group.update(options)
+
+
 def build_class_loss(config: LossConfig, task: Task) -> nn.Module:
     """Return the configured loss, its class weights taken from the training rows."""
     counts = np.bincount(task.manifest.label[task.train], minlength=task.manifest.num_classes)
-    options: dict[str, Any] = dict(config.parameters())
+    options: dict[str, Any] = {**config.parameters()}
     if config.class_weights != "none":
         options["weight"] = torch.tensor(class_weights(counts, config.class_weights), dtype=torch.float32)
-    try:
-        return build_loss(config.name, label_smoothing=config.label_smoothing, **options)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"--loss.name {config.name}: {error}") from None
+    return build_loss(config.name, label_smoothing=config.label_smoothing, **options)
+
+
+def loss_settings(config: LossConfig) -> dict[str, Any]:
+    """Return the loss's name and all that decides its value: parameters with their defaults, and options.
+
+    >>> loss_settings(LossConfig(name="crl", beta=0.5))["alpha"]
+    1.5
+    """
+    parameters = inspect.signature(LOSSES[config.name]).parameters
+    shared = ("options", "weight", "ignore_index", "reduction", "label_smoothing")
+    defaults = {name: item.default for name, item in parameters.items() if name not in shared}
+    options = {"label_smoothing": config.label_smoothing, "class_weights": config.class_weights}
+    return {"name": config.name, **defaults, **config.parameters(), **options}
 
 
 def class_weights(counts: np.ndarray, rule: str) -> np.ndarray:
@@ -180,8 +211,10 @@ def class_weights(counts: np.ndarray, rule: str) -> np.ndarray:
 def prepare_torch(config: FitConfig, precision: Precision) -> None:
     """Ask for the same numbers every time, or for speed, where the device offers the choice."""
     if precision.device.type == "cuda":
+        if config.run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the library starts
+        torch.use_deterministic_algorithms(config.run.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = not config.run.deterministic
-        torch.backends.cudnn.deterministic = config.run.deterministic
 
 
 def load_classifier(file: Path) -> tuple[Classifier, PreprocessSpec, dict[str, Any]]:

@@ -40,6 +40,10 @@ class Totals:
         count = torch.tensor(len(hard), device=logits.device)
         self.sums += torch.stack([loss.detach() * count, right, count]).to(self.sums)
 
+    def finite(self) -> bool:
+        """Return whether every loss so far was a number."""
+        return bool(torch.isfinite(self.sums).all())
+
     def means(self, world: World) -> dict[str, float]:
         """Return the mean loss and the accuracy over all processes, in the unit interval."""
         sums = gather_rows({"sums": self.sums[None]}, world)["sums"].sum(0)
@@ -51,6 +55,7 @@ class LossWatch:
     """Finds the first loss that is not finite, asking the device only now and then (at every step on CPU)."""
 
     every: int
+    epoch: int
     recent: list[tuple[int, torch.Tensor, np.ndarray, float]] = field(default_factory=list)
 
     def add(self, step: int, loss: torch.Tensor, rows: torch.Tensor, lr: float) -> None:
@@ -65,15 +70,17 @@ class LossWatch:
         if not remembered or bool(torch.isfinite(torch.stack([loss for _, loss, _, _ in remembered])).all()):
             return
         step, loss, rows, lr = next(item for item in remembered if not bool(torch.isfinite(item[1])))
-        raise NotFiniteLossError(step, float(loss), rows, lr)
+        raise NotFiniteLossError(self.epoch, step, float(loss), rows, lr)
 
 
 class NotFiniteLossError(CrlError):
-    """The loss became NaN or infinite; carries the step, the value, the rows of the batch and the rate."""
+    """The loss became NaN or infinite; carries epoch and step (from 0), value, rows of the batch and rate."""
 
-    def __init__(self, step: int, value: float, rows: np.ndarray, lr: float) -> None:
-        super().__init__(f"the loss is {value} at step {step} (learning rate {lr:g})")
-        self.step, self.value, self.rows, self.lr = step, value, rows, lr
+    def __init__(self, epoch: int, step: int, value: float, rows: np.ndarray, lr: float) -> None:
+        super().__init__(
+            f"the loss is {value} at step {step + 1} of epoch {epoch + 1} (learning rate {lr:g})"
+        )
+        self.epoch, self.step, self.value, self.rows, self.lr = epoch, step, value, rows, lr
 
 
 def train_one_epoch(
@@ -95,7 +102,7 @@ def train_one_epoch(
     """
     model, train, precision = learner.model, learner.config.train, learner.precision
     totals = totals or Totals.zero(precision.device)
-    watch = LossWatch(every=1 if precision.device.type == "cpu" else 20)
+    watch = LossWatch(every=1 if precision.device.type == "cpu" else 20, epoch=epoch)
     model.train()
     learner.optimizer.zero_grad(set_to_none=True)
     steps = batches.steps_per_epoch
@@ -174,9 +181,11 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """Return {"index": rows (N,), "target": (N,), "probs": (N, K) float32}, sorted by row, each row once.
 
-    Where a picture has several crops its probabilities are averaged.
+    Where a picture has several crops its probabilities are averaged. Every process answers with the first
+    one's batch-norm statistics, those that are saved.
     """
     model.eval()
+    follow_first_process(model, world)
     rows: dict[str, list[torch.Tensor]] = {"index": [], "target": [], "probs": []}
     for batch in batches:
         images = normalise(batch.images.to(precision.device, non_blocking=True), spec.mean, spec.std)
@@ -186,11 +195,18 @@ def evaluate(
         rows["index"].append(batch.index)
         rows["target"].append(batch.target)
         rows["probs"].append(probs.cpu())
-    empty = {"index": torch.empty(0, dtype=torch.int64), "target": torch.empty(0, dtype=torch.int64)}
-    joined = {
-        name: torch.cat(parts) if parts else empty.get(name, torch.empty(0, 0))
-        for name, parts in rows.items()
-    }
+    nothing = {"index": torch.int64, "target": torch.int64, "probs": torch.float32}
+    joined = {name: torch.cat([torch.empty(0, dtype=nothing[name]), *parts]) for name, parts in rows.items()}
     gathered = gather_rows(joined, world)
     order = np.argsort(np.asarray(gathered["index"]), kind="stable")
     return {name: np.asarray(values)[order] for name, values in gathered.items()}
+
+
+def follow_first_process(model: Classifier, world: World) -> None:
+    """Give every process the first one's buffers: each counts the statistics of its own share of pictures."""
+    if world.size == 1:
+        return
+    buffers = dict(model.named_buffers())
+    everyone = gather_rows({name: buffer[None] for name, buffer in buffers.items()}, world)
+    for name, buffer in buffers.items():
+        buffer.copy_(everyone[name][0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from finetune.atomic import write_bytes
 from finetune.errors import DataError, listing
 
 # Columns that change what is trained or tested; the fingerprint covers them and nothing else.
@@ -37,9 +39,9 @@ class Manifest:
     account a subject belongs to), `source_id`, `gender` (str), `age` (float64, years) and the box `x1, y1,
     x2, y2` (float64, pixels) are optional, as is any further column a reader adds.
 
-    Raises DataError, naming the row, when a label lies outside [0, K), when columns differ in length, when a
-    path is absolute or climbs out of the root, or when one file has two labels. (One file listed twice with
-    one label is the reader's decision: a published list may hold duplicates.)
+    Raises DataError, naming the row, when a label lies outside [0, K) or is no whole number, when columns
+    differ in length, when a path is absolute or climbs out of the root, or when one file has two labels.
+    (One file listed twice with one label is the reader's decision: a published list may hold duplicates.)
     """
 
     root: Path
@@ -116,29 +118,56 @@ class Manifest:
             import pyarrow.parquet as pq
 
             table = pa.table({name: pa.array(values.tolist()) for name, values in self.columns.items()})
-            pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(self.class_names)}), file)
+            content = io.BytesIO()
+            pq.write_table(
+                table.replace_schema_metadata({"class_names": json.dumps(self.class_names)}), content
+            )
+            write_bytes(file, content.getvalue())
             return
-        with file.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(self.columns)
-            writer.writerows(zip(*(values.tolist() for values in self.columns.values()), strict=True))
-        _classes_file(file).write_text(json.dumps(self.class_names), encoding="utf-8")
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(self.columns)
+        writer.writerows(zip(*(values.tolist() for values in self.columns.values()), strict=True))
+        write_bytes(file, text.getvalue().encode())
+        write_bytes(_classes_file(file), json.dumps(self.class_names).encode())
 
     @classmethod
     def load(cls, file: Path, root: Path) -> Manifest:
-        """Read what `save` wrote; `root` is where the images lie now."""
-        if file.suffix == ".parquet":
-            import pyarrow.parquet as pq
+        """Read what `save` wrote; `root` is where the images lie now.
 
-            table = pq.read_table(file)
-            columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
-            return cls(root, tuple(json.loads(table.schema.metadata[b"class_names"])), columns)
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            header, *rows = list(csv.reader(stream))
-        cells = zip(*rows, strict=True) if rows else ([] for _ in header)
-        columns = {name: np.array(values) for name, values in zip(header, cells, strict=True)}
-        names = json.loads(_classes_file(file).read_text(encoding="utf-8"))
+        Raises DataError, naming the file, where it is missing, damaged or was not written by `save`.
+        """
+        names, columns = _read_parquet(file) if file.suffix == ".parquet" else _read_csv(file)
         return cls(root, tuple(names), columns)
+
+
+def _read_parquet(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot read the table {file}: {error}") from error
+    metadata = table.schema.metadata or {}
+    if b"class_names" not in metadata:
+        raise DataError(f"{file} carries no class_names: it is no manifest of this toolkit")
+    columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
+    return json.loads(metadata[b"class_names"]), columns
+
+
+def _read_csv(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            lines = list(csv.reader(stream))
+        names = json.loads(_classes_file(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"cannot read the table {file}: {error}") from error
+    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+    uneven = [f"row {row}: {len(cells)} cells" for row, cells in enumerate(rows) if len(cells) != len(header)]
+    if uneven:
+        raise DataError(f"{file} has {len(header)} columns, but:\n{listing(uneven)}")
+    return names, {name: np.array([cells[place] for cells in rows]) for place, name in enumerate(header)}
 
 
 def _classes_file(file: Path) -> Path:
@@ -147,12 +176,28 @@ def _classes_file(file: Path) -> Path:
 
 def _as_column(name: str, values: np.ndarray | Sequence[object]) -> np.ndarray:
     array = np.asarray(values)
-    if name in NUMBER_TYPES:
-        try:
-            return array.astype(NUMBER_TYPES[name])
-        except ValueError as error:
-            raise DataError(f"column {name!r} holds a value that is no number: {error}") from None
-    return array.astype(str) if array.dtype == object or array.dtype.kind not in "US" else array
+    if name not in NUMBER_TYPES:
+        return array.astype(str) if array.dtype.kind != "U" else array
+    wanted = NUMBER_TYPES[name]
+    if array.dtype.kind not in "iufb":
+        array = np.array([_number(name, row, value, wanted) for row, value in enumerate(array.tolist())])
+    if wanted is np.int64 and array.dtype.kind == "f":
+        cells = enumerate(array.tolist())
+        broken = [f"row {row}: {value}" for row, value in cells if not value.is_integer()]
+        if broken:
+            raise DataError(f"column {name!r} must hold whole numbers:\n{listing(broken)}")
+    return array.astype(wanted)
+
+
+def _number(name: str, row: int, value: object, wanted: type) -> float:
+    """Return a cell as a number of the wanted kind (an absent float is NaN), else name its row."""
+    if value is None and wanted is np.float64:
+        return float("nan")
+    try:
+        return int(str(value)) if wanted is np.int64 else float(str(value))
+    except ValueError:
+        kind = "whole number" if wanted is np.int64 else "number"
+        raise DataError(f"column {name!r}, row {row}: {value!r} is no {kind}") from None
 
 
 def _check_columns(columns: Mapping[str, np.ndarray]) -> None:

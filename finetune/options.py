@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -34,10 +35,12 @@ def parse_options(
     prog: str,
     about: str,
     positionals: Mapping[str, str] | None = None,
+    recipes: Path | None = None,
 ) -> tuple[T, Flags, dict[str, str]]:
     """Return the configuration, the common flags and the positional words of one command line.
 
-    `--config FILE` reads YAML, dotted options (`--train.lr 0.1`) override it, the last one wins.
+    `--config FILE` reads YAML, dotted options (`--train.lr 0.1`) override it, the last one wins. A name that
+    is no file may be that of a YAML file in the folder `recipes` (`--config paper_resnet34`).
     `positionals` maps a positional's name to its help; a name ending in "..." takes one word or more, which
     come back joined by newlines. Raises UsageError naming every unknown key with the nearest known one, and
     SystemExit(0) after `--help`.
@@ -45,7 +48,8 @@ def parse_options(
     from jsonargparse import ArgumentError, ArgumentParser
 
     known = dict(_leaves(config_type))
-    _check_config_files(argv, config_type)
+    argv = _with_recipes(argv, recipes)
+    _check_config_files(argv, config_type, recipes)
     parser = ArgumentParser(prog=prog, description=about, exit_on_error=False, allow_abbrev=False)
     for name, text in (positionals or {}).items():
         repeated = name.endswith("...")
@@ -68,7 +72,11 @@ def parse_options(
     for name in positionals or {}:
         value = parts[name.removesuffix("...")]
         words[name.removesuffix("...")] = "\n".join(value) if isinstance(value, list) else value
-    config = config_type(**{item.name: parts[item.name] for item in fields(config_type)})  # type: ignore[arg-type]
+    try:
+        config = config_type(**{item.name: parts[item.name] for item in fields(config_type)})  # type: ignore[arg-type]
+    except UsageError as error:
+        files = ", ".join(_values_of("--config", argv))
+        raise UsageError(f"{error}\n(with the options in {files})" if files else str(error)) from None
     return config, Flags(json=parts.json, debug=parts.debug), words
 
 
@@ -87,25 +95,42 @@ def _leaves(config_type: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{item.name}", hint
 
 
-def _check_config_files(argv: Sequence[str], config_type: type) -> None:
+def _with_recipes(argv: Sequence[str], recipes: Path | None) -> list[str]:
+    """Put the file of a recipe in the place of its name, wherever `--config` names no file."""
+    words = [
+        part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])
+    ]
+    for position, word in enumerate(words[1:], 1):
+        if recipes is None or words[position - 1] != "--config" or Path(word).is_file():
+            continue
+        file = recipes / f"{word}.yaml"
+        if file.parent == recipes and file.is_file():
+            words[position] = str(file)
+    return words
+
+
+def _values_of(option: str, argv: Sequence[str]) -> list[str]:
+    """Return the words that an option was given, as `--option word` or `--option=word`."""
+    joined = [word.removeprefix(f"{option}=") for word in argv if word.startswith(f"{option}=")]
+    return joined + [value for word, value in pairwise(argv) if word == option]
+
+
+def _check_config_files(argv: Sequence[str], config_type: type, recipes: Path | None) -> None:
     import yaml
 
-    for position, word in enumerate(argv):
-        if word == "--config" and position + 1 < len(argv):
-            name = argv[position + 1]
-        elif word.startswith("--config="):
-            name = word.removeprefix("--config=")
-        else:
-            continue
+    for name in _values_of("--config", argv):
         file = Path(name)
         if not file.is_file():
-            raise UsageError(f"--config {name}: there is no such file")
+            known = [] if recipes is None else sorted(recipe.stem for recipe in recipes.glob("*.yaml"))
+            hint = f"; recipes by name: {', '.join(known)}" if known else ""
+            raise UsageError(f"--config {name}: there is no such file{hint}")
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"{name} is not valid YAML: {error}") from None
         if not isinstance(content, dict):
-            raise UsageError(f"{name} must hold keys and values, got {type(content).__name__}")
+            got = "nothing" if content is None else type(content).__name__
+            raise UsageError(f"{name} must hold keys and values, got {got}")
         broken = list(_unknown_keys(content, config_type, ""))
         if broken:
             raise UsageError(f"{name}:\n" + "\n".join(f"  {line}" for line in broken))
@@ -123,14 +148,16 @@ def _unknown_keys(content: Mapping[str, Any], config_type: type, prefix: str) ->
                 yield f"{prefix}{key} must hold keys and values, got {value!r}"
 
 
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return " (did you mean ...?)" for a near name, else the list of what there is.
+def suggestion(name: str, known: Sequence[str], *, listed: bool = True) -> str:
+    """Return " (did you mean ...?)" for a near name, else the list of what there is (unless told already).
 
     >>> suggestion("epoch", ["epochs", "lr"])
     ' (did you mean epochs?)'
     """
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else f"; known: {', '.join(sorted(known))}"
+    if near:
+        return f" (did you mean {near[0]}?)"
+    return f"; known: {', '.join(sorted(known))}" if listed else ""
 
 
 def _lists_as_yaml(argv: Sequence[str], known: Mapping[str, Any]) -> list[str]:
@@ -158,12 +185,12 @@ def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any]) -> str
         allowed = get_args(known[bad.group(1)])
         choice = [str(value) for value in allowed if isinstance(value, str)]
         wish = f"one of {', '.join(choice)}" if choice else _type_name(known[bad.group(1)])
-        got = re.search(r"Got value: (.*)", bad.group(2))
+        got = re.search(r"(?:Got|Given) value: (.*)", bad.group(2))
         arrived = got.group(1).strip() if got else bad.group(2).strip()
-        near = suggestion(arrived, choice) if choice and difflib.get_close_matches(arrived, choice) else ""
-        source = next((f" (in {argv[i + 1]})" for i, w in enumerate(argv[:-1]) if w == "--config"), "")
-        on_line = any(word.partition("=")[0] == f"--{bad.group(1)}" for word in argv)
-        return f"--{bad.group(1)}{'' if on_line else source} must be {wish}, got {arrived}{near}"
+        near = suggestion(arrived, choice, listed=False)
+        on_line = arrived in _values_of(f"--{bad.group(1)}", argv)
+        files = "" if on_line else ", ".join(_values_of("--config", argv))
+        return f"--{bad.group(1)}{f' (in {files})' if files else ''} must be {wish}, got {arrived}{near}"
     return message
 
 

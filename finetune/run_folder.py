@@ -85,10 +85,10 @@ class RunFolder:
             return cls(folder, None, resumed=resume == "auto", changes=())
         _make_folder(folder)
         if not (folder / LOCK_NAME).exists():
-            _check_content(folder, resume)  # before a lock file appears in a folder that is not ours
+            check_content(folder, resume)  # before a lock file appears in a folder that is not ours
         lock = FolderLock(folder, wait_seconds)
         try:
-            _check_content(folder, resume)
+            check_content(folder, resume)
             remove_stale(folder)
             resumed, changes = settle_config(folder, to_plain(config), allow_change, free_keys)
             run = cls(folder, lock, resumed=resumed, changes=changes)
@@ -258,7 +258,13 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _check_content(folder: Path, resume: str) -> None:
+def check_content(folder: Path, resume: str) -> None:
+    """Raise UsageError where a run folder holds something that `resume` does not go on with.
+
+    `RunFolder.open` asks this too; whoever works long before opening asks first.
+    """
+    if not folder.is_dir():
+        return
     content = [entry for entry in folder.iterdir() if entry.name != LOCK_NAME and not is_stale(entry)]
     if not content:
         return

@@ -17,7 +17,8 @@ def derive_seed(seed: int, *counters: int | str) -> int:
     >>> derive_seed(0, "augment", 1, 2) == derive_seed(0, "augment", 1, 2) != derive_seed(0, "augment", 2, 1)
     True
     """
-    key = repr((int(seed), *counters)).encode()
+    plain = (counter if isinstance(counter, str) else int(counter) for counter in counters)
+    key = repr((int(seed), *plain)).encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
 

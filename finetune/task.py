@@ -47,9 +47,23 @@ def check_task(task: Task, config: FitConfig, world: World) -> None:
     if (counts > 0).sum() < 2:
         named = dict(zip(task.manifest.class_names, counts.tolist(), strict=True))
         raise DataError(f"training needs at least two classes with images; the training rows hold {named}")
+    _check_validation(task, config)
     if config.train.batch_size % world.size:
         raise UsageError(
             f"train.batch_size {config.train.batch_size} must be a multiple of {world.size} processes"
         )
     if world.size > len(task.train):
         raise DataError(f"{len(task.train)} training images are fewer than {world.size} processes")
+
+
+def _check_validation(task: Task, config: FitConfig) -> None:
+    """Raise UsageError where weights are to be chosen by a validation metric that there will not be."""
+    train = config.train
+    if train.select == "last" and not train.patience:
+        return
+    if not len(task.val):
+        raise UsageError("train.select best and train.patience need validation images; this split has none")
+    classes = task.manifest.num_classes
+    scored = task.scorer(np.full((1, classes), 1 / classes), np.zeros(1, dtype=np.int64))
+    if train.monitor not in scored:
+        raise UsageError(f"train.monitor {train.monitor}: this task is scored by {', '.join(scored)}")

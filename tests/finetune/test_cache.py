@@ -120,7 +120,7 @@ def test_bad_pictures_stop_with_the_whole_list_every_time(
         assert [path for path, _ in caught.value.bad] == [str(manifest.file(row)) for row in (2, 5, 7)]
         assert "empty" in str(caught.value)
         assert "web page" in str(caught.value)
-        assert "--skip-bad" in str(caught.value)
+        assert "--data.skip_bad" in str(caught.value)
         assert caught.value.exit_code == 3
 
 

@@ -129,7 +129,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
     usage = shutil.disk_usage(tmp_path)
     needed = 8 * 40 * 40 * 3
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
-    with pytest.raises(ResourceError, match=f"disk full.* {needed} bytes.*--cache-dir") as caught:
+    with pytest.raises(ResourceError, match=f"disk full.* {needed} bytes.*--run.cache") as caught:
         build(tmp_path / "cache" / "a.pixels", files)
     assert caught.value.exit_code == 5
     assert not list((tmp_path / "cache").glob("*.pixels*"))
@@ -170,7 +170,7 @@ def test_a_read_only_folder_is_a_clear_error(files: list[Path], tmp_path: Path) 
 
 def test_a_file_where_the_folder_should_be_is_a_clear_error(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("in the way")
-    with pytest.raises(ResourceError, match=r"cannot be written.*--cache-dir"):
+    with pytest.raises(ResourceError, match=r"cannot be written.*--run.cache"):
         build(tmp_path / "cache" / "a.pixels", files)
 
 

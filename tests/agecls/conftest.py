@@ -1,0 +1,41 @@
+"""Drawn faces and two finished cross-validations of them, made once for all tests of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agecls.crossval import cross_validate
+from agecls.lookalike import write_lookalike_adience
+from finetune.console import quiet, reset
+from tests.agecls.tiny_ages import tiny
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten albums of drawn people in Adience's layout; tests leave them as they are."""
+    root = tmp_path_factory.mktemp("ages") / "faces"
+    write_lookalike_adience(root, users=10, images_per_subject=2, image_size=32)
+    return root
+
+
+@pytest.fixture(scope="session")
+def other_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten other albums of other people."""
+    root = tmp_path_factory.mktemp("others") / "faces"
+    write_lookalike_adience(root, users=10, images_per_subject=1, image_size=32, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def pair(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The finished cross-validations of cross-entropy and CRL, equal in everything else."""
+    folder = tmp_path_factory.mktemp("pair")
+    quiet()
+    try:
+        for loss in ("cel", "crl"):
+            cross_validate(tiny(faces, folder / loss, loss))
+    finally:
+        reset()
+    return folder / "cel", folder / "crl"

@@ -1,0 +1,131 @@
+"""A cross-validation of seconds: drawn faces of 32 pixels, a tiny network, one epoch."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agecls.config import AgeConfig, AgeDataConfig, CrossValidationConfig
+from agecls.results import AgeResult
+from apps.cli import main
+from finetune.config import LossConfig, ModelConfig, RunConfig, TrainConfig
+from finetune.console import reset
+
+TINY = CrossValidationConfig(
+    model=ModelConfig(backbone="test_resnet", weights="none", image_size=32, resize_ratio=1.125),
+    train=TrainConfig(epochs=1, batch_size=8, lr=0.05, augment="flip"),
+    run=RunConfig(workers=0),
+    device="cpu",
+)
+
+
+def tiny(faces: Path, folder: Path, loss: str = "cel", **data: Any) -> CrossValidationConfig:
+    """Return the tiny cross-validation of these faces in `folder`; `data` changes its data options."""
+    run = replace(TINY.run, dir=str(folder), cache=str(faces.parent / "cache"))
+    source = AgeDataConfig(**({"root": str(faces)} | data))
+    return replace(TINY, data=source, loss=LossConfig(name=loss), run=run)
+
+
+def single(config: CrossValidationConfig, **data: Any) -> AgeConfig:
+    """Return the single run of a cross-validation's configuration."""
+    names = ("model", "head", "loss", "train", "run", "device", "evaluate")
+    parts = {name: getattr(config, name) for name in names}
+    return AgeConfig(**parts, data=replace(config.data, **data))
+
+
+def resumed(config: CrossValidationConfig, **changes: Any) -> CrossValidationConfig:
+    """Return the configuration that goes on with what lies in its folder."""
+    return replace(config, run=replace(config.run, resume="auto"), **changes)
+
+
+def words(config: AgeConfig) -> list[str]:
+    """Return the command line that gives a tiny configuration, without the command itself."""
+    options = {
+        "data.root": config.data.root,
+        "model.backbone": config.model.backbone,
+        "model.weights": config.model.weights,
+        "model.image_size": config.model.image_size,
+        "model.resize_ratio": config.model.resize_ratio,
+        "loss.name": config.loss.name,
+        "train.epochs": config.train.epochs,
+        "train.batch_size": config.train.batch_size,
+        "train.lr": config.train.lr,
+        "train.augment": config.train.augment,
+        "run.dir": config.run.dir,
+        "run.cache": config.run.cache,
+        "run.workers": config.run.workers,
+        "device": config.device,
+    }
+    return [f"--{name}={value}" for name, value in options.items() if value is not None]
+
+
+def crl(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    """Run `crl` in this process; return its exit code, standard output and standard error."""
+    capsys.readouterr()
+    try:
+        code = main([str(word) for word in argv])
+    finally:
+        reset()
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def one_object(out: str) -> dict[str, Any]:
+    """Return the one JSON object that a standard output holds, and nothing else."""
+    lines = out.splitlines()
+    assert len(lines) == 1, out
+    value = json.loads(lines[0], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert isinstance(value, dict)
+    return value
+
+
+def same_predictions(first: Path, second: Path) -> bool:
+    """Tell whether two folders hold the same predictions, to the last bit."""
+    a, b = AgeResult.load(first).predictions, AgeResult.load(second).predictions
+    return (a.probs == b.probs).all() and (a.path == b.path).all() and (a.target == b.target).all()
+
+
+def content(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return the hash and the time of writing of every file under a folder, lock files left out."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
+    return {
+        file.relative_to(folder).as_posix(): (
+            hashlib.sha256(file.read_bytes()).hexdigest(),
+            file.stat().st_mtime_ns,
+        )
+        for file in files
+    }
+
+
+def listed_rows(faces: Path) -> list[dict[str, str]]:
+    """Return the rows of the fold files as they are written, each with its fold."""
+    rows = []
+    for fold in range(5):
+        with (faces / f"fold_{fold}_data.txt").open(newline="") as stream:
+            rows += [{**row, "fold": str(fold)} for row in csv.DictReader(stream, delimiter="\t")]
+    return rows
+
+
+def picture(row: dict[str, str]) -> str:
+    """Return the path of a fold row's aligned picture."""
+    return f"aligned/{row['user_id']}/landmark_aligned_face.{row['face_id']}.{row['original_image']}"
+
+
+def as_table(faces: Path, file: Path, *, first_fold: int = 0, root: Path | None = None) -> Path:
+    """Write the faces as a table of path, group, subject, user, gender and fold; return the table."""
+    names = {"(0, 2)": "0-2", "(4, 6)": "4-6", "(8, 12)": "8-12", "(15, 20)": "15-20"}
+    names |= {"(25, 32)": "25-32", "(38, 43)": "38-43", "(48, 53)": "48-53", "(60, 100)": "60+"}
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "group", "subject", "user", "gender", "fold"])
+        for row in listed_rows(faces):
+            path = picture(row) if root is None else str(root / picture(row))
+            person = [row["face_id"], row["user_id"], row["gender"]]
+            writer.writerow([path, names[row["age"]], *person, int(row["fold"]) + first_fold])
+    return file

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from agecls.commands import COMMANDS as AGE_COMMANDS
+from apps.cli import main
+from apps.commands import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def in_a_process(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_help_answers_in_under_half_a_second():
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        found = in_a_process("from apps.cli import main; main(['--help'])")
+        seconds.append(time.perf_counter() - start)
+        assert "usage: crl" in found.stdout
+    assert min(seconds) < 0.5, seconds
+
+
+@pytest.mark.parametrize(
+    "argv", ["['--help']", "['age', '--help']", "['age', 'cv', '--help']", "['curves', '-h']"]
+)
+def test_help_needs_no_torch(argv):
+    code = f"import sys; from apps.cli import main; sys.exit(main({argv}) or 'torch' in sys.modules)"
+    assert in_a_process(code).returncode == 0
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]])
+def test_help_names_every_command(capsys, argv):
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  age {name} " in shown for name in AGE_COMMANDS)
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+
+
+def test_version_is_the_installed_one(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"crl-toolkit {metadata.version('crl-toolkit')}\n"
+
+
+def test_crl_is_the_console_script():
+    [script] = metadata.entry_points(group="console_scripts", name="crl")
+    assert script.load() is main
+
+
+@pytest.mark.parametrize(
+    ("argv", "near"), [(["aeg"], "age"), (["quickstrat"], "quickstart"), (["age", "comapre"], "compare")]
+)
+def test_a_misspelt_command_is_refused_with_the_nearest_one(capsys, argv, near):
+    assert main(argv) == 2
+    assert f"did you mean {near}?" in capsys.readouterr().err
+
+
+def test_age_alone_lists_its_commands(capsys):
+    assert main(["age"]) == 0
+    shown = capsys.readouterr().out
+    assert all(command.about in shown for command in AGE_COMMANDS.values())
