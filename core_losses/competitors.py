@@ -5,12 +5,13 @@ Both are -log p_c plus a sum over the competitors k != c of one function of p_k.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Unpack
 
 from torch import Tensor
 
-from core_losses.log_odds import class_dim, log_alpha_plus, log_posteriors
+from core_losses.competitor_sum import Cost, Denial, Dual, competitor_sum, composed_competitor_sum
+from core_losses.layout import class_dim
+from core_losses.log_odds import log_posteriors
 from core_losses.posterior import cross_entropy_loss
 from core_losses.reduction import LossModule, LossOptions, SharedOptions, check_non_negative, class_loss
 
@@ -38,7 +39,7 @@ def extended_binary_cross_entropy_loss(
     Source: Zhu, Yao, Jiang, Yu, arXiv 1804.10690 (2018), Eq. 9 ("BCE" in its Table I); Zhang et al.,
     "Competing Ratio Loss for Discriminative Multi-class Image Classification" (2020), Eq. 5.
     """
-    return _competitors_loss(logits, target, _not_competitor, options)
+    return _competitors_loss(logits, target, Denial(), options)
 
 
 def dual_cross_entropy_loss(
@@ -73,11 +74,7 @@ def dual_cross_entropy_loss(
     check_non_negative("beta", beta)
     if beta == 0:
         return cross_entropy_loss(logits, target, **options)
-
-    def raised_competitor(log_p: Tensor, _: Tensor) -> Tensor:
-        return beta * log_alpha_plus(alpha, log_p)
-
-    return _competitors_loss(logits, target, raised_competitor, options)
+    return _competitors_loss(logits, target, Dual(alpha, beta), options, closed_form=alpha >= 0.5)
 
 
 class ExtendedBCELoss(LossModule):
@@ -114,24 +111,17 @@ class DualCrossEntropyLoss(LossModule):
 
 
 def _competitors_loss(
-    logits: Tensor, target: Tensor, cost: Callable[[Tensor, Tensor], Tensor], options: LossOptions
+    logits: Tensor, target: Tensor, cost: Cost, options: LossOptions, closed_form: bool = True
 ) -> Tensor:
-    def of_target(logits: Tensor, index: Tensor, factors: Tensor) -> Tensor:
-        dim = class_dim(logits)
-        log_p, log_not_p = log_posteriors(logits)
-        costs = cost(log_p, log_not_p).scatter(dim, index, 0.0)
-        losses = costs.sum(dim, keepdim=True) - log_p.gather(dim, index)
-        return (losses * factors).masked_fill(factors == 0, 0.0)
+    def of_target(logits: Tensor, index: Tensor, factors: Tensor, total: bool) -> Tensor:
+        sum_of_costs = competitor_sum if closed_form else composed_competitor_sum
+        return sum_of_costs(cost, logits, index, factors, total)
 
     def of_every_class(logits: Tensor) -> Tensor:
         log_p, log_not_p = log_posteriors(logits)
-        return _sum_of_others(cost(log_p, log_not_p)) - log_p
+        return _sum_of_others(cost.of_logs(log_p, log_not_p)) - log_p
 
     return class_loss(logits, target, of_target, of_every_class, **options)
-
-
-def _not_competitor(_: Tensor, log_not_p: Tensor) -> Tensor:
-    return -log_not_p
 
 
 def _sum_of_others(costs: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from core_losses.lines import CompetingRatio, CrossEntropy, Focal, LikelihoodRatio, Taming
-from core_losses.log_odds import Line
+from core_losses.lines import CompetingRatio, CrossEntropy, Focal, LikelihoodRatio, Line, Taming
 from core_losses.reduction import check_non_negative
 
 

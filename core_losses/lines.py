@@ -1,6 +1,6 @@
-"""The posterior losses as functions of the log-odds m, with p = sigmoid(m) and q = 1 - p = sigmoid(-m).
+"""The posterior losses as functions of the log-odds m, through p = sigmoid(m) and q = 1 - p = sigmoid(-m).
 
-Each class holds a loss's settings and gives its value and its push -dL/dm >= 0, which is also -dL/dz_c. Both
+Each line holds a loss's settings and gives its value and its push -dL/dm >= 0, which is also -dL/dz_c. Both
 are exact in both tails: -log p = -logsigmoid(m) never leaves the logarithm, and no 1 - p is ever formed.
 """
 
@@ -8,12 +8,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core_losses.log_odds import log_alpha_plus
+
+class Line(Protocol):
+    """A loss that reads only the target's posterior: a function of the log-odds m, with its derivative."""
+
+    def value(self, m: Tensor) -> Tensor:
+        """Return the loss, element by element, in a new tensor."""
+        ...
+
+    def push(self, m: Tensor) -> Tensor:
+        """Return -dL/dm, which is also -dL/dz_c, element by element and itself differentiable."""
+        ...
+
+
+def log_alpha_plus(alpha: float, log_p: Tensor) -> Tensor:
+    """Return log(alpha + p) from log p, exact for any alpha >= 0 and any p in [0, 1].
+
+    From alpha = 1/2 on, log1p(p + (alpha - 1)) keeps a tiny p even where alpha is 1. Below it both terms stay
+    logarithms, so that neither a tiny alpha nor a tiny p is lost.
+
+    >>> log_alpha_plus(1.0, torch.tensor(-40.0)) > 0  # about e^-40, where log(1 + e^-40) rounds to 0
+    tensor(True)
+    """
+    if alpha == 0:
+        return log_p
+    if alpha >= 0.5:
+        return torch.log1p(log_p.exp() + (alpha - 1))
+    return torch.logaddexp(log_p.new_tensor(math.log(alpha)), log_p)
 
 
 @dataclass(frozen=True)
@@ -52,31 +79,32 @@ class LikelihoodRatio:
 
 @dataclass(frozen=True)
 class CompetingRatio:
-    """softplus(-m) + beta log(alpha + q), push q (1 + beta p / (alpha + q))."""
+    """beta log(alpha + (1 + alpha) e^-m) + (1 - beta) softplus(-m), push beta sigmoid(c - m) + (1 - beta) q.
+
+    This is beta log(alpha + q) - log p, written so that no alpha or m cancels. With c = log(1 + 1 / alpha) it
+    is, at beta = 1, log(alpha) + softplus(c - m): cross-entropy with the target's logit lowered by c.
+    """
 
     alpha: float
     beta: float
 
     def value(self, m: Tensor) -> Tensor:
         """Return the loss."""
-        if self.alpha == 0:  # softplus(-m) + beta log q without the cancellation; at beta = 1 exactly -m
-            return -self.beta * m if self.beta == 1 else (self.beta - 1) * F.logsigmoid(m) - self.beta * m
-        if self.alpha >= 0.5:  # log1p keeps a tiny q even where alpha is 1
-            competitors = torch.log1p(torch.sigmoid(-m) + (self.alpha - 1))
-        else:
-            competitors = log_alpha_plus(self.alpha, F.logsigmoid(-m))
-        return (competitors if self.beta == 1 else self.beta * competitors) - F.logsigmoid(m)
+        ratio = torch.logaddexp(math.log1p(self.alpha) - m, m.new_tensor(self._log_alpha))
+        return ratio if self.beta == 1 else self.beta * ratio - (1 - self.beta) * F.logsigmoid(m)
 
     def push(self, m: Tensor) -> Tensor:
         """Return -dL/dm."""
-        q = torch.sigmoid(-m)
-        if self.alpha == 0:
-            return (1 - self.beta) * q + self.beta
-        if self.alpha >= 0.5:  # with p = 1 - q
-            grown = self.beta * (1 + self.alpha) * (q / (self.alpha + q))
-            return grown if self.beta == 1 else (1 - self.beta) * q + grown
-        share = torch.sigmoid(F.logsigmoid(-m) - math.log(self.alpha))  # q / (alpha + q)
-        return q + self.beta * torch.sigmoid(m) * share
+        raised = torch.sigmoid(self._margin - m)
+        return raised if self.beta == 1 else self.beta * raised + (1 - self.beta) * torch.sigmoid(-m)
+
+    @property
+    def _log_alpha(self) -> float:
+        return math.log(self.alpha) if self.alpha > 0 else -math.inf
+
+    @property
+    def _margin(self) -> float:
+        return math.log1p(self.alpha) - self._log_alpha
 
 
 @dataclass(frozen=True)
@@ -92,7 +120,8 @@ class Focal:
     def push(self, m: Tensor) -> Tensor:
         """Return -dL/dm."""
         faded = torch.exp(self.gamma * F.logsigmoid(-m))
-        return faded * (torch.sigmoid(-m) - self.gamma * torch.sigmoid(m) * F.logsigmoid(m))
+        steepened = torch.addcmul(torch.sigmoid(-m), torch.sigmoid(m), F.logsigmoid(m), value=-self.gamma)
+        return faded * steepened
 
 
 @dataclass(frozen=True)

@@ -10,26 +10,16 @@ log of 1 - softmax(z)_c, keeps m finite and exact however sure or wrong the netw
 
 from __future__ import annotations
 
-import inspect
-import math
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-
-class Line(Protocol):
-    """A loss that reads only the target's posterior: a function of the log-odds m, with its derivative."""
-
-    def value(self, m: Tensor) -> Tensor:
-        """Return the loss at log-odds m, element by element."""
-        ...
-
-    def push(self, m: Tensor) -> Tensor:
-        """Return -dL/dm, which is also -dL/dz_c, element by element and itself differentiable."""
-        ...
+from core_losses.functions import VmapBatch, accept_any_arguments
+from core_losses.layout import class_dim, computing_dtype
+from core_losses.lines import Line
 
 
 class _LineOnLogOdds(torch.autograd.Function):
@@ -37,13 +27,14 @@ class _LineOnLogOdds(torch.autograd.Function):
 
     The backward pass is closed form: dL/dz = dL/dm dm/dz. Handing m and -dm/dz out as further, differentiable
     outputs, and saving those outputs, lets autograd differentiate the backward pass too (double backward,
-    `torch.func`). Where a factor is 0 the loss is 0, whatever the logits.
+    `torch.func`). Where a factor is 0 the loss is 0, whatever the logits; `total` sums over the examples.
     """
 
     @staticmethod
     def forward(
-        logits: Tensor, index: Tensor, factors: Tensor | None, dim: int, line: Line | None
+        logits: Tensor, index: Tensor, factors: Tensor | None, line: Line | None, total: bool
     ) -> tuple[Tensor | None, Tensor, Tensor]:
+        dim = class_dim(logits)
         # Masking the target by the lowest finite number keeps m finite where every competitor is -inf.
         competitors = torch.scatter(logits, dim, index, torch.finfo(logits.dtype).min)
         top = competitors.amax(dim, keepdim=True)
@@ -53,15 +44,16 @@ class _LineOnLogOdds(torch.autograd.Function):
         ratios.scatter_(dim, index, -1.0)
         if line is None or factors is None:
             return None, m, ratios
-        return line.value(m).mul_(factors).masked_fill_(factors == 0, 0.0), m, ratios
+        losses = line.value(m).mul_(factors).masked_fill_(factors.logical_not(), 0.0)
+        return losses.sum() if total else losses, m, ratios
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, index, factors, dim, line = inputs
+        _, index, factors, line, _ = inputs
         context = cast(Any, ctx)
         context.save_for_backward(index, factors, *output[1:])
         context.set_materialize_grads(False)
-        context.dim, context.line = dim, line
+        context.line = line
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
@@ -74,36 +66,25 @@ class _LineOnLogOdds(torch.autograd.Function):
         else:
             grad = None if grad_m is None else descent * -grad_m
         if grad_descent is not None:
-            ratios = descent.scatter(ctx.dim, index, 0.0)
-            inner = (grad_descent * ratios).sum(ctx.dim, keepdim=True)
+            dim = class_dim(descent)
+            ratios = descent.scatter(dim, index, 0.0)
+            inner = (grad_descent * ratios).sum(dim, keepdim=True)
             through_ratios = ratios * (grad_descent - inner)
             grad = through_ratios if grad is None else grad + through_ratios
         return grad, None, None, None, None
 
     @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        logits: Tensor,
-        index: Tensor,
-        factors: Tensor | None,
-        dim: int,
-        line: Line | None,
-    ) -> tuple[tuple[Tensor | None, Tensor, Tensor], tuple[int | None, int, int]]:
-        def batch_first(value: Tensor, at: int | None) -> Tensor:
-            return value.expand(info.batch_size, *value.shape) if at is None else value.movedim(at, 0)
-
-        logits, index = batch_first(logits, in_dims[0]), batch_first(index, in_dims[1])
-        factors = None if factors is None else batch_first(factors, in_dims[2])
-        outputs = _LineOnLogOdds.apply(logits, index, factors, dim + 1, line)
-        return outputs, (None if outputs[0] is None else 0, 0, 0)
+    def vmap(info: Any, in_dims: Any, logits: Any, index: Any, factors: Any, line: Any, total: bool) -> Any:
+        batch = VmapBatch(info.batch_size, in_dims, logits, index, factors)
+        losses, *others = batch.split(cast(Any, _LineOnLogOdds).apply(*batch.merged, line, False))
+        losses = losses.flatten(1).sum(1) if total and losses is not None else losses
+        return batch.outputs(losses, *others)
 
 
-# `Function.apply` looks this signature up on every call; kept here, it is computed once.
-cast(Any, _LineOnLogOdds.forward).__signature__ = inspect.signature(_LineOnLogOdds.forward)
+accept_any_arguments(_LineOnLogOdds)
 
 
-def line_on_log_odds(line: Line, logits: Tensor, index: Tensor, factors: Tensor) -> Tensor:
+def line_on_log_odds(line: Line, logits: Tensor, index: Tensor, factors: Tensor, total: bool) -> Tensor:
     """Return a loss of the log-odds at `index`, in one forward and one closed-form backward pass.
 
     Args:
@@ -111,37 +92,12 @@ def line_on_log_odds(line: Line, logits: Tensor, index: Tensor, factors: Tensor)
         logits: (B, K), (B, K, d1, ...) or (K,), float32 or float64.
         index: int64 class per example in [0, K), shaped as the logits but of size 1 along the classes.
         factors: what each example's loss is multiplied by, shaped as `index`; a constant, without gradient.
+        total: whether to sum over the examples.
 
     Returns:
-        factors line(m), shaped as `index`, differentiable in the logits to any order.
+        factors line(m), shaped as `index`, or its sum; differentiable in the logits to any order.
     """
-    value, _, _ = cast(Any, _LineOnLogOdds).apply(logits, index, factors, class_dim(logits), line)
-    return cast(Tensor, value)
-
-
-def class_dim(logits: Tensor) -> int:
-    """Return the dimension that holds the classes: 0 for logits (K,), otherwise 1.
-
-    >>> class_dim(torch.zeros(5)), class_dim(torch.zeros(2, 5, 7))
-    (0, 1)
-    """
-    return 0 if logits.ndim == 1 else 1
-
-
-def computing_dtype(logits: Tensor) -> Tensor:
-    """Return `logits` in the type the losses compute in: half types become float32, float64 stays.
-
-    Raises TypeError when the logits are not floating point.
-
-    >>> computing_dtype(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype
-    torch.float32
-    """
-    if not logits.is_floating_point():
-        raise TypeError(
-            f"logits must be floating point, but arrived as {logits.dtype}; pass the classifier's "
-            "raw scores, before any softmax or argmax"
-        )
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return cast(Tensor, cast(Any, _LineOnLogOdds).apply(logits, index, factors, line, total)[0])
 
 
 def log_odds_and_descent(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +112,7 @@ def log_odds_and_descent(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]
     Returns:
         m, shaped as `index`, and -dm/dz, shaped as `logits`; both differentiable to any order.
     """
-    _, m, descent = cast(Any, _LineOnLogOdds).apply(logits, index, None, class_dim(logits), None)
+    _, m, descent = cast(Any, _LineOnLogOdds).apply(logits, index, None, None, False)
     return m, descent
 
 
@@ -214,19 +170,3 @@ def log_posteriors(logits: Tensor) -> tuple[Tensor, Tensor]:
     log_p = logits - logits.gather(dim, top) + F.logsigmoid(top_log_odds)
     log_not_p = torch.log1p(descent * -torch.sigmoid(-top_log_odds))
     return log_p, log_not_p.scatter(dim, top, F.logsigmoid(-top_log_odds))
-
-
-def log_alpha_plus(alpha: float, log_p: Tensor) -> Tensor:
-    """Return log(alpha + p) from log p, exact for any alpha >= 0 and any p in [0, 1].
-
-    From alpha = 1/2 on, log1p(p + (alpha - 1)) keeps a tiny p even where alpha is 1. Below it both terms stay
-    logarithms, so that neither a tiny alpha nor a tiny p is lost.
-
-    >>> log_alpha_plus(1.0, torch.tensor(-40.0)) > 0  # about e^-40, where log(1 + e^-40) rounds to 0
-    tensor(True)
-    """
-    if alpha == 0:
-        return log_p
-    if alpha >= 0.5:
-        return torch.log1p(log_p.exp() + (alpha - 1))
-    return torch.logaddexp(log_p.new_tensor(math.log(alpha)), log_p)

@@ -14,14 +14,14 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from core_losses.lines import CompetingRatio, CrossEntropy, Focal, LikelihoodRatio, Taming
-from core_losses.log_odds import Line, line_on_log_odds, log_posteriors
+from core_losses.lines import CompetingRatio, CrossEntropy, Focal, LikelihoodRatio, Line, Taming
+from core_losses.log_odds import line_on_log_odds, log_posteriors
 from core_losses.reduction import LossModule, LossOptions, SharedOptions, check_non_negative, class_loss
 
 
 def _posterior_loss(logits: Tensor, target: Tensor, line: Line, options: LossOptions) -> Tensor:
-    def of_target(logits: Tensor, index: Tensor, factors: Tensor) -> Tensor:
-        return line_on_log_odds(line, logits, index, factors)
+    def of_target(logits: Tensor, index: Tensor, factors: Tensor, total: bool) -> Tensor:
+        return line_on_log_odds(line, logits, index, factors, total)
 
     def of_every_class(logits: Tensor) -> Tensor:
         log_p, log_not_p = log_posteriors(logits)
@@ -124,7 +124,8 @@ def competing_ratio_loss(
     dL/dz_c = -(1 - p_c) s and dL/dz_j = p_j s, with s = 1 + beta p_c / (alpha + 1 - p_c)
 
     CRL is cross-entropy whose step grows with confidence, from s = 1 to s = 1 + beta / alpha (1.667 at the
-    defaults). Its floor is beta log(alpha) (0.405 at the defaults), not 0; for alpha < 1 that is negative.
+    defaults). At beta = 1 that is cross-entropy with the target's logit lowered by log(1 + 1 / alpha), plus
+    log(alpha). Its floor is beta log(alpha) (0.405 at the defaults), not 0; for alpha < 1 that is negative.
 
     Args:
         logits, target, options: as for `cross_entropy_loss`.

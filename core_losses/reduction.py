@@ -14,7 +14,7 @@ from typing import Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
-from core_losses.log_odds import class_dim, computing_dtype
+from core_losses.layout import class_dim, computing_dtype
 
 Reduction = Literal["none", "mean", "sum"]
 REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "sum")
@@ -88,7 +88,7 @@ class LossModule(nn.Module):
 def class_loss(
     logits: Tensor,
     target: Tensor,
-    of_target: Callable[[Tensor, Tensor, Tensor], Tensor],
+    of_target: Callable[[Tensor, Tensor, Tensor, bool], Tensor],
     of_every_class: Callable[[Tensor], Tensor],
     *,
     weight: Tensor | None = None,
@@ -104,8 +104,8 @@ def class_loss(
         logits: (B, K), (B, K, d1, ...) or (K,), K >= 2; half types are computed in float32.
         target: int64 class indices, shaped as the logits without the classes, in [0, K) or `ignore_index`;
             or soft targets, floating point and shaped as the logits.
-        of_target: (logits, index, factors) -> factors * l at `index`, where index, factors and the value have
-            size 1 along the classes; 0 where a factor is 0.
+        of_target: (logits, index, factors, total) -> factors * l at `index`, or its sum if `total`. index,
+            factors and the unsummed value have size 1 along the classes; 0 where a factor is 0.
         of_every_class: logits -> l for each class as the target, shaped as the logits; only for smoothed and
             soft targets.
         weight, ignore_index, reduction, label_smoothing: see `LossOptions`.
@@ -134,14 +134,16 @@ def class_loss(
     try:
         counts = valid if weight is None else weight[index] * valid
         if label_smoothing == 0:
-            losses = of_target(logits, index, _shares(counts, counts, reduction, logits.dtype))
+            shares = _shares(counts, counts, reduction, logits.dtype)
+            losses = of_target(logits, index, shares, reduction != "none")
         else:
             losses = _smoothed_losses(of_every_class(logits), index, weight, label_smoothing)
             losses = (losses * _shares(valid, counts, reduction, logits.dtype)).masked_fill(~valid, 0.0)
+            losses = losses if reduction == "none" else losses.sum()
     except (RuntimeError, IndexError) as error:  # torch checks indices anyway; only its wording needs help
         _refuse_out_of_range(index, logits.shape[dim], ignore_index, error)
         raise
-    return losses.squeeze(dim) if reduction == "none" else losses.sum()
+    return losses.squeeze(dim) if reduction == "none" else losses
 
 
 def _shares(values: Tensor, counts: Tensor, reduction: Reduction, dtype: torch.dtype) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
+import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,27 @@ def test_build_loss_passes_keywords_and_says_its_settings() -> None:
     assert repr(loss) == "CompetingRatioLoss(alpha=2.0, beta=0.5)"
     assert loss.reduction == "sum"
     assert list(loss.state_dict()) == ["weight"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_survives_pickling_copying_and_its_state_dict(name: str) -> None:
+    logits, target = _batch()
+    weight = torch.tensor([0.5, 1.0, 2.0, 3.0])
+    loss = build_loss(name, weight=weight, label_smoothing=0.1, reduction="sum")
+    for twin in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
+        assert repr(twin) == repr(loss)
+        assert torch.equal(twin(logits, target), loss(logits, target))
+        twin.load_state_dict({"weight": torch.zeros(4)})
+        assert twin(logits, target) == 0
+        twin.load_state_dict(nn.CrossEntropyLoss(weight=weight).state_dict())
+        assert torch.equal(twin(logits, target), loss(logits, target))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_repr_names_every_setting_of_the_losss_own(name: str) -> None:
+    own = loss_keywords(name)[:-4]
+    loss = build_loss(name)
+    assert repr(loss) == f"{type(loss).__name__}({', '.join(f'{key}={vars(loss)[key]}' for key in own)})"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core_losses.log_odds import log_alpha_plus, log_odds, log_odds_and_descent, log_posteriors
+from core_losses.log_odds import log_odds, log_odds_and_descent, log_posteriors
 
 
 def test_log_odds_of_three_classes_worked_by_hand() -> None:
@@ -103,13 +103,3 @@ def test_first_and_second_derivatives_match_finite_differences() -> None:
 def test_integer_logits_are_refused() -> None:
     with pytest.raises(TypeError, match=r"floating point, but arrived as torch.int64"):
         log_odds(torch.tensor([[1, 2]]), torch.tensor([0]))
-
-
-@pytest.mark.parametrize("alpha", [0.0, 1e-30, 0.3, 0.5, 1.0, 1.5, 40.0])
-def test_log_alpha_plus_is_exact_for_small_and_large_alpha(alpha: float) -> None:
-    log_p = torch.tensor([-600.0, -30.0, -1.0, 0.0], dtype=torch.float64)
-    expected = [
-        math.log1p(alpha - 1 + p) if alpha >= 0.5 else (math.log(alpha + p) if alpha + p > 0 else -math.inf)
-        for p in map(math.exp, log_p.tolist())
-    ]
-    torch.testing.assert_close(log_alpha_plus(alpha, log_p), torch.tensor(expected, dtype=torch.float64))
