@@ -90,7 +90,10 @@ class CompetingRatio:
 
     def value(self, m: Tensor) -> Tensor:
         """Return the loss."""
-        ratio = torch.logaddexp(math.log1p(self.alpha) - m, m.new_tensor(self._log_alpha))
+        if self.alpha >= 0.5:  # nothing cancels: the cheaper of two equal forms
+            ratio = self._log_alpha - F.logsigmoid(m - self._margin)
+        else:
+            ratio = torch.logaddexp(math.log1p(self.alpha) - m, m.new_tensor(self._log_alpha))
         return ratio if self.beta == 1 else self.beta * ratio - (1 - self.beta) * F.logsigmoid(m)
 
     def push(self, m: Tensor) -> Tensor:
