@@ -1,0 +1,55 @@
+"""Seeds: functions of their counters alone, equal in every process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from finetune.seeding import derive_seed, epoch_order, numpy_generator, seed_step
+
+
+def test_seeds_are_fixed_for_ever():
+    assert derive_seed(0, "order", 0) == 4819849257279361181
+    assert derive_seed(3, "augment", 1, 2) == 6453858726989584379
+
+
+def test_seeds_are_equal_in_another_process_with_another_hash_seed():
+    code = "from finetune.seeding import derive_seed; print(derive_seed(5, 'batch', 1, 2, 3))"
+    told = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, capture_output=True, check=True
+    )
+    assert int(told.stdout) == derive_seed(5, "batch", 1, 2, 3)
+
+
+def test_seeds_differ_in_every_counter_and_fit_torch():
+    seeds = {
+        derive_seed(s, n, a, b) for s in (0, 1) for n in ("x", "y") for a in (0, 1, 10) for b in (0, 1, 11)
+    }
+    assert len(seeds) == 36
+    assert derive_seed(1, 11) != derive_seed(11, 1) != derive_seed(1, 1, 1)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_numbers_of_numpy_and_python_make_equal_seeds():
+    assert derive_seed(3, "x", np.int64(1)) == derive_seed(3, "x", 1)  # type: ignore[arg-type]
+
+
+def test_an_epochs_order_is_a_permutation_of_its_own():
+    first, second = epoch_order(50, 0, 0), epoch_order(50, 0, 1)
+    assert sorted(first.tolist()) == list(range(50))
+    assert first.tolist() != second.tolist()
+    assert first.tolist() == epoch_order(50, 0, 0).tolist()
+    assert numpy_generator(1, "a").random() != numpy_generator(1, "b").random()
+
+
+def test_a_steps_randomness_does_not_depend_on_what_was_drawn_before():
+    def drawn(epoch: int, step: int, rank: int) -> list[float]:
+        torch.rand(7)
+        seed_step(0, epoch, step, rank)
+        return torch.rand(3).tolist()
+
+    assert drawn(1, 2, 0) == drawn(1, 2, 0)
+    assert len({tuple(drawn(e, s, r)) for e in (0, 1) for s in (0, 1) for r in (0, 1)}) == 8
