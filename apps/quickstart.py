@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +33,27 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
     reports = {}
     for name, title in LOSSES.items():
         say(f"\n{title}: five folds, no person on two sides")
-        reports[name] = cross_validate(loss_config(config, faces, folder, name))
+        with one_thread():
+            reports[name] = cross_validate(loss_config(config, faces, folder, name))
     say("\nthe same faces, loss against loss")
     first, second = (folder / name for name in LOSSES)
     comparison = compare_folders([first], [second], CompareConfig(out=str(folder / "comparison")))
     say(f"\nreports: {', '.join(str(folder / name / 'report.md') for name in LOSSES)}, {comparison['page']}")
     say("these are drawings: the numbers show that everything works, not which loss is better on real faces")
     return {"dir": str(folder), "runs": reports, "comparison": comparison}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one core meanwhile: threads that share so small a network mostly wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def claim(folder: Path) -> Path:
