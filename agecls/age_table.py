@@ -215,7 +215,7 @@ def _check_columns(table: Table, wanted: Sequence[str], subject: str | None) -> 
         return
     hint = (
         "\nwithout subjects one person can be in training and test: name the column that holds them, or say "
-        "subject_column=null if every image truly shows another person"
+        "--data.subject_column none if every image truly shows another person"
     )
     raise DataError(
         f"{table.file}, line 1: missing columns: {', '.join(absent)}; found: {', '.join(table.header)}"

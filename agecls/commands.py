@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agecls.config import AgeConfig, AgeDataConfig, CompareConfig, CrossValidationConfig, EvaluateConfig
+from agecls.config import AgeConfig, AgeDataConfig, CompareConfig, CrossValidationConfig, EvaluateAgainConfig
 from finetune.command import Command, choose_command
 
 
@@ -17,10 +17,14 @@ class VerifyConfig:
 
     Args:
         quick: count and check the lists only; do not open every picture.
+        export: folder to write every fold's train, validation and test lists to (relative paths, CSV).
+        against: folder of such lists; it is an error when they are not the splits of this data.
     """
 
     data: AgeDataConfig = field(default_factory=AgeDataConfig)
     quick: bool = False
+    export: str | None = None
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class EvaluateAgeConfig:
     """
 
     data: AgeDataConfig = field(default_factory=AgeDataConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
     device: str = "auto"
     cache: str = "auto"
     out: str | None = None
@@ -45,7 +49,7 @@ def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Count a data set and check what can be checked before training."""
     from agecls.verification import verify_data
 
-    return verify_data(config.data, quick=config.quick)
+    return verify_data(config.data, quick=config.quick, export=config.export, against=config.against)
 
 
 def train(config: AgeConfig, words: Mapping[str, str]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class AgeDataConfig:
         user_column: the table's column of albums or accounts that hold several persons.
         gender_column: the table's column of genders (m, f, u), for slices only.
         fold_column: the table's column of official folds (0, 1, ...).
-        protocol: fixed (no validation), grouped (validation by user) or rotate (the next fold validates).
+        protocol: fixed (no validation), grouped (validation by user) or rotate (the fold before the test fold
+            validates).
         n_folds: folds made for a table that has none.
         fold_seed: seed of those folds.
         fold: the test fold of `train`; -1 trains on everything and tests on nothing.
@@ -74,6 +75,19 @@ class EvaluateConfig:
     """
 
     test_crops: Literal["center", "flip", "ten"] = "center"
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class EvaluateAgainConfig:
+    """How pictures are shown to a network that was tested before.
+
+    Args:
+        test_crops: center, flip or ten; null shows them as the run's own test did.
+        batch_size: pictures at once (memory only; the scores do not depend on it).
+    """
+
+    test_crops: Literal["center", "flip", "ten"] | None = None
     batch_size: int = 64
 
 

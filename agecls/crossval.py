@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ from agecls.report import report_result
 from agecls.results import AgeResult, Predictions
 from finetune.command import command_line
 from finetune.config import FREE_KEYS, to_dict
-from finetune.config_record import config_changes
+from finetune.config_record import CONFIG_NAME, config_changes
 from finetune.console import say, table
-from finetune.errors import DataError, UsageError, listing
+from finetune.errors import CrlError, DataError, UsageError, listing
+from finetune.folder_lock import LOCK_NAME
 from finetune.run_folder import RunFolder, read_json
 
 if TYPE_CHECKING:
@@ -57,13 +59,16 @@ def cross_validate(config: CrossValidationConfig) -> dict[str, Any]:
     for fold in wanted:
         if fold in finished:
             say(f"fold {fold}: finished earlier, not run again")
-    if len(config.devices) > 1 and len(waiting) > 1:
-        run_on_devices(config, folder, waiting)
-    else:
-        device = config.devices[0] if config.devices else config.device
-        experiment = replace(experiment, config=replace(config, device=device))
-        for fold in waiting:
-            run_fold(experiment, fold, fold_folder(folder, fold), World())
+    with no_claim_left(folder):
+        if len(config.devices) > 1 and len(waiting) > 1:
+            run_on_devices(config, folder, waiting)
+        else:
+            device = config.devices[0] if config.devices else config.device
+            experiment = replace(experiment, config=replace(config, device=device))
+            for fold in waiting:
+                if is_finished(fold_folder(folder, fold)):  # by another process meanwhile
+                    continue
+                run_fold(experiment, fold, fold_folder(folder, fold), World())
     finished = finished_folds(experiment, folder)
     remaining = [fold for fold in folds if fold not in finished]
     if remaining or not config.report:
@@ -71,6 +76,24 @@ def cross_validate(config: CrossValidationConfig) -> dict[str, Any]:
             say(f"folds {remaining} remain; the report is written when all are there")
         return {"finished": finished, "remaining": remaining, "run": str(folder)}
     return conclude(experiment, folder)
+
+
+@contextmanager
+def no_claim_left(folder: Path) -> Iterator[None]:
+    """Let go of the result folder when the `with` fails before any fold did anything.
+
+    So the corrected command may use it: a misspelt device or missing weights cost nobody a folder.
+    """
+    try:
+        yield
+    except CrlError:
+        names = {file.name for file in folder.rglob("*") if not file.is_dir()}
+        if names <= {CONFIG_NAME, LOCK_NAME} and not any(folder.glob(f"fold*/{CONFIG_NAME}")):
+            for lock in folder.glob(f"fold*/{LOCK_NAME}"):
+                lock.unlink()
+                lock.parent.rmdir()
+            (folder / CONFIG_NAME).unlink(missing_ok=True)
+        raise
 
 
 def refuse_torchrun() -> None:
@@ -84,7 +107,11 @@ def refuse_torchrun() -> None:
 
 def finished_folds(experiment: Experiment, folder: Path) -> list[int]:
     """Return the folds that are complete; DataError when one was run on other images than are there now."""
-    now = {"manifest": experiment.data.manifest.fingerprint, "split": experiment.split_hash}
+    now = {
+        "manifest": experiment.data.manifest.fingerprint,
+        "pictures": experiment.source.content,
+        "split": experiment.split_hash,
+    }
     found = []
     for fold in (split.fold for split in experiment.splits):
         own = fold_folder(folder, fold)
@@ -136,6 +163,7 @@ def shared_config(config: AgeConfig) -> dict[str, Any]:
 def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Join the folds' predictions and records into the result's own, then score, draw and report."""
     folds = [AgeResult.load(fold_folder(folder, split.fold)) for split in experiment.splits]
+    refuse_mixed_folds(folds)
     manifest = experiment.data.manifest
     record = dict(folds[0].run) | {
         "kind": "age_cv",
@@ -159,6 +187,19 @@ def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
     tell(report)
     say(f"report: {folder / 'report.md'}")
     return report
+
+
+def refuse_mixed_folds(folds: list[AgeResult]) -> None:
+    """Raise DataError when folds were trained with different settings: they are no one experiment."""
+    own = ("run", "device", "data.fold", "evaluate.batch_size")
+    for other in folds[1:]:
+        changes = config_changes(folds[0].config, other.config)
+        lines = [f"{key}: {change}" for key, change in changes.items() if not key.startswith(own)]
+        if lines:
+            raise DataError(
+                f"{folds[0].folder} and {other.folder} were trained differently:\n{listing(lines)}\n"
+                "Remove the folds that should be trained again, then give --run.resume auto"
+            )
 
 
 def join_predictions(parts: list[Predictions]) -> Predictions:

@@ -29,7 +29,6 @@ from finetune.manifest import Manifest
 
 if TYPE_CHECKING:
     from finetune.cache import ImageSource
-    from finetune.config import RunConfig
     from finetune.preprocess import PreprocessSpec
 
 TABLE_POLICY = "table"
@@ -71,32 +70,29 @@ def make_age_splits(data: AgeData, config: AgeDataConfig) -> tuple[list[Split], 
     return splits, split_hash(splits, data.manifest)
 
 
-def check_contents(data: AgeData, splits: list[Split], config: AgeDataConfig) -> list[tuple[str, str]]:
-    """Return, and tell of, pictures that are the same bytes in training and in test; refuse where configured.
-
-    Also tells of groups without an image in some part of a split: their scores there are "no images", not 0.
-    """
+def check_contents(data: AgeData, splits: list[Split], config: AgeDataConfig) -> None:
+    """Tell of groups without an image in a part of a split, and of equal pictures in training and in test."""
     absent = missing_classes(splits, data.manifest)
     if absent:
         say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
-    twins = find_duplicate_contents(data.manifest, splits)
+    tell_twins(find_duplicate_contents(data.manifest, splits), config)
+
+
+def tell_twins(twins: list[tuple[str, str]], config: AgeDataConfig) -> None:
+    """Tell of pairs of pictures in training and test that are the same bytes; DataError where configured."""
     if twins:
         pairs = listing([" = ".join(pair) for pair in twins])
         told = f"{len(twins)} pairs of pictures in training and test are the same bytes:\n{pairs}"
         if config.same_content == "error":
             raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
         say(f"warning: {told}")
-    return twins
 
 
-def open_pictures(manifest: Manifest, spec: PreprocessSpec, run: RunConfig) -> ImageSource:
-    """Return the prepared pictures, from the cache that the configuration names."""
+def open_pictures(manifest: Manifest, spec: PreprocessSpec, cache: str) -> ImageSource:
+    """Return the prepared pictures, from the cache named; all cores hash, decode and resize."""
     from finetune.cache import open_source
-    from finetune.prediction import worker_count
 
-    return open_source(
-        manifest, spec, cache_dir=cache_folder(run.cache), workers=max(1, worker_count(run.workers))
-    )
+    return open_source(manifest, spec, cache_dir=cache_folder(cache), workers=os.cpu_count() or 1)
 
 
 def cache_folder(choice: str) -> Path | None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.config import EvaluateConfig
 from agecls.dataset import AgeData, read_data
 from agecls.results import AgeResult, Predictions, write_report_json
 from agecls.scores import age_scores, slice_scores
@@ -61,7 +60,7 @@ def own_predictions(folder: Path, config: EvaluateAgeConfig) -> Predictions:
             f"{folder} tested no image (--data.fold -1): name images by --data.table or --data.root"
         )
     asked, own = config.evaluate.test_crops, result.run.get("test_crops")
-    if asked != EvaluateConfig().test_crops and asked != own:
+    if asked is not None and asked != own:
         raise UsageError(
             f"{folder} was tested with {own} crops, and its stored predictions are what is scored without "
             f"--data.*; give --evaluate.test_crops {asked} when training, or name other data"
@@ -144,7 +143,6 @@ def predict_with(file: Path, data: AgeData, config: EvaluateAgeConfig) -> np.nda
     from agecls.dataset import open_pictures
     from finetune.batches import EvalBatches
     from finetune.bundle import check_class_names
-    from finetune.config import RunConfig
     from finetune.distributed import World
     from finetune.learner import load_classifier
     from finetune.loop import evaluate
@@ -152,15 +150,15 @@ def predict_with(file: Path, data: AgeData, config: EvaluateAgeConfig) -> np.nda
 
     core, spec, facts = load_classifier(file)
     check_class_names(facts["class_names"], data.manifest.class_names)
-    precision = choose_precision(config.device, "float32")
+    precision = choose_precision(config.device).in_float32()
     say(precision.describe())
     precision.place(core)
     batches = EvalBatches(
-        open_pictures(data.manifest, spec, RunConfig(cache=config.cache)),
+        open_pictures(data.manifest, spec, config.cache),
         data.manifest.label,
         np.arange(len(data.manifest)),
         spec,
-        crops=config.evaluate.test_crops,
+        crops=config.evaluate.test_crops or facts.get("test_crops", "center"),
         batch_size=config.evaluate.batch_size,
     )
     return evaluate(core, batches, spec, precision, World())["probs"]

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from agecls.config import AgeConfig
 from agecls.dataset import AgeData, check_contents, make_age_splits, open_pictures, read_data
-from agecls.folds import Split
+from agecls.folds import Split, shared_people
 from agecls.results import Predictions
 from agecls.scores import age_scores
 from finetune.backbone import build_backbone
@@ -19,8 +20,8 @@ from finetune.cache import ImageSource
 from finetune.command import command_line
 from finetune.config import FREE_KEYS, to_dict
 from finetune.console import say
-from finetune.distributed import World, barrier
-from finetune.errors import UsageError
+from finetune.distributed import World, any_true, barrier
+from finetune.errors import CrlError, UsageError
 from finetune.fit import Fitted, fit
 from finetune.learner import loss_settings
 from finetune.prediction import predict
@@ -66,7 +67,9 @@ def prepare_experiment(config: AgeConfig) -> Experiment:
     check_contents(data, splits, config.data)
     shape = build_backbone(config.model.backbone, "none", image_size=config.model.image_size)
     spec = shape.preprocess_spec(config.model.image_size, resize_ratio=config.model.resize_ratio)
-    return Experiment(config, data, splits, split_hash, spec, open_pictures(data.manifest, spec, config.run))
+    return Experiment(
+        config, data, splits, split_hash, spec, open_pictures(data.manifest, spec, config.run.cache)
+    )
 
 
 def describe_data(data: AgeData) -> str:
@@ -93,16 +96,7 @@ def run_fold(experiment: Experiment, fold: int, folder: Path, world: World) -> N
         experiment.split_hash,
         validation_scores,
     )
-    run = RunFolder.open(
-        folder,
-        to_dict(plain_age_config(config)),
-        resume=experiment.config.run.resume,
-        allow_change=experiment.config.run.allow_change,
-        free_keys=FREE_KEYS,
-        writer=world.is_main,
-    )
-    with run:
-        barrier(world)
+    with open_run(experiment, config, folder, world) as run:
         fitted = fit(task, config, run, world)
         found = predict(
             fitted.learner,
@@ -124,6 +118,25 @@ def run_fold(experiment: Experiment, fold: int, folder: Path, world: World) -> N
             test_predictions(experiment, found, fold).write(folder / "predictions.parquet")
             run.write_json("run.json", facts)
         barrier(world)
+
+
+def open_run(experiment: Experiment, config: AgeConfig, folder: Path, world: World) -> RunFolder:
+    """Open the run folder; when the first process may not, all leave together instead of waiting for it."""
+    refused: CrlError | None = None
+    try:
+        run = RunFolder.open(
+            folder,
+            to_dict(plain_age_config(config)),
+            resume=experiment.config.run.resume,
+            allow_change=experiment.config.run.allow_change,
+            free_keys=FREE_KEYS,
+            writer=world.is_main,
+        )
+    except CrlError as error:
+        refused = error
+    if any_true(refused is not None, world):
+        raise refused or UsageError("the first process was refused; its message says why")
+    return run
 
 
 def plain_age_config(config: AgeConfig) -> AgeConfig:
@@ -170,6 +183,8 @@ def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
         "manifest": manifest.fingerprint,
         "policy": experiment.data.policy,
         "split": experiment.split_hash,
+        "pictures": experiment.source.content,
+        "shared_people": shared_people(experiment.splits, manifest),
         "protocol": config.data.protocol,
         "loss": loss_settings(config.loss),
         "backbone": config.model.backbone,
@@ -188,6 +203,7 @@ def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
         "epochs": config.train.epochs,
         "batch_size": config.train.batch_size,
         "processes": learner.world.size,
+        "threads": torch.get_num_threads(),
         "train": to_dict(config.train),
         "versions": versions(),
         "n": len(manifest),

@@ -13,6 +13,7 @@ from agecls.config import CrossValidationConfig
 from finetune.console import say
 from finetune.errors import CrlError, InterruptedRunError
 from finetune.interrupts import StopRequest
+from finetune.precision import choose_precision
 
 Running = dict[int, tuple[str, "subprocess.Popen[bytes]"]]
 
@@ -20,9 +21,13 @@ Running = dict[int, tuple[str, "subprocess.Popen[bytes]"]]
 def run_on_devices(config: CrossValidationConfig, folder: Path, folds: list[int]) -> None:
     """Run `folds` on the configured devices; CrlError names the folds that failed and their logs.
 
+    Its exit code is the highest of theirs.
+
     A request to stop (Ctrl-C, SIGTERM) is passed on: every fold saves itself before this one leaves.
     """
-    queue, failed, running = list(folds), list[int](), Running()
+    for device in config.devices:
+        choose_precision(device, config.run.precision)  # refuses a device that is not there, before any fold
+    queue, failed, running = list(folds), dict[int, int](), Running()
     free = list(config.devices)
     threads = max(1, (os.cpu_count() or 1) // len(free))
     with StopRequest() as stop, stopping(running):
@@ -39,14 +44,16 @@ def run_on_devices(config: CrossValidationConfig, folder: Path, folds: list[int]
                 del running[fold]
                 free.append(device)
                 say(f"fold {fold}: {'finished' if code == 0 else f'failed with exit code {code}'}")
-                failed += [fold] if code else []
+                failed |= {fold: code} if code else {}
             if stop.requested:
                 raise InterruptedRunError(
                     f"stopped, folds {sorted(running)} save themselves; {resume_hint()}"
                 )
     if failed:
         logs = ", ".join(str(fold_log(folder, fold)) for fold in failed)
-        raise CrlError(f"folds {failed} failed; see {logs}. {resume_hint()}")
+        error = CrlError(f"folds {sorted(failed)} failed; see {logs}. {resume_hint()}")
+        error.exit_code = max(failed.values())
+        raise error
 
 
 @contextmanager

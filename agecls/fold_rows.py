@@ -66,7 +66,7 @@ def find_fold_files(root: Path, folds_dir: Path | None = None) -> list[Path]:
     raise DataError(
         f"fold files missing: {', '.join(best)}; all five belong in one folder, searched were\n"
         f"{listing([str(place) for place in places])}\n"
-        "give the data root that holds them, or their own folder as folds_dir"
+        "give the data root that holds them, or their own folder as --data.folds_dir"
     )
 
 

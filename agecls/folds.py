@@ -154,7 +154,8 @@ def check_splits(splits: Sequence[Split], manifest: Manifest, *, allow_subject_o
     if offenders:
         raise DataError(
             f"{len(offenders)} leaks between the parts of a split:\n{listing(offenders)}\n"
-            "give each person one fold (allow_subject_overlap permits shared people, never shared files)"
+            "give each person one fold (--data.allow_subject_overlap true permits shared people, never "
+            "shared files)"
         )
     for split in splits:
         counts = np.bincount(manifest.label[split.train], minlength=manifest.num_classes)
@@ -172,6 +173,17 @@ def _overlaps(splits: Sequence[Split], manifest: Manifest, column: str) -> Itera
         for index in np.flatnonzero(sides.sum(axis=0) > 1):
             where = " and ".join(part for part, there in zip(PARTS, sides[:, index], strict=True) if there)
             yield f"{column} {values[index]} is in {where} of fold {split.fold}"
+
+
+def shared_people(splits: Sequence[Split], manifest: Manifest) -> int:
+    """Return how many subjects are tested by a model that learned or was chosen on them: 0 when exclusive."""
+    if "subject" not in manifest:
+        return 0
+    shared: set[str] = set()
+    for split in splits:
+        learned = manifest["subject"][np.concatenate([split.train, split.val])]
+        shared |= set(np.intersect1d(learned, manifest["subject"][split.test]).tolist())
+    return len(shared)
 
 
 def missing_classes(splits: Sequence[Split], manifest: Manifest) -> list[str]:

@@ -150,9 +150,9 @@ def what_ran(record: Record) -> str:
 
 def data_line(record: Record) -> str:
     """Return which images were tested, by which label rule, and the hashes that two comparable runs share."""
-    shared = record.get("subjects_in_several_folds")
-    exclusive = {None: "", 0: " No person is in two folds."}.get(
-        shared, f" **{shared} persons are in several folds: the accuracies are too high to compare.**"
+    shared = record.get("shared_people", record.get("subjects_in_several_folds"))
+    exclusive = {None: "", 0: " No person is in both training and test."}.get(
+        shared, f" **{shared} persons are in training and test: the accuracies are too high to compare.**"
     )
     counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in record["slices"]["group"])
     return (
@@ -197,8 +197,8 @@ def _count(value: Any) -> int:
 
 
 def reported_by_others(record: Record) -> str | None:
-    """Return the published numbers, or None where the data are not Adience."""
-    if record.get("policy") in (None, "table"):
+    """Return the published numbers, or None where the data are not one of Adience's two editions."""
+    if (record.get("counts") or {}).get("edition") not in ("older", "current"):
         return None
     rows = [[r.network, r.pretraining, r.loss, f"{r.exact:.2f}", f"{r.one_off:.2f}"] for r in TABLE_X]
     return (

@@ -10,6 +10,7 @@ from finetune.errors import DataError, listing
 
 # What two results must share before they may be compared at all.
 IDENTITY = ("manifest", "policy", "split", "class_names")
+PICTURES = "pictures"  # the images' bytes; results of former versions do not tell them
 
 # What run.json tells about how a model was made, and about the machine it was made on.
 SETTINGS = (
@@ -28,7 +29,7 @@ SETTINGS = (
     "precision",
     "test_crops",
 )
-ENVIRONMENT = ("device", "versions")
+ENVIRONMENT = ("device", "threads", "versions")
 
 # Parts of config.yaml that name places and machines, or that the identity covers already.
 NOT_SETTINGS = ("run", "device", "devices", "folds", "data")
@@ -54,6 +55,9 @@ def check_comparable(a: AgeResult, b: AgeResult) -> None:
         left, right = a.run.get(name), b.run.get(name)
         if left is None or left != right:
             broken.append(f"{name}: {_told(left)} and {_told(right)}")
+    pictures = a.run.get(PICTURES), b.run.get(PICTURES)
+    if None not in pictures and pictures[0] != pictures[1]:
+        broken.append(f"{PICTURES}: {_told(pictures[0])} and {_told(pictures[1])}")
     if broken:
         raise DataError(
             f"{a.folder} and {b.folder} cannot be compared: they must agree in {', '.join(IDENTITY)} "

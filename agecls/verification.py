@@ -4,36 +4,53 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agecls.config import AgeDataConfig
-from agecls.dataset import AgeData, make_age_splits, read_data
-from agecls.folds import Split, find_duplicate_contents
+from agecls.dataset import AgeData, make_age_splits, read_data, tell_twins
+from agecls.folds import Split, export_splits, find_duplicate_contents, split_hash, verify_splits
 from finetune.console import say, table
 from finetune.errors import DataError, listing
 
 
-def verify_data(config: AgeDataConfig, *, quick: bool = False) -> dict[str, Any]:
+def verify_data(
+    config: AgeDataConfig, *, quick: bool = False, export: str | None = None, against: str | None = None
+) -> dict[str, Any]:
     """Read, count and check a data set; return the counts.
 
     Pictures that are there are opened one by one unless `quick`, and equal ones across training and test are
     named. Raises DataError when pictures cannot be read or people are shared, after everything was printed.
     """
     data = read_data(config, lists_only=True)
-    splits, split_hash = make_age_splits(data, config)
+    splits, split = make_age_splits(data, config)
     result = dict(data.report) | {
-        "split": split_hash,
+        "split": split,
         "protocol": config.protocol,
         "manifest": data.manifest.fingerprint,
     }
     result |= {"per_fold": fold_counts(data), "policy": data.policy}
     result["validation_per_fold"] = [len(split.val) for split in splits]
     print_counts(data, result, config.allow_subject_overlap)
+    if against is not None:
+        check_against(Path(against), data, split, config)
+    if export is not None:
+        export_splits(splits, data.manifest, Path(export))
+        say(f"the splits lie in {export}")
     if not quick:
-        check_pictures(data, splits, result)
+        check_pictures(data, splits, config, result)
     return result
+
+
+def check_against(folder: Path, data: AgeData, split: str, config: AgeDataConfig) -> None:
+    """Raise DataError unless the exported lists in `folder` are whole and are the splits of this data."""
+    listed = verify_splits(folder, data.manifest, allow_subject_overlap=config.allow_subject_overlap)
+    found = split_hash(listed, data.manifest)
+    if found != split:
+        raise DataError(f"the lists in {folder} are other splits of this data: {found}, here {split}")
+    say(f"the lists in {folder} are the splits of this data")
 
 
 def fold_counts(data: AgeData) -> list[int]:
@@ -53,11 +70,19 @@ def print_counts(data: AgeData, result: dict[str, Any], overlap_allowed: bool) -
     people = len(set(manifest["subject"].tolist()))
     rows.append(["all", *manifest.class_counts().tolist(), len(manifest), people])
     table(f"policy {data.policy}", ["", *manifest.class_names, "images", "subjects"], rows)
-    told = ("edition", "duplicates", "typo_repaired", "dropped", "in_gaps", "missing_images", "notices")
-    for name in told:
+    for name in ("edition", "duplicates", "typo_repaired", "dropped"):
         if data.report.get(name):
             say(f"{name.replace('_', ' ')}: {data.report[name]}")
-    unshared = "file" if overlap_allowed else "subject, user or file"
+    if data.report.get("in_gaps"):
+        left, listed = data.report["in_gaps"], data.report["rows"]
+        say(f"left out: {left} of {listed} rows have an age between two groups (--data.groups sets others)")
+    if data.report.get("missing_images"):
+        first = listing(data.report["missing_first"], 5)
+        say(f"missing: {data.report['missing_images']} listed images are not there, training stops:\n{first}")
+    for notice in data.report.get("notices", []):
+        say(f"note: {notice}")
+    known = data.report.get("subjects_known", True)
+    unshared = "subject, user or file" if known and not overlap_allowed else "file"
     say(f"no {unshared} is shared between training, validation and test in any fold")
 
 
@@ -68,7 +93,7 @@ def among(split: Split, there: np.ndarray) -> Split:
     return replace(split, **parts)
 
 
-def check_pictures(data: AgeData, splits: list[Split], result: dict[str, Any]) -> None:
+def check_pictures(data: AgeData, splits: list[Split], config: AgeDataConfig, result: dict[str, Any]) -> None:
     """Open every picture that is there; refuse unreadable ones, warn of equal ones across train and test."""
     from finetune.cache_file import map_files
     from finetune.decode import reason_to_refuse
@@ -81,11 +106,10 @@ def check_pictures(data: AgeData, splits: list[Split], result: dict[str, Any]) -
     found = map_files(reason_to_refuse, present, os.cpu_count() or 1, "opening pictures")
     bad = {str(file): reason for file, reason in zip(present, found, strict=True) if reason is not None}
     result["bad_images"] = bad
+    say(f"{len(present)} pictures opened, {len(bad)} cannot be read")
     twins = find_duplicate_contents(data.manifest.select(there), [among(split, there) for split in splits])
     result["duplicate_contents"] = [list(pair) for pair in twins]
-    if twins:
-        pairs = [" = ".join(map(str, pair)) for pair in twins]
-        say(f"warning: {len(twins)} pictures in training and test are the same bytes:\n{listing(pairs)}")
+    tell_twins(twins, config)
     if bad:
         reasons = [f"{file}: {reason}" for file, reason in bad.items()]
         raise DataError(f"{len(bad)} of {len(present)} pictures cannot be read:\n{listing(reasons, 50)}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apps.commands import QuickstartConfig
 
 MARKER = ".crl-quickstart"
+MADE = ("lookalike", "cache", "cel", "crl", "comparison")
 LOSSES = {"cel": "cross-entropy", "crl": "competing ratio loss"}
 
 
@@ -57,13 +58,18 @@ def one_thread() -> Iterator[None]:
 
 
 def claim(folder: Path) -> Path:
-    """Return the emptied folder; UsageError when it holds anything that a quickstart did not make."""
+    """Return the folder without a former quickstart's results; UsageError when it holds anything else."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give --dir a folder")
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARKER).is_file():
-            raise UsageError(f"{folder} holds files of somebody else: give --dir another folder")
-        shutil.rmtree(folder)
+        strangers = sorted({entry.name for entry in folder.iterdir()} - {MARKER, *MADE})
+        if strangers or not (folder / MARKER).is_file():
+            found = f" ({', '.join(strangers[:5])})" if strangers else ""
+            raise UsageError(
+                f"{folder} holds files that are not a quickstart's{found}: give --dir another folder"
+            )
+        for name in MADE:
+            shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
     return folder

@@ -21,6 +21,7 @@ from finetune.cache_file import (
     Progress,
     build_cache,
     cache_key,
+    content_digest,
     hash_files,
     map_files,
     read_index,
@@ -49,10 +50,11 @@ class ImageSource(Protocol):
     """Prepared pictures by manifest row.
 
     `bad` maps the rows that cannot be used to the reason: the caller leaves them out and records them;
-    reading one raises BadImageError.
+    reading one raises BadImageError. `content` is a SHA-256 over the bytes of every row's file, in order.
     """
 
     bad: dict[int, str]
+    content: str
 
     def __len__(self) -> int: ...
 
@@ -66,8 +68,11 @@ class ImageSource(Protocol):
 class FileSource:
     """Decodes and prepares a picture every time it is asked for."""
 
-    def __init__(self, files: Sequence[Path], spec: PreprocessSpec, bad: Mapping[int, str]) -> None:
+    def __init__(
+        self, files: Sequence[Path], spec: PreprocessSpec, bad: Mapping[int, str], content: str = ""
+    ) -> None:
         self.bad = dict(bad)
+        self.content = content
         self._files = list(files)
         self._spec = spec
 
@@ -94,11 +99,12 @@ class CachedSource:
     Raises DataError when the file is missing or incomplete.
     """
 
-    def __init__(self, cache_file: Path, files: Sequence[Path], slots: np.ndarray) -> None:
+    def __init__(self, cache_file: Path, files: Sequence[Path], slots: np.ndarray, content: str = "") -> None:
         index = read_index(cache_file)
         if index is None:
             raise DataError(f"{cache_file} is no complete picture cache; delete it, it will be built again")
         self.cache_file = cache_file
+        self.content = content
         self.bad = {row: index.bad[slot] for row, slot in enumerate(slots.tolist()) if slot in index.bad}
         self._files = list(files)
         self._slots = slots
@@ -124,9 +130,9 @@ class CachedSource:
         """Return the file a row comes from."""
         return self._files[row]
 
-    def __reduce__(self) -> tuple[type[CachedSource], tuple[Path, list[Path], np.ndarray]]:
+    def __reduce__(self) -> tuple[type[CachedSource], tuple[Path, list[Path], np.ndarray, str]]:
         """Pickle by name: the other process opens the file itself."""
-        return CachedSource, (self.cache_file, self._files, self._slots)
+        return CachedSource, (self.cache_file, self._files, self._slots, self.content)
 
 
 def open_source(
@@ -152,16 +158,17 @@ def open_source(
     """
     files = [manifest.file(row) for row in range(len(manifest))]
     threads = max(1, workers)
+    paths, slots = np.unique(manifest["path"], return_inverse=True)
+    unique = [manifest.root / path for path in paths.tolist()]
+    digests = hash_files(unique, threads)
+    content = content_digest([digests[slot] for slot in slots.tolist()])
     if cache_dir is None:
-        source: ImageSource = FileSource(files, spec, _find_bad_rows(files, threads, progress))
+        source: ImageSource = FileSource(files, spec, _find_bad_rows(files, threads, progress), content)
     else:
-        paths, slots = np.unique(manifest["path"], return_inverse=True)
-        unique = [manifest.root / path for path in paths.tolist()]
-        digests = hash_files(unique, threads)
         cache_file = cache_dir / f"pictures-{cache_key(spec, digests)}.pixels"
         if read_index(cache_file) is None:
             build_cache(cache_file, unique, digests, spec, threads=threads, progress=progress)
-        source = CachedSource(cache_file, files, slots)
+        source = CachedSource(cache_file, files, slots, content)
     if source.bad and not skip_bad:
         listed = {str(source.file(row)): reason for row, reason in source.bad.items()}
         raise BadImagesError(list(listed.items()), len(set(files)))

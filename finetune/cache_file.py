@@ -30,6 +30,7 @@ from finetune.preprocess import RESIZER, PreprocessSpec, prepare
 MAGIC = b"crl-pixels-1\n"
 FOOTER = struct.Struct("<q13s")
 CHANNELS = 3
+UNREADABLE = "unreadable: "
 AHEAD = 4  # pictures in flight per thread while building
 
 Item = TypeVar("Item")
@@ -52,12 +53,17 @@ def hash_files(files: Sequence[Path], threads: int) -> list[str]:
         return list(pool.map(_hash_file, files))
 
 
+def content_digest(digests: Sequence[str]) -> str:
+    """Return one SHA-256 for a list of files' digests, in order."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
 def _hash_file(file: Path) -> str:
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        return f"unreadable: {error.strerror}"
+        return f"{UNREADABLE}{error.strerror}"
 
 
 def cache_key(spec: PreprocessSpec, digests: Sequence[str]) -> str:
@@ -158,7 +164,9 @@ class _Pictures:
         try:
             content = self.files[slot].read_bytes()
         except OSError as error:
-            return f"cannot be opened: {error.strerror}"
+            if self.digests[slot].startswith(UNREADABLE):
+                return f"cannot be opened: {error.strerror}"
+            raise DataError(f"{self.files[slot]} could be read a moment ago: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != self.digests[slot]:
             raise DataError(f"{self.files[slot]} changed while it was being cached; start again")
         try:

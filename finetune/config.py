@@ -10,6 +10,7 @@ import warnings
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from finetune.console import say
 from finetune.errors import UsageError
 from finetune.options import suggestion
 
@@ -85,7 +86,8 @@ class TrainConfig:
     Args:
         epochs: passes over the training rows, the frozen ones included; 0 tests the network untrained.
         frozen_epochs: first epochs in which only the head learns.
-        batch_size: images per optimiser step over all processes (before accumulation).
+        batch_size: images per optimiser step over all processes (before accumulation); an epoch's last,
+            incomplete batch is left out (other images each time).
         accumulate: batches whose gradients are summed into one optimiser step.
         optimizer: sgd (Nesterov momentum) or adamw.
         lr: the backbone's learning rate; the head's is lr * head_lr_multiplier.
@@ -244,8 +246,10 @@ def _refused_names(config: FitConfig) -> list[str]:
         if name not in known
     ]
     try:
-        with warnings.catch_warnings(action="ignore"):  # what it warns of is told when the run builds it
+        with warnings.catch_warnings(record=True, action="always") as told:
             build_loss(config.loss.name, **config.loss.parameters())
+        for warning in told:  # a loss warns once in a process: here
+            say(f"note: {warning.message}")
     except (ValueError, TypeError) as error:
         refused.append(f"loss.name {config.loss.name}: {error}")
     return refused

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
+from finetune.atomic import check_free_space
 from finetune.augment import build_augment
 from finetune.batches import EvalBatches, TrainBatches
 from finetune.bundle import check_class_names
-from finetune.checkpoint import CheckpointFolder
+from finetune.checkpoint import CheckpointFolder, state_bytes
 from finetune.config import FitConfig
 from finetune.console import Progress as Bar
 from finetune.console import progress, say
 from finetune.distributed import World, all_true, any_true, barrier, gather_rows, wrap_model
-from finetune.errors import InterruptedRunError, ModelFileError, UsageError
+from finetune.errors import DataError, InterruptedRunError, ModelFileError
 from finetune.failures import check_batch_norm, check_finite_weights, resume_line, told_failures
 from finetune.interrupts import StopRequest
 from finetune.learner import Learner, build_learner
@@ -157,13 +158,19 @@ class FitRun:
             self._restore(*saved)
         elif self.learner.recipe.hooks.prepare is not None:
             self.learner.recipe.hooks.prepare(self.learner.core, self.train_batches)
+        if self.world.is_main:  # last, previous, best and the one being written, and the finished model
+            check_free_space(self.folder.path, 5 * state_bytes(self.learner.state()))
         self.folder.truncate_metrics(self.progress.epoch)
 
     def _restore(self, state: dict[str, Any], file: Path) -> None:
         """Put a checkpoint's state back, after checking that it is this task's."""
         check_class_names(state["class_names"], self.task.manifest.class_names, file)
-        if state["split_hash"] != self.task.split_hash:
-            raise UsageError(f"{file} was made for another split of the data; use a new --run.dir")
+        changed = [name for name, value in self.task.identity.items() if state["task"].get(name) != value]
+        if changed:
+            raise DataError(
+                f"the data changed since {file} was written ({', '.join(changed)}: other images, labels, "
+                "people or split): restore the data, or start anew with another --run.dir"
+            )
         for reason in inexact_reasons(state, self.learner):
             say(f"{reason}: the resumed run is statistically equivalent, no longer bit-exact")
         try:
@@ -182,7 +189,7 @@ class FitRun:
             "learner": self.learner.state(),
             "progress": progress,
             "class_names": list(self.task.manifest.class_names),
-            "split_hash": self.task.split_hash,
+            "task": self.task.identity,
             "world_size": self.world.size,
             "versions": versions(),
             "device": f"{self.learner.precision.device_name}, {self.learner.precision.dtype_name}",
@@ -191,18 +198,29 @@ class FitRun:
 
     def finish(self) -> Fitted:
         """Return the model with the weights that the configuration selects, and the run's facts."""
+        selected = "last"
         if self.config.train.select == "best":
             barrier(self.world)  # the first process may still be writing it
-            self.learner.core.load_state_dict(self.checkpoints.load_best()["model"])
-        elif self.learner.ema:
+            selected = self._take_best()
+        if selected != "best" and self.learner.ema:
             self.learner.ema.copy_to(self.learner.core)
         facts = {
+            "selected": selected,
             "minutes": round(self.progress.seconds / 60, 3),
             "best_validation": self.progress.best,
             "best_epoch": self.progress.best_epoch if self.progress.best is not None else None,
             "epochs_run": self.progress.epoch,
         }
         return Fitted(self.learner.core.eval(), self.learner, facts)
+
+    def _take_best(self) -> str:
+        """Load the best weights; where their file is damaged, say so and keep the last ones."""
+        try:
+            self.learner.core.load_state_dict(self.checkpoints.load_best()["model"])
+        except ModelFileError as error:
+            say(f"notice: {error}\n        the last epoch's weights are tested instead of the best ones")
+            return "last, for the best were damaged"
+        return "best"
 
     def _enter_stage(self, epoch: int) -> None:
         """Freeze and free parameters; the wrapper is made anew, for it watches the free ones only."""

@@ -42,7 +42,7 @@ class Precision:
 
     def in_float32(self) -> Precision:
         """Return the same place and layout computing in float32: what test scores and exports are made in."""
-        return replace(self, dtype=torch.float32, use_scaler=False, reason="as test scores are made")
+        return replace(self, dtype=torch.float32, use_scaler=False, reason="scores are made in float32")
 
     def build_scaler(self) -> torch.amp.GradScaler | None:
         """Return the gradient scaler where the format needs one."""

@@ -117,7 +117,14 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None and self.writer and not self.resumed:
+            self._forget_if_untouched()
         self.close()
+
+    def _forget_if_untouched(self) -> None:
+        """Leave no claim on the folder behind when a new run was refused before it did anything."""
+        if {entry.name for entry in self.path.iterdir()} <= {CONFIG_NAME, LOCK_NAME}:
+            (self.path / CONFIG_NAME).unlink(missing_ok=True)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a row to metrics.jsonl, on the disk when this returns; a row that fails leaves no trace."""

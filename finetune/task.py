@@ -40,6 +40,15 @@ class Task:
     split_hash: str
     scorer: Scorer = plain_scores
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint must share with its task, as hashes: table, pictures and split."""
+        return {
+            "manifest": self.manifest.fingerprint,
+            "pictures": self.source.content,
+            "split": self.split_hash,
+        }
+
 
 def check_task(task: Task, config: FitConfig, world: World) -> None:
     """Raise DataError or UsageError where training could only fail later: classes, rows, batch sizes."""

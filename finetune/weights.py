@@ -105,8 +105,8 @@ def locate_weights(weights: str | Path, published: Published) -> WeightSource:
         return _source("hub" if published.hub_id else "url", cached, published)
     if not published.address:
         raise ModelFileError(
-            f"no pretrained weights are published for {published.name}; give weights=none to start from "
-            "random ones, or the path of a weights file"
+            f"no pretrained weights are published for {published.name}; give --model.weights none to start "
+            "from random ones, or the path of a weights file"
         )
     if _forbidden_to_connect():
         raise ModelFileError(_how_to_fetch(published, "the hub is switched off (HF_HUB_OFFLINE is set)"))
@@ -223,7 +223,7 @@ def _how_to_fetch(published: Published, reason: str) -> str:
         f"  fetch    {Path(urlsplit(published.address).path).name} of {published.hub_id or published.name}, "
         f"from {published.address}\n"
         f"  put it   at {published.drop_file}\n"
-        f"  or pass  its path as weights (--model.weights PATH); weights=none starts from random ones"
+        f"  or pass  its path as weights (--model.weights PATH); --model.weights none starts from random ones"
     )
 
 

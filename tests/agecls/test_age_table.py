@@ -147,7 +147,7 @@ def test_a_gender_or_fold_that_cannot_be_right_is_named(folder: Path, column: st
 def test_a_table_without_subjects_is_refused_unless_that_is_said(folder: Path):
     file = _table(folder, ["path,age", "a.jpg,1", "b.jpg,30"])
     with pytest.raises(
-        DataError, match=r"missing columns: subject; found: path, age(.|\n)*subject_column=null"
+        DataError, match=r"missing columns: subject; found: path, age(.|\n)*subject_column none"
     ):
         read_age_table(file)
     reading = read_age_table(file, subject_column=None)

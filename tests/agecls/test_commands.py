@@ -11,7 +11,7 @@ import torch
 
 from agecls.commands import COMMANDS
 from agecls.results import AgeResult
-from tests.agecls.tiny_ages import as_table, crl, listed_rows, one_object, tiny, words
+from tests.agecls.tiny_ages import as_table, crl, listed_rows, one_object, single, tiny, words
 
 
 def copy_with(source: Path, target: Path, **changes: object) -> Path:
@@ -203,3 +203,9 @@ def test_two_processes_of_torchrun_train_as_one(faces, tmp_path):
     result = AgeResult.load(tmp_path / "run").predictions
     own = [row for row in listed_rows(faces) if row["fold"] == "0"]
     assert len(result) == len(own) == len(set(result.path))
+
+
+def test_a_loss_that_can_be_negative_says_so_once(faces, tmp_path):
+    command = [sys.executable, "-m", "agecls", "train", *words(single(tiny(faces, tmp_path / "run", "crl")))]
+    ran = subprocess.run([*command, "--loss.alpha", "0.5"], capture_output=True, text=True, check=True)
+    assert ran.stdout.count("can be negative when alpha < 1") == 1

@@ -18,7 +18,7 @@ from agecls.crossval import cross_validate, fold_folder, is_finished
 from agecls.results import AgeResult
 from agecls.single import train_single
 from finetune.bundle import load_bundle
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError, ModelFileError, UsageError
 from tests.agecls.tiny_ages import as_table, content, resumed, same_predictions, single, tiny, words
 
 PROMISED = {
@@ -208,3 +208,31 @@ def test_killed_in_fold_2_and_resumed_equals_the_unbroken_result(faces, pair, tm
     assert {fold: content(fold_folder(folder, fold)) for fold in (0, 1)} == before
     assert scores_of(folder) == scores_of(pair[0])
     assert same_predictions(folder, pair[0])
+
+
+def test_folds_trained_with_different_settings_are_not_joined(faces, tmp_path):
+    config = replace(tiny(faces, tmp_path / "run"), folds=(0, 1, 2, 3))
+    cross_validate(config)
+    changed = replace(config, folds=(), train=replace(config.train, lr=0.5))
+    run = replace(changed.run, resume="auto", allow_change=("train.lr",))
+    with pytest.raises(DataError, match=r"trained differently:\n  train.lr: 0.05 -> 0.5"):
+        cross_validate(replace(changed, run=run))
+
+
+def test_pictures_that_were_replaced_are_noticed(faces, tmp_path):
+    own = tmp_path / "faces"
+    shutil.copytree(faces, own)
+    config = replace(tiny(own, tmp_path / "run"), folds=(0,))
+    cross_validate(config)
+    one, other, *_ = sorted(own.rglob("*.jpg"))
+    shutil.copyfile(other, one)
+    with pytest.raises(DataError, match=r"the data changed.*\n  pictures: "):
+        cross_validate(resumed(config, folds=()))
+
+
+def test_a_start_that_is_refused_leaves_the_folder_to_the_corrected_command(faces, tmp_path):
+    config = replace(tiny(faces, tmp_path / "run"), folds=(0,))
+    missing = replace(config, model=replace(config.model, weights=str(tmp_path / "nowhere.pth")))
+    with pytest.raises(ModelFileError, match="nowhere"):
+        cross_validate(missing)
+    assert cross_validate(config)["finished"] == [0]

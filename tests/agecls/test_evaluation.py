@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agecls.commands import EvaluateAgeConfig
-from agecls.config import AgeDataConfig, EvaluateConfig
+from agecls.config import AgeDataConfig, EvaluateAgainConfig, EvaluateConfig
 from agecls.evaluation import evaluate_run, model_files
 from agecls.results import AgeResult, Predictions
 from agecls.single import train_single
@@ -19,10 +19,10 @@ from tests.agecls.tiny_ages import as_table, listed_rows, picture, single, tiny
 TABLE = {"group_column": "group", "user_column": "user", "gender_column": "gender"}
 
 
-def asked(tmp_path: Path, crops: str = "center", out: bool = True, **data: object) -> EvaluateAgeConfig:
+def asked(tmp_path: Path, crops: str | None = None, out: bool = True, **data: object) -> EvaluateAgeConfig:
     return EvaluateAgeConfig(
         data=AgeDataConfig(**data),
-        evaluate=EvaluateConfig(test_crops=crops),
+        evaluate=EvaluateAgainConfig(test_crops=crops),
         device="cpu",
         cache=str(tmp_path / "cache"),
         out=str(tmp_path / "out") if out else None,
@@ -92,6 +92,15 @@ def test_one_person_is_enough_to_be_predicted(pair, other_faces, tmp_path):
 def test_other_crops_than_the_runs_own_need_the_pictures(pair, tmp_path):
     with pytest.raises(UsageError, match="tested with center crops"):
         evaluate_run(pair[0], asked(tmp_path, crops="ten"))
+    assert evaluate_run(pair[0], asked(tmp_path, crops="center"))["n"]
+
+
+def test_centre_crops_are_refused_for_a_run_that_was_tested_with_ten(faces, tmp_path):
+    config = single(tiny(faces, tmp_path / "run"))
+    train_single(replace(config, evaluate=EvaluateConfig(test_crops="ten")))
+    assert evaluate_run(tmp_path / "run", asked(tmp_path))["n"]
+    with pytest.raises(UsageError, match="tested with ten crops"):
+        evaluate_run(tmp_path / "run", asked(tmp_path, crops="center"))
 
 
 def test_training_images_are_refused_however_they_are_listed(pair, faces, tmp_path):

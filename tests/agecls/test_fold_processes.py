@@ -11,7 +11,7 @@ import pytest
 
 from agecls.crossval import cross_validate, fold_folder
 from agecls.fold_processes import start_fold, stopping
-from finetune.errors import CrlError
+from finetune.errors import CrlError, ResourceError
 from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words
 
 
@@ -33,14 +33,23 @@ def test_failed_folds_are_named_with_their_logs(faces, tmp_path, monkeypatch):
         return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({3 if fold == 1 else 0})"])
 
     monkeypatch.setattr("agecls.fold_processes.start_fold", fails)
+    monkeypatch.setattr("agecls.fold_processes.choose_precision", lambda device, precision: None)
     config = replace(tiny(faces, tmp_path / "run"), devices=("cpu", "cuda:1"))
     with pytest.raises(
         CrlError, match=r"(?s)folds \[1\] failed; see .*fold1.log.*--run.resume auto"
     ) as error:
         cross_validate(config)
-    assert error.value.exit_code == 1
+    assert error.value.exit_code == 3
     assert sorted(fold for fold, _ in started) == [0, 1, 2, 3, 4]
     assert {device for _, device in started} == {"cpu", "cuda:1"}
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_fold(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = replace(tiny(faces, tmp_path / "run"), devices=("cpu", "cuda:1"))
+    with pytest.raises(ResourceError, match="cuda:1"):
+        cross_validate(config)
+    assert not (tmp_path / "run" / "fold0").exists()
 
 
 def test_processes_still_running_are_asked_to_leave():

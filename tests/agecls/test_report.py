@@ -101,7 +101,7 @@ def test_run_and_data_are_told(reported: tuple[Path, dict[str, Any]]):
     for words in (
         "`core8`",
         "240 test images of 80 subjects",
-        "No person is in two folds",
+        "No person is in both training and test",
         "ab" * 32,
         "cd" * 32,
     ):
@@ -118,8 +118,9 @@ def test_published_numbers_stand_apart_and_only_beside_adience(
     assert "not measured here" in others
     assert "single run without spread" in others
     assert "63.26" not in section(folder, "Result")
-    page = write_report(tmp_path, {**record, "policy": "table"})
-    assert "Reported by others" not in page.read_text(encoding="utf-8")
+    for counts in ({}, {"edition": "unknown"}):
+        page = write_report(tmp_path, {**record, "counts": counts})
+        assert "Reported by others" not in page.read_text(encoding="utf-8")
 
 
 def test_use_names_the_gaps_and_what_the_model_is_not_for(reported: tuple[Path, dict[str, Any]]):
@@ -151,8 +152,8 @@ def test_what_was_not_measured_reads_not_measured(reported: tuple[Path, dict[str
 
 
 def test_people_in_several_folds_are_a_warning(reported: tuple[Path, dict[str, Any]], tmp_path: Path):
-    page = write_report(tmp_path, reported[1] | {"subjects_in_several_folds": 7})
-    assert "**7 persons are in several folds" in page.read_text(encoding="utf-8")
+    page = write_report(tmp_path, reported[1] | {"shared_people": 7})
+    assert "**7 persons are in training and test" in page.read_text(encoding="utf-8")
 
 
 def test_odd_names_cannot_become_markup(reported: tuple[Path, dict[str, Any]], tmp_path: Path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -137,3 +138,11 @@ def test_fgnet_is_a_table_of_82_people(real_data):
     assert result["subjects"] == 82
     assert len(result["per_fold"]) == 5
     assert result["bad_images"] == {}
+
+
+def test_splits_are_exported_and_recognised(faces, tmp_path):
+    config, folder = AgeDataConfig(root=str(faces)), tmp_path / "splits"
+    split = verify_data(config, quick=True, export=str(folder))["split"]
+    assert verify_data(config, quick=True, against=str(folder))["split"] == split
+    with pytest.raises(DataError, match="other splits of this data"):
+        verify_data(replace(config, protocol="rotate"), quick=True, against=str(folder))

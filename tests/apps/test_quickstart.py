@@ -45,8 +45,18 @@ def test_only_the_loss_differs_between_the_two_runs(tmp_path):
 
 def test_the_folder_is_made_anew_each_time(tmp_path):
     folder = claim(tmp_path / "demo")
-    (folder / "old").touch()
+    (folder / "crl").mkdir()
+    (folder / "crl" / "old").touch()
     assert [file.name for file in claim(folder).iterdir()] == [MARKER]
+
+
+def test_what_a_person_put_beside_the_results_is_never_removed(tmp_path):
+    folder = claim(tmp_path / "demo")
+    (folder / "runs").mkdir()
+    (folder / "crl").mkdir()
+    with pytest.raises(UsageError, match=r"not a quickstart's \(runs\)"):
+        claim(folder)
+    assert (folder / "crl").is_dir()
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):

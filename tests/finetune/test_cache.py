@@ -219,3 +219,25 @@ def test_memory_does_not_grow_with_the_pictures_read(tmp_path: Path) -> None:
     reader.join()
     assert file.stat().st_size > 48_000_000
     assert grown < 8_000
+
+
+def test_a_file_that_fails_while_the_cache_is_built_is_not_remembered_as_bad(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(DataError, match="could be read a moment ago: Input/output error"):
+        open_source(manifest, WARP, cache_dir=tmp_path / "cache", workers=1)
+    monkeypatch.undo()
+    assert not open_source(manifest, WARP, cache_dir=tmp_path / "cache", workers=1).bad
+
+
+def test_the_content_of_a_source_follows_the_bytes_of_its_pictures(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    cached = open_source(manifest, WARP, cache_dir=tmp_path / "cache", workers=1).content
+    assert open_source(manifest, SHORT, cache_dir=None, workers=1).content == cached
+    manifest.file(0).write_bytes(manifest.file(1).read_bytes())
+    assert open_source(manifest, WARP, cache_dir=None, workers=1).content != cached

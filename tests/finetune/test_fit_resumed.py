@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from finetune.checkpoint import CheckpointFolder
 from finetune.config import FREE_KEYS, to_dict
-from finetune.errors import ModelFileError, ResourceError, UsageError
+from finetune.errors import DataError, ModelFileError, ResourceError, UsageError
 from finetune.heads import Hooks, LinearHead
 from finetune.manifest import Manifest
 from finetune.run_folder import RunFolder
@@ -188,8 +189,56 @@ def test_a_checkpoint_of_other_classes_or_another_split_is_refused(task: Task, t
         ModelFileError, match=r"last\.ckpt knows 3 classes, the data has 4:\n  only in the data: white"
     ):
         train(replace(task, manifest=more), tmp_path, QUICK)
-    with pytest.raises(UsageError, match="another split"):
+    with pytest.raises(DataError, match=r"the data changed since .*last\.ckpt was written \(split:"):
         train(replace(task, split_hash="another"), tmp_path, QUICK)
+
+
+def test_changed_labels_or_pictures_are_refused_when_a_run_goes_on(task: Task, tmp_path: Path):
+    break_off(task, tmp_path, QUICK, call=STEPS)
+    relabelled = task.manifest.with_column("label", (task.manifest.label + 1) % 3)
+    with pytest.raises(DataError, match=r"\(manifest:"):
+        train(replace(task, manifest=relabelled), tmp_path, QUICK)
+    other_bytes = copy(task.source)
+    other_bytes.content = "other bytes"
+    with pytest.raises(DataError, match=r"\(pictures:"):
+        train(replace(task, source=other_bytes), tmp_path, QUICK)
+    train(task, tmp_path, QUICK)
+
+
+def test_damaged_best_weights_cost_the_choice_and_not_the_run(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = replace(QUICK, train=replace(QUICK.train, select="best"))
+    train(task, tmp_path, config)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:1000])
+    fitted = train(task, tmp_path, config)
+    assert "best.ckpt is damaged" in capsys.readouterr().out
+    assert fitted.facts["selected"] == "last, for the best were damaged"
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_epoch(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("finetune.atomic.free_bytes", lambda folder: 10**6)
+    with pytest.raises(ResourceError, match="disk full: need"):
+        train(task, tmp_path, QUICK)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_new_run_that_is_refused_leaves_no_claim_on_its_folder(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("finetune.fit.build_learner", refuse)
+    with pytest.raises(ModelFileError, match="no such weights"):
+        train(task, tmp_path / "run", QUICK)
+    assert {entry.name for entry in (tmp_path / "run").iterdir()} <= {".lock"}
+    monkeypatch.undo()
+    train(task, tmp_path / "run", replace(QUICK, train=replace(QUICK.train, lr=0.02)))
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise ModelFileError("no such weights")
 
 
 def test_resuming_with_other_versions_or_processes_says_that_exactness_is_lost(
