@@ -23,6 +23,10 @@ PICKED = (
     "Chosen by rule, not by eye: per true group the image on which the two probabilities of the true group "
     "differ most. Single images show what kind of picture is concerned, not which result is better."
 )
+TELLING = (
+    "Chosen by rule, not by eye: per true group the image on which the two differ most among those that only "
+    "one gets right, else among those that both get right; a group without either has no row."
+)
 
 
 def write_comparison(
@@ -76,13 +80,12 @@ def draw_comparison(a: AgeResult, b: AgeResult, names: tuple[str, str], out: Pat
         {name: side.probs[shown] for name, side in zip(names, (first, second), strict=True)},
         a.class_names,
         folder / "heat_maps.png",
-        subtitle="per true group, the image on which only one is right and the two differ most",
+        subtitle="per true group, the image on which the two differ most, where only one is right if any",
     )
     place = PurePosixPath(PICTURES)
-    caption = f"{PICKED} {FACES_NOTE}"
     return [
-        Picture(place / "disagreements.png", "Where the two disagree", caption),
-        Picture(place / "heat_maps.png", "Softmax heat maps", caption),
+        Picture(place / "disagreements.png", "Where the two disagree", f"{PICKED} {FACES_NOTE}"),
+        Picture(place / "heat_maps.png", "Softmax heat maps", f"{TELLING} {FACES_NOTE}"),
     ]
 
 
