@@ -91,14 +91,14 @@ class CompetingRatio:
     def value(self, m: Tensor) -> Tensor:
         """Return the loss."""
         if self.alpha >= 0.5:  # nothing cancels: the cheaper of two equal forms
-            ratio = self._log_alpha - F.logsigmoid(m - self._margin)
+            ratio = F.logsigmoid(m - self._margin).neg_().add_(self._log_alpha)
         else:
             ratio = torch.logaddexp(math.log1p(self.alpha) - m, m.new_tensor(self._log_alpha))
         return ratio if self.beta == 1 else self.beta * ratio - (1 - self.beta) * F.logsigmoid(m)
 
     def push(self, m: Tensor) -> Tensor:
         """Return -dL/dm."""
-        raised = torch.sigmoid(self._margin - m)
+        raised = torch.sigmoid((m - self._margin).neg())
         return raised if self.beta == 1 else self.beta * raised + (1 - self.beta) * torch.sigmoid(-m)
 
     @property
