@@ -61,7 +61,8 @@ class LossConfig:
         a: the taming cross-entropy's exponent.
         clamp: NLLR only: clamp the posterior to [clamp, 1 - clamp] as released code does.
         label_smoothing: share of the target spread over all classes, in [0, 1).
-        class_weights: none, inverse (1 / frequency) or inverse_sqrt, from the training rows, mean one.
+        class_weights: none, inverse (1 / frequency) or inverse_sqrt, from the training rows, mean one. The
+            weighted mean is taken within each process and each accumulated batch, then averaged.
     """
 
     name: str = "cel"
