@@ -73,7 +73,7 @@ def cross_validate(config: CrossValidationConfig) -> dict[str, Any]:
     remaining = [fold for fold in folds if fold not in finished]
     if remaining or not config.report:
         if remaining:
-            say(f"folds {remaining} remain; the report is written when all are there")
+            say(f"folds {', '.join(map(str, remaining))} remain; the report is written when all are there")
         return {"finished": finished, "remaining": remaining, "run": str(folder)}
     return conclude(experiment, folder)
 

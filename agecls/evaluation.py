@@ -36,7 +36,10 @@ def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
     scores = age_scores(predictions.probs, predictions.target)
     slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
     summary = {"run": str(folder), "data": asked, **scores, "slices": slices}
-    say(f"{asked}: exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %, n {scores['n']}")
+    told = (
+        f"exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %, pooled over {scores['n']} images"
+    )
+    say(f"{asked}: {told}")
     for name, rows in slices.items():
         print_slice(name, rows)
     if config.out is not None:

@@ -108,6 +108,9 @@ def run_fold(experiment: Experiment, fold: int, folder: Path, world: World) -> N
         )
         if world.is_main:
             scores = age_scores(found["probs"], found["target"]) if len(found["target"]) else {}
+            if scores:
+                told = f"exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %"
+                say(f"fold {fold}: {told} of {scores['n']} test images, {fitted.facts['minutes']:.1f} min")
             facts = run_facts(experiment, fitted) | {"kind": "age_fold", "fold": fold, "scores": scores}
             facts |= {"n": len(split.test), "n_train": len(split.train), "n_validation": len(split.val)}
             save_bundle(

@@ -163,7 +163,11 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Everything `finetune.fit` needs; a study's own configuration has these fields and its data's."""
+    """Everything `finetune.fit` needs; a study's own configuration has these fields and its data's.
+
+    Args:
+        device: auto, cpu, cuda, cuda:1 or mps; what really runs is told.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     head: HeadConfig = field(default_factory=HeadConfig)

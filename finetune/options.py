@@ -57,12 +57,13 @@ def parse_options(
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    hints = get_type_hints(config_type)
+    hints, told = get_type_hints(config_type), described_fields(config_type)
     for item in fields(config_type):  # type: ignore[arg-type]
-        if is_dataclass(hints[item.name]):
-            parser.add_class_arguments(hints[item.name], item.name, fail_untyped=False)
+        hint, about_it = hints[item.name], told.get(item.name)
+        if is_dataclass(hint):
+            parser.add_class_arguments(hint, item.name, fail_untyped=False)
         else:
-            parser.add_argument(f"--{item.name}", type=hints[item.name], default=item.default)
+            parser.add_argument(f"--{item.name}", type=hint, default=item.default, help=about_it)
     try:
         values = parser.parse_args(_lists_as_yaml(argv, known))
         parts = parser.instantiate(values)
@@ -78,6 +79,16 @@ def parse_options(
         files = ", ".join(_values_of("--config", argv))
         raise UsageError(f"{error}\n(with the options in {files})" if files else str(error)) from None
     return config, Flags(json=parts.json, debug=parts.debug), words
+
+
+def described_fields(config_type: type) -> dict[str, str]:
+    """Return what the docstrings of a configuration and of its bases say about each field."""
+    from docstring_parser import parse
+
+    told: dict[str, str] = {}
+    for base in reversed(config_type.__mro__):
+        told |= {each.arg_name: each.description or "" for each in parse(base.__doc__ or "").params}
+    return told
 
 
 def load_config(config_type: type[T], file: Path) -> T:
