@@ -191,10 +191,10 @@ def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 def refuse_mixed_folds(folds: list[AgeResult]) -> None:
     """Raise DataError when folds were trained with different settings: they are no one experiment."""
-    own = ("run", "device", "data.fold", "evaluate.batch_size")
+    own = (*FREE_KEYS, "data.fold")
     for other in folds[1:]:
         changes = config_changes(folds[0].config, other.config)
-        lines = [f"{key}: {change}" for key, change in changes.items() if not key.startswith(own)]
+        lines = [f"{key}: {change}" for key, change in changes.items() if key not in own]
         if lines:
             raise DataError(
                 f"{folds[0].folder} and {other.folder} were trained differently:\n{listing(lines)}\n"
