@@ -41,6 +41,8 @@ def parse_options(
 
     `--config FILE` reads YAML, dotted options (`--train.lr 0.1`) override it, the last one wins. A name that
     is no file may be that of a YAML file in the folder `recipes` (`--config paper_resnet34`).
+    A yes-or-no option may stand alone (`--faces`), be turned round (`--no-serve`) or take true or false, and
+    dashes may stand for the underscores of a name (`--auto-port`). Positional words may stand anywhere.
     `positionals` maps a positional's name to its help; a name ending in "..." takes one word or more, which
     come back joined by newlines. Raises UsageError naming every unknown key with the nearest known one, and
     SystemExit(0) after `--help`.
@@ -48,7 +50,7 @@ def parse_options(
     from jsonargparse import ArgumentError, ArgumentParser
 
     known = dict(_leaves(config_type))
-    argv = _with_recipes(argv, recipes)
+    argv = _spelled_out(_with_recipes(argv, recipes), known)
     _check_config_files(argv, config_type, recipes)
     parser = ArgumentParser(prog=prog, description=about, exit_on_error=False, allow_abbrev=False)
     for name, text in (positionals or {}).items():
@@ -118,6 +120,34 @@ def _with_recipes(argv: Sequence[str], recipes: Path | None) -> list[str]:
         if file.parent == recipes and file.is_file():
             words[position] = str(file)
     return words
+
+
+def _spelled_out(argv: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """Return the words with each known option and its value as one word, behind all positional words.
+
+    >>> _spelled_out(["--no-serve", "--port", "80", "x"], {"serve": bool, "port": int})
+    ['x', '--serve=false', '--port=80']
+    """
+    positionals, options, rest = [], [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name if name in known else name.replace("-", "_")
+        turned = name.removeprefix("no_")
+        if not word.startswith("--"):
+            positionals.append(word)
+        elif name not in known and known.get(turned) is bool and not equals:
+            options.append(f"--{turned}=false")
+        elif name not in known and name != "config":
+            options.append(word)
+        elif equals:
+            options.append(f"--{name}={value}")
+        elif known.get(name) is bool and not (rest and rest[0].lower() in ("true", "false")):
+            options.append(f"--{name}=true")
+        else:
+            has_value = rest and not rest[0].startswith("--")
+            options.append(f"--{name}={rest.pop(0)}" if has_value else f"--{name}")
+    return positionals + options
 
 
 def _values_of(option: str, argv: Sequence[str]) -> list[str]:

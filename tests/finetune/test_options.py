@@ -172,3 +172,41 @@ def test_suggestions():
     assert suggestion("lrr", ["lr", "epochs"]) == " (did you mean lr?)"
     assert suggestion("zzz", ["lr", "epochs"]) == "; known: epochs, lr"
     assert suggestion("zzz", ["lr", "epochs"], listed=False) == ""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A command with flags.
+
+    Args:
+        serve: whether.
+        auto_port: whether.
+        port: where.
+    """
+
+    serve: bool = True
+    auto_port: bool = False
+    port: int = 1
+
+
+def test_flags_stand_alone_turned_round_with_dashes_or_with_a_value():
+    def serve(*words: str) -> tuple[bool, bool, int]:
+        config = parse(*words, config_type=Service)[0]
+        return config.serve, config.auto_port, config.port
+
+    assert serve("--no-serve", "--auto-port") == (False, True, 1)
+    assert serve("--no_serve", "--auto_port", "--port", "-1") == (False, True, -1)
+    assert serve("--serve", "false", "--auto-port", "true") == (False, True, 1)
+    assert serve("--serve=False", "--auto-port", "--port=7") == (False, True, 7)
+    assert "--serve must be bool, got maybe" in refusal("--serve=maybe", config_type=Service)
+
+
+def test_a_flag_takes_no_word_away_and_words_may_stand_behind_options():
+    words = ("a", "--auto-port", "b", "--port", "7", "c", "-")
+    config, _, named = parse(*words, config_type=Service, positionals={"paths...": "files"})
+    assert (config, named) == (Service(auto_port=True, port=7), {"paths": "a\nb\nc\n-"})
+
+
+def test_an_option_without_its_value_is_refused():
+    assert "--port" in refusal("--port", "--auto-port", config_type=Service)
+    assert "unknown option --no-port" in refusal("--no-port", config_type=Service)
