@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls import canvas
+from finetune import canvas
 from finetune.metrics import Calibration, accuracy, expected_calibration_error
 
 if TYPE_CHECKING:

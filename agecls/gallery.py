@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agecls import canvas
 from agecls.picks import GalleryRow
+from finetune import canvas
 from finetune.errors import DataError
+from finetune.heat_map_figure import MARKS, Panel, RowLabels, draw_heat_map_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 CELL, PICTURE, STRIP = 1.14, 1.16, 2.0  # inches: width of a column, height of a picture, height of a row
 RIGHT, WRONG = "\N{CHECK MARK}", "\N{BALLOT X}"
@@ -156,54 +155,18 @@ def draw_heat_maps(
     Returns:
         `out`.
     """
-    count, groups = len(files), len(class_names)
-    title = f"Softmax probabilities: {canvas.count_text(count, 'image')}"
-    notes = [subtitle, "outlined = true group, bold = predicted group"]
-    width = max(5.5, 1.3 + 0.6 + 0.42 * groups * len(probs))
-    with canvas.new_figure(
-        out, 1.45 + 0.62 * count, title, "\n".join(filter(None, notes)), width=width
-    ) as figure:
-        ratios = [2.0] + [groups] * len(probs)
-        left, *maps = figure.subplots(1, 1 + len(probs), sharey=True, width_ratios=ratios, squeeze=False)[0]
-        _draw_thumbnail_column(left, files, [class_names[index] for index in target])
-        for axes, (name, table) in zip(maps, probs.items(), strict=True):
-            image = axes.imshow(np.asarray(table), cmap=canvas.SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
-            _write_heat_cells(axes, np.asarray(table), target)
-            axes.set_title(
-                canvas.drawable(canvas.shorten(name, 6 * groups)), size=canvas.NORMAL + 0.5, weight="bold"
-            )
-            canvas.label_ticks(axes, "x", class_names, rotation=45, ha="right", rotation_mode="anchor")
-            axes.tick_params(axis="y", left=False, labelleft=False)
-            axes.spines[:].set_visible(False)
-        _draw_scale(figure, image, maps)
-    return out
-
-
-def _draw_thumbnail_column(axes: Axes, files: Sequence[Path], names: Sequence[str]) -> None:
-    axes.spines[:].set_visible(False)
-    axes.set(xticks=[], yticks=[], xlim=(0, 1), title="true group")
-    for row, (file, name) in enumerate(zip(files, names, strict=True)):
-        axes.text(0.0, row, canvas.drawable(name), ha="left", va="center")
-        place = axes.inset_axes((0.52, row - 0.46, 0.48, 0.92), transform=axes.transData)
-        draw_thumbnail(place, file, canvas.SMALL - 4)
-
-
-def _write_heat_cells(axes: Axes, table: np.ndarray, target: np.ndarray) -> None:
-    from matplotlib.patches import Rectangle
-
-    for (row, column), value in np.ndenumerate(table):
-        weight = "bold" if column == table[row].argmax() else "normal"
-        colour = canvas.ink_on(value) if round(100 * value) else canvas.MUTED
-        text = f"{value:.2f}" if round(100 * value) else "0"
-        axes.text(column, row, text, ha="center", va="center", size=canvas.SMALL, color=colour, weight=weight)
-    for row, column in enumerate(target):
-        frame = Rectangle(
-            (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=canvas.VERMILION, linewidth=1.8
-        )
-        frame.set_clip_on(False)
-        axes.add_patch(frame)
-
-
-def _draw_scale(figure: Figure, image: AxesImage, maps: Sequence[Axes]) -> None:
-    bar = figure.colorbar(image, ax=list(maps), location="right", fraction=0.03, pad=0.015, aspect=60)
-    bar.outline.set_visible(False)
+    marks = MARKS.format(true="true group", predicted="predicted group")
+    return draw_heat_map_figure(
+        out,
+        title=f"Softmax probabilities: {canvas.count_text(len(files), 'image')}",
+        subtitle="\n".join(filter(None, [subtitle, marks])),
+        panels=[Panel(name, np.asarray(table), table.argmax(axis=1)) for name, table in probs.items()],
+        columns=class_names,
+        truths=[int(index) for index in target],
+        rows=RowLabels(
+            heading="true group",
+            names=[class_names[index] for index in target],
+            notes=[""] * len(files),
+            draw=lambda axes, row: draw_thumbnail(axes, files[row], canvas.SMALL - 4),
+        ),
+    )

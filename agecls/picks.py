@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agecls.canvas import count_text
+from finetune.canvas import count_text
 
 COLUMNS = 8  # of the gallery
 

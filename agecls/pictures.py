@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls import canvas
+from finetune import canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

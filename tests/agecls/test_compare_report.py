@@ -11,8 +11,8 @@ from agecls.compare_report import per_seed, what_differs, write_comparison
 from agecls.comparison import compare_results, compare_seeds
 from agecls.markdown import escape
 from agecls.results import AgeResult
-from tests.agecls.drawing import pixels_of
 from tests.agecls.results_by_hand import make_result
+from tests.finetune.drawing import pixels_of
 
 Compared = tuple[AgeResult, AgeResult, dict[str, Any]]
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agecls import canvas
 from agecls.curves import draw_learning_curves, draw_reliability
+from finetune import canvas
 from finetune.metrics import expected_calibration_error
-from tests.agecls.drawing import has_colour, made_up_answers, pixels_of
+from tests.agecls.drawing import made_up_answers
+from tests.finetune.drawing import has_colour, pixels_of
 
 
 def history(epochs: int, offset: float = 0.0, validated: bool = True) -> list[dict[str, Any]]:

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from agecls import canvas
 from agecls.gallery import draw_gallery, draw_heat_maps
 from agecls.picks import choose_disagreements, choose_telling
-from tests.agecls.drawing import NAMES, has_colour, made_up_answers, pixels_of
+from finetune import canvas
+from tests.agecls.drawing import NAMES, made_up_answers
+from tests.finetune.drawing import has_colour, pixels_of
 
 LEAF = (20, 200, 60)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agecls import canvas
 from agecls.pictures import draw_confusion, draw_group_bars
-from tests.agecls.drawing import NAMES, has_colour, pixels_of
+from finetune import canvas
+from tests.agecls.drawing import NAMES
+from tests.finetune.drawing import has_colour, pixels_of
 
 
 def texts_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -107,3 +110,10 @@ def test_group_bars_draw_the_intervals_that_are_known(tmp_path: Path, monkeypatc
         exact_interval=interval,
     )
     assert drawn == [([25.0], [75.0])]
+
+
+def test_importing_the_pictures_imports_no_matplotlib():
+    modules = "agecls.pictures, agecls.curves, agecls.picks, agecls.gallery, agecls.report"
+    code = f"import sys, {modules}; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -11,8 +11,9 @@ import pytest
 
 from agecls.report import Picture, report_result, write_report
 from agecls.scores import score_cross_validation
-from tests.agecls.drawing import NAMES, pixels_of
+from tests.agecls.drawing import NAMES
 from tests.agecls.results_by_hand import make_result
+from tests.finetune.drawing import pixels_of
 
 RESAMPLES = 50
 PROMISED = (

@@ -6,11 +6,15 @@ no global state is left behind, and the same input gives the same file, byte for
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from finetune.atomic import atomic_file
+from finetune.shades import BLUES, readable_ink, shade
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +23,14 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, told apart with every common kind of colour blindness, and neutral greys.
 BLUE, SKY, VERMILION = "#0072B2", "#A9D3EE", "#D55E00"
 INK, MUTED, FAINT, PAPER = "#1F2933", "#5F6B76", "#D5DAE0", "#FFFFFF"
-SEQUENTIAL = "Blues"  # one hue, light to dark: reads the same in grey
+SEQUENTIAL = "Blues"  # one hue, light to dark: reads the same in grey; its colours are shades.BLUES
 WIDTH_INCHES = 8.0
 DOTS_PER_INCH = 160
+TOP_MARGIN = 0.10  # inches above the title
+LEFT_MARGIN = 0.015  # of the width, left of the title
 SMALL, NORMAL, TITLE = 8.0, 9.5, 12.0
+
+_drawing = threading.Lock()  # matplotlib's settings belong to the whole process: one figure at a time
 
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -56,14 +64,14 @@ def new_figure(
     """Give a figure of `width` x `height` inches, titled at the left; on leaving, write it to `out` as a PNG.
 
     The subtitle stands under the title in grey: what the marks mean. Folders of `out` are made. Axes are kept
-    from running into each other by matplotlib's constrained layout.
+    from running into each other by matplotlib's constrained layout. Threads draw one after the other.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    with mpl.rc_context(STYLE):
+    with _drawing, mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
         FigureCanvasAgg(figure)
         top = _write_titles(figure, height, title, subtitle)
@@ -71,20 +79,31 @@ def new_figure(
         figure.set_layout_engine(layout)
         yield figure
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, format="png", metadata={"Software": None, "Title": title})
+        with atomic_file(out) as stream:
+            figure.savefig(stream, format="png", metadata={"Software": None, "Title": title})
 
 
 def _write_titles(figure: Figure, height: float, title: str, subtitle: str) -> float:
-    line = 1.45 / 72 / height  # one line of text of one point, as a share of the figure's height
-    top = 1 - 0.10 / height
-    figure.text(0.015, top, drawable(title), size=TITLE, weight="bold", va="top")
-    top -= line * TITLE * (title.count("\n") + 1)
+    top = 1 - TOP_MARGIN / height
+    figure.text(LEFT_MARGIN, top, drawable(title), size=TITLE, weight="bold", va="top")
     if subtitle:
         figure.text(
-            0.015, top, drawable(subtitle), size=NORMAL - 0.5, color=MUTED, va="top", linespacing=1.35
+            LEFT_MARGIN,
+            1 - heading_height(title) / height,
+            drawable(subtitle),
+            size=NORMAL - 0.5,
+            color=MUTED,
+            va="top",
+            linespacing=1.35,
         )
-        top -= line * NORMAL * (subtitle.count("\n") + 1)
-    return top
+    return 1 - heading_height(title, subtitle) / height
+
+
+def heading_height(title: str, subtitle: str = "") -> float:
+    """Return how far a figure's title and subtitle reach down from its upper edge, in inches."""
+    line = 1.45 / 72  # one line of text of one point
+    lines = TITLE * (title.count("\n") + 1) + NORMAL * (subtitle.count("\n") + 1 if subtitle else 0)
+    return TOP_MARGIN + line * lines
 
 
 def drawable(text: str) -> str:
@@ -116,6 +135,28 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Return how wide text of `size` points is drawn, in inches; of several lines it is the widest."""
+    from matplotlib import font_manager
+
+    properties = font_manager.FontProperties(family=STYLE["font.family"], weight="bold" if bold else "normal")
+    font = font_manager.get_font(font_manager.findfont(properties))
+    font.set_size(size, 72)
+    widths = []
+    for line in drawable(text).split("\n"):
+        font.set_text(line)
+        widths.append(font.get_width_height()[0] / 64 / 72)
+    return max(widths)
+
+
+def fit(text: str, width: float, size: float, *, bold: bool = False) -> str:
+    """Return `text`, its middle left out so far that `size` points fit into `width` inches."""
+    limit = len(text)
+    while limit > 3 and text_width(shorten(text, limit), size, bold=bold) > width:
+        limit -= 1
+    return shorten(text, limit)
+
+
 def label_ticks(axes: Axes, side: str, names: Sequence[str], **style: Any) -> None:
     """Write `names` at 0, 1, 2, ... along the x or the y axis (`side`), without tick marks."""
     axis = axes.xaxis if side == "x" else axes.yaxis
@@ -123,9 +164,9 @@ def label_ticks(axes: Axes, side: str, names: Sequence[str], **style: Any) -> No
     axes.tick_params(axis="x" if side == "x" else "y", length=0)
 
 
-def ink_on(shade: float) -> str:
-    """Return the text colour that reads on `SEQUENTIAL` at `shade` (0 to 1)."""
-    return PAPER if shade > 0.55 else INK
+def ink_on(share: float) -> str:
+    """Return the text colour that reads on `SEQUENTIAL` at `share` (0 to 1)."""
+    return readable_ink(shade(BLUES, share), (INK, PAPER))
 
 
 def count_text(count: int, noun: str) -> str:
