@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.dataset import AgeData, read_data
+from agecls.dataset import AgeData, open_pictures, read_data
 from agecls.results import AgeResult, Predictions, write_report_json
 from agecls.scores import age_scores, slice_scores
 from finetune.console import say, table
@@ -17,6 +19,8 @@ from finetune.run_folder import read_json
 
 if TYPE_CHECKING:
     from agecls.commands import EvaluateAgeConfig
+    from finetune.cache import ImageSource
+    from finetune.preprocess import PreprocessSpec
 
 SLICES = ("group", "gender", "subject_count")
 
@@ -26,8 +30,14 @@ def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
 
     Without data in the configuration the run's own test predictions are scored. With data, its images are
     shown to the run's model; a cross-validation's folds each predict and their probabilities are averaged,
-    which is refused for images that the folds were trained on.
+    which is refused for images that the folds were trained on. With `crop` "detector" the pictures
+    are also cut out again by a face detector, and what that costs is returned (`agecls.recropping`).
     """
+    if config.crop == "detector":
+        from agecls.recropping import evaluate_recropped
+
+        return evaluate_recropped(folder, config)
+    refuse_unused(config)
     if config.data.root is None and config.data.table is None:
         predictions, asked = own_predictions(folder, config), "the run's own test images"
     else:
@@ -49,6 +59,15 @@ def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
         write_report_json(out / "evaluation.json", summary)
         say(f"predictions.parquet and evaluation.json lie in {out}")
     return summary
+
+
+def refuse_unused(config: EvaluateAgeConfig) -> None:
+    """Raise UsageError for options of re-cropping in an evaluation that cuts nothing out again."""
+    given = {"detector": config.detector, "face_margin": config.face_margin}
+    given["face_crop"] = None if config.face_crop == "auto" else config.face_crop
+    unused = [f"--{name}" for name, value in given.items() if value is not None]
+    if unused:
+        raise UsageError(f"{', '.join(unused)} would change nothing: add --crop detector")
 
 
 def own_predictions(folder: Path, config: EvaluateAgeConfig) -> Predictions:
@@ -98,8 +117,16 @@ def predict_data(folder: Path, data: AgeData, config: EvaluateAgeConfig) -> Pred
     """Return the predictions of a run's models for every image of `data`, averaged over the models."""
     files = model_files(folder)
     refuse_training_images(folder, data.manifest)
-    found = [predict_with(file, data, config) for file in files]
-    manifest, count = data.manifest, len(data.manifest)
+    manifest = data.manifest
+    rows = np.arange(len(manifest))
+    sources = [lambda spec: open_pictures(manifest, spec, config.cache)]
+    found = [predict_pictures(file, sources, manifest, rows, config) for file in files]
+    return replace(frame_of(manifest), probs=np.mean(found, axis=0)[0])
+
+
+def frame_of(manifest: Manifest) -> Predictions:
+    """Return a manifest's rows as predictions to be: all but the probabilities, which are all alike."""
+    count, classes = len(manifest), len(manifest.class_names)
     return Predictions(
         manifest.class_names,
         path=manifest["path"],
@@ -109,7 +136,7 @@ def predict_data(folder: Path, data: AgeData, config: EvaluateAgeConfig) -> Pred
         age=manifest["age"] if "age" in manifest else np.full(count, np.nan),
         fold=np.zeros(count),
         target=manifest.label,
-        probs=np.mean(found, axis=0),
+        probs=np.full((count, classes), 1 / classes),
     )
 
 
@@ -141,9 +168,22 @@ def without_folds(manifest: Manifest) -> Manifest:
     return manifest.with_column("fold", np.full(len(manifest), -1))
 
 
-def predict_with(file: Path, data: AgeData, config: EvaluateAgeConfig) -> np.ndarray:
-    """Return one model's probabilities (N, K) for the rows of `data`, in their order."""
-    from agecls.dataset import open_pictures
+def predict_pictures(
+    file: Path,
+    sources: Sequence[Callable[[PreprocessSpec], ImageSource]],
+    manifest: Manifest,
+    rows: np.ndarray,
+    config: EvaluateAgeConfig,
+) -> list[np.ndarray]:
+    """Return one model's probabilities (N, K) for these rows of a manifest, in their order, from each source.
+
+    Args:
+        file: the model.safetensors.
+        sources: each opens the manifest's pictures, prepared as the model's specification says.
+        manifest: whose classes must be the model's.
+        rows: int (N,), manifest rows; one may come twice.
+        config: device, test crops and batch size.
+    """
     from finetune.batches import EvalBatches
     from finetune.bundle import check_class_names
     from finetune.distributed import World
@@ -152,16 +192,15 @@ def predict_with(file: Path, data: AgeData, config: EvaluateAgeConfig) -> np.nda
     from finetune.precision import choose_precision
 
     core, spec, facts = load_classifier(file)
-    check_class_names(facts["class_names"], data.manifest.class_names)
+    check_class_names(facts["class_names"], manifest.class_names)
     precision = choose_precision(config.device).in_float32()
     say(precision.describe())
     precision.place(core)
-    batches = EvalBatches(
-        open_pictures(data.manifest, spec, config.cache),
-        data.manifest.label,
-        np.arange(len(data.manifest)),
-        spec,
-        crops=config.evaluate.test_crops or facts.get("test_crops", "center"),
-        batch_size=config.evaluate.batch_size,
-    )
-    return evaluate(core, batches, spec, precision, World())["probs"]
+    unique, place = np.unique(rows, return_inverse=True)
+    crops = config.evaluate.test_crops or facts.get("test_crops", "center")
+    probs = []
+    for open_source in sources:
+        pictures, size = open_source(spec), config.evaluate.batch_size
+        batches = EvalBatches(pictures, manifest.label, unique, spec, crops=crops, batch_size=size)
+        probs.append(evaluate(core, batches, spec, precision, World())["probs"][place])
+    return probs
