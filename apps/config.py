@@ -1,0 +1,206 @@
+"""What a person may choose when exporting, predicting, serving and looking after an installation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agecls.config import AgeDataConfig
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """A finished run as self-describing ONNX files, each checked against the trained model before it exists.
+
+    Args:
+        fold: the fold of a cross-validation to export; null exports every fold.
+        all: export every fold, each into a folder of its own.
+        ensemble: export one file that averages the probabilities of all folds.
+        precision: fp32, fp16, or int8 (static, calibrated on training images, behind an accuracy gate).
+        out: folder for the exports; null puts them into the run folder, under export.
+        title: what the model is called in tables and in the demo; null names it after the run and the fold.
+        face_crop: how a photograph's face is cut out for this model: aligned, faces, plain, or auto (as its
+            training pictures were: told by Adience's layout, measured on others).
+        face_margin: share of the face box added on every side for faces and plain; null is the style's own.
+        detector: the YuNet face detector's ONNX file, to measure how this run's pictures frame their faces;
+            null looks in the usual places.
+        max_drop: percentage points of accuracy that int8 may lose before the export is refused.
+        calibration_images: training images that int8's ranges are taken from.
+        images: real images, besides random ones, on which the file must agree with the trained model (>= 16).
+        overwrite: replace a former export in the same place.
+    """
+
+    fold: int | None = None
+    all: bool = False
+    ensemble: bool = False
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    out: str | None = None
+    title: str | None = None
+    face_crop: Literal["auto", "aligned", "faces", "plain"] = "auto"
+    face_margin: float | None = None
+    detector: str | None = None
+    max_drop: float = 1.0
+    calibration_images: int = 128
+    images: int = 32
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Pictures, folders, videos or a list of them, shown to one model or several.
+
+    Args:
+        out: file for the answers, one row per picture, face and model: .csv, .jsonl or .parquet.
+        heatmap: file for the softmax heat map: .png, .html or .csv.
+        explain: folder for pictures of where the network looked: the class activation map over each crop.
+        faces: find every face in a picture, cut it out as the model expects, and classify each.
+        detector: the YuNet face detector's ONNX file; null looks in the usual places.
+        recursive: look into the folders of a folder too.
+        fps: frames of a video to look at, per second of it.
+        batch_size: pictures at once.
+        device: auto, cpu, cuda or cuda:1.
+        threads: processor threads of the runtime; 0 takes every core.
+    """
+
+    out: str | None = None
+    heatmap: str | None = None
+    explain: str | None = None
+    faces: bool = False
+    detector: str | None = None
+    recursive: bool = True
+    fps: float = 1.0
+    batch_size: int = 32
+    device: str = "auto"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class ExplainConfig:
+    """Where a model found its evidence, drawn over the crop that it saw.
+
+    Args:
+        out: a new folder for the pictures.
+        fold: the fold of a cross-validation whose model is asked.
+        class_name: the class to explain; null explains the predicted one.
+        device: auto, cpu, cuda or cuda:1, for .onnx files.
+    """
+
+    out: str = "explained"
+    fold: int | None = None
+    class_name: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class EvaluateOnnxConfig:
+    """Exported models scored without torch, on the test images of the run they came from or on other data.
+
+    Args:
+        run: the run folder that the models were exported from: each is shown the test images of its own fold,
+            and must repeat the trained model's answers to the last image.
+        batch_size: pictures at once.
+        device: auto, cpu, cuda or cuda:1.
+        threads: processor threads of the runtime; 0 takes every core.
+        out: folder for predictions.parquet and evaluation.json; null writes nothing.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    run: str | None = None
+    batch_size: int = 64
+    device: str = "auto"
+    threads: int = 0
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """A web page that shows what exported models say of uploaded pictures.
+
+    Args:
+        examples: folder of pictures to choose from on the page; a folder per class tells their true class.
+        detector: the YuNet face detector's ONNX file; null looks in the usual places.
+        device: auto, cpu, cuda or cuda:1.
+        host: address to listen on; any but a loopback address needs auth.
+        port: port to listen on.
+        auto_port: take the next free port when this one is in use.
+        auth: file with a line user:password for each person who may come in.
+        max_files: pictures at once.
+        max_mb: size of one picture's file, in MB (10^6 bytes).
+        keep_minutes: how long an uploaded picture may stay on this machine.
+        queue: requests that may wait; further ones are told so.
+        concurrency: requests answered at the same time; 0 takes the number of cores.
+        check: answer one picture over the port, say how it went, and stop.
+    """
+
+    examples: str | None = None
+    detector: str | None = None
+    device: str = "auto"
+    host: str = "127.0.0.1"
+    port: int = 7860
+    auto_port: bool = False
+    auth: str | None = None
+    max_files: int = 16
+    max_mb: float = 10.0
+    keep_minutes: float = 10.0
+    queue: int = 64
+    concurrency: int = 0
+    check: bool = False
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """A look at the installation: versions, devices, providers, weights, disk and threads.
+
+    Args:
+        backbone: also look for the pretrained weights of this backbone.
+        weights: file or folder of weights to look at.
+        detector: the YuNet face detector's ONNX file; null looks in the usual places.
+    """
+
+    backbone: str | None = None
+    weights: str | None = None
+    detector: str | None = None
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """The first result: drawn faces, three losses, five folds each, one comparison, exports and the demo.
+
+    Args:
+        dir: where everything goes; made anew each time, refused when it holds anything else.
+        backbone: a small timm backbone, trained from scratch.
+        epochs: passes over the drawn training faces.
+        users: albums of four drawn people each.
+        seed: of the faces, the weights and the batches.
+        serve: start the demo with the exported models when everything is made.
+        port: port of the demo; the next free one is taken when it is in use.
+    """
+
+    dir: str = "demo-run"
+    backbone: str = "test_resnet"
+    epochs: int = 12
+    users: int = 40
+    seed: int = 0
+    serve: bool = True
+    port: int = 7860
+
+
+@dataclass(frozen=True)
+class CurvesConfig:
+    """Every loss and its true gradient against the posterior of the right class.
+
+    Args:
+        out: folder for curves.png and curves.csv.
+        alpha: CRL's alpha (the paper's).
+        beta: CRL's beta.
+        gamma: the focal loss's exponent.
+        a: the taming cross-entropy's exponent.
+        points: posteriors, evenly spaced inside (0, 1).
+    """
+
+    out: str = "curves"
+    alpha: float = 1.5
+    beta: float = 1.0
+    gamma: float = 2.0
+    a: float = 0.8
+    points: int = 199

@@ -1,0 +1,78 @@
+"""Whether NVIDIA's driver and CUDA's libraries can be used on this machine, by trying to load them.
+
+Trying them first keeps the runtime quiet: it tells of a missing library on the standard error and goes on
+with the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+CUDNN = "libcudnn.so.9"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stands in the way, and what mends it."""
+
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}"
+
+
+def driver_problem(index: int = 0) -> Problem | None:
+    """Return why graphics card number `index` cannot be used, with the remedy; None where it can.
+
+    Only the driver is asked: that it loads, starts, and counts more than `index` cards.
+    """
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return Problem(
+            f"{DRIVER}, the NVIDIA driver's library, cannot be loaded",
+            "install the driver, or start the container with its graphics card (docker run --gpus all)",
+        )
+    count = ctypes.c_int(0)
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or not count.value:
+        return Problem(
+            f"{DRIVER}, the NVIDIA driver's library, finds no graphics card (status {status})",
+            "nvidia-smi should list one, and CUDA_VISIBLE_DEVICES must not hide it",
+        )
+    if index >= count.value:
+        return Problem(
+            f"there is no graphics card {index}", f"the driver counts {count.value}, from cuda:0 on"
+        )
+    return None
+
+
+def library_problem(cuda_version: str) -> Problem | None:
+    """Return which of CUDA's libraries cannot be loaded, with the remedy; None where all can.
+
+    `cuda_version` is what the runtime was built for, such as "13.0". On Windows nothing is asked: there the
+    runtime finds its libraries by itself.
+    """
+    major = cuda_version.partition(".")[0]
+    if sys.platform == "win32" or not major.isdigit():
+        return None
+    names = [f"{name}.so.{major}" for name in ("libcudart", "libcublasLt", "libcublas")]
+    missing = [name for name in (*names, "libcurand.so.10", CUDNN) if not _loads(name)]
+    if not missing:
+        return None
+    return Problem(
+        f"{', '.join(missing)} (of CUDA {major} and cuDNN 9) cannot be loaded",
+        'pip install "onnxruntime-gpu[cuda,cudnn]", or install CUDA and cuDNN with the system',
+    )
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
