@@ -1,0 +1,116 @@
+"""Grad-CAM of a checkpoint: where a trained model found evidence for a class, on its last feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apps.explain import evidence_map
+from finetune.backbone import Features
+from finetune.batches import normalise
+from finetune.errors import UsageError
+
+if TYPE_CHECKING:
+    from finetune.model import Classifier
+    from finetune.preprocess import PreprocessSpec
+
+
+def grad_cam(core: Classifier, spec: PreprocessSpec, crop: np.ndarray, class_index: int) -> np.ndarray:
+    """Return the evidence for a class over the crop, from the gradient of its logit on the last feature map.
+
+    With A^k the map's channels and Z its places: ReLU(sum_k a_k A^k), a_k = 1/Z sum_ij dy_c / dA^k_ij
+    (Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017,
+    Eqs. 1 and 2). Where the head is linear on the map's mean it is the class activation map, up to a factor.
+
+    Of a transformer the tokens that enter the last block stand in for the map, the class token left out:
+    behind that block a class token no longer listens to them.
+
+    Args:
+        core: the trained model; its mode, weights and gradients are left as they are.
+        spec: its preprocessing.
+        crop: uint8 (S, S, 3) RGB, S = spec.image_size.
+        class_index: of the class to be explained.
+
+    Returns:
+        float32 (S, S) in 0-1: 1 is the strongest place of this crop, 0 is no evidence or evidence against.
+
+    Raises:
+        UsageError: another crop, a class that the model does not have, or features without places.
+    """
+    size = spec.image_size
+    if crop.dtype != np.uint8 or crop.shape != (size, size, 3):
+        raise UsageError(f"the crop must be uint8 ({size}, {size}, 3), got {crop.dtype} {crop.shape}")
+    device = next(core.parameters()).device
+    images = normalise(torch.from_numpy(np.ascontiguousarray(crop))[None].to(device), spec.mean, spec.std)
+    with _evaluating(core), torch.enable_grad():
+        features, logits = _last_features(core, images)
+        if not 0 <= class_index < logits.shape[1]:
+            raise UsageError(f"class_index must lie in 0..{logits.shape[1] - 1}, got {class_index}")
+        (gradient,) = torch.autograd.grad(logits[0, class_index], features)
+    channels, slopes = (_as_map(core.backbone.model, values.detach()) for values in (features, gradient))
+    weights = slopes.mean(dim=(1, 2), keepdim=True)
+    return evidence_map((weights * channels).sum(dim=0).cpu().numpy(), size)
+
+
+@contextmanager
+def _evaluating(core: Classifier) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in core.modules()}
+    core.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _last_features(core: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the last features as a leaf of the graph, in the model's own layout, and the logits (1, K)."""
+    backbone = core.backbone
+    if backbone.taps:
+        maps = {stride: values.detach() for stride, values in backbone(images).maps.items()}
+        deepest = maps[max(maps)].requires_grad_()
+        if backbone.embedding_dim:
+            raise UsageError("Grad-CAM needs a head that reads either the embedding or the maps, not both")
+        return deepest, core.head.infer(Features(images.new_zeros(1, 0), maps))
+    with torch.no_grad():
+        features = backbone.model.forward_features(images)
+    if features.ndim == 3 and hasattr(backbone.model, "blocks"):
+        return _before_last_block(core, images)
+    features = features.detach().requires_grad_()
+    embedding = backbone.model.forward_head(features, pre_logits=True)
+    return features, core.head.infer(Features(embedding))
+
+
+def _before_last_block(core: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    caught: list[Tensor] = []
+
+    def catch(_module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        caught.append(arguments[0].detach().requires_grad_())
+        return (caught[0], *arguments[1:])
+
+    handle = core.backbone.model.blocks[-1].register_forward_pre_hook(catch)
+    try:
+        logits = core.infer(images)
+    finally:
+        handle.remove()
+    return caught[0], logits
+
+
+def _as_map(model: Any, values: Tensor) -> Tensor:
+    """Return the features of one picture as (C, h, w), whatever the model's layout."""
+    if values.ndim == 4:
+        last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        return values[0].permute(2, 0, 1) if last else values[0]
+    tokens = values[0, int(getattr(model, "num_prefix_tokens", 0)) :]
+    side = round(len(tokens) ** 0.5)
+    if values.ndim != 3 or side * side != len(tokens):
+        raise UsageError(
+            f"Grad-CAM needs features with places, this model's have shape {tuple(values.shape)}"
+        )
+    return tokens.T.reshape(-1, side, side)
