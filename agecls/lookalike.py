@@ -19,6 +19,7 @@ from finetune.errors import UsageError
 from finetune.seeding import numpy_generator
 
 SUBJECTS_PER_USER = 4
+FIRST_ALBUM, ALBUM_STEP = 70000001, 37
 LABELS = tuple(POLICIES["gillevi"].groups)
 # One deck of subjects: the fifth group is the largest, as in Adience, and the last two the smallest.
 DECK = (0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 4, 4)
@@ -139,10 +140,32 @@ def write_lookalike_adience(
     )
 
 
+def album_name(number: int) -> str:
+    """Return the name of the look-alike's album `number`, from 0 on, in the form of Adience's user ids.
+
+    >>> album_name(1)
+    '70000038@N01'
+    """
+    return f"{FIRST_ALBUM + ALBUM_STEP * number}@N{number % 9:02d}"
+
+
+def is_drawn(users: Iterable[str]) -> bool:
+    """Tell whether albums are the look-alike's: there is one, and every name is one that `album_name` gives.
+
+    Real ids follow no such rule, so drawings are told from photographs wherever the list of albums is left.
+    """
+    names = set(users)
+    numbers = {name: name.partition("@")[0] for name in names}
+    return bool(names) and all(
+        digits.isascii()
+        and digits.isdigit()
+        and album_name(max(0, int(digits) - FIRST_ALBUM) // ALBUM_STEP) == name
+        for name, digits in numbers.items()
+    )
+
+
 def _albums(users: int, seed: int, with_oddities: bool) -> list[_Album]:
-    albums = [
-        _Album(number % FOLD_COUNT, f"{70000001 + 37 * number}@N{number % 9:02d}") for number in range(users)
-    ]
+    albums = [_Album(number % FOLD_COUNT, album_name(number)) for number in range(users)]
     for fold in range(FOLD_COUNT):
         deck: list[int] = []
         for album in albums[fold::FOLD_COUNT]:

@@ -203,8 +203,24 @@ def slice_scores(
     if by not in _CELLS:
         raise ValueError(f"by must be one of {', '.join(_CELLS)}; got {by!r}")
     return [
-        _slice_row(name, predictions.select(rows), resamples, seed) for name, rows in _CELLS[by](predictions)
+        cell_scores(name, predictions.select(rows), resamples=resamples, seed=seed)
+        for name, rows in _CELLS[by](predictions)
     ]
+
+
+def cell_scores(name: str, cell: Predictions, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Return the row of one cell of any slice, as in `slice_scores`: counts, and scores from 30 subjects on.
+
+    `cell` holds the images of the cell alone.
+    """
+    subjects = len(np.unique(cell.subject))
+    row: dict[str, Any] = {"name": name, "images": len(cell), "subjects": subjects}
+    for measure, hits in (("exact", cell.correct), ("one_off", cell.one_off)):
+        row[measure], row[f"{measure}_interval"] = None, None
+        if subjects >= FEWEST_SUBJECTS:
+            interval = cluster_bootstrap_interval(100.0 * hits, cell.subject, resamples=resamples, seed=seed)
+            row[measure], row[f"{measure}_interval"] = interval.estimate, [interval.low, interval.high]
+    return row
 
 
 def _for_json(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,17 +257,6 @@ def _intervals(predictions: Predictions, unit: str, resamples: int, seed: int) -
             result |= {f"{measure}_{name}": [interval.low, interval.high]}
             result |= {"level": interval.level, "clusters": interval.clusters}
     return result
-
-
-def _slice_row(name: str, cell: Predictions, resamples: int, seed: int) -> dict[str, Any]:
-    subjects = len(np.unique(cell.subject))
-    row: dict[str, Any] = {"name": name, "images": len(cell), "subjects": subjects}
-    for measure, hits in (("exact", cell.correct), ("one_off", cell.one_off)):
-        row[measure], row[f"{measure}_interval"] = None, None
-        if subjects >= FEWEST_SUBJECTS:
-            interval = cluster_bootstrap_interval(100.0 * hits, cell.subject, resamples=resamples, seed=seed)
-            row[measure], row[f"{measure}_interval"] = interval.estimate, [interval.low, interval.high]
-    return row
 
 
 Cells = list[tuple[str, np.ndarray]]

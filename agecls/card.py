@@ -1,0 +1,293 @@
+"""A finished age run -> what a model card tells: scores measured on its own test images, and their limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agecls.card_facts import (
+    HOW_TO_SLICE,
+    INTENDED_USE,
+    OUT_OF_SCOPE,
+    PRIVACY,
+    data_facts,
+    detector_facts,
+    not_measured,
+    pretraining_facts,
+)
+from agecls.groups import AgeGroups
+from agecls.report_sections import age_gaps
+from agecls.results import AgeResult, Predictions
+from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
+from finetune.errors import UsageError
+from finetune.manifest import Manifest
+from finetune.run_folder import read_json
+from finetune.statistics import cluster_bootstrap_interval
+from finetune.strict_json import json_text
+
+ADULT = 18
+OLDEST_YOUTH = 20  # a group may hold ages on both sides of 18 up to here: Adience's 15-20 does
+GENDERS = {"f": "f", "m": "m", "u": "u (unknown)", "": "not recorded"}
+SAME_EXPERIMENT = ("manifest", "split", "loss", "backbone", "seed")
+
+
+def age_card(run: Path, fold: int | None) -> dict[str, Any]:
+    """Return what is known of the model of a finished age run: {"metrics": {...}, "card": {...}}.
+
+    Every number was measured on test images of this run; None or an entry of `not_measured` stands for
+    anything else. Cells of fewer than 30 people have counts, and None for their scores. Plain JSON values, no
+    path of a machine.
+
+    Args:
+        run: the folder of `crl age cv` or of `crl age train`.
+        fold: the fold of a cross-validation whose model the card is about; None for the average of all its
+            models. A single run has one model, and takes its own fold or None.
+
+    Returns
+        metrics: of one model scope "fold", fold, n, subjects, exact, one_off (percent; with _interval), mae
+            (groups), balanced_accuracy, ece, brier, nll, rps and baseline; of an average scope "members", and
+            exact_mean, _sd, _per_fold, _pooled, _mean_interval and one_off_... instead of exact and one_off.
+            {} where nothing was tested.
+        card: groups, gender, yaw (rows per cell), false_adult and false_minor (None where the classes are no
+            ages), detector (None unless measured), cross_validation (the members' metrics, groups and rates,
+            for one model of several), holes, data, training, pretraining, intended_use, out_of_scope,
+            privacy, not_measured, how_to_slice.
+
+    Raises DataError for a folder that is no finished age run, UsageError for a fold it has no model of.
+    """
+    result, fold = choose_model(Path(run), fold)
+    found = result.predictions
+    own = found if fold is None else found.select(found.fold == fold)
+    several = len(result.folds) > 1
+    groups = group_cells(own)
+    detector = detector_facts(result)
+    gender, yaw = gender_cells(own), yaw_cells(own, result.manifest)
+    members = _members(result) if several else None
+    metrics = members if fold is None else _single(result, own, fold)
+    data = data_facts(result, fold)
+    if members and data["shared_people"] is None:  # run.json of an earlier toolkit
+        data["shared_people"] = members["shared_people"]
+    card = {
+        "intended_use": INTENDED_USE,
+        "out_of_scope": OUT_OF_SCOPE,
+        "privacy": PRIVACY,
+        "how_to_slice": HOW_TO_SLICE,
+        "holes": age_gaps(result.class_names),
+        "groups": groups,
+        "gender": gender,
+        "yaw": yaw,
+        **crossing_rates(own),
+        "detector": detector,
+        "cross_validation": _sisters(members, found) if members and fold is not None else None,
+        "data": data,
+        "training": _training(result, fold),
+        "pretraining": pretraining_facts(result.run),
+        "not_measured": not_measured(
+            groups,
+            gender=bool(gender),
+            yaw=bool(yaw),
+            averaged=fold is None,
+            tested=len(own) > 0,
+            detector=detector is not None,
+        ),
+    }
+    plain: dict[str, Any] = json.loads(json_text({"metrics": metrics, "card": card}))
+    return plain
+
+
+def _sisters(members: Mapping[str, Any], found: Predictions) -> dict[str, Any]:
+    """Return what all models of a cross-validation scored, for the card of one of them."""
+    return {**members, "groups": group_cells(found), **crossing_rates(found)}
+
+
+def choose_model(run: Path, fold: int | None) -> tuple[AgeResult, int | None]:
+    """Return the result that tells most of a model, and the model's fold; None for the average of all folds.
+
+    The folder of one fold of a finished cross-validation leads to the cross-validation itself.
+    """
+    result = AgeResult.load(run)
+    if result.run["kind"] == "age_cv":
+        if fold is not None and fold not in result.folds:
+            raise UsageError(f"{run} has no fold {fold}: choose among {result.folds}")
+        return result, fold
+    own = int(result.run.get("fold", -1))
+    if fold not in (None, own):
+        raise UsageError(f"{run} is the run of fold {own}, it holds no model of fold {fold}")
+    whole = run.resolve().parent
+    if run.resolve().name == f"fold{own}" and (whole / "run.json").is_file():
+        record = read_json(whole / "run.json")
+        same = all(record.get(key) == result.run.get(key) for key in SAME_EXPERIMENT)
+        if record.get("kind") == "age_cv" and same:
+            return AgeResult.load(whole), own
+    return result, own
+
+
+def _single(result: AgeResult, own: Predictions, fold: int) -> dict[str, Any]:
+    """Return the scores of one model on its own test images."""
+    if not len(own):
+        return {}
+    scores, cell = age_scores(own.probs, own.target), cell_scores("all", own)
+    taken = ("n", "exact", "one_off", "balanced_accuracy", "ece", "brier", "nll", "rps")
+    return {
+        "scope": "fold",
+        "fold": fold,
+        **{name: scores[name] for name in taken},
+        "mae": scores["mae_argmax"],
+        "subjects": cell["subjects"],
+        **{name: cell[name] for name in ("exact_interval", "one_off_interval")},
+        "baseline": _baseline(result, fold),
+    }
+
+
+def _members(result: AgeResult) -> dict[str, Any]:
+    """Return the scores of all models of a cross-validation, each on its own test images."""
+    scores = score_cross_validation(result.predictions)
+    taken = ("n", "subjects", "folds", "balanced_accuracy", "ece", "brier", "nll", "rps")
+    over = [
+        f"{name}_{kind}" for name in ("exact", "one_off") for kind in ("mean", "sd", "per_fold", "pooled")
+    ]
+    means = {f"{name}_mean_interval": scores["intervals"][f"{name}_mean"] for name in ("exact", "one_off")}
+    return {
+        "scope": "members",
+        "members": len(scores["folds"]),
+        **{name: scores[name] for name in (*taken, *over)},
+        **{name: ends if scores["subjects"] >= FEWEST_SUBJECTS else None for name, ends in means.items()},
+        "mae": scores["mae_argmax"],
+        "shared_people": scores["subjects_in_several_folds"],
+        "baseline": _baseline(result, None),
+    }
+
+
+def _baseline(result: AgeResult, fold: int | None) -> dict[str, Any] | None:
+    """Return what naming the commonest training group for everything scores, as the run's report found it."""
+    file = result.folder / "report.json"
+    report = read_json(file) if file.is_file() else {}
+    found = report.get("baseline")
+    if not found:
+        return None
+    names, groups = result.class_names, found["group_per_fold"]
+    if fold is None:
+        told = [names[group] for group in dict.fromkeys(groups)]
+        return {"groups": told, **{name: found[f"{name}_mean"] for name in ("exact", "one_off")}}
+    place = report["folds"].index(fold)
+    return {
+        "groups": [names[groups[place]]],
+        **{name: found[f"{name}_per_fold"][place] for name in ("exact", "one_off")},
+    }
+
+
+def _cells(found: Predictions, labels: np.ndarray, names: Mapping[Any, str]) -> list[dict[str, Any]]:
+    """Return the rows of `cell_scores` with the counts that few people are told by instead of a score."""
+    rows = []
+    for label, name in names.items():
+        cell = found.select(labels == label)
+        hits = {"right": int(cell.correct.sum()), "one_off_right": int(cell.one_off.sum())}
+        rows.append(cell_scores(name, cell) | hits)
+    return rows
+
+
+def group_cells(found: Predictions) -> list[dict[str, Any]]:
+    """Return a row per true age group, young to old, also for groups without an image.
+
+    A row has name, images, subjects, right and one_off_right (images), and exact, one_off and their _interval
+    in percent, None below 30 people.
+    """
+    return _cells(found, found.target, dict(enumerate(found.class_names)))
+
+
+def gender_cells(found: Predictions) -> list[dict[str, Any]]:
+    """Return a row per gender with the group most of its images belong to; no row where none is known."""
+    present = [label for label in GENDERS if (found.gender == label).any()]
+    if not set(present) - {""}:
+        return []
+    rows = _cells(found, found.gender, {label: GENDERS[label] for label in present})
+    for label, row in zip(present, rows, strict=True):
+        counts = np.bincount(found.target[found.gender == label], minlength=len(found.class_names))
+        most = int(counts.argmax())
+        row["mostly"] = {"group": found.class_names[most], "images": int(counts[most])}
+    return rows
+
+
+def yaw_cells(found: Predictions, manifest: Manifest | None) -> list[dict[str, Any]]:
+    """Return a row per angle of the head to either side, frontal first; no row where the data know none."""
+    if manifest is None or "yaw" not in manifest or not len(found):
+        return []
+    known = dict(zip(manifest["path"].tolist(), manifest["yaw"].tolist(), strict=True))
+    angles = np.array([abs(round(float(known[path]))) for path in found.path.tolist()])
+    names = {int(angle): f"{angle} degrees" if angle else "frontal" for angle in np.unique(angles)}
+    return _cells(found, angles, names)
+
+
+def young_and_adult(class_names: Sequence[str]) -> tuple[list[int], list[int]] | None:
+    """Return the groups that begin below 18 and the others; None where the names do not allow the question.
+
+    That is: no ages, one side only, or a group from below 18 to beyond 20.
+
+    >>> young_and_adult(["0-12", "15-20", "25+"])
+    ([0, 1], [2])
+    >>> young_and_adult(["0-30", "31+"]), young_and_adult(["robin", "wren"])
+    (None, None)
+    """
+    try:
+        bounds = AgeGroups.parse(",".join(class_names)).bounds
+    except UsageError:
+        return None
+    young = [index for index, (lower, _) in enumerate(bounds) if lower < ADULT]
+    adult = [index for index in range(len(bounds)) if index not in young]
+    if not young or not adult or (bounds[young[-1]][1] or 0) > OLDEST_YOUTH:
+        return None
+    return young, adult
+
+
+def crossing_rates(found: Predictions) -> dict[str, Any]:
+    """Return how often the young are named adults and adults young: `false_adult` and `false_minor`.
+
+    Each tells of (true groups), named (groups named instead), images, subjects, count (images so named) and,
+    from 30 people on, rate in percent and its interval; false_adult also `oldest`, the same of the oldest
+    young group alone. Both are None where the classes do not allow the question.
+    """
+    parts = young_and_adult(found.class_names)
+    if parts is None or not len(found):
+        return {"false_adult": None, "false_minor": None}
+    young, adult = parts
+    oldest = _crossing(found, young[-1:], adult)
+    return {
+        "false_adult": {**_crossing(found, young, adult), "oldest": oldest},
+        "false_minor": _crossing(found, adult, young),
+    }
+
+
+def _crossing(found: Predictions, true: Sequence[int], named: Sequence[int]) -> dict[str, Any]:
+    cell = found.select(np.isin(found.target, true))
+    hits = np.isin(cell.preds, named)
+    subjects = len(np.unique(cell.subject))
+    told: dict[str, Any] = {"rate": None, "interval": None}
+    if subjects >= FEWEST_SUBJECTS:
+        ends = cluster_bootstrap_interval(100.0 * hits, cell.subject)
+        told = {"rate": ends.estimate, "interval": [ends.low, ends.high]}
+    return {
+        "of": [found.class_names[index] for index in true],
+        "named": [found.class_names[index] for index in named],
+        "images": len(cell),
+        "subjects": subjects,
+        "count": int(hits.sum()),
+        **told,
+    }
+
+
+def _training(result: AgeResult, fold: int | None) -> dict[str, Any]:
+    """Return how the model was trained, as far as a reader of a card asks."""
+    run = result.run
+    single = result.folder / f"fold{fold}" / "run.json"
+    own = read_json(single) if fold is not None and single.is_file() else run
+    keys = ("backbone", "head", "seed", "epochs", "batch_size", "image_size", "test_crops")
+    return {
+        "loss": result.loss_text,
+        **{key: run.get(key) for key in keys},
+        "n_train": own.get("n_train"),
+        "n_validation": own.get("n_validation"),
+    }

@@ -1,0 +1,208 @@
+"""What a model card says beside the scores: whose pictures, which rules, what was not measured, what for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PureWindowsPath
+from typing import Any
+
+from agecls.dataset import TABLE_POLICY
+from agecls.groups import POLICIES
+from agecls.lookalike import is_drawn
+from agecls.results import AgeResult
+from agecls.scores import FEWEST_SUBJECTS
+from finetune.run_folder import read_json
+
+INTENDED_USE = (
+    "research on age-group classification and on loss functions; sorting large numbers of pictures by "
+    "apparent age group while a person looks at the result."
+)
+OUT_OF_SCOPE = (
+    "verifying anybody's age",
+    "admission, sale, or access to anything",
+    "surveillance",
+    "profiling of minors",
+    "any decision about a single person",
+)
+PRIVACY = (
+    "The model file holds numbers and facts, no picture. The toolkit's commands and its page run on the "
+    "machine that they are started on, send no picture anywhere, and keep none unless you ask for it."
+)
+HOW_TO_SLICE = (
+    "crl age evaluate RUN --data.table your.csv --data.gender_column gender",
+    "For a trait with no column of its own, such as skin tone, write one table per value and evaluate each.",
+)
+PROTOCOLS = {
+    "fixed": "trained on all other folds for a number of epochs fixed beforehand",
+    "grouped": "trained on the other folds but for whole albums held out for validation",
+    "rotate": "trained on the other folds but one, which validated",
+}
+SAME_SCORE = 0.5  # percentage points that another device may move an accuracy by
+ALL_IMAGES = "trained on every image, tested on none"
+
+
+def data_facts(result: AgeResult, fold: int | None) -> dict[str, Any]:
+    """Return whose pictures a run was trained and tested on, by which rules, and how many.
+
+    Args:
+        result: a finished run or cross-validation.
+        fold: the fold whose model the card is about; -1 for a model of all images, None for all models.
+
+    Returns kind ("adience", "drawn", "adience-like" or "table"), name, about (a paragraph), policy and its
+    summary, edition, images, subjects, users, per_group (group -> images), left_out (what -> rows), protocol
+    with its words, fold, shared_people and subjects_known; what is not known is None. No path of a machine.
+    """
+    run, counts = result.run, dict(result.run.get("counts") or {})
+    kind, name = _origin(result)
+    manifest, protocol = result.manifest, str(run.get("protocol", ""))
+    per_group = counts.get("per_group")
+    if per_group is None and manifest is not None:
+        per_group = manifest.class_counts().tolist()
+    users, subjects = counts.get("users"), counts.get("subjects", run.get("subjects"))
+    policy = str(run.get("policy", ""))
+    return {
+        "kind": kind,
+        "name": name,
+        "about": _about(kind, users, subjects),
+        "policy": policy or None,
+        "policy_summary": POLICIES[policy].summary if policy in POLICIES else None,
+        "edition": counts.get("edition"),
+        "images": counts.get("images", run.get("n")),
+        "subjects": subjects,
+        "users": users,
+        "per_group": dict(zip(result.class_names, per_group, strict=True)) if per_group else None,
+        "left_out": _left_out(counts),
+        "protocol": protocol or None,
+        "protocol_words": ALL_IMAGES if fold == -1 else PROTOCOLS.get(protocol),
+        "fold": fold,
+        "shared_people": run.get("shared_people"),
+        "subjects_known": counts.get("subjects_known", True),
+    }
+
+
+def _origin(result: AgeResult) -> tuple[str, str]:
+    counts = result.run.get("counts") or {}
+    if result.run.get("policy") == TABLE_POLICY:
+        table = PureWindowsPath(str(counts.get("table") or "")).name
+        return "table", f"the table {table}" if table else "a table"
+    if is_drawn(result.predictions.user.tolist() or _manifest_users(result)):
+        return "drawn", "drawn look-alike faces, not photographs"
+    if counts.get("edition") in ("older", "current"):
+        return "adience", f"Adience, {counts['edition']} edition of its lists"
+    return "adience-like", "a folder in Adience's layout"
+
+
+def _manifest_users(result: AgeResult) -> list[str]:
+    manifest = result.manifest
+    return [] if manifest is None or "user" not in manifest else manifest["user"].tolist()
+
+
+def _about(kind: str, users: int | None, subjects: int | None) -> str:
+    if kind == "adience":
+        count = f"{users:,} albums of {subjects:,} people here" if users and subjects else "albums of people"
+        return (
+            "Adience's pictures are consumer photographs from Flickr, given out for research under their "
+            f"publisher's terms: {count}. An age label was given once per person, not per picture."
+        )
+    if kind == "drawn":
+        return (
+            "These pictures are drawings that the toolkit made to look like Adience's folders; they show "
+            "nobody. The scores tell that everything works and nothing about real faces: do not use the "
+            "model on people."
+        )
+    if kind == "table":
+        return (
+            "The pictures were listed in a table by whoever trained the model. Where they come from, what "
+            "the people on them agreed to, and their terms of use are not recorded here: ask that person."
+        )
+    return (
+        "The folder is laid out like Adience, but its lists are neither of the two editions known: what the "
+        "pictures show and their terms of use are not recorded here."
+    )
+
+
+def _left_out(counts: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many rows or images the reader left out, by reason; reasons without any are not named."""
+    found = {
+        "repeated rows in the lists": counts.get("duplicates") or 0,
+        "rows without an age group": sum((counts.get("dropped") or {}).values()),
+        "rows aged between two groups": counts.get("in_gaps") or 0,
+        "listed images that are missing": counts.get("missing_images") or 0,
+        "unreadable images": len(counts.get("bad_images") or ()),
+    }
+    return {reason: int(count) for reason, count in found.items() if count}
+
+
+def pretraining_facts(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where the weights that training began from came from; their file by its name alone."""
+    source = dict(run.get("pretraining") or {})
+    location = str(source.pop("location", "") or "")
+    source.pop("size_bytes", None)
+    file = PureWindowsPath(location).name  # knows both kinds of slash
+    return {name: value for name, value in source.items() if value} | ({"file": file} if file else {})
+
+
+def detector_facts(result: AgeResult) -> dict[str, Any] | None:
+    """Return what a face detector's crops cost, where `age evaluate RUN --crop detector` was kept in the run.
+
+    It is looked for in evaluation.json of the run's subfolders, and belongs to all models of the run, each on
+    its own test images. Returns n, subjects, found, equal_predictions (percent), crop, and exact and one_off,
+    each {own, detector, difference, interval}; None where there is none, or only one whose numbers for the
+    pictures as they are do not fit the run any more.
+    """
+    images = len(result.predictions)
+    exact = 100 * float(result.predictions.correct.mean()) if images else None
+    for file in sorted(result.folder.glob("*/evaluation.json")):
+        report = read_json(file)
+        if not {"detector", "found", "all"} <= report.keys() or report.get("n") != images:
+            continue
+        if exact is not None and abs(report["all"]["exact"]["own"] - exact) <= SAME_SCORE:
+            taken = {name: report[name] for name in ("n", "subjects", "found", "equal_predictions", "crop")}
+            return {**taken, **{name: dict(report["all"][name]) for name in ("exact", "one_off")}}
+    return None
+
+
+def not_measured(
+    groups: Sequence[Mapping[str, Any]],
+    *,
+    gender: bool,
+    yaw: bool,
+    averaged: bool,
+    tested: bool,
+    detector: bool = False,
+) -> list[str]:
+    """Return what this card cannot tell, a sentence each.
+
+    Args:
+        groups: the rows per true age group, with name and subjects.
+        gender: whether the test images have genders.
+        yaw: whether the test images have the angle of the head.
+        averaged: whether the card is about the average of several models.
+        tested: whether anything was tested at all.
+        detector: whether crops made by a face detector were tested.
+    """
+    found = []
+    if not tested:
+        found.append("Accuracy: every image was trained on, none was left to test with.")
+    if averaged:
+        found.append(
+            "The averaged model itself: the scores belong to its members, each tested on people whom only "
+            "that member had not seen. No image is left that none of them was trained on."
+        )
+    few = [str(cell["name"]) for cell in groups if cell["subjects"] < FEWEST_SUBJECTS]
+    if few and tested:
+        found.append(
+            f"Accuracy for {', '.join(few)}: fewer than {FEWEST_SUBJECTS} people each, so there are counts "
+            "and no conclusion."
+        )
+    found.append("Skin tone, origin, glasses, make-up: nothing about them came with the pictures.")
+    if not gender:
+        found.append("Gender: the test images have none on record.")
+    if not yaw:
+        found.append("Heads turned to the side: the angle is not on record.")
+    if not detector:
+        found.append(
+            "Faces cut out by a detector: how often none is found, and what the other crop costs. (crl age "
+            "evaluate RUN --crop detector --out RUN/detector, then export again.)"
+        )
+    return found

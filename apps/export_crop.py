@@ -1,0 +1,43 @@
+"""Which face crop an exported model carries: told by its run, or measured on the run's own pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agecls.face_crop import FaceCrop, crop_of_run
+from agecls.faces import build_detector
+from apps.config import ExportConfig
+from finetune.console import say
+
+
+def face_crop_of(folder: Path, run: Mapping[str, Any], config: ExportConfig) -> FaceCrop:
+    """Return how faces are to be cut out for a run's models, and say so.
+
+    Args:
+        folder: the run.
+        run: the contents of its run.json.
+        config: its face_crop, face_margin and detector are used.
+
+    Of a run on a table of pictures the crop is measured by a face detector, which takes some seconds. Where
+    none is found the plain crop's default is used, and it is said how to measure.
+    Raises UsageError for a crop, margin or detector that is not offered, or a detector file that is absent.
+    """
+    from agecls.recropping import can_measure, crop_for_run
+
+    rule = crop_of_run(run, config.face_crop, config.face_margin)
+    source = ""
+    if can_measure(run, config.face_crop, config.face_margin):
+        detector = build_detector(config.detector)
+        if detector is None:
+            say(
+                "no face detector was found, so how this run's pictures frame their faces was not measured: "
+                "photographs will be cut by a default that may cost accuracy. Export again with --detector "
+                "FILE (YuNet), or set --face_crop and --face_margin"
+            )
+        else:
+            rule = crop_for_run(folder, detector)
+            source = f" ({detector.name} looked at the run's pictures)"
+    say(f"faces of photographs will be cut out like this: {rule.describe()}{source}")
+    return rule

@@ -1,0 +1,92 @@
+"""Which files `crl export` is to write: one per fold or an ensemble, each in a folder of its own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.config import ExportConfig
+from finetune.errors import UsageError, listing
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One file to be: what it is called, the folder it gets, and the models in it with their folds."""
+
+    title: str
+    place: Path
+    files: tuple[Path, ...]
+    folds: tuple[int, ...]
+    fold: int | None
+
+    @property
+    def target(self) -> Path:
+        """The .onnx file."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:100]
+        return self.place / f"{slug or 'model'}.onnx"
+
+
+def plan_exports(folder: Path, config: ExportConfig) -> list[Plan]:
+    """Return what is to be written for a run under these options; see `export_run` for what it refuses."""
+    from agecls.evaluation import model_files
+    from finetune.run_folder import read_json
+
+    _check_options(config)
+    files = model_files(folder)
+    several = files[0].parent != folder
+    if several:
+        folds = [int(file.parent.name.removeprefix("fold")) for file in files]
+    else:
+        folds = [int(read_json(folder / "run.json").get("fold", -1))]
+        if config.ensemble:
+            raise UsageError(f"--ensemble averages the models of a cross-validation; {folder} holds one")
+    if config.fold is not None and config.fold not in folds:
+        there = ", ".join(map(str, folds))
+        raise UsageError(f"--fold {config.fold}: {folder} holds the models of fold {there}")
+    name = folder.resolve().name
+    out = Path(config.out) if config.out else folder / "export"
+    suffix = "" if config.precision == "fp32" else f"-{config.precision}"
+    marked = f" {config.precision}" if suffix and config.title is None else ""
+    plans = []
+    for file, fold in zip(files, folds, strict=True):
+        if config.fold in (None, fold) and (config.all or not config.ensemble):
+            one_title = config.title is not None and config.fold is not None
+            title = (config.title or name) + (f" fold {fold}" if several and not one_title else "")
+            place = out / ((f"fold{fold}" if several else "model") + suffix)
+            plans.append(Plan(title + marked, place, (file,), (fold,), fold))
+    if config.ensemble:
+        title = config.title or f"{name} ensemble of {len(files)}"
+        plans.append(Plan(title + marked, out / f"ensemble{suffix}", tuple(files), tuple(folds), None))
+    return plans
+
+
+def _check_options(config: ExportConfig) -> None:
+    if config.fold is not None and (config.all or config.ensemble):
+        raise UsageError("--fold names one model: leave out --all and --ensemble")
+    if config.ensemble and config.precision == "int8":
+        raise UsageError(
+            "int8 needs test images to measure what it loses, and no image was kept from every member of an "
+            "ensemble: export the folds as int8 and give them all to crl predict, or the ensemble as fp16"
+        )
+    if config.images < 16 or config.calibration_images < 16:
+        asked = f"{config.images} and {config.calibration_images}"
+        raise UsageError(f"--images and --calibration_images must be at least 16, got {asked}")
+    if config.max_drop < 0:
+        raise UsageError(f"--max_drop is a number of percentage points from 0 on, got {config.max_drop:g}")
+
+
+def refuse_former_export(plan: Plan, overwrite: bool) -> None:
+    """Raise UsageError where the plan's folder holds something that the plan may not replace."""
+    if plan.place.is_symlink() or (plan.place.exists() and not plan.place.is_dir()):
+        raise UsageError(f"{plan.place} is no folder: remove it, or choose another --out")
+    content = sorted(plan.place.iterdir()) if plan.place.is_dir() else []
+    if content and not overwrite:
+        raise UsageError(
+            f"{plan.place} holds a former export: replace it by --overwrite, or choose another --out"
+        )
+    foreign = [str(file) for file in content if file.suffix != ".onnx" and file.name != CARD]
+    if foreign:
+        raise UsageError(f"{plan.place} holds more than an export:\n{listing(foreign)}\nChoose another --out")

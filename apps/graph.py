@@ -1,0 +1,144 @@
+"""The computation that an .onnx file holds: uint8 pictures in, logits, probabilities and class maps out.
+
+The reference of every export check is this very graph in eager float32; a test holds it to what training's
+own evaluation computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from finetune.backbone import Features
+from finetune.heads import LinearHead
+from finetune.model import Classifier
+from finetune.preprocess import PreprocessSpec
+
+# Where the channels lie in a final feature map: its averaged axes, and the sum W.feature_map over channels.
+MAP_LAYOUTS = {"NCHW": ((2, 3), "kd,ndhw->nkhw"), "NHWC": ((1, 2), "kd,nhwd->nkhw")}
+MAP_TOLERANCE = 1e-4
+
+
+class ExportGraph(nn.Module):
+    """A classifier from prepared pictures, uint8 (N, S, S, 3) RGB, to (logits, probs[, cams]).
+
+    `logits` and `probs` are (N, K), `cams` (N, K, h, w): the class activation maps W.feature_map, whose mean
+    over h and w, plus the bias, is the logit (Zhou et al., Learning Deep Features for Discriminative
+    Localization, 2016, eq. 2).
+
+    Args:
+        core: the trained classifier; it is put into evaluation mode.
+        spec: its preprocessing, of which the graph does the scaling.
+        layout: of the final feature map, NCHW or NHWC, where cams are wanted; see `find_map_layout`.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, core: Classifier, spec: PreprocessSpec, layout: str | None = None) -> None:
+        super().__init__()
+        self.core = core.requires_grad_(False)
+        self.layout = layout
+        # The same two float32 numbers a channel as in training: (x - 255 mean) * 1 / (255 std).
+        centre = torch.tensor(spec.mean, dtype=torch.float32).mul_(255)
+        scale = torch.tensor(spec.std, dtype=torch.float32).mul_(255).reciprocal_()
+        self.register_buffer("centre", centre[:, None, None], persistent=False)
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return (logits, probs) or (logits, probs, cams), float32, for uint8 (N, S, S, 3)."""
+        return self.answer(self.scaled(images))
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Return normalised planes, float32 (N, 3, S, S)."""
+        # Planes first: the runtime scales whole planes thirty times faster than pixels of three.
+        planes = images.permute(0, 3, 1, 2).to(torch.float32)
+        return ((planes - self.centre) * self.scale).contiguous()
+
+    def answer(self, planes: Tensor) -> tuple[Tensor, ...]:
+        """Return what `forward` returns, from normalised planes."""
+        if self.layout is None:
+            logits = self.core.infer(planes)
+            return logits, logits.softmax(1)
+        model, head = self.core.backbone.model, cast(LinearHead, self.core.head)
+        feature_map = model.forward_features(planes)
+        logits = head.infer(Features(model.forward_head(feature_map, pre_logits=True)))
+        cams = torch.einsum(MAP_LAYOUTS[self.layout][1], head.classifier.weight, feature_map)
+        return logits, logits.softmax(1), cams
+
+    @property
+    def output_names(self) -> list[str]:
+        """The outputs' names, in order."""
+        return ["logits", "probs", *(["cams"] if self.layout else [])]
+
+
+class EnsembleGraph(nn.Module):
+    """Several classifiers as one: probs is the mean of the members' probabilities, logits its logarithm.
+
+    `cams` is the mean of the members' maps, where every member has them.
+
+    Args:
+        members: graphs with the same preprocessing and the same classes.
+    """
+
+    def __init__(self, members: Sequence[ExportGraph]) -> None:
+        super().__init__()
+        layouts = {member.layout for member in members}
+        if len(layouts) > 1:
+            raise ValueError(f"the members' maps differ in layout: {layouts}")
+        self.members = nn.ModuleList(members)
+        self.output_names = members[0].output_names
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return (logits, probs) or (logits, probs, cams), float32, for uint8 (N, S, S, 3)."""
+        members = cast("Sequence[ExportGraph]", self.members)
+        planes = members[0].scaled(images)
+        found = [member.answer(planes) for member in members]
+        # Not log(mean): a probability of zero in float32 still has a finite logarithm here.
+        logs = torch.stack([answer[0].log_softmax(1) for answer in found]).logsumexp(0)
+        probs = torch.stack([answer[1] for answer in found]).mean(0)
+        maps = [torch.stack([answer[2] for answer in found]).mean(0)] if len(found[0]) > 2 else []
+        return logs - math.log(len(found)), probs, *maps
+
+
+def find_map_layout(core: Classifier, spec: PreprocessSpec, pictures: Tensor) -> str | None:
+    """Return the layout of a feature map whose class activation maps explain the logits; None without one.
+
+    That needs a linear head on the plain mean of the backbone's last map. It is asked of the numbers, not of
+    names: on `pictures`, uint8 (N, S, S, 3), the mean of the maps plus the bias must be the logits, within
+    1e-4 of the largest.
+    """
+    if not isinstance(core.head, LinearHead) or core.backbone.taps:
+        return None
+    with torch.no_grad():
+        planes = ExportGraph(core, spec).scaled(pictures)
+        feature_map = core.backbone.model.forward_features(planes)
+        logits = core.infer(planes)
+        for layout, (axes, product) in MAP_LAYOUTS.items():
+            weight, bias = core.head.classifier.weight, core.head.classifier.bias
+            channels = next(axis for axis in (1, 2, 3) if axis not in axes)
+            if feature_map.ndim != 4 or feature_map.shape[channels] != weight.shape[1]:
+                continue
+            explained = torch.einsum(product, weight, feature_map).mean((2, 3)) + bias
+            if float((explained - logits).abs().max()) <= MAP_TOLERANCE * float(logits.abs().max()):
+                return layout
+    return None
+
+
+def build_graph(
+    cores: Sequence[Classifier], spec: PreprocessSpec, pictures: Tensor
+) -> ExportGraph | EnsembleGraph:
+    """Return the graph of one classifier, or the average of several, with class maps where all have them.
+
+    `pictures`, uint8 (N, S, S, 3), are what `find_map_layout` asks.
+    """
+    layouts = {find_map_layout(core, spec, pictures) for core in cores}
+    layout = layouts.pop() if len(layouts) == 1 else None
+    graphs = [ExportGraph(core, spec, layout) for core in cores]
+    return graphs[0] if len(graphs) == 1 else EnsembleGraph(graphs)
