@@ -165,14 +165,7 @@ def build_backbone(
         source = WeightSource("none")
         model = _create(name, options, num_classes=0)
     else:
-        published = Published(
-            name.partition(".")[0],
-            config.tag or "",
-            config.hf_hub_id,
-            config.url or None,
-            config.license or "unknown",
-        )
-        source = locate_weights(weights, published)
+        source = locate_weights(weights, published_weights(name))
         model, classes = _create_with_weights(name, config, Path(source.location), options)
         model.reset_classifier(0)
         if classes:
@@ -181,6 +174,18 @@ def build_backbone(
             )
     model.pretrained_cfg = model.default_cfg = config.to_dict()
     return FeatureBackbone(model, name, source, taps=taps, embed=embed, image_size=side, notes=notes)
+
+
+def published_weights(name: str) -> Published:
+    """Return where the pretrained weights of a timm model are kept; UsageError for an unknown name."""
+    config = _pretrained_config(name)
+    return Published(
+        name.partition(".")[0],
+        config.tag or "",
+        config.hf_hub_id,
+        config.url or None,
+        config.license or "unknown",
+    )
 
 
 def _pretrained_config(name: str) -> Any:
@@ -235,4 +240,4 @@ def _shorten(message: str, limit: int = 400) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-__all__ = ["FeatureBackbone", "Features", "WeightSource", "build_backbone"]
+__all__ = ["FeatureBackbone", "Features", "WeightSource", "build_backbone", "published_weights"]

@@ -50,6 +50,8 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
         if debug:
             raise
         print(f"{prog}: {error}", file=sys.stderr)
+        if "--json" in argv and error.result is not None:
+            print_json(error.result)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class CrlError(Exception):
-    """An expected failure: the command line prints its message and exits with its code."""
+    """An expected failure: the command line prints its message and exits with its code.
+
+    `result` is the JSON object that `--json` prints although the command failed (a prediction's counts, a
+    doctor's findings); None for none.
+    """
 
     exit_code = 1
+    result: Mapping[str, Any] | None = None
 
 
 class UsageError(CrlError):

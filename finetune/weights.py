@@ -100,7 +100,7 @@ def locate_weights(weights: str | Path, published: Published) -> WeightSource:
     """
     if str(weights) != "pretrained":
         return _source("file", find_local(Path(weights), published.model), published=None)
-    cached = _find_cached(published)
+    cached = find_cached(published)
     if cached is not None:
         return _source("hub" if published.hub_id else "url", cached, published)
     if not published.address:
@@ -108,11 +108,11 @@ def locate_weights(weights: str | Path, published: Published) -> WeightSource:
             f"no pretrained weights are published for {published.name}; give --model.weights none to start "
             "from random ones, or the path of a weights file"
         )
-    if _forbidden_to_connect():
-        raise ModelFileError(_how_to_fetch(published, "the hub is switched off (HF_HUB_OFFLINE is set)"))
+    if forbidden_to_connect():
+        raise ModelFileError(how_to_fetch(published, "the hub is switched off (HF_HUB_OFFLINE is set)"))
     if not can_reach(published.address):
         host = urlsplit(published.address).netloc
-        raise ModelFileError(_how_to_fetch(published, f"{host} cannot be reached"))
+        raise ModelFileError(how_to_fetch(published, f"{host} cannot be reached"))
     return _source("hub" if published.hub_id else "url", _download(published), published)
 
 
@@ -176,7 +176,8 @@ def _torch_cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _find_cached(published: Published) -> Path | None:
+def find_cached(published: Published) -> Path | None:
+    """Return the file of these weights on this machine, put there by hand or by a download; None without."""
     by_hand = [_torch_cache() / f"{published.name}{suffix}" for suffix in WEIGHT_SUFFIXES]
     if published.url and Path(urlsplit(published.url).path).suffix in WEIGHT_SUFFIXES:
         by_hand.append(_torch_cache() / Path(urlsplit(published.url).path).name)
@@ -189,7 +190,8 @@ def _find_cached(published: Published) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _forbidden_to_connect() -> bool:
+def forbidden_to_connect() -> bool:
+    """Return whether the hub is switched off on this machine (HF_HUB_OFFLINE)."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in (
@@ -214,10 +216,11 @@ def _download(published: Published) -> Path:
         except EntryNotFoundError:
             return Path(hf_hub_download(published.hub_id, HUB_FILES[1]))
     except (OSError, HfHubHTTPError) as error:
-        raise ModelFileError(_how_to_fetch(published, f"the download failed ({error})")) from None
+        raise ModelFileError(how_to_fetch(published, f"the download failed ({error})")) from None
 
 
-def _how_to_fetch(published: Published, reason: str) -> str:
+def how_to_fetch(published: Published, reason: str) -> str:
+    """Return what a person without these weights may fetch, and where to put it; `reason` is a clause."""
     return (
         f"the pretrained weights of {published.name} are not on this machine, and {reason}.\n"
         f"  fetch    {Path(urlsplit(published.address).path).name} of {published.hub_id or published.name}, "

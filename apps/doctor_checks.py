@@ -1,0 +1,202 @@
+"""What an installation can be asked without importing its parts: packages, disk, threads, variables."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from finetune.atomic import free_bytes
+from finetune.errors import ResourceError
+
+TOOLKIT = "crl-toolkit"
+LOW_BYTES, FEW_BYTES = 500_000_000, 5_000_000_000
+QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        name: what it is.
+        status: ok; note (it works, and could be better); wrong (something fails, or will).
+        found: what was found.
+        repair: what mends it: a command or a sentence; empty where nothing is to be done.
+    """
+
+    name: str
+    status: Literal["ok", "note", "wrong"]
+    found: str
+    repair: str = ""
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Packages that write the same files: of each such family one may be installed.
+
+    Args:
+        name: what they provide.
+        packages: their names, the wanted one first.
+        strangers: those of them that are wrong even alone.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    strangers: tuple[str, ...] = ()
+
+
+def families() -> tuple[Twins, ...]:
+    """Return the families of twin packages; which ONNX Runtime is wanted depends on the machine."""
+    runtimes = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-directml", "onnxruntime-openvino")
+    on_intel = platform.machine() in ("x86_64", "AMD64") and platform.system() in ("Linux", "Windows")
+    wanted = runtimes[0] if on_intel else runtimes[1]
+    cv2 = ("opencv-python-headless", "opencv-python", "opencv-contrib-python")
+    return (
+        Twins("OpenCV", (*cv2, "opencv-contrib-python-headless")),
+        Twins("ONNX Runtime", (wanted, *(name for name in runtimes if name != wanted))),
+        Twins("Albumentations", ("albumentations", "albumentationsx"), ("albumentationsx",)),
+    )
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed package, None where it is not installed; nothing is imported."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def find_twins() -> list[Finding]:
+    """Return what is wrong with twin packages, with the commands that mend it; [] where nothing is.
+
+    Both packages of a pair write the same folder: the later one breaks the other, without a word.
+    """
+    findings = []
+    for family in families():
+        there = [name for name in family.packages if installed_version(name) is not None]
+        if len(there) < 2 and not set(there) & set(family.strangers):
+            continue
+        verb = "are both installed and overwrite each other" if len(there) > 1 else "stands in the place of"
+        what = f"{' and '.join(there)} {verb}" + ("" if len(there) > 1 else f" {family.packages[0]}")
+        wanted = requirement(family.packages[0])
+        mend = f'pip uninstall -y {" ".join(there)} && pip install "{wanted}"'
+        findings.append(Finding(f"twin packages: {family.name}", "wrong", what, mend))
+    return findings
+
+
+def refuse_twins() -> None:
+    """Raise ResourceError, with the commands that mend it, where twin packages are installed.
+
+    Takes a few milliseconds and imports nothing: to be called before the first of them is imported.
+    """
+    lines = [f"{finding.found}. Mend it with:\n  {finding.repair}" for finding in find_twins()]
+    if lines:
+        raise ResourceError("\n".join(lines))
+
+
+def requirement(package: str) -> str:
+    """Return what the toolkit asks of a package, as pip takes it; the bare name where it asks nothing.
+
+    >>> requirement("nothing-we-need")
+    'nothing-we-need'
+    """
+    for line in _required_lines():
+        if re.match(r"[A-Za-z0-9._-]+", line).group().lower() == package:  # type: ignore[union-attr]
+            return line.partition(";")[0].strip()
+    return package
+
+
+def check_packages() -> list[Finding]:
+    """Return the versions in use, and every needed package that is missing or of a wrong version."""
+    from packaging.requirements import Requirement
+
+    toolkit = installed_version(TOOLKIT)
+    versions = [f"toolkit {toolkit or 'not installed'}"]
+    wrong = []
+    needed = [Requirement(line) for line in _required_lines()]
+    for need in (need for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})):
+        found, asked = installed_version(need.name), f"{need.name}{need.specifier}"
+        if found is not None and need.specifier.contains(found, prereleases=True):
+            versions.append(f"{need.name} {found}")
+            continue
+        what = f"needs {asked}, " + ("it is not installed" if found is None else f"found {found}")
+        wrong.append(Finding(f"package {need.name}", "wrong", what, f'pip install "{asked}"'))
+    findings = [Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")]
+    if toolkit is None:
+        findings.append(Finding("toolkit", "note", "runs from its source folder", "pip install -e ."))
+    return [*findings, Finding("packages", "ok", ", ".join(versions)), *wrong]
+
+
+def check_disk(places: Mapping[str, Path]) -> Iterator[Finding]:
+    """Yield how much room there is where files will be written; `places` maps a use to its folder."""
+    for use, folder in places.items():
+        free = free_bytes(folder)
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        found = f"{free / 1e9:.1f} GB free at {folder}"
+        if not os.access(existing, os.W_OK):
+            yield Finding(use, "wrong", f"{existing} cannot be written to", "choose another folder")
+        elif free < LOW_BYTES:
+            yield Finding(use, "wrong", found, "make room or choose another folder")
+        elif free < FEW_BYTES:
+            yield Finding(use, "note", found, "a run keeps checkpoints and decoded pictures: make room")
+        else:
+            yield Finding(use, "ok", found)
+
+
+def check_threads(cores: int, environment: Mapping[str, str], quota: float | None) -> Finding:
+    """Return how many processor threads will be used.
+
+    Args:
+        cores: that this process may use.
+        environment: the environment variables.
+        quota: cores' worth of time that a container allows; None where it sets no limit.
+    """
+    asked = environment.get("OMP_NUM_THREADS", "")
+    found = f"{cores} cores, OMP_NUM_THREADS {asked or 'not set'}"
+    if asked and not (asked.isdigit() and int(asked) > 0):
+        return Finding("threads", "note", found, "OMP_NUM_THREADS should be a number of threads; unset it")
+    if quota is not None and quota < cores and not asked:
+        share = max(1, int(quota))
+        mend = f"export OMP_NUM_THREADS={share}, and give --threads {share}"
+        return Finding("threads", "note", f"{found}; the container allows {quota:g} cores' time", mend)
+    if asked and int(asked) > cores:
+        mend = "threads that share a core wait for each other: unset OMP_NUM_THREADS"
+        return Finding("threads", "note", found, mend)
+    if asked and int(asked) < cores:
+        return Finding("threads", "note", found, "unset OMP_NUM_THREADS to train on every core")
+    return Finding("threads", "ok", found)
+
+
+def cpu_quota(file: Path = QUOTA_FILE) -> float | None:
+    """Return the cores' worth of time that a Linux container allows; None where there is no limit."""
+    try:
+        limit, period = file.read_text(encoding="ascii").split()
+        return int(limit) / int(period)
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def check_environment(environment: Mapping[str, str]) -> list[Finding]:
+    """Return the variables that change what the toolkit does, or that it ignores on purpose."""
+    findings = []
+    gradio = sorted(name for name in environment if name.startswith("GRADIO_"))
+    if gradio:
+        what = f"{', '.join(gradio)}: set, and ignored by crl demo where they would widen access"
+        findings.append(Finding("environment", "note", what, "crl demo takes options: crl demo --help"))
+    if environment.get("HF_HUB_OFFLINE"):
+        what = "HF_HUB_OFFLINE is set: weights are not downloaded"
+        findings.append(Finding("environment", "note", what, "unset it, or give weights as files"))
+    return findings
+
+
+def _required_lines() -> list[str]:
+    try:
+        return metadata.requires(TOOLKIT) or []
+    except metadata.PackageNotFoundError:
+        return []
