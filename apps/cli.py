@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 USAGE = """usage: crl [-h] [--version] COMMAND ...
 
-Tell hard, look-alike classes apart: losses, fine-tuning, honest cross-validation.
+Tell hard, look-alike classes apart: losses, fine-tuning, honest cross-validation, checked export, a demo.
 
 commands:
   age verify       count what a data set holds: folds, groups, subjects, missing and unreadable images
@@ -15,8 +15,14 @@ commands:
   age cv           subject-exclusive cross-validation with scores, intervals and pictures
   age evaluate     score trained models on any table of faces, sliced by group, gender and subject
   age compare      two results, paired on the same images
+  export           a finished run as self-describing ONNX files, checked against the trained model
+  predict          show pictures, folders or videos to exported models (no torch needed)
+  explain          where a trained or exported model found its evidence, drawn over each crop
+  evaluate-onnx    score exported models: the trained model's answers again, or other data
+  demo             a local web page: upload pictures, compare models, see softmax heat maps
   curves           draw every loss and its true gradient against the posterior (PNG and CSV)
-  quickstart       cross-validate two losses on drawn look-alike faces: a first result in minutes
+  doctor           look the installation over; says how to mend what is wrong
+  quickstart       three losses cross-validated on drawn faces, exported, shown in the demo: a first result
 
 Every command takes --help, --json (one JSON object on standard output) and --debug (tracebacks).
 Exit codes: 0 fine, 2 usage, 3 data, 4 model file, 5 resources, 130 interrupted.

@@ -1,57 +1,68 @@
-"""The programs behind `crl` that belong to no study: their options, and the calls that do the work."""
+"""The programs behind `crl` that belong to no study: each turns its options into the call that does it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apps.config import (
+    CurvesConfig,
+    DemoConfig,
+    DoctorConfig,
+    EvaluateOnnxConfig,
+    ExplainConfig,
+    ExportConfig,
+    PredictConfig,
+    QuickstartConfig,
+)
 from finetune.command import Command
 
 
-@dataclass(frozen=True)
-class QuickstartConfig:
-    """The first result: drawn faces, two losses, five folds each, one comparison.
+def export(config: ExportConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Write a run's models as checked .onnx files."""
+    from apps.export import export_run
 
-    Args:
-        dir: where everything goes; made anew each time, refused when it holds anything else.
-        backbone: a small timm backbone, trained from scratch.
-        epochs: passes over the drawn training faces.
-        users: albums of four drawn people each.
-        seed: of the faces, the weights and the batches.
-    """
-
-    dir: str = "demo-run"
-    backbone: str = "test_resnet"
-    epochs: int = 12
-    users: int = 40
-    seed: int = 0
+    return export_run(Path(words["run"]), config)
 
 
-@dataclass(frozen=True)
-class CurvesConfig:
-    """Every loss and its true gradient against the posterior of the right class.
+def predict(config: PredictConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Show pictures to exported models."""
+    from apps.predict import predict_paths
 
-    Args:
-        out: folder for curves.png and curves.csv.
-        alpha: CRL's alpha (the paper's).
-        beta: CRL's beta.
-        gamma: the focal loss's exponent.
-        a: the taming cross-entropy's exponent.
-        points: posteriors, evenly spaced inside (0, 1).
-    """
+    return predict_paths(words["models_and_paths"].split("\n"), config)
 
-    out: str = "curves"
-    alpha: float = 1.5
-    beta: float = 1.0
-    gamma: float = 2.0
-    a: float = 0.8
-    points: int = 199
+
+def explain(config: ExplainConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Draw where a model looked."""
+    from apps.explain_pictures import explain_pictures
+
+    return explain_pictures(Path(words["model"]), words["paths"].split("\n"), config)
+
+
+def evaluate_onnx(config: EvaluateOnnxConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Score exported models on the test images of their run, or on other data."""
+    from apps.evaluate_onnx import evaluate_onnx as run
+
+    return run([Path(name) for name in words["models"].split("\n")], config)
+
+
+def demo(config: DemoConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Serve the demo until it is stopped."""
+    from apps.demo import serve_demo
+
+    return serve_demo([Path(name) for name in words["models"].split("\n")], config)
+
+
+def doctor(config: DoctorConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Look the installation over."""
+    from apps.doctor import run_doctor
+
+    return run_doctor(config)
 
 
 def quickstart(config: QuickstartConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Draw faces, cross-validate two losses on them, compare."""
+    """Draw faces, cross-validate three losses on them, compare, export, and open the demo."""
     from apps.quickstart import run_quickstart
 
     return run_quickstart(config)
@@ -75,8 +86,44 @@ def curves(config: CurvesConfig, words: Mapping[str, str]) -> dict[str, Any]:
 
 
 COMMANDS = {
+    "export": Command(
+        ExportConfig,
+        "a finished run as self-describing ONNX files, checked against the trained model",
+        export,
+        {"run": "a run folder of train or cv"},
+    ),
+    "predict": Command(
+        PredictConfig,
+        "show pictures, folders or videos to exported models (no torch needed)",
+        predict,
+        {"models_and_paths...": "one .onnx file or more, then files, folders, globs, videos, or - (a list)"},
+    ),
+    "explain": Command(
+        ExplainConfig,
+        "where a trained or exported model found its evidence, drawn over each crop",
+        explain,
+        {
+            "model": "a run folder, a model.safetensors or an .onnx file",
+            "paths...": "pictures, folders, globs",
+        },
+    ),
+    "evaluate-onnx": Command(
+        EvaluateOnnxConfig,
+        "score exported models: the trained model's answers again, or other data",
+        evaluate_onnx,
+        {"models...": "the .onnx files"},
+    ),
+    "demo": Command(
+        DemoConfig,
+        "a local web page: upload pictures, compare models, see softmax heat maps",
+        demo,
+        {"models...": "the .onnx files to show side by side"},
+    ),
     "curves": Command(CurvesConfig, "draw every loss and its true gradient against the posterior", curves),
+    "doctor": Command(DoctorConfig, "look the installation over; says how to mend what is wrong", doctor),
     "quickstart": Command(
-        QuickstartConfig, "cross-validate two losses on drawn look-alike faces: a first result", quickstart
+        QuickstartConfig,
+        "three losses cross-validated on drawn faces, exported, and shown in the demo: a first result",
+        quickstart,
     ),
 }

@@ -1,4 +1,4 @@
-"""The README's promises, each kept in a small real run; 4 and 7 arrive with the demo and the export."""
+"""The README's ten promises, each kept in a small real run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import signal
+import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -24,12 +27,19 @@ from agecls.config import AgeDataConfig
 from agecls.dataset import make_age_splits, read_data
 from agecls.lookalike import write_lookalike_adience
 from agecls.results import AgeResult
+from apps import export
+from apps.config import ExportConfig
+from apps.export import export_run
+from apps.session import OnnxClassifier
 from finetune import console
 from finetune.backbone import build_backbone
 from finetune.checkpoint import CheckpointFolder
 from finetune.decode import decode_image
 from finetune.errors import CrlError, DataError, ModelFileError
 from finetune.learner import load_classifier
+from tests.apps.live_demo import live_demo
+from tests.apps.live_demo import picture as any_picture
+from tests.apps.tiny_onnx import write_tiny
 from tests.finetune.quick import at_call, disturb_loss, metrics, quick, task_of, train, trained_hash
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,6 +194,24 @@ def test_3_nothing_leaves_your_machine_unless_you_ask(which: str, code: int, fac
     assert ("NETWORK" in done.stderr) == (which == "twin")
 
 
+def test_4_pictures_uploaded_to_the_demo_are_removed_within_minutes_and_at_exit(tmp_path: Path):
+    model = write_tiny(tmp_path / "model.onnx")
+    with live_demo(tmp_path, [model], "--keep-minutes", "0.05") as demo:
+        [uploaded] = demo.upload([("a.png", any_picture(1))]).json
+        folder = demo.folder
+        assert folder in Path(uploaded).parents
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        deadline = time.monotonic() + 60
+        while demo.files() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert demo.files() == []
+        demo.predict([("b.png", any_picture(2))])
+        demo.upload([("c.png", any_picture(3))])
+        assert demo.files()
+    assert not folder.exists()
+    assert list(tmp_path.glob("crl-demo-*")) == []
+
+
 def test_5_no_label_is_ever_guessed_from_folder_order(faces: Path, tmp_path: Path):
     ages = {"60+": 1, "0-2": 70, "a": 9, "b": 30}  # folders named like groups, in another order
     rows = []
@@ -226,6 +254,33 @@ def test_6_no_picture_is_silently_skipped_swapped_or_rewritten(
     assert list(data.report["bad_images"]) == [str(victim)]
     with pytest.raises(DataError, match=re.escape(victim.name)):
         decode_image(victim)
+
+
+def test_7_an_exported_file_was_checked_against_the_trained_model_before_you_got_it_and_says_what_it_is(
+    trained: tuple[Path, str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    [made] = export_run(run, ExportConfig(images=16))["exports"]
+    facts = OnnxClassifier(Path(made["file"])).facts
+    _, spec, bundle = load_classifier(run / "model.safetensors")
+    assert (list(facts.class_names), facts.preprocess) == (bundle["class_names"], spec)
+    assert facts.parity["max_relative_difference"]["logits"] <= 1e-4
+    assert (Path(made["file"]).parent / "README.md").is_file()
+
+    def trace_another(graph: Any, spec: Any) -> Any:
+        with torch.no_grad():
+            graph.core.head.classifier.bias[0] += 1.0
+        model = honest_trace(graph, spec)
+        with torch.no_grad():
+            graph.core.head.classifier.bias[0] -= 1.0
+        return model
+
+    honest_trace = export.trace
+    monkeypatch.setattr(export, "trace", trace_another)
+    with pytest.raises(ModelFileError):
+        export_run(run, ExportConfig(images=16, out=str(tmp_path / "other")))
+    assert list((tmp_path / "other").rglob("*.onnx")) == []
 
 
 def test_8_no_person_appears_in_both_training_and_test_folds(faces: Path, tmp_path: Path):
@@ -312,5 +367,5 @@ def test_every_promise_of_the_readme_has_a_test_of_its_name():
         r"^(\d+)\. (.+)\.$", text.partition("## Ten promises")[2].partition("## ")[0], re.MULTILINE
     )
     names = [f"test_{number}_{re.sub(r'[^a-z]+', '_', words.lower())}" for number, words in told]
-    assert len(names) == 8
+    assert len(names) == 10
     assert [name for name in names if name not in globals()] == []

@@ -1,52 +1,170 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 from apps.cli import main
-from apps.commands import QuickstartConfig
-from apps.quickstart import MARKER, claim, loss_config
+from apps.config import DemoConfig, ExportConfig, QuickstartConfig
+from apps.quickstart import (
+    EXAMPLES,
+    LOSSES,
+    MADE,
+    MARKER,
+    choose_examples,
+    claim,
+    loss_config,
+    run_quickstart,
+)
 from finetune.config import to_dict
 from finetune.console import reset
 from finetune.errors import UsageError
+from finetune.manifest import Manifest
+from tests.apps.tiny_onnx import tiny_facts, write_tiny
+
+TINY = QuickstartConfig(users=10, epochs=1, port=45670)
 
 
-def test_both_losses_are_cross_validated_and_compared(capsys, tmp_path):
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Path], DemoConfig]]:
+    """Exports that take no time, and a demo that only notes what it was asked to show."""
+    calls: list[tuple[list[Path], DemoConfig]] = []
+
+    def export_run(folder: Path, config: ExportConfig) -> dict[str, Any]:
+        assert config.fold == 0
+        assert config.title is not None
+        place = folder / "export" / "fold0"
+        place.mkdir(parents=True)
+        file = write_tiny(place / "model.onnx", tiny_facts(title=config.title))
+        return {"exports": [{"file": str(file)}]}
+
+    def serve_demo(models: list[Path], config: DemoConfig) -> dict[str, Any]:
+        calls.append((models, config))
+        return {"stopped": True}
+
+    for name, work in (("apps.export", export_run), ("apps.demo", serve_demo)):
+        module = ModuleType(name)
+        setattr(module, work.__name__, work)
+        monkeypatch.setitem(sys.modules, name, module)
+    return calls
+
+
+def test_three_losses_are_cross_validated_compared_exported_and_shown(served, capsys, tmp_path):
+    from apps.session import OnnxClassifier
+
     folder = tmp_path / "demo"
+    made = run_quickstart(replace(TINY, dir=str(folder)))
+    told = capsys.readouterr().out
+    assert set(made["runs"]) == {"cel", "nllr", "crl"}
+    images = len(list(folder.rglob("aligned/*/*.jpg")))
+    assert {report["n"] for report in made["runs"].values()} == {made["comparison"]["n"]} == {images}
+    assert [c["names"][1].split()[0] for c in made["comparisons"]] == ["crl", "nllr"]
+    assert [c["names"][0] for c in made["comparisons"]] == ["cel", "cel"]
+    assert all(comparison["controlled"] for comparison in made["comparisons"])
+    titles = [OnnxClassifier(model).title for model in made["models"]]
+    assert titles == ["CE on drawn faces", "NLLR on drawn faces", "CRL on drawn faces"]
+    reports = [folder / loss / "report.md" for loss in ("cel", "nllr", "crl")]
+    for place in (*reports, *made["models"], *(c["page"] for c in made["comparisons"])):
+        assert Path(place).is_file()
+        assert str(place) in told
+    assert "these are drawings" in told
+    assert "crl age cv --data.table faces.csv" in told
+    [(models, config)] = served
+    assert [str(model) for model in models] == made["models"]
+    assert config.examples == made["examples"] == str(folder / "examples")
+    assert f"http://127.0.0.1:{config.port}" in told
+    assert made["demo"] == {"stopped": True}
+    assert {entry.name for entry in folder.iterdir()} == {MARKER, *MADE}  # all of it may be made anew
+
+
+def test_without_serving_the_command_that_serves_is_named(served, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("apps.quickstart.train", lambda *_: {})
+    monkeypatch.setattr("apps.quickstart.compare", lambda *_: {"page": "compare.md"})
+    monkeypatch.setattr("apps.quickstart.copy_examples", lambda *_: [])
+    folder = tmp_path / "a demo"
     try:
-        code = main(["quickstart", "--dir", str(folder), "--users", "10", "--epochs", "1", "--json"])
+        code = main(["quickstart", "--dir", str(folder), "--no-serve", "--json"])
     finally:
         reset()
-    out, err = capsys.readouterr()
+    out, told = capsys.readouterr()
     made = json.loads(out)
     assert code == 0
     assert len(out.splitlines()) == 1
-    assert set(made["runs"]) == {"cel", "crl"}
-    assert made["runs"]["cel"]["n"] == made["comparison"]["n"] == len(list(folder.rglob("aligned/*/*.jpg")))
-    assert made["comparison"]["controlled"] is True
-    for place in (
-        folder / "cel" / "report.md",
-        folder / "crl" / "report.md",
-        Path(made["comparison"]["page"]),
-    ):
-        assert place.is_file()
-        assert str(place) in err
-    assert "drawings" in err
+    assert served == []
+    assert made["demo"] is None
+    assert shlex.join(["crl", "demo", *made["models"], "--examples", str(folder / "examples")]) in told
+    assert "http" not in told
 
 
-def test_only_the_loss_differs_between_the_two_runs(tmp_path):
-    cel, crl = (to_dict(loss_config(QuickstartConfig(), tmp_path, tmp_path, loss)) for loss in ("cel", "crl"))
-    differing = [name for name in cel if cel[name] != crl[name]]
-    assert differing == ["loss", "run"]
-    assert {name for name in cel["run"] if cel["run"][name] != crl["run"][name]} == {"dir"}
+def test_the_page_takes_the_next_free_port(served, tmp_path, monkeypatch):
+    import socket
+
+    from apps.quickstart import serve
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        serve(replace(TINY, port=port), [], tmp_path)
+    assert served[0][1].port > port
+
+
+def test_examples_are_other_people_of_fold_0_from_every_group():
+    rows = 120  # two pictures a person, people of one group in one fold
+    person = np.arange(rows) // 2
+    columns = {
+        "path": np.array([f"{row}.jpg" for row in range(rows)]),
+        "label": person // 2 % 6,
+        "fold": person % 2,
+        "subject": person.astype(str),
+    }
+    manifest = Manifest(Path(), tuple("abcdef"), columns)
+    chosen = choose_examples(manifest)
+    assert len(chosen) == EXAMPLES
+    assert set(manifest["fold"][chosen]) == {0}
+    assert len(set(manifest["subject"][chosen])) == EXAMPLES
+    assert manifest.label[chosen].tolist() == [*range(6), *range(6)]
+    assert len(choose_examples(manifest.select(np.arange(8)))) == 2
+
+
+def test_the_copied_examples_lie_under_their_true_group(served, tmp_path):
+    from agecls.adience import read_adience
+    from agecls.lookalike import write_lookalike_adience
+    from apps.quickstart import copy_examples
+
+    write_lookalike_adience(tmp_path / "faces", users=10, images_per_subject=1, image_size=16)
+    manifest = read_adience(tmp_path / "faces").manifest
+    (tmp_path / "run").mkdir()
+    manifest.save(tmp_path / "run" / "manifest.parquet")
+    (tmp_path / "run" / "run.json").write_text(f'{{"data_root": "{tmp_path / "faces"}"}}')
+    copies = copy_examples(tmp_path / "run", tmp_path / "examples")
+    bytes_of = {manifest.file(row).read_bytes(): row for row in range(len(manifest))}
+    rows = [bytes_of[copy.read_bytes()] for copy in copies]
+    assert [copy.parent.name for copy in copies] == [
+        manifest.class_names[manifest.label[row]] for row in rows
+    ]
+    assert set(manifest["fold"][rows]) == {0}
+
+
+def test_only_the_loss_differs_between_the_runs(tmp_path):
+    cel, *others = (to_dict(loss_config(TINY, tmp_path, tmp_path, loss)) for loss in LOSSES)
+    for other in others:
+        assert [name for name in cel if cel[name] != other[name]] == ["loss", "run"]
+        assert {name for name in cel["run"] if cel["run"][name] != other["run"][name]} == {"dir"}
 
 
 def test_the_folder_is_made_anew_each_time(tmp_path):
     folder = claim(tmp_path / "demo")
-    (folder / "crl").mkdir()
-    (folder / "crl" / "old").touch()
+    for name in ("crl", "examples"):
+        (folder / name).mkdir()
+        (folder / name / "old").touch()
     assert [file.name for file in claim(folder).iterdir()] == [MARKER]
 
 

@@ -1,0 +1,47 @@
+"""Networks with weights and statistics that training might leave: fresh ones hide every export error."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from finetune.model import Classifier, build_classifier
+from finetune.preprocess import PreprocessSpec
+
+
+def random_net(backbone: str, image_size: int, classes: int = 5, seed: int = 0) -> Classifier:
+    """Return a classifier whose statistics, scales, tokens and head are random but tame."""
+    torch.manual_seed(seed)
+    core = build_classifier(backbone, "linear", classes, weights="none", image_size=image_size)
+    for module in core.modules():
+        if isinstance(module, _BatchNorm):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.3, 0.3),
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.5, 1.5),
+            ):
+                nn.init.uniform_(tensor, low, high)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    for name, tensor in core.backbone.model.named_parameters():
+        if name in ("cls_token", "reg_token", "pos_embed"):
+            nn.init.normal_(tensor, std=0.5)
+    nn.init.normal_(core.head.classifier.weight, std=0.5)
+    nn.init.normal_(core.head.classifier.bias)
+    return core.eval()
+
+
+def spec_of(size: int) -> PreprocessSpec:
+    """Return a preprocessing whose three channels differ."""
+    return PreprocessSpec(size, "warp", size, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def random_pictures(count: int, size: int, seed: int = 1) -> np.ndarray:
+    """Return uint8 (count, size, size, 3): smooth blobs of colour, no two alike."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.uniform(0, 255, (count, 4, 4, 3)).repeat(-(-size // 4), 1).repeat(-(-size // 4), 2)
+    noisy = coarse[:, :size, :size] + generator.normal(0, 20, (count, size, size, 3))
+    return noisy.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,279 @@
+"""The page in a real browser, Debian's chromium by Playwright; skipped with a reason without them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.apps.live_demo import LiveDemo, live_demo, picture
+from tests.apps.tiny_onnx import GROUPS, tiny_facts, write_tiny
+
+pytestmark = pytest.mark.slow
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+PHONE, TABLET, DESK = (390, 844), (820, 1180), (1440, 900)
+SLACK = 4  # a machine that also runs other tests is this much slower than an idle one
+BIRDS = tuple(f"{number:03d}.A bird with a long name {number}" for number in range(60))
+
+
+@dataclass
+class Visit:
+    """A page, and what went wrong on it or left the machine."""
+
+    page: Any
+    url: str
+    troubles: list[str] = field(default_factory=list)
+
+    def open(self) -> None:
+        self.page.on("console", lambda message: self._note(message.type, message.text))
+        self.page.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
+        self.page.on("request", lambda request: self._look_at(request.url))
+        self.page.goto(self.url)
+        self.button.wait_for()
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind == "error":
+            self.troubles.append(f"console: {text}")
+
+    def _look_at(self, address: str) -> None:
+        if not address.startswith((self.url, "data:", "blob:")):
+            self.troubles.append(f"request to {address}")
+
+    @property
+    def button(self) -> Any:
+        return self.page.get_by_role("button", name="Classify").locator("visible=true").first
+
+    def shown(self, selector: str) -> Any:
+        return self.page.locator(f"{selector} >> visible=true")
+
+    def choose(self, *files: Path) -> None:
+        """Choose files as a person does, and wait until each is listed."""
+        self.page.locator('.tabitem:visible input[type="file"]').set_input_files(list(files))
+        for file in files:
+            self.page.locator(f'.crl-drop:visible [aria-label="{file.name}"]').first.wait_for()
+
+    def classify(self) -> str:
+        """Press the button and return the status line of the new answer."""
+        before = self.shown(".crl-status").inner_text() if self.shown(".crl-status").count() else ""
+        self.button.click()
+        self.shown(".crl-status").wait_for()
+        if before:
+            self.page.wait_for_function(
+                "old => [...document.querySelectorAll('.crl-status')].some(one => one.innerText !== old)",
+                arg=before,
+            )
+        return str(self.shown(".crl-status").inner_text())
+
+    def widths(self) -> tuple[int, int]:
+        """Return the page's and the window's width (px)."""
+        return tuple(self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveDemo]:
+    home = tmp_path_factory.mktemp("home")
+    ages = [
+        write_tiny(home / f"{title}.onnx", tiny_facts(title=title), seed=number)
+        for number, title in enumerate(("CE", "NLLR", "CRL"))
+    ]
+    birds = tiny_facts(title="birds", task="category", class_names=BIRDS, ordered=False, crop=None)
+    ages.append(write_tiny(home / "birds.onnx", birds, seed=5))
+    for number, name in enumerate(GROUPS):
+        (home / "examples" / name).mkdir(parents=True)
+        (home / "examples" / name / f"{name}.png").write_bytes(picture(number))
+    with live_demo(home, ages, "--examples", str(home / "examples")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright (pip install playwright)"
+    )
+    if not CHROMIUM.is_file():
+        pytest.skip(f"needs Debian's chromium at {CHROMIUM}")
+    with playwright.sync_playwright() as tools:
+        started = tools.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(demo: LiveDemo, browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    width, height, scheme = getattr(request, "param", (*DESK, "light"))
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(20_000)
+    made = Visit(context.new_page(), f"http://127.0.0.1:{demo.port}/")
+    made.open()
+    yield made
+    context.close()
+    assert made.troubles == []
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    made = []
+    for number in range(2):
+        made.append(tmp_path / f"face {number}.png")
+        made[-1].write_bytes(picture(20 + number))
+    return made
+
+
+def test_upload_two_files_click_and_read_the_table(visit, files):
+    visit.choose(*files)
+    assert re.fullmatch(r"2 pictures, 3 models, \d+\.\d+ s on CPU", visit.classify())
+    assert visit.shown(".crl-card").count() == 2
+    heat = visit.shown(".crl-heat")
+    assert heat.locator("tbody tr").count() == 2
+    assert heat.locator("tbody td").count() == 2 * 3 * len(GROUPS)
+    cells = heat.locator("tbody tr").first.locator("td").all_inner_texts()
+    numbers = [float(text.split()[0]) for text in cells]
+    assert sum(numbers) == pytest.approx(3, abs=0.15)  # three models, each row summing to 1
+    visit.page.get_by_text("All numbers as a table").first.click()
+    rows = visit.shown(".crl-all tbody tr")
+    assert rows.count() == 2 * 3
+    assert "face 0.png" in rows.first.inner_text()
+
+
+def test_downloads_and_copying(visit, files):
+    visit.choose(*files)
+    visit.classify()
+    with visit.page.expect_download() as table:
+        visit.page.locator("text=Download all numbers (CSV) >> visible=true").click()
+    lines = Path(table.value.path()).read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "picture,model,true class,predicted class," + ",".join(GROUPS)
+    assert len(lines) == 1 + 2 * 3
+    with visit.page.expect_download() as drawing:
+        visit.page.locator("text=Download the heat maps (PNG) >> visible=true").click()
+    assert cv2.imread(str(drawing.value.path())) is not None
+    visit.page.get_by_text("All numbers as a table").first.click()
+    visit.shown(".crl-copy").click()
+    visit.page.locator("text=Copied >> visible=true").wait_for()
+    copied = visit.page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert copied[0].split("\t")[:5] == ["picture", "true class", "model", "predicted", "probability"]
+    assert len(copied) == 1 + 2 * 3
+
+
+def test_examples_are_switched_by_keyboard_and_know_their_class(visit):
+    for name in ("4-6", "60+"):
+        visit.page.get_by_role("button", name=f"example, {name}").first.focus()
+        visit.page.keyboard.press("Space")
+    pressed = visit.page.locator('.crl-examples:visible [aria-pressed="true"]')
+    assert pressed.count() == 2
+    pressed.first.click()
+    assert pressed.count() == 1
+    assert visit.classify().startswith("1 picture, 3 models, ")
+    assert "true class 60+" in visit.shown(".crl-card").first.inner_text()
+    assert visit.shown(".crl-heat td.t").count() == 3
+
+
+def test_quick_clicks_on_examples_all_count(visit):
+    buttons = visit.page.locator(".crl-examples:visible button")
+    for place in range(len(GROUPS)):
+        buttons.nth(place).click()
+    assert visit.classify().startswith(f"{len(GROUPS)} pictures, ")
+
+
+def test_sixty_classes_and_hostile_names(visit, tmp_path):
+    hostile = tmp_path / "<img src=x onerror=alert(1)>.png"
+    hostile.write_bytes(picture(4))
+    bad = tmp_path / "page.jpg"
+    bad.write_text("<html>no picture</html>")
+    visit.page.get_by_role("tab", name="Fine-grained").click()
+    visit.page.locator('.tabitem:visible input[type="file"]').set_input_files([hostile, bad])
+    visit.page.wait_for_function("document.querySelectorAll('.crl-drop .file').length >= 2")
+    assert visit.classify().startswith("1 picture, 1 model, ")
+    assert "a web page" in visit.shown(".crl-trouble").inner_text()
+    assert visit.shown(".crl-heat thead th.o").count() == 1
+    assert visit.page.locator("img[src='x']").count() == 0
+
+
+def test_nothing_chosen_is_said_in_words(visit):
+    assert visit.classify() == "nothing was classified"
+    assert "no picture yet" in visit.shown(".crl-trouble").inner_text()
+
+
+def test_the_loss_explorer_redraws(visit):
+    visit.page.get_by_role("tab", name="Loss explorer").click()
+    curve = visit.shown(".crl-loss svg .crl").first
+    before = curve.get_attribute("d") or curve.get_attribute("points")
+    visit.shown('input[type="number"]').first.fill("0.2")
+    visit.shown('input[type="number"]').first.press("Tab")
+    visit.page.wait_for_function(
+        "old => [...document.querySelectorAll('.crl-loss svg .crl')]"
+        ".every(one => (one.getAttribute('d') || one.getAttribute('points')) !== old)",
+        arg=before,
+    )
+
+
+LOOKS = [(*size, scheme) for size in (PHONE, TABLET, DESK) for scheme in ("light", "dark")]
+
+
+@pytest.mark.parametrize("visit", LOOKS, indirect=True)
+def test_no_width_makes_the_page_scroll_sideways(visit, files):
+    visit.choose(*files)
+    visit.classify()
+    for name in ("Age groups", "Fine-grained", "Loss explorer"):
+        visit.page.get_by_role("tab", name=name).click()
+        page, window = visit.widths()
+        assert page <= window, name
+    visit.page.get_by_role("tab", name="Age groups").click()
+    side = visit.shown(".crl-answers").bounding_box()["x"] - visit.shown(".crl-panel").bounding_box()["x"]
+    assert (side > 300) == (window > 1000)  # two columns on a desk, one below
+    ground, body = visit.page.evaluate(
+        "[getComputedStyle(document.querySelector('.gradio-container')).backgroundColor, "
+        "document.body.className]"
+    )
+    assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == ("dark" in body)
+
+
+def test_the_keyboard_sees_where_it_is(visit):
+    visit.button.focus()
+    visit.page.keyboard.press("Shift+Tab")
+    outline = visit.page.evaluate(
+        "(({outlineStyle, outlineWidth}) => [outlineStyle, outlineWidth])"
+        "(getComputedStyle(document.activeElement))"
+    )
+    assert outline == ["solid", "3px"]
+
+
+def test_the_first_page_is_there_within_a_second(demo, browser):
+    """One second on an idle machine, in a browser that has seen nothing of it yet."""
+    context = browser.new_context()
+    page = context.new_page()
+    start = time.perf_counter()
+    page.goto(f"http://127.0.0.1:{demo.port}/")
+    page.get_by_role("button", name="Classify").first.click(trial=True)
+    seconds = time.perf_counter() - start
+    context.close()
+    assert seconds < 1.0 * SLACK, f"{seconds:.2f} s with a load of {os.getloadavg()[0]:.1f}"
+
+
+def test_two_faces_side_by_side_with_the_real_detector(real_data, browser, tmp_path):
+    """A photograph with a face, and one without: an answer for the first, a sentence for the second."""
+    detector = next((real_data / "face_detection").glob("*.onnx"))
+    photos = [real_data / "photos" / name for name in ("astronaut.png", "chelsea.png")]
+    face = cv2.imread(str(photos[0]))
+    cv2.imwrite(str(tmp_path / "twins.png"), np.hstack([face, face]))
+    model = write_tiny(tmp_path / "m.onnx", tiny_facts(title="CE"))
+    with live_demo(tmp_path, [model], "--detector", str(detector)) as demo:
+        page = browser.new_page()
+        seen = Visit(page, f"http://127.0.0.1:{demo.port}/")
+        seen.open()
+        seen.choose(*photos, tmp_path / "twins.png")
+        assert seen.classify().startswith("2 pictures, 3 faces, 1 model, ")
+        assert "chelsea.png: no face was found" in seen.shown(".crl-trouble").inner_text()
+        assert "face 2 of 2" in seen.shown(".crl-card").last.inner_text()
+        page.close()
+        assert seen.troubles == []
