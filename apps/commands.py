@@ -21,14 +21,14 @@ from finetune.command import Command
 
 def export(config: ExportConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Write a run's models as checked .onnx files."""
-    from apps.export import export_run
+    from apps.export.run import export_run
 
     return export_run(Path(words["run"]), config)
 
 
 def predict(config: PredictConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Show pictures to exported models."""
-    from apps.predict import predict_paths
+    from apps.predict.run import predict_paths
 
     return predict_paths(words["models_and_paths"].split("\n"), config)
 
@@ -49,14 +49,14 @@ def evaluate_onnx(config: EvaluateOnnxConfig, words: Mapping[str, str]) -> dict[
 
 def demo(config: DemoConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Serve the demo until it is stopped."""
-    from apps.demo import serve_demo
+    from apps.demo.page import serve_demo
 
     return serve_demo([Path(name) for name in words["models"].split("\n")], config)
 
 
 def doctor(config: DoctorConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Look the installation over."""
-    from apps.doctor import run_doctor
+    from apps.doctor.run import run_doctor
 
     return run_doctor(config)
 

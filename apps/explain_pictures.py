@@ -12,8 +12,8 @@ import numpy as np
 
 from apps.config import ExplainConfig
 from apps.explain import overlay
-from apps.picture_paths import find_sources
-from apps.prediction_views import safe_name
+from apps.predict.picture_paths import find_sources
+from apps.predict.views import safe_name
 from finetune.atomic import write_bytes
 from finetune.console import progress, say, table
 from finetune.decode import decode_image

@@ -92,7 +92,7 @@ def compare(folder: Path, first: str, second: str) -> dict[str, Any]:
 def export(folder: Path, loss: str) -> Path:
     """Export the model of fold 0 and return its file."""
     from apps.config import ExportConfig
-    from apps.export import export_run
+    from apps.export.run import export_run
 
     config = ExportConfig(fold=TEST_FOLD, title=f"{LOSSES[loss][0]} on drawn faces")
     with one_thread():
@@ -154,8 +154,8 @@ def serve(config: QuickstartConfig, models: Sequence[Path], examples: Path) -> d
         words = ["crl", "demo", *map(str, models), "--examples", str(examples)]
         say(f"the demo: {shlex.join(words)}")
         return None
-    from apps.demo import serve_demo
-    from apps.guard import free_port
+    from apps.demo.guard import free_port
+    from apps.demo.page import serve_demo
 
     port = free_port(HOST, config.port, auto=True)
     say(f"the demo: http://{HOST}:{port}   (Ctrl+C stops it)")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from apps.cuda_driver import Problem, driver_problem, library_problem
-from apps.doctor_checks import refuse_twins
+from apps.doctor.checks import refuse_twins
 from apps.model_file import read_model_file
 from apps.views import Picture, check_picture, in_batches, views
 from apps.views import core_count as core_count

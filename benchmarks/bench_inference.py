@@ -39,11 +39,11 @@ from rich.table import Table
 from agecls.face_crop import FaceCrop
 from agecls.faces import build_detector, crop_face
 from apps.config import PredictConfig
-from apps.convert import to_int8
-from apps.export import trace, with_facts
-from apps.graph import build_graph
+from apps.export.convert import to_int8
+from apps.export.graph import build_graph
+from apps.export.run import trace, with_facts
 from apps.model_facts import ModelFacts
-from apps.predict import predict_paths
+from apps.predict.run import predict_paths
 from apps.session import OnnxClassifier
 from apps.views import core_count
 from finetune.batches import normalise

@@ -27,9 +27,9 @@ from agecls.config import AgeDataConfig
 from agecls.dataset import make_age_splits, read_data
 from agecls.lookalike import write_lookalike_adience
 from agecls.results import AgeResult
-from apps import export
 from apps.config import ExportConfig
-from apps.export import export_run
+from apps.export import run as export
+from apps.export.run import export_run
 from apps.session import OnnxClassifier
 from finetune import console
 from finetune.backbone import build_backbone

@@ -49,7 +49,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Path], DemoConfig
         calls.append((models, config))
         return {"stopped": True}
 
-    for name, work in (("apps.export", export_run), ("apps.demo", serve_demo)):
+    for name, work in (("apps.export.run", export_run), ("apps.demo.page", serve_demo)):
         module = ModuleType(name)
         setattr(module, work.__name__, work)
         monkeypatch.setitem(sys.modules, name, module)

@@ -1,0 +1,1 @@
+"""The local web page: what it shows, and what it refuses."""

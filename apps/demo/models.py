@@ -1,0 +1,126 @@
+"""What the demo tells of its models: a folded panel with a column per model and a row per fact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from agecls.face_crop import FaceCrop
+from apps.demo.text import safe
+
+if TYPE_CHECKING:
+    from apps.model_facts import ModelFacts
+    from apps.session import OnnxClassifier
+
+SCORES = {  # what the facts call a score -> words, unit
+    "exact": ("right class", "%"),
+    "one_off": ("right or next to it", "%"),
+    "balanced_accuracy": ("mean over classes", "%"),
+    "mae": ("mean error", " classes"),
+}
+
+
+def facts_html(models: Mapping[str, OnnxClassifier]) -> str:
+    """Return a folded panel of facts: a column per model, a row per fact that any of them tells."""
+    columns = {title: model_facts(model) for title, model in models.items()}
+    labels = list(dict.fromkeys(label for facts in columns.values() for label in facts))
+    head = "".join(f'<th scope="col">{safe(title)}</th>' for title in columns)
+    body = "".join(
+        f'<tr><th scope="row">{safe(label)}</th>'
+        + "".join(f"<td>{safe(facts.get(label, '-'))}</td>" for facts in columns.values())
+        + "</tr>"
+        for label in labels
+    )
+    return (
+        '<details class="crl-facts"><summary>About these models</summary>'
+        '<div class="crl-scroll" tabindex="0" role="region" aria-label="Facts about the models">'
+        f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
+    )
+
+
+def model_facts(model: OnnxClassifier) -> dict[str, str]:
+    """Return what a visitor may want to know of a model, by label; facts it does not tell are left out."""
+    facts = model.facts
+    told = {
+        "Backbone": _backbone(facts.architecture),
+        "Loss": _named(facts.loss),
+        "Data": _data(facts.data),
+        "Scores": scores(facts.metrics),
+        "Pretraining": plain_line(facts.pretraining, leave=("sha256",)),
+        "Input": _input(facts),
+        "Precision": facts.precision,
+        "Runs on": f"{'CPU' if model.device == 'cpu' else 'GPU'} (ONNX Runtime)",
+        "SHA-256": model.sha256,
+    }
+    return {label: words for label, words in told.items() if words}
+
+
+def scores(metrics: Mapping[str, Any]) -> str:
+    """Return a model's scores with the number of images and people that they were measured on.
+
+    >>> scores({"n": 147, "subjects": 17, "exact": 47.619, "mae": 0.7551})
+    'right class 47.6 %, mean error 0.76 classes (147 test images of 17 people)'
+    """
+    shown = []
+    for key, (words, unit) in SCORES.items():
+        value = metrics.get(key, metrics.get(f"{key}_pooled"))
+        if isinstance(value, int | float):
+            shown.append(f"{words} {value:.1f} %" if unit == "%" else f"{words} {value:.2f}{unit}")
+    if not shown:
+        return plain_line(metrics)
+    people = f" of {metrics['subjects']} people" if metrics.get("subjects") else ""
+    counted = f" ({metrics['n']} test images{people})" if metrics.get("n") else ""
+    members = "its members, each on people it had not seen: " if metrics.get("scope") == "members" else ""
+    return f"{members}{', '.join(shown)}{counted}"
+
+
+def plain_line(values: Mapping[str, Any], leave: tuple[str, ...] = ()) -> str:
+    """Return the plain values of a mapping on one line; what is empty, nought or nested is left out.
+
+    >>> plain_line({"alpha": 1.5, "class_weights": "none", "label_smoothing": 0.0, "pair": [1, 2]})
+    'alpha 1.5'
+    """
+    plain = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, str | int | float) and value and value != "none" and key not in leave
+    }
+    return ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in plain.items())
+
+
+def _backbone(architecture: Mapping[str, Any]) -> str:
+    name = ".".join(str(architecture[key]) for key in ("backbone", "tag") if architecture.get(key))
+    parts = [name] if name else []
+    if architecture.get("head"):
+        parts.append(f"{architecture['head']} head")
+    if isinstance(architecture.get("parameters"), int):
+        parts.append(f"{architecture['parameters'] / 1e6:.3g} million parameters")
+    if isinstance(architecture.get("members"), int) and architecture["members"] > 1:
+        parts.append(f"the mean of {architecture['members']} networks")
+    return ", ".join(parts)
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    settings = plain_line(values, leave=("name",))
+    return f"{values.get('name', '')}{f' ({settings})' if settings else ''}".strip()
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    parts = [str(data["name"])] if data.get("name") else []
+    if data.get("images"):
+        people = f" of {data['subjects']} people" if data.get("subjects") else ""
+        parts.append(f"{data['images']} images{people}")
+    if data.get("fold") is not None:
+        parts.append(f"fold {data['fold']} kept for testing")
+    return ", ".join(parts)
+
+
+def _input(facts: ModelFacts) -> str:
+    crop = "the whole picture" if facts.crop is None else f"face: {FaceCrop.from_dict(facts.crop).describe()}"
+    return f"{facts.preprocess.image_size} px, {crop}"
+
+
+def _number(value: str | float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,348 @@
+"""`crl demo`: the only door to gradio; the page's layout, its events, and the server's life.
+
+Gradio reads the environment when it is imported, and takes a second or two for it: so it is imported inside
+functions, after the guard has looked the environment over.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apps.config import DemoConfig
+from apps.demo import look as demo_look
+from apps.demo import models as demo_models
+from apps.demo import results as demo_results
+from apps.demo import start as demo_start
+from apps.demo import words as demo_page
+from finetune.console import say
+from finetune.interrupts import StopRequest
+
+if TYPE_CHECKING:
+    from apps.demo.examples import Examples
+    from apps.demo.service import DemoService
+    from apps.demo.uploads import UploadFolder
+
+DRAWING = threading.Lock()  # matplotlib keeps its settings for the whole process
+
+
+@dataclass(frozen=True)
+class RunningDemo:
+    """A demo that is being served.
+
+    Args:
+        url: where, such as http://127.0.0.1:7860/.
+        services: the tabs' services by task: age, category.
+        examples: the tabs' example pictures by task.
+        folder: where uploads are kept.
+        seconds: how long the start took.
+    """
+
+    url: str
+    services: dict[str, DemoService]
+    examples: dict[str, Examples]
+    folder: UploadFolder
+    seconds: float
+
+
+def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
+    """Serve the demo until Ctrl-C or SIGTERM, which is its ordinary end: the exit code is 0.
+
+    Args:
+        models: .onnx files of `crl export`; those of one task share a tab and need the same classes.
+        config: where to listen, what to accept, how long to keep it. With `check` one picture is answered
+            over the port, and the demo stops.
+
+    Returns the address, the models' titles and, with `check`, the answer.
+    Raises ModelFileError for a file that cannot be used or class lists that differ; UsageError for a port in
+    use, a public address without passwords, and missing folders.
+    """
+    with StopRequest() as stop, running_demo(models, config) as demo:
+        told: dict[str, Any] = {
+            "url": demo.url,
+            "models": {task: list(service.titles) for task, service in demo.services.items()},
+        }
+        if config.check:
+            told["check"] = _check(demo, config)
+        else:
+            say(f"open {demo.url} in a browser (started in {demo.seconds:.1f} s); Ctrl-C stops the demo")
+            while not stop.requested:
+                time.sleep(0.2)
+    say("stopped; the uploaded pictures are removed")
+    return told
+
+
+@contextmanager
+def running_demo(models: Sequence[Path], config: DemoConfig) -> Iterator[RunningDemo]:
+    """Give a demo that answers while the context is open; leaving it closes the port and removes uploads."""
+    from apps.demo import guard
+    from apps.demo.uploads import Janitor, UploadFolder
+
+    start = time.perf_counter()
+    demo_start.check_numbers(config)
+    guard.check_bind(config.host, config.auth)
+    people = guard.read_auth(config.auth) if config.auth else None
+    port = guard.free_port(config.host, config.port, config.auto_port)
+    by_task = demo_start.load_models(models, config)
+    with UploadFolder() as folder, Janitor(folder.path, config.keep_minutes):
+        guard.refuse_environment(folder.path)
+        examples = {task: demo_start.load_examples(config, found) for task, found in by_task.items()}
+        services = demo_start.build_services(by_task, examples, folder, config)
+        blocks = build_blocks(services, examples, folder, config)
+        try:
+            _launch(blocks, folder, config, port, people)
+            seconds = time.perf_counter() - start
+            yield RunningDemo(demo_start.address(config.host, port), services, examples, folder, seconds)
+        finally:
+            blocks.close(verbose=False)
+
+
+def build_blocks(
+    services: dict[str, DemoService], examples: dict[str, Examples], folder: UploadFolder, config: DemoConfig
+) -> Any:
+    """Return the page as gradio Blocks, with its events and the endpoint /predict; nothing listens yet."""
+    import gradio as gr
+
+    keep = round(config.keep_minutes * 60)
+    with gr.Blocks(
+        title=demo_page.TITLE,
+        analytics_enabled=False,
+        delete_cache=(max(1, min(60, keep)), max(1, keep)),
+        fill_width=True,
+    ) as blocks:
+        _html(demo_page.HEADER)
+        with gr.Tabs(selected=next(iter(services), "age")):
+            for task, title in demo_start.TASKS.items():
+                with gr.Tab(title, id=task):
+                    if task in services:
+                        _build_tab(task, services[task], examples[task], folder, config)
+                    else:
+                        _html(demo_page.missing_html(task))
+            with gr.Tab("Loss explorer", id="losses"):
+                _build_explorer()
+        _html(demo_page.footer_html(config.keep_minutes))
+        _add_endpoint(services)
+    return blocks
+
+
+def _build_tab(
+    task: str, service: DemoService, examples: Examples, folder: UploadFolder, config: DemoConfig
+) -> None:
+    """Lay out one tab: the questions on the left, the answers on the right, and what a click does."""
+    import gradio as gr
+
+    _html(f'<p class="crl-about">{demo_page.ABOUT[task]}</p>')
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=320, elem_classes="crl-panel"):
+            files = gr.File(
+                file_count="multiple", type="filepath", label="Pictures", height=140, elem_classes="crl-drop"
+            )
+            _html(demo_page.limits_html(config.max_files, config.max_mb))
+            picked = gr.HTML(
+                [],
+                html_template=demo_page.examples_template(examples),
+                js_on_load=demo_page.PICK_EXAMPLES,
+                apply_default_css=False,
+                padding=False,
+                visible=bool(examples.items),
+            )
+            titles = gr.CheckboxGroup(
+                list(service.titles), value=list(service.titles), label="Models to compare"
+            )
+            cropped = _cropped_switch(gr, service)
+            with gr.Accordion("More options", open=False, elem_classes="crl-more"):
+                explain = gr.Checkbox(
+                    service.has_maps,
+                    label="Show where the network looked",
+                    info=demo_page.explain_info(service),
+                )
+                truth = gr.Dropdown(
+                    [(demo_page.NOT_GIVEN, ""), *((name, name) for name in service.class_names)],
+                    value="",
+                    label="True class, if you know it",
+                    info="The same for all pictures; an example knows its own." if examples.items else None,
+                )
+            button = gr.Button("Classify", variant="primary", elem_classes="crl-go")
+            _html(demo_page.privacy_html(task, config.keep_minutes))
+        with gr.Column(scale=9, min_width=320, elem_classes="crl-answers"):
+            results = _html(demo_page.empty_html(config.max_files, bool(examples.items)), min_height=240)
+            with gr.Row(elem_classes="crl-downloads"):
+                csv = gr.DownloadButton("Download all numbers (CSV)", visible=False, size="md")
+                png = gr.DownloadButton("Download the heat maps (PNG)", visible=False, size="md")
+    _html(demo_models.facts_html(service.models))
+
+    def classify(
+        paths: list[str] | None,
+        places: object,
+        chosen: list[str],
+        is_cropped: bool,
+        explained: bool,
+        true: str | None,
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        answer = service.answer(
+            [*(paths or ()), *examples.at(places)],
+            chosen,
+            cropped=is_cropped,
+            truth=true or None,
+            explain=explained,
+        )
+        hidden = gr.DownloadButton(visible=False)
+        yield demo_results.results_html(answer), hidden, hidden
+        if answer.rows:
+            from apps.heatmap import draw_png, to_csv
+
+            table, picture = folder.new_file("heatmaps.csv"), folder.new_file("heatmaps.png")
+            table.write_text(to_csv(answer.heat_map()), encoding="utf-8", newline="")
+            with DRAWING:
+                draw_png(answer.heat_map(), picture)
+            yield (
+                gr.skip(),
+                gr.DownloadButton(value=str(table), visible=True),
+                gr.DownloadButton(value=str(picture), visible=True),
+            )
+
+    for moment in (button.click, results.change):
+        moment(None, js=demo_page.SHOW_ANSWERS)
+    button.click(
+        classify,
+        [files, picked, titles, cropped, explain, truth],
+        [results, csv, png],
+        api_visibility="private",
+        show_progress_on=[results],
+        concurrency_id="classify",
+    )
+
+
+def _cropped_switch(gr: Any, service: DemoService) -> Any:
+    """Return the switch "already cropped": hidden where no model wants faces, fixed without a detector."""
+    return gr.Checkbox(
+        service.detector is None,
+        label="Already cropped to one face",
+        info=demo_page.cropped_info(service),
+        interactive=service.detector is not None,
+        visible=service.wants_faces,
+    )
+
+
+def _add_endpoint(services: dict[str, DemoService]) -> None:
+    """Add /predict for gradio_client and curl: plain values in, one JSON object out (see docs/demo.md)."""
+    import gradio as gr
+
+    def predict(
+        files: list[dict[str, Any]],
+        models: list[str] | None = None,
+        already_cropped: bool = False,
+        true_class: str | None = None,
+    ) -> dict[str, Any]:
+        """Classify uploaded pictures.
+
+        Args:
+            files: uploaded pictures.
+            models: titles of models of one tab; none or null asks all of the first tab.
+            already_cropped: the pictures show one face each, cut out already.
+            true_class: the pictures' class, where it is known.
+
+        Returns an object: pictures, a list of {name, face, box, true, models: {title: {class, probability,
+        probs}}, warnings}; errors, a list of {name, reason}; and status, one line.
+        """
+        from apps.demo.service import answer_call
+
+        return answer_call(services, files, models, already_cropped, true_class)
+
+    gr.api(predict, api_name="predict", concurrency_id="classify")
+
+
+def _build_explorer() -> None:
+    """Lay out the third tab: losses and gradients against the posterior, redrawn as the sliders move."""
+    import gradio as gr
+
+    from apps.demo.loss_explorer import MAXIMA, explorer_html
+
+    _html(f'<p class="crl-about">{demo_page.ABOUT["losses"]}</p>')
+    with gr.Row(elem_classes="crl-sliders"):
+        sliders = [
+            gr.Slider(0, MAXIMA[name], start, step=0.05, label=label, min_width=200)
+            for name, (label, start) in demo_page.SETTINGS.items()
+        ]
+    curves = _html(f'<div class="crl-frame">{explorer_html()}</div>')
+
+    def redraw(alpha: float, beta: float, gamma: float) -> str:
+        return f'<div class="crl-frame">{explorer_html(alpha, beta, gamma)}</div>'
+
+    gr.on(
+        [slider.input for slider in sliders],
+        redraw,
+        sliders,
+        curves,
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
+        queue=False,
+    )
+
+
+def _html(text: str, **options: Any) -> Any:
+    """Place a piece of HTML as it is: without gradio's own styles for text and its script for clicks."""
+    import gradio as gr
+
+    return gr.HTML(text, padding=False, js_on_load=None, apply_default_css=False, **options)
+
+
+def _launch(
+    blocks: Any, folder: UploadFolder, config: DemoConfig, port: int, people: list[tuple[str, str]] | None
+) -> None:
+    """Start gradio's server in a thread of its own, with everything off that reaches beyond this machine."""
+    import gradio as gr
+
+    from apps.demo import guard
+
+    here = Path.cwd()
+    theme = gr.themes.Base(font=demo_look.FONT, font_mono=demo_look.MONO).set(**demo_look.theme_values())
+    blocks.queue(
+        api_open=False,  # otherwise a direct call of a route walks past the queue
+        max_size=config.queue,
+        default_concurrency_limit=demo_start.concurrency(config),
+    )
+    blocks.launch(
+        prevent_thread_lock=True,
+        server_name=config.host,
+        server_port=port,
+        share=False,
+        inbrowser=False,
+        inline=False,
+        show_error=False,
+        quiet=True,
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        footer_links=[],
+        num_workers=0,
+        max_threads=max(40, 2 * demo_start.concurrency(config)),
+        auth=people,
+        max_file_size=round(config.max_mb * 1e6),
+        allowed_paths=None,
+        blocked_paths=[] if here in folder.path.parents else [str(here)],
+        favicon_path=str(demo_look.FAVICON),
+        theme=theme,
+        css_paths=str(demo_look.STYLESHEET),
+        js=demo_page.COPY_SCRIPT,
+        app_kwargs=guard.app_kwargs(
+            folder, host=config.host, max_files=config.max_files, max_mb=config.max_mb
+        ),
+    )
+
+
+def _check(demo: RunningDemo, config: DemoConfig) -> dict[str, Any]:
+    from apps.demo.check import check_demo
+    from apps.demo.guard import read_auth
+
+    person = read_auth(config.auth)[0] if config.auth else None
+    shown = [item for examples in demo.examples.values() for item in examples.items]
+    return check_demo(demo.url, shown[0].path.read_bytes() if shown else None, person)

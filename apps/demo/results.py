@@ -1,0 +1,141 @@
+"""The right half of the demo's page: an answer as HTML, readable by eye, by keyboard and by ear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from apps.demo.text import data_uri, percent, safe
+
+if TYPE_CHECKING:
+    from apps.demo.answer import Answer, Guess, Row
+
+TOP = 5
+TABLE_CLASSES = 25  # a table with more columns is better read from the CSV file
+
+
+def results_html(answer: Answer) -> str:
+    """Return an answer as HTML: status line, troubles, heat maps, cards, a table to copy."""
+    parts = [f'<p class="crl-status" role="status">{safe(answer.status)}</p>', _errors(answer)]
+    if answer.rows:
+        from apps.heatmap import to_html
+
+        single = len(answer.rows) == 1
+        cards = "".join(_card(answer, row, opened=single) for row in answer.rows)
+        parts += [
+            f'<div class="crl-heat-frame">{to_html(answer.heat_map())}</div>',
+            f'<div class="crl-cards">{cards}</div>',
+            _table(answer),
+        ]
+    return f'<div class="crl-results">{"".join(parts)}</div>'
+
+
+def _errors(answer: Answer) -> str:
+    if not answer.errors:
+        return ""
+    lines = "".join(
+        f"<li>{f'<b>{safe(name)}</b>: ' if name else ''}{safe(reason)}</li>" for name, reason in answer.errors
+    )
+    return f'<ul class="crl-trouble" role="alert">{lines}</ul>'
+
+
+def _card(answer: Answer, row: Row, opened: bool) -> str:
+    names, label = answer.class_names, answer.label(row)
+    guesses = list(row.guesses.items())
+    same = len({guess.crop.tobytes() for _, guess in guesses}) == 1
+    several = f"face {row.face} of {answer.faces(row)}" if answer.faces(row) > 1 else ""
+    chips = f'<span class="crl-chip">{several}</span>' if several else ""
+    if row.true is not None:
+        chips += f'<span class="crl-chip crl-chip-true">true class {safe(names[row.true])}</span>'
+    warnings = "".join(f'<p class="crl-warning">{safe(words)}</p>' for words in row.warnings)
+    models = "".join(_model(row, title, guess, names, crop=not same) for title, guess in guesses)
+    first = guesses[0][1].crop
+    seen = _figure(first, f"the crop of {label} that the network saw", _pixels(first)) if same else ""
+    return (
+        f'<article class="crl-card" aria-label="{safe(label)}">{seen}<div class="crl-card-body">'
+        f'<div class="crl-card-head"><h3 title="{safe(row.name)}">{safe(row.name)}</h3>{chips}</div>'
+        f'{warnings}<div class="crl-models">{models}</div>{_looks(row, label, opened)}</div></article>'
+    )
+
+
+def _model(row: Row, title: str, guess: Guess, names: Sequence[str], crop: bool) -> str:
+    said = names[guess.class_index]
+    order = np.argsort(-guess.probs, kind="stable")[:TOP]
+    shown = [int(index) for index in order]
+    if row.true is not None and row.true not in shown:
+        shown[-1] = row.true
+    bars = "".join(_bar(names[index], guess, index, row.true) for index in shown)
+    seen = _figure(guess.crop, f"the crop that {title} saw", _pixels(guess.crop)) if crop else ""
+    return (
+        f'<section class="crl-model"><h4 title="{safe(title)}">{safe(title)}</h4>{seen}'
+        f'<p class="crl-said"><strong>{safe(said)}</strong> '
+        f"<span>{percent(guess.probs[guess.class_index])}</span></p>"
+        f'<ol class="crl-bars">{bars}</ol></section>'
+    )
+
+
+def _bar(name: str, guess: Guess, index: int, true: int | None) -> str:
+    kinds = ["is-said"] * (index == guess.class_index) + ["is-true"] * (index == true)
+    value = float(guess.probs[index])
+    mark = '<span class="crl-sr"> (true class)</span>' if index == true else ""
+    return (
+        f'<li class="{" ".join(kinds)}">'
+        f'<span class="crl-bar-name" title="{safe(name)}">{safe(name)}{mark}</span>'
+        f'<span class="crl-bar" aria-hidden="true"><i style="width:{100 * value:.1f}%"></i></span>'
+        f'<span class="crl-bar-value">{percent(value)}</span></li>'
+    )
+
+
+def _looks(row: Row, label: str, opened: bool) -> str:
+    figures = "".join(
+        _figure(guess.look, f"where {title} looked in {label}", title, ".jpg")
+        for title, guess in row.guesses.items()
+        if guess.look is not None
+    )
+    if not figures:
+        return ""
+    methods = ", ".join(
+        dict.fromkeys(guess.look_method for guess in row.guesses.values() if guess.look_method)
+    )
+    note = f'<p class="crl-hint">How: {safe(methods)}.</p>' if methods else ""
+    return (
+        f'<details class="crl-looks"{" open" * opened}><summary>Where the network looked</summary>'
+        f'<div class="crl-look-row">{figures}</div>{note}</details>'
+    )
+
+
+def _table(answer: Answer) -> str:
+    names = answer.class_names if len(answer.class_names) <= TABLE_CLASSES else ()
+    head = "".join(
+        f'<th scope="col">{safe(words)}</th>'
+        for words in ("picture", "true class", "model", "predicted", "probability", *names)
+    )
+    lines = []
+    for row in answer.rows:
+        true = "" if row.true is None else answer.class_names[row.true]
+        for title, guess in row.guesses.items():
+            said = answer.class_names[guess.class_index]
+            texts = [true, title, said, f"{guess.probs[guess.class_index]:.4f}"]
+            texts += [f"{value:.4f}" for value in guess.probs[: len(names)]]
+            cells = "".join(f"<td>{safe(words)}</td>" for words in texts)
+            lines.append(f'<tr><th scope="row">{safe(answer.label(row))}</th>{cells}</tr>')
+    return (
+        '<details class="crl-all"><summary>All numbers as a table</summary>'
+        '<div class="crl-tools">'
+        '<button type="button" class="crl-copy" data-crl-copy>Copy table</button></div>'
+        '<div class="crl-scroll" tabindex="0" role="region" aria-label="All numbers">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></details>"
+    )
+
+
+def _figure(image: np.ndarray, alt: str, caption: str, kind: str = ".png") -> str:
+    return (
+        f'<figure class="crl-figure"><img src="{data_uri(image, kind)}" alt="{safe(alt)}">'
+        f"<figcaption>{safe(caption)}</figcaption></figure>"
+    )
+
+
+def _pixels(image: np.ndarray) -> str:
+    return f"as the network saw it, {image.shape[1]} x {image.shape[0]} px"

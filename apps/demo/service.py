@@ -1,0 +1,302 @@
+"""What the demo answers: pictures in, rows of predictions out; no web page, no server, no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agecls.face_crop import FaceCrop
+from apps.demo.answer import Answer, Guess, Row
+from apps.predict.answers import unique_titles
+from apps.session import OnnxClassifier, check_same_classes
+from finetune.decode import BadImageError, decode_image
+from finetune.errors import CrlError
+
+if TYPE_CHECKING:
+    from agecls.faces import Face, FaceDetector
+
+MAX_FACES = 12  # of one picture, the largest ones: a group photograph must not hold everybody else up
+
+
+@dataclass(frozen=True)
+class _View:
+    """A picture or face before the models saw it: its place, and the prepared crop of every kind of model."""
+
+    name: str
+    face: int | None
+    box: tuple[float, float, float, float] | None
+    true: int | None
+    warnings: tuple[str, ...]
+    crops: Mapping[str, np.ndarray] = field(repr=False)
+
+
+class DemoService:
+    """The models of one tab and the way from a picture file to their answers; any thread may ask.
+
+    Args:
+        models: exported models of one task, one at least, with one and the same list of classes.
+        detector: finds faces in photographs; None where no detector's file is at hand.
+        owns: tells whether a path is an upload or an example of this demo; nothing else is opened.
+        max_files: pictures in one request.
+        max_mb: size of one picture's file, in MB.
+        known_class: tells the true class of an example picture, None for any other path.
+
+    Raises ModelFileError when the models' class lists differ.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[OnnxClassifier],
+        detector: FaceDetector | None,
+        *,
+        owns: Callable[[Path], bool],
+        max_files: int = 16,
+        max_mb: float = 10.0,
+        known_class: Callable[[Path], str | None] | None = None,
+    ) -> None:
+        check_same_classes(models)
+        self.models = dict(zip(unique_titles(models), models, strict=True))
+        self.detector = detector
+        self.max_files, self.max_mb = max_files, max_mb
+        self._owns, self._known_class = owns, known_class or (lambda _: None)
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The models' titles, told apart where two files carry the same."""
+        return tuple(self.models)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the outputs."""
+        return tuple(next(iter(self.models.values())).class_names)
+
+    @property
+    def wants_faces(self) -> bool:
+        """Whether any of the models was trained on faces cut out of photographs."""
+        return any(model.facts.crop is not None for model in self.models.values())
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether every model carries class activation maps, so that explaining costs next to nothing."""
+        return all(model.has_maps for model in self.models.values())
+
+    def answer(
+        self,
+        paths: Sequence[str | Path],
+        titles: Sequence[str] | None = None,
+        *,
+        cropped: bool = False,
+        truth: str | None = None,
+        explain: bool = False,
+    ) -> Answer:
+        """Classify uploaded pictures with the chosen models.
+
+        Args:
+            paths: the uploaded files.
+            titles: the models to ask; None asks all.
+            cropped: the pictures show one face each, cut out already: no face is looked for.
+            truth: the class of all these pictures, where the person knows it; an example knows its own.
+            explain: also draw where each network looked.
+
+        Returns the answer; whatever cannot be answered stands in its `errors`, in words.
+        """
+        start = time.perf_counter()
+        chosen = self.titles if titles is None else tuple(title for title in self.titles if title in titles)
+        refused = self._refusals(paths, chosen, titles, truth)
+        if refused:
+            return Answer(self.class_names, chosen, errors=tuple(("", reason) for reason in refused))
+        errors: list[tuple[str, str]] = []
+        views: list[_View] = []
+        seen = 0
+        for path in dict.fromkeys(map(Path, paths)):
+            found, trouble = self._look_at(path, chosen, cropped, truth)
+            views += found
+            seen += bool(found)
+            errors += [(path.name, reason) for reason in trouble]
+        rows: tuple[Row, ...] = ()
+        try:
+            rows = self._classify(views, chosen, explain) if views else ()
+        except CrlError as error:
+            errors.append(("", self._without_paths(error)))
+        devices = sorted({_device(self.models[title]) for title in chosen})
+        seconds = time.perf_counter() - start
+        return Answer(self.class_names, chosen, rows, tuple(errors), seen, seconds, " and ".join(devices))
+
+    def _refusals(
+        self,
+        paths: Sequence[str | Path],
+        chosen: Sequence[str],
+        titles: Sequence[str] | None,
+        truth: str | None,
+    ) -> list[str]:
+        """Return why the whole request cannot be answered, in words; empty where it can."""
+        reasons = []
+        if not paths:
+            reasons.append("there is no picture yet: drop one or more, or choose an example")
+        if len(paths) > self.max_files:
+            reasons.append(f"{len(paths)} pictures are too many at once: choose {self.max_files} or fewer")
+        unknown = sorted(set(titles or ()) - set(self.titles))
+        if unknown:
+            reasons.append(f"no model is called {', '.join(unknown)}; there are: {', '.join(self.titles)}")
+        elif not chosen:
+            reasons.append("no model is chosen: choose at least one")
+        if truth is not None and truth not in self.class_names:
+            shown = ", ".join(self.class_names[:30]) + (", ..." if len(self.class_names) > 30 else "")
+            reasons.append(f"{truth!r} is none of the classes: {shown}")
+        return reasons
+
+    def _look_at(
+        self, path: Path, chosen: Sequence[str], cropped: bool, truth: str | None
+    ) -> tuple[list[_View], list[str]]:
+        """Return the views of one picture and what was wrong with it, in words."""
+        if not self._owns(path):
+            return [], ["this is no picture uploaded here, or it has been removed meanwhile: upload it again"]
+        try:
+            size = path.stat().st_size
+            if size > self.max_mb * 1e6:
+                return [], [f"{size / 1e6:.1f} MB, at most {self.max_mb:g} MB are read: make it smaller"]
+            notices: list[str] = []
+            image = decode_image(path, notices=notices)
+            true = self._true_index(path, truth)
+            warnings = tuple(notice.removeprefix(f"{path}: ") for notice in notices)
+            if cropped or not self.wants_faces:
+                return [self._view(path.name, image, chosen, true, warnings)], []
+            return self._faces(path.name, image, chosen, true, warnings)
+        except FileNotFoundError:
+            return [], ["it has been removed meanwhile: upload it again"]
+        except BadImageError as error:
+            return [], [error.reason]
+        except CrlError as error:
+            return [], [self._without_paths(error)]
+
+    def _true_index(self, path: Path, truth: str | None) -> int | None:
+        known = self._known_class(path)
+        name = known if known in self.class_names else truth
+        return None if name is None else self.class_names.index(name)
+
+    def _without_paths(self, error: CrlError) -> str:
+        """Return the error's words with the models' titles in place of their paths on this machine."""
+        words = str(error)
+        for title, model in self.models.items():
+            words = words.replace(str(model.path), title)
+        return words
+
+    def _faces(
+        self, name: str, image: np.ndarray, chosen: Sequence[str], true: int | None, warnings: tuple[str, ...]
+    ) -> tuple[list[_View], list[str]]:
+        if self.detector is None:
+            return [], ["this demo has no face detector: crop the face yourself and say 'already cropped'"]
+        faces = self.detector.detect(image)
+        if not faces:
+            return [], ["no face was found: try a clearer one, or crop the face and say 'already cropped'"]
+        if len(faces) > MAX_FACES:
+            warnings += (f"{len(faces)} faces were found, the {MAX_FACES} largest are shown",)
+        views = [
+            self._view(name, image, chosen, true, warnings + tuple(face.warnings()), number, face)
+            for number, face in enumerate(faces[:MAX_FACES], start=1)
+        ]
+        return views, []
+
+    def _view(
+        self,
+        name: str,
+        image: np.ndarray,
+        chosen: Sequence[str],
+        true: int | None,
+        warnings: tuple[str, ...],
+        number: int | None = None,
+        face: Face | None = None,
+    ) -> _View:
+        """Prepare the picture, or one face of it, for every chosen model; models that agree share a crop."""
+        made: dict[object, np.ndarray] = {}
+        crops = {}
+        for title in chosen:
+            model = self.models[title]
+            rule = None if face is None or model.facts.crop is None else FaceCrop.from_dict(model.facts.crop)
+            key = (model.facts.preprocess, rule)
+            if key not in made:
+                made[key] = model.prepare(_cut(image, face, rule, model))
+            crops[title] = made[key]
+        box = None if face is None else face.box
+        return _View(name, number, box, true, warnings, crops)
+
+    def _classify(self, views: Sequence[_View], chosen: Sequence[str], explain: bool) -> tuple[Row, ...]:
+        guesses = {
+            title: ask(self.models[title], [view.crops[title] for view in views], explain) for title in chosen
+        }
+        return tuple(
+            Row(
+                view.name,
+                view.face,
+                view.box,
+                view.true,
+                {title: guesses[title][index] for title in chosen},
+                view.warnings,
+            )
+            for index, view in enumerate(views)
+        )
+
+
+def ask(
+    model: OnnxClassifier, crops: Sequence[np.ndarray], explain: bool, batch_size: int = 32
+) -> list[Guess]:
+    """Return what a model says of prepared crops (each uint8 (S, S, 3)), and where it looked if asked."""
+    from apps.explain import explain_onnx, overlay
+
+    guesses = []
+    for first in range(0, len(crops), batch_size):
+        batch = np.stack(crops[first : first + batch_size])
+        for crop, probs in zip(batch, model.run(batch).probs.astype(np.float64), strict=True):
+            index = int(probs.argmax())
+            look, method = None, ""
+            if explain:
+                heat, method = explain_onnx(model, crop, index)
+                look = overlay(crop, heat)
+            guesses.append(Guess(index, probs, crop, look, method))
+    return guesses
+
+
+def _cut(image: np.ndarray, face: Face | None, rule: FaceCrop | None, model: OnnxClassifier) -> np.ndarray:
+    if face is None or rule is None:
+        return image
+    from agecls.faces import crop_face
+
+    spec = model.facts.preprocess
+    return crop_face(image, face, rule, spec.resize_size, spec.interpolation)
+
+
+def _device(model: OnnxClassifier) -> str:
+    return "CPU" if model.device == "cpu" else "GPU"
+
+
+def answer_call(
+    services: Mapping[str, DemoService],
+    files: object,
+    models: object = None,
+    already_cropped: object = False,
+    true_class: object = None,
+) -> dict[str, Any]:
+    """Return the answer to a call of the endpoint /predict, whose values may be anything that JSON can say.
+
+    The first model's tab decides which service answers; without models it is the first tab's.
+    """
+    files = [files] if isinstance(files, dict | str) else files
+    paths: list[Any] = [item.get("path") if isinstance(item, dict) else item for item in _list(files)]
+    titles = _list([models] if isinstance(models, str) else models) or None
+    service = next(iter(services.values()))
+    if titles:
+        service = next((one for one in services.values() if titles[0] in one.titles), service)
+    if not all(isinstance(value, str) for value in (*paths, *(titles or ()), true_class or "")):
+        sentence = "files is a list of uploaded files, models a list of titles, true_class a class or null"
+        return Answer(service.class_names, errors=(("", sentence),)).to_dict()
+    truth = str(true_class) if true_class else None
+    return service.answer(paths, titles, cropped=bool(already_cropped), truth=truth).to_dict()
+
+
+def _list(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []

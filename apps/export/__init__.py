@@ -1,0 +1,1 @@
+"""A trained run as .onnx files that were checked against the trained model."""

@@ -1,0 +1,192 @@
+"""The facts inside a model file -> README.md beside it: what it does, how to use it, how well, its limits."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from agecls.markdown import escape, number, table
+from apps.export import card_sections as measured
+from apps.export.card_origin import how_checked, how_trained, in_words, licence, one_line, the_file
+from apps.export.card_sections import NOT_MEASURED
+from apps.model_facts import ModelFacts
+
+FEW_CLASSES = 12
+
+
+def write_card(facts: ModelFacts, file_name: str, file_sha256: str, size_bytes: int) -> str:
+    """Return a model card in Markdown, to be read in two minutes.
+
+    Whatever the facts lack is "not measured" or "unknown"; every name is shown as it is and read by nobody as
+    Markdown or HTML.
+
+    Args:
+        facts: what the file says of itself.
+        file_name: of the .onnx file beside the card.
+        file_sha256: of the file, 64 hexadecimal digits.
+        size_bytes: of the file.
+    """
+    sections: list[tuple[str, str | None]] = [
+        ("Use it", use_it(facts, one_line(file_name))),
+        ("How well it does", how_well(facts)),
+        ("Limits", limits(facts)),
+        ("How it was trained", how_trained(facts)),
+        ("How this file was checked", how_checked(facts)),
+        ("Weights and their licence", licence(facts)),
+        ("The file", the_file(facts, file_name, file_sha256, size_bytes)),
+    ]
+    parts = [f"## {title}\n\n{body}" for title, body in sections if body]
+    return "\n\n".join([f"# {escape(facts.title)}", introduction(facts), *parts]) + "\n"
+
+
+def introduction(facts: ModelFacts) -> str:
+    """Return what the model is, and its scores in one sentence."""
+    names = [escape(name) for name in facts.class_names]
+    listed = ", ".join(names[:FEW_CLASSES]) + (", ..." if len(names) > FEW_CLASSES else "")
+    if facts.task == "age":
+        what = (
+            "This model looks at a picture of one face and names the age group that the person *appears* to "
+            f"belong to, one of {in_words(len(names))}: {listed}."
+        )
+    else:
+        what = (
+            f"This model looks at a picture and names its category, one of {in_words(len(names))}: {listed}."
+        )
+    about = facts.card.get("data", {})
+    warning = f"**Not for real faces.** {escape(about['about'])}" if about.get("kind") == "drawn" else ""
+    return "\n\n".join(part for part in (what, warning, _in_one_sentence(facts)) if part)
+
+
+def _in_one_sentence(facts: ModelFacts) -> str:
+    metrics = facts.metrics
+    if facts.task != "age" or metrics.get("n") is None:
+        return "" if facts.task != "age" else f"How well it does was {NOT_MEASURED}."
+    members = metrics.get("scope") == "members"
+    exact, one_off = (metrics.get(f"{key}_mean" if members else key) for key in ("exact", "one_off"))
+    if exact is None or one_off is None:
+        return ""
+    who = "Its members, each tested on its own people," if members else "It"
+    people = f" of {metrics['subjects']:,} people" if metrics.get("subjects") else ""
+    return (
+        f"{who} named the labelled group for {exact:.0f} in 100 of {metrics['n']:,} test images{people}, and "
+        f"that group or one next to it for {one_off:.0f} in 100."
+    )
+
+
+def use_it(facts: ModelFacts, file_name: str) -> str:
+    """Return the commands and the lines of Python that classify a picture."""
+    file = shlex.quote(file_name)
+    commands = [f"crl predict {file} pictures/ --out answers.csv"]
+    if facts.crop is not None:
+        commands[0] += "           # pictures that already show one cropped face each"
+        commands += [
+            f"crl predict {file} photo.jpg --faces --out answers.csv   # finds and cuts out the faces first"
+        ]
+    commands += [f"crl demo {file}"]
+    python = (
+        "from pathlib import Path\n"
+        "from apps.session import OnnxClassifier\n\n"
+        f"answer = OnnxClassifier({file_name!r}).predict([Path('picture.jpg')])[0]\n"
+        "print(answer.class_name, answer.probability, answer.top(3))"
+    )
+    spec = facts.preprocess
+    size = spec.image_size
+    return (
+        f"```\n{chr(10).join(_aligned(commands))}\n```\n\n```python\n{python}\n```\n\n"
+        f"Without the toolkit: the input `images` is uint8 (N, {size}, {size}, 3), RGB, already resized and "
+        f"cropped ({escape(_resizing(facts))}); scaling and normalisation are inside. The outputs are "
+        f"`logits` and `probs`, (N, {len(facts.class_names)}). The file's metadata hold the class names in "
+        "order and all facts below."
+    )
+
+
+def _aligned(commands: list[str]) -> list[str]:
+    """Return the commands with their remarks in one column."""
+    parts = [command.partition("#") for command in commands]
+    width = max(len(command.rstrip()) for command, _, _ in parts)
+    return [
+        f"{command.rstrip():{width}}   # {remark.strip()}" if sign else command
+        for command, sign, remark in parts
+    ]
+
+
+def _resizing(facts: ModelFacts) -> str:
+    spec = facts.preprocess
+    how, size = "both sides" if spec.resize == "warp" else "the short side", spec.image_size
+    return (
+        f"{how} to {spec.resize_size} by {spec.interpolation} interpolation, then the centre {size} x {size}"
+    )
+
+
+def how_well(facts: ModelFacts) -> str:
+    """Return what was measured: whole and in parts, the errors across 18, and the probabilities."""
+    metrics, card = facts.metrics, facts.card
+    if facts.task != "age":
+        rows = [
+            [escape(name.replace("_", " ")), number(value, 2) if isinstance(value, float) else f"{value:,}"]
+            for name, value in metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        return table(["measured on the test images", "value"], rows) if rows else f"Accuracy: {NOT_MEASURED}."
+    parts = [measured.results(metrics, card)]
+    if metrics and facts.precision != "fp32":
+        parts.append(
+            f"The scores are the trained model's, in float32; how far this {facts.precision} file is from it "
+            "stands under “How this file was checked”."
+        )
+    if metrics and facts.test_crops != "center":
+        parts.append(
+            f"The scores average over several views of a picture (test crops: {escape(facts.test_crops)}). "
+            "`crl predict` shows the centre alone, for which nothing was measured."
+        )
+    if card.get("groups") and metrics:
+        parts += [
+            "### By age group",
+            measured.slices("labelled group", card["groups"], card.get("cross_validation")),
+            measured.HOW_TO_READ,
+        ]
+        parts += ["### Across the age of 18", measured.crossings(card)]
+    for name, title in (("gender", "By gender"), ("yaw", "By turn of the head")):
+        if card.get(name):
+            parts += [f"### {title}", measured.slices(name if name == "gender" else "head", card[name])]
+    if card.get("detector"):
+        parts += ["### On faces cut out by a detector", measured.detector(card["detector"], facts.crop)]
+    return "\n\n".join([*parts, "### Its probabilities", measured.calibration(metrics)])
+
+
+def limits(facts: ModelFacts) -> str:
+    """Return what the model must not be used for, what it cannot do, and what nobody measured."""
+    card, data = facts.card, facts.card.get("data") or {}
+    lines = [f"**Not for** {escape('; '.join(card['out_of_scope']))}."] if card.get("out_of_scope") else []
+    if card.get("holes"):
+        holes = ", ".join(map(escape, card["holes"]))
+        lines.append(f"No group covers the ages {holes}: the model will force a neighbour on such a person.")
+    if data.get("shared_people"):
+        lines.append(
+            f"**{data['shared_people']:,} people are in training and test: the scores are too high.**"
+        )
+    if data.get("subjects_known") is False:
+        lines.append("Who is on which picture was not known: if people repeat, the scores are too high.")
+    shown = "no face" if facts.task == "age" else "none of the categories"
+    lines.append(f"Any picture gets an answer, also one that shows {shown}.")
+    lines += [f"Made for: {escape(card['intended_use'])}"] if card.get("intended_use") else []
+    lines += [escape(card["privacy"])] if card.get("privacy") else []
+    missing = list(card.get("not_measured", ())) or ["Accuracy on parts of the test images."]
+    return "\n".join(
+        [
+            *(f"* {line}" for line in lines),
+            f"\n**{NOT_MEASURED.capitalize()}:**\n",
+            *(f"* {escape(text)}" for text in missing),
+            _how_to_slice(card.get("how_to_slice") or ()),
+        ]
+    ).rstrip()
+
+
+def _how_to_slice(lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    command, *remarks = lines
+    return (
+        f"\nTo measure more, on pictures of your own:\n\n```\n{one_line(command)}\n```\n\n"
+        f"{escape(' '.join(remarks))}"
+    )

@@ -1,0 +1,1 @@
+"""Pictures, folders and videos shown to exported models."""

@@ -1,0 +1,269 @@
+"""`crl predict`: pictures, folders, patterns and videos shown to exported models; a row for every answer."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apps.doctor.checks import refuse_twins
+from apps.predict.answers import Answer, predict_pictures, unique_titles
+from apps.predict.files import SUFFIXES, Layout, check_suffix, on_one_line, open_predictions, readable
+from apps.predict.picture_paths import Found, find_sources, read_list
+from apps.predict.tally import Tally, described, say_plan
+from apps.predict.video_frames import check_fps
+from apps.predict.views import HeatMapRows, LookFolder, TerminalTable
+from apps.views import core_count
+from finetune.canvas import count_text
+from finetune.console import progress, say
+from finetune.errors import CrlError, InterruptedRunError, ResourceError, UsageError
+from finetune.interrupts import StopRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agecls.faces import Face
+    from apps.config import PredictConfig
+    from apps.session import OnnxClassifier
+
+EXAMPLE = "for example: crl predict model.onnx photos/ --out answers.csv"
+MOST_AT_ONCE = 4
+HEAT_MAP_SUFFIXES = (".png", ".html", ".csv")
+
+
+def predict_paths(words: list[str], config: PredictConfig) -> dict[str, Any]:
+    """Show what `words` name to the models they begin with, write and tell the answers, and return a summary.
+
+    `words` are one .onnx file or more, then files, folders, patterns and videos, or "-" for a list of them on
+    the standard input.
+
+    Raises UsageError for words or options that cannot be right, ModelFileError for a model that must not be
+    used (or has other classes, where one table is asked for), before any picture is read. When everything is
+    written: DataError where pictures could not be used, InterruptedRunError after Ctrl-C; both carry the
+    summary as `result`.
+    """
+    model_words, picture_words = split_words(words)
+    out, heat_map = _check_options(config)
+    refuse_twins()
+    from apps.session import OnnxClassifier
+
+    detector = ThreadDetectors(config.detector) if config.faces else None
+    found = find_sources(_with_lists(picture_words), recursive=config.recursive)
+    at_once, threads = share_threads(config.threads or core_count())
+    models = [OnnxClassifier(Path(word), device=config.device, threads=threads) for word in model_words]
+    titles = [on_one_line(title) for title in unique_titles(models)]
+    layout = _layout(models, titles, found, config, one_table=heat_map is not None)
+    sinks = _Sinks(out, layout, heat_map, config.explain, models, titles)
+    say_plan(models, titles, found, config, detector.name if detector else None)
+    tally, failure = _run(models, found, config, detector, sinks, at_once)
+    sinks.tell()
+    tally.tell(found.notices)
+    summary = {**tally.summary(), **described(models, titles), "files": sinks.files()}
+    failure = failure or tally.complaint(len(found.sources))
+    if failure is not None:
+        failure.result = summary
+        raise failure
+    return summary
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the leading words that end in .onnx, and the rest; UsageError unless both are there.
+
+    >>> split_words(["a.onnx", "b.onnx", "photos"])
+    (['a.onnx', 'b.onnx'], ['photos'])
+    """
+    first = next((place for place, word in enumerate(words) if not _is_model(word)), len(words))
+    models, pictures = list(words[:first]), list(words[first:])
+    late = [word for word in pictures if _is_model(word)]
+    if late:
+        raise UsageError(f"{late[0]} stands behind a picture; models come first, {EXAMPLE}")
+    if not models:
+        raise UsageError(f"no model is named: the first words must end in .onnx, {EXAMPLE}")
+    if not pictures:
+        raise UsageError(f"no picture is named: give files, folders, patterns, videos or -, {EXAMPLE}")
+    return models, pictures
+
+
+def share_threads(threads: int) -> tuple[int, int]:
+    """Return how many batches run at once on a processor, and the threads of each.
+
+    Threads that share a batch wait for each other at every layer; threads with a batch each do not.
+
+    >>> share_threads(2), share_threads(16)
+    ((2, 1), (4, 4))
+    """
+    at_once = min(MOST_AT_ONCE, threads)
+    return at_once, threads // at_once
+
+
+def _is_model(word: str) -> bool:
+    return word.lower().endswith(".onnx")
+
+
+def _check_options(config: PredictConfig) -> tuple[Path | None, Path | None]:
+    """Return the files to write; UsageError for an option that cannot be right."""
+    if config.batch_size < 1:
+        raise UsageError(f"--batch_size must be at least 1, got {config.batch_size}")
+    if config.threads < 0:
+        raise UsageError(f"--threads must be 0 (every core) or more, got {config.threads}")
+    check_fps(config.fps)
+    out = check_suffix("--out", config.out, SUFFIXES)
+    heat_map = check_suffix("--heatmap", config.heatmap, HEAT_MAP_SUFFIXES)
+    if out is not None and heat_map is not None and out.absolute() == heat_map.absolute():
+        raise UsageError(f"--out and --heatmap both name {out}; give two names")
+    return out, heat_map
+
+
+def _with_lists(words: Sequence[str]) -> list[str]:
+    """Return the words with the list on the standard input in the place of "-"."""
+    if "-" not in words:
+        return list(words)
+    if sys.stdin.isatty():
+        say("paths, one a line; Ctrl-D ends the list")
+    listed = read_list(sys.stdin.buffer)
+    if not listed and set(words) == {"-"}:
+        raise UsageError("the list on the standard input names no picture: one path a line")
+    place = words.index("-")
+    return [*words[:place], *listed, *(word for word in words[place + 1 :] if word != "-")]
+
+
+class ThreadDetectors:
+    """A face detector for each thread that asks: one alone would make all the others wait.
+
+    Raises UsageError where there is none, telling where to get it.
+    """
+
+    def __init__(self, file: str | None) -> None:
+        from agecls.faces import build_detector, missing_detector_message
+
+        self._build = functools.partial(build_detector, file)
+        self._own = threading.local()
+        first = self._own.detector = self._build()
+        if first is None:
+            raise UsageError(missing_detector_message())
+        self.name = first.name
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Return the faces of a picture, uint8 (H, W, 3) RGB, the largest first."""
+        detector = getattr(self._own, "detector", None) or self._build()
+        if detector is None:
+            raise ResourceError("the face detector's file is gone")
+        self._own.detector = detector
+        return detector.detect(image)
+
+
+def _layout(
+    models: Sequence[OnnxClassifier],
+    titles: Sequence[str],
+    found: Found,
+    config: PredictConfig,
+    *,
+    one_table: bool,
+) -> Layout:
+    """Return what the rows hold; ModelFileError where models with other classes are to share a table."""
+    from apps.session import check_same_classes
+
+    if one_table or (config.out or "").lower().endswith((".csv", ".parquet")):
+        check_same_classes(models)
+    same = all(model.class_names == models[0].class_names for model in models)
+    return Layout(
+        models=[(title, model.sha256) for title, model in zip(titles, models, strict=True)],
+        class_names=models[0].class_names if same else None,
+        times=any(source.kind == "video" for source in found.sources),
+        faces=config.faces,
+    )
+
+
+class _Sinks:
+    """Everything that takes the answers: the file, or the table on the terminal; heat map; overlays."""
+
+    def __init__(
+        self,
+        out: Path | None,
+        layout: Layout,
+        heat_map: Path | None,
+        looks: str | None,
+        models: Sequence[OnnxClassifier],
+        titles: Sequence[str],
+    ) -> None:
+        self.out, self.layout, self.heat_map = out, layout, heat_map
+        self.table = TerminalTable(titles) if out is None else None
+        self.heat_rows = HeatMapRows(titles) if heat_map else None
+        self.looks = LookFolder(Path(looks), models, titles) if looks else None
+
+    def opened(self, stack: ExitStack) -> list[Callable[[Answer], None]]:
+        """Return the functions to call with every answer; the file is whole once `stack` closes."""
+        takers: list[Callable[[Answer], None]]
+        takers = [sink.add for sink in (self.table, self.heat_rows, self.looks) if sink is not None]
+        if self.out is not None:
+            takers.append(stack.enter_context(open_predictions(self.out, self.layout)))
+        return takers
+
+    def tell(self) -> None:
+        """Write the heat map and say what there is."""
+        if self.table is not None and self.table.text():
+            say(self.table.text())
+        if self.out is not None:
+            say(f"answers: {self.out}")
+        if self.heat_rows is not None and self.heat_map is not None:
+            say(self.heat_rows.write(self.heat_map))
+        if self.looks is not None:
+            how = f" ({', '.join(sorted(self.looks.methods))})" if self.looks.methods else ""
+            say(f"where the models looked{how}: {self.looks.count} pictures in {self.looks.folder}")
+
+    def files(self) -> dict[str, str]:
+        """Return the names of what is written, by kind."""
+        named = {"out": self.out, "heatmap": self.heat_map, "explain": self.looks and self.looks.folder}
+        return {kind: readable(str(file)) for kind, file in named.items() if file is not None}
+
+
+def _run(
+    models: Sequence[OnnxClassifier],
+    found: Found,
+    config: PredictConfig,
+    detector: ThreadDetectors | None,
+    sinks: _Sinks,
+    at_once: int,
+) -> tuple[Tally, CrlError | None]:
+    """Show everything to the models; return the counts, and what ended the work early."""
+    tally, total = Tally(), len(found.sources)
+    failure: CrlError | None = None
+    on_cpu = any(model.device == "cpu" for model in models)
+    answers = predict_pictures(
+        models,
+        found.sources,
+        batch_size=math.ceil(config.batch_size / at_once) if on_cpu else config.batch_size,
+        detector=detector,
+        fps=config.fps,
+        at_once=at_once,
+    )
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        takers = [tally.add, *sinks.opened(stack)]
+        stack.enter_context(closing(answers))
+        bar = stack.enter_context(progress(total, "looking", unit="pictures"))
+        try:
+            for answer in answers:
+                for take in takers:
+                    take(answer)
+                bar.advance(answer.index - bar.done)
+                if stop.requested:
+                    failure = _interrupted(tally, total, sinks.out, stop.signal_name)
+                    break
+        except KeyboardInterrupt:
+            failure = _interrupted(tally, total, sinks.out, "SIGINT")
+        except CrlError as error:  # what was answered before is kept
+            failure = error
+        tally.stop_clock()
+    return tally, failure
+
+
+def _interrupted(tally: Tally, total: int, out: Path | None, signal_name: str) -> InterruptedRunError:
+    kept = "" if out is None else f"; its {count_text(tally.rows, 'row')} are in {out}"
+    seen = min(tally.begun, total)
+    return InterruptedRunError(f"stopped by {signal_name} in picture {seen:,} of {total:,}{kept}")

@@ -1,0 +1,210 @@
+"""Answers for people: the table on the terminal, the heat map of the first rows, and where a model looked."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from apps.predict.answers import Answer
+from apps.predict.files import on_one_line, readable
+from finetune.atomic import write_bytes
+from finetune.console import format_table
+from finetune.errors import UsageError
+
+if TYPE_CHECKING:
+    from apps.session import OnnxClassifier
+
+TABLE_ROWS = 40
+HEAT_MAP_ROWS = 64
+NAME_WIDTH = 48
+
+
+class TerminalTable:
+    """The first rows of the answers, with the two most probable classes of each.
+
+    Args:
+        titles: what each model is called; a single one needs no column.
+    """
+
+    def __init__(self, titles: Sequence[str]) -> None:
+        self._titles = titles
+        self._first: list[Answer] = []
+        self._count = 0
+
+    def add(self, answer: Answer) -> None:
+        """Take one answer."""
+        self._count += 1
+        if len(self._first) < TABLE_ROWS:
+            self._first.append(answer)
+
+    def text(self) -> str:
+        """Return the table, and a line on what it leaves out."""
+        rows = [self._row(answer) for answer in self._first]
+        used = [name for name in rows[0] if any(row[name] != "" for row in rows)] if rows else []
+        lines = [format_table(used, [[row[name] for name in used] for row in rows])] if rows else []
+        if self._count > len(rows):
+            left = self._count - len(rows)
+            lines.append(f"... and {left:,} more rows; --out answers.csv keeps them all, with every class")
+        return "\n".join(lines)
+
+    def _row(self, answer: Answer) -> dict[str, object]:
+        best, *others = answer.top(2) or [("", 0.0)]
+        other = others[0] if others else ("", 0.0)
+        marks = list(answer.face.warnings()) if answer.face is not None else []
+        marks += [f"{answer.status}: {answer.reason}" if answer.reason else answer.status]
+        return {
+            "picture": shortened(answer.path),
+            "time": "" if answer.time is None else f"{answer.time:.2f} s",
+            "face": "" if answer.face_number is None else str(answer.face_number),
+            "model": "" if answer.model is None or len(self._titles) == 1 else self._titles[answer.model],
+            "class": on_one_line(best[0]),
+            "p": f"{best[1]:.3f}" if best[0] else "",
+            "next": on_one_line(other[0]),
+            "p ": f"{other[1]:.3f}" if other[0] else "",
+            "note": on_one_line("; ".join(mark for mark in marks if mark != "ok")),
+        }
+
+
+def shortened(path: str) -> str:
+    """Return a path for a narrow column: its end, where the names differ.
+
+    >>> shortened("/data/" + "very/" * 20 + "long.jpg")
+    '...y/very/very/very/very/very/very/very/long.jpg'
+    """
+    name = on_one_line(path)
+    return name if len(name) <= NAME_WIDTH else "..." + name[3 - NAME_WIDTH :]
+
+
+class HeatMapRows:
+    """The probabilities of the first pictures, for one heat map of all models.
+
+    Args:
+        titles: what each model is called.
+    """
+
+    def __init__(self, titles: Sequence[str]) -> None:
+        self._titles = titles
+        self._rows: dict[tuple[int, float | None, int | None], list[Answer]] = {}
+        self._left_out: set[int] = set()
+
+    def add(self, answer: Answer) -> None:
+        """Take one answer; those past the last row that is drawn are only counted."""
+        if answer.model is None:
+            return
+        key = (answer.index, answer.time, answer.face_number)
+        if key in self._rows or len(self._rows) < HEAT_MAP_ROWS:
+            self._rows.setdefault(key, []).append(answer)
+        else:
+            self._left_out.add(answer.index)
+
+    def write(self, file: Path) -> str:
+        """Write the heat map and return a sentence on it; the name's ending chooses png, html or csv.
+
+        Nothing is written where no picture was answered by every model.
+        """
+        from apps.heatmap import draw_png, heat_map, to_csv, to_html_page
+
+        rows = [answers for answers in self._rows.values() if len(answers) == len(self._titles)]
+        if not rows:
+            return "heat map: none, for no picture was answered by every model"
+        found = heat_map(
+            _row_names([answers[0] for answers in rows]),
+            [readable(name) for name in rows[0][0].class_names],
+            {
+                title: np.stack([_probs(answers[place]) for answers in rows])
+                for place, title in enumerate(self._titles)
+            },
+            thumbnails=[answers[0].crop for answers in rows],
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix.lower() == ".png":
+            draw_png(found, file)
+        else:
+            page = file.suffix.lower() == ".html"
+            text = to_html_page(found, "Softmax heat map") if page else to_csv(found)
+            write_bytes(file, text.encode())
+        cut = f" (the first {len(rows)}; --out keeps all)" if self._left_out else ""
+        return f"heat map: {len(rows)} rows{cut}: {file}"
+
+
+def _probs(answer: Answer) -> np.ndarray:
+    if answer.probs is None:
+        raise TypeError("an answer without probabilities has no place in a heat map")
+    return answer.probs
+
+
+def _row_names(answers: Sequence[Answer]) -> list[str]:
+    """Return what the rows are called: the file's name where that tells them apart, else the whole path."""
+    paths = {answer.path for answer in answers}
+    short = len({os.path.basename(path) for path in paths}) == len(paths)  # noqa: PTH119
+    names = []
+    for answer in answers:
+        name = os.path.basename(answer.path) if short else answer.path  # noqa: PTH119
+        name += "" if answer.time is None else f", {answer.time:.2f} s"
+        name += "" if answer.face_number is None else f", face {answer.face_number}"
+        names.append(readable(name))
+    return names
+
+
+class LookFolder:
+    """A folder of PNG pictures that show where each model looked.
+
+    Args:
+        folder: made when it is missing.
+        models: the models.
+        titles: what each is called.
+
+    Raises UsageError where the folder holds anything: old pictures among new ones would mislead.
+    """
+
+    def __init__(self, folder: Path, models: Sequence[OnnxClassifier], titles: Sequence[str]) -> None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            what = "holds files already" if folder.is_dir() else "is a file"
+            raise UsageError(f"--explain {folder}: {what}; give the name of a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.count = folder, 0
+        self.methods: set[str] = set()
+        self._models, self._titles = models, titles
+        self._names: set[str] = set()
+
+    def add(self, answer: Answer) -> None:
+        """Write the picture of one answer: the crop, and over it where the model looked for its class."""
+        from apps.explain import explain_onnx, overlay
+
+        if answer.model is None or answer.crop is None or answer.class_index is None:
+            return
+        look, method = explain_onnx(self._models[answer.model], answer.crop, answer.class_index)
+        self.methods.add(method)
+        pixels = overlay(answer.crop, look)
+        good, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        if not good:
+            raise RuntimeError(f"OpenCV could not encode a picture of {pixels.shape}")
+        write_bytes(self.folder / self._file_name(answer), png.tobytes())
+        self.count += 1
+
+    def _file_name(self, answer: Answer) -> str:
+        parts = [Path(answer.path).stem]
+        parts += [] if answer.time is None else [f"{answer.time:.2f}s"]
+        parts += [] if answer.face_number is None else [f"face{answer.face_number}"]
+        parts += [self._titles[answer.model or 0]]
+        stem = "-".join(safe_name(part) for part in parts)
+        name, number = f"{stem}.png", 2
+        while name.casefold() in self._names:  # some disks hold A.png and a.png to be the same
+            name, number = f"{stem}-{number}.png", number + 1
+        self._names.add(name.casefold())
+        return name
+
+
+def safe_name(text: str, limit: int = 60) -> str:
+    """Return `text` as a part of a file name that every system takes.
+
+    >>> safe_name("../CRL, fold 0")
+    'CRL_fold_0'
+    """
+    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("._")[:limit] or "_"

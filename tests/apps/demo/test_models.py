@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from apps.demo.models import facts_html, model_facts, scores
+from apps.session import OnnxClassifier
+from tests.apps.tiny_onnx import tiny_facts, write_tiny
+
+
+def load(tmp_path, **facts):
+    return OnnxClassifier(write_tiny(tmp_path / "m.onnx", tiny_facts(**facts)), device="cpu", threads=1)
+
+
+def test_the_facts_of_a_model_in_plain_words(tmp_path):
+    model = load(
+        tmp_path,
+        architecture={"backbone": "resnet18", "tag": "a1_in1k", "head": "linear", "parameters": 11_180_616},
+        loss={"name": "crl", "alpha": 1.5, "beta": 1.0, "class_weights": "none"},
+        data={"name": "FG-NET", "fold": 0, "images": 731, "subjects": 82, "manifest": "0" * 64},
+        metrics={"n": 147, "subjects": 17, "exact": 47.62, "one_off": 80.95, "mae": 0.755},
+    )
+    told = model_facts(model)
+    assert told["Backbone"] == "resnet18.a1_in1k, linear head, 11.2 million parameters"
+    assert told["Loss"] == "crl (alpha 1.5, beta 1)"
+    assert told["Data"] == "FG-NET, 731 images of 82 people, fold 0 kept for testing"
+    assert told["Scores"] == (
+        "right class 47.6 %, right or next to it 81.0 %, mean error 0.76 classes "
+        "(147 test images of 17 people)"
+    )
+    assert told["Input"] == "32 px, face: plain, 40 % of the face box added on every side"
+    assert told["Precision"] == "fp32"
+    assert told["Runs on"] == "CPU (ONNX Runtime)"
+    assert told["SHA-256"] == model.sha256
+    assert len(told["SHA-256"]) == 64
+
+
+def test_what_a_model_does_not_tell_is_left_out(tmp_path):
+    nothing = {key: {} for key in ("architecture", "loss", "data", "metrics", "pretraining")}
+    told = model_facts(load(tmp_path, crop=None, **nothing))
+    assert set(told) == {"Input", "Precision", "Runs on", "SHA-256"}
+    assert told["Input"] == "32 px, the whole picture"
+
+
+def test_scores_of_an_average_say_that_they_are_its_members():
+    line = scores({"scope": "members", "n": 731, "exact_pooled": 50.0, "one_off_pooled": 80.0})
+    assert line.startswith("its members, each on people it had not seen: right class 50.0 %")
+
+
+def test_scores_without_known_names_are_told_as_they_are():
+    assert scores({"top1": 91.25, "n": 40}) == "top1 91.25, n 40"
+
+
+def test_hostile_facts_are_escaped(tmp_path):
+    html = facts_html({"<b>": load(tmp_path, loss={"name": "<script>alert(1)</script>"})})
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert '<th scope="col">&lt;b&gt;</th>' in html

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from apps.demo.answer import Answer, Guess, Row
+from apps.demo.results import results_html
+
+NAMES = ("cat", "dog", "eel", "fox", "gnu", "hen", "imp")
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+
+
+class Page(HTMLParser):
+    """Collects tags with their attributes, and checks that every tag that opens is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("img", "br", "col"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def count(self, tag: str, name: str = "") -> int:
+        return sum(
+            found == tag and (not name or name in (attrs.get("class") or "").split())
+            for found, attrs in self.tags
+        )
+
+
+def guess(index: int = 1, shade: int = 100, look: bool = False, classes: int = len(NAMES)) -> Guess:
+    probs = np.full(classes, 0.1 / (classes - 1))
+    probs[index] = 0.9
+    crop = np.full((8, 8, 3), shade, np.uint8)
+    return Guess(index, probs, crop, crop if look else None, "a map" if look else "")
+
+
+def row(name: str = "a.png", **values: object) -> Row:
+    given = {"face": None, "box": None, "true": None, "guesses": {"CE": guess(), "CRL": guess(2)}, **values}
+    return Row(name, **given)  # type: ignore[arg-type]
+
+
+def page(
+    *rows: Row, errors: tuple[tuple[str, str], ...] = (), names: tuple[str, ...] = NAMES
+) -> tuple[Page, str]:
+    html = results_html(Answer(names, ("CE", "CRL"), rows, errors, len(rows), 0.4, "CPU"))
+    parsed = Page(html)
+    assert parsed.open == []
+    return parsed, html
+
+
+def test_a_card_tells_crop_class_probability_and_five_bars_of_every_model():
+    parsed, html = page(row())
+    assert parsed.count("article", "crl-card") == 1
+    assert parsed.count("section", "crl-model") == 2
+    assert parsed.count("ol", "crl-bars") == 2
+    assert parsed.count("span", "crl-bar-value") == 10
+    assert "<strong>dog</strong> <span>90.0 %</span>" in html
+    assert html.count("as the network saw it, 8 x 8 px") == 1
+    assert '<p class="crl-status" role="status">1 picture, 2 models, 0.4 s on CPU</p>' in html
+
+
+def test_the_true_class_is_marked_even_past_the_top_five():
+    ranked = Guess(0, np.array([0.4, 0.2, 0.15, 0.1, 0.08, 0.05, 0.02]), np.zeros((8, 8, 3), np.uint8))
+    parsed, html = page(row(true=6, guesses={"CE": ranked, "CRL": ranked}))
+    marked = [attrs for tag, attrs in parsed.tags if tag == "li" and "is-true" in (attrs.get("class") or "")]
+    assert len(marked) == 2
+    assert html.count("(true class)") == 2
+    assert "true class imp" in html
+    assert parsed.count("span", "crl-bar-value") == 10
+
+
+def test_models_that_saw_different_crops_each_show_theirs():
+    _, html = page(row(guesses={"CE": guess(), "CRL": guess(2, shade=30)}))
+    assert html.count("as the network saw it") == 2
+
+
+def test_faces_are_numbered_only_where_there_are_several():
+    _, one = page(row(face=1))
+    assert "face 1" not in one
+    _, two = page(row(face=1), row(face=2))
+    assert "face 1 of 2" in two
+    assert "a.png, face 2" in two
+
+
+def test_where_the_network_looked_is_open_for_a_single_picture():
+    looked = {"CE": guess(look=True), "CRL": guess(2, look=True)}
+    _, one = page(row(guesses=looked))
+    assert '<details class="crl-looks" open>' in one
+    assert "How: a map." in one
+    _, two = page(row(guesses=looked), row("b.png", guesses=looked))
+    assert '<details class="crl-looks">' in two
+    _, without = page(row())
+    assert "crl-looks" not in without
+
+
+def test_every_number_stands_in_the_table():
+    parsed, html = page(row(true=3))
+    assert html.count('<th scope="row">a.png</th>') == 2
+    assert html.count("<td>0.9000</td>") == 4  # as the predicted class's, and in its own column
+    assert parsed.count("button", "crl-copy") == 1
+
+
+def test_many_classes_are_left_to_the_csv():
+    names = tuple(f"class {n}" for n in range(40))
+    many = {"CE": guess(classes=40), "CRL": guess(7, classes=40)}
+    _, html = page(row(guesses=many), names=names)
+    table = html[html.index("crl-all") :]
+    assert '<th scope="col">probability</th></tr>' in table
+    assert "other (" in html
+
+
+def test_errors_are_said_and_nothing_else_is_drawn_without_rows():
+    parsed, html = page(errors=(("bad.jpg", "the file is empty (0 bytes)"), ("", "no model is chosen")))
+    assert "<li><b>bad.jpg</b>: the file is empty (0 bytes)</li><li>no model is chosen</li>" in html
+    assert 'role="alert"' in html
+    assert parsed.count("article") == 0
+    assert "nothing was classified" in html
+
+
+def test_names_from_outside_are_escaped_everywhere():
+    hostile = (HOSTILE, *NAMES[1:])
+    seen = row(HOSTILE, true=0, warnings=(HOSTILE,), guesses={HOSTILE: guess(0), '"><b>': guess(1)})
+    html = results_html(Answer(hostile, (HOSTILE, '"><b>'), (seen,), ((HOSTILE, HOSTILE),), 1, 0.4))
+    parsed = Page(html)
+    assert "onerror" not in {name for _, attrs in parsed.tags for name in attrs}
+    assert all(
+        (attrs.get("src") or "").startswith("data:image/") for tag, attrs in parsed.tags if tag == "img"
+    )
+
+
+@pytest.mark.parametrize("tag", ["script", "link", "iframe", "a"])
+def test_nothing_comes_from_elsewhere(tag):
+    parsed, html = page(row())
+    assert parsed.count(tag) == 0
+    assert "http" not in html

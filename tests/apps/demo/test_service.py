@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from apps.demo.service import MAX_FACES, DemoService, answer_call
+from apps.session import OnnxClassifier
+from finetune.errors import ModelFileError, ResourceError
+from tests.apps.tiny_onnx import GROUPS, expected_probs, tiny_facts, write_tiny
+
+
+@dataclass
+class FakeFace:
+    """A face as the detector tells it, without landmarks."""
+
+    box: tuple[float, float, float, float]
+    score: float = 0.9
+    landmarks: np.ndarray | None = None
+    tilt: float = 0.0
+    told: list[str] = field(default_factory=list)
+
+    def warnings(self) -> list[str]:
+        return self.told
+
+
+class FakeDetector:
+    """Finds the faces that it was given, whatever the picture."""
+
+    name = "fake"
+
+    def __init__(self, faces: list[FakeFace]) -> None:
+        self.faces = faces
+
+    def detect(self, image: np.ndarray) -> list[FakeFace]:
+        return self.faces
+
+
+def paint(file: Path, colour: tuple[int, int, int], size: int = 60) -> Path:
+    """Write a picture of one RGB colour."""
+    cv2.imwrite(str(file), np.full((size, size, 3), colour[::-1], np.uint8))
+    return file
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[OnnxClassifier]:
+    files = [
+        write_tiny(tmp_path / f"{n}.onnx", tiny_facts(title=t), seed=n) for n, t in enumerate(("CE", "CRL"))
+    ]
+    return [OnnxClassifier(file, device="cpu", threads=1) for file in files]
+
+
+def service(
+    models: list[OnnxClassifier], faces: list[FakeFace] | None = None, **options: object
+) -> DemoService:
+    detector = None if faces is None else FakeDetector(faces)
+    return DemoService(models, detector, **{"owns": lambda path: True, **options})  # type: ignore[arg-type]
+
+
+def test_a_crop_gets_every_models_probabilities(models, tmp_path):
+    file = paint(tmp_path / "red.png", (200, 30, 40))
+    answer = service(models).answer([file], cropped=True)
+    assert answer.titles == ("CE", "CRL")
+    assert answer.errors == ()
+    [row] = answer.rows
+    assert (row.name, row.face, row.box, row.true) == ("red.png", None, None, None)
+    for seed, title in enumerate(answer.titles):
+        guess = row.guesses[title]
+        assert guess.crop.shape == (32, 32, 3)
+        np.testing.assert_allclose(guess.probs, expected_probs(guess.crop[None], seed=seed)[0], atol=1e-5)
+        assert guess.class_index == guess.probs.argmax()
+        assert guess.look is None
+
+
+def test_only_the_chosen_models_answer_in_the_services_order(models, tmp_path):
+    file = paint(tmp_path / "a.png", (1, 2, 3))
+    assert service(models).answer([file], ["CRL"], cropped=True).titles == ("CRL",)
+    assert service(models).answer([file], ["CRL", "CE"], cropped=True).titles == ("CE", "CRL")
+
+
+def test_the_status_counts_what_was_done(models, tmp_path):
+    files = [paint(tmp_path / f"{n}.png", (n * 9, 80, 10)) for n in range(3)]
+    answer = service(models).answer(files, cropped=True)
+    assert answer.status.startswith("3 pictures, 2 models, 0.")
+    assert answer.status.endswith(" s on CPU")
+    assert (
+        service(models, [FakeFace((5, 5, 30, 30))])
+        .answer(files[:1])
+        .status.startswith("1 picture, 1 face, 2 models, ")
+    )
+
+
+def test_every_face_is_a_row_the_largest_first_with_its_box_and_warnings(models, tmp_path):
+    faces = [FakeFace((0, 0, 30, 30)), FakeFace((30, 30, 20, 20), told=["small face"])]
+    answer = service(models, faces).answer([paint(tmp_path / "two.png", (9, 9, 9))])
+    assert [(row.face, row.box) for row in answer.rows] == [(1, (0, 0, 30, 30)), (2, (30, 30, 20, 20))]
+    assert [row.warnings for row in answer.rows] == [(), ("small face",)]
+    assert [answer.label(row) for row in answer.rows] == ["two.png, face 1", "two.png, face 2"]
+
+
+def test_one_face_needs_no_number(models, tmp_path):
+    answer = service(models, [FakeFace((0, 0, 30, 30))]).answer([paint(tmp_path / "one.png", (9, 9, 9))])
+    assert answer.label(answer.rows[0]) == "one.png"
+
+
+def test_a_face_is_cut_out_as_the_model_says(models, tmp_path):
+    image = np.full((120, 120, 3), (0, 0, 255), np.uint8)
+    image[40:80, 40:80] = (0, 255, 0)
+    cv2.imwrite(str(tmp_path / "green.png"), image)
+    plain = service(models).answer([tmp_path / "green.png"], cropped=True).rows[0].guesses["CE"].crop
+    cut = service(models, [FakeFace((40, 40, 40, 40))]).answer([tmp_path / "green.png"]).rows[0]
+    green = [(crop[..., 1] > 128).mean() for crop in (plain, cut.guesses["CE"].crop)]
+    centre = (36 / 32) ** 2  # the network sees the middle 32 of 36 px
+    assert green[0] == pytest.approx(centre / 3**2, abs=0.03)
+    assert green[1] == pytest.approx(centre / 1.8**2, abs=0.03)  # 40 % of the box on every side
+
+
+def test_a_crowd_is_cut_short_and_said(models, tmp_path):
+    faces = [FakeFace((0, 0, 20, 20)) for _ in range(MAX_FACES + 3)]
+    answer = service(models, faces).answer([paint(tmp_path / "crowd.png", (9, 9, 9))])
+    assert len(answer.rows) == MAX_FACES
+    assert answer.rows[0].warnings == ("15 faces were found, the 12 largest are shown",)
+
+
+def test_no_face_is_a_message_and_the_other_pictures_are_answered(models, tmp_path):
+    class OneOfTwo(FakeDetector):
+        def detect(self, image: np.ndarray) -> list[FakeFace]:
+            return [FakeFace((0, 0, 30, 30))] if image[0, 0, 0] > 100 else []
+
+    made = DemoService(models, OneOfTwo([]), owns=lambda path: True)  # type: ignore[arg-type]
+    dark, light = paint(tmp_path / "dark.png", (9, 9, 9)), paint(tmp_path / "light.png", (200, 9, 9))
+    answer = made.answer([dark, light])
+    assert [row.name for row in answer.rows] == ["light.png"]
+    assert answer.errors == (
+        ("dark.png", "no face was found: try a clearer one, or crop the face and say 'already cropped'"),
+    )
+
+
+def test_without_a_detector_a_photograph_is_not_taken_for_a_crop(models, tmp_path):
+    answer = service(models).answer([paint(tmp_path / "a.png", (9, 9, 9))], cropped=False)
+    assert answer.rows == ()
+    assert "no face detector" in answer.errors[0][1]
+
+
+def test_a_model_without_a_face_rule_sees_whole_pictures(tmp_path):
+    file = write_tiny(tmp_path / "bird.onnx", tiny_facts(task="category", crop=None))
+    made = service([OnnxClassifier(file, device="cpu", threads=1)], [FakeFace((0, 0, 9, 9))])
+    assert not made.wants_faces
+    assert made.answer([paint(tmp_path / "a.png", (9, 9, 9))]).rows[0].face is None
+
+
+def test_what_is_wrong_with_a_picture_is_said_in_words(models, tmp_path):
+    page, large = tmp_path / "page.jpg", paint(tmp_path / "large.png", (1, 2, 3))
+    page.write_text("<html>")
+    large.write_bytes(large.read_bytes() + b"0" * 30_000)
+    gone, good = tmp_path / "gone.png", paint(tmp_path / "good.png", (1, 2, 3))
+    answer = service(models, max_mb=0.03).answer([page, large, gone, good], cropped=True)
+    reasons = dict(answer.errors)
+    assert "web page" in reasons["page.jpg"]
+    assert reasons["large.png"] == "0.0 MB, at most 0.03 MB are read: make it smaller"
+    assert "removed meanwhile" in reasons["gone.png"]
+    assert [row.name for row in answer.rows] == ["good.png"]
+    assert str(tmp_path) not in str(answer.errors)
+
+
+def test_a_file_that_is_not_the_demos_own_is_not_opened(models, tmp_path):
+    file = paint(tmp_path / "secret.png", (1, 2, 3))
+    answer = service(models, owns=lambda path: False).answer([file], cropped=True)
+    assert answer.rows == ()
+    assert "no picture uploaded here" in answer.errors[0][1]
+
+
+@pytest.mark.parametrize(
+    ("paths", "titles", "truth", "words"),
+    [
+        ([], None, None, "no picture yet"),
+        (["a"] * 17, None, None, "17 pictures are too many at once: choose 16 or fewer"),
+        (["a"], [], None, "no model is chosen"),
+        (["a"], ["nope"], None, "no model is called nope; there are: CE, CRL"),
+        (["a"], None, "old", "'old' is none of the classes: 0-2, 4-6"),
+    ],
+)
+def test_a_request_that_cannot_be_answered_is_refused_in_words(models, paths, titles, truth, words):
+    answer = service(models).answer(paths, titles, truth=truth, cropped=True)
+    assert answer.rows == ()
+    assert words in answer.errors[0][1]
+    assert answer.status == "nothing was classified"
+
+
+def test_the_true_class_is_the_examples_own_before_the_one_given(models, tmp_path):
+    example, other = paint(tmp_path / "example.png", (1, 2, 3)), paint(tmp_path / "other.png", (3, 2, 1))
+    made = service(models, known_class=lambda path: "60+" if path == example else None)
+    rows = made.answer([example, other], cropped=True, truth="0-2").rows
+    assert [GROUPS[row.true] for row in rows] == ["60+", "0-2"]
+
+
+def test_explaining_draws_over_the_crop_for_every_model(models, tmp_path):
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:32] = 255
+    cv2.imwrite(str(tmp_path / "half.png"), image)
+    [row] = service(models).answer([tmp_path / "half.png"], cropped=True, explain=True).rows
+    for guess in row.guesses.values():
+        assert guess.look.shape == guess.crop.shape
+        assert guess.look.dtype == np.uint8
+        assert "class activation map" in guess.look_method
+
+
+def test_models_without_maps_are_explained_too(tmp_path):
+    file = write_tiny(tmp_path / "bare.onnx", maps=False)
+    made = service([OnnxClassifier(file, device="cpu", threads=1)])
+    assert not made.has_maps
+    [row] = made.answer([paint(tmp_path / "a.png", (9, 90, 9))], cropped=True, explain=True).rows
+    assert "occlusion" in row.guesses["tiny"].look_method
+
+
+def test_models_with_different_classes_are_refused(tmp_path):
+    files = [
+        write_tiny(tmp_path / "a.onnx"),
+        write_tiny(tmp_path / "b.onnx", tiny_facts(class_names=("x", "y"))),
+    ]
+    with pytest.raises(ModelFileError, match="different classes"):
+        service([OnnxClassifier(file, device="cpu", threads=1) for file in files])
+
+
+def test_models_of_one_title_are_told_apart(tmp_path):
+    files = [write_tiny(tmp_path / f"{n}.onnx", seed=n) for n in range(2)]
+    assert len(set(service([OnnxClassifier(f, device="cpu", threads=1) for f in files]).titles)) == 2
+
+
+def test_a_model_that_fails_is_said_without_the_servers_paths(models, tmp_path, monkeypatch):
+    def fail(batch: np.ndarray, maps: bool = False) -> None:
+        raise ResourceError(f"{models[0].path}: not enough memory")
+
+    monkeypatch.setattr(models[0], "run", fail)
+    answer = service(models).answer([paint(tmp_path / "a.png", (1, 2, 3))], cropped=True)
+    assert answer.errors == (("", "CE: not enough memory"),)
+    assert answer.rows == ()
+
+
+def test_the_same_upload_twice_is_answered_once(models, tmp_path):
+    file = paint(tmp_path / "a.png", (1, 2, 3))
+    assert len(service(models).answer([file, file], cropped=True).rows) == 1
+
+
+# The endpoint /predict.
+
+
+def test_the_endpoints_schema(models, tmp_path):
+    file = paint(tmp_path / "a.png", (1, 2, 3))
+    got = answer_call({"age": service(models)}, [{"path": str(file)}], None, True, "4-6")
+    assert set(got) == {"pictures", "errors", "status"}
+    [seen] = got["pictures"]
+    assert set(seen) == {"name", "face", "box", "true", "models", "warnings"}
+    assert (seen["name"], seen["face"], seen["box"], seen["true"]) == ("a.png", None, None, "4-6")
+    said = seen["models"]["CE"]
+    assert set(said) == {"class", "probability", "probs"}
+    assert tuple(said["probs"]) == GROUPS
+    assert sum(said["probs"].values()) == pytest.approx(1, abs=1e-5)
+    assert said["probability"] == max(said["probs"].values()) == said["probs"][said["class"]]
+
+
+def test_the_first_title_chooses_the_tab(models, tmp_path):
+    file = write_tiny(tmp_path / "bird.onnx", tiny_facts(task="category", crop=None, title="bird"))
+    services = {"age": service(models), "category": service([OnnxClassifier(file, device="cpu", threads=1)])}
+    picture = str(paint(tmp_path / "a.png", (1, 2, 3)))
+    assert set(answer_call(services, [picture], ["bird"])["pictures"][0]["models"]) == {"bird"}
+    assert set(answer_call(services, [picture], None, True)["pictures"][0]["models"]) == {"CE", "CRL"}
+    mixed = answer_call(services, [picture], ["CE", "bird"], True)
+    assert "no model is called bird" in mixed["errors"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(None,), (5,), ([5],), ([{"path": 7}],), ([], {"a": 1}), (["a"], [3]), (["a"], None, True, [1])],
+)
+def test_any_json_gets_an_answer_in_words(models, values):
+    got = answer_call({"age": service(models)}, *values)
+    assert got["pictures"] == []
+    assert got["errors"][0]["reason"]
