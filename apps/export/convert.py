@@ -141,8 +141,8 @@ def to_int8(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Model
     """Return the model with int8 weights, a scale per channel, and uint8 activations (static QDQ).
 
     Activations' ranges are the extremes over `batches`, uint8 (n, S, S, 3) each: pictures of the training
-    part. The stem stays in float32: it costs most accuracy there and the runtime gains nothing from it; so
-    does the last layer, which makes the logits.
+    part. The last layer, which makes the logits, stays in float32, and so does most networks' stem: it costs
+    most accuracy there and the runtime gains nothing from it.
 
     Raises ModelFileError where the model holds nothing to quantise.
     """
@@ -173,9 +173,9 @@ def to_int8(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Model
 def nodes_in_float(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the nodes that int8 leaves in float32.
 
-    They are the scaling of the picture, the stem (every first convolution and a depthwise one or a pooling behind
-    it), the layers that make logits and maps, products of two activations (attention), and in networks with LayerNorm
-    all sums: theirs span far wider ranges than 8 bits hold.
+    They are the scaling of the picture, the stem (see `stem_nodes`), the layers that make logits and maps,
+    products of two activations (attention), and in networks with LayerNorm all sums: theirs span far wider
+    ranges than 8 bits hold.
     """
     weights = {item.name for item in graph.initializer}
     kept = [*_float_ends(graph), *stem_nodes(graph)]
@@ -212,18 +212,22 @@ def scaling_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def stem_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the convolutions that read the picture itself, and depthwise ones or poolings right behind them.
+    """Return the convolutions that read the picture itself, and the depthwise ones right behind them.
 
-    The runtime is slow at those in integers: at ResNet-18's pooling alone as long as at half of its layers.
+    A stem with a pooling behind it is left out: the runtime would move the rounding in front of the pooling,
+    and is slow at pooling integers there (ResNet-18's takes as long as half of its layers).
     """
     scaled = {output for node in scaling_nodes(graph) for output in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    first = [node for node in graph.node if node.op_type == "Conv" and node.input[0] in scaled]
-    behind = [after for node in first for after in _next_layers(node, readers)]
-    return first + [node for node in behind if node.op_type == "MaxPool" or _groups(node) > 1]
+    found = []
+    for first in (node for node in graph.node if node.op_type == "Conv" and node.input[0] in scaled):
+        behind = _next_layers(first, readers)
+        if all(node.op_type == "Conv" for node in behind):
+            found += [first, *(node for node in behind if _groups(node) > 1)]
+    return found
 
 
 def _next_layers(node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]) -> list[onnx.NodeProto]:

@@ -189,6 +189,22 @@ def test_what_stays_in_float32(depthwise: onnx.ModelProto, attention: onnx.Model
     assert not {node.name for node in matrices} <= nodes_in_float(attention.graph)
 
 
+@pytest.mark.parametrize(("behind", "wanted"), [
+    ([("MaxPool", {"kernel_shape": [2, 2]}), ("Conv", {})], []),
+    ([("Conv", {})], ["layer 0"]),
+    ([("Conv", {"group": 3})], ["layer 0", "layer 2"]),
+])  # fmt: skip
+def test_a_stem_is_kept_unless_a_pooling_follows(behind: list[tuple[str, dict]], wanted: list[str]):
+    layers = [("Conv", {}), ("Relu", {}), *behind]
+    nodes = [helper.make_node("Cast", ["images"], ["x0"], "scaling", to=TensorProto.FLOAT)]
+    for place, (kind, options) in enumerate(layers):
+        weights = ["kernel"] if kind == "Conv" else []
+        name = f"layer {place}"
+        nodes.append(helper.make_node(kind, [f"x{place}", *weights], [f"x{place + 1}"], name, **options))
+    graph = helper.make_graph(nodes, "stem", [helper.make_empty_tensor_value_info("images")], [])
+    assert [node.name for node in stem_nodes(graph)] == wanted
+
+
 def test_every_member_of_an_ensemble_has_its_own_stem_and_ends(tmp_path: Path):
     pair = traced("test_resnet", members=2)
     assert len(stem_nodes(pair.graph)) == 2
