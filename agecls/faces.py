@@ -50,6 +50,7 @@ FEWEST_EYE_PIXELS = 20
 LOW_SCORE = 0.75
 # Passed by two in three heads at 45 degrees, one in five at 30 and one in a hundred frontal ones (Adience).
 MOST_TURNED = 0.3
+MOST_TILTED = 60  # degrees: beyond it a picture lies on its side or stands on its head
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +103,8 @@ class Face:
             told.append(f"perhaps no face: the detector is only {100 * self.score:.0f} % sure")
         if abs(self.turn) > MOST_TURNED:
             told.append("the head is turned far to the side")
+        if abs(self.tilt) > MOST_TILTED:
+            told.append(f"the face is tilted by {abs(self.tilt):.0f} degrees: turn the picture upright")
         return told
 
 

@@ -55,9 +55,12 @@ class PredictConfig:
         explain: folder for pictures of where the network looked: the class activation map over each crop.
         faces: find every face in a picture, cut it out as the model expects, and classify each.
         detector: the YuNet face detector's ONNX file; null looks in the usual places.
+        box: x,y,width,height in px of the one face in every picture, where it is known; no detector is asked.
         recursive: look into the folders of a folder too.
         fps: frames of a video to look at, per second of it.
-        batch_size: pictures at once.
+        test_crops: views of each picture whose probabilities are averaged: center, flip (with its mirror),
+            ten (corners and centre, mirrored), or run (those that the model's own scores were measured with).
+        batch_size: pictures at once; one of several views counts as so many.
         device: auto, cpu, cuda or cuda:1.
         threads: processor threads of the runtime; 0 takes every core.
     """
@@ -67,8 +70,10 @@ class PredictConfig:
     explain: str | None = None
     faces: bool = False
     detector: str | None = None
+    box: str | None = None
     recursive: bool = True
     fps: float = 1.0
+    test_crops: Literal["run", "center", "flip", "ten"] = "run"
     batch_size: int = 32
     device: str = "auto"
     threads: int = 0
@@ -119,6 +124,7 @@ class DemoConfig:
     Args:
         examples: folder of pictures to choose from on the page; a folder per class tells their true class.
         detector: the YuNet face detector's ONNX file; null looks in the usual places.
+        cropped: start with the switch on that takes every picture for one cropped face.
         device: auto, cpu, cuda or cuda:1.
         host: address to listen on; any but a loopback address needs auth.
         port: port to listen on.
@@ -134,6 +140,7 @@ class DemoConfig:
 
     examples: str | None = None
     detector: str | None = None
+    cropped: bool = False
     device: str = "auto"
     host: str = "127.0.0.1"
     port: int = 7860

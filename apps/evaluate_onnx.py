@@ -20,6 +20,7 @@ from apps.repeat_run import repeat_run, short_list, write_results
 from apps.session import OnnxClassifier, check_same_classes
 from apps.side_by_side import probabilities
 from apps.views import Picture
+from finetune.atomic import check_writable
 from finetune.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.manifest import Manifest
@@ -43,6 +44,8 @@ def evaluate_onnx(models: Sequence[Path], config: EvaluateOnnxConfig) -> dict[st
         )
     if config.run is not None and config.data.table is not None:
         raise UsageError("--run shows the run's own test images and --data.table others: give one of them")
+    if config.out is not None:
+        check_writable(Path(config.out))
     loaded = [OnnxClassifier(path, device=config.device, threads=config.threads) for path in models]
     check_same_classes(loaded)
     for note in dict.fromkeys(model.device_note for model in loaded):

@@ -12,9 +12,10 @@ import numpy as np
 
 from apps.config import ExplainConfig
 from apps.explain import overlay
+from apps.predict.files import on_one_line
 from apps.predict.picture_paths import find_sources
-from apps.predict.views import safe_name
-from finetune.atomic import write_bytes
+from apps.predict.views import safe_name, shortened
+from finetune.atomic import check_writable, write_bytes
 from finetune.console import progress, say, table
 from finetune.decode import decode_image
 from finetune.errors import DataError, UsageError, listing
@@ -54,6 +55,7 @@ def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out} holds something already; give the name of a new folder")
+    check_writable(out)
     explainer = load_explainer(model, config)
     wanted = class_index(explainer, config.class_name)
     found = find_sources(words)
@@ -69,7 +71,7 @@ def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -
                     raise DataError(source.reason)
                 crop = preprocess(decode_image(Path(source.path)), explainer.spec)
             except DataError as error:
-                bad.append(f"{source.path}: {getattr(error, 'reason', error)}")
+                bad.append(on_one_line(f"{source.path}: {getattr(error, 'reason', error)}"))
                 continue
             probs = explainer.probs(crop)
             chosen = int(probs.argmax()) if wanted is None else wanted
@@ -86,8 +88,11 @@ def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -
                     "file": str(file),
                 }
             )
-    told = [[row["path"], row["class"], f"{row['probability']:.3f}", row["file"]] for row in rows]
-    table(f"where the model looked, by {', '.join(sorted(methods)) or 'nothing'}", HEADER, told)
+    told = [
+        [shortened(str(row["path"])), row["class"], f"{row['probability']:.3f}", row["file"]] for row in rows
+    ]
+    if rows:
+        table(f"where the model looked, by {', '.join(sorted(methods))}", HEADER, told)
     if bad:
         raise DataError(f"{len(bad)} of {len(found.sources)} pictures could not be read:\n{listing(bad)}")
     return {"pictures": rows, "method": sorted(methods)}
@@ -162,7 +167,7 @@ def class_index(explainer: Explainer, name: str | None) -> int | None:
         return None
     if name not in explainer.class_names:
         known = ", ".join(explainer.class_names[:40])
-        raise UsageError(f"--class-name {name!r} is no class of this model; it knows {known}")
+        raise UsageError(f"--class_name {name!r} is no class of this model; it knows {known}")
     return explainer.class_names.index(name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -17,7 +18,22 @@ METADATA_KEY = "crl_toolkit"
 SCHEMA = 1
 MAX_CHARACTERS = 4_000_000
 LONGEST_NAME = 200
-TURNING_SIGNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # reverse the order of what is shown
+UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # kinds of characters that nobody sees, or that steer
+LARGEST_WHOLE = 2**63
+# What cards and tables show with so many digits, where it is told.
+SCORES = ("exact", "one_off", "mae", "balanced_accuracy", "ece", "brier", "nll", "rps")
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "metrics": (
+        "n",
+        "subjects",
+        "members",
+        *SCORES,
+        *(f"{name}_{part}" for name in SCORES[:2] for part in ("mean", "sd", "pooled")),
+    ),
+    "data": ("fold", "images", "subjects", "n_train", "n_validation", "n_test"),
+    "architecture": ("parameters", "members", "image_size"),
+}
+CARD_PARTS = ("data", "training", "pretraining", "detector", "false_adult", "false_minor", "cross_validation")
 Built = TypeVar("Built")
 Task = Literal["age", "category"]
 PrecisionName = Literal["fp32", "fp16", "int8"]
@@ -76,7 +92,7 @@ class ModelFacts:
         """Return the facts that `to_json` wrote.
 
         Raises ModelFileError, saying what is wrong, for anything else: no JSON, another schema, missing or
-        unknown keys, values of the wrong kind, class names that are empty or not unique.
+        unknown keys, values of the wrong kind, class names that are empty, not unique or look the same.
         """
         values = _read(text)
         wanted = {item.name: item for item in fields(cls)}
@@ -90,6 +106,12 @@ class ModelFacts:
             raise ModelFileError(f"its class_names must be two or more different names, got {len(names)}")
         _check_kinds(values)
         _check_printable([values["title"], *names])
+        shown = [unicodedata.normalize("NFKC", name).strip() for name in names]
+        alike = [name for name, look in zip(names, shown, strict=True) if shown.count(look) > 1]
+        if alike:
+            raise ModelFileError(f"its class_names {alike[:2]!a} look the same: nobody could tell them apart")
+        _check_numbers(values["preprocess"])
+        _check_shown(values)
         spec = _rebuilt("preprocessing", PreprocessSpec.from_dict, values["preprocess"])
         if values["crop"] is not None:
             _rebuilt("face crop", FaceCrop.from_dict, values["crop"])
@@ -100,15 +122,43 @@ def _read(text: str) -> dict[str, Any]:
     if len(text) > MAX_CHARACTERS:
         raise ModelFileError(f"its facts hold {len(text):,} characters, at most {MAX_CHARACTERS:,} are read")
     try:
-        values = json.loads(text)
+        values = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_number,
+            parse_float=_number,
+            parse_int=_whole,
+        )
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"its facts are no valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise ModelFileError(f"its facts must be one JSON object, got {type(values).__name__}")
     schema = values.pop("schema", None)
-    if schema != SCHEMA:
+    if type(schema) is not int or schema != SCHEMA:
         raise ModelFileError(f"its facts have schema {schema}, this toolkit reads {SCHEMA}: export it again")
     return values
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; one that tells a key twice is read differently by different readers."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ModelFileError("its facts tell a key of one object twice")
+    return found
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ModelFileError(f"its facts hold {text[:40]}, which is no finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) > LARGEST_WHOLE:
+        raise ModelFileError(f"its facts hold a number of {len(text)} digits")
+    return value
 
 
 def _rebuilt(what: str, build: Callable[[Mapping[str, Any]], Built], values: Mapping[str, Any]) -> Built:
@@ -121,13 +171,36 @@ def _rebuilt(what: str, build: Callable[[Mapping[str, Any]], Built], values: Map
 def _check_printable(texts: Sequence[str]) -> None:
     """Raise ModelFileError for text that could drive a terminal, turn a line around, or fill a screen."""
     for text in texts:
-        odd = [sign for sign in text if unicodedata.category(sign) in ("Cc", "Cs") or sign in TURNING_SIGNS]
+        odd = [sign for sign in text if unicodedata.category(sign) in UNSEEN]
         if odd or len(text) > LONGEST_NAME or not text.strip():
             told = f"{text[:80]!a} ({len(text)} characters)"
             raise ModelFileError(
                 f"its title and class names must be printable text of at most {LONGEST_NAME} characters, "
                 f"got {told}"
             )
+
+
+def _check_numbers(preprocess: Mapping[str, Any]) -> None:
+    for name in ("mean", "std"):
+        numbers = preprocess.get(name)
+        if not isinstance(numbers, list) or not all(type(item) in (int, float) for item in numbers):
+            raise ModelFileError(
+                f"its preprocessing cannot be read: {name} is a list of numbers, got {str(numbers)[:80]!r}"
+            )
+
+
+def _check_shown(values: Mapping[str, Any]) -> None:
+    """Raise ModelFileError where what is shown with digits is no number, or a part of the card no object.
+
+    What is not told, or told as None, was not measured.
+    """
+    for name, keys in NUMBERS.items():
+        for key in keys:
+            if values[name].get(key) is not None and type(values[name][key]) not in (int, float):
+                raise ModelFileError(f"its {name} tell {key} by {str(values[name][key])[:80]!r}, no number")
+    for key in CARD_PARTS:
+        if not isinstance(values["card"].get(key), dict | None):
+            raise ModelFileError(f"its card tells {key} by {str(values['card'][key])[:80]!r}, no object")
 
 
 def _check_kinds(values: Mapping[str, Any]) -> None:

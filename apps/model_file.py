@@ -18,6 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto
 
+from apps.graph_limits import check_graph
 from apps.model_facts import METADATA_KEY, ModelFacts
 from finetune.errors import ModelFileError
 
@@ -53,7 +54,8 @@ def read_model_file(path: Path, *, max_bytes: int = MAX_BYTES) -> tuple[bytes, M
     Raises ModelFileError, naming the file and the reason, for: anything but a regular file with one name (no
     symbolic or hard link, folder, pipe or device); more than `max_bytes`; bytes that are no ONNX model;
     weights kept outside the file, in whatever corner it asks for them; operators or operator sets outside the
-    standard domains, functions or training graphs of its own; facts that are missing, double or wrong; an
+    standard domains, functions or training graphs of its own; operators that `check_graph` does not run, or
+    values that would fill the memory; facts that are missing, double or wrong; an
     input or outputs other than an exported model's; a number of classes or an image size that its facts and
     its graph tell differently.
     """
@@ -63,6 +65,7 @@ def read_model_file(path: Path, *, max_bytes: int = MAX_BYTES) -> tuple[bytes, M
         _refuse_foreign_parts(model)
         facts = _read_facts(model)
         outputs = _check_signature(model.graph, facts)
+        check_graph(model)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error.__cause__
     opset = max(item.version for item in model.opset_import)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.atomic import check_writable
 from finetune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def serve(config: QuickstartConfig, models: Sequence[Path], examples: Path) -> d
     from finetune.console import say
 
     if not config.serve:
-        words = ["crl", "demo", *map(str, models), "--examples", str(examples)]
+        words = ["crl", "demo", *map(str, models), "--examples", str(examples), "--cropped"]
         say(f"the demo: {shlex.join(words)}")
         return None
     from apps.demo.guard import free_port
@@ -159,7 +160,9 @@ def serve(config: QuickstartConfig, models: Sequence[Path], examples: Path) -> d
 
     port = free_port(HOST, config.port, auto=True)
     say(f"the demo: http://{HOST}:{port}   (Ctrl+C stops it)")
-    return serve_demo(list(models), DemoConfig(examples=str(examples), host=HOST, port=port, auto_port=True))
+    # The drawings are cropped faces already; a photograph needs the page's switch turned off.
+    options = DemoConfig(examples=str(examples), cropped=True, host=HOST, port=port, auto_port=True)
+    return serve_demo(list(models), options)
 
 
 @contextmanager
@@ -188,6 +191,7 @@ def claim(folder: Path) -> Path:
             )
         for name in MADE:
             shutil.rmtree(folder / name, ignore_errors=True)
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
     return folder

@@ -31,6 +31,7 @@ CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 INSTALL = "pip install onnxruntime-gpu (onnxruntime on macOS and on ARM)"
 FATAL = 4  # the runtime's level at which it tells nothing but its own end; what fails is raised anyway
 SUM_TOLERANCE = 1e-3
+ORDER_TOLERANCE = 1e-3  # equal logits may be told apart by the last digit alone
 MEMORY_WORDS = ("Failed to allocate", "out of memory", "bad_alloc", "CUDA failure 2:")
 
 
@@ -85,7 +86,7 @@ class OnnxClassifier:
     Args:
         path: the .onnx file.
         device: auto, cpu, cuda or cuda:1. auto takes the graphics card where one can be used.
-        threads: processor threads of the session; 0 takes every core.
+        threads: processor threads of the session, at most one a core; 0 takes every core.
 
     Attributes: `path`; `facts`, `title`, `class_names` (K) and `size` (S, px) as the file tells them;
     `has_maps`; `device` ("cpu" or "cuda") is what really runs, and `device_note` says what was asked and why
@@ -104,12 +105,15 @@ class OnnxClassifier:
         self.title, self.class_names = self.facts.title, self.facts.class_names
         self.size, self.sha256 = self.facts.preprocess.image_size, outline.sha256
         self.has_maps = "cams" in outline.outputs
-        session, why = _open_session(content, self.path, device, index, threads or core_count())
+        session, why = _open_session(
+            content, self.path, device, index, min(threads or core_count(), core_count())
+        )
         self._session = session
         self.device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
         self.device_note = f"device: asked {device}, using {self.device} (ONNX Runtime{why})"
         # The first answer shows at once whether the graph keeps what the file promises.
-        self.run(np.full((1, self.size, self.size, 3), 128, np.uint8), maps=True)
+        grey = self.run(np.full((1, self.size, self.size, 3), 128, np.uint8), maps=True)
+        self._check_order(grey)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Return the picture, uint8 (H, W, 3) RGB, as the network sees it: uint8 (S, S, 3)."""
@@ -188,6 +192,13 @@ class OnnxClassifier:
             )
             for row, index in enumerate(probs.argmax(axis=1).tolist())
         ]
+
+    def _check_order(self, answer: Outputs) -> None:
+        """Raise ModelFileError where the most probable class is not the one of the largest logit."""
+        best = answer.probs.argmax(axis=1, keepdims=True)
+        short = answer.logits.max() - float(np.take_along_axis(answer.logits, best, 1)[0, 0])
+        if short > ORDER_TOLERANCE * max(1.0, float(np.abs(answer.logits).max())):
+            raise ModelFileError(f"{self.path}: its probabilities name another class than its logits")
 
     def _check_answer(self, found: Sequence[np.ndarray], count: int) -> None:
         wanted = (count, len(self.class_names))

@@ -45,6 +45,11 @@ def views(picture: Picture, spec: PreprocessSpec, crops: str = "center") -> np.n
 
     Raises BadImageError for a file that cannot be decoded, and what `check_picture` raises.
     """
+    if not isinstance(picture, np.ndarray | Path | bytes):
+        raise UsageError(
+            f"a picture is pixels, a Path or the bytes of a file; got {type(picture).__name__} "
+            f"{str(picture)[:80]!r}" + ("; of a name make a Path" if isinstance(picture, str) else "")
+        )
     pixels = picture if isinstance(picture, np.ndarray) else decode_image(picture)
     check_picture(pixels, spec)
     return test_crops(prepare(pixels, spec), spec, crops)

@@ -97,6 +97,18 @@ def check_free_space(folder: Path, need_bytes: int) -> None:
         raise ResourceError(_shortage("disk full", folder, need_bytes))
 
 
+def check_writable(folder: Path) -> None:
+    """Raise ResourceError unless files may be made in `folder`, or in its nearest parent that is there.
+
+    For those who work long before they write.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise ResourceError(f"{existing} is a file: {folder} cannot be a folder; choose another one")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ResourceError(f"nothing may be written into {existing}; choose a folder that you may write to")
+
+
 def free_bytes(folder: Path) -> int:
     """Return the bytes free to this user on the disk of `folder` or of its nearest existing parent."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.console import print_json, use_json
-from finetune.errors import CrlError, UsageError
+from finetune.console import print_json, printable, use_json
+from finetune.errors import CrlError, ResourceError, UsageError
 from finetune.options import Flags, parse_options, suggestion
 
 
@@ -36,6 +38,7 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
     debug = "--debug" in argv
     if "--json" in argv:
         use_json()
+    restore = _let_sigterm_clean_up()
     try:
         config, flags, words = parse_options(
             command.config_type,
@@ -49,16 +52,54 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
     except CrlError as error:
         if debug:
             raise
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(printable(f"{prog}: {error}"), file=sys.stderr)
         if "--json" in argv and error.result is not None:
             print_json(error.result)
         return error.exit_code
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if debug:
+            raise
+        print(printable(f"{prog}: {_told(error)}"), file=sys.stderr)
+        return ResourceError.exit_code
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     except SystemExit as leaving:
         return int(leaving.code or 0)
+    finally:
+        restore()
     return 0
+
+
+def _let_sigterm_clean_up() -> Callable[[], None]:
+    """Let SIGTERM end a command as Ctrl-C does, temporary files removed; returns what puts it back."""
+    plain = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not plain or threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    owner = os.getpid()
+
+    def interrupt(number: int, _frame: object) -> None:
+        if os.getpid() == owner:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a forked child dies as usual
+        os.kill(os.getpid(), number)
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    return restore
+
+
+def _told(error: OSError) -> str:
+    """Return what the system refused, where, and what to do about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{where}{reason}. Choose a place with room that you may write to (--debug tells more)"
 
 
 def command_line() -> str:

@@ -48,9 +48,30 @@ def reset() -> None:
 
 
 def say(message: str) -> None:
-    """Print one message for a person."""
+    """Print one message for a person; escape sequences in it (from a file's name, say) are spelled out."""
     if not _output.quiet:
-        print(message, file=_output.stream, flush=True)
+        print(printable(message), file=_output.stream, flush=True)
+
+
+def printable(text: str) -> str:
+    r"""Return lines for a terminal: what cannot be printed, but for line ends and tabs, is spelled out.
+
+    >>> print(printable("a\x1b[2J"))
+    a\x1b[2J
+    """
+    return "".join(letter if letter in "\n\t" else on_one_line(letter) for letter in text)
+
+
+def on_one_line(text: str) -> str:
+    r"""Return `text` for a terminal: what cannot be printed (line ends, escape sequences) is spelled out.
+
+    >>> print(on_one_line("a\x1b[2J\nb"))
+    a\x1b[2J\nb
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
+        for letter in text
+    )
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))  # Windows has none
 
 
 class StopRequest:
@@ -20,9 +21,14 @@ class StopRequest:
     `requested` stays false.
 
     A process forked inside the context leaves Ctrl-C to its parent and dies of SIGTERM as usual.
+
+    Args:
+        also: further signals to treat like SIGTERM, such as `HANGUP`, the end of the terminal; one that the
+            program was started to ignore (nohup) stays ignored.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, also: tuple[signal.Signals, ...] = ()) -> None:
+        self._numbers = (*SIGNALS, *also)
         self.requested = False
         self.signal_name = ""
         self._owner = os.getpid()
@@ -31,7 +37,11 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         self._owner = os.getpid()
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            self._former = {
+                number: signal.signal(number, self._receive)
+                for number in self._numbers
+                if number in SIGNALS or signal.getsignal(number) != signal.SIG_IGN
+            }
         return self
 
     def __exit__(
@@ -54,6 +64,6 @@ class StopRequest:
         self.signal_name = signal.Signals(number).name
 
     def _receive_in_child(self, number: int) -> None:
-        if number == signal.SIGTERM:
+        if number != signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -220,6 +221,9 @@ def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any]) -> str
     if unknown:
         names = [word.partition("=")[0] for word in unknown.group(1).split() if word.startswith("--")]
         lines = [f"unknown option {name}{suggestion(name[2:], list(known))}" for name in names]
+        dashed = [word for word in argv if word.startswith("-") and word in unknown.group(1)]
+        for word in filter(os.path.isfile, dashed):  # a name too long is no error to it
+            return f"{word} is read as an option, for its name begins with a dash: write ./{word}"
         return "\n".join(lines) if lines else f"{message}; --help lists what this command takes"
     bad = re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
     if bad and bad.group(1) in known:

@@ -28,7 +28,7 @@ DOORS = {
     "albumentations": {"finetune/augment.py"},
     "PIL": {"finetune/decode.py"},
     "sklearn": {"finetune/metrics.py", "finetune/statistics.py", "agecls/folds.py"},
-    "onnx": {"apps/export/run.py", "apps/model_file.py", "apps/export/convert.py"},
+    "onnx": {"apps/export/run.py", "apps/model_file.py", "apps/graph_limits.py", "apps/export/convert.py"},
     "onnxruntime": {"apps/session.py", "apps/export/convert.py"},
     "gradio": {"apps/demo/page.py"},
     "torchvision": {"generalcls/data.py"},

@@ -36,7 +36,8 @@ class Row:
     """One picture, or one face of it, and what every chosen model says of it.
 
     Args:
-        name: the picture's file name, as uploaded.
+        name: the picture's file name, as uploaded; pictures of one name are told apart by a number, so that
+            no two pictures of an answer share a name.
         face: 1 for the largest face, 2 for the next; None where the picture is taken as it is.
         box: the face in the upright picture: x, y, width, height (px).
         true: the index of the class that the person gave, None where nobody did.

@@ -23,6 +23,9 @@ _OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
+# Of ways out of this machine, which the demo never takes; a wrong value would end it at gradio's import.
+_WAYS_OUT = {"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+_WAYS_OUT |= {name for proxy in ("http_proxy", "https_proxy", "all_proxy") for name in (proxy, proxy.upper())}
 _PORTS_TRIED = 100
 _IN_USE = {errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)}
 
@@ -31,14 +34,16 @@ def refuse_environment(folder: Path | None = None) -> list[str]:
     """Make gradio start from the demo's own options only, offline; call it before gradio is imported.
 
     Every GRADIO_* variable is taken out of this process's environment (they open more files, addresses,
-    tunnels and pages than the demo has), and those by which a hosting service is known. Then analytics and
+    tunnels and pages than the demo has), those by which a hosting service is known, and those that name
+    certificates and proxies for requests to other machines, of which there are none. Then analytics and
     look-ups in model hubs are switched off, requests to this machine are kept from going through a proxy, and
     gradio's temporary files go to `folder`.
 
     Returns the names of the variables that were ignored, and says them.
     """
     ours = {**_OFFLINE, **({"GRADIO_TEMP_DIR": str(folder)} if folder else {})}
-    found = [name for name in sorted(os.environ) if name.startswith("GRADIO_") or name in _HOSTING]
+    unwanted = _HOSTING | _WAYS_OUT
+    found = [name for name in sorted(os.environ) if name.startswith("GRADIO_") or name in unwanted]
     ignored = [name for name in found if os.environ.pop(name) != ours.get(name)]
     os.environ.update(ours)
     for name in ("NO_PROXY", "no_proxy"):
@@ -46,8 +51,12 @@ def refuse_environment(folder: Path | None = None) -> list[str]:
         missing = [host for host in ("localhost", "127.0.0.1", "::1") if host not in listed]
         if "*" not in listed:
             os.environ[name] = ",".join([*listed, *missing])
-    if ignored:
-        say(f"note: the demo ignores {', '.join(ignored)} from the environment; its own options decide")
+    for names, why in (
+        ([name for name in ignored if name not in _WAYS_OUT], "its own options decide"),
+        ([name for name in ignored if name in _WAYS_OUT], "it asks no other machine anything"),
+    ):
+        if names:
+            say(f"note: the demo ignores {', '.join(names)} from the environment; {why}")
     return ignored
 
 
@@ -128,7 +137,8 @@ def free_port(host: str, port: int, auto: bool) -> int:
         raise UsageError(f"--port must be a number from 1 to 65535, got {port}")
     last = min(port + _PORTS_TRIED, 65535) if auto else port
     for candidate in range(port, last + 1):
-        if _is_free(host, candidate):
+        # gradio looks for the port on this machine's own address too, whatever it will listen on
+        if _is_free(host, candidate) and (":" not in host or _is_free("127.0.0.1", candidate)):
             return candidate
     if auto:
         raise UsageError(f"the ports {port} to {last} on {host} are all in use: choose another with --port")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ LOGIN_BYTES = 8_000
 _PART_BYTES = 4_000  # a part's headers and borders
 _SPARE_BYTES = 100_000_000  # of disk space left to everyone else
 _DRAIN_BYTES, _DRAIN_SECONDS = 64_000_000, 10.0
+IDLE_SECONDS = 20.0  # between two pieces of a body
+UPLOADS_PER_ADDRESS = 64  # at the same time; a server in front of the demo may stand for many people
 _OWN_URL = re.compile(r"(?:https?://([^/]+))?" + re.escape(FILE_ROUTE) + "(.*)", re.DOTALL)
 
 
@@ -31,15 +34,23 @@ class ClientGone(Exception):  # noqa: N818  it is news, not a fault
 
 
 class Inbox:
-    """Where a request's body comes from; knows whether all of it has come."""
+    """Where a request's body comes from; knows whether all of it has come, and does not wait for ever."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._complete = False
 
     async def receive(self) -> Message:
-        """Return the next message of the request."""
-        message = await self._receive()
+        """Return the next message of the request; refuse to wait long for a piece of its body."""
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                message = await self._receive()
+        except TimeoutError:
+            raise Refusal(
+                408, f"Nothing came for {IDLE_SECONDS:g} s, so the request was given up; send it again."
+            ) from None
         self._complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
         return message
 
@@ -50,7 +61,7 @@ class Inbox:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while not self._complete and read < _DRAIN_BYTES:
                     read += len((await self.receive()).get("body", b""))
-        except TimeoutError:
+        except (TimeoutError, Refusal):
             return
 
 
@@ -67,7 +78,7 @@ class Limits:
     max_files: int
     max_mb: float
     folder: UploadFolder
-    _coming: int = field(default=0, init=False)
+    _coming: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
     def file_bytes(self) -> int:
@@ -90,18 +101,27 @@ class Limits:
             f"At most {self.max_files} pictures at once, of {self.max_mb:g} MB each; send fewer at a time.",
         )
 
-    @contextmanager
-    def room_for(self, size: int) -> Iterator[None]:
-        """Keep `size` bytes of the folder free while they come in; refuse where there is no room."""
-        held = self.folder.size() + self._coming
-        free = shutil.disk_usage(self.folder.path).free - self._coming
-        if held + size > 20 * self.request_bytes or free < size + _SPARE_BYTES:
+    def check_room(self, size: int) -> None:
+        """Refuse where `size` bytes more have no room beside what has really arrived in the folder.
+
+        What is only announced keeps no room: otherwise a few senders that never send would keep all of it.
+        """
+        free = shutil.disk_usage(self.folder.path).free
+        if self.folder.size() + size > 20 * self.request_bytes or free < size + _SPARE_BYTES:
             raise Refusal(507, "This demo holds as many pictures as it can; try again in some minutes.")
-        self._coming += size
+
+    @contextmanager
+    def upload_from(self, address: str) -> Iterator[None]:
+        """Count an upload from `address` while it lasts; refuse one too many at the same time."""
+        if self._coming[address] >= UPLOADS_PER_ADDRESS:
+            raise Refusal(429, "Too many uploads from this address at once; wait until some have ended.")
+        self._coming[address] += 1
         try:
             yield
         finally:
-            self._coming -= size
+            self._coming[address] -= 1
+            if not self._coming[address]:
+                del self._coming[address]
 
 
 def declared_size(head: Head) -> int | None:

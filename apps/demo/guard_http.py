@@ -19,10 +19,11 @@ from apps.demo.guard_body import (
     Receive,
     check_file_route,
     check_files,
-    declared_size,
     read_whole,
     replay,
 )
+from apps.demo.guard_events import EventStream
+from apps.demo.guard_login import LoginLimit
 from apps.demo.guard_rules import (
     FILE_ROUTE,
     UPLOAD_ROUTE,
@@ -73,7 +74,7 @@ class Guard:
     """
 
     def __init__(self, app: App, names: Collection[str], limits: Limits) -> None:
-        self.app, self.names, self.limits = app, names, limits
+        self.app, self.names, self.limits, self.logins = app, names, limits, LoginLimit()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
@@ -95,9 +96,12 @@ class Guard:
             if head.method == "POST":
                 await self._serve_body(head, scope, inbox.receive, send)
             else:
-                await self.app(scope, receive, send)
+                await self._serve_reading(head, scope, inbox.receive, send)
         except Refusal as refusal:
-            if b"expect" not in head.headers:  # whoever expects a "100 continue" has sent no body yet
+            if send.started:  # the rest of a body that nobody needed did not come
+                return
+            # Whoever expects a "100 continue" has sent no body yet; whoever fell silent sends no more.
+            if b"expect" not in head.headers and refusal.status != 408:
                 await inbox.drain()
             await _answer(head, refusal, send)
         except ClientGone:
@@ -110,27 +114,46 @@ class Guard:
             say(f"note: {head.method} {head.path[:100]!r} failed: {reason}")
             await _answer(head, Refusal(500, "This request cannot be answered; ask as the page does."), send)
 
+    async def _serve_reading(self, head: Head, scope: Any, receive: Receive, send: Send) -> None:
+        stream = EventStream(head, send)
+        try:
+            await self.app(scope, receive, stream)
+        except Exception:
+            stream.check_known()
+            raise
+
     async def _serve_body(self, head: Head, scope: Any, receive: Receive, send: Send) -> None:
         if head.path.rstrip("/") == UPLOAD_ROUTE:
             await self._serve_upload(head, scope, receive, send)
             return
-        is_login = head.path.rstrip("/") == "/login"
-        body = await read_whole(head, receive, LOGIN_BYTES if is_login else JSON_BYTES)
-        if not is_login:
-            check_files(body, head, self.limits.folder)
+        if head.path.rstrip("/") == "/login":
+            await self._serve_login(head, scope, receive, send)
+            return
+        body = await read_whole(head, receive, JSON_BYTES)
+        check_files(body, head, self.limits.folder)
         await self.app(scope, replay(body, receive), send)
+
+    async def _serve_login(self, head: Head, scope: Any, receive: Receive, send: Send) -> None:
+        body = await read_whole(head, receive, LOGIN_BYTES)
+        mark = self.logins.begin(_address(scope))
+
+        async def send_and_note(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                self.logins.succeeded(_address(scope), mark)
+            await send(message)
+
+        await self.app(scope, replay(body, receive), send_and_note)
 
     async def _serve_upload(self, head: Head, scope: Any, receive: Receive, send: Send) -> None:
         from starlette.formparsers import MultiPartException
 
-        watch = UploadWatch(head, receive, self.limits)
+        watch = UploadWatch(head, receive, self.limits)  # looks at the room in the folder first
 
         async def send_unless_refused(message: Message) -> None:
             if watch.refusal is None and not watch.gone:
                 await send(message)
 
-        size = declared_size(head)
-        with self.limits.room_for(self.limits.request_bytes if size is None else size):
+        with self.limits.upload_from(_address(scope)):
             try:
                 await self.app(scope, watch.receive, send_unless_refused)
             except MultiPartException:  # our own: gradio has removed what it had written
@@ -197,6 +220,11 @@ def _dress(head: Head, start: Message, hashes: Iterable[str]) -> None:
     start["headers"] = [*kept, *((name.encode(), value.encode()) for name, value in own.items())]
 
 
+def _address(scope: Any) -> str:
+    """Return the address that a request comes from, "" where the server does not know it."""
+    return str((scope.get("client") or ("",))[0])
+
+
 async def _answer(head: Head, refusal: Refusal, send: Send) -> None:
     if head.path.rstrip("/") == UPLOAD_ROUTE:
         body, kind = refusal.sentence.encode(), b"text/plain; charset=utf-8"
@@ -204,5 +232,7 @@ async def _answer(head: Head, refusal: Refusal, send: Send) -> None:
         body = json.dumps({"detail": refusal.sentence, "error": refusal.sentence}).encode()
         kind = b"application/json"
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    if refusal.status == 408:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head.method == "HEAD" else body})

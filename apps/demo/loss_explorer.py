@@ -15,9 +15,9 @@ from apps.demo.line_chart import Chart, ChartLine, scale
 from finetune.errors import UsageError
 
 MAXIMA = {"alpha": 5.0, "beta": 5.0, "gamma": 5.0}
+START = {"alpha": 1.5, "beta": 1.0, "gamma": 2.0}
 TABLE_AT = (0.01, 0.1, 0.5, 0.9, 0.99)
 _GRID = np.linspace(0.005, 0.995, 199)
-_LOSS_TICKS = (-3, -2, -1, 0, 1, 2, 3, 4, 5, 6)
 _P_TICKS = (0, 0.25, 0.5, 0.75, 1)
 
 # Okabe and Ito's colours, as in the picture of `crl curves`; orange is darkened on white, blue lightened on
@@ -113,13 +113,38 @@ def explorer_html(alpha: float = 1.5, beta: float = 1.0, gamma: float = 2.0) -> 
     """
     lines = loss_lines(_GRID, alpha=alpha, beta=beta, gamma=gamma)
     table = loss_lines(np.array(TABLE_AT), alpha=alpha, beta=beta, gamma=gamma)
-    figures = _figure(_loss_chart(alpha, beta), lines, table, _loss, "Loss, in nats")
-    figures += _figure(_push_chart(lines), lines, table, _push, "Push on the true class's logit")
+    figures = _figure(_loss_chart(lines, alpha, beta), lines, table, _loss, "Loss, in nats")
+    figures += _figure(_push_chart(lines, gamma), lines, table, _push, "Push on the true class's logit")
     items = "".join(f"<li>{sentence}</li>" for sentence in explain(alpha, beta, gamma))
     return (
         f'<div class="crl-loss"><style>{_STYLE}</style><div class="charts">{figures}</div>'
         f"<ul>{items}</ul></div>"
     )
+
+
+def redrawn_html(alpha: object, beta: object, gamma: object) -> str:
+    """Return the explorer for whatever stands in the page's fields, with a sentence on each that was mended.
+
+    A number outside its range is drawn at the range's end; an empty field, or no number, at its start.
+    """
+    settings, notices = {}, []
+    for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+        settings[name], notice = _nearest(name, value)
+        notices += [f'<p class="crl-warning">{notice}</p>'] * bool(notice)
+    told = f'<div role="status">{"".join(notices)}</div>' if notices else ""
+    return told + explorer_html(**settings)
+
+
+def _nearest(name: str, value: object) -> tuple[float, str]:
+    """Return the setting to draw for a field's value, and what is said of it where they differ."""
+    most = MAXIMA[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # NaN
+        return START[name], f"{name} is no number: the curves are drawn for {START[name]:g}."
+    drawn = float(min(max(value, 0.0), most))
+    if drawn == value:
+        return drawn, ""
+    shown = str(value)[:20]
+    return drawn, f"{name} goes from 0 to {most:g}: the curves are drawn for {drawn:g}, not {shown}."
 
 
 def explain(alpha: float, beta: float, gamma: float) -> list[str]:
@@ -175,7 +200,8 @@ def _push(line: LossLine) -> np.ndarray:
     return -line.gradient
 
 
-def _loss_chart(alpha: float, beta: float) -> Chart:
+def _loss_chart(lines: Sequence[LossLine], alpha: float, beta: float) -> Chart:
+    values = np.concatenate([_loss(line) for line in lines])
     bounded = alpha > 0 or beta == 0
     end = f"CRL ends at {beta * math.log(alpha or 1):.3f}, NLLR" if bounded else "CRL and NLLR"
     falls = "falls" if bounded else "fall"
@@ -187,17 +213,18 @@ def _loss_chart(alpha: float, beta: float) -> Chart:
         "p<tspan dy='3' font-size='9'>c</tspan><tspan dy='-3'>, posterior of the true class</tspan>",
         "loss L (nats)",
         _P_TICKS,
-        _LOSS_TICKS,
+        scale(float(values.min()), float(values.max())),
     )
 
 
-def _push_chart(lines: Sequence[LossLine]) -> Chart:
+def _push_chart(lines: Sequence[LossLine], gamma: float) -> Chart:
+    focal = "is below it for sure pictures" if gamma else "is the same as cross-entropy's"
     highest = max(float(_push(line).max()) for line in lines)
     return Chart(
         "crl-loss-push",
         "How hard it raises the true class\N{RIGHT SINGLE QUOTATION MARK}s logit",
         "The negative gradient of each loss. Cross-entropy's falls in a straight line from 1 to 0, NLLR's "
-        "stays at 1, CRL's is never below cross-entropy's, focal loss's is below it for sure pictures. The "
+        f"stays at 1, CRL's is never below cross-entropy's, focal loss's {focal}. The "
         "table below has the numbers.",
         "p<tspan dy='3' font-size='9'>c</tspan><tspan dy='-3'>, posterior of the true class</tspan>",
         "\N{MINUS SIGN}\N{PARTIAL DIFFERENTIAL}L/\N{PARTIAL DIFFERENTIAL}z"

@@ -117,7 +117,8 @@ def _data(data: Mapping[str, Any]) -> str:
 
 def _input(facts: ModelFacts) -> str:
     crop = "the whole picture" if facts.crop is None else f"face: {FaceCrop.from_dict(facts.crop).describe()}"
-    return f"{facts.preprocess.image_size} px, {crop}"
+    source = facts.data.get("face_crop") if facts.crop is not None else None
+    return f"{facts.preprocess.image_size} px, {crop}" + (f" ({source})" if source else "")
 
 
 def _number(value: str | float) -> str:

@@ -6,7 +6,6 @@ functions, after the guard has looked the environment over.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,15 +19,14 @@ from apps.demo import models as demo_models
 from apps.demo import results as demo_results
 from apps.demo import start as demo_start
 from apps.demo import words as demo_page
+from apps.demo.downloads import write_downloads
 from finetune.console import say
-from finetune.interrupts import StopRequest
+from finetune.interrupts import HANGUP, StopRequest
 
 if TYPE_CHECKING:
     from apps.demo.examples import Examples
     from apps.demo.service import DemoService
     from apps.demo.uploads import UploadFolder
-
-DRAWING = threading.Lock()  # matplotlib keeps its settings for the whole process
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class RunningDemo:
 
 
 def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
-    """Serve the demo until Ctrl-C or SIGTERM, which is its ordinary end: the exit code is 0.
+    """Serve the demo until Ctrl-C, SIGTERM or SIGHUP, which is its ordinary end: the exit code is 0.
 
     Args:
         models: .onnx files of `crl export`; those of one task share a tab and need the same classes.
@@ -62,7 +60,7 @@ def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
     Raises ModelFileError for a file that cannot be used or class lists that differ; UsageError for a port in
     use, a public address without passwords, and missing folders.
     """
-    with StopRequest() as stop, running_demo(models, config) as demo:
+    with StopRequest(also=HANGUP) as stop, running_demo(models, config) as demo:
         told: dict[str, Any] = {
             "url": demo.url,
             "models": {task: list(service.titles) for task, service in demo.services.items()},
@@ -99,6 +97,7 @@ def running_demo(models: Sequence[Path], config: DemoConfig) -> Iterator[Running
             seconds = time.perf_counter() - start
             yield RunningDemo(demo_start.address(config.host, port), services, examples, folder, seconds)
         finally:
+            demo_start.close_soon(blocks)
             blocks.close(verbose=False)
 
 
@@ -154,7 +153,7 @@ def _build_tab(
             titles = gr.CheckboxGroup(
                 list(service.titles), value=list(service.titles), label="Models to compare"
             )
-            cropped = _cropped_switch(gr, service)
+            cropped = _cropped_switch(gr, service, config.cropped)
             with gr.Accordion("More options", open=False, elem_classes="crl-more"):
                 explain = gr.Checkbox(
                     service.has_maps,
@@ -165,7 +164,7 @@ def _build_tab(
                     [(demo_page.NOT_GIVEN, ""), *((name, name) for name in service.class_names)],
                     value="",
                     label="True class, if you know it",
-                    info="The same for all pictures; an example knows its own." if examples.items else None,
+                    info=demo_page.truth_info(bool(examples.items)),
                 )
             button = gr.Button("Classify", variant="primary", elem_classes="crl-go")
             _html(demo_page.privacy_html(task, config.keep_minutes))
@@ -194,16 +193,11 @@ def _build_tab(
         hidden = gr.DownloadButton(visible=False)
         yield demo_results.results_html(answer), hidden, hidden
         if answer.rows:
-            from apps.heatmap import draw_png, to_csv
-
-            table, picture = folder.new_file("heatmaps.csv"), folder.new_file("heatmaps.png")
-            table.write_text(to_csv(answer.heat_map()), encoding="utf-8", newline="")
-            with DRAWING:
-                draw_png(answer.heat_map(), picture)
+            made = write_downloads(answer, folder, paths or ())
             yield (
-                gr.skip(),
-                gr.DownloadButton(value=str(table), visible=True),
-                gr.DownloadButton(value=str(picture), visible=True),
+                demo_results.results_html(answer, made.notice) if made.notice else gr.skip(),
+                gr.DownloadButton(value=str(made.table), visible=True),
+                gr.DownloadButton(value=str(made.drawing), visible=True) if made.drawing else hidden,
             )
 
     for moment in (button.click, results.change):
@@ -218,10 +212,10 @@ def _build_tab(
     )
 
 
-def _cropped_switch(gr: Any, service: DemoService) -> Any:
+def _cropped_switch(gr: Any, service: DemoService, on: bool) -> Any:
     """Return the switch "already cropped": hidden where no model wants faces, fixed without a detector."""
     return gr.Checkbox(
-        service.detector is None,
+        on or service.detector is None,
         label="Already cropped to one face",
         info=demo_page.cropped_info(service),
         interactive=service.detector is not None,
@@ -236,7 +230,7 @@ def _add_endpoint(services: dict[str, DemoService]) -> None:
     def predict(
         files: list[dict[str, Any]],
         models: list[str] | None = None,
-        already_cropped: bool = False,
+        already_cropped: bool | None = False,
         true_class: str | None = None,
     ) -> dict[str, Any]:
         """Classify uploaded pictures.
@@ -245,7 +239,7 @@ def _add_endpoint(services: dict[str, DemoService]) -> None:
             files: uploaded pictures.
             models: titles of models of one tab; none or null asks all of the first tab.
             already_cropped: the pictures show one face each, cut out already.
-            true_class: the pictures' class, where it is known.
+            true_class: the pictures' class, where it is known; it goes before an example's own.
 
         Returns an object: pictures, a list of {name, face, box, true, models: {title: {class, probability,
         probs}}, warnings}; errors, a list of {name, reason}; and status, one line.
@@ -261,27 +255,29 @@ def _build_explorer() -> None:
     """Lay out the third tab: losses and gradients against the posterior, redrawn as the sliders move."""
     import gradio as gr
 
-    from apps.demo.loss_explorer import MAXIMA, explorer_html
+    from apps.demo.loss_explorer import MAXIMA, START, explorer_html, redrawn_html
 
     _html(f'<p class="crl-about">{demo_page.ABOUT["losses"]}</p>')
     with gr.Row(elem_classes="crl-sliders"):
         sliders = [
-            gr.Slider(0, MAXIMA[name], start, step=0.05, label=label, min_width=200)
-            for name, (label, start) in demo_page.SETTINGS.items()
+            gr.Slider(0, MAXIMA[name], START[name], step=0.05, label=label, min_width=200)
+            for name, label in demo_page.SETTINGS.items()
         ]
     curves = _html(f'<div class="crl-frame">{explorer_html()}</div>')
 
-    def redraw(alpha: float, beta: float, gamma: float) -> str:
-        return f'<div class="crl-frame">{explorer_html(alpha, beta, gamma)}</div>'
+    def redraw(alpha: object, beta: object, gamma: object) -> str:
+        return f'<div class="crl-frame">{redrawn_html(alpha, beta, gamma)}</div>'
 
+    # As typed, without gradio's own check, whose refusal has no words; and again when the field corrects it.
     gr.on(
-        [slider.input for slider in sliders],
+        [moment for slider in sliders for moment in (slider.input, slider.change)],
         redraw,
         sliders,
         curves,
         api_visibility="private",
         show_progress="hidden",
         trigger_mode="always_last",
+        preprocess=False,
         queue=False,
     )
 
@@ -310,7 +306,7 @@ def _launch(
     )
     blocks.launch(
         prevent_thread_lock=True,
-        server_name=config.host,
+        server_name=demo_start.bracketed(config.host),
         server_port=port,
         share=False,
         inbrowser=False,

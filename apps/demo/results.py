@@ -16,9 +16,13 @@ TOP = 5
 TABLE_CLASSES = 25  # a table with more columns is better read from the CSV file
 
 
-def results_html(answer: Answer) -> str:
-    """Return an answer as HTML: status line, troubles, heat maps, cards, a table to copy."""
-    parts = [f'<p class="crl-status" role="status">{safe(answer.status)}</p>', _errors(answer)]
+def results_html(answer: Answer, notice: str = "") -> str:
+    """Return an answer as HTML: status line, troubles, heat maps, cards, a table to copy.
+
+    `notice` is one more sentence, said below the table, where the downloads are.
+    """
+    parts = ['<h2 class="crl-sr">Results</h2>']
+    parts += [f'<p class="crl-status" role="status">{safe(answer.status)}</p>', _errors(answer)]
     if answer.rows:
         from apps.heatmap import to_html
 
@@ -29,6 +33,8 @@ def results_html(answer: Answer) -> str:
             f'<div class="crl-cards">{cards}</div>',
             _table(answer),
         ]
+    if notice:
+        parts.append(f'<p class="crl-warning" role="status">{safe(notice)}</p>')
     return f'<div class="crl-results">{"".join(parts)}</div>'
 
 

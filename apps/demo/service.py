@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from agecls.face_crop import FaceCrop
 from apps.demo.answer import Answer, Guess, Row
+from apps.demo.looks import look_at, most_looks
 from apps.predict.answers import unique_titles
 from apps.session import OnnxClassifier, check_same_classes
 from finetune.decode import BadImageError, decode_image
@@ -100,7 +102,8 @@ class DemoService:
             paths: the uploaded files.
             titles: the models to ask; None asks all.
             cropped: the pictures show one face each, cut out already: no face is looked for.
-            truth: the class of all these pictures, where the person knows it; an example knows its own.
+            truth: the class of all these pictures, where the person knows it; without it an example knows
+                its own.
             explain: also draw where each network looked.
 
         Returns the answer; whatever cannot be answered stands in its `errors`, in words.
@@ -113,11 +116,16 @@ class DemoService:
         errors: list[tuple[str, str]] = []
         views: list[_View] = []
         seen = 0
-        for path in dict.fromkeys(map(Path, paths)):
-            found, trouble = self._look_at(path, chosen, cropped, truth)
+        different = list(dict.fromkeys(map(Path, paths)))
+        for path, name in zip(different, unique_names([path.name for path in different]), strict=True):
+            found, trouble = self._look_at(path, name, chosen, cropped, truth)
             views += found
             seen += bool(found)
-            errors += [(path.name, reason) for reason in trouble]
+            errors += [(name, reason) for reason in trouble]
+        most = most_looks([self.models[title] for title in chosen])
+        if explain and most is not None and len(views) > most:
+            reason = f"where a model without maps looked is shown for the first {most} of {len(views)} crops"
+            errors.append(("", reason))
         rows: tuple[Row, ...] = ()
         try:
             rows = self._classify(views, chosen, explain) if views else ()
@@ -151,7 +159,7 @@ class DemoService:
         return reasons
 
     def _look_at(
-        self, path: Path, chosen: Sequence[str], cropped: bool, truth: str | None
+        self, path: Path, name: str, chosen: Sequence[str], cropped: bool, truth: str | None
     ) -> tuple[list[_View], list[str]]:
         """Return the views of one picture and what was wrong with it, in words."""
         if not self._owns(path):
@@ -165,8 +173,8 @@ class DemoService:
             true = self._true_index(path, truth)
             warnings = tuple(notice.removeprefix(f"{path}: ") for notice in notices)
             if cropped or not self.wants_faces:
-                return [self._view(path.name, image, chosen, true, warnings)], []
-            return self._faces(path.name, image, chosen, true, warnings)
+                return [self._view(name, image, chosen, true, warnings)], []
+            return self._faces(name, image, chosen, true, warnings)
         except FileNotFoundError:
             return [], ["it has been removed meanwhile: upload it again"]
         except BadImageError as error:
@@ -175,9 +183,8 @@ class DemoService:
             return [], [self._without_paths(error)]
 
     def _true_index(self, path: Path, truth: str | None) -> int | None:
-        known = self._known_class(path)
-        name = known if known in self.class_names else truth
-        return None if name is None else self.class_names.index(name)
+        name = truth if truth is not None else self._known_class(path)
+        return self.class_names.index(name) if name in self.class_names else None
 
     def _without_paths(self, error: CrlError) -> str:
         """Return the error's words with the models' titles in place of their paths on this machine."""
@@ -194,12 +201,13 @@ class DemoService:
         faces = self.detector.detect(image)
         if not faces:
             return [], ["no face was found: try a clearer one, or crop the face and say 'already cropped'"]
-        if len(faces) > MAX_FACES:
-            warnings += (f"{len(faces)} faces were found, the {MAX_FACES} largest are shown",)
         views = [
             self._view(name, image, chosen, true, warnings + tuple(face.warnings()), number, face)
             for number, face in enumerate(faces[:MAX_FACES], start=1)
         ]
+        if len(faces) > MAX_FACES:  # said once, not at every face
+            crowd = f"{len(faces)} faces were found, the {MAX_FACES} largest are shown"
+            views[0] = replace(views[0], warnings=(crowd, *views[0].warnings))
         return views, []
 
     def _view(
@@ -226,9 +234,12 @@ class DemoService:
         return _View(name, number, box, true, warnings, crops)
 
     def _classify(self, views: Sequence[_View], chosen: Sequence[str], explain: bool) -> tuple[Row, ...]:
-        guesses = {
-            title: ask(self.models[title], [view.crops[title] for view in views], explain) for title in chosen
-        }
+        most = most_looks([self.models[title] for title in chosen])
+        guesses = {}
+        for title in chosen:
+            model, crops = self.models[title], [view.crops[title] for view in views]
+            looks = len(crops) if model.has_maps or most is None else most
+            guesses[title] = ask(model, crops, looks if explain else 0)
         return tuple(
             Row(
                 view.name,
@@ -242,23 +253,41 @@ class DemoService:
         )
 
 
-def ask(
-    model: OnnxClassifier, crops: Sequence[np.ndarray], explain: bool, batch_size: int = 32
-) -> list[Guess]:
-    """Return what a model says of prepared crops (each uint8 (S, S, 3)), and where it looked if asked."""
-    from apps.explain import explain_onnx, overlay
+def ask(model: OnnxClassifier, crops: Sequence[np.ndarray], looks: int, batch_size: int = 32) -> list[Guess]:
+    """Return what a model says of prepared crops (each uint8 (S, S, 3)), and where it looked.
 
+    Args:
+        model: the model.
+        crops: what it is shown.
+        looks: of how many crops, the first ones, a map is made of where the model looked.
+        batch_size: crops at once.
+    """
     guesses = []
     for first in range(0, len(crops), batch_size):
         batch = np.stack(crops[first : first + batch_size])
-        for crop, probs in zip(batch, model.run(batch).probs.astype(np.float64), strict=True):
-            index = int(probs.argmax())
-            look, method = None, ""
-            if explain:
-                heat, method = explain_onnx(model, crop, index)
-                look = overlay(crop, heat)
-            guesses.append(Guess(index, probs, crop, look, method))
+        told = model.run(batch, maps=model.has_maps and first < looks)
+        probs = told.probs.astype(np.float64)
+        for place, crop in enumerate(batch):
+            index = int(probs[place].argmax())
+            maps = None if told.maps is None else told.maps[place]
+            look, method = look_at(model, crop, index, maps) if first + place < looks else (None, "")
+            guesses.append(Guess(index, probs[place], crop, look, method))
     return guesses
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names in their order, those that came before with a number.
+
+    >>> unique_names(["image.jpg", "a.png", "image.jpg", "image.jpg (2)"])
+    ['image.jpg', 'a.png', 'image.jpg (3)', 'image.jpg (2)']
+    """
+    given, taken, told = set(names), set[str](), []
+    for name in names:
+        numbers = (f"{name} ({number})" for number in itertools.count(2))
+        free = next(other for other in numbers if other not in given | taken) if name in taken else name
+        taken.add(free)
+        told.append(free)
+    return told
 
 
 def _cut(image: np.ndarray, face: Face | None, rule: FaceCrop | None, model: OnnxClassifier) -> np.ndarray:
@@ -283,20 +312,31 @@ def answer_call(
 ) -> dict[str, Any]:
     """Return the answer to a call of the endpoint /predict, whose values may be anything that JSON can say.
 
-    The first model's tab decides which service answers; without models it is the first tab's.
+    The first model's tab decides which service answers; without models it is the first tab's. A value of
+    another kind than asked for is refused in words, never guessed at.
     """
-    files = [files] if isinstance(files, dict | str) else files
-    paths: list[Any] = [item.get("path") if isinstance(item, dict) else item for item in _list(files)]
-    titles = _list([models] if isinstance(models, str) else models) or None
+    listed = [files] if isinstance(files, dict | str) else files
+    paths: list[Any] = [item.get("path") if isinstance(item, dict) else item for item in _list(listed) or ()]
+    titles = _list([models] if isinstance(models, str) else [] if models is None else models)
+    wrong = {
+        "files must be a list of uploaded files": not _all_words(_list(listed) and paths),
+        "models must be a list of titles, or null for all": not _all_words(titles),
+        "already_cropped must be true or false": not isinstance(already_cropped, bool | None),
+        "true_class must be a class's name, or null": not isinstance(true_class, str | None),
+    }
     service = next(iter(services.values()))
+    if any(wrong.values()):
+        reasons = tuple(("", reason) for reason, is_wrong in wrong.items() if is_wrong)
+        return Answer(service.class_names, errors=reasons).to_dict()
     if titles:
         service = next((one for one in services.values() if titles[0] in one.titles), service)
-    if not all(isinstance(value, str) for value in (*paths, *(titles or ()), true_class or "")):
-        sentence = "files is a list of uploaded files, models a list of titles, true_class a class or null"
-        return Answer(service.class_names, errors=(("", sentence),)).to_dict()
     truth = str(true_class) if true_class else None
-    return service.answer(paths, titles, cropped=bool(already_cropped), truth=truth).to_dict()
+    return service.answer(paths, titles or None, cropped=already_cropped is True, truth=truth).to_dict()
 
 
-def _list(value: object) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else []
+def _list(value: object) -> list[Any] | None:
+    return list(value) if isinstance(value, list | tuple) else None
+
+
+def _all_words(values: Sequence[object] | None) -> bool:
+    return values is not None and all(isinstance(value, str) for value in values)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from apps.config import DemoConfig
 from apps.demo.examples import Examples, read_examples
@@ -13,6 +15,7 @@ from apps.session import OnnxClassifier, check_same_classes, core_count
 from finetune.console import say
 from finetune.errors import UsageError
 
+CLOSING_SECONDS = 1
 TASKS = {"age": "Age groups", "category": "Fine-grained"}
 
 
@@ -95,5 +98,25 @@ def address(host: str, port: int) -> str:
     >>> address("127.0.0.1", 7860), address("0.0.0.0", 80), address("::1", 7860)
     ('http://127.0.0.1:7860/', 'http://127.0.0.1:80/', 'http://[::1]:7860/')
     """
-    shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host and "[" not in host else host
-    return f"http://{shown}:{port}/"
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host)
+    return f"http://{bracketed(shown)}:{port}/"
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands in an address: an IPv6 number in brackets.
+
+    >>> bracketed("::1"), bracketed("[::1]"), bracketed("localhost")
+    ('[::1]', '[::1]', 'localhost')
+    """
+    return f"[{host}]" if ":" in host and "[" not in host else host
+
+
+def close_soon(blocks: Any) -> None:
+    """Let the server of gradio's Blocks wait a moment only for open connections when it closes.
+
+    Otherwise an upload that is under way, or a sender that fell silent, holds the end up for seconds. That
+    such a connection was cut is no news then; the next start sets the server's log level again.
+    """
+    if getattr(blocks, "server", None) is not None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        blocks.server.config.timeout_graceful_shutdown = CLOSING_SECONDS

@@ -18,6 +18,7 @@ from types import TracebackType
 from finetune.console import say
 
 PREFIX = "crl-demo-"
+RESULT_PREFIX = "result-"
 _NAME = re.compile(rf"{PREFIX}(\d+)-")
 _YOUNG_SECONDS = 60.0  # a folder this young may belong to a process that has not locked it yet
 
@@ -74,7 +75,7 @@ class UploadFolder:
 
     def new_file(self, name: str) -> Path:
         """Return a path for a result to be written, such as "heatmap.csv", in a folder of its own in here."""
-        folder = self.path / f"result-{secrets.token_hex(16)}"
+        folder = self.path / f"{RESULT_PREFIX}{secrets.token_hex(16)}"
         folder.mkdir(mode=0o700)
         return folder / Path(name).name
 
@@ -88,13 +89,14 @@ class Janitor(threading.Thread):
 
     Args:
         folder: the folder to sweep.
-        keep_minutes: how long a file may stay, > 0.
+        keep_minutes: how long a file may stay, > 0; the sweep before that removes it.
         clock: tells the time of day in seconds; for tests.
         pause: seconds between two sweeps; None takes a quarter of `keep_minutes`, 30 s at most.
 
     A file's age counts from its last change or its arrival here, whichever is later. A file from the future,
-    after the machine's clock was set back, counts the same way. Sweeping never ends the program: what cannot
-    be removed now is tried again, and said once.
+    after the machine's clock was set back, counts the same way. A result's age counts from its last change
+    alone, so that it can bear the date of the upload it was made of. Sweeping never ends the
+    program: what cannot be removed now is tried again, and said once.
     """
 
     def __init__(
@@ -141,10 +143,15 @@ class Janitor(threading.Thread):
         return removed
 
     def _is_old(self, facts: os.stat_result) -> bool:
-        return abs(self._clock() - max(facts.st_mtime, facts.st_ctime)) > self.keep_seconds
+        return abs(self._clock() - max(facts.st_mtime, facts.st_ctime)) > self.keep_seconds - self._pause
+
+    def _is_old_result(self, facts: os.stat_result) -> bool:
+        # A result bears the date of the upload that it was made of, and goes with it.
+        return abs(self._clock() - facts.st_mtime) > self.keep_seconds - self._pause
 
     def _remove_old(self, file: Path, facts: os.stat_result) -> bool:
-        if not self._is_old(facts):
+        is_result = file.parent.name.startswith(RESULT_PREFIX)
+        if not (self._is_old_result(facts) if is_result else self._is_old(facts)):
             return False
         try:
             file.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from apps.demo.looks import MOST_COVERED
 from apps.demo.text import data_uri, safe
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ ABOUT = {
     "probability p<sub>c</sub>? Move the sliders: the curves are exact.",
 }
 SETTINGS = {
-    "alpha": ("CRL: alpha, the competitors' head start", 1.5),
-    "beta": ("CRL: beta, the weight of the competition", 1.0),
-    "gamma": ("Focal: gamma, how fast sure pictures fade", 2.0),
+    "alpha": "CRL: alpha, the competitors' head start",
+    "beta": "CRL: beta, the weight of the competition",
+    "gamma": "Focal: gamma, how fast sure pictures fade",
 }
 MISSING = {
     "age": ("No age-group model yet", "crl export runs/cel", "crl demo runs/cel/export/fold0/*.onnx"),
@@ -110,11 +111,22 @@ def limits_html(max_files: int, max_mb: float) -> str:
 def privacy_html(task: str, keep_minutes: float) -> str:
     """Return what happens to an uploaded picture, and what the answers are not for."""
     purpose = "Apparent age group only: not for decisions about individuals. " if task == "age" else ""
-    minutes = "a minute" if keep_minutes == 1 else f"{keep_minutes:g} minutes"
     return (
-        f'<p class="crl-privacy">{purpose}Your pictures stay on this machine and are removed within '
-        f"{minutes}.</p>"
+        f'<p class="crl-privacy">{purpose}Your pictures stay on this machine; they and the files made '
+        f"of them are removed within {duration(keep_minutes)}.</p>"
     )
+
+
+def duration(minutes: float) -> str:
+    """Return a length of time in words, seconds where it is short.
+
+    >>> duration(10), duration(1), duration(1.5), duration(0.2), duration(0.01)
+    ('10 minutes', 'a minute', '1.5 minutes', '12 seconds', 'a second')
+    """
+    if minutes >= 1:
+        return "a minute" if minutes == 1 else f"{minutes:g} minutes"
+    seconds = max(1, round(60 * minutes))
+    return "a second" if seconds == 1 else f"{seconds} seconds"
 
 
 def cropped_info(service: DemoService) -> str:
@@ -128,7 +140,16 @@ def explain_info(service: DemoService) -> str:
     """Return the line under the switch "where the network looked": how it is made, and what it costs."""
     if service.has_maps:
         return "The class activation map, laid over the crop."
-    return "Takes longer: parts of the picture are covered one after another."
+    return (
+        "Takes longer: parts of the picture are covered one after another, for the first "
+        f"{MOST_COVERED} crops at most."
+    )
+
+
+def truth_info(examples: bool) -> str:
+    """Return the line under the choice of the true class: what it holds for."""
+    own = f" With '{NOT_GIVEN}', an example tells its own." if examples else ""
+    return f"The same for all pictures.{own}"
 
 
 def footer_html(keep_minutes: float) -> str:
@@ -136,7 +157,7 @@ def footer_html(keep_minutes: float) -> str:
     return (
         '<footer class="crl-footer">Made with the CRL toolkit. Programs ask at <code>/predict</code> '
         "(gradio_client or curl). Nothing leaves this machine; uploads go within "
-        f"{keep_minutes:g} min.</footer>"
+        f"{duration(keep_minutes)}.</footer>"
     )
 
 

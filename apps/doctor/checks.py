@@ -159,7 +159,7 @@ def check_threads(cores: int, environment: Mapping[str, str], quota: float | Non
     """
     asked = environment.get("OMP_NUM_THREADS", "")
     found = f"{cores} cores, OMP_NUM_THREADS {asked or 'not set'}"
-    if asked and not (asked.isdigit() and int(asked) > 0):
+    if asked and not (asked.isdecimal() and int(asked) > 0):
         return Finding("threads", "note", found, "OMP_NUM_THREADS should be a number of threads; unset it")
     if quota is not None and quota < cores and not asked:
         share = max(1, int(quota))

@@ -25,6 +25,7 @@ from apps.doctor.checks import (
     find_twins,
     refuse_twins,
 )
+from apps.doctor.weight_files import check_weights
 from apps.views import core_count
 from finetune.canvas import count_text
 from finetune.console import say
@@ -49,6 +50,7 @@ def run_doctor(config: DoctorConfig) -> dict[str, Any]:
     findings = [*check_packages(), *(find_twins() or [_no_twins()])]
     for name, process in probes.items():
         findings += finish_probe(name, process, MOST_SECONDS - (time.perf_counter() - start))
+    findings.append(check_weights())
     findings += check_disk(_places())
     findings.append(check_threads(core_count(), os.environ, cpu_quota()))
     findings += check_environment(os.environ)

@@ -9,6 +9,7 @@ from agecls.markdown import escape, number, table
 from apps.export import card_sections as measured
 from apps.export.card_origin import how_checked, how_trained, in_words, licence, one_line, the_file
 from apps.export.card_sections import NOT_MEASURED
+from apps.export.crop import NOT_MEASURED as NOT_MEASURED_CROP
 from apps.model_facts import ModelFacts
 
 FEW_CLASSES = 12
@@ -137,7 +138,8 @@ def how_well(facts: ModelFacts) -> str:
     if metrics and facts.test_crops != "center":
         parts.append(
             f"The scores average over several views of a picture (test crops: {escape(facts.test_crops)}). "
-            "`crl predict` shows the centre alone, for which nothing was measured."
+            "`crl predict` averages over the same ones; the demo, `--test_crops center`, and Python without "
+            '`predict(..., test_crops="run")` show the centre alone, for which nothing was measured.'
         )
     if card.get("groups") and metrics:
         parts += [
@@ -167,6 +169,12 @@ def limits(facts: ModelFacts) -> str:
         )
     if data.get("subjects_known") is False:
         lines.append("Who is on which picture was not known: if people repeat, the scores are too high.")
+    if facts.data.get("face_crop") == NOT_MEASURED_CROP:
+        lines.append(
+            "**How faces are cut out of photographs for this model is a default that nobody measured**, "
+            "which may cost many points: give it cropped faces framed like its training pictures, or export "
+            "it again with a face detector at hand."
+        )
     shown = "no face" if facts.task == "age" else "none of the categories"
     lines.append(f"Any picture gets an answer, also one that shows {shown}.")
     lines += [f"Made for: {escape(card['intended_use'])}"] if card.get("intended_use") else []

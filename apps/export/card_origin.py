@@ -94,10 +94,14 @@ def the_file(facts: ModelFacts, file_name: str, file_sha256: str, size_bytes: in
         ("size", f"{size_bytes / 1e6:,.1f} MB"),
         ("SHA-256", code(file_sha256)),
         ("computes in", escape(facts.precision)),
-        *([("face cut out as", told(facts.crop))] if facts.crop else []),
+        *([("face cut out as", f"{told(facts.crop)} ({_known_from(facts)})")] if facts.crop else []),
         ("versions", told(facts.versions)),
     ]
     return table(["what", "this file"], rows, numbers_from=2)
+
+
+def _known_from(facts: ModelFacts) -> str:
+    return escape(str(facts.data.get("face_crop") or f"where that is known from: {UNKNOWN}"))
 
 
 def told(value: Any) -> str:

@@ -11,9 +11,12 @@ from agecls.faces import build_detector
 from apps.config import ExportConfig
 from finetune.console import say
 
+GIVEN, FROM_LAYOUT = "given at the export", "that of the pictures it was trained on"
+NOT_MEASURED = "a default that nobody measured"
 
-def face_crop_of(folder: Path, run: Mapping[str, Any], config: ExportConfig) -> FaceCrop:
-    """Return how faces are to be cut out for a run's models, and say so.
+
+def face_crop_of(folder: Path, run: Mapping[str, Any], config: ExportConfig) -> tuple[FaceCrop, str]:
+    """Return how faces are to be cut out for a run's models and where that is known from, and say so.
 
     Args:
         folder: the run.
@@ -27,10 +30,12 @@ def face_crop_of(folder: Path, run: Mapping[str, Any], config: ExportConfig) -> 
     from agecls.recropping import can_measure, crop_for_run
 
     rule = crop_of_run(run, config.face_crop, config.face_margin)
-    source = ""
+    chosen = config.face_crop != "auto" or config.face_margin is not None
+    source = GIVEN if chosen else FROM_LAYOUT
     if can_measure(run, config.face_crop, config.face_margin):
         detector = build_detector(config.detector)
         if detector is None:
+            source = NOT_MEASURED
             say(
                 "no face detector was found, so how this run's pictures frame their faces was not measured: "
                 "photographs will be cut by a default that may cost accuracy. Export again with --detector "
@@ -38,6 +43,6 @@ def face_crop_of(folder: Path, run: Mapping[str, Any], config: ExportConfig) -> 
             )
         else:
             rule = crop_for_run(folder, detector)
-            source = f" ({detector.name} looked at the run's pictures)"
-    say(f"faces of photographs will be cut out like this: {rule.describe()}{source}")
-    return rule
+            source = f"measured on the run's own pictures by {detector.name}"
+    say(f"faces of photographs will be cut out like this: {rule.describe()} ({source})")
+    return rule, source

@@ -52,6 +52,7 @@ def build_facts(
     members: Sequence[Member],
     *,
     crop: Mapping[str, Any] | None,
+    crop_source: str,
     card: Mapping[str, Any],
 ) -> ModelFacts:
     """Return the facts of a file that holds one model of a run, or the average of several, in float32.
@@ -61,6 +62,7 @@ def build_facts(
         run: the contents of the run's run.json.
         members: the models in the file.
         crop: how a face is cut out, as plain values.
+        crop_source: where that is known from, in words.
         card: "metrics" and "card" as `agecls.card.age_card` returns them.
     """
     own = members[0].facts
@@ -74,7 +76,9 @@ def build_facts(
         test_crops=str(own.get("test_crops", "center")),
         architecture=without_paths(_architecture(members)),
         loss=without_paths(own["loss"]),
-        data=without_paths({"name": card["card"]["data"]["name"], **_data(run, members)}),
+        data=without_paths(
+            {"name": card["card"]["data"]["name"], **_data(run, members), "face_crop": crop_source}
+        ),
         training=without_paths(_training(members)),
         pretraining=without_paths(_pretraining(own)),
         metrics=without_paths(card["metrics"]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apps.config import ExportConfig
+from finetune.atomic import check_writable
 from finetune.errors import UsageError, listing
 
 CARD = "README.md"
@@ -35,6 +36,7 @@ def plan_exports(folder: Path, config: ExportConfig) -> list[Plan]:
     from finetune.run_folder import read_json
 
     _check_options(config)
+    _check_folder(folder)
     files = model_files(folder)
     several = files[0].parent != folder
     if several:
@@ -50,6 +52,7 @@ def plan_exports(folder: Path, config: ExportConfig) -> list[Plan]:
     out = Path(config.out) if config.out else folder / "export"
     suffix = "" if config.precision == "fp32" else f"-{config.precision}"
     marked = f" {config.precision}" if suffix and config.title is None else ""
+    check_writable(out)
     plans = []
     for file, fold in zip(files, folds, strict=True):
         if config.fold in (None, fold) and (config.all or not config.ensemble):
@@ -61,6 +64,17 @@ def plan_exports(folder: Path, config: ExportConfig) -> list[Plan]:
         title = config.title or f"{name} ensemble of {len(files)}"
         plans.append(Plan(title + marked, out / f"ensemble{suffix}", tuple(files), tuple(folds), None))
     return plans
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.suffix == ".onnx":
+        raise UsageError(f"{folder} is an exported model already; crl export takes the folder of a run")
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}; crl export takes the folder of a finished run")
+    if not (folder / "run.json").is_file():
+        runs = sorted(str(file.parent) for file in folder.glob("*/run.json"))
+        if runs and not folder.joinpath("config.yaml").exists():
+            raise UsageError(f"{folder} is no run, but holds some; export one of them:\n{listing(runs)}")
 
 
 def _check_options(config: ExportConfig) -> None:

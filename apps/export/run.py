@@ -7,7 +7,7 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from apps.export.crop import face_crop_of
 from apps.export.facts import Member, build_facts, finished_facts
 from apps.export.pictures import RunPictures, spread
 from apps.export.plan import CARD, Plan, plan_exports, refuse_former_export
+from apps.export.provenance import check_member, check_repeats
 from apps.model_facts import METADATA_KEY, ModelFacts, PrecisionName
 from finetune.atomic import atomic_file, write_bytes
 from finetune.console import say, table
@@ -54,8 +55,8 @@ def export_run(folder: Path, config: ExportConfig) -> dict[str, Any]:
     pictures = RunPictures.open(folder)
     for plan in plans:
         refuse_former_export(plan, config.overwrite)
-    crop = face_crop_of(folder, pictures.record, config)
-    made = [export_model(folder, plan, pictures, crop, config) for plan in plans]
+    crop, crop_source = face_crop_of(folder, pictures.record, config)
+    made = [export_model(folder, plan, pictures, crop, crop_source, config) for plan in plans]
     rows = [
         [item["title"], item["precision"], f"{item['size_bytes'] / 1e6:.1f}", item["file"]] for item in made
     ]
@@ -64,7 +65,7 @@ def export_run(folder: Path, config: ExportConfig) -> dict[str, Any]:
 
 
 def export_model(
-    folder: Path, plan: Plan, pictures: RunPictures, crop: FaceCrop, config: ExportConfig
+    folder: Path, plan: Plan, pictures: RunPictures, crop: FaceCrop, crop_source: str, config: ExportConfig
 ) -> dict[str, Any]:
     """Trace, check, convert where asked, check again, and only then write one file and its card."""
     import torch
@@ -72,11 +73,18 @@ def export_model(
     from agecls.card import age_card
     from apps.export.graph import build_graph
 
-    members, cores, spec = load_members(plan)
-    real = pictures.load(pictures.check_rows(list(plan.folds), config.images), spec)
+    members, cores, spec = load_members(plan, pictures.record)
+    rows = pictures.check_rows(list(plan.folds), config.images)
+    real = pictures.load(rows, spec)
     graph = build_graph(cores, spec, torch.from_numpy(real[:4]))
+    check_repeats(folder, plan, graph, pictures, rows, real)
     facts = build_facts(
-        plan.title, pictures.record, members, crop=crop.to_dict(), card=age_card(folder, plan.fold)
+        plan.title,
+        pictures.record,
+        members,
+        crop=crop.to_dict(),
+        crop_source=crop_source,
+        card=age_card(folder, plan.fold),
     )
     with tempfile.TemporaryDirectory(prefix="crl-export-") as scratch:
         check = Check(Path(scratch), facts, graph, real)
@@ -92,10 +100,13 @@ def export_model(
     return write_export(plan, model, finished_facts(facts, config.precision, parity))
 
 
-def load_members(plan: Plan) -> tuple[list[Member], list[Classifier], PreprocessSpec]:
+def load_members(
+    plan: Plan, record: Mapping[str, Any]
+) -> tuple[list[Member], list[Classifier], PreprocessSpec]:
     """Return the facts, the classifiers and the shared preprocessing of the plan's models.
 
-    Raises ModelFileError for a damaged file, and where members differ in classes or preprocessing.
+    `record` is the run's own. Raises ModelFileError for a damaged file, one of another fold or run, and where
+    members differ in classes or preprocessing.
     """
     from finetune.learner import load_classifier
     from finetune.model import num_parameters
@@ -105,6 +116,7 @@ def load_members(plan: Plan) -> tuple[list[Member], list[Classifier], Preprocess
     shared: list[tuple[list[str], PreprocessSpec]] = []
     for file, fold in zip(plan.files, plan.folds, strict=True):
         core, spec, facts = load_classifier(file)
+        check_member(file, fold, facts, record)
         members.append(Member(fold, facts, num_parameters(core)))
         cores.append(core)
         shared.append((list(facts["class_names"]), spec))

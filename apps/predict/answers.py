@@ -13,7 +13,8 @@ import numpy as np
 
 from agecls.face_crop import FaceCrop
 from apps.predict.picture_stream import Picture, Seen, stream_pictures
-from apps.views import core_count
+from apps.views import core_count, views
+from finetune.preprocess import TEST_CROPS
 
 if TYPE_CHECKING:
     from agecls.faces import Face
@@ -40,12 +41,12 @@ class Answer:
         status: ok; bad (the picture cannot be used); no face (none was found where faces were looked for).
         reason: why it is bad; empty otherwise.
         time: of a video's frame, in seconds.
-        face_number: of the face in its picture, from 0, the largest first; None for a whole picture.
+        face_number: of the face in its picture, from 1, the largest first; None for a whole picture.
         face: where it is.
         model: place of the model in the list; None unless the status is ok.
         class_names: the model's K classes.
-        probs: of the classes, float64 (K,).
-        crop: the pixels that the network saw, uint8 (S, S, 3).
+        probs: of the classes, float64 (K,); several test crops are averaged.
+        crop: the pixels that the network saw, uint8 (S, S, 3): the central ones.
         notices: what the decoder has to say about a picture that it could read.
     """
 
@@ -80,7 +81,8 @@ class View:
     """What the models that look at it see of a picture: the whole of it, or one face.
 
     Args:
-        crops: the prepared pixels by the model's place in the list; models that prepare alike share them.
+        crops: the test crops, uint8 (n, S, S, 3), the central one first, by the model's place in the list;
+            models that prepare alike share them.
         number: of the face in its picture; None for the whole picture.
         face: where the face is.
     """
@@ -96,10 +98,17 @@ class ViewCutter:
     Args:
         models: the models, each with its own preprocessing and face crop.
         detector: finds faces for the models that expect one; None shows every model the whole picture.
+        test_crops: the views of a picture, as `crops_asked` takes it.
     """
 
-    def __init__(self, models: Sequence[OnnxClassifier], detector: FindsFaces | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[OnnxClassifier],
+        detector: FindsFaces | None = None,
+        test_crops: str = "center",
+    ) -> None:
         self._models = list(models)
+        self._test_crops = crops_asked(models, test_crops)
         self._detector = detector
         crops = [None if detector is None else model.facts.crop for model in models]
         self._crops = [None if crop is None else FaceCrop.from_dict(crop) for crop in crops]
@@ -110,30 +119,32 @@ class ViewCutter:
         Empty where every model expects a face and there is none.
         """
         whole = [position for position, crop in enumerate(self._crops) if crop is None]
-        views = [View(self._prepared(image, whole, None))] if whole else []
+        found = [View(self._prepared(image, whole, None))] if whole else []
         if self._detector is None or len(whole) == len(self._models):
-            return tuple(views)
+            return tuple(found)
         cut = [position for position, crop in enumerate(self._crops) if crop is not None]
-        for number, face in enumerate(self._detector.detect(image)):
-            views.append(View(self._prepared(image, cut, face), number, face))
-        return tuple(views)
+        for number, face in enumerate(self._detector.detect(image), 1):
+            found.append(View(self._prepared(image, cut, face), number, face))
+        return tuple(found)
 
     def waiting(self, seen: Seen[tuple[View, ...]]) -> list[Waiting]:
         """Return the views of a picture, and None after them where it is bad or lacks the face expected."""
-        views = seen.value or ()
+        found = seen.value or ()
         expects_face = any(crop is not None for crop in self._crops)
-        lacking = bool(seen.reason) or (expects_face and not any(view.face for view in views))
-        return [(seen, view) for view in views] + ([(seen, None)] if lacking else [])
+        lacking = bool(seen.reason) or (expects_face and not any(view.face for view in found))
+        return [(seen, view) for view in found] + ([(seen, None)] if lacking else [])
 
     def _prepared(self, image: np.ndarray, positions: list[int], face: Face | None) -> dict[int, np.ndarray]:
-        """Return the crop for each of the models at `positions`, made once for those that prepare alike."""
+        """Return the crops for each of the models at `positions`, made once for those that prepare alike."""
         made: dict[object, np.ndarray] = {}
         crops = {}
         for position in positions:
             model, rule = self._models[position], self._crops[position]
-            alike = (rule, model.facts.preprocess)
+            spec, shown = model.facts.preprocess, self._test_crops[position]
+            alike = (rule, spec, shown)
             if alike not in made:
-                made[alike] = model.prepare(image if rule is None else _face_pixels(image, face, rule, model))
+                pixels = image if rule is None else _face_pixels(image, face, rule, model)
+                made[alike] = views(pixels, spec, shown)
             crops[position] = made[alike]
         return crops
 
@@ -147,6 +158,11 @@ def _face_pixels(image: np.ndarray, face: Face | None, rule: FaceCrop, model: On
     return crop_face(image, face, rule, spec.resize_size, spec.interpolation)
 
 
+def crops_asked(models: Sequence[OnnxClassifier], test_crops: str) -> list[str]:
+    """Return the test crops of each model: "run" stands for those that its scores were measured with."""
+    return [model.facts.test_crops if test_crops == "run" else test_crops for model in models]
+
+
 def predict_pictures(
     models: Sequence[OnnxClassifier],
     pictures: Iterable[Picture],
@@ -154,6 +170,7 @@ def predict_pictures(
     batch_size: int = 32,
     detector: FindsFaces | None = None,
     fps: float = 1.0,
+    test_crops: str = "center",
     workers: int = 0,
     at_once: int = 2,
 ) -> Generator[Answer, None, None]:
@@ -165,15 +182,19 @@ def predict_pictures(
         models: one or more; their classes and preprocessing may differ.
         pictures: files, sources of `apps.predict.picture_paths`, the bytes of files, or RGB pixels, uint8
             (H, W, 3).
-        batch_size: crops that a model is shown at once, across pictures.
+        batch_size: crops that a model is shown at once, across pictures; at least those of one picture.
         detector: finds the faces for the models that expect them; None shows the whole pictures.
         fps: frames of a video to look at, per second of it.
+        test_crops: center, flip or ten views of each picture, averaged; run: what each model's scores were
+            measured with.
         workers: threads that decode; 0 is one for every core, at most 16.
         at_once: batches in the models at the same time; one alone leaves cores idle between its steps.
 
     A picture that cannot be used, or has no face, gives one answer with that status instead.
     """
-    cutter = ViewCutter(models, detector)
+    cutter = ViewCutter(models, detector, test_crops)
+    most = max(TEST_CROPS[crops] for crops in crops_asked(models, test_crops))
+    batch_size = max(1, batch_size // most)  # pictures from here on
     threads = workers or min(MOST_WORKERS, core_count())
     ahead = 2 * max(batch_size * at_once, threads)
     stream = stream_pictures(pictures, cutter, workers=threads, ahead=ahead, fps=fps)
@@ -201,13 +222,17 @@ def _enough(waiting: Sequence[Waiting], batch_size: int) -> bool:
 
 
 def _answers(models: Sequence[OnnxClassifier], waiting: Sequence[Waiting]) -> list[Answer]:
-    """Show every model its crops of the waiting views, as one batch; return the answers in their order."""
+    """Show every model its crops of the waiting views, as one batch; return the answers in their order.
+
+    A model's probabilities are the mean over the test crops of a view.
+    """
     probs: dict[tuple[int, int], np.ndarray] = {}
     for position, model in enumerate(models):
         rows = [row for row, (_, view) in enumerate(waiting) if view is not None and position in view.crops]
         batch = [view.crops[position] for _, view in waiting if view is not None and position in view.crops]
         if batch:
-            found = model.run(np.stack(batch)).probs.astype(np.float64)
+            probs_each = model.run(np.concatenate(batch)).probs.astype(np.float64)
+            found = probs_each.reshape(len(batch), len(batch[0]), -1).mean(axis=1)
             probs.update({(row, position): found[place] for place, row in enumerate(rows)})
     answers = []
     for row, (seen, view) in enumerate(waiting):
@@ -215,7 +240,7 @@ def _answers(models: Sequence[OnnxClassifier], waiting: Sequence[Waiting]) -> li
         if view is None:
             answers.append(replace(plain, status="bad" if seen.reason else "no face"))
             continue
-        for position, crop in view.crops.items():
+        for position, crops in view.crops.items():
             answers.append(
                 replace(
                     plain,
@@ -224,7 +249,7 @@ def _answers(models: Sequence[OnnxClassifier], waiting: Sequence[Waiting]) -> li
                     model=position,
                     class_names=models[position].class_names,
                     probs=probs[row, position],
-                    crop=crop,
+                    crop=crops[0],
                 )
             )
     return answers

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from apps.predict.answers import Answer
 from finetune.atomic import atomic_file
+from finetune.console import on_one_line as on_one_line
 from finetune.errors import UsageError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -185,18 +186,6 @@ def readable(text: str) -> str:
     caf\udce9.jpg
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def on_one_line(text: str) -> str:
-    r"""Return `text` for a terminal: what cannot be printed (line ends, escape sequences) is spelled out.
-
-    >>> print(on_one_line("a\x1b[2J\nb"))
-    a\x1b[2J\nb
-    """
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-        for letter in text
-    )
 
 
 def nine_digits(value: float) -> float:

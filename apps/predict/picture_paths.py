@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from finetune.canvas import count_text
+
 PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm")
 ) | {".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
@@ -152,7 +154,9 @@ def _from_folder(folder: str, recursive: bool, notices: list[str]) -> Sequence[S
             if suffix in PICTURE_SUFFIXES:
                 sources.append(Source(os.path.join(parent, name)))  # noqa: PTH118  (keeps a leading "./")
     if videos:
-        notices.append(f"{folder}: {videos} videos in it are not looked at; name them, or give a pattern")
+        verb = "is" if videos == 1 else "are"
+        told = f"{count_text(videos, 'video')} in it {verb} not looked at"
+        notices.append(f"{folder}: {told}; name {'it' if videos == 1 else 'them'}, or give a pattern")
     if not sources and not broken:
         return [Source(folder, "nothing", "the folder holds no picture")]
     return sources + broken

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from apps.predict.tally import Tally, described, say_plan
 from apps.predict.video_frames import check_fps
 from apps.predict.views import HeatMapRows, LookFolder, TerminalTable
 from apps.views import core_count
+from finetune.atomic import check_writable
 from finetune.canvas import count_text
 from finetune.console import progress, say
 from finetune.errors import CrlError, InterruptedRunError, ResourceError, UsageError
@@ -52,7 +54,7 @@ def predict_paths(words: list[str], config: PredictConfig) -> dict[str, Any]:
     refuse_twins()
     from apps.session import OnnxClassifier
 
-    detector = ThreadDetectors(config.detector) if config.faces else None
+    detector = face_finder(config)
     found = find_sources(_with_lists(picture_words), recursive=config.recursive)
     at_once, threads = share_threads(config.threads or core_count())
     models = [OnnxClassifier(Path(word), device=config.device, threads=threads) for word in model_words]
@@ -63,7 +65,7 @@ def predict_paths(words: list[str], config: PredictConfig) -> dict[str, Any]:
     tally, failure = _run(models, found, config, detector, sinks, at_once)
     sinks.tell()
     tally.tell(found.notices)
-    summary = {**tally.summary(), **described(models, titles), "files": sinks.files()}
+    summary = {**tally.summary(), **described(models, titles, config.test_crops), "files": sinks.files()}
     failure = failure or tally.complaint(len(found.sources))
     if failure is not None:
         failure.result = summary
@@ -116,6 +118,9 @@ def _check_options(config: PredictConfig) -> tuple[Path | None, Path | None]:
     heat_map = check_suffix("--heatmap", config.heatmap, HEAT_MAP_SUFFIXES)
     if out is not None and heat_map is not None and out.absolute() == heat_map.absolute():
         raise UsageError(f"--out and --heatmap both name {out}; give two names")
+    places = [file.parent for file in (out, heat_map) if file is not None]
+    for place in places + ([Path(config.explain)] if config.explain else []):
+        check_writable(place)
     return out, heat_map
 
 
@@ -130,6 +135,50 @@ def _with_lists(words: Sequence[str]) -> list[str]:
         raise UsageError("the list on the standard input names no picture: one path a line")
     place = words.index("-")
     return [*words[:place], *listed, *(word for word in words[place + 1 :] if word != "-")]
+
+
+def face_finder(config: PredictConfig) -> ThreadDetectors | GivenBox | None:
+    """Return what finds the faces: a detector, the box that was given, or nothing for cropped faces."""
+    if config.box is not None:
+        if config.faces or config.detector:
+            raise UsageError("--box says where the face is: leave out --faces and --detector")
+        return GivenBox.of(config.box)
+    return ThreadDetectors(config.detector) if config.faces else None
+
+
+@dataclass(frozen=True)
+class GivenBox:
+    """Stands in for a face detector where a person has said where the face is.
+
+    Args:
+        box: x, y, width and height in px of the upright picture; it may reach over the picture's edges.
+    """
+
+    box: tuple[float, float, float, float]
+    name: str = "in the box that was given (--box), no detector is asked"
+
+    @classmethod
+    def of(cls, text: str) -> GivenBox:
+        """Return the box written as "x,y,width,height"; UsageError for anything else.
+
+        >>> GivenBox.of("10,20,50,60").box
+        (10.0, 20.0, 50.0, 60.0)
+        """
+        try:
+            x, y, width, height = (float(part) for part in text.split(","))
+        except ValueError:
+            raise UsageError(f"--box must be x,y,width,height in px, got {text!r}") from None
+        if not (all(map(math.isfinite, (x, y, width, height))) and width >= 1 and height >= 1):
+            raise UsageError(f"--box needs finite numbers, width and height at least 1 px, got {text!r}")
+        return cls((x, y, width, height))
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Return the face, none where its box lies outside the picture, uint8 (H, W, 3)."""
+        from agecls.faces import Face
+
+        x, y, width, height = self.box
+        outside = x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0
+        return [] if outside else [Face(self.box, 1.0, None)]
 
 
 class ThreadDetectors:
@@ -175,7 +224,7 @@ def _layout(
         models=[(title, model.sha256) for title, model in zip(titles, models, strict=True)],
         class_names=models[0].class_names if same else None,
         times=any(source.kind == "video" for source in found.sources),
-        faces=config.faces,
+        faces=config.faces or config.box is not None,
     )
 
 
@@ -209,12 +258,15 @@ class _Sinks:
         if self.table is not None and self.table.text():
             say(self.table.text())
         if self.out is not None:
-            say(f"answers: {self.out}")
+            say(f"answers: {on_one_line(str(self.out))}")
         if self.heat_rows is not None and self.heat_map is not None:
-            say(self.heat_rows.write(self.heat_map))
+            say(on_one_line(self.heat_rows.write(self.heat_map)))
         if self.looks is not None:
             how = f" ({', '.join(sorted(self.looks.methods))})" if self.looks.methods else ""
-            say(f"where the models looked{how}: {self.looks.count} pictures in {self.looks.folder}")
+            say(
+                f"where the models looked{how}: {count_text(self.looks.count, 'picture')} in "
+                f"{on_one_line(str(self.looks.folder))}"
+            )
 
     def files(self) -> dict[str, str]:
         """Return the names of what is written, by kind."""
@@ -226,7 +278,7 @@ def _run(
     models: Sequence[OnnxClassifier],
     found: Found,
     config: PredictConfig,
-    detector: ThreadDetectors | None,
+    detector: ThreadDetectors | GivenBox | None,
     sinks: _Sinks,
     at_once: int,
 ) -> tuple[Tally, CrlError | None]:
@@ -240,6 +292,7 @@ def _run(
         batch_size=math.ceil(config.batch_size / at_once) if on_cpu else config.batch_size,
         detector=detector,
         fps=config.fps,
+        test_crops=config.test_crops,
         at_once=at_once,
     )
     with ExitStack() as stack:

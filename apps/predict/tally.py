@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from apps.predict.answers import Answer
+from apps.predict.answers import Answer, crops_asked
 from apps.predict.files import on_one_line, readable
 from apps.predict.picture_paths import Found
 from finetune.canvas import count_text
@@ -16,6 +16,7 @@ from finetune.errors import DataError, listing
 
 if TYPE_CHECKING:
     from apps.config import PredictConfig
+    from apps.model_facts import ModelFacts
     from apps.session import OnnxClassifier
 
 
@@ -103,13 +104,25 @@ class Tally:
         }
 
 
-def described(models: Sequence[OnnxClassifier], titles: Sequence[str]) -> dict[str, Any]:
-    """Return what `--json` says of the models."""
+def described(models: Sequence[OnnxClassifier], titles: Sequence[str], test_crops: str) -> dict[str, Any]:
+    """Return what `--json` says of the models; `test_crops` as `crops_asked` takes it."""
     named = [
-        {"title": title, "file": readable(str(model.path)), "sha256": model.sha256, "device": model.device}
-        for title, model in zip(titles, models, strict=True)
+        {
+            "title": title,
+            "file": readable(str(model.path)),
+            "sha256": model.sha256,
+            "device": model.device,
+            "test_crops": crops,
+        }
+        for title, model, crops in zip(titles, models, crops_asked(models, test_crops), strict=True)
     ]
     return {"models": named, "device": models[0].device}
+
+
+def is_for_drawings(facts: ModelFacts) -> bool:
+    """Return whether a model learned from drawn look-alike faces: its answers mean nothing for people."""
+    data = facts.card.get("data")
+    return isinstance(data, Mapping) and data.get("kind") == "drawn"
 
 
 def say_plan(
@@ -127,6 +140,16 @@ def say_plan(
     parts += [f"{missing:,} not found"] if missing else []
     say(f"{', '.join(parts)}; {count_text(len(models), 'model')}: {', '.join(titles)}")
     say("\n".join(dict.fromkeys(model.device_note for model in models)))
+    asked = crops_asked(models, config.test_crops)
+    if set(asked) != {"center"}:
+        each = zip(titles, asked, strict=True)
+        told = (
+            asked[0] if len(set(asked)) == 1 else ", ".join(f"{crops} for {title}" for title, crops in each)
+        )
+        say(f"averaged over several views of a picture (test crops: {told}); --test_crops center shows one")
+    drawn = [title for title, model in zip(titles, models, strict=True) if is_for_drawings(model.facts)]
+    if drawn:
+        say(f"not for real faces: {', '.join(drawn)} learned from drawn look-alike faces alone")
     expecting = any(model.facts.crop is not None for model in models)
     if detector is not None:
         say(f"faces: {detector}" if expecting else "no model expects a face: they are shown whole pictures")

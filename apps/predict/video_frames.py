@@ -60,6 +60,8 @@ def check_fps(fps: float) -> None:
 
 def _open(file: Path) -> cv2.VideoCapture:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints arrive as reasons instead
+    # A frame that the file cuts off would otherwise be made up from its beginning.
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "fflags;+discardcorrupt")
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         # an absolute name: one like "concat:a|b" would otherwise be an instruction to FFmpeg

@@ -14,6 +14,7 @@ import numpy as np
 from apps.predict.answers import Answer
 from apps.predict.files import on_one_line, readable
 from finetune.atomic import write_bytes
+from finetune.canvas import count_text
 from finetune.console import format_table
 from finetune.errors import UsageError
 
@@ -50,7 +51,9 @@ class TerminalTable:
         lines = [format_table(used, [[row[name] for name in used] for row in rows])] if rows else []
         if self._count > len(rows):
             left = self._count - len(rows)
-            lines.append(f"... and {left:,} more rows; --out answers.csv keeps them all, with every class")
+            lines.append(
+                f"... and {count_text(left, 'more row')}; --out answers.csv keeps them all, with every class"
+            )
         return "\n".join(lines)
 
     def _row(self, answer: Answer) -> dict[str, object]:
@@ -130,7 +133,7 @@ class HeatMapRows:
             text = to_html_page(found, "Softmax heat map") if page else to_csv(found)
             write_bytes(file, text.encode())
         cut = f" (the first {len(rows)}; --out keeps all)" if self._left_out else ""
-        return f"heat map: {len(rows)} rows{cut}: {file}"
+        return f"heat map: {count_text(len(rows), 'row')}{cut}: {file}"
 
 
 def _probs(answer: Answer) -> np.ndarray:

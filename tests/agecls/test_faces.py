@@ -97,6 +97,17 @@ def test_a_face_warns_when_it_is_small_unsure_or_turned_away():
     assert "turned" in turned
 
 
+@pytest.mark.parametrize(("degrees", "warned"), [(0, 0), (55, 0), (65, 1), (-90, 1), (180, 1)])
+def test_a_face_warns_when_its_picture_is_not_upright(degrees, warned):
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    points = np.array([(-40, -30), (40, -30), (0, 0), (-30, 40), (30, 40)]) @ np.array(
+        [[cos, sin], [-sin, cos]]
+    )
+    told = Face((0, 0, 200, 200), 0.9, points + 100).warnings()
+    assert len(told) == warned
+    assert all(f"tilted by {abs(degrees)} degrees" in words for words in told)
+
+
 # --- how a picture is looked at
 
 

@@ -26,6 +26,11 @@ def test_facts_come_back_as_they_were():
     assert json.loads(facts.to_json())["schema"] == SCHEMA
 
 
+def test_names_of_any_script_may_stand_side_by_side():
+    names = ["Größe 3-5", "頭", "глава", "θ", "سن", "हिन्दी", "a b", "=1", "A", "a"]
+    assert ModelFacts.from_json(changed(class_names=names)).class_names == tuple(names)
+
+
 def test_no_face_crop_is_a_fact_too():
     assert ModelFacts.from_json(tiny_facts(crop=None).to_json()).crop is None
 
@@ -68,6 +73,35 @@ WRONG = {
         "preprocessing cannot be read",
     ),
     "preprocess mean": (changed(preprocess=SPEC.to_dict() | {"mean": 3}), "preprocessing cannot be read"),
+    "unseen space": (changed(class_names=["a", "a\u200b"]), "printable text"),
+    "unseen alone": (changed(class_names=["a", "\u200b"]), "printable text"),
+    "line separator": (changed(class_names=["a", "b\u2028c"]), "printable text"),
+    "paragraph separator": (changed(title="b\u2029c"), "printable text"),
+    "tag letters": (changed(class_names=["a", "\U000e0061b"]), "printable text"),
+    "private letters": (changed(class_names=["a", "\ue000"]), "printable text"),
+    "no letter yet": (changed(class_names=["a", "\u0378"]), "printable text"),
+    "blank name": (changed(class_names=["a", " \u3000"]), "printable text"),
+    "wide twin": (changed(class_names=["1", "\uff11"]), "look the same"),
+    "spaced twin": (changed(class_names=["a", "b", " b"]), "look the same"),
+    "composed twin": (changed(class_names=["\u00e9", "e\u0301"]), "look the same"),
+    "schema a flag": (changed(schema=True), "schema True"),
+    "schema a fraction": (changed(schema=1.0), "schema 1.0"),
+    "key told twice": (changed()[:-1] + ', "title": "other"}', "a key of one object twice"),
+    "inner key told twice": (changed().replace('"n": 10', '"n": 10, "n": 11'), "a key of one object twice"),
+    "NaN": (changed(metrics={"n": 1, "exact": float("nan")}), "NaN, which is no finite number"),
+    "NaN mean": (
+        changed(preprocess=SPEC.to_dict() | {"mean": [float("nan"), 0.5, 0.5]}),
+        "NaN, which is no finite number",
+    ),
+    "too large a number": (changed().replace('"n": 10', '"n": 1e999'), "1e999, which is no finite number"),
+    "too long a number": (changed(metrics={"n": 10**30}), "a number of 31 digits"),
+    "mean a text": (changed(preprocess=SPEC.to_dict() | {"mean": "123"}), "mean is a list of numbers"),
+    "std of texts": (changed(preprocess=SPEC.to_dict() | {"std": ["1", 1, 1]}), "std is a list of numbers"),
+    "score a text": (changed(metrics={"n": 3, "exact": "good"}), "metrics tell exact by 'good', no number"),
+    "score a flag": (changed(metrics={"n": True}), "metrics tell n by 'True', no number"),
+    "fold an object": (changed(data={"fold": {}}), "data tell fold by '{}', no number"),
+    "members a text": (changed(architecture={"members": "x"}), "architecture tell members by 'x'"),
+    "card data a number": (changed(card={"data": 5}), "card tells data by '5', no object"),
     "too long": (" " * (MAX_CHARACTERS + 1), "4,000,001 characters"),
 }
 

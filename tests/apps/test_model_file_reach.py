@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from apps.model_file import read_model_file
 from finetune.errors import ModelFileError
-from tests.apps.tiny_onnx import GROUPS, tiny_model
+from tests.apps.tiny_onnx import tiny_model
 
 
 def outside(tensor: TensorProto) -> TensorProto:
@@ -126,12 +126,3 @@ def test_models_that_reach_outside(name: str, tmp_path: Path):
     file.write_bytes(model.SerializeToString())
     with pytest.raises(ModelFileError, match=rf"reaching\.onnx: .*{reason}"):
         read_model_file(file)
-
-
-def test_a_subgraph_of_standard_operators_is_no_reason(tmp_path: Path):
-    model = tiny_model()
-    node = helper.make_node("Constant", [], ["c"], value=numbers())
-    model.graph.node.append(branch(helper.make_graph([node], "inner", [], [])))
-    file = tmp_path / "fine.onnx"
-    file.write_bytes(model.SerializeToString())
-    assert read_model_file(file)[1].class_names == GROUPS

@@ -79,6 +79,7 @@ def test_three_losses_are_cross_validated_compared_exported_and_shown(served, ca
     [(models, config)] = served
     assert [str(model) for model in models] == made["models"]
     assert config.examples == made["examples"] == str(folder / "examples")
+    assert config.cropped
     assert f"http://127.0.0.1:{config.port}" in told
     assert made["demo"] == {"stopped": True}
     assert {entry.name for entry in folder.iterdir()} == {MARKER, *MADE}  # all of it may be made anew
@@ -99,7 +100,10 @@ def test_without_serving_the_command_that_serves_is_named(served, capsys, tmp_pa
     assert len(out.splitlines()) == 1
     assert served == []
     assert made["demo"] is None
-    assert shlex.join(["crl", "demo", *made["models"], "--examples", str(folder / "examples")]) in told
+    assert (
+        shlex.join(["crl", "demo", *made["models"], "--examples", str(folder / "examples"), "--cropped"])
+        in told
+    )
     assert "http" not in told
 
 

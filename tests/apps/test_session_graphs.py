@@ -39,7 +39,7 @@ def write(file: Path, proto: onnx.ModelProto) -> Path:
 def test_a_graph_that_does_not_hold_together(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     proto = tiny_model()
     proto.graph.node[3].input[1] = "nowhere"
-    with pytest.raises(ModelFileError, match=r"broken\.onnx: ONNX Runtime cannot load it: "):
+    with pytest.raises(ModelFileError, match=r"broken\.onnx: the size of what .*'Conv' .* cannot be told"):
         OnnxClassifier(write(tmp_path / "broken.onnx", proto))
     assert capfd.readouterr() == ("", "")
 
@@ -47,31 +47,49 @@ def test_a_graph_that_does_not_hold_together(tmp_path: Path, capfd: pytest.Captu
 def test_an_unknown_operator(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     proto = tiny_model()
     proto.graph.node[3].op_type = "Convolve"
-    with pytest.raises(ModelFileError, match=r"odd\.onnx: ONNX Runtime cannot load it: .*Convolve"):
+    with pytest.raises(ModelFileError, match=r"odd\.onnx: uses the operator 'Convolve'"):
         OnnxClassifier(write(tmp_path / "odd.onnx", proto))
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_graph_that_lies_about_its_width(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    """Eight columns are declared; as many come out as the brightest pixel says."""
+@pytest.mark.parametrize(
+    ("ends", "reason"),
+    [
+        ("brightest one", r"the size of what its operator 'Slice' gives \('logits'\) cannot be told"),
+        ("many", r"answers with shapes \[\(1, 128\), \(1, 128\)\]"),
+    ],
+)
+def test_a_graph_that_lies_about_its_width(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], ends: str, reason: str
+):
+    """Eight columns are declared; 128 come out, or as many as the brightest pixel says."""
     proto = tiny_model(maps=False)
     del proto.graph.node[1:]
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "zero"))
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([128]), "many"))
     nodes = [
         ("Flatten", ["pixels"], ["flat"], {}),
         ("ReduceMax", ["pixels"], ["brightest"], {"keepdims": 0}),
         ("Cast", ["brightest"], ["number"], {"to": TensorProto.INT64}),
-        ("Reshape", ["number", "one"], ["ends"], {}),
-        ("Slice", ["flat", "zero", "ends", "one"], ["logits"], {}),
+        ("Reshape", ["number", "one"], ["brightest one"], {}),
+        ("Slice", ["flat", "zero", ends, "one"], ["logits"], {}),
         ("Softmax", ["logits"], ["probs"], {"axis": -1}),
     ]
     proto.graph.node.extend(
         helper.make_node(name, inputs, outputs, **options) for name, inputs, outputs, options in nodes
     )
-    with pytest.raises(ModelFileError, match=r"wide\.onnx: answers with shapes \[\(1, 128\), \(1, 128\)\]"):
+    with pytest.raises(ModelFileError, match=rf"wide\.onnx: {reason}"):
         OnnxClassifier(write(tmp_path / "wide.onnx", proto), device="cpu")
     assert capfd.readouterr() == ("", "")
+
+
+def test_probabilities_that_name_another_class_than_the_logits(tmp_path: Path):
+    proto = tiny_model(maps=False)
+    proto.graph.node[-1].input[0] = "turned"
+    proto.graph.node.insert(len(proto.graph.node) - 1, helper.make_node("Neg", ["logits"], ["turned"]))
+    with pytest.raises(ModelFileError, match=r"turned\.onnx: its probabilities name another class than its"):
+        OnnxClassifier(write(tmp_path / "turned.onnx", proto), device="cpu")
 
 
 def test_probabilities_that_are_none(tmp_path: Path):

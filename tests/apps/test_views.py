@@ -77,3 +77,10 @@ def test_a_strip_that_would_fill_the_memory():
     strip = np.zeros((1, 2_000_000, 3), np.uint8)
     with pytest.raises(DataError, match="2000000 x 1 pixels would become 72000000 x 36"):
         views(strip, spec)
+
+
+def test_a_name_is_no_picture():
+    with pytest.raises(UsageError, match=r"got str 'a\.png'; of a name make a Path"):
+        views("a.png", SPEC)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="got NoneType"):
+        views(None, SPEC)  # type: ignore[arg-type]

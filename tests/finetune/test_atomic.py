@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from finetune.atomic import atomic_file, check_free_space, free_bytes, is_stale, remove_stale, write_bytes
+from finetune.atomic import (
+    atomic_file,
+    check_free_space,
+    check_writable,
+    free_bytes,
+    is_stale,
+    remove_stale,
+    write_bytes,
+)
 from finetune.errors import ResourceError
 
 
@@ -80,3 +88,13 @@ def test_free_space_is_measured_where_the_folder_will_be(tmp_path: Path) -> None
     with pytest.raises(ResourceError, match=r"disk full: need \d+ MB, \d+ MB free at .*checkpoints"):
         check_free_space(later, free_bytes(tmp_path) + 10**12)
     assert not later.exists()
+
+
+def test_a_place_that_cannot_be_written_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    check_writable(tmp_path / "new" / "folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match="is a file"):
+        check_writable(tmp_path / "file" / "folder")
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(ResourceError, match="choose a folder that you may write to"):
+        check_writable(tmp_path / "new")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,3 +130,46 @@ def test_the_command_line_of_several_processes_starts_them_again(monkeypatch: py
     assert command_line() == "torchrun --nproc_per_node 4 -m agecls train"
     monkeypatch.setattr(sys, "argv", ["/nowhere/crl", "age", "train"])
     assert command_line() == "torchrun --nproc_per_node 4 --no-python /nowhere/crl age train"
+
+
+def test_what_the_system_refuses_is_a_sentence_with_the_place(capsys: pytest.CaptureFixture[str]):
+    refused = PermissionError(13, "Permission denied", "/far/away")
+    assert run_command(doing(refused), [], prog="crl test") == 5
+    told = capsys.readouterr().err
+    assert told.startswith("crl test: /far/away: Permission denied. Choose a place")
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_leaves_no_handler(capsys: pytest.CaptureFixture[str]):
+    cleaned = []
+
+    def run(config: FitConfig, words: Mapping[str, str]) -> dict[str, Any]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            cleaned.append(True)
+        return {}
+
+    assert run_command(Command(FitConfig, "waits", run), [], prog="crl test") == 130
+    assert (cleaned, signal.getsignal(signal.SIGTERM)) == ([True], signal.SIG_DFL)
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure():
+    code = (
+        "from dataclasses import dataclass\n"
+        "from finetune.command import Command, run_command\n"
+        "from finetune.console import say\n"
+        '@dataclass(frozen=True)\nclass No:\n    """Nothing."""\n'
+        "def run(config, words):\n    [say('x' * 1000) for _ in range(1000)]\n    return {}\n"
+        "raise SystemExit(run_command(Command(No, 'talks', run), [], prog='p'))\n"
+    )
+    talker = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    command = f"{talker} | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    found = subprocess.run(
+        ["bash", "-c", command],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (found.stdout.strip(), found.stderr) == ("0", "")

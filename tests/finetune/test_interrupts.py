@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from finetune.interrupts import StopRequest
+from finetune.interrupts import HANGUP, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -16,6 +16,26 @@ def test_the_first_signal_only_asks(number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
         assert stop.requested
         assert stop.signal_name == number.name
+
+
+def test_the_end_of_the_terminal_asks_where_it_is_wanted() -> None:
+    with StopRequest(also=HANGUP) as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.requested
+        assert stop.signal_name == "SIGHUP"
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    with StopRequest():
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_under_nohup_the_end_of_the_terminal_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest(also=HANGUP) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def press_control_c_twice() -> None:

@@ -1,6 +1,7 @@
 """The whole demo against ill will: a real process, a real port, raw HTTP (faults 22, 23 and 36)."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -384,6 +385,58 @@ def test_passwords_keepsakes_and_sigterm(model, tmp_path):
 
 
 FORM = {"Content_Type": "application/x-www-form-urlencoded"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_is_quick_and_leaves_nothing_whatever_is_under_way(model, tmp_path, number):
+    with live_demo(tmp_path, [model]) as demo:
+        path = demo.upload([("._IMG.png", picture(1))]).json[0]
+        assert demo.result(demo.join([path]).json["event_id"])["errors"] == []
+        with socket.create_connection(("127.0.0.1", demo.port)) as silent:
+            start = f"POST {UPLOAD} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n"
+            start += (
+                "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-Disposition: form-data; "
+            )
+            silent.sendall(start.encode() + b'name="files"; filename="y.png"\r\n\r\n' + b"x" * 50_000)
+            deadline = time.monotonic() + 10
+            while len(demo.files()) < 2 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert len(demo.files()) == 2
+            begun = time.monotonic()
+            demo.process.send_signal(number)
+            assert demo.process.wait(20) == 0
+            assert time.monotonic() - begun < 4  # gradio alone takes 5 s and more
+    assert [file.name for file in tmp_path.iterdir()] == [demo.log.name]
+    assert "Traceback" not in demo.said
+    assert "ERROR" not in demo.said
+
+
+def test_an_unknown_answer_is_said_and_leaves_no_trace(demo):
+    before = demo.said
+    reply = demo.ask("GET", "/gradio_api/call/predict/0123456789abcdef")
+    assert reply.status == 404
+    assert "no answer under this id" in reply.json["detail"]
+    assert demo.said == before
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_the_new_kind_of_address_and_a_wrong_certificate_file(model, tmp_path, host):
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    code, words = run_demo(
+        model,
+        "--host",
+        host,
+        "--port",
+        str(unused_port()),
+        "--check",
+        SSL_CERT_FILE="/none",
+        TMPDIR=str(tmp_path),
+    )
+    assert code == 0, words
+    assert "checked: http://[::1]:" in words
+    assert "ignores" in words
+    assert "SSL_CERT_FILE" in words
 
 
 def test_events_are_read_by_name():

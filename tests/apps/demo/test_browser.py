@@ -238,6 +238,98 @@ def test_no_width_makes_the_page_scroll_sideways(visit, files):
     assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == ("dark" in body)
 
 
+SIZES = [(*size, "light") for size in (DESK, (1024, 768), PHONE)]
+# Whether the control with the focus is what is seen at its middle, and what it is.
+IN_SIGHT = """() => {
+  const one = document.activeElement, {left, top, width, height} = one.getBoundingClientRect();
+  const seen = document.elementFromPoint(left + width / 2, top + height / 2);
+  const words = one.getAttribute("aria-label") || one.closest("label")?.innerText || one.innerText;
+  return [one === document.body, words.split("\\n")[0], one.contains(seen)];
+}"""
+
+
+@pytest.mark.parametrize("visit", SIZES, indirect=True)
+def test_nothing_hides_the_control_that_has_the_focus(visit):
+    visit.page.get_by_role("tab", name="Age groups").focus()
+    passed, hidden = [], []
+    for _ in range(60):
+        visit.page.keyboard.press("Tab")
+        visit.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        left, words, in_sight = visit.page.evaluate(IN_SIGHT)
+        if left:
+            break
+        passed.append(words)
+        hidden += [] if in_sight else [words]
+    assert {"0-2", "CE", "NLLR", "CRL", "More options", "Classify"} <= set(passed)
+    assert hidden == []
+
+
+@pytest.mark.parametrize("visit", SIZES, indirect=True)
+def test_the_button_covers_no_switch_wherever_the_page_is_scrolled(visit):
+    """A switch may be cut by the window's edge, but nothing may lie over it."""
+    covered = visit.page.evaluate(
+        """() => { const covered = [];
+        for (let down = 0; down < document.documentElement.scrollHeight; down += 40) {
+          scrollTo(0, down);
+          for (const one of document.querySelectorAll(".crl-panel input[type=checkbox]")) {
+            const {left, top, width, height} = one.getBoundingClientRect(), middle = top + height / 2;
+            if (!one.offsetParent || middle < 0 || middle >= innerHeight) continue;
+            const seen = document.elementFromPoint(left + width / 2, middle);
+            if (seen && seen !== one) covered.push([down, seen.className]);
+          }
+        } return covered; }"""
+    )
+    assert covered == []
+
+
+@pytest.mark.parametrize("visit", [(*PHONE, "light")], indirect=True)
+def test_a_heat_map_fades_where_more_of_it_is_to_the_right(visit, files):
+    visit.choose(*files)
+    visit.classify()
+    heat = visit.shown(".crl-heat")
+    mask = "one => getComputedStyle(one).maskImage"
+    assert "0.15" in heat.evaluate(mask)
+    heat.evaluate("one => { one.scrollLeft = one.scrollWidth }")
+    visit.page.wait_for_function(
+        "() => [...document.querySelectorAll('.crl-heat')].filter(one => one.offsetParent)"
+        ".every(one => !getComputedStyle(one).maskImage.includes('0.15'))"
+    )
+
+
+def test_fields_and_curves_of_the_explorer_agree_whatever_is_typed(visit):
+    visit.page.get_by_role("tab", name="Loss explorer").click()
+    field, sentence = visit.shown('input[type="number"]').first, visit.shown(".crl-loss li").first
+    sentence.wait_for()
+    visit.page.wait_for_load_state("networkidle")  # a field that is filled sooner is set back by the page
+    for typed, told in (("5", ""), ("9", "drawn for 5, not 9"), ("", "no number"), ("2", "")):
+        field.fill(typed)
+        notice = visit.shown(".crl-frame .crl-warning")
+        if told:
+            notice.filter(has_text=told).wait_for()
+        else:
+            notice.wait_for(state="detached")
+            sentence.filter(has_text=f"\N{GREEK SMALL LETTER ALPHA} = {typed},").wait_for()
+        field.press("Tab")
+        visit.page.wait_for_function(  # the field mends itself, and the curves follow
+            """() => { const seen = all => [...document.querySelectorAll(all)].find(one => one.offsetParent);
+            const value = seen('input[type="number"]').value, told = seen(".crl-loss li").innerText;
+            return value !== "" && told.includes(`\N{GREEK SMALL LETTER ALPHA} = ${value},`)
+              && !seen(".crl-frame .crl-warning"); }"""
+        )
+
+
+def test_long_titles_of_models_are_wrapped_not_clipped(visit):
+    clipped = visit.page.evaluate(
+        """() => [...document.querySelectorAll(".crl-panel fieldset label span")].filter(one => {
+          if (!one.offsetParent) return false;
+          one.textContent = "crl alpha 1.5 with a long_title_that_never_ends_fold_0_int8_of_a_run";
+          const panel = one.closest(".crl-panel").getBoundingClientRect();
+          return one.scrollWidth > one.clientWidth + 1 || one.getBoundingClientRect().right > panel.right - 8;
+        }).length"""
+    )
+    assert clipped == 0
+
+
 def test_the_keyboard_sees_where_it_is(visit):
     visit.button.focus()
     visit.page.keyboard.press("Shift+Tab")

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from apps.demo import guard
 from apps.demo.guard import app_kwargs, check_bind, free_port, read_auth, refuse_environment
 from apps.demo.uploads import UploadFolder
 from finetune.errors import UsageError
@@ -13,6 +14,8 @@ from finetune.errors import UsageError
 def environment(monkeypatch):
     """The environment, given back after the test whatever `refuse_environment` does to it."""
     kept = dict(os.environ)
+    for name in guard._WAYS_OUT:
+        os.environ.pop(name, None)
     yield monkeypatch
     os.environ.clear()
     os.environ.update(kept)
@@ -41,6 +44,17 @@ def test_what_widens_access_is_taken_out_and_said(environment, capsys, tmp_path)
     assert os.environ["HOME_OF_GRADIO"] == "stays"
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert "GRADIO_SHARE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE", "ALL_PROXY", "https_proxy"]
+)
+def test_certificates_and_proxies_cannot_end_the_start(environment, capsys, name):
+    """Each value makes httpx fail when gradio is imported; the demo asks no other machine anything."""
+    environment.setenv(name, "socks5://none")
+    assert refuse_environment() == [name]
+    assert name not in os.environ
+    assert f"ignores {name} from" in capsys.readouterr().out
 
 
 def test_a_second_call_ignores_nothing_and_says_nothing(environment, capsys, tmp_path):
@@ -161,6 +175,14 @@ def test_a_free_port_is_taken_as_it_is():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     assert free_port("127.0.0.1", port, auto=False) == port
+
+
+def test_gradio_needs_the_port_on_the_old_address_too():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UsageError, match="in use"):
+            free_port("::1", taken.getsockname()[1], auto=False)
 
 
 def test_no_free_port_at_all(monkeypatch):

@@ -188,19 +188,27 @@ def test_a_size_that_is_no_size(text):
 def test_the_folder_has_room_for_twenty_full_requests(folder, monkeypatch):
     limits = Limits(max_files=2, max_mb=1, folder=folder)
     monkeypatch.setattr(type(folder), "size", lambda self: 19 * limits.request_bytes)
-    with limits.room_for(limits.request_bytes):
-        assert refused(limits.room_for(1).__enter__) == 507  # one that comes at the same time counts
-    with limits.room_for(limits.request_bytes):
+    assert refused(limits.check_room, limits.request_bytes) is None
+    assert refused(limits.check_room, limits.request_bytes + 1) == 507
+
+
+def test_an_address_may_send_some_uploads_at_the_same_time_and_no_more(folder, monkeypatch):
+    monkeypatch.setattr("apps.demo.guard_body.UPLOADS_PER_ADDRESS", 2)
+    limits = Limits(max_files=2, max_mb=1, folder=folder)
+    with limits.upload_from("a"), limits.upload_from("a"):
+        assert refused(limits.upload_from("a").__enter__) == 429
+        with limits.upload_from("b"):
+            pass
+    with limits.upload_from("a"):
         pass
-    assert refused(limits.room_for(limits.request_bytes + 1).__enter__) == 507
+    assert not limits._coming
 
 
 def test_some_of_the_disk_is_left_to_others(folder, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000_500))
     limits = Limits(max_files=2, max_mb=1, folder=folder)
-    assert refused(limits.room_for(501).__enter__) == 507
-    with limits.room_for(500):
-        pass
+    assert refused(limits.check_room, 501) == 507
+    assert refused(limits.check_room, 500) is None
 
 
 def test_a_refused_body_is_drained_up_to_a_limit():
@@ -222,6 +230,27 @@ def test_a_body_that_is_complete_is_not_waited_for():
         return await inbox.receive()
 
     assert asyncio.run(go()) == {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize("drain", [0.05, 1.0])
+def test_a_body_that_stops_coming_is_given_up_and_an_answer_is_not(monkeypatch, drain):
+    monkeypatch.setattr("apps.demo.guard_body.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("apps.demo.guard_body._DRAIN_SECONDS", drain)
+
+    async def silent():
+        await asyncio.sleep(0.2)
+        return {"type": "http.disconnect"}
+
+    async def wait_after_the_body():
+        inbox = Inbox(silent)
+        inbox._complete = True
+        return await inbox.receive()
+
+    with pytest.raises(Refusal, match=r"Nothing came for 0\.05 s") as caught:
+        asyncio.run(Inbox(silent).receive())
+    assert caught.value.status == 408
+    asyncio.run(Inbox(silent).drain())
+    assert asyncio.run(wait_after_the_body()) == {"type": "http.disconnect"}
 
 
 def test_a_sender_who_stops_sending_is_not_waited_for_for_ever(monkeypatch):

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from gradio.route_utils import upload_fn
 from starlette.formparsers import MultiPartException
@@ -46,6 +47,23 @@ def app(folder):
     def file(path: str):
         return HTMLResponse("<script>evil()</script>")
 
+    @app.get("/gradio_api/call/predict/{event}")
+    def answer(event: str):
+        def lines():
+            if event == "good":
+                yield "event: complete\ndata: [1]\n\n"
+                return
+            yield "event: error\ndata: null\n\n"
+            if event == "unknown":
+                raise HTTPException(404)  # as gradio does
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    @app.post("/login")
+    async def login(request: Request):
+        right = await request.body() == b"right"
+        return JSONResponse({}, 200 if right else 400)
+
     @app.post("/gradio_api/queue/join")
     async def join(request: Request):
         app.state.seen.append(await request.json())
@@ -66,13 +84,17 @@ def app(folder):
     return app
 
 
-def ask(app, method, path, headers=(), chunks=(b"",), gone=False, seconds=5.0):
-    """Send one request through ASGI; return (status, headers, body), the status None where nothing came."""
+def ask(app, method, path, headers=(), chunks=(b"",), gone=False, seconds=5.0, idle=False):
+    """Send one request through ASGI; return (status, headers, body), the status None where nothing came.
+
+    With `gone` the sender leaves before the body's end, with `idle` it stays and sends no more.
+    """
     sent, waiting = [], list(chunks)
 
     async def receive():
         if waiting:
-            return {"type": "http.request", "body": waiting.pop(0), "more_body": gone or bool(waiting)}
+            more = gone or idle or bool(waiting[1:])
+            return {"type": "http.request", "body": waiting.pop(0), "more_body": more}
         if not gone:
             await asyncio.sleep(3600)  # a client that waits for its answer
         return {"type": "http.disconnect"}
@@ -231,6 +253,117 @@ def test_a_sender_who_leaves_in_the_middle_leaves_nothing(app, folder):
     assert status is None
     assert list(folder.path.iterdir()) == []
     assert ask(app, "POST", "/gradio_api/queue/join", [], [b'{"data"'], gone=True)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        (".png", "file.png"),
+        ("._IMG.jpg", "file._IMG.jpg"),
+        ("<.hidden.jpg", "file.hidden.jpg"),
+        ("a/.b.jpg", "file.b.jpg"),
+        ("..", "file"),
+        ("a.b.jpg", "a.b.jpg"),
+        ("\u65e5.jpg", "\u65e5.jpg"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 7, 10**6])
+def test_a_name_that_begins_with_a_dot_gets_a_front(app, folder, name, stored, step):
+    body = form(
+        part(b"0" * 50, "first.png"),
+        part(b"1" * 900, name),
+        part(b"2", name),
+    )
+    chunks = [body[start : start + step] for start in range(0, len(body), step)]
+    status, _, answer = ask(app, "POST", UPLOAD, [FORM, size_of(body)], chunks)
+    assert status == 200
+    files = [Path(file) for file in json.loads(answer)]
+    assert [file.name for file in files] == ["first.png", stored, stored]
+    assert [file.read_bytes() for file in files] == [b"0" * 50, b"1" * 900, b"2"]
+
+
+def test_headers_without_end_are_refused(app, folder):
+    start = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n'
+    chunks = [start, *[b"X-%d: %s\r\n" % (number, b"1" * 3000) for number in range(4)], b"\r\n"]
+    status, _, answer = ask(app, "POST", UPLOAD, [FORM], chunks)
+    assert status == 400
+    assert b"headers are too long" in answer
+
+
+@pytest.mark.parametrize("path", [UPLOAD, "/gradio_api/queue/join", "/login"])
+def test_a_sender_who_falls_silent_is_told_and_leaves_nothing(app, folder, monkeypatch, path):
+    monkeypatch.setattr("apps.demo.guard_body.IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("apps.demo.guard_body.Inbox.drain", None)  # what else would come is not waited for
+    body = part(b"1" * 900)[:500]
+    status, headers, answer = ask(app, "POST", path, [FORM], [body], idle=True, seconds=2.0)
+    assert status == 408
+    assert b"Nothing came" in answer
+    assert headers["connection"] == "close"
+    assert list(folder.path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "most", "status"), [("127.0.0.1", 31, 200), ("127.0.0.1", 30, 429), ("127.0.0.9", 30, 200)]
+)
+def test_what_is_only_announced_takes_no_room_from_others(app, monkeypatch, address, most, status):
+    """Thirty uploads announce as much as one may send, and send nothing; one from 127.0.0.1 is served."""
+    monkeypatch.setattr("apps.demo.guard_body.UPLOADS_PER_ADDRESS", most)
+    size = 3 * 5000 + 4000
+    results = []
+
+    async def go():
+        started = []
+
+        async def silent():
+            started.append(1)
+            await asyncio.sleep(3600)
+
+        async def forget(message):
+            raise AssertionError(message)
+
+        scope = {"type": "http", "method": "POST", "path": UPLOAD, "raw_path": b"", "query_string": b""}
+        scope |= {"headers": [HOST, FORM, (b"content-length", str(size).encode())], "root_path": ""}
+        scope |= {"scheme": "http", "client": (address, 5), "server": ("127.0.0.1", 7860)}
+        idle = [asyncio.create_task(app(dict(scope), silent, forget)) for _ in range(30)]
+        while len(started) < 30:
+            await asyncio.sleep(0.01)
+        results.append(await asyncio.to_thread(ask, app, "POST", UPLOAD, [FORM], [form(part(b"1"))]))
+        for task in idle:
+            task.cancel()
+        await asyncio.gather(*idle, return_exceptions=True)
+
+    asyncio.run(go())
+    assert results[0][0] == status
+
+
+def test_a_folder_that_fills_up_meanwhile_ends_an_upload(app, folder, monkeypatch):
+    monkeypatch.setattr("apps.demo.guard_upload._ROOM_STEP", 100)
+    sizes = iter([0, 10**9, 10**9, 10**9])
+    monkeypatch.setattr(type(folder), "size", lambda self: next(sizes))
+    body = form(part(b"1" * 900))
+    chunks = [body[:50], body[50:500], body[500:]]
+    assert ask(app, "POST", UPLOAD, [FORM], chunks)[0] == 507
+    assert list(folder.path.iterdir()) == []
+
+
+def test_an_answer_that_nobody_asked_for_is_told_in_words(app, capsys):
+    for path in ("/gradio_api/call/predict/unknown", "/gradio_api/call/predict/unknown"):
+        status, _, body = ask(app, "GET", path)
+        assert status == 404
+        assert "no answer under this id" in json.loads(body)["detail"]
+    assert capsys.readouterr().out == ""
+    assert ask(app, "GET", "/gradio_api/call/predict/good")[::2] == (200, b"event: complete\ndata: [1]\n\n")
+    assert ask(app, "GET", "/gradio_api/call/predict/bad")[::2] == (200, b"event: error\ndata: null\n\n")
+
+
+def test_passwords_cannot_be_guessed_quickly(app):
+    found = [ask(app, "POST", "/login", [], [b"wrong"])[0] for _ in range(12)]
+    assert found == [400] * 10 + [429] * 2
+    assert ask(app, "POST", "/login", [], [b"right"])[0] == 429
+
+
+def test_logins_that_succeed_are_not_counted(app):
+    assert {ask(app, "POST", "/login", [], [b"right"])[0] for _ in range(30)} == {200}
 
 
 def test_a_full_folder_is_said(app, folder, monkeypatch):

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from apps.demo.loss_explorer import TABLE_AT, explain, explorer_html, loss_lines
+from apps.demo.loss_explorer import TABLE_AT, explain, explorer_html, loss_lines, redrawn_html
 from finetune.errors import UsageError
 
 SETTINGS = [
@@ -119,10 +119,42 @@ def test_crl_at_beta_1_is_what_the_sentence_says():
     np.testing.assert_allclose(loss_lines(p)[2].loss, math.log(1.5) - np.log(lowered))
 
 
-def test_the_push_chart_grows_with_the_push():
-    chart = explorer_html(alpha=0.0, beta=5.0).split("crl-loss-push-clip")[-1]
+@pytest.mark.parametrize("chart", ["value", "push"])
+@pytest.mark.parametrize(
+    ("alpha", "beta", "gamma"), [*SETTINGS, (5.0, 4.0, 2.0), (0.0, 5.0, 2.0), (0.05, 5.0, 0)]
+)
+def test_the_scales_hold_every_line(chart, alpha, beta, gamma):
+    drawn = explorer_html(alpha, beta, gamma).split(f'id="crl-loss-{chart}-clip"')[1].split("</svg>")[0]
     heights = [
-        float(pair.split(",")[1]) for line in re.findall(r'points="([^"]*)"', chart) for pair in line.split()
+        float(pair.split(",")[1]) for line in re.findall(r'points="([^"]*)"', drawn) for pair in line.split()
     ]
-    assert min(heights) >= 34  # nothing is cut off at the top
-    assert max(heights) <= 273
+    assert min(heights) >= 33.9  # nothing is cut off at the top
+    assert max(heights) <= 272.1
+
+
+def test_the_description_of_the_pushes_is_true_at_gamma_0():
+    assert "focal loss&#x27;s is below it for sure" in explorer_html(gamma=0.5)
+    assert "focal loss&#x27;s is the same as cross-entropy&#x27;s" in explorer_html(gamma=0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "drawn", "words"),
+    [
+        ((5, 1, 2), (5, 1, 2), []),
+        ((9, 1, 2), (5, 1, 2), ["alpha goes from 0 to 5: the curves are drawn for 5, not 9."]),
+        ((1.5, -1, 2), (1.5, 0, 2), ["beta goes from 0 to 5: the curves are drawn for 0, not -1."]),
+        ((1, 1, None), (1, 1, 2), ["gamma is no number: the curves are drawn for 2."]),
+        (
+            ("", float("nan"), True),
+            (1.5, 1, 2),
+            [f"{name} is no number" for name in ("alpha", "beta", "gamma")],
+        ),
+        (("<b>", 10**400, 0), (1.5, 5, 0), ["alpha is no number", "beta goes from"]),
+    ],
+)
+def test_what_stands_in_the_fields_is_drawn_or_mended_in_words(given, drawn, words):
+    html = redrawn_html(*given)
+    assert html.endswith(explorer_html(*drawn))
+    told = re.findall('<p class="crl-warning">(.*?)</p>', html)
+    assert len(told) == len(words)
+    assert all(part in sentence for part, sentence in zip(words, told, strict=True))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -105,6 +106,18 @@ def test_where_the_network_looked_is_open_for_a_single_picture():
     assert '<details class="crl-looks">' in two
     _, without = page(row())
     assert "crl-looks" not in without
+
+
+def test_headings_go_down_one_step_at_a_time():
+    parsed, _ = page(row(), row("b.png"))
+    steps = [int(tag[1]) for tag, _ in parsed.tags if tag in ("h1", "h2", "h3", "h4")]
+    assert steps[0] == 2  # the page's title is the h1
+    assert max(after - before for before, after in pairwise(steps)) == 1
+
+
+def test_a_notice_about_the_downloads_is_said_and_escaped():
+    html = results_html(Answer(NAMES, ("CE", "CRL"), (row(),)), "no <PNG>")
+    assert '<p class="crl-warning" role="status">no &lt;PNG&gt;</p></div>' in html
 
 
 def test_every_number_stands_in_the_table():

@@ -7,7 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from apps.demo import looks as demo_looks
+from apps.demo.results import results_html
 from apps.demo.service import MAX_FACES, DemoService, answer_call
+from apps.explain import explain_onnx, overlay
+from apps.heatmap import to_csv
 from apps.session import OnnxClassifier
 from finetune.errors import ModelFileError, ResourceError
 from tests.apps.tiny_onnx import GROUPS, expected_probs, tiny_facts, write_tiny
@@ -122,7 +126,8 @@ def test_a_crowd_is_cut_short_and_said(models, tmp_path):
     faces = [FakeFace((0, 0, 20, 20)) for _ in range(MAX_FACES + 3)]
     answer = service(models, faces).answer([paint(tmp_path / "crowd.png", (9, 9, 9))])
     assert len(answer.rows) == MAX_FACES
-    assert answer.rows[0].warnings == ("15 faces were found, the 12 largest are shown",)
+    crowd = "15 faces were found, the 12 largest are shown"
+    assert [row.warnings for row in answer.rows] == [(crowd,), *[()] * (MAX_FACES - 1)]
 
 
 def test_no_face_is_a_message_and_the_other_pictures_are_answered(models, tmp_path):
@@ -190,11 +195,13 @@ def test_a_request_that_cannot_be_answered_is_refused_in_words(models, paths, ti
     assert answer.status == "nothing was classified"
 
 
-def test_the_true_class_is_the_examples_own_before_the_one_given(models, tmp_path):
+def test_the_true_class_given_goes_before_the_examples_own(models, tmp_path):
     example, other = paint(tmp_path / "example.png", (1, 2, 3)), paint(tmp_path / "other.png", (3, 2, 1))
     made = service(models, known_class=lambda path: "60+" if path == example else None)
     rows = made.answer([example, other], cropped=True, truth="0-2").rows
-    assert [GROUPS[row.true] for row in rows] == ["60+", "0-2"]
+    assert [GROUPS[row.true] for row in rows] == ["0-2", "0-2"]
+    rows = made.answer([example, other], cropped=True).rows
+    assert [row.true for row in rows] == [GROUPS.index("60+"), None]
 
 
 def test_explaining_draws_over_the_crop_for_every_model(models, tmp_path):
@@ -240,6 +247,58 @@ def test_a_model_that_fails_is_said_without_the_servers_paths(models, tmp_path, 
     assert answer.rows == ()
 
 
+def test_models_without_maps_are_explained_for_a_few_crops_only_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_looks, "MOST_COVERED", 4)
+    files = [
+        write_tiny(tmp_path / f"{n}.onnx", tiny_facts(title=str(n)), seed=n, maps=n == 2) for n in range(3)
+    ]
+    made = service([OnnxClassifier(file, device="cpu", threads=1) for file in files])
+    pictures = [paint(tmp_path / f"{n}.png", (9 * n, 90, 9)) for n in range(5)]
+    answer = made.answer(pictures, cropped=True, explain=True)
+    looked = [sum(row.guesses[title].look is not None for row in answer.rows) for title in "012"]
+    assert looked == [2, 2, 5]  # four crops are shared by the two models without maps
+    assert answer.errors == (("", "where a model without maps looked is shown for the first 2 of 5 crops"),)
+    assert made.answer(pictures[:2], cropped=True, explain=True).errors == ()
+
+
+def test_maps_come_with_the_answers_of_a_whole_batch(models, tmp_path, monkeypatch):
+    pictures = [paint(tmp_path / f"{n}.png", (9 * n, 90, 9)) for n in range(5)]
+    asked = []
+    run = models[0].run
+    monkeypatch.setattr(
+        models[0], "run", lambda batch, maps=False: asked.append(len(batch)) or run(batch, maps=maps)
+    )
+    answer = service(models).answer(pictures, ["CE"], cropped=True, explain=True)
+    assert asked == [5]
+    for row in answer.rows:
+        guess = row.guesses["CE"]
+        alone = overlay(guess.crop, explain_onnx(models[0], guess.crop, guess.class_index)[0])
+        assert np.abs(guess.look.astype(int) - alone).max() <= 1
+
+
+@pytest.mark.parametrize("faces", [None, [FakeFace((0, 0, 30, 30))]])
+def test_different_pictures_of_one_name_stay_apart(models, tmp_path, faces):
+    files = []
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        files.append(paint(tmp_path / str(number) / "image.jpg", (80 * number, 9, 9)))
+    (tmp_path / "3").mkdir()
+    files.append(tmp_path / "3" / "image.jpg")
+    files[-1].write_bytes(b"")
+    made = service(models, faces)
+    answer = made.answer(files, cropped=faces is None)
+    names = ["image.jpg", "image.jpg (2)", "image.jpg (3)"]
+    assert [answer.label(row) for row in answer.rows] == names
+    assert [answer.faces(row) for row in answer.rows] == [int(faces is not None)] * 3
+    assert [name for name, _ in answer.errors] == ["image.jpg (4)"]
+    assert list(answer.heat_map().rows) == names
+    assert [line.split(",")[0] for line in to_csv(answer.heat_map()).splitlines()[1::2]] == names
+    assert "of 3" not in results_html(answer)
+    assert all(f'aria-label="{name}"' in results_html(answer) for name in names)
+    got = answer_call({"age": made}, [str(file) for file in files], None, faces is None)
+    assert [seen["name"] for seen in got["pictures"]] == names
+
+
 def test_the_same_upload_twice_is_answered_once(models, tmp_path):
     file = paint(tmp_path / "a.png", (1, 2, 3))
     assert len(service(models).answer([file, file], cropped=True).rows) == 1
@@ -270,6 +329,33 @@ def test_the_first_title_chooses_the_tab(models, tmp_path):
     assert set(answer_call(services, [picture], None, True)["pictures"][0]["models"]) == {"CE", "CRL"}
     mixed = answer_call(services, [picture], ["CE", "bird"], True)
     assert "no model is called bird" in mixed["errors"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (1, 5, "models must be"),
+        (1, {"a": 1}, "models must be"),
+        (1, False, "models must be"),
+        (1, ["CE", 1], "models must be"),
+        (2, "false", "already_cropped must be true or false"),
+        (2, 1, "already_cropped must be true or false"),
+        (2, [False], "already_cropped must be true or false"),
+        (3, 5, "true_class must be"),
+        (3, ["4-6"], "true_class must be"),
+        (3, False, "true_class must be"),
+        (0, 5, "files must be"),
+        (0, None, "files must be"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_and_never_guessed_at(models, tmp_path, place, value, words):
+    values: list[object] = [[str(paint(tmp_path / "a.png", (1, 2, 3)))], None, True, None]
+    assert len(answer_call({"age": service(models)}, *values)["pictures"]) == 1
+    values[place] = value
+    got = answer_call({"age": service(models)}, *values)
+    assert got["pictures"] == []
+    [error] = got["errors"]
+    assert words in error["reason"]
 
 
 @pytest.mark.parametrize(

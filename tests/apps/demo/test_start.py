@@ -80,6 +80,20 @@ def test_numbers_that_cannot_be_right_are_refused(values):
     demo_start.check_numbers(DemoConfig())
 
 
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("::1", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("::", "[::1]"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("me.local", "me.local"),
+    ],
+)
+def test_the_address_can_be_opened(host, shown):
+    assert demo_start.address(host, 80) == f"http://{shown}:80/"
+
+
 def test_the_pages_files_are_packaged():
     data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packaged = data["tool"]["setuptools"]["package-data"]["apps.demo"]

@@ -137,9 +137,9 @@ def test_the_janitor_removes_what_is_old_and_keeps_what_is_new(folder):
     old.parent.mkdir()
     old.write_text("x")
     assert janitor.sweep() == 0
-    now[0] += 599
+    now[0] += 569
     assert janitor.sweep() == 0
-    now[0] += 2
+    now[0] += 2  # the next sweep, in half a minute, would be too late
     assert janitor.sweep() == 1
     assert not old.exists()
 
@@ -160,6 +160,16 @@ def test_a_file_with_an_old_date_counts_from_its_arrival(folder):
     copied.write_text("x")
     os.utime(copied, (0, 0))
     assert Janitor(folder.path, keep_minutes=1).sweep() == 0
+
+
+def test_a_result_goes_with_the_upload_that_it_was_made_of(folder):
+    now = time.time()
+    results = [folder.new_file(name) for name in ("old.csv", "new.csv")]
+    for result, age in zip(results, (595, 5), strict=True):
+        result.write_text("x")
+        os.utime(result, (now - age, now - age))
+    assert Janitor(folder.path, keep_minutes=10).sweep() == 1
+    assert [result.exists() for result in results] == [False, True]
 
 
 def test_a_clock_set_back_does_not_keep_files_for_ever(folder):

@@ -184,6 +184,7 @@ def test_a_folder_that_cannot_be_written_to_is_wrong(tmp_path: Path, monkeypatch
         (8, "1", None, "note"),
         (8, "16", None, "note"),
         (8, "many", None, "note"),
+        (8, "²", None, "note"),
         (8, "", 2.0, "note"),
         (2, "", 8.0, "ok"),
     ],

@@ -45,6 +45,7 @@ def test_a_sound_installation_exits_with_0(quick: list[Finding], capsys):
     assert run_command(COMMANDS["doctor"], [], prog="crl doctor") == 0
     out = capsys.readouterr().out
     assert "ok     serving device: cpu loads" in out
+    assert "  pretrained weights: " in out
     assert "nothing is wrong" in out
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from agecls.card import age_card
 from apps.export.card import write_card
+from apps.export.crop import NOT_MEASURED
 from apps.model_facts import ModelFacts
 from tests.agecls.results_by_hand import make_result
 from tests.apps.tiny_onnx import tiny_facts
@@ -182,6 +183,7 @@ def test_drawings_are_called_drawings_at_the_top():
 def test_more_views_than_one_and_other_precisions_are_told():
     text = page(tiny_facts(test_crops="ten", precision="int8"))
     assert "several views of a picture (test crops: ten)" in text
+    assert "`crl predict` averages over the same ones" in text
     assert "in float32; how far this int8 file is from it" in text
     plain = page(tiny_facts())
     assert "several views" not in plain
@@ -266,3 +268,14 @@ def test_parity_licence_and_file_are_told():
     other = {"kind": "file", "file": "w.pth", "licence": "mit"}
     assert "w.pth" in page(tiny_facts(pretraining=other))
     assert "licence: **mit**" in page(tiny_facts(pretraining=other))
+
+
+def test_a_crop_that_nobody_measured_is_a_limit():
+    crop = {"style": "plain", "margin": 0.4}
+    asked = page(tiny_facts(crop=crop, data={"face_crop": NOT_MEASURED}))
+    assert (
+        "**How faces are cut out of photographs for this model is a default that nobody measured**" in asked
+    )
+    measured = page(tiny_facts(crop=crop, data={"face_crop": "measured on the run's own pictures by X"}))
+    assert "nobody measured**" not in measured
+    assert "(measured on the run's own pictures by X)" in row_of(measured, "face cut out as")[1]

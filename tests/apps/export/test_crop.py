@@ -11,7 +11,7 @@ import apps.export.crop
 from agecls.face_crop import FaceCrop
 from agecls.faces import DETECTOR_VARIABLE, Face, FaceDetector
 from apps.config import ExportConfig
-from apps.export.crop import face_crop_of
+from apps.export.crop import FROM_LAYOUT, GIVEN, NOT_MEASURED, face_crop_of
 from finetune.errors import UsageError
 from tests.apps.tiny_run import make_run
 
@@ -44,7 +44,8 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, detector: FaceDetector | None) ->
 
 def test_the_pictures_of_a_table_are_measured(run, monkeypatch, capsys):
     asked = asked_for(monkeypatch, WholePicture())
-    crop = face_crop_of(run, record_of(run), ExportConfig(detector="yunet.onnx"))
+    crop, source = face_crop_of(run, record_of(run), ExportConfig(detector="yunet.onnx"))
+    assert source == "measured on the run's own pictures by a detector of the tests"
     assert asked == ["yunet.onnx"]
     assert crop.style == "plain"
     assert crop != FaceCrop.of("plain")
@@ -57,7 +58,7 @@ def test_a_squeezing_run_gets_the_shape_of_its_pictures(run, monkeypatch):
     asked_for(monkeypatch, WholePicture())
     record = {**record_of(run), "preprocess": {"resize": "warp"}}
     (run / "run.json").write_text(json.dumps(record))
-    crop = face_crop_of(run, record, ExportConfig())
+    crop, _ = face_crop_of(run, record, ExportConfig())
     # The box's side is half of the height: half a side above and below, the middle half a side lower.
     assert (crop.margin, crop.drop) == (0.5, 0.5)
     assert crop.aspect != 1
@@ -65,7 +66,7 @@ def test_a_squeezing_run_gets_the_shape_of_its_pictures(run, monkeypatch):
 
 def test_without_a_detector_the_default_is_used_and_it_is_said_how_to_measure(run, monkeypatch, capsys):
     asked_for(monkeypatch, None)
-    assert face_crop_of(run, record_of(run), ExportConfig()) == FaceCrop.of("plain")
+    assert face_crop_of(run, record_of(run), ExportConfig()) == (FaceCrop.of("plain"), NOT_MEASURED)
     shown = " ".join(capsys.readouterr().out.split())
     assert "--detector FILE" in shown
     assert "was not measured" in shown
@@ -84,7 +85,8 @@ def test_without_a_detector_the_default_is_used_and_it_is_said_how_to_measure(ru
 def test_what_is_known_or_asked_for_is_not_measured(run, monkeypatch, capsys, layout, options, wanted):
     asked = asked_for(monkeypatch, WholePicture())
     record = {**record_of(run), "counts": {"layout": layout}}
-    assert face_crop_of(run, record, ExportConfig(**options)) == wanted
+    source = GIVEN if options else FROM_LAYOUT
+    assert face_crop_of(run, record, ExportConfig(**options)) == (wanted, source)
     assert asked == []
     assert "not measured" not in capsys.readouterr().out
 

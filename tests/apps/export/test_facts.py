@@ -52,7 +52,9 @@ CARD = {
 
 def facts(members: int = 1, own: dict[str, Any] = OWN) -> ModelFacts:
     made = [Member(fold, own, 1000) for fold in range(members)]
-    return build_facts("Mine", RUN, made, crop={"style": "plain", "margin": 0.4}, card=CARD)
+    return build_facts(
+        "Mine", RUN, made, crop={"style": "plain", "margin": 0.4}, crop_source="given", card=CARD
+    )
 
 
 def test_every_section_is_filled():
@@ -65,7 +67,7 @@ def test_every_section_is_filled():
     assert found.data == {
         "name": "the table faces.csv", "policy": "table", "protocol": "fixed", "fold": 0, "folds": [0],
         "images": 250, "subjects": 80, "n_train": 200, "n_validation": 0, "n_test": 50, "manifest": "m" * 64,
-        "split": "s" * 64,
+        "split": "s" * 64, "face_crop": "given",
     }  # fmt: skip
     assert found.training == {"seed": 3, "epochs": 6, "lr": 0.01, "optimizer": "sgd", "device": "cpu"}
     assert found.pretraining == {

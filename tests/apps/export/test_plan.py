@@ -102,3 +102,13 @@ def test_wishes_that_cannot_be_met_are_refused(several: Path, options: dict[str,
 def test_a_folder_without_models_is_refused(tmp_path: Path):
     with pytest.raises(ModelFileError, match=r"holds no model\.safetensors"):
         plan(tmp_path)
+
+
+def test_what_is_no_run_is_told_apart(tmp_path: Path):
+    for name, words in (("x.onnx", "exported model already"), ("nowhere", "there is no folder")):
+        with pytest.raises(UsageError, match=words):
+            plan_exports(tmp_path / name, ExportConfig())
+    (tmp_path / "crl").mkdir()
+    (tmp_path / "crl" / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds some; export one of them:\n  .*crl"):
+        plan_exports(tmp_path, ExportConfig())

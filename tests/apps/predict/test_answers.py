@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from agecls.faces import Face
+from agecls.face_crop import FaceCrop
+from agecls.faces import Face, crop_face
 from apps.predict.answers import Answer, ViewCutter, predict_pictures, unique_titles
 from apps.predict.picture_paths import find_sources
 from apps.predict.picture_stream import Seen
@@ -85,6 +86,7 @@ def test_only_bad_pictures_do_not_wait_for_a_batch(tmp_path: Path):
 
 
 def test_a_picture_is_decoded_once_and_prepared_once_for_models_alike(tmp_path: Path, monkeypatch):
+    import apps.predict.answers as answering
     import apps.predict.picture_stream as stream
 
     cv2.imwrite(str(tmp_path / "a.png"), pictures(1)[0])
@@ -97,9 +99,8 @@ def test_a_picture_is_decoded_once_and_prepared_once_for_models_alike(tmp_path: 
     decoded, prepared = [], []
     decode = stream.decode_image
     monkeypatch.setattr(stream, "decode_image", lambda *a, **k: decoded.append(1) or decode(*a, **k))
-    for each in models:
-        prepare = each.prepare
-        monkeypatch.setattr(each, "prepare", lambda image, p=prepare: prepared.append(1) or p(image))
+    views = answering.views
+    monkeypatch.setattr(answering, "views", lambda *words: prepared.append(1) or views(*words))
     answers = list(predict_pictures(models, [tmp_path / "a.png"]))
     assert [answer.crop.shape[0] for answer in answers] == [32, 32, 24]
     assert (len(decoded), len(prepared)) == (1, 2)
@@ -110,7 +111,7 @@ def test_every_face_is_cut_as_each_model_expects(tmp_path: Path):
     shown = pictures(1)[0].copy()
     shown[0, 0] = 2
     answers = list(predict_pictures(faces, [shown], detector=Squares()))
-    assert [(each.face_number, each.model) for each in answers] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [(each.face_number, each.model) for each in answers] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert [each.face.box[0] for each in answers] == [0.0, 0.0, 4.0, 4.0]
     tight = shown[0:7, 4:11]
     assert abs(answers[3].crop.mean(axis=(0, 1)) - tight.mean(axis=(0, 1))).max() < 12
@@ -126,7 +127,7 @@ def test_no_face_is_one_answer_and_a_model_without_a_crop_sees_the_whole_picture
         (0, "ok", None, 1),
         (0, "no face", None, None),
         (1, "ok", None, 1),
-        (1, "ok", 0, 0),
+        (1, "ok", 1, 0),
     ]
     np.testing.assert_array_equal(answers[2].crop, models[1].prepare(one))
 
@@ -146,7 +147,7 @@ def test_many_faces_fill_several_batches(tmp_path: Path):
     shown = pictures(1, side=64)[0].copy()
     shown[0, 0] = 7
     answers = list(predict_pictures([model(tmp_path)], [shown], detector=Squares(), batch_size=3))
-    assert [each.face_number for each in answers] == list(range(7))
+    assert [each.face_number for each in answers] == list(range(1, 8))
 
 
 def test_a_video_gives_an_answer_per_frame(tmp_path: Path):
@@ -173,3 +174,49 @@ def test_the_first_of_equal_classes_is_the_answer():
     answer = Answer(0, "a", "ok", class_names=("a", "b", "c"), probs=np.array([0.2, 0.4, 0.4]))
     assert answer.top(2) == [("b", 0.4), ("c", 0.4)]
     assert answer.class_index == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [("run", ["ten", "flip", "center"]), ("center", ["center"] * 3), ("ten", ["ten"] * 3)],
+)
+def test_views_are_averaged_as_the_scores_were_measured_or_as_asked(
+    tmp_path: Path, asked: str, used: list[str]
+):
+    room = replace(SPEC, resize_size=44)
+    measured = ("ten", "flip", "center")
+    models = [model(tmp_path, crops, seed=2, preprocess=room, test_crops=crops) for crops in measured]
+    shown = pictures(3, 60)
+    answers = list(predict_pictures(models, shown, test_crops=asked))
+    for place, (one, crops) in enumerate(zip(models, used, strict=True)):
+        expected = one.predict(shown, test_crops=crops)
+        found = [answer for answer in answers if answer.model == place]
+        for answer, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(answer.probs, other.probs, atol=1e-6)
+            np.testing.assert_array_equal(answer.crop, other.crop)  # the centre, whatever is averaged
+    whole = [answer.probs for answer in answers if answer.model == 0]
+    alone = [answer.probs for answer in predict_pictures(models[:1], shown)]
+    assert np.allclose(whole, alone, atol=1e-6) == (asked == "center")
+
+
+def test_the_views_of_a_face_are_averaged_too(tmp_path: Path):
+    room = replace(SPEC, resize_size=44)
+    one = model(tmp_path, seed=2, preprocess=room, test_crops="ten", crop={"style": "plain", "margin": 0.0})
+    shown = pictures(1)[0].copy()
+    shown[0, 0] = 1
+    [answer] = predict_pictures([one], [shown], detector=Squares(), test_crops="run")
+    cut = crop_face(shown, answer.face, FaceCrop("plain", 0.0), 44)
+    [expected] = one.predict([cut], test_crops="ten")
+    np.testing.assert_allclose(answer.probs, expected.probs, atol=1e-6)
+    assert answer.crop.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(32, [10, 30, 30]), (4, [10] * 7)])
+def test_all_views_of_a_few_pictures_are_one_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, sizes: list[int]
+):
+    one, seen = model(tmp_path, test_crops="ten"), []
+    run = one.run
+    monkeypatch.setattr(one, "run", lambda batch: seen.append(len(batch)) or run(batch))
+    list(predict_pictures([one], pictures(7), batch_size=batch_size, test_crops="run"))
+    assert sorted(seen) == sizes

@@ -163,3 +163,9 @@ def test_a_list_keeps_its_order_and_odd_names():
 def test_natural_order_survives_mixed_names():
     mixed = ["x", "10", "1x", "x1y2", "x1y10", "", "X", "9" * 40]
     assert sorted(mixed, key=natural_key) == ["", "1x", "10", "9" * 40, "X", "x", "x1y2", "x1y10"]
+
+
+def test_one_video_is_counted_as_one(tmp_path: Path):
+    write_video(tmp_path / "clip.mp4", frames=1)
+    [notice] = find_sources([str(tmp_path)]).notices
+    assert notice == f"{tmp_path}: 1 video in it is not looked at; name it, or give a pattern"

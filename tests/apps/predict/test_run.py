@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from agecls.faces import Face
+from agecls.face_crop import FaceCrop
+from agecls.faces import Face, crop_face
 from apps.commands import COMMANDS
 from apps.config import PredictConfig
 from apps.predict.run import ThreadDetectors, predict_paths, split_words
@@ -21,7 +23,7 @@ from finetune.command import run_command
 from finetune.console import reset
 from finetune.decode import decode_image
 from finetune.errors import DataError, InterruptedRunError, ModelFileError, UsageError
-from tests.apps.tiny_onnx import expected_probs, tiny_facts, write_tiny
+from tests.apps.tiny_onnx import SPEC, expected_probs, tiny_facts, write_tiny
 from tests.apps.video import write_video
 
 
@@ -223,8 +225,8 @@ def test_faces_are_rows_and_a_picture_without_one_is_no_error(home: Path, monkey
     found = rows(home / "o.csv")
     assert [(row["path"][7], row["status"], row["face"]) for row in found] == [
         ("1", "no face", ""),
-        ("2", "ok", "0"),
         ("2", "ok", "1"),
+        ("2", "ok", "2"),
         ("3", "no face", ""),
         ("4", "no face", ""),
     ]
@@ -373,3 +375,72 @@ def test_it_works_without_torch(home: Path):
     )
     assert run.stdout.splitlines()[-1] == "[]"
     assert run.stderr == ""
+
+
+def test_a_box_stands_in_for_a_detector(home: Path):
+    assert crl("a.onnx", "photos/1.png", "--box", "5,6,20,22", "--out", "boxed.csv") == 0
+    [row] = rows(home / "boxed.csv")
+    assert [float(row[name]) for name in ("x", "y", "width", "height")] == [5, 6, 20, 22]
+    model = OnnxClassifier(home / "a.onnx")
+    face = Face((5, 6, 20, 22), 1.0, None)
+    rule = FaceCrop.from_dict(model.facts.crop)
+    cut = crop_face(decode_image(Path("photos/1.png")), face, rule, model.facts.preprocess.resize_size)
+    [probs] = expected_probs(model.prepare(cut)[None])
+    assert row["class"] == model.class_names[probs.argmax()]
+    assert float(row["probability"]) == pytest.approx(probs.max(), abs=1e-5)
+
+
+def test_a_box_outside_the_picture_holds_no_face_and_a_wrong_one_is_refused(home: Path, capsys):
+    assert crl("a.onnx", "photos/1.png", "--box", "500,6,20,22", "--out", "boxed.csv") == 0
+    assert rows(home / "boxed.csv")[0]["status"] == "no face"
+    for box in ("5,6,20", "5,6,20,0", "5,6,nan,20", "a,b,c,d"):
+        assert crl("a.onnx", "photos/1.png", "--box", box) == 2
+    assert crl("a.onnx", "photos/1.png", "--box", "5,6,20,22", "--faces") == 2
+    assert "leave out --faces" in capsys.readouterr().err
+
+
+def test_a_model_measured_with_ten_crops_is_shown_ten(home: Path, capsys):
+    room = replace(SPEC, resize_size=44)
+    write_tiny(home / "ten.onnx", tiny_facts(title="Ten", preprocess=room, test_crops="ten"))
+    model = OnnxClassifier(home / "ten.onnx")
+    for words, crops in (((), "ten"), (("--test_crops", "center"), "center")):
+        assert crl("ten.onnx", "photos/1.png", "--out", "o.csv", "--json", *words) == 0
+        [expected] = model.predict([Path("photos/1.png")], test_crops=crops)
+        [row] = rows(home / "o.csv")
+        assert float(row["probability"]) == pytest.approx(expected.probability, abs=1e-6)
+        told = capsys.readouterr()
+        assert json.loads(told.out)["models"][0]["test_crops"] == crops
+        assert ("(test crops: ten)" in told.err) == (crops == "ten")
+    reset()
+    assert crl("a.onnx", "ten.onnx", "photos/1.png") == 0
+    assert "(test crops: center for CE, ten for Ten)" in capsys.readouterr().out
+
+
+def test_one_is_counted_as_one(home: Path, capsys):
+    assert crl("a.onnx", "photos/1.png", "--heatmap", "h.csv", "--explain", "looks") == 0
+    out = capsys.readouterr().out
+    assert "heat map: 1 row: h.csv" in out
+    assert ": 1 picture in looks" in out
+
+
+def test_names_cannot_steer_the_terminal(home: Path, capsys):
+    folder = home / "a\x1b[2Jb"
+    folder.mkdir()
+    (home / "photos" / "1.png").rename(folder / "c\x1b[2J.png")
+    made = [f"{folder.name}/{name}" for name in ("o\n.csv", "h\n.csv", "looks\n")]
+    words = ("--out", made[0], "--heatmap", made[1], "--explain", made[2])
+    assert crl("a.onnx", folder.name, *words) == 0
+    assert crl("a.onnx", folder.name) == 0
+    assert crl("a.onnx", folder.name, "--out", f"{made[0]}.txt") == 2
+    assert crl(f"{folder.name}/none.onnx", "photos") == 4
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err
+    for line in ("answers: a\\x1b[2Jb/o\\n.csv", "1 row: a\\x1b[2Jb/h\\n.csv", "in a\\x1b[2Jb/looks\\n"):
+        assert line in told.out
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_told_how_to_name_it(home: Path, capsys):
+    (home / "photos" / "1.png").rename(home / "-x.png")
+    assert crl("a.onnx", "-x.png", "photos/2.png") == 2
+    assert "its name begins with a dash: write ./-x.png" in capsys.readouterr().err
+    assert crl("a.onnx", "./-x.png", "--out", "o.csv") == 0

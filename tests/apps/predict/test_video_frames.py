@@ -127,3 +127,12 @@ def test_frames_that_are_too_large_are_refused_before_one_is_read(tmp_path: Path
 def test_a_rate_must_be_positive(fps: float):
     with pytest.raises(UsageError, match="--fps must be a positive number"):
         check_fps(fps)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_a_frame_that_the_file_cuts_off_is_not_made_up(tmp_path: Path, suffix: str):
+    whole = write_video(tmp_path / f"whole{suffix}", frames=1).read_bytes()
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole[: whole.index(b"\xff\xda") + 40])  # a little behind the first picture's own start
+    with pytest.raises(BadImageError):
+        list(read_frames(cut, 1.0))
