@@ -118,6 +118,12 @@ class ModelFacts:
         return cls(**{**values, "class_names": tuple(names), "preprocess": spec})
 
 
+def is_for_drawings(facts: ModelFacts) -> bool:
+    """Return whether a model learned from drawn look-alike faces: its answers mean nothing for people."""
+    data = facts.card.get("data")
+    return isinstance(data, Mapping) and data.get("kind") == "drawn"
+
+
 def _read(text: str) -> dict[str, Any]:
     if len(text) > MAX_CHARACTERS:
         raise ModelFileError(f"its facts hold {len(text):,} characters, at most {MAX_CHARACTERS:,} are read")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agecls.face_crop import FaceCrop
 from apps.demo.text import safe
+from apps.model_facts import is_for_drawings
 
 if TYPE_CHECKING:
     from apps.model_facts import ModelFacts
@@ -46,13 +47,28 @@ def model_facts(model: OnnxClassifier) -> dict[str, str]:
         "Loss": _named(facts.loss),
         "Data": _data(facts.data),
         "Scores": scores(facts.metrics),
-        "Pretraining": plain_line(facts.pretraining, leave=("sha256",)),
+        "Pretraining": _pretraining(facts.pretraining),
         "Input": _input(facts),
         "Precision": facts.precision,
         "Runs on": f"{'CPU' if model.device == 'cpu' else 'GPU'} (ONNX Runtime)",
         "SHA-256": model.sha256,
     }
     return {label: words for label, words in told.items() if words}
+
+
+def drawn_html(models: Mapping[str, OnnxClassifier]) -> str:
+    """Return a sentence where a model learned from drawings alone, nothing where none did."""
+    drawn = [title for title, model in models.items() if is_for_drawings(model.facts)]
+    if not drawn:
+        return ""
+    names = safe(", ".join(drawn))
+    return (
+        f'<p class="crl-about"><strong>Not for real faces:</strong> {names} learned from drawings alone.</p>'
+    )
+
+
+def _pretraining(source: Mapping[str, Any]) -> str:
+    return "none: random weights" if source.get("kind") == "none" else plain_line(source, leave=("sha256",))
 
 
 def scores(metrics: Mapping[str, Any]) -> str:

@@ -135,7 +135,7 @@ def _build_tab(
     """Lay out one tab: the questions on the left, the answers on the right, and what a click does."""
     import gradio as gr
 
-    _html(f'<p class="crl-about">{demo_page.ABOUT[task]}</p>')
+    _html(f'<p class="crl-about">{demo_page.ABOUT[task]}</p>{demo_models.drawn_html(service.models)}')
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320, elem_classes="crl-panel"):
             files = gr.File(
@@ -154,18 +154,7 @@ def _build_tab(
                 list(service.titles), value=list(service.titles), label="Models to compare"
             )
             cropped = _cropped_switch(gr, service, config.cropped)
-            with gr.Accordion("More options", open=False, elem_classes="crl-more"):
-                explain = gr.Checkbox(
-                    service.has_maps,
-                    label="Show where the network looked",
-                    info=demo_page.explain_info(service),
-                )
-                truth = gr.Dropdown(
-                    [(demo_page.NOT_GIVEN, ""), *((name, name) for name in service.class_names)],
-                    value="",
-                    label="True class, if you know it",
-                    info=demo_page.truth_info(bool(examples.items)),
-                )
+            explain, truth = _more_options(gr, service, bool(examples.items))
             button = gr.Button("Classify", variant="primary", elem_classes="crl-go")
             _html(demo_page.privacy_html(task, config.keep_minutes))
         with gr.Column(scale=9, min_width=320, elem_classes="crl-answers"):
@@ -210,6 +199,21 @@ def _build_tab(
         show_progress_on=[results],
         concurrency_id="classify",
     )
+
+
+def _more_options(gr: Any, service: DemoService, has_examples: bool) -> tuple[Any, Any]:
+    """Return the folded questions: whether to show where the network looked, and the pictures' true class."""
+    with gr.Accordion("More options", open=False, elem_classes="crl-more"):
+        explain = gr.Checkbox(
+            service.has_maps, label="Show where the network looked", info=demo_page.explain_info(service)
+        )
+        truth = gr.Dropdown(
+            [(demo_page.NOT_GIVEN, ""), *((name, name) for name in service.class_names)],
+            value="",
+            label="True class, if you know it",
+            info=demo_page.truth_info(has_examples),
+        )
+    return explain, truth
 
 
 def _cropped_switch(gr: Any, service: DemoService, on: bool) -> Any:

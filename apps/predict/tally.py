@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from apps.model_facts import is_for_drawings
 from apps.predict.answers import Answer, crops_asked
 from apps.predict.files import on_one_line, readable
 from apps.predict.picture_paths import Found
@@ -16,7 +17,6 @@ from finetune.errors import DataError, listing
 
 if TYPE_CHECKING:
     from apps.config import PredictConfig
-    from apps.model_facts import ModelFacts
     from apps.session import OnnxClassifier
 
 
@@ -117,12 +117,6 @@ def described(models: Sequence[OnnxClassifier], titles: Sequence[str], test_crop
         for title, model, crops in zip(titles, models, crops_asked(models, test_crops), strict=True)
     ]
     return {"models": named, "device": models[0].device}
-
-
-def is_for_drawings(facts: ModelFacts) -> bool:
-    """Return whether a model learned from drawn look-alike faces: its answers mean nothing for people."""
-    data = facts.card.get("data")
-    return isinstance(data, Mapping) and data.get("kind") == "drawn"
 
 
 def say_plan(

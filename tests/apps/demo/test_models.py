@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from apps.demo.models import facts_html, model_facts, scores
+from apps.demo.models import drawn_html, facts_html, model_facts, scores
 from apps.session import OnnxClassifier
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
@@ -53,3 +53,16 @@ def test_hostile_facts_are_escaped(tmp_path):
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert '<th scope="col">&lt;b&gt;</th>' in html
+
+
+def test_drawings_and_random_weights_are_said(tmp_path):
+    drawn = tiny_facts(card={"data": {"kind": "drawn"}}, pretraining={"kind": "none"})
+    models = {
+        "A & B": OnnxClassifier(write_tiny(tmp_path / "a.onnx", drawn), device="cpu"),
+        "C": OnnxClassifier(write_tiny(tmp_path / "c.onnx"), device="cpu"),
+    }
+    told = drawn_html(models)
+    assert "Not for real faces:" in told
+    assert "A &amp; B learned from drawings" in told
+    assert drawn_html({"C": models["C"]}) == ""
+    assert model_facts(models["A & B"])["Pretraining"] == "none: random weights"

@@ -110,5 +110,5 @@ def test_what_is_no_run_is_told_apart(tmp_path: Path):
             plan_exports(tmp_path / name, ExportConfig())
     (tmp_path / "crl").mkdir()
     (tmp_path / "crl" / "run.json").write_text("{}")
-    with pytest.raises(UsageError, match="holds some; export one of them:\n  .*crl"):
+    with pytest.raises(UsageError, match=r"holds some; export one of them:\n  .*crl"):
         plan_exports(tmp_path, ExportConfig())

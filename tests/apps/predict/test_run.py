@@ -444,3 +444,11 @@ def test_a_file_whose_name_begins_with_a_dash_is_told_how_to_name_it(home: Path,
     assert crl("a.onnx", "-x.png", "photos/2.png") == 2
     assert "its name begins with a dash: write ./-x.png" in capsys.readouterr().err
     assert crl("a.onnx", "./-x.png", "--out", "o.csv") == 0
+
+
+def test_a_model_of_drawings_says_that_it_is_not_for_people(home: Path, capsys):
+    write_tiny(home / "drawn.onnx", tiny_facts(title="D", card={"data": {"kind": "drawn"}}))
+    assert crl("drawn.onnx", "photos/1.png") == 0
+    assert "not for real faces: D learned from drawn look-alike faces alone" in capsys.readouterr().out
+    assert crl("a.onnx", "photos/1.png") == 0
+    assert "not for real faces" not in capsys.readouterr().out
