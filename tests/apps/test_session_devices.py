@@ -71,10 +71,12 @@ def test_the_runtime_s_silent_fall_back_is_noticed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_threads_are_as_asked(tmp_path: Path):
-    model = OnnxClassifier(write_tiny(tmp_path / "tiny.onnx"), device="cpu", threads=3)
+@pytest.mark.parametrize(("asked", "given"), [(3, 3), (0, 4), (4, 4), (100_000, 4)])
+def test_threads_are_as_asked_but_no_more_than_cores(tmp_path: Path, monkeypatch, asked, given):
+    monkeypatch.setattr(apps.session, "core_count", lambda: 4)
+    model = OnnxClassifier(write_tiny(tmp_path / "tiny.onnx"), device="cpu", threads=asked)
     options = model._session.get_session_options()
-    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (given, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
