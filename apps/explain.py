@@ -105,6 +105,16 @@ def overlay(crop: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     return np.asarray(np.round(crop * (1 - weight) + colours * weight), dtype=np.uint8)
 
 
+def enlarged(pixels: np.ndarray, least: int = 256) -> np.ndarray:
+    """Return a small picture, uint8 (H, W, 3), with every pixel as a square, at least `least` px high.
+
+    >>> enlarged(np.zeros((64, 96, 3), np.uint8)).shape
+    (256, 384, 3)
+    """
+    factor = max(1, -(-least // len(pixels)))
+    return np.ascontiguousarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
 def _occlusion_map(model: OnnxClassifier, crop: np.ndarray, class_index: int) -> np.ndarray:
     covered, places, edges = _covered_crops(crop, model.facts.preprocess.mean)
     logits = [model.run(crop[None]).logits]

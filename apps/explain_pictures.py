@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from apps.config import ExplainConfig
-from apps.explain import overlay
+from apps.explain import enlarged, overlay
 from apps.predict.files import on_one_line
 from apps.predict.picture_paths import find_sources
 from apps.predict.views import safe_name, shortened
@@ -172,7 +172,7 @@ def class_index(explainer: Explainer, name: str | None) -> int | None:
 
 
 def side_by_side(crop: np.ndarray, evidence: np.ndarray) -> bytes:
-    """Return a PNG file: the crop, uint8 (S, S, 3), and beside it the evidence, (S, S), over the crop."""
+    """Return a PNG file: the crop, uint8 (S, S, 3), and beside it the evidence, (S, S), over it; enlarged."""
     gap = np.full((len(crop), GAP, 3), 255, dtype=np.uint8)
-    pixels = np.concatenate([crop, gap, overlay(crop, evidence)], axis=1)
+    pixels = enlarged(np.concatenate([crop, gap, overlay(crop, evidence)], axis=1))
     return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())

@@ -178,13 +178,13 @@ class LookFolder:
 
     def add(self, answer: Answer) -> None:
         """Write the picture of one answer: the crop, and over it where the model looked for its class."""
-        from apps.explain import explain_onnx, overlay
+        from apps.explain import enlarged, explain_onnx, overlay
 
         if answer.model is None or answer.crop is None or answer.class_index is None:
             return
         look, method = explain_onnx(self._models[answer.model], answer.crop, answer.class_index)
         self.methods.add(method)
-        pixels = overlay(answer.crop, look)
+        pixels = enlarged(overlay(answer.crop, look))
         good, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
         if not good:
             raise RuntimeError(f"OpenCV could not encode a picture of {pixels.shape}")

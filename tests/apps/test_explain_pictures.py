@@ -40,8 +40,8 @@ def test_an_exported_model_is_explained_by_its_maps(pictures: Path, tmp_path: Pa
     assert [Path(row["path"]).name for row in told["pictures"]] == ["0.png", "1.png"]
     assert told["method"] == ["class activation map: what each place adds to the class's score"]
     drawn = cv2.imread(told["pictures"][0]["file"])
-    assert drawn.shape == (32, 2 * 32 + GAP, 3)
-    seen = cv2.cvtColor(np.ascontiguousarray(drawn[:, :32]), cv2.COLOR_BGR2RGB)
+    assert drawn.shape == (8 * 32, 8 * (2 * 32 + GAP), 3)
+    seen = cv2.cvtColor(np.ascontiguousarray(drawn[::8, ::8][:, :32]), cv2.COLOR_BGR2RGB)
     probs = expected_probs(seen[None])[0]
     assert told["pictures"][0]["class"] == GROUPS[probs.argmax()]
     assert told["pictures"][0]["probability"] == pytest.approx(probs.max(), abs=1e-5)
