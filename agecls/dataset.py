@@ -25,6 +25,7 @@ from agecls.folds import (
 from agecls.groups import AgeGroups
 from finetune.console import say
 from finetune.errors import DataError, UsageError, listing
+from finetune.machine import user_cache
 from finetune.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -101,8 +102,7 @@ def cache_folder(choice: str) -> Path | None:
         return None
     if choice != "auto":
         return Path(choice)
-    home = os.environ.get("CRL_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "crl-toolkit"
+    return user_cache()
 
 
 def _read_adience(config: AgeDataConfig, missing: str) -> AgeData:

@@ -21,6 +21,7 @@ import numpy as np
 
 from agecls.face_alignment import crop_face, fit_similarity, warp_square
 from finetune.errors import ModelFileError, UsageError
+from finetune.machine import user_cache
 from finetune.preprocess import resize
 
 __all__ = [
@@ -113,7 +114,7 @@ def missing_detector_message() -> str:
     return (
         "no face detector was found. Get face_detection_yunet_2026may.onnx (OpenCV 5) or "
         "face_detection_yunet_2023mar.onnx (OpenCV 4.8 and later) from OpenCV Zoo, folder models/"
-        f"face_detection_yunet (MIT licence, 230 kB), and put it into {_cache_folder()} or ./weights, "
+        f"face_detection_yunet (MIT licence, 230 kB), and put it into {user_cache()} or ./weights, "
         f"name it by --detector FILE, or set {DETECTOR_VARIABLE}"
     )
 
@@ -131,7 +132,7 @@ def find_detector(path: str | None = None) -> Path | None:
             if not Path(given).is_file():
                 raise UsageError(f"{source} {given}: there is no such file; {missing_detector_message()}")
             return Path(given)
-    for folder in (_cache_folder(), Path(), Path("weights")):
+    for folder in (user_cache(), Path(), Path("weights")):
         files = sorted((file for file in folder.glob(FILE_PATTERN) if file.is_file()), reverse=True)
         if files:
             return min(files, key=lambda file: "int8" in file.name)
@@ -322,8 +323,3 @@ def _read_file(file: Path) -> np.ndarray:
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error.strerror or error}") from None
     return np.frombuffer(content, dtype=np.uint8)
-
-
-def _cache_folder() -> Path:
-    home = os.environ.get("CRL_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "crl-toolkit"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from apps.config import ExplainConfig
+from apps.encoding import encode_image
 from apps.explain import enlarged, overlay
 from apps.predict.files import on_one_line
 from apps.predict.picture_paths import find_sources
@@ -174,5 +174,4 @@ def class_index(explainer: Explainer, name: str | None) -> int | None:
 def side_by_side(crop: np.ndarray, evidence: np.ndarray) -> bytes:
     """Return a PNG file: the crop, uint8 (S, S, 3), and beside it the evidence, (S, S), over it; enlarged."""
     gap = np.full((len(crop), GAP, 3), 255, dtype=np.uint8)
-    pixels = enlarged(np.concatenate([crop, gap, overlay(crop, evidence)], axis=1))
-    return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
+    return encode_image(enlarged(np.concatenate([crop, gap, overlay(crop, evidence)], axis=1)))

@@ -8,9 +8,9 @@ import unicodedata
 from html import escape
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
+from apps.encoding import encode_image
 from apps.heatmap_style import LEVELS, PAGE_STYLE, STYLE
 from finetune.canvas import count_text, shorten
 from finetune.heat_map_figure import cell_text
@@ -178,6 +178,5 @@ def _thumbnail(crop: np.ndarray | None) -> str:
         return ""
     side = min(THUMBNAIL, max(crop.shape[:2]))
     small = crop if max(crop.shape[:2]) <= THUMBNAIL else resize(crop, side, side)
-    _, stream = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 86])
-    data = base64.b64encode(stream.tobytes()).decode()
+    data = base64.b64encode(encode_image(small, ".jpg", quality=86)).decode()
     return f'<img src="data:image/jpeg;base64,{data}" width="48" height="48" alt="">'

@@ -21,8 +21,8 @@ from apps.cuda_driver import Problem, driver_problem, library_problem
 from apps.doctor.checks import refuse_twins
 from apps.model_file import read_model_file
 from apps.views import Picture, check_picture, in_batches, views
-from apps.views import core_count as core_count
 from finetune.errors import CrlError, ModelFileError, ResourceError, UsageError
+from finetune.machine import core_count
 from finetune.preprocess import TEST_CROPS, preprocess
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 
 from finetune.decode import MAX_PIXELS, decode_image
 from finetune.errors import DataError, UsageError
+from finetune.machine import core_count
 from finetune.preprocess import PreprocessSpec, prepare, prepared_size, test_crops
 
 T = TypeVar("T")
@@ -20,11 +20,6 @@ Picture = np.ndarray | Path | bytes
 
 # A picture is decoded in a few milliseconds: more threads would wait for each other or for the network.
 DECODERS = 4
-
-
-def core_count() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_picture(image: np.ndarray, spec: PreprocessSpec) -> None:

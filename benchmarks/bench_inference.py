@@ -45,9 +45,9 @@ from apps.export.run import trace, with_facts
 from apps.model_facts import ModelFacts
 from apps.predict.run import predict_paths
 from apps.session import OnnxClassifier
-from apps.views import core_count
 from finetune.batches import normalise
 from finetune.decode import decode_image
+from finetune.machine import core_count
 from finetune.model import Classifier, build_classifier
 from finetune.preprocess import PreprocessSpec
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from finetune.batches import EvalBatches
 from finetune.config import FitConfig
 from finetune.learner import Learner
 from finetune.loop import evaluate
+from finetune.machine import core_count
 from finetune.task import Task
 
 
@@ -60,5 +59,5 @@ def evaluate_batches(learner: Learner, batches: EvalBatches) -> dict[str, np.nda
 
 def worker_count(asked: int) -> int:
     """Return how many processes prepare batches: `asked`, or for -1 none on small machines, else up to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = core_count()
     return asked if asked >= 0 else 0 if cores <= 2 else min(8, cores - 1)

@@ -54,6 +54,7 @@ TORCH_FREE = (
     "agecls.report",
     "agecls.config",
     "finetune.canvas",
+    "finetune.machine",
     "finetune.shades",
     "finetune.heat_map_figure",
     "agecls.face_crop",
@@ -81,6 +82,7 @@ TORCH_FREE = (
     "apps.doctor.run",
     "apps.doctor.checks",
     "apps.doctor.probes",
+    "apps.encoding",
     "apps.explain_pictures",
     "apps.export.card",
 )

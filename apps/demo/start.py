@@ -11,9 +11,10 @@ from apps.config import DemoConfig
 from apps.demo.examples import Examples, read_examples
 from apps.demo.service import DemoService
 from apps.demo.uploads import UploadFolder
-from apps.session import OnnxClassifier, check_same_classes, core_count
+from apps.session import OnnxClassifier, check_same_classes
 from finetune.console import say
 from finetune.errors import UsageError
+from finetune.machine import core_count
 
 CLOSING_SECONDS = 1
 TASKS = {"age": "Age groups", "category": "Fine-grained"}

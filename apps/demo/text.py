@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 from html import escape
 
-import cv2
 import numpy as np
+
+from apps.encoding import encode_image
 
 
 def data_uri(image: np.ndarray, kind: str = ".png") -> str:
     """Return uint8 (H, W, 3) RGB pixels as a data URI: exact as .png, smaller as .jpg."""
-    made, data = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
-    if not made:
-        raise ValueError(f"the picture of shape {image.shape} could not be written as {kind}")
     name = {".png": "png", ".jpg": "jpeg"}[kind]
-    return f"data:image/{name};base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
+    return f"data:image/{name};base64,{base64.b64encode(encode_image(image, kind)).decode('ascii')}"
 
 
 def safe(words: str) -> str:

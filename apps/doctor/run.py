@@ -26,10 +26,10 @@ from apps.doctor.checks import (
     refuse_twins,
 )
 from apps.doctor.weight_files import check_weights
-from apps.views import core_count
 from finetune.canvas import count_text
 from finetune.console import say
 from finetune.errors import ResourceError
+from finetune.machine import core_count
 
 __all__ = ["Finding", "refuse_twins", "run_doctor"]
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from agecls.face_crop import FaceCrop
 from apps.predict.picture_stream import Picture, Seen, stream_pictures
-from apps.views import core_count, views
+from apps.views import views
+from finetune.machine import core_count
 from finetune.preprocess import TEST_CROPS
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from apps.predict.picture_paths import Found, find_sources, read_list
 from apps.predict.tally import Tally, described, say_plan
 from apps.predict.video_frames import check_fps
 from apps.predict.views import HeatMapRows, LookFolder, TerminalTable
-from apps.views import core_count
 from finetune.atomic import check_writable
 from finetune.canvas import count_text
 from finetune.console import progress, say
 from finetune.errors import CrlError, InterruptedRunError, ResourceError, UsageError
 from finetune.interrupts import StopRequest
+from finetune.machine import core_count
 
 if TYPE_CHECKING:
     import numpy as np

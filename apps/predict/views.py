@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
+from apps.encoding import encode_image
 from apps.predict.answers import Answer
 from apps.predict.files import on_one_line, readable
 from finetune.atomic import write_bytes
@@ -184,11 +184,8 @@ class LookFolder:
             return
         look, method = explain_onnx(self._models[answer.model], answer.crop, answer.class_index)
         self.methods.add(method)
-        pixels = enlarged(overlay(answer.crop, look))
-        good, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-        if not good:
-            raise RuntimeError(f"OpenCV could not encode a picture of {pixels.shape}")
-        write_bytes(self.folder / self._file_name(answer), png.tobytes())
+        png = encode_image(enlarged(overlay(answer.crop, look)))
+        write_bytes(self.folder / self._file_name(answer), png)
         self.count += 1
 
     def _file_name(self, answer: Answer) -> str:

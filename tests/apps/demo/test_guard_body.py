@@ -18,6 +18,7 @@ from apps.demo.guard_body import (
 )
 from apps.demo.guard_rules import Head, Refusal
 from apps.demo.uploads import UploadFolder
+from tests.apps.demo.refusals import refused
 
 META = {"_type": "gradio.FileData"}
 
@@ -52,14 +53,6 @@ def messages(*chunks, gone=False):
         return waiting.pop(0)
 
     return receive
-
-
-def refused(check, *arguments):
-    try:
-        check(*arguments)
-    except Refusal as refusal:
-        return refusal.status
-    return None
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,18 @@ import pytest
 
 from apps.demo.guard_rules import (
     Head,
-    Refusal,
     check_host,
     check_origin,
     check_route,
     known_names,
     without_dropped,
 )
+from tests.apps.demo.refusals import refused
 
 
 def head(method="GET", path="/", **headers):
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     return Head.of({"method": method, "path": path, "headers": pairs})
-
-
-def refused(check, *arguments):
-    """Return the status with which a rule refuses, None where it lets pass."""
-    try:
-        check(*arguments)
-    except Refusal as refusal:
-        return refusal.status
-    return None
 
 
 @pytest.mark.parametrize(

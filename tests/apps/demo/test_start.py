@@ -10,8 +10,8 @@ from apps.demo import look as demo_look
 from apps.demo import start as demo_start
 from apps.demo.examples import read_examples
 from apps.demo.uploads import UploadFolder
-from apps.session import core_count
 from finetune.errors import ModelFileError, UsageError
+from finetune.machine import core_count
 from tests.apps.live_demo import picture
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
