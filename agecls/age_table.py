@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agecls.groups import ADIENCE_GROUPS, AgeGroups
-from agecls.table_cells import Table, read_table
 from finetune.errors import DataError, UsageError, listing
 from finetune.image_files import MissingRule, check_missing_rule, missing_files, refuse_missing
 from finetune.manifest import Manifest
+from finetune.table_cells import Table, read_table
 
 OLDEST = 120
 GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f", "u": "u", "unknown": "u", "": ""}

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from agecls.gallery import draw_gallery, draw_heat_maps
-from agecls.markdown import NOT_MEASURED, escape, interval, number, table
-from agecls.picks import choose_disagreements, choose_telling
-from agecls.report import FACES_NOTE, PICTURES, Picture, image_files, show_pictures
+from agecls.report import FACES_NOTE, PICTURES, image_files
 from agecls.results import AgeResult
 from finetune.atomic import write_bytes
+from finetune.gallery import draw_gallery, draw_heat_maps
+from finetune.markdown import NOT_MEASURED, Picture, escape, interval, number, show_pictures, table
+from finetune.picks import choose_disagreements, choose_telling
 
 Comparison = Mapping[str, Any]
 MEASURES = (("exact", "exact"), ("one_off", "one-off"))

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.results import AgeResult, Predictions, write_report_json
-from agecls.settings import check_comparable, environment_differences, is_loss, setting_differences
+from agecls.results import AgeResult, Predictions
 from finetune.console import say
 from finetune.errors import DataError, UsageError, listing
+from finetune.run_folder import write_json
+from finetune.run_settings import check_comparable, environment_differences, is_loss, setting_differences
 from finetune.statistics import (
     Statistic,
     effective_clusters,
@@ -47,7 +48,7 @@ def compare_folders(first: Sequence[Path], second: Sequence[Path], config: Compa
     out = Path(config.out) if config.out else right.parent / f"{right.name}-against-{left.name}"
     page = write_comparison(a[0], b[0], comparison, out, pictures=config.pictures)
     comparison["page"] = str(page)
-    write_report_json(out / "comparison.json", comparison)
+    write_json(out / "comparison.json", comparison)
     say(f"{comparison['conclusion']}\nthe comparison lies in {page}")
     return comparison
 

@@ -25,12 +25,10 @@ from agecls.folds import (
 from agecls.groups import AgeGroups
 from finetune.console import say
 from finetune.errors import DataError, UsageError, listing
-from finetune.machine import user_cache
 from finetune.manifest import Manifest
 
 if TYPE_CHECKING:
-    from finetune.cache import ImageSource
-    from finetune.preprocess import PreprocessSpec
+    pass
 
 TABLE_POLICY = "table"
 
@@ -87,22 +85,6 @@ def tell_twins(twins: list[tuple[str, str]], config: AgeDataConfig) -> None:
         if config.same_content == "error":
             raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
         say(f"warning: {told}")
-
-
-def open_pictures(manifest: Manifest, spec: PreprocessSpec, cache: str) -> ImageSource:
-    """Return the prepared pictures, from the cache named; all cores hash, decode and resize."""
-    from finetune.cache import open_source
-
-    return open_source(manifest, spec, cache_dir=cache_folder(cache), workers=os.cpu_count() or 1)
-
-
-def cache_folder(choice: str) -> Path | None:
-    """Return the folder of the picture cache: none, the user's cache folder for auto, or the one named."""
-    if choice == "none":
-        return None
-    if choice != "auto":
-        return Path(choice)
-    return user_cache()
 
 
 def _read_adience(config: AgeDataConfig, missing: str) -> AgeData:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.dataset import AgeData, open_pictures, read_data
-from agecls.results import AgeResult, Predictions, write_report_json
+from agecls.dataset import AgeData, read_data
+from agecls.results import AgeResult, Predictions
 from agecls.scores import age_scores, slice_scores
+from finetune.cache import open_pictures
 from finetune.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.manifest import Manifest
-from finetune.run_folder import read_json
+from finetune.run_folder import read_json, write_json
 
 if TYPE_CHECKING:
     from agecls.commands import EvaluateAgeConfig
@@ -56,7 +57,7 @@ def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         predictions.write(out / "predictions.parquet")
-        write_report_json(out / "evaluation.json", summary)
+        write_json(out / "evaluation.json", summary)
         say(f"predictions.parquet and evaluation.json lie in {out}")
     return summary
 

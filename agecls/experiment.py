@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from agecls.config import AgeConfig
-from agecls.dataset import AgeData, check_contents, make_age_splits, open_pictures, read_data
+from agecls.dataset import AgeData, check_contents, make_age_splits, read_data
 from agecls.folds import Split, shared_people
 from agecls.results import Predictions
 from agecls.scores import age_scores
 from finetune.backbone import build_backbone
 from finetune.bundle import save_bundle
-from finetune.cache import ImageSource
+from finetune.cache import ImageSource, open_pictures
 from finetune.command import command_line
 from finetune.config import FREE_KEYS, to_dict
 from finetune.console import say

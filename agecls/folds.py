@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from finetune.equal_files import equal_files
 from finetune.errors import DataError, UsageError, listing
 from finetune.manifest import Manifest
 
@@ -288,7 +289,7 @@ def find_duplicate_contents(manifest: Manifest, splits: Sequence[Split]) -> list
     Only files of equal size are read. Raises DataError when a listed file cannot be read.
     """
     pairs: set[tuple[str, str]] = set()
-    for twins in _equal_files(manifest):
+    for twins in equal_files(manifest):
         for split in splits:
             learned = np.intersect1d(twins, np.concatenate([split.train, split.val]))
             for row in np.intersect1d(twins, split.test):
@@ -296,16 +297,3 @@ def find_duplicate_contents(manifest: Manifest, splits: Sequence[Split]) -> list
                 others = set(manifest["path"][learned].tolist())
                 pairs.update((min(one, other), max(one, other)) for other in others)
     return sorted(pairs)
-
-
-def _equal_files(manifest: Manifest) -> Iterator[list[int]]:
-    by_size: dict[int, list[int]] = defaultdict(list)
-    by_content: dict[bytes, list[int]] = defaultdict(list)
-    try:
-        for row in range(len(manifest)):
-            by_size[manifest.file(row).stat().st_size].append(row)
-        for row in (row for rows in by_size.values() if len(rows) > 1 for row in rows):
-            by_content[hashlib.sha256(manifest.file(row).read_bytes()).digest()].append(row)
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
-    yield from (rows for rows in by_content.values() if len(rows) > 1)

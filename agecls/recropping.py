@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.dataset import open_pictures, read_data
+from agecls.dataset import read_data
 from agecls.face_crop import MAX_ASPECT, MAX_DROP, MAX_MARGIN, FaceCrop, crop_of_run
 from agecls.faces import Face, FaceDetector, build_detector, crop_face, missing_detector_message
-from agecls.results import AgeResult, Predictions, write_report_json
+from agecls.results import AgeResult, Predictions
 from agecls.scores import exact_accuracy, one_off_accuracy
+from finetune.cache import open_pictures
 from finetune.console import progress, say, table
 from finetune.decode import BadImageError, decode_image
 from finetune.errors import DataError, UsageError, listing
 from finetune.manifest import Manifest
 from finetune.preprocess import PreprocessSpec, prepare
-from finetune.run_folder import read_json
+from finetune.run_folder import read_json, write_json
 from finetune.statistics import paired_cluster_bootstrap
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def evaluate_recropped(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         _joined(cut).write(out / "predictions.parquet")
-        write_report_json(out / "evaluation.json", summary)
+        write_json(out / "evaluation.json", summary)
         say(f"predictions.parquet (of the detector's crops) and evaluation.json lie in {out}")
     return summary
 

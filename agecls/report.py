@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from agecls import markdown, report_sections
-from agecls.curves import draw_learning_curves, draw_reliability
-from agecls.gallery import draw_heat_maps
-from agecls.picks import choose_typical
+from agecls import report_sections
 from agecls.pictures import draw_confusion, draw_group_bars, group_recalls
-from agecls.results import AgeResult, write_report_json
+from agecls.results import AgeResult
 from agecls.scores import score_cross_validation, slice_scores
+from finetune import markdown
 from finetune.atomic import write_bytes
+from finetune.gallery import draw_heat_maps
+from finetune.learning_curves import draw_learning_curves, draw_reliability
+from finetune.markdown import Picture, show_pictures
 from finetune.metrics import confusion_matrix
+from finetune.picks import choose_typical
+from finetune.run_folder import write_json
 
 PICTURES = "pictures"
-
-
-class Picture(NamedTuple):
-    """A picture of a report: its place under the report's folder, what it is, what to know about it."""
-
-    file: PurePosixPath
-    title: str
-    caption: str
 
 
 def report_result(
@@ -131,7 +126,7 @@ def write_report(folder: Path, record: Mapping[str, Any], pictures: Sequence[Pic
         pictures: what to show, in this order.
     """
     content = {**record, "pictures": [picture.file.as_posix() for picture in pictures]}
-    write_report_json(folder / "report.json", content)
+    write_json(folder / "report.json", content)
     page = folder / "report.md"
     write_bytes(page, _page(record, pictures).encode())
     return page
@@ -161,12 +156,6 @@ def _other_slice(cells: Sequence[Mapping[str, Any]] | None, name: str) -> str | 
     if not cells or len(cells) < 2:
         return None
     return f"{report_sections.per_slice(cells, name)}\n\nCells of fewer than 30 subjects have counts only."
-
-
-def show_pictures(pictures: Sequence[Picture]) -> str | None:
-    """Return the pictures, each under its title with its caption; None where there are none."""
-    shown = [f"### {p.title}\n\n{markdown.image(p.title, p.file)}\n\n{p.caption}" for p in pictures]
-    return "\n\n".join(shown) or None
 
 
 def _in_pictures(name: str) -> PurePosixPath:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune.atomic import atomic_file, write_bytes
+from finetune.atomic import atomic_file
 from finetune.errors import DataError, listing
 from finetune.manifest import Manifest
 from finetune.metrics import SMALLEST_PROBABILITY
-from finetune.strict_json import json_text
+from finetune.run_folder import read_config, read_json_lines
+from finetune.run_settings import loss_text
 
 TEXT_COLUMNS = ("path", "subject", "user", "gender")
 COLUMNS = (*TEXT_COLUMNS, "age", "fold", "target")
@@ -189,7 +190,7 @@ class AgeResult:
                 f"{folder}: run.json tells of {run['n']} test images, predictions.parquet has "
                 f"{len(predictions)}; run the cross-validation to its end again"
             )
-        return cls(folder, run, _read_config(folder / "config.yaml"), predictions)
+        return cls(folder, run, read_config(folder / "config.yaml"), predictions)
 
     @cached_property
     def manifest(self) -> Manifest | None:
@@ -206,7 +207,7 @@ class AgeResult:
         files = {fold: self.folder / f"fold{fold}" / "metrics.jsonl" for fold in self.folds}
         if len(self.folds) == 1 and (self.folder / "metrics.jsonl").is_file():
             files = {self.folds[0]: self.folder / "metrics.jsonl"}
-        return {fold: _read_lines(file) for fold, file in files.items() if file.is_file()}
+        return {fold: read_json_lines(file) for fold, file in files.items() if file.is_file()}
 
     @property
     def folds(self) -> list[int]:
@@ -221,17 +222,7 @@ class AgeResult:
     @property
     def loss_text(self) -> str:
         """The loss as words, with the parameters it was given: "crl (alpha 1.5, beta 1)"."""
-        loss = dict(self.run.get("loss", {}))
-        name = str(loss.pop("name", "unknown loss"))
-        given = [f"{key} {value}" for key, value in loss.items() if value not in (None, "none", "")]
-        given = [text for text in given if text != "label_smoothing 0.0"]
-        return f"{name} ({', '.join(given)})" if given else name
-
-
-def write_report_json(file: Path, content: Mapping[str, Any]) -> Path:
-    """Write `content` as JSON, whole or not at all, NaN as null; returns `file`."""
-    write_bytes(file, (json_text(content, indent=2) + "\n").encode())
-    return file
+        return loss_text(self.run.get("loss", {}))
 
 
 def _read_run(file: Path) -> dict[str, Any]:
@@ -245,25 +236,3 @@ def _read_run(file: Path) -> dict[str, Any]:
     if not isinstance(run.get("class_names"), list) or not run["class_names"]:
         raise DataError(f"{file} lacks class_names, the list of age groups young to old")
     return run
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    import yaml
-
-    if not file.is_file():
-        return {}
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{file} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{file} must hold keys and values, got {type(content).__name__}")
-    return content
-
-
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    try:
-        return [json.loads(line) for line in lines if line.strip()]
-    except ValueError as error:
-        raise DataError(f"{file} is not valid JSON lines: {error}") from None

@@ -11,7 +11,6 @@ import numpy as np
 
 from apps.config import ExplainConfig
 from apps.encoding import encode_image
-from apps.explain import enlarged, overlay
 from apps.predict.files import on_one_line
 from apps.predict.picture_paths import find_sources
 from apps.predict.views import safe_name, shortened
@@ -19,6 +18,7 @@ from finetune.atomic import check_writable, write_bytes
 from finetune.console import progress, say, table
 from finetune.decode import decode_image
 from finetune.errors import DataError, UsageError, listing
+from finetune.evidence import enlarged, overlay
 from finetune.preprocess import PreprocessSpec, preprocess
 
 GAP = 4  # white pixels between the crop and the overlay
@@ -126,8 +126,8 @@ def trained_explainer(file: Path) -> Explainer:
     """Return the explainer of a trained model: Grad-CAM on its last feature map."""
     import torch
 
-    from apps.grad_cam import grad_cam
     from finetune.batches import normalise
+    from finetune.grad_cam import grad_cam
     from finetune.learner import load_classifier
 
     core, spec, facts = load_classifier(file)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from agecls.results import AgeResult, Predictions, write_report_json
+from agecls.results import AgeResult, Predictions
 from agecls.scores import age_scores
 from apps.config import EvaluateOnnxConfig
 from apps.session import OnnxClassifier
@@ -18,6 +18,7 @@ from apps.views import Picture
 from finetune.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.manifest import Manifest
+from finetune.run_folder import write_json
 
 COUNTS = ("images", "right, trained", "right, onnx", "same answer", "max |dp|")
 
@@ -210,5 +211,5 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in predictions.items():
         rows.write(folder / name)
-    write_report_json(folder / "evaluation.json", summary)
+    write_json(folder / "evaluation.json", summary)
     say(f"{', '.join(predictions)} and evaluation.json lie in {folder}")

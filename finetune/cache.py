@@ -28,6 +28,7 @@ from finetune.cache_file import (
 )
 from finetune.decode import BadImageError, decode_image, reason_to_refuse
 from finetune.errors import DataError, listing
+from finetune.machine import core_count, user_cache
 from finetune.manifest import Manifest
 from finetune.preprocess import PreprocessSpec, prepare
 
@@ -173,6 +174,20 @@ def open_source(
         listed = {str(source.file(row)): reason for row, reason in source.bad.items()}
         raise BadImagesError(list(listed.items()), len(set(files)))
     return source
+
+
+def open_pictures(manifest: Manifest, spec: PreprocessSpec, cache: str) -> ImageSource:
+    """Return the prepared pictures, from the cache named; all cores hash, decode and resize."""
+    return open_source(manifest, spec, cache_dir=cache_folder(cache), workers=core_count())
+
+
+def cache_folder(choice: str) -> Path | None:
+    """Return the folder of the picture cache: none, the user's cache folder for auto, or the one named."""
+    if choice == "none":
+        return None
+    if choice != "auto":
+        return Path(choice)
+    return user_cache()
 
 
 def _refuse_bad(source: FileSource | CachedSource, row: int) -> None:

@@ -166,7 +166,7 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as indented JSON (NaN becomes null), atomically."""
         if self.writer:
-            write_bytes(self.path / name, (json_text(value, indent=2) + "\n").encode())
+            write_json(self.path / name, value)
 
     def read_json(self, name: str) -> Any:
         """Return what `write_json` wrote; DataError where the file is missing or damaged."""
@@ -197,6 +197,36 @@ def read_json(file: Path) -> Any:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{file} is no valid JSON: {error}") from error
+
+
+def write_json(file: Path, content: Any) -> Path:
+    """Write `content` as JSON, whole or not at all, NaN as null; returns `file`."""
+    write_bytes(file, (json_text(content, indent=2) + "\n").encode())
+    return file
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return a config.yaml as plain values, {} where there is none; DataError where it cannot be read."""
+    import yaml
+
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DataError(f"{file} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file} must hold keys and values, got {type(content).__name__}")
+    return content
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a finished run's metrics.jsonl; DataError where a line is damaged."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    try:
+        return [json.loads(line) for line in lines if line.strip()]
+    except ValueError as error:
+        raise DataError(f"{file} is not valid JSON lines: {error}") from None
 
 
 def write_table(file: Path, columns: Mapping[str, np.ndarray]) -> None:

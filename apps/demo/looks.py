@@ -30,7 +30,8 @@ def look_at(
         class_index: the class to be explained.
         maps: (K, h, w) the class activation maps that came with its answer; None for a model without.
     """
-    from apps.explain import CAM, evidence_map, explain_onnx, overlay
+    from apps.explain import CAM, explain_onnx
+    from finetune.evidence import evidence_map, overlay
 
     if maps is not None:
         return overlay(crop, evidence_map(maps[class_index], model.size)), CAM

@@ -97,7 +97,7 @@ def _no_twins() -> Finding:
 
 
 def _places() -> dict[str, Path]:
-    from agecls.dataset import cache_folder
+    from finetune.cache import cache_folder
 
     cache = cache_folder("auto")
     return {"run folder": Path.cwd(), **({} if cache is None else {"picture cache": cache})}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from agecls.markdown import escape, number, table
 from apps.export import card_sections as measured
 from apps.export.card_origin import how_checked, how_trained, in_words, licence, one_line, the_file
 from apps.export.card_sections import NOT_MEASURED
 from apps.export.crop import NOT_MEASURED as NOT_MEASURED_CROP
 from apps.model_facts import ModelFacts
+from finetune.markdown import escape, number, table
 
 FEW_CLASSES = 12
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agecls.markdown import code, escape, table
 from apps.export.card_sections import NOT_MEASURED
 from apps.model_facts import ModelFacts
+from finetune.markdown import code, escape, table
 
 UNKNOWN = "unknown"
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

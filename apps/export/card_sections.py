@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agecls.markdown import escape, number, table
 from agecls.scores import FEWEST_SUBJECTS
+from finetune.markdown import escape, number, table
 
 Facts = Mapping[str, Any]
 NOT_MEASURED = "not measured"

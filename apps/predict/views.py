@@ -178,7 +178,8 @@ class LookFolder:
 
     def add(self, answer: Answer) -> None:
         """Write the picture of one answer: the crop, and over it where the model looked for its class."""
-        from apps.explain import enlarged, explain_onnx, overlay
+        from apps.explain import explain_onnx
+        from finetune.evidence import enlarged, overlay
 
         if answer.model is None or answer.crop is None or answer.class_index is None:
             return

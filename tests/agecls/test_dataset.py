@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from agecls.config import AgeDataConfig
-from agecls.dataset import cache_folder, check_contents, make_age_splits, read_data
+from agecls.dataset import check_contents, make_age_splits, read_data
 from agecls.folds import find_duplicate_contents
+from finetune.cache import cache_folder
 from finetune.errors import DataError, UsageError
 from tests.agecls.tiny_ages import as_table, listed_rows, picture
 

@@ -113,7 +113,7 @@ def test_group_bars_draw_the_intervals_that_are_known(tmp_path: Path, monkeypatc
 
 
 def test_importing_the_pictures_imports_no_matplotlib():
-    modules = "agecls.pictures, agecls.curves, agecls.picks, agecls.gallery, agecls.report"
+    modules = "agecls.pictures, finetune.learning_curves, finetune.picks, finetune.gallery, agecls.report"
     code = f"import sys, {modules}; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agecls.results import AgeResult, Predictions, write_report_json
+from agecls.results import AgeResult, Predictions
 from finetune.errors import DataError
 from finetune.manifest import Manifest
 
@@ -236,11 +236,3 @@ def test_the_loss_is_told_with_the_parameters_that_were_given(tmp_path):
     loss = {"name": "crl", "alpha": 1.5, "beta": 0, "label_smoothing": 0.0, "class_weights": "none"}
     told = AgeResult.load(write_result(tmp_path / "crl", synthetic_predictions(), loss=loss))
     assert (plain.loss_text, told.loss_text) == ("cel", "crl (alpha 1.5, beta 0)")
-
-
-def test_a_report_is_strict_json_with_null_for_nan(tmp_path):
-    file = write_report_json(
-        tmp_path / "report.json", {"sd": np.float64("nan"), "n": np.int64(3), "x": np.arange(2)}
-    )
-    assert json.loads(file.read_text(encoding="utf-8")) == {"sd": None, "n": 3, "x": [0, 1]}
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

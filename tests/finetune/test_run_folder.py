@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from finetune.errors import CrlError, DataError, ResourceError, UsageError
-from finetune.run_folder import RunFolder, peak_memory_mb, read_table, versions
+from finetune.run_folder import RunFolder, peak_memory_mb, read_table, versions, write_json
 
 CONFIG: dict[str, Any] = {
     "loss": {"name": "crl", "alpha": 1.5},
@@ -321,3 +321,11 @@ def test_peak_memory_is_of_the_size_of_a_python_process() -> None:
 def test_the_folder_does_not_pay_for_torch() -> None:
     code = "import sys, finetune.run_folder, finetune.console; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_report_is_strict_json_with_null_for_nan(tmp_path):
+    file = write_json(
+        tmp_path / "report.json", {"sd": np.float64("nan"), "n": np.int64(3), "x": np.arange(2)}
+    )
+    assert json.loads(file.read_text(encoding="utf-8")) == {"sd": None, "n": 3, "x": [0, 1]}
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.explain import evidence_map
 from finetune.backbone import Features
 from finetune.batches import normalise
 from finetune.errors import UsageError
+from finetune.evidence import evidence_map
 
 if TYPE_CHECKING:
     from finetune.model import Classifier

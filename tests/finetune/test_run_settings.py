@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from agecls.results import AgeResult, Predictions
-from agecls.settings import check_comparable, differing, environment_differences, is_loss, setting_differences
 from finetune.errors import DataError
+from finetune.run_settings import (
+    check_comparable,
+    differing,
+    environment_differences,
+    is_loss,
+    setting_differences,
+)
 
 SAME = {"manifest": "1", "policy": "core8", "split": "2", "class_names": ["0-2", "4-6"]}
 

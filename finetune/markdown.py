@@ -6,11 +6,20 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 from urllib.parse import quote
 
 NOT_MEASURED = "n/a"
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+class Picture(NamedTuple):
+    """A picture of a report: its place under the report's folder, what it is, what to know about it."""
+
+    file: PurePosixPath
+    title: str
+    caption: str
 
 
 def escape(text: object) -> str:
@@ -64,6 +73,12 @@ def interval(ends: Sequence[float] | None, digits: int = 1) -> str:
     ('46.3 to 51.2', 'n/a')
     """
     return NOT_MEASURED if ends is None else f"{number(ends[0], digits)} to {number(ends[1], digits)}"
+
+
+def show_pictures(pictures: Sequence[Picture]) -> str | None:
+    """Return the pictures, each under its title with its caption; None where there are none."""
+    shown = [f"### {p.title}\n\n{image(p.title, p.file)}\n\n{p.caption}" for p in pictures]
+    return "\n\n".join(shown) or None
 
 
 def _one_line(text: object) -> str:

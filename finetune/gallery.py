@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agecls.picks import GalleryRow
 from finetune import canvas
 from finetune.errors import DataError
 from finetune.heat_map_figure import MARKS, Panel, RowLabels, draw_heat_map_figure
+from finetune.picks import GalleryRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,17 +30,19 @@ def draw_gallery(
     out: Path,
     *,
     names: tuple[str, str] = ("A", "B"),
+    unit: str = "group",
 ) -> Path:
-    """Draw the chosen pictures with the true group above and both results' answers below each.
+    """Draw the chosen pictures with the true class above and both results' answers below each.
 
     Args:
         gallery: what `choose_disagreements` returned.
         files: (N,) image files in the order of the prediction table; one that cannot be read is shown as an
             empty frame with its name.
         target, probs_a, probs_b: as for `choose_disagreements`.
-        class_names: the K groups, young to old.
+        class_names: the K classes, in the order of the columns.
         out: the PNG to write.
         names: what the two results are called.
+        unit: what one class is: a group, a class.
 
     Returns:
         `out`.
@@ -50,8 +52,8 @@ def draw_gallery(
     spelled_out = tuple(name.upper() for name in names) != short
     title = f"Where {short[0]} and {short[1]} disagree: {canvas.count_text(len(target), 'test image')}"
     subtitle = (
-        "per true group, the image on which the two probabilities of the true group differ most\n"
-        f"below it: predicted group and its probability, {RIGHT} right, {WRONG} wrong"
+        f"per true {unit}, the image on which the two probabilities of the true {unit} differ most\n"
+        f"below it: predicted {unit} and its probability, {RIGHT} right, {WRONG} wrong"
     )
     if spelled_out:
         subtitle += "\n" + ", ".join(
@@ -141,21 +143,23 @@ def draw_heat_maps(
     out: Path,
     *,
     subtitle: str = "",
+    unit: str = "group",
 ) -> Path:
-    """Draw softmax heat maps: a row per picture, a column per group, a map per result, one 0-1 scale.
+    """Draw softmax heat maps: a row per picture, a column per class, a map per result, one 0-1 scale.
 
     Args:
         files: (n,) the pictures to show at the left.
-        target: (n,) their true groups, outlined in every map.
+        target: (n,) their true classes, outlined in every map.
         probs: what each result is called -> its (n, K) probabilities.
-        class_names: the K groups, young to old.
+        class_names: the K classes, in the order of the columns.
         out: the PNG to write.
         subtitle: how the pictures were chosen.
+        unit: what one class is: a group, a class.
 
     Returns:
         `out`.
     """
-    marks = MARKS.format(true="true group", predicted="predicted group")
+    marks = MARKS.format(true=f"true {unit}", predicted=f"predicted {unit}")
     return draw_heat_map_figure(
         out,
         title=f"Softmax probabilities: {canvas.count_text(len(files), 'image')}",
@@ -164,7 +168,7 @@ def draw_heat_maps(
         columns=class_names,
         truths=[int(index) for index in target],
         rows=RowLabels(
-            heading="true group",
+            heading=f"true {unit}",
             names=[class_names[index] for index in target],
             notes=[""] * len(files),
             draw=lambda axes, row: draw_thumbnail(axes, files[row], canvas.SMALL - 4),

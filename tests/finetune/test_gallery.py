@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from agecls.gallery import draw_gallery, draw_heat_maps
-from agecls.picks import choose_disagreements, choose_telling
 from finetune import canvas
+from finetune.gallery import draw_gallery, draw_heat_maps
+from finetune.picks import choose_disagreements, choose_telling
 from tests.agecls.drawing import NAMES, made_up_answers
 from tests.finetune.drawing import has_colour, pixels_of
 

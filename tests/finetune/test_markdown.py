@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from agecls.markdown import code, escape, image, interval, number, table
+from finetune.markdown import code, escape, image, interval, number, table
 
 
 def test_markup_in_names_is_escaped():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agecls.curves import draw_learning_curves, draw_reliability
 from finetune import canvas
+from finetune.learning_curves import draw_learning_curves, draw_reliability
 from finetune.metrics import expected_calibration_error
 from tests.agecls.drawing import made_up_answers
 from tests.finetune.drawing import has_colour, pixels_of

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from apps.explain import evidence_map
-from apps.grad_cam import _as_map, grad_cam
 from finetune.batches import normalise
 from finetune.errors import UsageError
+from finetune.evidence import evidence_map
+from finetune.grad_cam import _as_map, grad_cam
 from finetune.model import Classifier, build_classifier
 from finetune.preprocess import PreprocessSpec
 

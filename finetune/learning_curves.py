@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_learning_curves(histories: Sequence[Sequence[Mapping[str, Any]]], out: Path) -> Path:
+def draw_learning_curves(
+    histories: Sequence[Sequence[Mapping[str, Any]]], out: Path, *, unit: str = "fold"
+) -> Path:
     """Draw accuracy and loss against epochs: the mean over folds, in a band from the lowest to the highest.
 
     Folds may differ in length: drawn are the epochs that every fold reached, so that no mean changes folds.
@@ -25,15 +27,16 @@ def draw_learning_curves(histories: Sequence[Sequence[Mapping[str, Any]]], out: 
             there was a validation part, `val_loss` and `val_accuracy` (shares in [0, 1]; None or absent where
             not measured).
         out: the PNG to write.
+        unit: what one history is of: a fold, a run.
 
     Returns:
         `out`.
     """
     folds = [history for history in histories if history]
     epochs = min((max(int(row["epoch"]) for row in history) + 1 for history in folds), default=0)
-    many = f"mean of {len(folds)} folds" if len(folds) > 1 else "one fold"
+    many = f"mean of {len(folds)} {unit}s" if len(folds) > 1 else f"one {unit}"
     title = f"Learning curves: {many}, {canvas.count_text(epochs, 'epoch')}"
-    subtitle = "band: from the lowest to the highest fold" if len(folds) > 1 else ""
+    subtitle = f"band: from the lowest to the highest {unit}" if len(folds) > 1 else ""
     with canvas.new_figure(out, 3.5, title, subtitle) as figure:
         left, right = figure.subplots(1, 2)
         for axes, quantity, label, scale in (

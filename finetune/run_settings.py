@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from agecls.results import AgeResult
 from finetune.errors import DataError, listing
 
 # What two results must share before they may be compared at all.
@@ -36,6 +36,35 @@ NOT_SETTINGS = ("run", "device", "devices", "folds", "data")
 NOT_SETTING_KEYS = ("evaluate.batch_size", "pretraining.location", "device.asked")
 
 
+class Result(Protocol):
+    """What a comparison needs of a finished run: its folder and what run.json and config.yaml tell."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+
+    @property
+    def run(self) -> Mapping[str, Any]:
+        """The contents of run.json."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The contents of config.yaml."""
+
+
+def loss_text(loss: Mapping[str, Any]) -> str:
+    """Return a run's loss as words, with the parameters it was given.
+
+    >>> loss_text({"name": "crl", "alpha": 1.5, "beta": 1, "label_smoothing": 0.0, "class_weights": "none"})
+    'crl (alpha 1.5, beta 1)'
+    """
+    own = dict(loss)
+    name = str(own.pop("name", "unknown loss"))
+    given = [f"{key} {value}" for key, value in own.items() if value not in (None, "none", "", {})]
+    given = [text for text in given if text != "label_smoothing 0.0"]
+    return f"{name} ({', '.join(given)})" if given else name
+
+
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return [{field, a, b}] for every dotted field whose values differ; None where one lacks it.
 
@@ -48,7 +77,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]
     return [{"field": name, "a": left, "b": right} for name, left, right in pairs if left != right]
 
 
-def check_comparable(a: AgeResult, b: AgeResult) -> None:
+def check_comparable(a: Result, b: Result) -> None:
     """Raise DataError, listing both values, when what both must share differs or is not told."""
     broken = []
     for name in IDENTITY:
@@ -66,17 +95,17 @@ def check_comparable(a: AgeResult, b: AgeResult) -> None:
         )
 
 
-def environment_differences(side_a: Sequence[AgeResult], side_b: Sequence[AgeResult]) -> list[dict[str, Any]]:
+def environment_differences(side_a: Sequence[Result], side_b: Sequence[Result]) -> list[dict[str, Any]]:
     """Return the differences in device and library versions of runs paired in order, [{field, a, b}]."""
     pairs = zip(side_a, side_b, strict=True)
     return _distinct([differing(_part(a, ENVIRONMENT), _part(b, ENVIRONMENT)) for a, b in pairs])
 
 
-def _part(result: AgeResult, names: Sequence[str]) -> dict[str, Any]:
+def _part(result: Result, names: Sequence[str]) -> dict[str, Any]:
     return {name: result.run[name] for name in names if name in result.run}
 
 
-def _settings(result: AgeResult, with_config: bool) -> dict[str, Any]:
+def _settings(result: Result, with_config: bool) -> dict[str, Any]:
     """Return dotted settings: config.yaml's, and what run.json adds to them."""
     config = (
         {key: value for key, value in result.config.items() if key not in NOT_SETTINGS} if with_config else {}
@@ -89,7 +118,7 @@ def _settings(result: AgeResult, with_config: bool) -> dict[str, Any]:
 
 
 def setting_differences(
-    side_a: Sequence[AgeResult], side_b: Sequence[AgeResult]
+    side_a: Sequence[Result], side_b: Sequence[Result]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the settings that differ between runs paired in order, [{field, a, b}], and notes in words.
 

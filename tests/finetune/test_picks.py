@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agecls.picks import COLUMNS, choose_disagreements, choose_telling, choose_typical
+from finetune.picks import COLUMNS, choose_disagreements, choose_telling, choose_typical
 from tests.agecls.drawing import made_up_answers
 
 TARGET = np.array([0, 0, 0, 1, 1, 1])
