@@ -14,7 +14,6 @@ from agecls.dataset import AgeData, check_contents, make_age_splits, read_data
 from agecls.folds import Split, shared_people
 from agecls.results import Predictions
 from agecls.scores import age_scores
-from finetune.backbone import build_backbone
 from finetune.bundle import save_bundle
 from finetune.cache import ImageSource, open_pictures
 from finetune.command import command_line
@@ -23,7 +22,7 @@ from finetune.console import say
 from finetune.distributed import World, any_true, barrier
 from finetune.errors import CrlError, UsageError
 from finetune.fit import Fitted, fit
-from finetune.learner import loss_settings
+from finetune.learner import loss_settings, spec_of
 from finetune.prediction import predict
 from finetune.preprocess import PreprocessSpec
 from finetune.run_folder import RunFolder, check_content, versions
@@ -65,8 +64,7 @@ def prepare_experiment(config: AgeConfig) -> Experiment:
     splits, split_hash = make_age_splits(data, config.data)
     say(describe_data(data))
     check_contents(data, splits, config.data)
-    shape = build_backbone(config.model.backbone, "none", image_size=config.model.image_size)
-    spec = shape.preprocess_spec(config.model.image_size, resize_ratio=config.model.resize_ratio)
+    spec = spec_of(config)
     return Experiment(
         config, data, splits, split_hash, spec, open_pictures(data.manifest, spec, config.run.cache)
     )

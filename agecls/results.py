@@ -11,19 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from finetune.atomic import atomic_file
-from finetune.errors import DataError, listing
+from finetune.errors import DataError
 from finetune.manifest import Manifest
-from finetune.metrics import SMALLEST_PROBABILITY
+from finetune.prediction_table import check_predictions, log_odds, read_predictions, write_predictions
 from finetune.run_folder import read_config, read_json_lines
 from finetune.run_settings import loss_text
 
 TEXT_COLUMNS = ("path", "subject", "user", "gender")
 COLUMNS = (*TEXT_COLUMNS, "age", "fold", "target")
-
-# How far a row's probabilities may be from a sum of one: float32 softmax is off by 1e-6, a forgotten softmax
-# by 1.
-SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,27 +54,8 @@ class Predictions:
             ("probs", np.float64),
         ):
             object.__setattr__(self, name, np.asarray(getattr(self, name)).astype(kind))
-        self._check()
-
-    def _check(self) -> None:
-        lengths = {item.name: len(getattr(self, item.name)) for item in fields(self)[1:]}
-        if len(set(lengths.values())) > 1:
-            raise DataError(f"columns of predictions differ in length: {lengths}")
-        num_classes = len(self.class_names)
-        if self.probs.ndim != 2 or self.probs.shape[1] != num_classes:
-            raise DataError(f"probabilities must have shape (N, {num_classes}), got {self.probs.shape}")
-        bad = np.flatnonzero((self.target < 0) | (self.target >= num_classes))
-        if len(bad):
-            rows = [f"row {row} ({self.path[row]}): target {self.target[row]}" for row in bad]
-            raise DataError(f"targets must lie in [0, {num_classes - 1}]:\n{listing(rows)}")
-        sums = self.probs.sum(axis=1)
-        bad = np.flatnonzero(~((np.abs(sums - 1) <= SUM_TOLERANCE) & (self.probs >= 0).all(axis=1)))
-        if len(bad):
-            told = [(row, self.path[row], sums[row], self.probs[row].min()) for row in bad]
-            rows = [
-                f"row {row} ({path}): sum {total:g}, smallest {least:g}" for row, path, total, least in told
-            ]
-            raise DataError(f"probabilities of an image must be at least 0 and sum to 1:\n{listing(rows)}")
+        columns = {item.name: getattr(self, item.name) for item in fields(self)[1:] if item.name != "probs"}
+        check_predictions(columns, self.probs, len(self.class_names))
 
     def __len__(self) -> int:
         return len(self.target)
@@ -102,9 +78,7 @@ class Predictions:
     @cached_property
     def log_odds(self) -> np.ndarray:
         """log p_k - log sum_{j != k} p_j, float64 (N, K); the sum keeps the digits of p near 1."""
-        others = self.probs @ (1 - np.eye(len(self.class_names)))
-        floor = SMALLEST_PROBABILITY
-        return np.asarray(np.log(np.maximum(self.probs, floor)) - np.log(np.maximum(others, floor)))
+        return log_odds(self.probs)
 
     def select(self, rows: np.ndarray) -> Predictions:
         """Return these rows (indices or a boolean mask)."""
@@ -117,41 +91,13 @@ class Predictions:
 
     def write(self, file: Path) -> None:
         """Write predictions.parquet, sorted by (fold, path), float32 probabilities prob_0 ... prob_{K-1}."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         rows = self.in_order()
-        columns = {name: pa.array(getattr(rows, name)) for name in COLUMNS}
-        for index in range(len(self.class_names)):
-            columns[f"prob_{index}"] = pa.array(rows.probs[:, index].astype(np.float32))
-        with atomic_file(file) as stream:
-            pq.write_table(pa.table(columns), stream)
+        write_predictions(file, {name: getattr(rows, name) for name in COLUMNS}, rows.probs)
 
     @classmethod
     def read(cls, file: Path, class_names: tuple[str, ...]) -> Predictions:
         """Read what `write` wrote; DataError names the file and the missing columns or wrong rows."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            table = pq.read_table(file)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{file} cannot be read as parquet: {error}") from None
-        prob_names = [f"prob_{index}" for index in range(len(class_names))]
-        missing = [name for name in (*COLUMNS, *prob_names) if name not in table.column_names]
-        if missing:
-            found = ", ".join(table.column_names)
-            raise DataError(f"{file} lacks the columns {', '.join(missing)}; it has {found}")
-        extra = [name for name in table.column_names if name.startswith("prob_") and name not in prob_names]
-        if extra:
-            raise DataError(
-                f"{file} has {', '.join(extra)} beyond the {len(class_names)} class names of its run"
-            )
-        empty = [name for name in table.column_names if name != "age" and table[name].null_count]
-        if empty:
-            raise DataError(f"{file} has empty cells in {', '.join(empty)}")
-        columns = {name: table[name].to_numpy() for name in COLUMNS}
-        probs = np.stack([table[name].to_numpy() for name in prob_names], axis=1)
+        columns, probs = read_predictions(file, COLUMNS, len(class_names), may_be_empty=("age",))
         try:
             return cls(tuple(class_names), **columns, probs=probs)
         except DataError as error:

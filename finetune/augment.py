@@ -29,6 +29,7 @@ Apply = Callable[[np.ndarray, int, np.ndarray], None]
 FLIP_PROBABILITY = 0.5
 ANY_CROP = (0.08, 1.0)
 FACE_CROP = (0.8, 1.0)
+ROTATION = 15.0  # degrees to either side
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 ANTIALIAS_FROM = 1.5
@@ -64,12 +65,16 @@ class Augment:
 def build_augment(policy: str, spec: PreprocessSpec) -> Augment:
     """Return the policy of this name; UsageError lists the names there are.
 
-    none      centre crop, the same as in evaluation
-    flip      centre crop, mirrored with probability 1/2
-    face      small affine jitter (10 degrees, 10 % scale, 5 % shift), random crop of 80-100 % of the area,
-              mirror, light colour: for faces that are already aligned or tightly cropped
-    standard  random crop of 8-100 % of the area at an aspect ratio of 3/4 to 4/3, mirror: the ImageNet recipe
-    strong    standard, with affine and colour jitter, now and then grey, blur or a patch erased
+    none         centre crop, the same as in evaluation
+    flip         centre crop, mirrored with probability 1/2
+    face         small affine jitter (10 degrees, 10 % scale, 5 % shift), random crop of 80-100 % of the area,
+                 mirror, light colour: for faces that are already aligned or tightly cropped
+    standard     random crop of 8-100 % of the area at an aspect ratio of 3/4 to 4/3, mirror: the ImageNet
+                 recipe
+    strong       standard, with affine and colour jitter, now and then grey, blur or a patch erased
+    crop         a crop of the network's size anywhere in the prepared picture, mirror: no second resizing
+    rotate_crop  rotation by up to 15 degrees about the middle of the prepared picture, black where nothing
+                 is, then crop and mirror as above
     """
     return Augment(policy, spec)
 
@@ -107,6 +112,32 @@ def _flip(spec: PreprocessSpec) -> Apply:
         _mirror_half(random.Random(seed), out)
 
     return apply
+
+
+def _crop(spec: PreprocessSpec) -> Apply:
+    def apply(prepared: np.ndarray, seed: int, out: np.ndarray) -> None:
+        _crop_and_mirror(random.Random(seed), prepared, spec.image_size, out)
+
+    return apply
+
+
+def _rotate_crop(spec: PreprocessSpec) -> Apply:
+    interpolation = INTERPOLATIONS[spec.interpolation]
+
+    def apply(prepared: np.ndarray, seed: int, out: np.ndarray) -> None:
+        rng = random.Random(seed)
+        turned = rotate(prepared, rng.uniform(-ROTATION, ROTATION), interpolation)
+        _crop_and_mirror(rng, turned, spec.image_size, out)
+
+    return apply
+
+
+def rotate(picture: np.ndarray, degrees: float, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """Return uint8 (h, w, 3) turned anti-clockwise about its middle, black where no pixel came from."""
+    height, width = picture.shape[:2]
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    turned: np.ndarray = cv2.warpAffine(picture, turn, (width, height), flags=interpolation)
+    return turned
 
 
 def _standard(spec: PreprocessSpec) -> Apply:
@@ -162,7 +193,17 @@ POLICIES: dict[str, Callable[[PreprocessSpec], Apply]] = {
     "face": _face,
     "standard": _standard,
     "strong": _strong,
+    "crop": _crop,
+    "rotate_crop": _rotate_crop,
 }
+
+
+def _crop_and_mirror(rng: random.Random, picture: np.ndarray, side: int, out: np.ndarray) -> None:
+    """Write a square crop from anywhere in the picture, mirrored half of the time."""
+    top = rng.randint(0, picture.shape[0] - side)
+    left = rng.randint(0, picture.shape[1] - side)
+    out[:] = picture[top : top + side, left : left + side]
+    _mirror_half(rng, out)
 
 
 def _mirror_half(rng: random.Random, picture: np.ndarray) -> None:

@@ -20,35 +20,45 @@ if TYPE_CHECKING:
     from finetune.preprocess import PreprocessSpec
 
 
+# A stride in pixels, or a place counted from the end: "last", "last-1", "last-2", "last-3".
+Tap = int | str
+QUARTERS = 4  # a plain transformer's "last-1" is the block three quarters up, and so on
+
+
 @dataclass(frozen=True)
 class Features:
     """What a backbone gives a head.
 
     `embedding` (B, D) is the model's own pooled vector, the one its pretrained classifier reads; `maps` holds
-    the asked-for feature maps (B, C, h, w) by stride, always channels first.
+    the asked-for feature maps (B, C, h, w) by tap, in the order they were asked for, always channels first.
     """
 
     embedding: Tensor
-    maps: dict[int, Tensor] = field(default_factory=dict)
+    maps: dict[Tap, Tensor] = field(default_factory=dict)
 
 
 class FeatureBackbone(nn.Module):
     """A timm model without its classifier.
 
-    A tap is a stride in pixels; where several layers share one, the deepest is read (a plain ViT, whose
-    blocks all have its patch size as stride, gives its last, normalised tokens as a grid).
+    A tap is a stride in pixels, or a place counted from the end. Of several layers with one stride the
+    deepest is read. "last" is the deepest map that more than pooling made: ResNet's layer4, VGG's relu5_3
+    before pool5 (stride 16; pool5 itself is stride 32), EfficientNet's last stage before its head's
+    convolution. "last-1", "last-2" and "last-3" are the next larger maps: ResNet's layer3, VGG's relu4_3. In
+    a plain ViT, whose blocks all have its patch size as stride, "last" and the stride are its last tokens as
+    a grid and "last-1" is the block three quarters up; all tapped tokens pass the final norm.
 
     Args:
         model: the timm model, its classifier already removed.
         name: timm's name of it.
         weights: where its weights came from.
-        taps: strides of the maps that `forward` returns.
+        taps: which maps `forward` returns, as strides or places from the end, in this order.
         embed: False drops the pooling layers behind the deepest tap (VGG's hold 119 million weights) and
-            leaves the embedding empty, for heads that read maps only.
+            leaves the embedding empty, for heads that read maps only; "pooled" does so only where there are
+            hidden layers between the last map and the classifier, as in VGG.
         image_size: side in pixels the model was built for, where the model fixes one.
         notes: sentences for the person who started the run.
 
-    Raises UsageError for a stride the model does not have, listing those it has.
+    Raises UsageError for a tap the model does not have, listing those it has.
     """
 
     def __init__(
@@ -57,28 +67,34 @@ class FeatureBackbone(nn.Module):
         name: str,
         weights: WeightSource,
         *,
-        taps: Sequence[int] = (),
-        embed: bool = True,
+        taps: Sequence[Tap] = (),
+        embed: bool | Literal["pooled"] = True,
         image_size: int | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        layers = _deepest_by_stride(model.feature_info)
-        unknown = [stride for stride in taps if stride not in layers]
+        layers = _layers_by_tap(model)
+        unknown = [tap for tap in taps if tap not in layers]
         if unknown or not (taps or embed):
-            have = ", ".join(map(str, sorted(layers)))
+            strides = ", ".join(str(tap) for tap in layers if isinstance(tap, int))
+            places = ", ".join(str(tap) for tap in layers if isinstance(tap, str))
+            asked = ", ".join(map(str, taps)) or "nothing at all"
             raise UsageError(
-                f"{name} has feature maps of stride {have}; asked for {list(taps) or 'nothing at all'}"
+                f"{name} has feature maps of stride {strides}, also called {places}; asked for {asked}"
             )
+        if embed == "pooled":
+            embed = not _has_hidden_layers(model)
         self.model: Any = model
         self.name = name
         self.weights = weights
         self.notes = list(notes)
-        self.taps = tuple(sorted(taps))
+        self.taps = tuple(dict.fromkeys(taps))
         self.image_size = image_size
-        self.map_dims = {stride: layers[stride][1] for stride in self.taps}
+        self.map_dims = {tap: layers[tap].channels for tap in self.taps}
+        self.map_strides = {tap: layers[tap].stride for tap in self.taps}
         self.embedding_dim = int(model.head_hidden_size) if embed else 0
-        self._indices = [layers[stride][0] for stride in self.taps]
+        self._indices = sorted({layers[tap].index for tap in self.taps})
+        self._places = {tap: self._indices.index(layers[tap].index) for tap in self.taps}
         if not embed:
             model.prune_intermediate_layers(self._indices, prune_norm=False, prune_head=True)
 
@@ -89,10 +105,10 @@ class FeatureBackbone(nn.Module):
         final, maps = self.model.forward_intermediates(
             images, indices=self._indices, norm=True, output_fmt="NCHW"
         )
-        by_stride = dict(zip(self.taps, maps, strict=True))
+        by_tap = {tap: maps[place] for tap, place in self._places.items()}
         if not self.embedding_dim:
-            return Features(images.new_zeros(len(images), 0), by_stride)
-        return Features(self.model.forward_head(final, pre_logits=True), by_stride)
+            return Features(images.new_zeros(images.shape[0], 0), by_tap)
+        return Features(self.model.forward_head(final, pre_logits=True), by_tap)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters that the authors never decay (position tables, tokens)."""
@@ -137,8 +153,8 @@ def build_backbone(
     name: str,
     weights: str | Path = "pretrained",
     *,
-    taps: Sequence[int] = (),
-    embed: bool = True,
+    taps: Sequence[Tap] = (),
+    embed: bool | Literal["pooled"] = True,
     image_size: int | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
@@ -229,10 +245,36 @@ def _create_with_weights(name: str, config: Any, file: Path, options: dict[str, 
     raise ModelFileError(f"{file} does not hold the weights of {name}:\n  {refusals[0]}")
 
 
-def _deepest_by_stride(feature_info: Any) -> dict[int, tuple[int, int]]:
-    """Return {stride: (index, channels)}, of the deepest layer where several share a stride."""
-    infos = feature_info if isinstance(feature_info, list) else feature_info.get_dicts()
-    return {int(info["reduction"]): (index, int(info["num_chs"])) for index, info in enumerate(infos)}
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that a tap reads: its index among timm's feature maps, its channels and its stride (px)."""
+
+    index: int
+    channels: int
+    stride: int
+
+
+def _layers_by_tap(model: Any) -> dict[Tap, _Layer]:
+    """Return every tap of a model, strides first: of several layers with one stride the deepest counts."""
+    infos = model.feature_info if isinstance(model.feature_info, list) else model.feature_info.get_dicts()
+    layers = [_Layer(index, int(info["num_chs"]), int(info["reduction"])) for index, info in enumerate(infos)]
+    by_stride: dict[Tap, _Layer] = {layer.stride: layer for layer in layers}
+    made = [layer for layer in by_stride.values() if not _only_pools(model, infos[layer.index])]
+    if len(by_stride) == 1:  # a plain transformer: no pyramid, so depth takes its place
+        quarters = [len(layers) * part // QUARTERS for part in range(1, QUARTERS + 1)]
+        made = [layers[end - 1] for end in quarters if end]
+    names = ["last", *(f"last-{back}" for back in range(1, QUARTERS))]
+    return by_stride | dict(zip(names, reversed(made), strict=False))
+
+
+def _only_pools(model: Any, info: dict[str, Any]) -> bool:
+    return isinstance(model.get_submodule(info["module"]), nn.MaxPool2d | nn.AvgPool2d)
+
+
+def _has_hidden_layers(model: Any) -> bool:
+    """Return whether layers with weights stand between the pooled last map and the classifier (VGG's)."""
+    hidden = getattr(model, "pre_logits", None)
+    return isinstance(hidden, nn.Module) and any(True for _ in hidden.parameters())
 
 
 def _shorten(message: str, limit: int = 400) -> str:
@@ -240,4 +282,4 @@ def _shorten(message: str, limit: int = 400) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-__all__ = ["FeatureBackbone", "Features", "WeightSource", "build_backbone", "published_weights"]
+__all__ = ["FeatureBackbone", "Features", "Tap", "WeightSource", "build_backbone", "published_weights"]

@@ -1,8 +1,9 @@
 """Manifest rows -> batches of uint8 pictures; order and augmentation are functions of counters.
 
-An epoch's order comes from (seed, epoch), a picture's augmentation from (seed, epoch, row). So the batches
-are the same for any number of worker processes, for any step at which an epoch is taken up again, and, put
-together, for any number of ranks. Pictures stay uint8 until `normalise` runs on the device.
+An epoch's order comes from (seed, epoch), a picture's augmentation from (seed, epoch, row), and that of a
+second or later view of it from (seed, epoch, row, view). So the batches are the same for any number of
+worker processes, for any step at which an epoch is taken up again, and, put together, for any number of
+ranks. Pictures stay uint8 until `normalise` runs on the device.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class TrainBatches:
     the global one: with `world_size` > 1 this rank gets the samples [rank::world_size] of every global batch.
     The last, incomplete batch of an epoch is left out (other pictures each time, as the order changes); a set
     smaller than one batch becomes one batch of all its pictures. `workers` > 0 moves the work to that many
-    processes, which are kept until this object goes. Only the epoch started last may be read.
+    processes, which are kept until this object goes. Only the epoch started last may be read. `views` is how
+    often each picture is drawn, with an augmentation of its own, the views of one picture side by side; the
+    first view is the same whatever their number.
 
     Raises UsageError when `batch_size` is no multiple of `world_size`, or a rank or worker count is
     impossible; DataError when there are fewer rows than ranks, or rows outside the source.
@@ -86,9 +89,12 @@ class TrainBatches:
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        views: int = 1,
     ) -> None:
         self._rows = _check_rows(rows, source, target)
         _check_counts(batch_size, workers, rank, world_size)
+        if views < 1:
+            raise UsageError(f"a picture is drawn at least once, got views {views}")
         if batch_size % world_size:
             raise UsageError(
                 f"batch_size {batch_size} must be a multiple of the {world_size} processes; "
@@ -99,19 +105,27 @@ class TrainBatches:
         self.batch_size = min(batch_size, len(self._rows))
         self.steps_per_epoch = len(self._rows) // self.batch_size
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._engine = _Engine(_Loader(source, target, _Augmented(augment, seed)), workers)
+        self._engine = _Engine(_Loader(source, target, _Augmented(augment, seed, views)), workers)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield this rank's batches of one epoch, from `start_step` (0 to `steps_per_epoch`) on.
 
         Raises BadImageError, naming the file, when a picture can no longer be read.
         """
+        return self._engine.run([_Request(epoch, rows) for rows in self.epoch_rows(epoch, start_step)])
+
+    def epoch_rows(self, epoch: int, start_step: int = 0) -> list[np.ndarray]:
+        """Return the manifest rows of each of this rank's batches of one epoch, from `start_step` on."""
         if not 0 <= start_step <= self.steps_per_epoch:
             raise UsageError(f"start_step must lie in [0, {self.steps_per_epoch}], got {start_step}")
         order = self._rows[epoch_order(len(self._rows), self._seed, epoch)]
         steps = range(start_step, self.steps_per_epoch)
         shares = [order[step * self.batch_size :][: self.batch_size] for step in steps]
-        return self._engine.run([_Request(epoch, share[self._rank :: self._world_size]) for share in shares])
+        return [share[self._rank :: self._world_size] for share in shares]
+
+    def drawn(self, epoch: int, parts: Sequence[np.ndarray]) -> Iterator[Batch]:
+        """Yield batches of these manifest rows as they look in an epoch, whatever its order is."""
+        return self._engine.run([_Request(epoch, rows) for rows in parts])
 
 
 class EvalBatches:
@@ -142,6 +156,12 @@ class EvalBatches:
         parts = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
         self._requests = [_Request(0, part) for part in parts]
         self._engine = _Engine(_Loader(source, target, _Cropped(spec, crops)), workers)
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures, crops counted one by one, this rank gives."""
+        crops = self._engine.crops
+        return crops * sum(len(request.rows) for request in self._requests)
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -183,12 +203,14 @@ class _View(Protocol):
 
 
 class _Augmented:
-    def __init__(self, augment: Augment, seed: int) -> None:
-        self.crops, self.size = 1, augment.spec.image_size
+    def __init__(self, augment: Augment, seed: int, views: int) -> None:
+        self.crops, self.size = views, augment.spec.image_size
         self._augment, self._seed = augment, seed
 
     def __call__(self, prepared: np.ndarray, epoch: int, row: int, place: np.ndarray) -> None:
         self._augment(prepared, derive_seed(self._seed, "augment", epoch, row), out=place[0])
+        for view in range(1, self.crops):
+            self._augment(prepared, derive_seed(self._seed, "augment", epoch, row, view), out=place[view])
 
 
 class _Cropped:
@@ -243,6 +265,10 @@ class _Engine:
         self._queue = _Requests()
         self._processes: DataLoader[Batch] | None = None
         self._runs = 0
+
+    @property
+    def crops(self) -> int:
+        return self._loader.view.crops
 
     def run(self, requests: Sequence[_Request]) -> Iterator[Batch]:
         self._runs += 1

@@ -1,9 +1,9 @@
 """Prepared pictures by manifest row: decoded every time, or once into one file of pixels.
 
-A cache's key covers the bytes of every picture, the resize rule and the versions of decoder, resizer and
-file format, so a cache cannot be stale: whatever changes, another file is made. All pictures are read and
-hashed at every start (about half a second per gigabyte and thread), which also notices a picture that was
-replaced without a change of size or date.
+A cache's key covers the bytes of every picture, the boxes they are cut to, the resize rule and the versions
+of decoder, resizer and file format, so a cache cannot be stale: whatever changes, another file is made. All
+pictures are read and hashed at every start (about half a second per gigabyte and thread), which also notices
+a picture that was replaced without a change of size or date.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from finetune.boxes import check_boxes, cut
 from finetune.cache_file import (
     CHANNELS,
     Progress,
@@ -26,7 +27,7 @@ from finetune.cache_file import (
     map_files,
     read_index,
 )
-from finetune.decode import BadImageError, decode_image, reason_to_refuse
+from finetune.decode import BadImageError, decode_image
 from finetune.errors import DataError, listing
 from finetune.machine import core_count, user_cache
 from finetune.manifest import Manifest
@@ -70,19 +71,27 @@ class FileSource:
     """Decodes and prepares a picture every time it is asked for."""
 
     def __init__(
-        self, files: Sequence[Path], spec: PreprocessSpec, bad: Mapping[int, str], content: str = ""
+        self,
+        files: Sequence[Path],
+        spec: PreprocessSpec,
+        bad: Mapping[int, str],
+        content: str = "",
+        boxes: np.ndarray | None = None,
     ) -> None:
         self.bad = dict(bad)
         self.content = content
         self._files = list(files)
         self._spec = spec
+        self._boxes = boxes
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, row: int) -> np.ndarray:
         _refuse_bad(self, row)
-        return prepare(decode_image(self._files[row]), self._spec)
+        return prepare(
+            _decode(self._files[row], None if self._boxes is None else self._boxes[row]), self._spec
+        )
 
     def file(self, row: int) -> Path:
         """Return the file a row comes from."""
@@ -144,6 +153,7 @@ def open_source(
     workers: int,
     skip_bad: bool = False,
     progress: Progress | None = None,
+    boxes: np.ndarray | None = None,
 ) -> ImageSource:
     """Return the manifest's pictures, prepared by the spec's resize rule.
 
@@ -152,6 +162,9 @@ def open_source(
     same pixels. `workers` is the number of threads that hash, decode and resize (at least one).
     `progress(done, total)` is called after each picture; left out, a bar is drawn when the error stream is a
     terminal. Several processes may open one cache at once: the first builds it, the others wait.
+
+    With `boxes`, float (N, 4) as x1, y1, x2, y2 in pixels of the upright picture, each row's picture is cut
+    to its box first (see `finetune.boxes.cut`); a box without a pixel makes its picture a bad one.
 
     Raises BadImagesError (a DataError) with every bad picture unless `skip_bad`; then the source's `bad`
     tells the rows, which the caller leaves out and records. Raises ResourceError when the cache folder cannot
@@ -163,12 +176,16 @@ def open_source(
     unique = [manifest.root / path for path in paths.tolist()]
     digests = hash_files(unique, threads)
     content = content_digest([digests[slot] for slot in slots.tolist()])
+    boxes = None if boxes is None else check_boxes(boxes, len(manifest))
     if cache_dir is None:
-        source: ImageSource = FileSource(files, spec, _find_bad_rows(files, threads, progress), content)
+        bad = _find_bad_rows(files, boxes, threads, progress)
+        source: ImageSource = FileSource(files, spec, bad, content, boxes)
     else:
-        cache_file = cache_dir / f"pictures-{cache_key(spec, digests)}.pixels"
+        pictures, slots, boxes = _distinct_pictures(slots, boxes)
+        unique, digests = [unique[at] for at in pictures], [digests[at] for at in pictures]
+        cache_file = cache_dir / f"pictures-{cache_key(spec, digests, boxes)}.pixels"
         if read_index(cache_file) is None:
-            build_cache(cache_file, unique, digests, spec, threads=threads, progress=progress)
+            build_cache(cache_file, unique, digests, spec, threads=threads, progress=progress, boxes=boxes)
         source = CachedSource(cache_file, files, slots, content)
     if source.bad and not skip_bad:
         listed = {str(source.file(row)): reason for row, reason in source.bad.items()}
@@ -176,9 +193,23 @@ def open_source(
     return source
 
 
-def open_pictures(manifest: Manifest, spec: PreprocessSpec, cache: str) -> ImageSource:
+def open_pictures(
+    manifest: Manifest,
+    spec: PreprocessSpec,
+    cache: str,
+    *,
+    skip_bad: bool = False,
+    boxes: np.ndarray | None = None,
+) -> ImageSource:
     """Return the prepared pictures, from the cache named; all cores hash, decode and resize."""
-    return open_source(manifest, spec, cache_dir=cache_folder(cache), workers=core_count())
+    return open_source(
+        manifest,
+        spec,
+        cache_dir=cache_folder(cache),
+        workers=core_count(),
+        skip_bad=skip_bad,
+        boxes=boxes,
+    )
 
 
 def cache_folder(choice: str) -> Path | None:
@@ -195,9 +226,40 @@ def _refuse_bad(source: FileSource | CachedSource, row: int) -> None:
         raise BadImageError(str(source.file(row)), source.bad[row])
 
 
-def _find_bad_rows(files: Sequence[Path], threads: int, progress: Progress | None) -> dict[int, str]:
-    unique = list(dict.fromkeys(files))
-    checks = map_files(reason_to_refuse, unique, threads, "checking pictures", progress)
+def _distinct_pictures(
+    slots: np.ndarray, boxes: np.ndarray | None
+) -> tuple[list[int], np.ndarray, np.ndarray | None]:
+    """Return what a cache holds: the file of each picture, each row's picture, and each picture's box.
+
+    `slots` gives each row's file; two rows of one file share a picture where they share its box.
+    """
+    if boxes is None:
+        return list(range(int(slots.max(initial=-1)) + 1)), slots, None
+    keys = np.column_stack([slots, boxes])
+    found, pictures = np.unique(keys, axis=0, return_inverse=True)
+    return found[:, 0].astype(int).tolist(), pictures.reshape(-1), found[:, 1:]
+
+
+def _decode(file: Path, box: np.ndarray | None) -> np.ndarray:
+    picture = decode_image(file)
+    return picture if box is None else cut(picture, box, str(file))
+
+
+def _find_bad_rows(
+    files: Sequence[Path], boxes: np.ndarray | None, threads: int, progress: Progress | None
+) -> dict[int, str]:
+    corners = [None] * len(files) if boxes is None else [tuple(box) for box in boxes.tolist()]
+    rows = list(zip(files, corners, strict=True))
+    unique = list(dict.fromkeys(rows))
+    checks = map_files(_reason_to_refuse, unique, threads, "checking pictures", progress)
     reasons = dict(zip(unique, checks, strict=True))
-    rows = ((row, reasons[file]) for row, file in enumerate(files))
-    return {row: reason for row, reason in rows if reason is not None}
+    return {row: reason for row, key in enumerate(rows) if (reason := reasons[key]) is not None}
+
+
+def _reason_to_refuse(picture: tuple[Path, tuple[float, ...] | None]) -> str | None:
+    file, box = picture
+    try:
+        _decode(file, None if box is None else np.array(box))
+    except BadImageError as error:
+        return error.reason
+    return None

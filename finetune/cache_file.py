@@ -23,6 +23,7 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
+from finetune.boxes import cut
 from finetune.decode import DECODER, BadImageError, decode_image
 from finetune.errors import DataError, ResourceError
 from finetune.preprocess import RESIZER, PreprocessSpec, prepare
@@ -66,10 +67,11 @@ def _hash_file(file: Path) -> str:
         return f"{UNREADABLE}{error.strerror}"
 
 
-def cache_key(spec: PreprocessSpec, digests: Sequence[str]) -> str:
-    """Return 32 hexadecimal digits that change with any picture, the resize rule or a decoding version."""
+def cache_key(spec: PreprocessSpec, digests: Sequence[str], boxes: np.ndarray | None = None) -> str:
+    """Return 32 hexadecimal digits that change with any picture, box, resize rule or decoding version."""
     rule = [MAGIC.decode(), DECODER, RESIZER, spec.resize, spec.resize_size, spec.interpolation, spec.color]
-    return hashlib.sha256(json.dumps([rule, list(digests)]).encode()).hexdigest()[:32]
+    parts = [rule, list(digests)] if boxes is None else [rule, list(digests), boxes.tolist()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def read_index(cache_file: Path) -> CacheIndex | None:
@@ -101,12 +103,14 @@ def build_cache(
     *,
     threads: int,
     progress: Progress | None = None,
+    boxes: np.ndarray | None = None,
 ) -> None:
     """Build `cache_file` from the pictures `files` unless another process just has.
 
     The folder is locked meanwhile: processes that want the same cache wait for it, and what a killed one left
     is removed. Everything is written under a temporary name, flushed to the disk and then renamed. `digests`
     are the files' hashes that the cache's name was made of; each is compared with the bytes that are decoded.
+    `boxes` (n, 4) cuts each picture before it is resized (see `finetune.boxes.cut`).
 
     Raises ResourceError when the folder cannot be written or the disk is too small, and DataError when a
     picture changes meanwhile; then no file of this build stays behind.
@@ -119,7 +123,7 @@ def build_cache(
                 return
             for stale in folder.glob("*.pixels.tmp"):
                 stale.unlink()
-            pictures = _Pictures(files, digests, spec)
+            pictures = _Pictures(files, digests, spec, boxes)
             free = shutil.disk_usage(folder).free
             if free < pictures.least_bytes:
                 raise _disk_full(folder, pictures.least_bytes, free)
@@ -148,11 +152,12 @@ def _disk_full(folder: Path, needed: int, free: int) -> ResourceError:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """What a cache is built from: files, their hashes when the cache was named, and the resize rule."""
+    """What a cache is built from: files, their hashes when the cache was named, resize rule and boxes."""
 
     files: Sequence[Path]
     digests: Sequence[str]
     spec: PreprocessSpec
+    boxes: np.ndarray | None = None
 
     @property
     def least_bytes(self) -> int:
@@ -170,7 +175,8 @@ class _Pictures:
         if hashlib.sha256(content).hexdigest() != self.digests[slot]:
             raise DataError(f"{self.files[slot]} changed while it was being cached; start again")
         try:
-            return prepare(decode_image(content), self.spec)
+            picture = decode_image(content)
+            return prepare(picture if self.boxes is None else cut(picture, self.boxes[slot]), self.spec)
         except BadImageError as error:
             return error.reason
 

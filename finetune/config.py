@@ -22,7 +22,11 @@ class ModelConfig:
     Args:
         backbone: any timm classification model by name, with an optional pretrained tag (resnet34.tv_in1k).
         weights: "pretrained" (timm's own, from the local hub cache or the hub), "none", or a file or folder.
+        second: a further backbone for a head that reads two (bilinear); empty for none.
+        second_weights: where the second backbone's weights come from, as in weights.
         image_size: side of the square network input in pixels; null takes the pretrained configuration's.
+        resize: warp squeezes every picture into a square, short scales its shorter side and keeps its shape;
+            the network then sees a square crop of image_size.
         resize_ratio: pre-resized side over image_size; null takes the pretrained configuration's crop ratio.
         drop_rate: dropout before the backbone's own classifier, in [0, 1).
         drop_path_rate: stochastic depth, in [0, 1).
@@ -30,7 +34,10 @@ class ModelConfig:
 
     backbone: str = "resnet34"
     weights: str = "pretrained"
+    second: str = ""
+    second_weights: str = "pretrained"
     image_size: int | None = None
+    resize: Literal["warp", "short"] = "warp"
     resize_ratio: float | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -41,12 +48,14 @@ class HeadConfig:
     """The classifier on top of the backbone.
 
     Args:
-        name: a name of finetune.heads.HEADS.
-        dropout: dropout on the embedding, in [0, 1).
+        name: linear, or another head of an installed package (bilinear, dfl, dcl, ...).
+        taps: the feature maps it reads in place of its own choice: strides in pixels or last, last-1, ...
+        options: the head's own options by name.
     """
 
     name: str = "linear"
-    dropout: float = 0.0
+    taps: tuple[int | str, ...] = ()
+    options: dict[str, int | float | bool | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class LossConfig:
         label_smoothing: share of the target spread over all classes, in [0, 1).
         class_weights: none, inverse (1 / frequency) or inverse_sqrt, from the training rows, mean one. The
             weighted mean is taken within each process and each accumulated batch, then averaged.
+        branches: the loss of single classifiers of the head, by the branch's name (such as adversarial: crl),
+            with that loss's own defaults. Main stands for the main logits.
     """
 
     name: str = "cel"
@@ -73,6 +84,7 @@ class LossConfig:
     clamp: float | None = None
     label_smoothing: float = 0.0
     class_weights: Literal["none", "inverse", "inverse_sqrt"] = "none"
+    branches: dict[str, str] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, float]:
         """Return the loss's own parameters that were given, by keyword."""
@@ -87,6 +99,12 @@ class TrainConfig:
     Args:
         epochs: passes over the training rows, the frozen ones included; 0 tests the network untrained.
         frozen_epochs: first epochs in which only the head learns.
+        frozen_lr: the head's rate in the frozen epochs; null takes lr * head_lr_multiplier.
+        frozen_weight_decay: weight decay in the frozen epochs; null takes weight_decay.
+        frozen_schedule: cosine, step (the milestones that lie in the frozen epochs) or constant.
+        frozen_views: augmented views of every picture whose features are kept, so that the frozen backbone is
+            asked once for each instead of in every epoch (epoch e then shows view e modulo frozen_views);
+            0 asks it in every epoch, -1 keeps one view where the augmentation is none and nothing else.
         batch_size: images per optimiser step over all processes (before accumulation); an epoch's last,
             incomplete batch is left out (other images each time).
         accumulate: batches whose gradients are summed into one optimiser step.
@@ -112,6 +130,10 @@ class TrainConfig:
 
     epochs: int = 30
     frozen_epochs: int = 0
+    frozen_lr: float | None = None
+    frozen_weight_decay: float | None = None
+    frozen_schedule: Literal["cosine", "step", "constant"] = "constant"
+    frozen_views: int = -1
     batch_size: int = 32
     accumulate: int = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -200,13 +222,21 @@ def _rules(config: FitConfig) -> list[tuple[bool, str]]:
             0 <= model.drop_path_rate < 1,
             f"model.drop_path_rate must lie in [0, 1), got {model.drop_path_rate}",
         ),
-        (0 <= config.head.dropout < 1, f"head.dropout must lie in [0, 1), got {config.head.dropout}"),
         (train.epochs >= 0, f"train.epochs must not be negative, got {train.epochs}"),
         (train.epochs > 0 or train.select == "last", "train.select best needs at least one epoch, got 0"),
         (
             0 <= train.frozen_epochs <= train.epochs,
             f"train.frozen_epochs must lie in [0, train.epochs = {train.epochs}], got {train.frozen_epochs}",
         ),
+        (
+            train.frozen_lr is None or train.frozen_lr > 0,
+            f"train.frozen_lr must be positive, got {train.frozen_lr}",
+        ),
+        (
+            train.frozen_weight_decay is None or train.frozen_weight_decay >= 0,
+            f"train.frozen_weight_decay must not be negative, got {train.frozen_weight_decay}",
+        ),
+        (train.frozen_views >= -1, f"train.frozen_views must be -1, 0 or more, got {train.frozen_views}"),
         (train.batch_size >= 1, f"train.batch_size must be at least 1, got {train.batch_size}"),
         (train.accumulate >= 1, f"train.accumulate must be at least 1, got {train.accumulate}"),
         (train.lr > 0, f"train.lr must be positive, got {train.lr}"),
@@ -239,11 +269,11 @@ def _refused_names(config: FitConfig) -> list[str]:
     """Return what is wrong with the choices by name: the loss with its parameters, augmentation and head."""
     from core_losses import build_loss
     from finetune.augment import POLICIES
-    from finetune.heads import HEADS
+    from finetune.heads import check_head_options, head_names
 
     choices = (
         ("train.augment", config.train.augment, list(POLICIES)),
-        ("head.name", config.head.name, list(HEADS)),
+        ("head.name", config.head.name, head_names()),
     )
     refused = [
         f"{key} must be one of {', '.join(known)}, got {name!r}{suggestion(name, known, listed=False)}"
@@ -257,6 +287,16 @@ def _refused_names(config: FitConfig) -> list[str]:
             say(f"note: {warning.message}")
     except (ValueError, TypeError) as error:
         refused.append(f"loss.name {config.loss.name}: {error}")
+    for branch, name in config.loss.branches.items():
+        try:
+            build_loss(name)
+        except ValueError as error:
+            refused.append(f"loss.branches.{branch} {name}: {error}")
+    if config.head.name in head_names():
+        try:
+            check_head_options(config.head.name, config.head.options)
+        except UsageError as error:
+            refused.append(f"head.options: {error}")
     return refused
 
 

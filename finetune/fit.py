@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from finetune.atomic import check_free_space
 from finetune.augment import build_augment
@@ -18,55 +18,34 @@ from finetune.checkpoint import CheckpointFolder, state_bytes
 from finetune.config import FitConfig
 from finetune.console import Progress as Bar
 from finetune.console import progress, say
-from finetune.distributed import World, all_true, any_true, barrier, gather_rows, wrap_model
+from finetune.distributed import World, all_true, any_true, barrier, wrap_model
 from finetune.errors import DataError, InterruptedRunError, ModelFileError
 from finetune.failures import check_batch_norm, check_finite_weights, resume_line, told_failures
+from finetune.feature_cache import EvalFeatures, FeatureCache, cached_views
 from finetune.interrupts import StopRequest
 from finetune.learner import Learner, build_learner
 from finetune.loop import Totals, train_one_epoch
 from finetune.model import Classifier
 from finetune.prediction import evaluate_batches, row_batches, worker_count
+from finetune.preparing import check_hooks, prepare_head
 from finetune.run_folder import RunFolder, versions
+from finetune.run_progress import Progress
 from finetune.task import Task, check_task
 
 
 @dataclass
-class Progress:
-    """How far a run has come: what a checkpoint holds beside the learner's own state."""
-
-    epoch: int = 0
-    step: int = 0
-    totals: Totals | None = None
-    best: float | None = None
-    best_epoch: int = -1
-    seconds: float = 0.0
-
-    def state(self, world: World) -> dict[str, Any]:
-        """Return it as plain values and tensors, with a row of totals per process; all must call this."""
-        totals = self.totals
-        rows = None if totals is None else gather_rows({"sums": totals.sums[None].cpu()}, world)["sums"]
-        return {**self.__dict__, "totals": rows}
-
-    @classmethod
-    def restored(cls, state: dict[str, Any], device: torch.device, world: World) -> Progress:
-        """Return what `state` held, with this process's totals on the device.
-
-        Among another number of processes the first one takes the totals of all.
-        """
-        rows = state["totals"]
-        if rows is None:
-            return cls(**state)
-        own = rows[world.rank] if len(rows) == world.size else rows.sum(0) * world.is_main
-        return cls(**{**state, "totals": Totals(own.to(device))})
-
-
-@dataclass
 class Fitted:
-    """A trained model, ready to be evaluated, and what its run should tell."""
+    """A trained model, ready to be evaluated, and what its run should tell.
+
+    `others` holds the weights that were not selected, as state dicts on the CPU: "best" (on validation) where
+    the last ones are selected and any were validated, "last" where the best ones are. It is empty after a run
+    without epochs.
+    """
 
     model: Classifier
     learner: Learner
     facts: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def fit(task: Task, config: FitConfig, folder: RunFolder, world: World) -> Fitted:
@@ -82,9 +61,10 @@ def fit(task: Task, config: FitConfig, folder: RunFolder, world: World) -> Fitte
         checkpoints.clean()
     saved = checkpoints.load_latest()
     learner = build_learner(task, config, world, from_checkpoint=saved is not None)
+    check_hooks(learner.recipe.hooks, config)
     run = FitRun(task, config, folder, world, learner, checkpoints)
     with told_failures(task, config), StopRequest() as stop:
-        run.start(saved)
+        run.start(saved, stop)
         run.train(stop)
     return run.finish()
 
@@ -101,6 +81,8 @@ class FitRun:
     checkpoints: CheckpointFolder
     progress: Progress = field(default_factory=Progress)
     entered: bool = False
+    kept: FeatureCache | None = None
+    kept_val: EvalFeatures | None = None
 
     @cached_property
     def train_batches(self) -> TrainBatches:
@@ -116,6 +98,7 @@ class FitRun:
             workers=worker_count(self.config.run.workers),
             rank=self.world.rank,
             world_size=self.world.size,
+            views=self.learner.recipe.hooks.views,
         )
 
     @cached_property
@@ -125,7 +108,7 @@ class FitRun:
 
     def train(self, stop: StopRequest) -> None:
         """Go through the remaining epochs: train, validate, record, save; stop when nothing improves."""
-        batches, epochs = self.train_batches, self.config.train.epochs
+        epochs = self.config.train.epochs
         saver = Saver(self, stop)
         for epoch in range(self.progress.epoch, epochs):
             if self._nothing_improves():
@@ -133,6 +116,7 @@ class FitRun:
                 say(f"no better {train.monitor} for {train.patience} epochs: stopping")
                 break
             self._enter_stage(epoch)
+            batches = self._batches(epoch, stop)
             saver.epoch = epoch
             images = batches.steps_per_epoch * batches.batch_size
             done = self.progress.step * batches.batch_size
@@ -152,12 +136,12 @@ class FitRun:
             if any_true(stop.requested, self.world):
                 raise InterruptedRunError(f"stopped, epoch {epoch + 1} is saved; {resume_line()}")
 
-    def start(self, saved: tuple[dict[str, Any], Path] | None) -> None:
+    def start(self, saved: tuple[dict[str, Any], Path] | None, stop: StopRequest) -> None:
         """Begin with a checkpoint's state, or at the first step with what the head wants prepared."""
         if saved is not None:
             self._restore(*saved)
-        elif self.learner.recipe.hooks.prepare is not None:
-            self.learner.recipe.hooks.prepare(self.learner.core, self.train_batches)
+        else:
+            prepare_head(self.learner, self.task, self.config, stop)
         if self.world.is_main:  # last, previous, best and the one being written, and the finished model
             check_free_space(self.folder.path, 5 * state_bytes(self.learner.state()))
         self.folder.truncate_metrics(self.progress.epoch)
@@ -198,12 +182,9 @@ class FitRun:
 
     def finish(self) -> Fitted:
         """Return the model with the weights that the configuration selects, and the run's facts."""
-        selected = "last"
-        if self.config.train.select == "best":
-            barrier(self.world)  # the first process may still be writing it
-            selected = self._take_best()
-        if selected != "best" and self.learner.ema:
+        if self.learner.ema:
             self.learner.ema.copy_to(self.learner.core)
+        selected, others = self._select()
         facts = {
             "selected": selected,
             "minutes": round(self.progress.seconds / 60, 3),
@@ -211,26 +192,62 @@ class FitRun:
             "best_epoch": self.progress.best_epoch if self.progress.best is not None else None,
             "epochs_run": self.progress.epoch,
         }
-        return Fitted(self.learner.core.eval(), self.learner, facts)
+        return Fitted(self.learner.core.eval(), self.learner, facts, others)
 
-    def _take_best(self) -> str:
-        """Load the best weights; where their file is damaged, say so and keep the last ones."""
+    def _select(self) -> tuple[str, dict[str, dict[str, Tensor]]]:
+        """Leave the selected weights in the model; return their name, and the others by theirs."""
+        wanted, core = self.config.train.select, self.learner.core
+        if self.progress.best is None and wanted == "last":
+            return "last", {}
+        barrier(self.world)  # the first process may still be writing the best ones
         try:
-            self.learner.core.load_state_dict(self.checkpoints.load_best()["model"])
+            best = self.checkpoints.load_best()["model"]
         except ModelFileError as error:
-            say(f"notice: {error}\n        the last epoch's weights are tested instead of the best ones")
-            return "last, for the best were damaged"
-        return "best"
+            lost = "are tested instead of" if wanted == "best" else "are kept without"
+            say(f"notice: {error}\n        the last epoch's weights {lost} the best ones")
+            return "last, for the best were damaged" if wanted == "best" else "last", {}
+        if wanted == "last":
+            return "last", {"best": best}
+        last = {name: value.detach().cpu().clone() for name, value in core.state_dict().items()}
+        core.load_state_dict(best)
+        return "best", {"last": last}
 
     def _enter_stage(self, epoch: int) -> None:
         """Freeze and free parameters; the wrapper is made anew, for it watches the free ones only."""
         learner = self.learner
-        learner.recipe.enter(learner.core, epoch)
+        learner.enter_stage(epoch)
         if learner.recipe.starts_stage(epoch) or not self.entered:
             self.entered = True
             learner.model = wrap_model(learner.core, self.world, learner.precision.device)
             if self.config.run.compile:
                 learner.model.compile()
+            self._keep_features(epoch)
+
+    def _keep_features(self, epoch: int) -> None:
+        """Begin to keep a frozen backbone's features, or forget them when it is freed."""
+        learner, folder = self.learner, self.folder.path
+        self.kept = self.kept_val = None
+        if learner.recipe.stage_at(epoch).train != "head":
+            return
+        views = cached_views(self.config, learner.recipe)
+        if views:
+            rows, target = self.task.train, self.task.manifest.label
+            self.kept = FeatureCache(learner, self.train_batches, rows, target, views=views, folder=folder)
+            self.kept_val = EvalFeatures(learner, self.val_batches, folder)
+
+    def _batches(self, epoch: int, stop: StopRequest) -> TrainBatches | FeatureCache:
+        """Return what this epoch trains on: pictures, or the features that a frozen backbone made of them."""
+        if self.kept is None:
+            return self.train_batches
+
+        def leave_if_asked() -> None:
+            if any_true(stop.requested, self.world):
+                self.save()
+                told = f"stopped while features were computed for epoch {epoch + 1}, all before it is saved"
+                raise InterruptedRunError(f"{told}; {resume_line()}")
+
+        self.kept.fill(epoch, leave_if_asked)
+        return self.kept
 
     def _close_epoch(self, epoch: int, totals: Totals, saver: Saver) -> None:
         check_finite_weights(self.learner.core, epoch, self.train_batches.steps_per_epoch)
@@ -255,7 +272,7 @@ class FitRun:
         if len(self.task.val) == 0:
             return {}
         with self.learner.averaged():
-            found = evaluate_batches(self.learner, self.val_batches)
+            found = evaluate_batches(self.learner, self.kept_val or self.val_batches)
         return self.task.scorer(found["probs"], found["target"])
 
     def _keep_best(self, epoch: int, metric: float | None) -> None:

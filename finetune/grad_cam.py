@@ -14,6 +14,7 @@ from finetune.backbone import Features
 from finetune.batches import normalise
 from finetune.errors import UsageError
 from finetune.evidence import evidence_map
+from finetune.last_map import as_maps, caught_output, last_layer
 
 if TYPE_CHECKING:
     from finetune.model import Classifier
@@ -27,8 +28,9 @@ def grad_cam(core: Classifier, spec: PreprocessSpec, crop: np.ndarray, class_ind
     (Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017,
     Eqs. 1 and 2). Where the head is linear on the map's mean it is the class activation map, up to a factor.
 
-    Of a transformer the tokens that enter the last block stand in for the map, the class token left out:
-    behind that block a class token no longer listens to them.
+    Where the head reads several maps it is the last one of its taps; what reaches the embedding through that
+    map counts too. Of a transformer the tokens that enter the last block stand in for the map, the class
+    token left out: behind that block a class token no longer listens to them.
 
     Args:
         core: the trained model; its mode, weights and gradients are left as they are.
@@ -48,11 +50,11 @@ def grad_cam(core: Classifier, spec: PreprocessSpec, crop: np.ndarray, class_ind
     device = next(core.parameters()).device
     images = normalise(torch.from_numpy(np.ascontiguousarray(crop))[None].to(device), spec.mean, spec.std)
     with _evaluating(core), torch.enable_grad():
-        features, logits = _last_features(core, images)
+        features, logits, model = _last_features(core, images)
         if not 0 <= class_index < logits.shape[1]:
             raise UsageError(f"class_index must lie in 0..{logits.shape[1] - 1}, got {class_index}")
         (gradient,) = torch.autograd.grad(logits[0, class_index], features)
-    channels, slopes = (_as_map(core.backbone.model, values.detach()) for values in (features, gradient))
+    channels, slopes = (as_maps(model, values.detach())[0] for values in (features, gradient))
     weights = slopes.mean(dim=(1, 2), keepdim=True)
     return evidence_map((weights * channels).sum(dim=0).cpu().numpy(), size)
 
@@ -69,22 +71,41 @@ def _evaluating(core: Classifier) -> Iterator[None]:
             module.training = training
 
 
-def _last_features(core: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last features as a leaf of the graph, in the model's own layout, and the logits (1, K)."""
+def _last_features(core: Classifier, images: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """Return the last features as a leaf of the graph, the logits (1, K), and the model in whose layout.
+
+    The model is None for features that are channels first already.
+    """
     backbone = core.backbone
+    if backbone.taps and backbone.embedding_dim:
+        return *_behind_last_tap(core, images), backbone.model
     if backbone.taps:
-        maps = {stride: values.detach() for stride, values in backbone(images).maps.items()}
-        deepest = maps[max(maps)].requires_grad_()
-        if backbone.embedding_dim:
-            raise UsageError("Grad-CAM needs a head that reads either the embedding or the maps, not both")
-        return deepest, core.head.infer(Features(images.new_zeros(1, 0), maps))
+        maps = {tap: values.detach() for tap, values in backbone(images).maps.items()}
+        deepest = maps[backbone.taps[-1]].requires_grad_()
+        return deepest, core.head.infer(Features(images.new_zeros(1, 0), maps)), None
     with torch.no_grad():
         features = backbone.model.forward_features(images)
     if features.ndim == 3 and hasattr(backbone.model, "blocks"):
-        return _before_last_block(core, images)
+        return *_before_last_block(core, images), backbone.model
     features = features.detach().requires_grad_()
     embedding = backbone.model.forward_head(features, pre_logits=True)
-    return features, core.head.infer(Features(embedding))
+    return features, core.head.infer(Features(embedding)), backbone.model
+
+
+def _behind_last_tap(core: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the output of the last tap's module as a leaf: the maps and the embedding both come from it."""
+    model, leaves = core.backbone.model, []
+
+    def begin_anew(output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_())
+        return leaves[0].clone()  # what follows may work in place
+
+    stride = core.backbone.map_strides[core.backbone.taps[-1]]
+    with caught_output(model.get_submodule(last_layer(model, stride)), begin_anew):
+        logits = core.infer(images)
+    if leaves[0].ndim == 3:
+        return _before_last_block(core, images)
+    return leaves[0], logits
 
 
 def _before_last_block(core: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,17 +121,3 @@ def _before_last_block(core: Classifier, images: Tensor) -> tuple[Tensor, Tensor
     finally:
         handle.remove()
     return caught[0], logits
-
-
-def _as_map(model: Any, values: Tensor) -> Tensor:
-    """Return the features of one picture as (C, h, w), whatever the model's layout."""
-    if values.ndim == 4:
-        last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        return values[0].permute(2, 0, 1) if last else values[0]
-    tokens = values[0, int(getattr(model, "num_prefix_tokens", 0)) :]
-    side = round(len(tokens) ** 0.5)
-    if values.ndim != 3 or side * side != len(tokens):
-        raise UsageError(
-            f"Grad-CAM needs features with places, this model's have shape {tuple(values.shape)}"
-        )
-    return tokens.T.reshape(-1, side, side)

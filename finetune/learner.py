@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from core_losses import LOSSES, build_loss
+from finetune.backbone import build_backbone
 from finetune.bundle import load_bundle
 from finetune.config import FitConfig, LossConfig
 from finetune.console import say
@@ -22,7 +23,7 @@ from finetune.distributed import World
 from finetune.errors import ModelFileError
 from finetune.model import Classifier, build_classifier, num_parameters
 from finetune.objective import Objective
-from finetune.optim import Ema, build_optimizer, parameter_groups
+from finetune.optim import Ema, build_optimizer, parameter_groups, set_weight_decay
 from finetune.precision import Precision, choose_precision
 from finetune.preprocess import PreprocessSpec
 from finetune.recipe import Recipe, fine_tune_recipe
@@ -83,6 +84,13 @@ class Learner:
         elif self.ema:
             self.ema = Ema(self.core, self.ema.decay)
 
+    def enter_stage(self, epoch: int) -> None:
+        """Freeze and free parameters, and set the weight decay, as the stage of this epoch wants it."""
+        self.recipe.enter(self.core, epoch)
+        decay = self.recipe.stage_at(epoch).weight_decay
+        own = self.config.train.weight_decay if decay is None else decay
+        set_weight_decay(self.optimizer, self.core, own)
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Let the model hold the moving average inside the `with`, where there is one."""
@@ -115,7 +123,7 @@ def build_learner(task: Task, config: FitConfig, world: World, *, from_checkpoin
     groups = parameter_groups(core, weight_decay=train.weight_decay, **rates)
     return Learner(
         core=core,
-        objective=Objective(build_class_loss(config.loss, task).to(precision.device)),
+        objective=build_objective(config, task, precision.device),
         optimizer=build_optimizer(train.optimizer, groups, lr=train.lr, momentum=train.momentum),
         recipe=build_recipe(config, core),
         precision=precision,
@@ -143,8 +151,18 @@ def build_core(
         image_size=spec.image_size,
         drop_rate=model.drop_rate,
         drop_path_rate=model.drop_path_rate,
-        head_options={"dropout": config.head.dropout},
+        second=model.second,
+        second_weights="none" if from_checkpoint else model.second_weights,
+        taps=config.head.taps or None,
+        head_options=config.head.options,
     )
+
+
+def spec_of(config: FitConfig) -> PreprocessSpec:
+    """Return the preprocessing of a configuration; no weights are looked for."""
+    model = config.model
+    shape = build_backbone(model.backbone, "none", image_size=model.image_size)
+    return shape.preprocess_spec(model.image_size, model.resize, model.resize_ratio)
 
 
 def build_recipe(config: FitConfig, core: Classifier) -> Recipe:
@@ -159,6 +177,9 @@ def build_recipe(config: FitConfig, core: Classifier) -> Recipe:
         warmup_epochs=train.warmup_epochs,
         milestones=train.milestones,
         gamma=train.gamma,
+        frozen_lr=train.frozen_lr,
+        frozen_weight_decay=train.frozen_weight_decay,
+        frozen_schedule=train.frozen_schedule,
         hooks=core.head.hooks(),
     )
 
@@ -173,6 +194,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     optimizer.load_state_dict(state)
     for group, options in zip(optimizer.param_groups, own, strict=True):
         group.update(options)
+
+
+def build_objective(config: FitConfig, task: Task, device: torch.device) -> Objective:
+    """Return the class loss for every classifier of the head, and the losses chosen for single ones."""
+    branches = {name: build_loss(loss).to(device) for name, loss in config.loss.branches.items()}
+    return Objective(build_class_loss(config.loss, task).to(device), branches)
 
 
 def build_class_loss(config: LossConfig, task: Task) -> nn.Module:
@@ -193,7 +220,12 @@ def loss_settings(config: LossConfig) -> dict[str, Any]:
     parameters = inspect.signature(LOSSES[config.name]).parameters
     shared = ("options", "weight", "ignore_index", "reduction", "label_smoothing")
     defaults = {name: item.default for name, item in parameters.items() if name not in shared}
-    options = {"label_smoothing": config.label_smoothing, "class_weights": config.class_weights}
+    options: dict[str, Any] = {
+        "label_smoothing": config.label_smoothing,
+        "class_weights": config.class_weights,
+    }
+    if config.branches:
+        options["branches"] = dict(config.branches)
     return {"name": config.name, **defaults, **config.parameters(), **options}
 
 
@@ -232,7 +264,10 @@ def load_classifier(file: Path) -> tuple[Classifier, PreprocessSpec, dict[str, A
             len(facts["class_names"]),
             weights="none",
             image_size=spec.image_size,
-            head_options={"dropout": head["dropout"]},
+            second=model.get("second", ""),
+            second_weights="none",
+            taps=tuple(head.get("taps", ())) or None,
+            head_options=head.get("options", {"dropout": head["dropout"]} if head.get("dropout") else {}),
         )
         core.load_state_dict(state)
     except (KeyError, RuntimeError) as error:

@@ -40,7 +40,7 @@ def draw_learning_curves(
     with canvas.new_figure(out, 3.5, title, subtitle) as figure:
         left, right = figure.subplots(1, 2)
         for axes, quantity, label, scale in (
-            (left, "accuracy", "accuracy, exact (%)", 100),
+            (left, "accuracy", "accuracy (%)", 100),
             (right, "loss", "loss", 1),
         ):
             for part, colour in (("train", canvas.BLUE), ("val", canvas.VERMILION)):
@@ -80,15 +80,16 @@ def _draw_band(axes: Axes, table: np.ndarray, name: str, colour: str) -> None:
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
 
 
-def draw_reliability(probs: np.ndarray, target: np.ndarray, out: Path) -> Path:
+def draw_reliability(probs: np.ndarray, target: np.ndarray, out: Path, *, unit: str = "group") -> Path:
     """Draw accuracy against confidence in 15 bins of equal width, and below it the images per bin.
 
     The bins and the expected calibration error are those of `finetune.metrics.expected_calibration_error`.
 
     Args:
         probs: (N, K) probabilities.
-        target: (N,) int true groups.
+        target: (N,) int true classes.
         out: the PNG to write.
+        unit: what one class is: a group, a class.
 
     Returns:
         `out`.
@@ -99,12 +100,12 @@ def draw_reliability(probs: np.ndarray, target: np.ndarray, out: Path) -> Path:
     title = f"Reliability: {canvas.count_text(len(target), 'image')}, {error}"
     with canvas.new_figure(out, 5.6, title, _reliability_words(probs, target), width=6.0) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        _draw_reliability_bars(upper, bins, middles, width)
+        _draw_reliability_bars(upper, bins, middles, width, unit)
         lower.bar(middles, bins.count, width, color=canvas.FAINT, edgecolor=canvas.MUTED, linewidth=0.6)
         for x, n in zip(middles, bins.count, strict=True):
             if n:
                 lower.text(x, n, f"{n:,}", ha="center", va="bottom", size=canvas.SMALL - 1.5)
-        lower.set(xlabel="probability of the predicted group (%)", ylabel="images", xlim=(0, 100))
+        lower.set(xlabel=f"probability of the predicted {unit} (%)", ylabel="images", xlim=(0, 100))
         lower.margins(y=0.22)
     return out
 
@@ -117,7 +118,9 @@ def _reliability_words(probs: np.ndarray, target: np.ndarray) -> str:
     return f"says {said:.1f} % on average, is right for {held:.1f} % of the images{verdict}"
 
 
-def _draw_reliability_bars(axes: Axes, bins: Calibration, middles: np.ndarray, width: float) -> None:
+def _draw_reliability_bars(
+    axes: Axes, bins: Calibration, middles: np.ndarray, width: float, unit: str
+) -> None:
     filled = bins.count > 0
     right, sure = 100 * bins.accuracy[filled], 100 * bins.confidence[filled]
     axes.plot(
@@ -130,6 +133,6 @@ def _draw_reliability_bars(axes: Axes, bins: Calibration, middles: np.ndarray, w
     )
     axes.bar(middles[filled], right, width, color=canvas.SKY, label="accuracy in the bin")
     axes.vlines(sure, right, sure, color=canvas.VERMILION, linewidth=1.6, label="gap to the mean probability")
-    axes.set(ylim=(0, 100), yticks=range(0, 101, 20), ylabel="predicted group is right (%)")
+    axes.set(ylim=(0, 100), yticks=range(0, 101, 20), ylabel=f"predicted {unit} is right (%)")
     axes.grid(True, axis="y")
     axes.legend(loc="upper left")

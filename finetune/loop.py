@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from finetune.batches import Batch, EvalBatches, TrainBatches, normalise
+from finetune.backbone import Features
+from finetune.batches import Batch, TrainBatches, normalise
 from finetune.distributed import World, gather_rows
 from finetune.errors import CrlError
+from finetune.feature_cache import FeatureBatch, FeatureCache
 from finetune.learner import Learner
 from finetune.mixing import mix
 from finetune.model import Classifier
@@ -85,7 +88,7 @@ class NotFiniteLossError(CrlError):
 
 def train_one_epoch(
     learner: Learner,
-    batches: TrainBatches,
+    batches: TrainBatches | FeatureCache,
     epoch: int,
     *,
     start_step: int = 0,
@@ -106,12 +109,13 @@ def train_one_epoch(
     model.train()
     learner.optimizer.zero_grad(set_to_none=True)
     steps = batches.steps_per_epoch
-    for step, batch in enumerate(batches.epoch(epoch, start_step), start_step):
+    remaining: Iterator[Batch | FeatureBatch] = batches.epoch(epoch, start_step)
+    for step, batch in enumerate(remaining, start_step):
         seed_step(train.seed, epoch, step, learner.world.rank)
         lr = set_learning_rates(learner.optimizer, learner.recipe.rates(epoch, step, steps))
-        images, target = transform_batch(learner, *to_device(batch, learner), epoch, step)
+        given, target = network_input(learner, batch, epoch, step)
         with precision.autocast():
-            output = model(images, target)
+            output = model(given, target)
         loss = learner.objective(output, target).total
         watch.add(step, loss, batch.index, lr)
         window = _window(step, steps, train.accumulate)
@@ -123,6 +127,16 @@ def train_one_epoch(
                 break
     watch.look()
     return totals
+
+
+def network_input(
+    learner: Learner, batch: Batch | FeatureBatch, epoch: int, step: int
+) -> tuple[Tensor | Features, Tensor]:
+    """Return what the model gets of a batch, and its targets: images after all transforms, or features."""
+    if isinstance(batch, FeatureBatch):
+        there = batch.to(learner.precision.device)
+        return there.features, there.target
+    return transform_batch(learner, *to_device(batch, learner), epoch, step)
 
 
 def to_device(batch: Batch, learner: Learner) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,7 +191,11 @@ def _window(step: int, steps: int, accumulate: int) -> int:
 
 @torch.inference_mode()
 def evaluate(
-    model: Classifier, batches: EvalBatches, spec: PreprocessSpec, precision: Precision, world: World
+    model: Classifier,
+    batches: Iterable[Batch | FeatureBatch],
+    spec: PreprocessSpec,
+    precision: Precision,
+    world: World,
 ) -> dict[str, np.ndarray]:
     """Return {"index": rows (N,), "target": (N,), "probs": (N, K) float32}, sorted by row, each row once.
 
@@ -188,9 +206,8 @@ def evaluate(
     follow_first_process(model, world)
     rows: dict[str, list[torch.Tensor]] = {"index": [], "target": [], "probs": []}
     for batch in batches:
-        images = normalise(batch.images.to(precision.device, non_blocking=True), spec.mean, spec.std)
         with precision.autocast():
-            logits = model.infer(precision.arrange(images))
+            logits = _answer(model, batch, spec, precision)
         probs = logits.float().softmax(1).view(-1, batch.crops, logits.shape[1]).mean(1)
         rows["index"].append(batch.index)
         rows["target"].append(batch.target)
@@ -200,6 +217,15 @@ def evaluate(
     gathered = gather_rows(joined, world)
     order = np.argsort(np.asarray(gathered["index"]), kind="stable")
     return {name: np.asarray(values)[order] for name, values in gathered.items()}
+
+
+def _answer(
+    model: Classifier, batch: Batch | FeatureBatch, spec: PreprocessSpec, precision: Precision
+) -> Tensor:
+    if isinstance(batch, FeatureBatch):
+        return model.head.infer(batch.to(precision.device).features)
+    images = normalise(batch.images.to(precision.device, non_blocking=True), spec.mean, spec.std)
+    return model.infer(precision.arrange(images))
 
 
 def follow_first_process(model: Classifier, world: World) -> None:

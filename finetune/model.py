@@ -11,24 +11,30 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from finetune.heads import Head, HeadOutput, build_head, head_entry
+from finetune.errors import UsageError
+from finetune.heads import Head, HeadOutput, build_head, head_class
 
 if TYPE_CHECKING:
-    from finetune.backbone import FeatureBackbone
+    from finetune.backbone import FeatureBackbone, Features, Tap
+    from finetune.twin_backbone import TwinBackbone
 
 
 class Classifier(nn.Module):
     """Normalised images (B, 3, S, S) to what the head makes of the backbone's features."""
 
-    def __init__(self, backbone: FeatureBackbone, head: Head) -> None:
+    def __init__(self, backbone: FeatureBackbone | TwinBackbone, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.backbone_frozen = False
 
-    def forward(self, images: Tensor, target: Tensor | None = None) -> HeadOutput:
-        """Return the head's output for training; `target` (B,) serves heads whose logits depend on it."""
-        output: HeadOutput = self.head(self.backbone(images), target)
+    def forward(self, images: Tensor | Features, target: Tensor | None = None) -> HeadOutput:
+        """Return the head's output for training; `target` (B,) serves heads whose logits depend on it.
+
+        Features that a frozen backbone made before may stand for the images.
+        """
+        features = self.backbone(images) if isinstance(images, Tensor) else images
+        output: HeadOutput = self.head(features, target)
         return output
 
     def infer(self, images: Tensor) -> Tensor:
@@ -58,29 +64,55 @@ def build_classifier(
     image_size: int | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-    taps: Sequence[int] | None = None,
+    taps: Sequence[Tap] | None = None,
     head_options: dict[str, Any] | None = None,
+    second: str = "",
+    second_weights: str | Path = "pretrained",
 ) -> Classifier:
     """Return a classifier of `num_classes` from a backbone and a head by name.
 
     `weights`, `image_size` and the drop rates go to `finetune.backbone.build_backbone`, `head_options` to the
-    head. `taps` (strides in pixels) adds feature maps beside those that the head reads by default.
+    head. `taps` are the feature maps that the head reads in place of its `default_taps`, as many as these.
+    `second` names a further backbone, with weights of its own, for a head that reads its last map under the
+    tap "second" (see `finetune.twin_backbone`).
 
-    Raises what `build_backbone` and `build_head` raise.
+    Raises what `build_backbone` and `build_head` raise, and UsageError for another number of taps or for a
+    head that does not read a second backbone.
     """
     from finetune.backbone import build_backbone
+    from finetune.twin_backbone import TwinBackbone
 
-    wanted = head_entry(head).head
+    wanted = head_class(head)
+    read = wanted.default_taps if taps is None else tuple(taps)
+    if len(read) != len(wanted.default_taps):
+        asked = ", ".join(map(str, read)) or "none"
+        raise UsageError(
+            f"the {head} head reads {len(wanted.default_taps)} feature maps (by default "
+            f"{', '.join(map(str, wanted.default_taps)) or 'none'}); head.taps names {asked}"
+        )
     body = build_backbone(
         backbone,
         weights,
-        taps=sorted({*wanted.default_taps, *(taps or ())}),
+        taps=read,
         embed=wanted.uses_embedding,
         image_size=image_size,
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )
-    return Classifier(body, build_head(head, body, num_classes, **(head_options or {})))
+    if not second:
+        return Classifier(body, build_head(head, body, num_classes, **(head_options or {})))
+    _check_reads_second(head, wanted)
+    size = image_size or body.image_size
+    other = build_backbone(
+        second, second_weights, taps=("last",), embed=False, image_size=size, drop_path_rate=drop_path_rate
+    )
+    twin = TwinBackbone(body, other)
+    return Classifier(twin, build_head(head, twin, num_classes, **(head_options or {})))
+
+
+def _check_reads_second(name: str, wanted: type[Head]) -> None:
+    if not wanted.reads_second:
+        raise UsageError(f"the {name} head reads one backbone, model.second names another: leave it out")
 
 
 def unwrap(model: nn.Module) -> Any:

@@ -31,7 +31,8 @@ class Objective:
     `loss` is any callable (logits, target) -> scalar; targets are passed on as they are, int64 or soft.
     `branch_losses` replaces it on single classifiers, by the branch's name ("main" for the main logits).
     A domain branch keeps cross-entropy unless it is replaced by name. Half-precision logits become float32
-    first.
+    first. A class loss's weights belong to the classes: a branch of another width that would meet them is
+    refused.
     """
 
     loss: Loss
@@ -40,8 +41,8 @@ class Objective:
     def __call__(self, output: HeadOutput, target: Tensor) -> ObjectiveValue:
         """Return the value for one batch.
 
-        Raises UsageError when a replaced branch does not exist, listing those that do, and ValueError when
-        two parts share a name.
+        Raises UsageError when a replaced branch does not exist, listing those that do, or when class weights
+        meet a branch with another number of classes, and ValueError when two parts share a name.
         """
         branches = {MAIN: Branch(output.logits), **output.branches}
         unknown = sorted(set(self.branch_losses) - set(branches))
@@ -58,6 +59,13 @@ class Objective:
 
     def _branch(self, name: str, branch: Branch, target: Tensor) -> Tensor:
         loss = self.branch_losses.get(name, F.cross_entropy if branch.domain else self.loss)
+        weight = getattr(loss, "weight", None)
+        if isinstance(weight, Tensor) and len(weight) != branch.logits.shape[1]:
+            raise UsageError(
+                f"loss.class_weights are those of {len(weight)} classes and cannot weigh the branch {name}, "
+                f"which has {branch.logits.shape[1]}: give it a loss of its own (--loss.branches.{name} cel) "
+                "or --loss.class_weights none"
+            )
         half = branch.logits.dtype in (torch.bfloat16, torch.float16)
         return loss(
             branch.logits.float() if half else branch.logits,

@@ -27,12 +27,12 @@ def parameter_groups(
     never decay (position tables, class tokens). A group's "part" is "backbone" or "head", which is what
     `set_learning_rates` goes by; a frozen parameter is in its group too and simply receives no gradient.
     """
-    spared = {f"backbone.{name}" for name in model.backbone.no_weight_decay()}
+    decaying = {id(parameter) for parameter in _decaying(model)}
     rates = {"backbone": lr, "head": lr * head_lr_multiplier}
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         part = "head" if name.startswith("head.") else "backbone"
-        decays = parameter.ndim > 1 and name not in spared and not name.endswith(".bias")
+        decays = id(parameter) in decaying
         group = {
             "params": [],
             "part": part,
@@ -41,6 +41,13 @@ def parameter_groups(
         }
         groups.setdefault((part, decays), group)["params"].append(parameter)
     return list(groups.values())
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, model: Classifier, weight_decay: float) -> None:
+    """Give every group of `parameter_groups` whose parameters decay this weight decay, the others none."""
+    decaying = {id(parameter) for parameter in _decaying(model)}
+    for group in optimizer.param_groups:
+        group["weight_decay"] = weight_decay if id(group["params"][0]) in decaying else 0.0
 
 
 def build_optimizer(
@@ -166,6 +173,14 @@ class Ema:
         self.decay, self.updates = state["decay"], state["updates"]
         for name, value in self.values.items():
             value.copy_(state["values"][name])
+
+
+def _decaying(model: Classifier) -> Iterator[nn.Parameter]:
+    """Yield the parameters that weight decay is for."""
+    spared = {f"backbone.{name}" for name in model.backbone.no_weight_decay()}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and name not in spared and not name.endswith(".bias"):
+            yield parameter
 
 
 @torch.no_grad()

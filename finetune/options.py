@@ -139,7 +139,7 @@ def _spelled_out(argv: Sequence[str], known: Mapping[str, Any]) -> list[str]:
             positionals.append(word)
         elif name not in known and known.get(turned) is bool and not equals:
             options.append(f"--{turned}=false")
-        elif name not in known and name != "config":
+        elif name not in known and name != "config" and not _in_table(name, known):
             options.append(word)
         elif equals:
             options.append(f"--{name}={value}")
@@ -149,6 +149,11 @@ def _spelled_out(argv: Sequence[str], known: Mapping[str, Any]) -> list[str]:
             has_value = rest and not rest[0].startswith("--")
             options.append(f"--{name}={rest.pop(0)}" if has_value else f"--{name}")
     return positionals + options
+
+
+def _in_table(name: str, known: Mapping[str, Any]) -> bool:
+    """Return whether a name is that of an entry in an option that holds any names (`--head.options.dim`)."""
+    return str(known.get(name.rpartition(".")[0], "")).startswith("dict[")
 
 
 def _values_of(option: str, argv: Sequence[str]) -> list[str]:

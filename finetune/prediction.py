@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from finetune.batches import EvalBatches
+from finetune.batches import Batch, EvalBatches
 from finetune.config import FitConfig
+from finetune.feature_cache import FeatureBatch
 from finetune.learner import Learner
 from finetune.loop import evaluate
 from finetune.machine import core_count
@@ -52,7 +55,7 @@ def row_batches(
     )
 
 
-def evaluate_batches(learner: Learner, batches: EvalBatches) -> dict[str, np.ndarray]:
+def evaluate_batches(learner: Learner, batches: Iterable[Batch | FeatureBatch]) -> dict[str, np.ndarray]:
     """Evaluate the learner's model as it stands on these batches, as finely as it is trained."""
     return evaluate(learner.core, batches, learner.spec, learner.precision, learner.world)
 

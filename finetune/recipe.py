@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
@@ -27,6 +27,7 @@ class Stage:
         warmup_epochs: epochs of linear warm-up, counted from the stage's start; fractions count.
         milestones: epochs, counted from the stage's start, from which on a step schedule multiplies by gamma.
         gamma: the step schedule's factor.
+        weight_decay: on weights, never on norms and biases; None keeps what the optimiser was built with.
 
     Raises UsageError that lists every field that cannot be right.
     """
@@ -40,6 +41,7 @@ class Stage:
     warmup_epochs: float = 0.0
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         rules = [
@@ -58,6 +60,10 @@ class Stage:
             (
                 list(self.milestones) == sorted(self.milestones),
                 f"milestones must ascend, got {self.milestones}",
+            ),
+            (
+                self.weight_decay is None or self.weight_decay >= 0,
+                f"weight_decay must not be negative, got {self.weight_decay}",
             ),
         ]
         broken = [rule for holds, rule in rules if not holds]
@@ -142,32 +148,67 @@ def fine_tune_recipe(
     warmup_epochs: float = 0.0,
     milestones: tuple[int, ...] = (),
     gamma: float = 0.1,
+    frozen_lr: float | None = None,
+    frozen_weight_decay: float | None = None,
+    frozen_schedule: Schedule = "constant",
     hooks: Hooks | None = None,
 ) -> Recipe:
     """Return `epochs` epochs of fine-tuning, in the first `frozen_epochs` of which only the head learns.
 
-    The head-only stage runs at the head's constant rate. Schedule and warm-up belong to the stage in which
-    everything learns; `milestones` are epochs of the whole run (80 in "divide by 10 after epoch 80").
+    The head-only stage starts at `frozen_lr`, or the head's own rate (lr * head_lr_multiplier), and follows
+    `frozen_schedule`. The second stage, in which everything learns, begins anew at its own rate, with
+    `schedule` and the warm-up. `milestones` are epochs of the whole run (80 in "divide by 10 after epoch
+    80"); those in the frozen epochs need `frozen_schedule` step.
 
-    Raises UsageError when frozen_epochs is not in [0, epochs] or a milestone does not lie behind them.
+    Raises UsageError when frozen_epochs is not in [0, epochs], or a milestone lies where no step schedule is
+    or at the end of the frozen epochs, where the rate begins anew.
     """
     if not 0 <= frozen_epochs <= epochs:
         raise UsageError(f"frozen_epochs must lie in [0, epochs = {epochs}], got {frozen_epochs}")
-    early = [milestone for milestone in milestones if milestone <= frozen_epochs]
-    if early:
-        raise UsageError(f"milestones must lie behind the {frozen_epochs} frozen epochs, got {early}")
-    base = Stage("head", max(frozen_epochs, 1), "head", lr, head_lr_multiplier, schedule="constant")
-    stages = [base] if frozen_epochs else []
+    early = tuple(milestone for milestone in milestones if milestone < frozen_epochs)
+    _check_milestones(milestones, frozen_epochs, early_allowed=frozen_schedule == "step")
+    stages = []
+    if frozen_epochs:
+        head = Stage(
+            "head",
+            frozen_epochs,
+            "head",
+            lr=lr if frozen_lr is None else frozen_lr,
+            head_lr_multiplier=head_lr_multiplier if frozen_lr is None else 1.0,
+            schedule=frozen_schedule,
+            milestones=early,
+            gamma=gamma,
+            weight_decay=frozen_weight_decay,
+        )
+        stages.append(head)
     if epochs > frozen_epochs:
-        rest = replace(
-            base,
-            name="all",
-            epochs=epochs - frozen_epochs,
-            train="all",
+        late = tuple(milestone - frozen_epochs for milestone in milestones[len(early) :])
+        rest = Stage(
+            "all",
+            epochs - frozen_epochs,
+            "all",
+            lr=lr,
+            head_lr_multiplier=head_lr_multiplier,
             schedule=schedule,
             warmup_epochs=warmup_epochs,
-            milestones=tuple(milestone - frozen_epochs for milestone in milestones),
+            milestones=late,
             gamma=gamma,
         )
         stages.append(rest)
     return Recipe(tuple(stages), hooks or Hooks())
+
+
+def _check_milestones(milestones: tuple[int, ...], frozen_epochs: int, *, early_allowed: bool) -> None:
+    if list(milestones) != sorted(milestones):
+        raise UsageError(f"milestones must ascend, got {milestones}")
+    early = [milestone for milestone in milestones if milestone <= frozen_epochs]
+    if early and not early_allowed:
+        raise UsageError(
+            f"milestones must lie behind the {frozen_epochs} frozen epochs, got {early}; only --train."
+            "frozen_schedule step has some among them"
+        )
+    if frozen_epochs and frozen_epochs in early:
+        raise UsageError(
+            f"a milestone at {frozen_epochs}, the end of the frozen epochs, changes nothing: the rate begins "
+            "anew there"
+        )

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune.augment import POLICIES, Augment, build_augment, draw_crop
+from finetune.augment import POLICIES, Augment, build_augment, draw_crop, rotate
 from finetune.errors import UsageError
 from finetune.preprocess import PreprocessSpec, center_crop, prepare
-from tests.finetune.pictures import WARP, smooth_picture
+from tests.finetune.pictures import SHORT, WARP, smooth_picture
 
 PREPARED = prepare(smooth_picture(0, 80, 80), WARP)
 RANDOM_POLICIES = [name for name in POLICIES if name != "none"]
@@ -79,6 +79,57 @@ def test_standard_is_the_drawn_crop_resized_and_perhaps_mirrored() -> None:
         if rng.random() < 0.5:
             expected = expected[:, ::-1]
         np.testing.assert_array_equal(augment(PREPARED, seed), expected)
+
+
+def places_of(crop: np.ndarray, picture: np.ndarray) -> list[tuple[int, int]]:
+    """Return every (top, left) at which a square crop lies in a picture."""
+    side = len(crop)
+    spots = np.ndindex(picture.shape[0] - side + 1, picture.shape[1] - side + 1)
+    return [
+        (top, left) for top, left in spots if (picture[top : top + side, left : left + side] == crop).all()
+    ]
+
+
+def test_crop_shows_every_place_of_the_prepared_picture_unresized() -> None:
+    wide = prepare(smooth_picture(3, 48, 60), SHORT)
+    augment = build_augment("crop", SHORT)
+    tops, lefts, mirrored = set(), set(), 0
+    for seed in range(300):
+        picture = augment(wide, seed)
+        found = places_of(picture, wide)
+        if not found:
+            mirrored += 1
+            found = places_of(picture[:, ::-1], wide)
+        ((top, left),) = found
+        tops.add(top)
+        lefts.add(left)
+    assert tops == set(range(wide.shape[0] - 32 + 1))
+    assert lefts == set(range(wide.shape[1] - 32 + 1))
+    assert 110 < mirrored < 190
+
+
+def test_rotation_turns_about_the_middle_and_leaves_black_behind() -> None:
+    picture = np.full((41, 41, 3), 255, np.uint8)
+    picture[20, 30] = (0, 255, 255)
+    quarter = rotate(picture, 90)
+    assert quarter[10, 20].tolist() == [0, 255, 255], "what was on the right is on top"
+    turned = rotate(picture, 15)
+    assert turned[0, 0].tolist() == turned[-1, -1].tolist() == [0, 0, 0]
+    assert turned[20, 20].tolist() == [255, 255, 255]
+    np.testing.assert_array_equal(rotate(picture, 0), picture)
+
+
+def test_rotate_crop_turns_first_and_crops_then() -> None:
+    white = np.full((40, 40, 3), 255, np.uint8)
+    augment = build_augment("rotate_crop", WARP)
+    for seed in range(40):
+        rng = random.Random(seed)
+        turned = rotate(white, rng.uniform(-15, 15), cv2.INTER_CUBIC)
+        top, left = rng.randint(0, 8), rng.randint(0, 8)
+        expected = turned[top : top + 32, left : left + 32]
+        if rng.random() < 0.5:
+            expected = expected[:, ::-1]
+        np.testing.assert_array_equal(augment(white, seed), expected)
 
 
 def test_drawn_crops_fit_and_cover_the_stated_areas_and_ratios() -> None:

@@ -107,8 +107,49 @@ def test_a_head_that_reads_maps_only_pays_for_no_layer_behind_them():
 
 
 def test_an_unknown_stride_is_refused_with_those_there_are():
-    with pytest.raises(UsageError, match=r"feature maps of stride 2, 4, 8, 16, 32; asked for \[7\]"):
-        build_backbone("resnet18", "none", taps=(7,))
+    listed = "feature maps of stride 2, 4, 8, 16, 32, also called last, last-1, last-2, last-3; asked for "
+    with pytest.raises(UsageError, match=f"{listed}last, 7"):
+        build_backbone("resnet18", "none", taps=("last", 7))
+
+
+# name, size, the module whose output "last-1" and "last" must be, their strides
+PLACES = [
+    ("vgg16", 64, ("features.22", "features.29"), (8, 16)),  # relu4_3, and relu5_3 before pool5
+    ("vgg19_bn", 64, ("features.38", "features.51"), (8, 16)),
+    ("resnet50", 64, ("layer3", "layer4"), (16, 32)),
+    ("tf_efficientnet_lite0", 64, ("blocks.4", "blocks.6"), (16, 32)),
+    ("convnext_atto", 64, ("stages.2", "stages.3"), (16, 32)),
+    ("swin_tiny_patch4_window7_224", 64, ("layers.2", "layers.3"), (16, 32)),
+    ("vit_tiny_patch16_224", 32, ("blocks.8", "blocks.11"), (16, 16)),
+    ("vit_small_patch14_dinov2", 28, ("blocks.8", "blocks.11"), (14, 14)),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "modules", "strides"), PLACES)
+def test_places_counted_from_the_end_are_the_layers_that_the_methods_name(name, size, modules, strides):
+    backbone = build_backbone(name, "none", taps=("last-1", "last"), embed=False, image_size=size).eval()
+    assert (*backbone.map_strides.values(),) == strides
+    caught = {}
+    for place, module in zip(("last-1", "last"), modules, strict=True):
+        found = backbone.model.get_submodule(module)
+        found.register_forward_hook(lambda _m, _i, out, place=place: caught.update({place: out.clone()}))
+    with torch.inference_mode():
+        maps = backbone(torch.randn(1, 3, size, size)).maps
+        for place, values in maps.items():
+            expected = caught[place]
+            if expected.ndim == 3:  # tokens: the final norm, and the grid without the class token
+                tokens = backbone.model.norm(expected)[:, backbone.model.num_prefix_tokens :]
+                expected = tokens.transpose(1, 2).unflatten(2, values.shape[2:])
+            elif name.startswith("swin"):
+                normed = backbone.model.norm(expected) if place == "last" else expected
+                expected = normed.permute(0, 3, 1, 2)
+            torch.testing.assert_close(values, expected)
+            assert values.shape[1] == backbone.map_dims[place]
+
+
+def test_an_embedding_that_only_pooling_makes_is_kept_and_one_behind_hidden_layers_is_not():
+    assert build_backbone("vgg11", "none", taps=("last",), embed="pooled").embedding_dim == 0
+    assert build_backbone("resnet18", "none", taps=("last",), embed="pooled").embedding_dim == 512
 
 
 def test_unknown_names_and_tags_are_refused_with_near_ones():

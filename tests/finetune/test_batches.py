@@ -72,6 +72,36 @@ def test_a_batch_holds_augmented_pictures_with_their_targets(source: ImageSource
         np.testing.assert_array_equal(batch.images.numpy(), expected)
 
 
+def test_views_lie_side_by_side_and_the_first_is_what_a_single_one_is(source: ImageSource) -> None:
+    augment = build_augment("standard", WARP)
+    single = list(train_batches(source).epoch(1))
+    for workers in (0, 1):
+        batches = list(train_batches(source, views=3, workers=workers).epoch(1))
+        for one, many in zip(single, batches, strict=True):
+            assert many.crops == 3
+            assert torch.equal(many.images[::3], one.images)
+            assert torch.equal(many.target, one.target)
+            assert torch.equal(many.index, one.index)
+            row = int(many.index[2])
+            for view in (1, 2):
+                expected = augment(source[row], derive_seed(7, "augment", 1, row, view))
+                np.testing.assert_array_equal(many.images[6 + view].numpy(), expected)
+    with pytest.raises(UsageError, match="at least once, got views 0"):
+        train_batches(source, views=0)
+
+
+def test_rows_can_be_drawn_as_they_look_in_an_epoch_in_any_order(source: ImageSource) -> None:
+    batches = train_batches(source)
+    shown = list(batches.epoch(2))
+    rows, images = torch.cat([batch.index for batch in shown]), torch.cat([batch.images for batch in shown])
+    seen = dict(zip(rows.tolist(), images, strict=True))
+    assert [part.tolist() for part in batches.epoch_rows(2, 3)] == [b.index.tolist() for b in shown[3:]]
+    rows = np.array(sorted(seen))
+    for batch in batches.drawn(2, [rows[:5], rows[5:7]]):
+        for row, image in zip(batch.index.tolist(), batch.images, strict=True):
+            assert torch.equal(image, seen[row])
+
+
 def test_epochs_differ_and_repeat_exactly(source: ImageSource) -> None:
     batches = train_batches(source)
     first = content(batches.epoch(0))

@@ -241,3 +241,61 @@ def test_the_content_of_a_source_follows_the_bytes_of_its_pictures(
     assert open_source(manifest, SHORT, cache_dir=None, workers=1).content == cached
     manifest.file(0).write_bytes(manifest.file(1).read_bytes())
     assert open_source(manifest, WARP, cache_dir=None, workers=1).content != cached
+
+
+def boxes_of(count: int) -> np.ndarray:
+    """Return boxes that differ from row to row and lie inside every picture."""
+    rows = np.arange(count)
+    return np.column_stack([2 + rows % 3, 1 + rows % 4, 30.0 + rows, 25.5 + rows])
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "fresh"])
+def test_pictures_are_cut_to_their_boxes_before_they_are_resized(
+    manifest: Manifest, tmp_path: Path, cached: bool
+) -> None:
+    folder = tmp_path / "cache" if cached else None
+    rows = np.array([0, 1, 2, 0, 1])
+    boxes = boxes_of(5)
+    boxes[4] = boxes[1]
+    source = open_source(manifest.select(rows), WARP, cache_dir=folder, workers=2, boxes=boxes)
+    for place, row in enumerate(rows):
+        picture = decode_image(manifest.file(row))
+        x1, y1, x2, y2 = boxes[place]
+        part = picture[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]
+        np.testing.assert_array_equal(source[place], prepare(part, WARP))
+    assert (source[0] != source[3]).any(), "two boxes of one file are two pictures"
+    np.testing.assert_array_equal(source[1], source[4])
+
+
+def test_other_boxes_make_another_cache_and_no_boxes_the_one_there_was(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    open_cached(manifest, folder)
+    (plain,) = cache_files(folder)
+    open_source(manifest, WARP, cache_dir=folder, workers=1, boxes=boxes_of(9))
+    open_source(manifest, WARP, cache_dir=folder, workers=1, boxes=boxes_of(9) + 1)
+    assert len(cache_files(folder)) == 3
+    reordered = np.arange(9)[::-1]
+    open_source(manifest.select(reordered), WARP, cache_dir=folder, workers=1, boxes=boxes_of(9)[reordered])
+    open_cached(manifest, folder)
+    assert len(cache_files(folder)) == 3
+    assert plain in cache_files(folder)
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "fresh"])
+def test_a_box_without_a_pixel_makes_its_picture_a_bad_one(
+    manifest: Manifest, tmp_path: Path, cached: bool
+) -> None:
+    folder = tmp_path / "cache" if cached else None
+    boxes = boxes_of(9)
+    boxes[3] = (500, 10, 600, 20)
+    boxes[5] = (10, 10, 10, 20)
+    boxes[7, 2] = np.nan
+    with pytest.raises(BadImagesError, match=r"3 of 9 (.|\n)*\(500, 10, 600, 20\) holds no pixel") as told:
+        open_source(manifest, WARP, cache_dir=folder, workers=1, boxes=boxes)
+    assert "not known" in str(told.value)
+    source = open_source(manifest, WARP, cache_dir=folder, workers=1, boxes=boxes, skip_bad=True)
+    assert sorted(source.bad) == [3, 5, 7]
+    with pytest.raises(DataError, match=r"boxes of shape \(9, 4\), got \(8, 4\)"):
+        open_source(manifest, WARP, cache_dir=folder, workers=1, boxes=boxes[:8])

@@ -57,7 +57,9 @@ def test_configurations_are_frozen_and_documented(section: type[Any]):
         ("model.drop_rate", 1.0),
         ("model.drop_path_rate", -0.1),
         ("head.name", "linaer"),
-        ("head.dropout", 1.0),
+        ("train.frozen_lr", 0.0),
+        ("train.frozen_weight_decay", -1.0),
+        ("train.frozen_views", -2),
         ("loss.name", "crll"),
         ("loss.label_smoothing", 1.0),
         ("train.epochs", -1),
@@ -122,8 +124,12 @@ def test_nllr_is_crl_with_alpha_0_and_beta_1():
 def test_a_misspelt_name_gets_the_allowed_ones_and_a_suggestion():
     with pytest.raises(UsageError, match=r"one of none, flip, .*got 'strng' \(did you mean strong\?\)"):
         with_value("train.augment", "strng")
-    with pytest.raises(UsageError, match=r"head.name must be one of linear.*got 'zzz'$"):
+    with pytest.raises(UsageError, match=r"head.name must be one of .*linear.*got 'zzz'$"):
         with_value("head.name", "zzz")
+    with pytest.raises(UsageError, match="does not take the option dropot; it takes dropout"):
+        with_value("head.options", {"dropot": 0.1})
+    with pytest.raises(UsageError, match=r"loss\.branches\.side nope: there is no loss 'nope'"):
+        with_value("loss.branches", {"side": "nope"})
 
 
 def test_a_configuration_comes_back_from_its_yaml(tmp_path: Path):

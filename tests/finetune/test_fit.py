@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import finetune.loop
-from finetune.checkpoint import CheckpointFolder
+from finetune.checkpoint import CheckpointFolder, weights_hash
 from finetune.distributed import World
 from finetune.errors import DataError, ResourceError, UsageError
 from finetune.fit import Fitted
@@ -228,6 +228,32 @@ def test_training_stops_when_nothing_improves_and_the_best_weights_come_back(tas
     assert best["epoch"] == 1
     assert all(torch.equal(best["model"][name], value) for name, value in state_of(fitted).items())
     assert any(not torch.equal(last(tmp_path)["learner"]["model"][n], v) for n, v in state_of(fitted).items())
+
+
+def test_the_weights_that_are_not_selected_are_given_beside_those_that_are(task: Task, tmp_path: Path):
+    config = quick(train_epochs=3, train_ema=0.9)
+    chosen = train(scripted(task, [0.3, 0.6, 0.5]), tmp_path / "last", config)
+    assert chosen.facts["selected"] == "last"
+    assert list(chosen.others) == ["best"]
+    config = replace(config, train=replace(config.train, select="best"))
+    other = train(scripted(task, [0.3, 0.6, 0.5]), tmp_path / "best", config)
+    assert other.facts["selected"] == "best"
+    assert list(other.others) == ["last"]
+    assert weights_hash(other.others["last"]) == trained_hash(chosen)
+    assert weights_hash(chosen.others["best"]) == trained_hash(other) != trained_hash(chosen)
+    blind = train(replace(task, val=task.val[:0]), tmp_path / "blind", quick(train_epochs=1))
+    assert blind.others == {}
+
+
+def test_damaged_best_weights_are_told_and_not_given(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    train(task, tmp_path, QUICK)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:1000])
+    fitted = train(task, tmp_path, QUICK)
+    assert (fitted.facts["selected"], fitted.others) == ("last", {})
+    assert "weights are kept without the best ones" in capsys.readouterr().out
 
 
 def test_a_run_that_stopped_early_stays_stopped_when_it_is_resumed(task: Task, tmp_path: Path):

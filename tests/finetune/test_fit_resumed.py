@@ -273,12 +273,37 @@ def test_a_clock_that_jumps_changes_neither_rates_nor_weights(
     assert (trained_hash(fitted), metrics(tmp_path)) == unbroken
 
 
+def test_a_frozen_stage_with_values_of_its_own_resumes_bit_for_bit(task: Task, tmp_path: Path):
+    config = quick(
+        train_epochs=4,
+        train_frozen_epochs=2,
+        train_frozen_lr=0.5,
+        train_frozen_weight_decay=0.2,
+        train_frozen_schedule="step",
+        train_schedule="step",
+        train_milestones=(1, 3),
+        train_weight_decay=0.01,
+    )
+    whole = train(task, tmp_path / "whole", config)
+    assert {group["weight_decay"] for group in whole.learner.optimizer.param_groups} == {0.0, 0.01}
+    rows = metrics(tmp_path / "whole")
+    assert [row["lr"] for row in rows] == pytest.approx([0.5, 0.05, 0.02, 0.002])
+    for number, call in enumerate((STEPS + 2, 2 * STEPS)):
+        folder = tmp_path / str(number)
+        break_off(task, folder, config, call)
+        assert trained_hash(train(task, folder, config)) == trained_hash(whole)
+    other = train(
+        task, tmp_path / "other", replace(config, train=replace(config.train, frozen_weight_decay=None))
+    )
+    assert trained_hash(other) != trained_hash(whole)
+
+
 def test_a_head_prepares_once_and_never_at_a_resumption(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     prepared = []
-    hooks = Hooks(prepare=lambda model, batches: prepared.append(batches.steps_per_epoch))
+    hooks = Hooks(prepare=lambda model, pictures: prepared.append(sum(len(target) for _, target in pictures)))
     monkeypatch.setattr(LinearHead, "hooks", lambda self: hooks)
     break_off(task, tmp_path, QUICK, call=2)
     train(task, tmp_path, QUICK)
-    assert prepared == [STEPS]
+    assert prepared == [len(task.train)]

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.backbone import Features
 from finetune.batches import normalise
 from finetune.errors import UsageError
 from finetune.evidence import evidence_map
-from finetune.grad_cam import _as_map, grad_cam
+from finetune.grad_cam import grad_cam
+from finetune.heads import HEADS, FeatureDims, Head, HeadOutput
+from finetune.last_map import as_maps
 from finetune.model import Classifier, build_classifier
 from finetune.preprocess import PreprocessSpec
 
@@ -32,6 +35,85 @@ def network(name: str, seed: int = 0) -> Classifier:
         core.train()(torch.randn(8, 3, SIZE, SIZE))
     torch.nn.init.normal_(core.head.classifier.weight)
     return core.eval()
+
+
+class Both(Head):
+    """Reads the last two maps, and the embedding unless it is told not to: a product of the three."""
+
+    default_taps = ("last-1", "last")
+    uses_embedding = True
+
+    def __init__(self, dims: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(torch.nn.Linear(dim, num_classes) for dim in dims)
+
+    @classmethod
+    def build(cls, backbone: FeatureDims, num_classes: int) -> Both:
+        dims = [backbone.map_dims[tap] for tap in backbone.taps]
+        return cls((*dims, backbone.embedding_dim) if cls.uses_embedding else tuple(dims), num_classes)
+
+    def forward(self, features: Features, target: torch.Tensor | None = None) -> HeadOutput:
+        inputs = [values.amax((2, 3)) for values in features.maps.values()]
+        inputs += [features.embedding] if self.uses_embedding else []
+        logits = torch.stack([part(given) for part, given in zip(self.parts, inputs, strict=True)])
+        return HeadOutput(logits.sum(0) + logits.prod(0))
+
+
+class MapsOnly(Both):
+    uses_embedding = False
+
+
+def reading_maps(name: str, head: type[Both], monkeypatch: pytest.MonkeyPatch) -> Classifier:
+    """Return an untrained network with one of these heads."""
+    monkeypatch.setitem(HEADS, "both", head)
+    torch.manual_seed(0)
+    fixed = SIZE if "vit" in name or "swin" in name else None
+    return build_classifier(name, "both", 5, weights="none", image_size=fixed).eval()
+
+
+def test_a_head_that_reads_maps_and_embedding_is_explained_through_both(
+    crop: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    core = reading_maps("test_resnet", Both, monkeypatch)
+    images = normalise(torch.from_numpy(crop)[None], SPEC.mean, SPEC.std)
+    maps = {tap: values.detach() for tap, values in core.backbone(images).maps.items()}
+    maps["last"].requires_grad_()
+    embedding = core.backbone.model.forward_head(maps["last"], pre_logits=True)
+    logits = core.head.infer(Features(embedding, maps))
+    torch.testing.assert_close(logits, core.infer(images))
+    for index in range(5):
+        (slope,) = torch.autograd.grad(logits[0, index], maps["last"], retain_graph=True)
+        coarse = (slope[0].mean((1, 2), keepdim=True) * maps["last"].detach()[0]).sum(0).numpy()
+        np.testing.assert_allclose(grad_cam(core, SPEC, crop, index), evidence_map(coarse, SIZE), atol=1e-4)
+
+
+@pytest.mark.parametrize("head", [Both, MapsOnly])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "mobilenetv3_small_050"),
+        "swin_tiny_patch4_window7_224",
+    ],
+)
+def test_heads_on_maps_are_explained_on_every_layout(
+    name: str, head: type[Both], crop: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    core = reading_maps(name, head, monkeypatch)
+    found = [grad_cam(core, SPEC, crop, index) for index in range(5)]
+    assert all(evidence.shape == (SIZE, SIZE) and np.isfinite(evidence).all() for evidence in found)
+    assert any(evidence.max() == 1 for evidence in found)
+
+
+def test_maps_that_are_channels_first_already_are_not_turned(
+    crop: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    core = reading_maps("swin_tiny_patch4_window7_224", MapsOnly, monkeypatch)
+    images = normalise(torch.from_numpy(crop)[None], SPEC.mean, SPEC.std)
+    maps = {tap: values.detach() for tap, values in core.backbone(images).maps.items()}
+    logits = core.head.infer(Features(torch.empty(1, 0), maps | {"last": maps["last"].requires_grad_()}))
+    (slope,) = torch.autograd.grad(logits[0, 1], maps["last"])
+    coarse = (slope[0].mean((1, 2), keepdim=True) * maps["last"].detach()[0]).sum(0).numpy()
+    np.testing.assert_allclose(grad_cam(core, SPEC, crop, 1), evidence_map(coarse, SIZE), atol=1e-4)
 
 
 @pytest.fixture
@@ -80,12 +162,12 @@ def test_layouts_are_read_row_by_row():
         (SimpleNamespace(output_fmt="NHWC"), tokens.reshape(1, 3, 3, 2)),
         (SimpleNamespace(output_fmt="NCHW"), tokens.T.reshape(1, 2, 3, 3)),
     ):
-        found = _as_map(model, values)
+        found = as_maps(model, values)[0]
         assert found.shape == (2, 3, 3)
         assert torch.equal(found[0], wanted)
     for values in (with_class, torch.zeros(1, 5)):
         with pytest.raises(UsageError, match="places"):
-            _as_map(SimpleNamespace(), values)
+            as_maps(SimpleNamespace(), values)
 
 
 def test_the_model_is_left_as_it_was(crop: np.ndarray):

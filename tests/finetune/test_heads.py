@@ -7,14 +7,24 @@ import torch
 
 from finetune.backbone import Features
 from finetune.errors import UsageError
-from finetune.heads import HEADS, Head, HeadOutput, Hooks, LinearHead, build_head
+from finetune.heads import (
+    Head,
+    HeadOutput,
+    Hooks,
+    LinearHead,
+    build_head,
+    head_class,
+    head_names,
+    head_options,
+)
 
 
 @dataclass
 class Dims:
     name: str = "tiny"
     embedding_dim: int = 6
-    map_dims: dict[int, int] = field(default_factory=dict)
+    taps: tuple[int | str, ...] = ()
+    map_dims: dict[int | str, int] = field(default_factory=dict)
 
 
 def test_a_linear_head_is_one_matrix_and_starts_near_uniform():
@@ -38,7 +48,7 @@ def test_dropout_acts_in_training_only():
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(UsageError, match=f"no head is called 'liner'; there is {', '.join(sorted(HEADS))}"):
+    with pytest.raises(UsageError, match=f"no head is called 'liner'; there is {', '.join(head_names())}"):
         build_head("liner", Dims(), 3)
 
 
@@ -47,7 +57,9 @@ def test_an_unknown_name_is_refused_with_the_names_there_are():
     [
         (1, {}, "at least two classes, got 1"),
         (3, {"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
-        (3, {"droput": 0.1}, r"does not take these options \(droput\)"),
+        (3, {"droput": 0.1}, "does not take the option droput; it takes dropout"),
+        (3, {"dropout": "half"}, "option dropout must be float, got 'half'"),
+        (3, {"dropout": True}, "option dropout must be float, got True"),
     ],
 )
 def test_what_cannot_be_right_is_refused(classes, options, message):
@@ -62,8 +74,23 @@ def test_a_head_by_default_infers_its_main_logits_and_asks_for_nothing():
 
     head = Doubling()
     assert head.infer(Features(torch.ones(1, 2))).tolist() == [[2.0, 2.0]]
-    assert head.hooks() == Hooks(prepare=None, batch_transform=None)
+    assert head.hooks() == Hooks(prepare=None, batch_transform=None, views=1)
+    assert head.explain(Features(torch.ones(1, 2))) == {}
     assert (head.default_taps, head.uses_embedding) == ((), True)
+
+
+def test_heads_of_installed_packages_are_named_without_being_imported_and_loaded_when_asked_for():
+    code = (
+        "import sys; from finetune.heads import head_class, head_names; names = head_names(); "
+        "assert {'linear', 'dcl'} <= set(names), names; assert 'finegrained' not in sys.modules; "
+        "head_class('dcl'); assert 'finegrained.dcl' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_options_of_a_head_are_those_of_its_build_method():
+    assert head_options("linear") == {"dropout": 0.0}
+    assert head_class("linear") is LinearHead
 
 
 def test_only_the_backbone_imports_timm():

@@ -13,7 +13,16 @@ from finetune.bundle import load_bundle, save_bundle, weights_hash
 from finetune.config import HeadConfig, LossConfig, to_dict
 from finetune.distributed import World
 from finetune.errors import ModelFileError
-from finetune.learner import build_class_loss, build_learner, class_weights, load_classifier, load_optimizer
+from finetune.learner import (
+    build_class_loss,
+    build_learner,
+    build_objective,
+    class_weights,
+    load_classifier,
+    load_optimizer,
+    loss_settings,
+    spec_of,
+)
 from finetune.optim import build_optimizer
 from finetune.task import Task
 from tests.finetune.quick import QUICK, quick
@@ -27,6 +36,25 @@ def test_the_first_weights_depend_on_the_seed_alone(task: Task):
     other = weights_hash(build_learner(task, quick(train_lr=0.5, train_epochs=9), World()).core.state_dict())
     assert first == other
     assert weights_hash(build_learner(task, quick(train_seed=1), World()).core.state_dict()) != first
+
+
+def test_entering_a_stage_sets_its_weight_decay_on_what_decays(task: Task):
+    config = quick(train_frozen_epochs=1, train_frozen_weight_decay=0.3, train_weight_decay=0.0)
+    learner = build_learner(task, config, World())
+    shapes = [{parameter.ndim > 1 for parameter in g["params"]} for g in learner.optimizer.param_groups]
+    for epoch, decay in ((0, 0.3), (1, 0.0), (0, 0.3)):
+        learner.enter_stage(epoch)
+        found = [group["weight_decay"] for group in learner.optimizer.param_groups]
+        assert found == [decay if shape == {True} else 0.0 for shape in shapes]
+
+
+def test_the_preprocessing_of_a_configuration():
+    plain = spec_of(QUICK)
+    assert (plain.resize, plain.image_size) == ("warp", 32)
+    config = replace(QUICK, model=replace(QUICK.model, resize="short", image_size=448, resize_ratio=8 / 7))
+    spec = spec_of(config)
+    assert (spec.resize, spec.image_size, spec.resize_size) == ("short", 448, 512)
+    assert spec.mean == plain.mean
 
 
 def test_class_weights_worked_by_hand():
@@ -53,6 +81,16 @@ def test_the_class_loss_weighs_the_training_rows_only(task: Task):
 def test_the_loss_gets_its_own_parameters_and_smoothing(task: Task):
     loss = build_class_loss(LossConfig(name="crl", alpha=2.0, beta=0.5, label_smoothing=0.1), task)
     assert (loss.alpha, loss.beta, loss.label_smoothing) == (2.0, 0.5, 0.1)
+
+
+def test_single_classifiers_get_the_losses_chosen_for_them(task: Task):
+    config = replace(QUICK, loss=LossConfig(name="crl", alpha=2.0, branches={"side": "cel"}))
+    objective = build_objective(config, task, torch.device("cpu"))
+    assert (type(objective.loss).__name__, objective.loss.alpha) == ("CompetingRatioLoss", 2.0)
+    assert {name: type(loss).__name__ for name, loss in objective.branch_losses.items()} == {
+        "side": "CrossEntropyLoss"
+    }
+    assert loss_settings(config.loss)["branches"] == {"side": "cel"}
 
 
 def test_a_state_put_back_is_the_state(task: Task):
@@ -109,7 +147,7 @@ def test_the_average_is_in_the_model_only_inside_the_context(task: Task):
 
 def finished(task: Task, file: Path) -> torch.nn.Module:
     """Write an untrained finished model and return it."""
-    config = replace(QUICK, head=HeadConfig(dropout=0.3))
+    config = replace(QUICK, head=HeadConfig(options={"dropout": 0.3}))
     core = build_learner(task, config, World()).core.eval()
     facts = {
         "class_names": list(task.manifest.class_names),

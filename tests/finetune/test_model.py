@@ -4,7 +4,7 @@ from torch import nn
 
 from finetune import heads
 from finetune.errors import UsageError
-from finetune.heads import Head, HeadEntry, HeadOutput
+from finetune.heads import Head, HeadOutput
 from finetune.model import build_classifier, has_batch_norm, num_parameters, unwrap
 
 
@@ -48,21 +48,32 @@ def test_a_head_gets_the_maps_it_asks_for(monkeypatch):
         default_taps = (16,)
         uses_embedding = False
 
-        def __init__(self, backbone, num_classes):
+        def __init__(self, tap, channels, num_classes):
             super().__init__()
-            self.classifier = nn.Conv2d(backbone.map_dims[16], num_classes, 1)
+            self.tap = tap
+            self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+        @classmethod
+        def build(cls, backbone, num_classes):
+            return cls(backbone.taps[0], backbone.map_dims[backbone.taps[0]], num_classes)
 
         def forward(self, features, target=None):
-            scores = self.classifier(features.maps[16])
+            scores = self.classifier(features.maps[self.tap])
             return HeadOutput(scores.amax((2, 3)), maps={"scores": scores})
 
-    monkeypatch.setitem(heads.HEADS, "map", HeadEntry(MapHead, MapHead))
-    model = build_classifier("resnet18", "map", 5, weights="none", taps=(8,))
+    monkeypatch.setitem(heads.HEADS, "map", MapHead)
+    model = build_classifier("resnet18", "map", 5, weights="none")
     output = model(torch.randn(2, 3, 64, 64))
     assert output.logits.shape == (2, 5)
     assert output.maps["scores"].shape == (2, 5, 4, 4)
-    assert model.backbone.taps == (8, 16)
+    assert model.backbone.taps == (16,)
     assert model.backbone.embedding_dim == 0
+    other = build_classifier("resnet18", "map", 5, weights="none", taps=("last-2",))
+    assert other(torch.randn(2, 3, 64, 64)).maps["scores"].shape == (2, 5, 8, 8)
+    features = other.backbone(torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(other(features).logits, other.head(features).logits)
+    with pytest.raises(UsageError, match=r"reads 1 feature maps \(by default 16\); head.taps names 8, 16"):
+        build_classifier("resnet18", "map", 5, weights="none", taps=(8, 16))
 
 
 def test_an_unknown_head_is_refused_before_the_backbone_is_built():

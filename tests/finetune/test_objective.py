@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from finetune.errors import UsageError
@@ -62,6 +63,18 @@ def test_a_replacement_for_no_branch_is_refused_with_the_names_there_are():
         Objective(ones, {"sidee": ones})(
             HeadOutput(torch.zeros(2, 2), {"side": Branch(torch.zeros(2, 2))}), TARGET
         )
+
+
+def test_class_weights_never_meet_a_branch_of_another_width():
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    doubled = Branch(torch.zeros(2, 6), torch.tensor([0, 5]))
+    with pytest.raises(
+        UsageError, match=r"3 classes and cannot weigh the branch side, which has 6: .*side cel"
+    ):
+        Objective(weighted)(HeadOutput(torch.zeros(2, 3), {"side": doubled}), TARGET)
+    asked = Branch(doubled.logits, doubled.target, domain=True)
+    Objective(weighted)(HeadOutput(torch.zeros(2, 3), {"side": asked}), TARGET)
+    Objective(weighted, {"side": F.cross_entropy})(HeadOutput(torch.zeros(2, 3), {"side": doubled}), TARGET)
 
 
 def test_two_parts_of_one_name_are_our_own_mistake():

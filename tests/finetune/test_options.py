@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from finetune.config import FitConfig, TrainConfig
+from finetune.config import FitConfig, TrainConfig, to_dict
 from finetune.errors import UsageError
 from finetune.options import load_config, parse_options, suggestion
 
@@ -210,3 +211,12 @@ def test_a_flag_takes_no_word_away_and_words_may_stand_behind_options():
 def test_an_option_without_its_value_is_refused():
     assert "--port" in refusal("--port", "--auto-port", config_type=Service)
     assert "unknown option --no-port" in refusal("--no-port", config_type=Service)
+
+
+def test_an_option_that_holds_any_names_takes_them_dotted_and_comes_back_from_yaml(tmp_path: Path):
+    words = ["--head.options.dropout", "0.25", "--loss.branches.side", "crl", "--head.taps", "last-1,16"]
+    config = parse_options(FitConfig, words, prog="crl", about="")[0]
+    assert (config.head.options, config.head.taps) == ({"dropout": 0.25}, ("last-1", 16))
+    assert config.loss.branches == {"side": "crl"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
+    assert load_config(FitConfig, tmp_path / "config.yaml") == config

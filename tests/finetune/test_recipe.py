@@ -52,6 +52,37 @@ def test_milestones_are_epochs_of_the_whole_run():
         fine_tune_recipe(10, 4, lr=1.0, milestones=(3, 6))
 
 
+def test_the_frozen_epochs_may_have_a_rate_a_schedule_and_milestones_of_their_own():
+    recipe = fine_tune_recipe(
+        10,
+        4,
+        lr=0.1,
+        head_lr_multiplier=10,
+        frozen_lr=3.0,
+        frozen_weight_decay=1e-8,
+        frozen_schedule="step",
+        schedule="step",
+        warmup_epochs=1,
+        milestones=(2, 7),
+    )
+    head = [recipe.rates(epoch, 1, 2)["head"] for epoch in range(10)]
+    assert head == pytest.approx([3.0] * 2 + [0.3] * 2 + [1.0] * 3 + [0.1] * 3)
+    assert recipe.rates(4, 0, 2) == pytest.approx({"backbone": 0.05, "head": 0.5}), "the warm-up comes here"
+    assert [stage.weight_decay for stage in recipe.stages] == [1e-8, None]
+    cosine = fine_tune_recipe(10, 4, lr=0.1, head_lr_multiplier=10, frozen_schedule="cosine")
+    assert [cosine.rates(epoch, 0, 1)["head"] for epoch in (0, 2, 4)] == pytest.approx([1.0, 0.5, 1.0])
+
+
+def test_a_milestone_where_no_rate_steps_is_refused():
+    for frozen_schedule in ("cosine", "constant"):
+        with pytest.raises(UsageError, match=r"behind the 4 frozen epochs, got \[3\]; only .*step"):
+            fine_tune_recipe(10, 4, lr=1.0, milestones=(3, 6), frozen_schedule=frozen_schedule)
+    with pytest.raises(UsageError, match="a milestone at 4, the end of the frozen epochs, changes nothing"):
+        fine_tune_recipe(10, 4, lr=1.0, milestones=(4, 6), frozen_schedule="step")
+    with pytest.raises(UsageError, match="ascend"):
+        fine_tune_recipe(10, 4, lr=1.0, milestones=(6, 3), frozen_schedule="step")
+
+
 def test_frozen_epochs_may_be_none_or_all():
     assert [stage.train for stage in fine_tune_recipe(3, 0, lr=1.0).stages] == ["all"]
     assert [stage.train for stage in fine_tune_recipe(3, 3, lr=1.0).stages] == ["head"]
@@ -61,8 +92,8 @@ def test_frozen_epochs_may_be_none_or_all():
 
 def test_a_stage_that_cannot_be_right_names_every_field():
     with pytest.raises(UsageError) as refusal:
-        Stage("bad", 0, train="tail", lr=0, schedule="linear", milestones=(5, 3))
-    for field in ("epochs", "train", "lr", "schedule", "milestones"):
+        Stage("bad", 0, train="tail", lr=0, schedule="linear", milestones=(5, 3), weight_decay=-1)
+    for field in ("epochs", "train", "lr", "schedule", "milestones", "weight_decay"):
         assert field in str(refusal.value)
     with pytest.raises(UsageError, match="at least one stage"):
         Recipe(())

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from finetune.distributed import World
 from finetune.prediction import predict
 from tests.finetune.quick import metrics, train
-from tests.finetune.two_processes import LONG, NORMED, PLAIN, odd_task
+from tests.finetune.two_processes import KEPT, LONG, NORMED, PLAIN, odd_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,20 @@ def test_two_processes_learn_what_one_learns(folder: Path, pictures: Path, tmp_p
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-6
     for one, two in zip(metrics(tmp_path), metrics(folder / "plain"), strict=True):
         assert one == pytest.approx(two, abs=1e-6)
+
+
+def test_two_processes_share_the_features_of_a_frozen_backbone(
+    results: list[dict[str, Any]], folder: Path, pictures: Path, tmp_path: Path
+):
+    task = odd_task(pictures)
+    task = replace(task, train=task.train[:41])
+    uncached = replace(KEPT, train=replace(KEPT.train, frozen_views=0))
+    alone = train(task, tmp_path, uncached).model.state_dict()
+    together = torch.load(folder / "kept.pt", weights_only=True)
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-5
+    assert len({state for result in results for state in result["kept"]["states"]}) == 1
+    for one, two in zip(metrics(tmp_path), metrics(folder / "kept"), strict=True):
+        assert one == pytest.approx(two, abs=1e-5)
 
 
 def test_each_row_is_counted_once_also_where_a_process_has_none(

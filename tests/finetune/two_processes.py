@@ -27,6 +27,13 @@ from tests.finetune.quick import at_call, disturb_loss, quick, task_of, train
 PLAIN = quick(model_backbone="test_vit", train_lr=0.005, train_epochs=2, train_accumulate=2, train_mixup=0.0)
 NORMED = quick(train_ema=0.9, train_epochs=2)
 BEST = quick(train_epochs=2, train_select="best")
+KEPT = quick(
+    model_backbone="test_vit",
+    train_epochs=3,
+    train_frozen_epochs=2,
+    train_augment="none",
+    train_frozen_views=1,
+)
 LONG = quick(model_backbone="test_vit", train_lr=0.005, train_epochs=1, train_batch_size=2)
 
 
@@ -93,6 +100,15 @@ def stopped_and_resumed(task: Task, folder: Path, world: World) -> dict[str, Any
     return {"whole": whole, "resumed": resumed, "places": places}
 
 
+def with_kept_features(task: Task, folder: Path, world: World) -> dict[str, Any]:
+    """Train on a frozen backbone's features; the last picture of the table has no partner to share with."""
+    task = replace(task, train=task.train[:41])
+    fitted = trained(task, folder / "kept", KEPT, world)
+    if world.is_main:
+        torch.save(fitted.model.state_dict(), folder / "kept.pt")
+    return {"states": states(fitted, world)}
+
+
 def main(root: Path, folder: Path) -> None:
     """Do all of it and leave what each process saw in result0.json and result1.json."""
     torch.set_num_threads(1)
@@ -100,6 +116,7 @@ def main(root: Path, folder: Path) -> None:
     task = odd_task(root)
     result = {
         "plain": without_batch_norm(task, folder, world),
+        "kept": with_kept_features(task, folder, world),
         "normed": with_batch_norm(task, folder, world),
         "stopped": stopped_and_resumed(task, folder, world),
         "means": Totals(torch.tensor([1.0, 1.0, 2.0]) * (world.rank + 1)).means(world),
