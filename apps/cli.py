@@ -15,6 +15,11 @@ commands:
   age cv           subject-exclusive cross-validation with scores, intervals and pictures
   age evaluate     score trained models on any table of faces, sliced by group, gender and subject
   age compare      two results, paired on the same images
+  fine verify      count a fine-grained data set: classes, splits, unreadable and repeated images
+  fine train       fine-tune one backbone with one head, test it once, and write its report
+  fine evaluate    score a run again: other test crops, other weights, other data
+  fine compare     two results, or two lists of seeds, paired on the same images
+  fine cost        what every head costs: weights, multiply-adds, images per second, memory
   export           a finished run as self-describing ONNX files, checked against the trained model
   predict          show pictures, folders or videos to exported models (no torch needed)
   explain          where a trained or exported model found its evidence, drawn over each crop
@@ -44,10 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from agecls.commands import main as age_main
 
         return age_main(words[1:], prog="crl age")
+    if words[0] == "fine":
+        from finegrained.commands import main as fine_main
+
+        return fine_main(words[1:], prog="crl fine")
     from apps.commands import COMMANDS
     from finetune.command import choose_command
 
-    return choose_command(COMMANDS, words, prog="crl", others=["age"])
+    return choose_command(COMMANDS, words, prog="crl", others=["age", "fine"])
 
 
 if __name__ == "__main__":

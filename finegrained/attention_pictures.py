@@ -1,0 +1,62 @@
+"""Where a model looked: the evidence for its answer, and for the true class where it was wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from finegrained.examples import CHOSEN, Example
+from finegrained.picture_grid import Line, Strip, Tile, draw_grid, show_pixels
+from finetune import canvas
+from finetune.evidence import overlay
+
+# (crop, class index) -> evidence in 0-1, float (S, S)
+Look = Callable[[np.ndarray, int], np.ndarray]
+
+
+def draw_attention(examples: Sequence[Example], look: Look, class_names: Sequence[str], out: Path) -> Path:
+    """Draw the examples with the evidence for their answers over them, right ones first.
+
+    Args:
+        examples: right and wrong ones, each kind in the order to draw.
+        look: (crop, class index) -> the evidence for that class, as `finetune.grad_cam.grad_cam` gives it.
+        class_names: the K classes.
+        out: the PNG to write.
+
+    Returns:
+        `out`.
+    """
+    strips = []
+    right = [example for example in examples if example.right]
+    if right:
+        strips += [
+            Strip([_seen(x, class_names) for x in right], "Right answers", CHOSEN),
+            Strip([_evidence(x, look, x.said) for x in right], label="evidence for the answer"),
+        ]
+    wrong = [example for example in examples if not example.right]
+    if wrong:
+        strips += [
+            Strip([_seen(x, class_names) for x in wrong], "Wrong answers", CHOSEN),
+            Strip([_evidence(x, look, x.said) for x in wrong], label="evidence for the wrong answer"),
+            Strip([_evidence(x, look, x.target) for x in wrong], label="evidence for the true class"),
+        ]
+    title = f"Where the model looked: {canvas.count_text(len(examples), 'test image')}"
+    subtitle = (
+        "the centre crop that the network saw; above it the true class, below it the answer\n"
+        "evidence: gradient of the class's score on the last feature map, each map on a scale of its own"
+    )
+    return draw_grid(out, title, subtitle, strips)
+
+
+def _seen(example: Example, class_names: Sequence[str]) -> Tile:
+    above, below = example.lines(class_names)
+    return Tile(show_pixels(example.crop), above, below)
+
+
+def _evidence(example: Example, look: Look, index: int) -> Tile:
+    evidence = look(example.crop, index)
+    nothing = not evidence.any()
+    below = (Line("no evidence anywhere", canvas.MUTED),) if nothing else ()
+    return Tile(show_pixels(overlay(example.crop, evidence)), below=below)

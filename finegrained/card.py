@@ -1,0 +1,145 @@
+"""A finished fine-grained run -> what a model card tells: scores on its test pictures, and their limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from finegrained.results import FineResult
+from finegrained.scores import fine_scores
+from finetune.strict_json import json_text
+
+INTENDED_USE = (
+    "research on telling look-alike categories apart and on loss functions; sorting pictures that show one "
+    "object of the listed categories each, while somebody looks at the result."
+)
+OUT_OF_SCOPE = ("any decision that nobody checks", "pictures of other things than the listed categories")
+PRIVACY = (
+    "The model file holds numbers and facts, no picture. The toolkit's commands and its page run on the "
+    "machine that they are started on, send no picture anywhere, and keep none unless you ask for it."
+)
+HOW_TO_SLICE = (
+    "crl evaluate-onnx MODEL --data.root FOLDER",
+    "FOLDER holds a folder of pictures per category, or lies as the data set does that the model learned.",
+)
+TAKEN = ("n", "top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece")
+ABOUT = {
+    "cub": (
+        "Caltech-UCSD Birds-200-2011's pictures were collected from Flickr for research; each photographer's "
+        "own terms hold for them, and some also lie in ImageNet, whose weights most networks start from: the "
+        "scores may flatter them."
+    ),
+    "cars": (
+        "Stanford Cars' pictures were collected from the web for research; their owners' terms are not "
+        "recorded with them."
+    ),
+}
+UNKNOWN_TERMS = (
+    "Where these pictures come from and their terms of use are not recorded here: ask whoever trained the "
+    "model."
+)
+NOT_MEASURED = (
+    "Pictures of several objects, or of none of the categories.",
+    "Pictures of another origin than the training pictures: other cameras, places, seasons, drawings.",
+)
+UNTESTED = "These weights on any test picture: the run tested others (model.safetensors)."
+
+
+def fine_card(run: Path, *, tested: bool = True) -> dict[str, Any]:
+    """Return what is known of the model of a finished fine-grained run: {"metrics", "card", "data"}.
+
+    Every number was measured on the run's test pictures; None or an entry of `not_measured` stands for
+    anything else. Plain JSON values, no path of a machine.
+
+    Args:
+        run: the folder of `crl fine train`.
+        tested: whether the card is about the weights that the run tested; others have no scores.
+
+    Returns
+        metrics: n, top1, top5 (None where K <= 5), balanced_accuracy (mean over classes), macro_f1 (percent),
+            nll (nats), ece (0-1), top1_interval [low, high], baseline {class, top1}; {} where untested.
+        card: classes (a row per class: name, n, right, accuracy, taken_for, taken_for_n), data, training,
+            test_crops, intended_use, out_of_scope, privacy, not_measured, how_to_slice.
+        data: what the model's facts tell of its data: fold None, images, picture_crop and box_margin.
+
+    Raises DataError for a folder that is no finished fine-grained run.
+    """
+    result = FineResult.load(Path(run))
+    run_facts, found = result.run, result.predictions
+    scores = fine_scores(found.probs, found.target, found.class_names) if tested and len(found) else None
+    crop = dict(run_facts.get("crop") or {"kind": "image", "margin": 0.0})
+    card = {
+        "intended_use": INTENDED_USE,
+        "out_of_scope": OUT_OF_SCOPE,
+        "privacy": PRIVACY,
+        "how_to_slice": HOW_TO_SLICE,
+        "classes": scores["per_class"] if scores else [],
+        "test_crops": run_facts.get("test_crops", "center"),
+        "data": data_facts(result, crop),
+        "training": _training(result),
+        "not_measured": NOT_MEASURED if tested else (UNTESTED, *NOT_MEASURED),
+    }
+    data = {"fold": None, "folds": [], "picture_crop": crop["kind"], "box_margin": crop["margin"]}
+    plain: dict[str, Any] = json.loads(
+        json_text({"metrics": _metrics(scores, run_facts), "card": card, "data": data})
+    )
+    return plain
+
+
+def data_facts(result: FineResult, crop: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which pictures a run was trained and tested on, by which rule, and how many.
+
+    Returns kind (the layout), name, about (a paragraph), official (whether it is the whole published set),
+    images, classes, per_class (min, median, max), train, validation, test, protocol_words, crop, and
+    left_out (missing and unreadable pictures).
+    """
+    run, counts = result.run, dict(result.run.get("counts") or {})
+    layout = str(run.get("policy") or "")
+    table = PureWindowsPath(str(counts.get("table") or "")).name
+    part = "" if counts.get("official") else "a part of "
+    known = counts.get("data_set")
+    name = f"{part}{known}" if known else f"the table {table}" if table else "folders of categories"
+    left = {
+        "pictures that were not there": counts.get("missing_images") or 0,
+        "unreadable pictures": len(counts.get("bad_images") or ()),
+    }
+    return {
+        "kind": layout or None,
+        "name": name,
+        "about": ABOUT.get(str(run.get("data_set") or ""), UNKNOWN_TERMS),
+        "official": bool(counts.get("official")),
+        "images": counts.get("images"),
+        "classes": len(result.class_names),
+        "per_class": counts.get("per_class"),
+        "train": run.get("n_train"),
+        "validation": run.get("n_validation"),
+        "test": run.get("n"),
+        "protocol_words": run.get("protocol"),
+        "crop": dict(crop),
+        "left_out": {what: count for what, count in left.items() if count},
+    }
+
+
+def _metrics(scores: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str, Any]:
+    if scores is None:
+        return {}
+    interval = scores["top1_interval"]
+    return {
+        **{name: scores[name] for name in TAKEN},
+        "top1_interval": [interval["low"], interval["high"]],
+        "baseline": (run.get("scores") or {}).get("baseline"),
+    }
+
+
+def _training(result: FineResult) -> dict[str, Any]:
+    """Return how the model was trained, as far as a reader of a card asks."""
+    run = result.run
+    keys = ("backbone", "head", "head_options", "seed", "epochs", "batch_size", "image_size", "selected")
+    return {
+        "loss": result.loss_text,
+        **{key: run.get(key) for key in keys},
+        "n_train": run.get("n_train"),
+        "n_validation": run.get("n_validation"),
+    }

@@ -1,0 +1,138 @@
+"""The fine-grained commands: each turns its options into calls of this room, and tells what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from finegrained.config import CompareConfig, EvaluateAgainConfig, FineConfig, FineDataConfig
+from finegrained.recipes import RECIPES
+from finetune.command import Command, choose_command
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """A look at a data set without training.
+
+    Args:
+        quick: count and check the lists only; do not open every picture.
+        write: file to write the table of images to (.csv or .parquet); null writes none.
+    """
+
+    data: FineDataConfig = field(default_factory=FineDataConfig)
+    quick: bool = False
+    write: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateFineConfig:
+    """A trained run on its own test pictures, or on any other data of its classes.
+
+    Args:
+        weights: selected (model.safetensors) or other (the file beside it: best where last was selected).
+        device: auto, cpu, cuda or cuda:1.
+        cache: where decoded pictures are kept: auto (the user's cache folder), none, or one named.
+        workers: processes that prepare batches; -1 chooses by the number of cores.
+        out: folder for predictions.parquet and evaluation.json; null writes nothing.
+    """
+
+    data: FineDataConfig = field(default_factory=FineDataConfig)
+    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
+    weights: Literal["selected", "other"] = "selected"
+    device: str = "auto"
+    cache: str = "auto"
+    workers: int = -1
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """What heads cost on backbones: parameters, operations, speed and memory; nothing is downloaded.
+
+    Args:
+        heads: the heads to measure, by name or NAME:OPTION=VALUE; empty takes all.
+        backbones: the backbones, by name.
+        image_size: side of the network's input in pixels.
+        classes: number of classes.
+        batch_size: pictures at once where speed and memory are measured; at least 2.
+        repeats: timed steps after the warm-up, of which the median counts; 0 counts and times nothing.
+        device: auto, cpu, cuda or cuda:1.
+        out: Markdown file to write the table to; null writes none.
+    """
+
+    heads: tuple[str, ...] = ()
+    backbones: tuple[str, ...] = ("resnet50",)
+    image_size: int = 448
+    classes: int = 200
+    batch_size: int = 4
+    repeats: int = 5
+    device: str = "auto"
+    out: str | None = None
+
+
+def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Count a data set and check what can be checked before training."""
+    from finegrained.verification import verify_fine_data
+
+    return verify_fine_data(config.data, quick=config.quick, write=config.write)
+
+
+def train(config: FineConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Fine-tune one model and test it once on the test split."""
+    from finegrained.train import train_run
+
+    return train_run(config)
+
+
+def evaluate(config: EvaluateFineConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Score a run on its own test pictures or on other data of its classes."""
+    from finegrained.evaluation import evaluate_run
+
+    return evaluate_run(Path(words["run"]), config)
+
+
+def compare(config: CompareConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Compare two results picture by picture (or two lists of seeds, joined by commas)."""
+    from finegrained.comparison import compare_folders
+
+    first, second = ([Path(name) for name in words[side].split(",")] for side in ("a", "b"))
+    return compare_folders(first, second, config)
+
+
+def cost(config: CostConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Measure what heads cost on backbones."""
+    from finegrained.cost import measure_costs
+
+    return measure_costs(config)
+
+
+COMMANDS = {
+    "verify": Command(
+        VerifyConfig, "count a data set: classes, parts, missing, unreadable and equal pictures", verify
+    ),
+    "train": Command(
+        FineConfig, "fine-tune one model and test it once on the test split", train, recipes=RECIPES
+    ),
+    "evaluate": Command(
+        EvaluateFineConfig,
+        "score a run on its own test pictures, with other crops or weights, or on other data",
+        evaluate,
+        {"run": "a run folder of train"},
+    ),
+    "compare": Command(
+        CompareConfig,
+        "two results, paired on the same pictures",
+        compare,
+        {"a": "a run folder, or several (seeds) joined by commas", "b": "the run to compare with it"},
+    ),
+    "cost": Command(CostConfig, "what each head costs: parameters, operations, speed and memory", cost),
+}
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m finegrained") -> int:
+    """Run one fine-grained command and return its exit code."""
+    import sys
+
+    return choose_command(COMMANDS, list(sys.argv[1:] if argv is None else argv), prog=prog)

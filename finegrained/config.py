@@ -1,0 +1,141 @@
+"""What a person may choose about fine-grained data, training and evaluation, with this study's own defaults.
+
+The defaults are a place to start from: 448 px as in the papers of this field, the trunk at a tenth of the
+rate of new layers (SGD with Nesterov momentum, weight decay 5e-4), 30 epochs of one cosine after one epoch of
+warm-up. On a processor alone, --model.image_size 224 costs a quarter. The files in configs/ hold what single
+papers did instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from finetune.config import FitConfig, ModelConfig, TrainConfig
+from finetune.errors import UsageError
+
+Layout = Literal["auto", "cub", "cars-O", "cars-S", "cars-K", "folders"]
+Crops = Literal["center", "flip", "ten", "cam"]
+
+
+@dataclass(frozen=True)
+class FineDataConfig:
+    """CUB-200-2011, Stanford Cars, class folders, or a table of pictures and classes.
+
+    Args:
+        root: the data set's folder (its parent or a doubled folder will do), or the image root of a table.
+        table: CSV or parquet with a row per image; its folder is the image root unless root is given.
+        layout: auto looks for each layout's own files; naming one refuses the others.
+        subset: the folder holds part of the official data set: counts are told and not asserted.
+        metadata_only: read the lists alone; pictures need not be there (verify only).
+        crop: image takes whole pictures, box cuts each out by its bounding box.
+        box_margin: share of the box's sides added on every side, at least 0.
+        val_share: share of each class's training images that validates, in [0, 1); 0 trains on all.
+        test_share: share of each class's images that tests where the data name no test part, in (0, 1).
+        split_seed: seed of both shares.
+        missing: what to do with listed images that are not there: error, or drop (counted and recorded).
+        skip_bad: drop unreadable images (counted and recorded) instead of stopping.
+        follow: allow image paths that leave the data root.
+        same_content: what to do when training and test hold the same picture under two names: warn or error.
+    """
+
+    root: str | None = None
+    table: str | None = None
+    layout: Layout = "auto"
+    subset: bool = False
+    metadata_only: bool = False
+    crop: Literal["image", "box"] = "image"
+    box_margin: float = 0.0
+    val_share: float = 0.1
+    test_share: float = 0.2
+    split_seed: int = 0
+    missing: Literal["error", "drop"] = "error"
+    skip_bad: bool = False
+    follow: bool = False
+    same_content: Literal["warn", "error"] = "warn"
+
+    def __post_init__(self) -> None:
+        rules = [
+            (0 <= self.val_share < 1, f"data.val_share must lie in [0, 1), got {self.val_share}"),
+            (0 < self.test_share < 1, f"data.test_share must lie in (0, 1), got {self.test_share}"),
+            (self.box_margin >= 0, f"data.box_margin must not be negative, got {self.box_margin}"),
+        ]
+        broken = [told for holds, told in rules if not holds]
+        if broken:
+            raise UsageError("the configuration cannot be right:\n" + "\n".join(f"  {x}" for x in broken))
+
+
+@dataclass(frozen=True)
+class FineModelConfig(ModelConfig):
+    """The backbone and where its weights come from (torchvision's ResNet-50 at 448 px by default)."""
+
+    backbone: str = "resnet50.tv_in1k"
+    image_size: int | None = 448
+
+
+@dataclass(frozen=True)
+class FineTrainConfig(TrainConfig):
+    """How long, how fast and on which pictures the model learns."""
+
+    batch_size: int = 16
+    lr: float = 0.002
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    augment: str = "crop"
+
+
+@dataclass(frozen=True)
+class FineEvaluateConfig:
+    """How test pictures are shown to the network.
+
+    Args:
+        test_crops: center; flip (the centre and its mirror, as in B-CNN's protocol); ten (four corners and
+            the centre, mirrored); or cam (the centre, and the region its activations point to, enlarged).
+        batch_size: pictures at once (memory only; the scores do not depend on it).
+    """
+
+    test_crops: Crops = "center"
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class EvaluateAgainConfig:
+    """How pictures are shown to a network that was tested before.
+
+    Args:
+        test_crops: center, flip, ten or cam; null shows them as the run's own test did.
+        batch_size: pictures at once (memory only; the scores do not depend on it).
+    """
+
+    test_crops: Crops | None = None
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class FineConfig(FitConfig):
+    """A whole fine-grained experiment: data, model, head, loss, training, evaluation and where it goes."""
+
+    model: FineModelConfig = field(default_factory=FineModelConfig)
+    train: FineTrainConfig = field(default_factory=FineTrainConfig)
+    data: FineDataConfig = field(default_factory=FineDataConfig)
+    evaluate: FineEvaluateConfig = field(default_factory=FineEvaluateConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data.metadata_only:
+            raise UsageError("data.metadata_only reads lists without pictures: it belongs to verify")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A paired comparison of two results.
+
+    Args:
+        out: folder for the comparison's page and pictures; null puts it beside the second result.
+        resamples: bootstrap resamples over images.
+        pictures: draw the gallery and the heat maps.
+    """
+
+    out: str | None = None
+    resamples: int = 5000
+    pictures: bool = True

@@ -1,0 +1,1 @@
+"""Recipes as YAML files, each with its reported score in the head."""

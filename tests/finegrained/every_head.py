@@ -1,0 +1,75 @@
+"""Every head with options small enough for tests, and runs of a fraction of a second on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.config import FitConfig, HeadConfig
+from finetune.model import Classifier, build_classifier
+from finetune.objective import Objective
+from tests.finetune.quick import quick
+
+# Name of the case -> the head and its options: small sketches, few detectors, a grid that fits 64 px.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "linear": ("linear", {"dropout": 0.1}),
+    "bilinear": ("bilinear", {}),
+    "bilinear reduced": ("bilinear", {"reduction": 8}),
+    "compact bilinear": ("compact_bilinear", {"dim": 256}),
+    "kernel pooling": ("kernel_pooling", {"dim": 64, "order": 4, "gamma": 0.5}),
+    "iSQRT-COV": ("isqrt_cov", {"dim": 8}),
+    "DFL": ("dfl", {"detectors": 3, "init": "random"}),
+    "DFL, two scales": ("dfl", {"detectors": 3, "init": "random", "two_scale": True, "filter_norm": "bn"}),
+    "DCL": ("dcl", {"regions": 4}),
+    "DCL of the first release": ("dcl", {"variant": "repo_v0", "regions": 4}),
+    "DCL of the last release": ("dcl", {"variant": "repo", "regions": 4}),
+}
+
+# A residual net, a net whose pool5 must not be read, one whose maps are channels last, and tokens.
+BACKBONES = ("test_resnet", "vgg11", "swin_tiny_patch4_window7_224", "test_vit")
+CLASSES = 5
+
+
+def build(case: str, backbone: str = "test_resnet", size: int = 64, seed: int = 0) -> Classifier:
+    """Return an untrained classifier with the case's head."""
+    head, options = CASES[case]
+    torch.manual_seed(seed)
+    core = build_classifier(backbone, head, CLASSES, weights="none", image_size=size, head_options=options)
+    for module in core.backbone.modules():
+        if isinstance(
+            module, torch.nn.BatchNorm2d
+        ):  # fresh residual branches end in nought and hide mistakes
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return core
+
+
+def shown(core: Classifier, images: Tensor, target: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return a training batch as the head's own transform makes it, each picture as often as it wants."""
+    hooks = core.head.hooks()
+    images = images.repeat_interleave(hooks.views, dim=0)
+    if hooks.batch_transform is None:
+        return images, target
+    return hooks.batch_transform(images, target, np.random.default_rng(seed))
+
+
+def loss_of(core: Classifier, images: Tensor, target: Tensor) -> Tensor:
+    """Return what a training step would minimise on this batch."""
+    images, target = shown(core, images, target)
+    return Objective(torch.nn.CrossEntropyLoss())(core(images, target), target).total
+
+
+def config(case: str, backbone: str = "test_resnet", **changes: Any) -> FitConfig:
+    """Return the quick training run's configuration with this case's head."""
+    head, options = CASES[case]
+    changed = quick(model_backbone=backbone, model_image_size=64, **changes)
+    return replace(changed, head=HeadConfig(head, options=options))
+
+
+def picture_folder(root: Path) -> Path:
+    """Return where the drawn pictures lie under a temporary folder."""
+    return root / "pictures"

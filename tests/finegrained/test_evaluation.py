@@ -1,0 +1,139 @@
+"""Evaluating again: stored predictions, other crops and weights, other data moved by name, and refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finegrained.config import EvaluateAgainConfig, FineDataConfig
+from finegrained.evaluation import evaluate_run, labels_by_name, model_file
+from finegrained.experiment import prepare_experiment, run_experiment
+from finegrained.results import FineResult, Predictions
+from finetune.bundle import load_bundle, save_bundle
+from finetune.distributed import World
+from finetune.errors import DataError, ModelFileError
+from finetune.manifest import Manifest
+from tests.finegrained.tiny_birds import birds, shown, tiny, trained
+
+
+@pytest.fixture(scope="module")
+def birds_folder(tmp_path_factory):
+    return birds(tmp_path_factory.mktemp("birds") / "CUB_200_2011")
+
+
+@pytest.fixture(scope="module")
+def run(birds_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    run_experiment(prepare_experiment(trained(tiny(birds_folder, folder), epochs=3)), folder, World())
+    return folder
+
+
+def as_folders(run: Path, root: Path, part: str) -> Path:
+    """Copy a part's pictures into class folders without CUB's numbers' order: names reversed."""
+    manifest = FineResult.load(run).manifest
+    assert manifest is not None
+    for row in np.flatnonzero(manifest["part"] == part):
+        folder = root / manifest.class_names[manifest.label[row]]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(manifest.file(int(row)), folder)
+    return root
+
+
+def test_without_data_the_stored_predictions_are_scored(run, birds_folder, tmp_path):
+    hidden = birds_folder.rename(birds_folder.parent / "hidden")  # no picture is opened
+    try:
+        summary = evaluate_run(run, shown(out=str(tmp_path / "out")))
+    finally:
+        hidden.rename(birds_folder)
+    own = FineResult.load(run)
+    assert summary["top1"] == own.run["scores"]["top1"]
+    assert "as it was tested" in summary["data"]
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["top1"] == summary["top1"]
+    again = Predictions.read(tmp_path / "out" / "predictions.parquet", own.class_names)
+    assert np.array_equal(again.probs, own.predictions.probs)
+
+
+def test_own_pictures_shown_again_give_the_stored_answers(run, birds_folder, tmp_path):
+    config = shown(data=FineDataConfig(root=str(birds_folder), subset=True), out=str(tmp_path / "out"))
+    summary = evaluate_run(run, config)
+    own = FineResult.load(run)
+    assert summary["data"] == "12 test pictures of the run's own data"
+    again = Predictions.read(tmp_path / "out" / "predictions.parquet", own.class_names)
+    assert np.array_equal(again.path, own.predictions.path)
+    assert np.allclose(again.probs, own.predictions.probs, atol=1e-6)
+
+
+def test_other_crops_show_the_own_test_pictures_again(run, capsys):
+    summary = evaluate_run(run, shown(evaluate=EvaluateAgainConfig(test_crops="flip")))
+    assert (summary["n"], summary["test_crops"]) == (12, "flip")
+    assert "to choose weights or crops by their scores would be to train on them" in capsys.readouterr().out
+
+
+def test_the_other_weights_answer_from_their_own_file(run, tmp_path):
+    """The file beside the selected weights is emptied: then every class is as probable as any other."""
+    shutil.copytree(run, tmp_path / "run")
+    file = model_file(tmp_path / "run", "other")
+    assert file.name == "model-best.safetensors"
+    state, facts = load_bundle(file)
+    save_bundle(file, {name: 0 * value for name, value in state.items()}, facts)
+    evaluate_run(tmp_path / "run", shown(weights="other", out=str(tmp_path / "out")))
+    found = Predictions.read(tmp_path / "out" / "predictions.parquet", FineResult.load(run).class_names)
+    assert np.allclose(found.probs, 1 / 3)
+
+
+def test_pictures_that_moved_away_are_asked_for(run, birds_folder):
+    hidden = birds_folder.rename(birds_folder.parent / "hidden")
+    try:
+        with pytest.raises(DataError, match=r"which is not there: say where they are by --data\.root"):
+            evaluate_run(run, shown(evaluate=EvaluateAgainConfig(test_crops="ten")))
+    finally:
+        hidden.rename(birds_folder)
+
+
+def test_other_data_are_scored_by_class_name(run, tmp_path):
+    """The same test pictures in class folders: the labels come from names, the answers stay the same."""
+    root = as_folders(run, tmp_path / "folders", "test")
+    out = tmp_path / "out"
+    summary = evaluate_run(run, shown(data=FineDataConfig(root=str(root)), out=str(out)))
+    own = FineResult.load(run)
+    assert summary["data"] == "12 pictures of other data"
+    assert summary["top1"] == own.run["scores"]["top1"]
+
+
+def test_pictures_of_training_are_refused_by_their_bytes(run, tmp_path):
+    root = as_folders(run, tmp_path / "folders", "train")
+    with pytest.raises(DataError, match=r"was trained or validated on 14 of these 14 pictures"):
+        evaluate_run(run, shown(data=FineDataConfig(root=str(root))))
+
+
+def test_other_classes_are_refused_with_both_lists(run, tmp_path):
+    root = as_folders(run, tmp_path / "folders", "test")
+    names = sorted(folder.name for folder in root.iterdir())
+    (root / names[0]).rename(root / "A stranger")
+    with pytest.raises(ModelFileError, match=r"only in the data: A stranger"):
+        evaluate_run(run, shown(data=FineDataConfig(root=str(root))))
+
+
+def test_labels_are_moved_by_name_with_a_slash_read_as_a_dash():
+    columns = {"path": np.array(["1", "2", "3"]), "label": np.array([0, 1, 2])}
+    manifest = Manifest(Path(), ("A", "B", "Ram C-V"), columns)
+    assert labels_by_name(manifest, ("Ram C/V", "B", "A")).tolist() == [2, 1, 0]
+    with pytest.raises(ModelFileError, match=r"only in the model: C"):
+        labels_by_name(manifest, ("C", "B", "A"))
+
+
+def test_a_run_with_one_set_of_weights_has_no_others(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "model-best.safetensors").unlink()
+    with pytest.raises(ModelFileError, match="there is none"):
+        evaluate_run(tmp_path / "run", shown(weights="other"))
+
+
+def test_a_crop_that_differs_from_the_runs_is_told(run, birds_folder, capsys):
+    data = FineDataConfig(root=str(birds_folder), subset=True, crop="box")
+    evaluate_run(run, shown(data=data))
+    assert "was trained with --data.crop image" in capsys.readouterr().out

@@ -1,0 +1,114 @@
+"""Recipes: every file opens, tells what was reported, builds its model; presets fill gaps alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from finegrained.class_tables import CARS, class_table
+from finegrained.config import FineConfig
+from finegrained.recipes import AIRCRAFT_NAMES, RECIPES, data_set_of, load_recipe, recipe_names, with_presets
+from finetune.config import HeadConfig
+from finetune.errors import UsageError
+from finetune.learner import build_core
+from finetune.preprocess import PreprocessSpec
+
+METHODS = (
+    "bcnn_vgg16",
+    "bcnn_two",
+    "kernel_pooling_vgg16",
+    "kernel_pooling_resnet50",
+    "dfl_resnet50",
+    "dcl_resnet50",
+)
+REPORTED = {
+    "cub_bcnn_vgg16_ce": ("84.1", "84.06"),
+    "cars_bcnn_two_crl": ("91.44",),
+    "cub_kernel_pooling_vgg16_ce": ("86.2",),
+    "cars_kernel_pooling_resnet50_ce": ("91.1",),
+    "cub_dfl_resnet50_crl": ("87.52",),
+    "cars_dfl_resnet50_ce": ("93.8", "93.79"),
+    "cub_dcl_resnet50_ce": ("87.8", "87.69"),
+    "cars_dcl_resnet50_crl": ("94.60",),
+}
+
+
+def test_there_is_a_recipe_for_every_row_data_set_and_loss():
+    wanted = {f"{d}_{m}_{x}" for d in ("cub", "cars") for m in METHODS for x in ("ce", "crl")}
+    assert set(recipe_names()) == wanted
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_opens_and_tells_its_source(name):
+    config = load_recipe(name)
+    assert config.loss.name == ("crl" if name.endswith("_crl") else "cel")
+    assert re.search(r"\.tv_in1k$", config.model.backbone)
+    assert (config.model.image_size, config.train.select) == (448, "last")
+    head = (RECIPES / f"{name}.yaml").read_text().partition("\nmodel:")[0]
+    for words in ("Reported by", "Measured by us: nothing yet", "hardware", f"--config {name} "):
+        assert words in head
+    for score in REPORTED.get(name, ()):
+        assert re.search(rf"\b{re.escape(score)}\b", head)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("data", ["cub", "cars"])
+def test_the_two_losses_of_a_recipe_differ_in_nothing_else(method, data):
+    ce, crl = (load_recipe(f"{data}_{method}_{loss}") for loss in ("ce", "crl"))
+    assert replace(ce, loss=crl.loss) == crl
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_builds_its_model(method):
+    config = load_recipe(f"cub_{method}_crl")
+    spec = PreprocessSpec(96, config.model.resize, 96, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    core = build_core(config, 4, spec, from_checkpoint=True).eval()
+    with torch.no_grad():
+        assert core.infer(torch.zeros(1, 3, 96, 96)).shape == (1, 4)
+    widths = {
+        "bcnn_vgg16": 512 * 512,
+        "bcnn_two": 512 * 512,
+        "kernel_pooling_vgg16": 12_801,
+        "kernel_pooling_resnet50": 14_337,
+        "dfl_resnet50": 2048,
+        "dcl_resnet50": 2048,
+    }
+    outputs = [module for module in core.head.modules() if isinstance(module, torch.nn.Linear)]
+    assert widths[method] in {module.in_features for module in outputs}
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_name():
+    with pytest.raises(UsageError, match=r"did you mean cub_dcl_resnet50_crl\?"):
+        load_recipe("cub_dcl_resnet_crl")
+
+
+@pytest.mark.parametrize(
+    ("data_set", "options"),
+    [
+        ("cub", {"regions": 7, "gamma": 1.0}),
+        ("cars", {"regions": 7, "gamma": 0.01}),
+        ("aircraft", {"regions": 2, "gamma": 0.01}),
+        ("", {}),
+    ],
+)
+def test_dcl_has_a_preset_for_each_data_set(data_set, options):
+    config = FineConfig(head=HeadConfig("dcl"))
+    assert with_presets(config, data_set).head.options == options
+
+
+def test_a_preset_never_replaces_what_was_given():
+    config = FineConfig(head=HeadConfig("dcl", options={"gamma": 0.5, "variant": "repo"}))
+    options = with_presets(config, "cars").head.options
+    assert options == {"gamma": 0.5, "variant": "repo", "regions": 7}
+    assert with_presets(FineConfig(), "cars") == FineConfig()
+
+
+def test_data_sets_are_known_by_layout_or_by_their_class_names():
+    assert data_set_of("cub", ["whatever"]) == "cub"
+    assert data_set_of("cars-K", ["whatever"]) == "cars"
+    assert data_set_of("folders", class_table(CARS)[:60]) == "cars"
+    assert data_set_of("folders", [*AIRCRAFT_NAMES, "A320"]) == "aircraft"
+    assert data_set_of("folders", ["A380"]) == ""

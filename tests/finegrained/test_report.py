@@ -1,0 +1,208 @@
+"""The report says exactly what was scored, in Markdown and JSON, and keeps others' numbers apart."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finegrained.report import report_run, write_report, write_tables
+from finegrained.report_sections import reported_by_others
+from finegrained.scores import fine_scores
+from finetune.errors import DataError
+from finetune.markdown import Picture
+from tests.finegrained.made_results import make_result
+from tests.finetune.drawing import pixels_of
+
+CLASSES = 30
+BASELINE = {"class": "002.Odd_Bunting_2", "top1": 3.33}
+Reported = tuple[Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """A reported run folder and what `report_run` returned."""
+    folder = tmp_path_factory.mktemp("results") / "run"
+    return folder, report_run(make_result(folder, CLASSES, scores={"baseline": BASELINE}))
+
+
+def section(folder: Path, name: str) -> str:
+    """Return the section of report.md with this heading."""
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    return page.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def cells(text: str) -> list[list[str]]:
+    """Return the rows of the first table in `text`, without its header."""
+    rows = re.findall(r"^\| (.*) \|$", text, flags=re.M)
+    return [re.split(r" (?<!\\)\| ", row) for row in rows][2:]
+
+
+def test_json_holds_every_score_and_the_run(reported: Reported, tmp_path: Path):
+    folder, record = reported
+    written = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert written == record
+    found = make_result(tmp_path / "again", CLASSES).predictions
+    scores = fine_scores(found.probs, found.target, found.class_names)
+    assert {key: written[key] for key in scores} == scores
+    assert (written["manifest"], written["split"], written["head"]) == ("ab" * 32, "cd" * 32, "dfl")
+
+
+def test_headline_shows_the_numbers_of_the_json(reported: Reported):
+    folder, record = reported
+    top1, top5, mean, f1, baseline = cells(section(folder, "Result"))
+    ends = record["top1_interval"]
+    assert top1[1:] == [f"**{record['top1']:.2f}**", f"{ends['low']:.1f} to {ends['high']:.1f}"]
+    assert [row[1] for row in (top5, mean, f1)] == [
+        f"{record[key]:.2f}" for key in ("top5", "balanced_accuracy", "macro_f1")
+    ]
+    assert baseline[:2] == ["top-1 of always answering Odd Bunting 2", "3.33"]
+    assert "with the last weights" in section(folder, "Result")
+
+
+def test_few_classes_have_no_top_5_and_all_have_a_row(tmp_path: Path):
+    record = report_run(make_result(tmp_path / "run", 5))
+    assert record["top5"] is None
+    assert "top-5" not in section(tmp_path / "run", "Result")
+    rows = cells(section(tmp_path / "run", "Classes"))
+    assert len(rows) == 5
+    assert [float(row[4]) for row in rows] == sorted(float(row[4]) for row in rows)
+
+
+def test_many_classes_show_both_ends_and_the_csv_has_them_all(reported: Reported):
+    folder, record = reported
+    rows = cells(section(folder, "Classes"))
+    values = sorted(row["accuracy"] for row in record["per_class"])
+    assert [row[4] for row in rows] == [f"{value:.1f}" for value in (*values[:12], *values[-5:])]
+    with (folder / "per_class.csv").open(newline="", encoding="utf-8") as stream:
+        table = list(csv.DictReader(stream))
+    assert [row["name"] for row in table] == record["class_names"]
+    assert [int(row["right"]) for row in table] == [row["right"] for row in record["per_class"]]
+
+
+def test_confused_pairs_are_those_of_the_predictions(reported: Reported, tmp_path: Path):
+    folder, record = reported
+    found = make_result(tmp_path / "again", CLASSES).predictions
+    pair = record["confused_pairs"][0]
+    first, second = (found.class_names.index(pair[key]) for key in ("first", "second"))
+    assert pair["first_as_second"] == int(((found.target == first) & (found.preds == second)).sum())
+    assert pair["second_as_first"] == int(((found.target == second) & (found.preds == first)).sum())
+    totals = [row["first_as_second"] + row["second_as_first"] for row in record["confused_pairs"]]
+    assert totals == sorted(totals, reverse=True)
+    row = cells(section(folder, "Most confused pairs"))[0]
+    assert row[2:] == [f"{pair['first_as_second']} of 6", f"{pair['second_as_first']} of 6"]
+
+
+def test_the_table_of_mistakes_counts_each_once(tmp_path: Path):
+    confusion = np.array([[3, 2, 0], [5, 1, 0], [0, 1, 9]])
+    write_tables(tmp_path, [{"name": name, "n": 1} for name in "abc"], confusion, ("a", "b,x", "c"))
+    with (tmp_path / "confusions.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))[1:]
+    assert rows == [["b,x", "a", "5", "6"], ["a", "b,x", "2", "5"], ["c", "b,x", "1", "10"]]
+
+
+def test_every_picture_of_the_page_exists_and_the_missing_ones_are_told(reported: Reported):
+    folder, record = reported
+    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (folder / "report.md").read_text(encoding="utf-8"))
+    assert shown == record["pictures"]
+    assert [Path(name).stem for name in shown] == [
+        "classes",
+        "confused_pairs",
+        "heat_map",
+        "learning_curves",
+        "reliability",
+    ]
+    for name in shown:
+        pixels_of(folder / name)
+    assert "no model.safetensors" in section(folder, "Not drawn").replace("\\", "")
+
+
+def test_a_run_without_mistakes_has_no_confusion_and_says_so(tmp_path: Path):
+    made = make_result(tmp_path / "run", 6)
+    sure = 0.97 * np.eye(6)[made.predictions.target] + 0.005
+    record = report_run(replace(made, predictions=replace(made.predictions, probs=sure)))
+    assert record["top1"] == 100
+    assert record["confused_pairs"] == []
+    assert "No test image was taken for another class" in section(tmp_path / "run", "Most confused pairs")
+    assert "pictures/confused_pairs.png" not in record["pictures"]
+
+
+def test_a_run_that_tested_nothing_is_refused(tmp_path: Path):
+    made = make_result(tmp_path / "run", 3)
+    nothing = made.predictions.select(np.arange(0))
+    with pytest.raises(DataError, match="tested no image"):
+        report_run(replace(made, predictions=nothing))
+
+
+def test_run_and_data_are_told(reported: Reported):
+    folder, _ = reported
+    ran, data = section(folder, "What was run"), section(folder, "Data")
+    for words in (
+        "`crl fine train --run.dir runs/a\\|b`",
+        "dfl (detectors 10)",
+        "crl (alpha 1.5, beta 1.0)",
+        "cpu (two cores), asked for auto",
+        "12.3",
+    ):
+        assert words in ran
+    for words in ("`cub`", "10 training, 2 validation and 180 test images", "ab" * 32, "cd" * 32):
+        assert words in data
+
+
+@pytest.mark.parametrize(
+    ("data_set", "n", "classes", "reported_score", "rerun"),
+    [("cub", 5794, 200, "87.80", "87.69"), ("cars", 8041, 196, "94.50", "94.39")],
+)
+def test_published_numbers_stand_beside_the_full_test_part_alone(
+    data_set: str, n: int, classes: int, reported_score: str, rerun: str
+):
+    record = {"data_set": data_set, "n": n, "classes": classes, "subset": False, "crop": {"kind": "image"}}
+    told = reported_by_others(record)
+    assert told is not None
+    assert ["DCL", "ResNet-50", "CE", reported_score, rerun] in cells(told)
+    assert "not measured here" in told
+    assert "single run without spread" in told
+    for change in (
+        {"data_set": ""},
+        {"n": n - 1},
+        {"classes": classes - 1},
+        {"subset": True},
+        {"crop": {"kind": "box", "margin": 0.0}},
+    ):
+        assert reported_by_others({**record, **change}) is None
+
+
+def test_no_published_number_in_the_report_of_a_subset(reported: Reported):
+    assert "Reported by others" not in (reported[0] / "report.md").read_text(encoding="utf-8")
+
+
+def test_what_was_not_measured_reads_not_measured(reported: Reported, tmp_path: Path):
+    kept = {
+        key: value
+        for key, value in reported[1].items()
+        if key not in ("device", "versions", "counts", "policy", "head_options", "selected")
+    }
+    bare = {"baseline": None, "ece": None, "minutes": None, "n_train": None}
+    page = write_report(tmp_path, kept | bare).read_text(encoding="utf-8")
+    assert "| minutes | n/a |" in page
+    assert "n/a training" in page
+    assert "None" not in page
+    assert "nan" not in page
+
+
+def test_odd_names_cannot_become_markup(reported: Reported, tmp_path: Path):
+    record = reported[1]
+    rows = [{**record["per_class"][0], "name": "<b>|*x*</b>"}, *record["per_class"][1:]]
+    odd = record | {"title": "crl_[a](b)", "per_class": rows, "not_drawn": ["a|b\n# heading"]}
+    picture = Picture(PurePosixPath("a b/p(1).png"), "odd | [title]", "caption")
+    page = write_report(tmp_path, odd, [picture]).read_text(encoding="utf-8")
+    assert r"crl\_\[a\](b)" in page
+    assert "<b>" not in page
+    assert "\n# heading" not in page
+    assert "a%20b/p%281%29.png" in page

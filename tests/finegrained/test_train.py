@@ -1,0 +1,141 @@
+"""A run from pictures to report: parts, both sets of weights, one test, and what goes on after a stop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finegrained.config import FineConfig
+from finegrained.experiment import prepare_experiment, run_experiment
+from finegrained.results import FineResult
+from finegrained.scores import fine_scores
+from finegrained.train import summary_line, train_run
+from finetune.bundle import load_bundle, weights_hash
+from finetune.config import HeadConfig, RunConfig
+from finetune.distributed import World
+from finetune.errors import UsageError
+from finetune.run_folder import read_json
+from tests.finegrained.tiny_birds import birds, tiny, trained
+
+
+@pytest.fixture(scope="module")
+def birds_folder(tmp_path_factory):
+    return birds(tmp_path_factory.mktemp("birds") / "CUB_200_2011")
+
+
+def quick(config: FineConfig) -> dict[str, Any]:
+    """Run without a report and return the record."""
+    folder = Path(config.run.dir)
+    run_experiment(prepare_experiment(config), folder, World())
+    record: dict[str, Any] = read_json(folder / "run.json")
+    return record
+
+
+@pytest.fixture(scope="module")
+def run(birds_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    record = train_run(trained(tiny(birds_folder, folder, loss="crl"), epochs=2))
+    return folder, record
+
+
+def test_a_run_is_complete_and_tested_on_the_test_part_alone(run):
+    folder, record = run
+    result = FineResult.load(folder)
+    assert (record["kind"], record["policy"], record["data_set"]) == ("fine_run", "cub", "cub")
+    assert record["n"] == len(result.predictions) == 12
+    assert record["n_train"] + record["n_validation"] == 18
+    assert result.manifest is not None
+    assert result.manifest.fingerprint == record["manifest"]
+    part = dict(zip(result.manifest["path"].tolist(), result.manifest["part"].tolist(), strict=True))
+    assert {part[path] for path in result.predictions.path.tolist()} == {"test"}
+    assert sorted(part.values()).count("validation") == record["n_validation"] > 0
+
+
+def test_the_record_holds_the_scores_of_the_stored_predictions(run):
+    folder, record = run
+    found = FineResult.load(folder).predictions
+    expected = fine_scores(found.probs, found.target, found.class_names)
+    assert record["scores"]["top1"] == expected["top1"]
+    assert record["scores"]["top1"] == pytest.approx(100 * found.correct.mean())
+    assert record["scores"]["baseline"]["top1"] == pytest.approx(100 / 3)
+    assert record["head_options"] == {}
+    assert record["test_crops"] == "center"
+
+
+def test_both_the_last_and_the_best_weights_are_kept_and_one_is_tested(run):
+    folder, record = run
+    last, facts = load_bundle(folder / "model.safetensors")
+    best, other = load_bundle(folder / "model-best.safetensors")
+    assert (record["selected"], facts["weights"], other["weights"]) == ("last", "last", "best")
+    assert facts["scores"]["top1"] == record["scores"]["top1"]
+    assert other["scores"] == {}
+    assert facts["class_names"] == other["class_names"] == record["class_names"]
+    if record["best_epoch"] == record["epochs_run"] - 1:
+        assert weights_hash(last) == weights_hash(best)
+
+
+def test_the_report_is_written(run):
+    folder, _ = run
+    assert (folder / "report.md").is_file()
+    assert json.loads((folder / "report.json").read_text())["head"] == "linear"
+
+
+def test_selecting_the_best_keeps_the_last_beside_it(birds_folder, tmp_path):
+    record = quick(trained(tiny(birds_folder, tmp_path / "run"), select="best"))
+    assert record["selected"] == "best"
+    assert (tmp_path / "run" / "model-last.safetensors").is_file()
+    assert not (tmp_path / "run" / "model-best.safetensors").exists()
+
+
+def test_without_validation_all_training_pictures_are_trained_on(birds_folder, tmp_path):
+    record = quick(tiny(birds_folder, tmp_path / "run", val_share=0.0))
+    assert (record["n_train"], record["n_validation"]) == (18, 0)
+    assert list((tmp_path / "run").glob("model-*.safetensors")) == []
+
+
+def test_a_finished_run_is_refused_and_goes_on_when_asked(run, birds_folder):
+    folder, first = run
+    config = trained(tiny(birds_folder, folder, loss="crl"), epochs=2)
+    with pytest.raises(UsageError, match="not empty"):
+        train_run(config)
+    again = replace(config, run=replace(config.run, resume="auto"))
+    with pytest.raises(UsageError, match=r"loss\.name: crl -> cel"):
+        train_run(replace(again, loss=replace(again.loss, name="cel")))
+    assert train_run(again)["scores"] == first["scores"]
+
+
+def test_dcl_gets_its_preset_and_keeps_what_was_given(birds_folder, tmp_path):
+    config = tiny(birds_folder, tmp_path / "run", head="dcl")
+    config = replace(config, head=HeadConfig("dcl", options={"regions": 4}))
+    record = quick(config)
+    assert record["head_options"] == {"regions": 4, "gamma": 1.0}
+    assert FineResult.load(tmp_path / "run").config["head"]["options"] == {"regions": 4, "gamma": 1.0}
+
+
+def test_a_box_crop_changes_what_the_network_sees(run, birds_folder, tmp_path):
+    folder, _ = run
+    record = quick(
+        trained(tiny(birds_folder, tmp_path / "run", loss="crl", crop="box", box_margin=0.1), epochs=2)
+    )
+    assert record["crop"] == {"kind": "box", "margin": 0.1}
+    whole, cut = (FineResult.load(place).predictions for place in (folder, tmp_path / "run"))
+    assert np.array_equal(whole.path, cut.path)
+    assert not np.array_equal(whole.probs, cut.probs)
+
+
+def test_a_run_needs_a_place(birds_folder):
+    with pytest.raises(UsageError, match=r"give --run\.dir FOLDER"):
+        train_run(replace(tiny(birds_folder, Path()), run=RunConfig(workers=0, cache="none")))
+
+
+def test_the_summary_names_the_interval_and_the_baseline(run):
+    line = summary_line(run[1])
+    assert line.startswith("last weights: top-1 ")
+    assert "95 % interval" in line
+    assert "12 test images" in line
+    assert line.endswith("commonest class 33.33 %")
