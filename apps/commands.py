@@ -90,7 +90,7 @@ COMMANDS = {
         ExportConfig,
         "a finished run as self-describing ONNX files, checked against the trained model",
         export,
-        {"run": "a run folder of train or cv"},
+        {"run": "a run folder of train or cv, or the file of the weights that are wanted"},
     ),
     "predict": Command(
         PredictConfig,

@@ -40,7 +40,7 @@ def evaluate_onnx(models: Sequence[Path], config: EvaluateOnnxConfig) -> dict[st
     if config.run is None and config.data.root is None and config.data.table is None:
         raise UsageError(
             "no pictures: give --run RUN (the run that the models were exported from), --data.root FOLDER "
-            "(Adience) or --data.table FILE"
+            "(Adience; for category models CUB, Cars or a folder per category) or --data.table FILE"
         )
     if config.run is not None and config.data.table is not None:
         raise UsageError("--run shows the run's own test images and --data.table others: give one of them")
@@ -50,7 +50,20 @@ def evaluate_onnx(models: Sequence[Path], config: EvaluateOnnxConfig) -> dict[st
     check_same_classes(loaded)
     for note in dict.fromkeys(model.device_note for model in loaded):
         say(note)
-    return repeat_run(loaded, config) if config.run is not None else _score_data(loaded, config)
+    if config.run is not None:
+        return repeat_run(loaded, config)
+    if loaded[0].facts.task == "category":
+        return _score_categories(loaded, config)
+    return _score_data(loaded, config)
+
+
+def _score_categories(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> dict[str, Any]:
+    """Show all models pictures of their categories; write what was asked for."""
+    from apps.score_categories import score_categories
+
+    summary, average = score_categories(models, config)
+    write_results(config.out, summary, {"predictions.parquet": average})
+    return summary
 
 
 def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> dict[str, Any]:

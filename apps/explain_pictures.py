@@ -22,6 +22,7 @@ from finetune.evidence import enlarged, overlay
 from finetune.preprocess import PreprocessSpec, preprocess
 
 GAP = 4  # white pixels between the crop and the overlay
+CUT_NOTE = "the model was trained on pictures cut to the object's box; give it pictures that are cut likewise"
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Explainer:
         spec: the model's preprocessing.
         probs: crop, uint8 (S, S, 3) -> probabilities (K,).
         look: (crop, class_index) -> evidence in 0-1, float32 (S, S), and how it was found.
+        note: what a person should know before reading the pictures; empty for nothing.
     """
 
     class_names: tuple[str, ...]
     spec: PreprocessSpec
     probs: Callable[[np.ndarray], np.ndarray]
     look: Callable[[np.ndarray, int], tuple[np.ndarray, str]]
+    note: str = ""
 
 
 def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -
     explainer = load_explainer(model, config)
     wanted = class_index(explainer, config.class_name)
     found = find_sources(words)
-    for notice in found.notices:
+    for notice in (*found.notices, *filter(None, [explainer.note])):
         say(f"note: {notice}")
     out.mkdir(parents=True, exist_ok=True)
     rows, bad, methods = [], [], set()
@@ -119,6 +122,7 @@ def exported_explainer(file: Path, config: ExplainConfig) -> Explainer:
         model.facts.preprocess,
         lambda crop: np.asarray(model.run(crop[None]).probs[0]),
         lambda crop, index: explain_onnx(model, crop, index),
+        CUT_NOTE if model.facts.data.get("picture_crop") == "box" else "",
     )
 
 
@@ -142,6 +146,7 @@ def trained_explainer(file: Path) -> Explainer:
         spec,
         probs,
         lambda crop, index: (grad_cam(core, spec, crop, index), "Grad-CAM"),
+        CUT_NOTE if (facts.get("crop") or {}).get("kind") == "box" else "",
     )
 
 

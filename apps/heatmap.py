@@ -11,10 +11,13 @@ from functools import cached_property
 import numpy as np
 
 from apps.heatmap_html import to_html, to_html_page
-from apps.heatmap_picture import draw_png
+from apps.heatmap_names import names_for_people
+from apps.heatmap_picture import draw_png, fits_png
 from finetune.errors import DataError, UsageError
 
 MAX_COLUMNS = 25  # classes up to which every class has a column
+LEAST_COLUMNS = 12  # of a model beside others, where not every class has one
+TOP = 5  # of a picture's classes, that a column at most is given for, where people read
 FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are the wide forms of the first
 
 
@@ -28,6 +31,8 @@ class HeatMap:
         tables: what each model is called -> its probabilities (N, K), in 0-1, rows summing to 1.
         targets: (N,) index of each picture's true class, None where it is not known; None for none known.
         thumbnails: (N,) the crop that the network saw, uint8 (S, S, 3) RGB, None where there is none.
+        top: of more than `MAX_COLUMNS` classes, how many of a picture's most probable ones get a column at
+            most; several models then share the page's width. None fills `MAX_COLUMNS` for every model.
 
     Raises:
         DataError: a probability is not a number from 0 to 1, or a row does not sum to 1.
@@ -39,6 +44,7 @@ class HeatMap:
     tables: Mapping[str, np.ndarray]
     targets: tuple[int | None, ...] | None = None
     thumbnails: tuple[np.ndarray | None, ...] | None = None
+    top: int | None = None
 
     def __post_init__(self) -> None:
         count, classes = len(self.rows), len(self.class_names)
@@ -64,20 +70,27 @@ class HeatMap:
         return None if self.thumbnails is None else self.thumbnails[row]
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names for people, in the models' order."""
+        return names_for_people(self.class_names)
+
+    @cached_property
     def columns(self) -> tuple[int, ...]:
         """The classes that have a column, in the models' order: all of them up to `MAX_COLUMNS`.
 
         Of more classes it is the true ones and every model's k most probable ones for every picture, with the
-        largest k that leaves room for "other". Where even k = 1 is too wide, it is shown all the same.
+        largest k (up to `top`) that leaves room for "other". Where even k = 1 is too wide, it is shown all
+        the same.
         """
         if len(self.class_names) <= MAX_COLUMNS:
             return tuple(range(len(self.class_names)))
         ranked = np.concatenate([np.argsort(-table, axis=1, kind="stable") for table in self.tables.values()])
+        room = MAX_COLUMNS if self.top is None else max(MAX_COLUMNS // len(self.tables), LEAST_COLUMNS)
         chosen: set[int] = set()
-        for best in range(1, MAX_COLUMNS):
+        for best in range(1, MAX_COLUMNS if self.top is None else self.top + 1):
             wider = {target for target in self.targets or () if target is not None}
             wider |= set(ranked[:, :best].ravel().tolist())
-            if chosen and len(wider) > MAX_COLUMNS - 1:
+            if chosen and len(wider) > room - 1:
                 break
             chosen = wider
         return tuple(sorted(chosen))
@@ -89,8 +102,8 @@ class HeatMap:
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """The names of the columns shown, "other (n)" last where n classes are summed up."""
-        names = tuple(self.class_names[index] for index in self.columns)
+        """The columns' names for people, "other (n)" last where n classes are summed up."""
+        names = tuple(self.names[index] for index in self.columns)
         return (*names, f"other ({self.hidden})") if self.hidden else names
 
     def shown(self, title: str) -> np.ndarray:
@@ -119,6 +132,7 @@ def heat_map(
     tables: Mapping[str, np.ndarray],
     targets: Sequence[int | None] | None = None,
     thumbnails: Sequence[np.ndarray | None] | None = None,
+    top: int | None = None,
 ) -> HeatMap:
     """Return the heat map of these sequences; arguments and errors are those of `HeatMap`.
 
@@ -129,7 +143,7 @@ def heat_map(
     known = None if targets is None or all(target is None for target in targets) else tuple(targets)
     crops = None if thumbnails is None or all(crop is None for crop in thumbnails) else tuple(thumbnails)
     arrays = {title: np.asarray(table) for title, table in tables.items()}
-    return HeatMap(tuple(rows), tuple(class_names), arrays, known, crops)
+    return HeatMap(tuple(rows), tuple(class_names), arrays, known, crops, top)
 
 
 def _check_probabilities(title: str, table: np.ndarray, rows: Sequence[str]) -> None:
@@ -148,8 +162,9 @@ def _check_probabilities(title: str, table: np.ndarray, rows: Sequence[str]) -> 
 def to_csv(found: HeatMap) -> str:
     """Return every probability as CSV (RFC 4180): a row per picture and model, a column per class.
 
-    The first columns are picture, model, true class (empty where it is not known) and predicted class. A name
-    that a spreadsheet would run as a formula starts with an apostrophe.
+    The first columns are picture, model, true class (empty where it is not known) and predicted class. The
+    classes are called as the models call them; a name that a spreadsheet would run as a formula starts with
+    an apostrophe.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
@@ -174,4 +189,16 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text
 
 
-__all__ = ["MAX_COLUMNS", "HeatMap", "draw_png", "heat_map", "safe_cell", "to_csv", "to_html", "to_html_page"]
+__all__ = [
+    "MAX_COLUMNS",
+    "TOP",
+    "HeatMap",
+    "draw_png",
+    "fits_png",
+    "heat_map",
+    "names_for_people",
+    "safe_cell",
+    "to_csv",
+    "to_html",
+    "to_html_page",
+]

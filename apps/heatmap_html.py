@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apps.encoding import encode_image
+from apps.heatmap_names import short_names
 from apps.heatmap_style import LEVELS, PAGE_STYLE, STYLE
 from finetune.canvas import count_text, shorten
 from finetune.heat_map_figure import cell_text
@@ -19,7 +20,8 @@ from finetune.preprocess import resize
 if TYPE_CHECKING:
     from apps.heatmap import HeatMap
 
-NAME_LIMIT, COLUMN_LIMIT = 44, 28  # characters of a picture's and of a class's name
+NAME_LIMIT, COLUMN_LIMIT = 44, 60  # characters of a picture's and of a class's name
+ONE_LINE = 24  # characters of a turned class name from which on it is told where the pointer rests as well
 UPRIGHT, FEW = 6, 4  # names up to so long are not turned; of so few columns they may be twice as long
 WIDE = 10  # columns of a model from which on its name stands at their left, where it is in sight
 DENSE = 16  # columns of all models together from which on cells shrink
@@ -91,7 +93,8 @@ def _caption(found: HeatMap) -> str:
     legend += '<span><b>bold</b>: predicted class</span><span class="s">0: below 0.005</span>'
     if found.hidden:
         legend += f'<span class="s">other: the sum of the {found.hidden} classes without a column</span>'
-    return f'<div class="c"><strong>Softmax probabilities</strong> {size}<div>{legend}</div></div>'
+    words = f"<strong>Softmax probabilities</strong> {size}<div>{legend}</div>"
+    return f'<div class="c"><div>{words}</div></div>'
 
 
 def _head(found: HeatMap) -> str:
@@ -103,14 +106,14 @@ def _head(found: HeatMap) -> str:
     )
     upright = UPRIGHT * 2 if width <= FEW else UPRIGHT
     turned = max(len(name) for name in found.column_names) > upright
-    columns = []
+    columns, short = [], short_names(found.column_names, COLUMN_LIMIT)
     for column, name in enumerate(found.column_names):
         rest = found.hidden > 0 and column == width - 1
         classes = " ".join(filter(None, ("g" if column == 0 else "", "o" if rest else "")))
         kind = "v" if turned else "u"
         columns.append(
-            f'<th scope="col"{_class(classes)}{_tooltip(name, COLUMN_LIMIT)}>'
-            f'<span class="{kind}">{_name(shorten(name, COLUMN_LIMIT))}</span></th>'
+            f'<th scope="col"{_class(classes)}{_tooltip(name, ONE_LINE)}>'
+            f'<span class="{kind}">{_name(short[column])}</span></th>'
         )
     first = '<th scope="col" rowspan="2" class="n"><div>Picture</div></th>'
     return f"<tr>{first}{models}</tr>\n<tr>{''.join(columns) * len(found.tables)}</tr>"
@@ -118,7 +121,7 @@ def _head(found: HeatMap) -> str:
 
 def _row(found: HeatMap, row: int) -> str:
     name, target = found.rows[row], found.truth(row)
-    truth = "" if target is None else f"<small>true: {_name(found.class_names[target])}</small>"
+    truth = "" if target is None else f"<small>true: {_name(found.names[target])}</small>"
     label = f"<span>{_name(shorten(name, NAME_LIMIT)).replace('_', '_<wbr>')}{truth}</span>"
     picture = _thumbnail(found.thumbnail(row))
     cells = [f'<th scope="row" class="n"{_tooltip(name, NAME_LIMIT)}><div>{picture}{label}</div></th>']

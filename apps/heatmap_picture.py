@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apps.heatmap_names import short_names
 from finetune import canvas
 from finetune.errors import UsageError
-from finetune.heat_map_figure import MARKS, Panel, RowLabels, draw_heat_map_figure
+from finetune.heat_map_figure import MARKS, NAME_LIMIT, Panel, RowLabels, draw_heat_map_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from apps.heatmap import HeatMap
 
 MAX_ROWS, MAX_CELLS = 400, 12_000  # what viewers still open, and a few seconds of drawing
+
+
+def fits_png(found: HeatMap) -> bool:
+    """Return whether a picture can show the heat map."""
+    cells = len(found.rows) * len(found.column_names) * len(found.tables)
+    return len(found.rows) <= MAX_ROWS and cells <= MAX_CELLS
 
 
 def draw_png(found: HeatMap, out: Path, *, title: str = "") -> Path:
@@ -25,7 +32,7 @@ def draw_png(found: HeatMap, out: Path, *, title: str = "") -> Path:
     Raises UsageError for more pictures than a picture can show, naming the other formats.
     """
     count, columns = len(found.rows), found.column_names
-    if count > MAX_ROWS or count * len(columns) * len(found.tables) > MAX_CELLS:
+    if not fits_png(found):
         raise UsageError(
             f"a PNG cannot show {count:,} pictures by {len(columns)} columns of {len(found.tables)} models: "
             "give fewer pictures, or write .html or .csv"
@@ -41,7 +48,7 @@ def draw_png(found: HeatMap, out: Path, *, title: str = "") -> Path:
         title=title or f"Softmax probabilities: {canvas.count_text(count, 'picture')}",
         subtitle=subtitle,
         panels=[Panel(name, found.shown(name), found.predicted(name)) for name in found.tables],
-        columns=columns,
+        columns=short_names(columns, NAME_LIMIT),
         truths=found.truths,
         rows=_row_labels(found),
         rest=bool(found.hidden),
@@ -50,7 +57,7 @@ def draw_png(found: HeatMap, out: Path, *, title: str = "") -> Path:
 
 def _row_labels(found: HeatMap) -> RowLabels:
     targets = [found.truth(row) for row in range(len(found.rows))]
-    notes = ["" if target is None else f"true: {found.class_names[target]}" for target in targets]
+    notes = ["" if target is None else f"true: {found.names[target]}" for target in targets]
 
     def draw(axes: Axes, row: int) -> None:
         axes.set_axis_off()

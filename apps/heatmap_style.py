@@ -33,6 +33,7 @@ _CELLS = "".join(
     f".crl-heat .h{level}{{background:var(--h{level});color:var(--i{level})}}" for level in range(LEVELS + 1)
 )
 
+# The caption adds nothing to the table's width: it would draw the cells apart.
 # --side is the width of the first column, which stays in sight while the rest scrolls past under it.
 _RULES = """
 .crl-heat *{color:inherit;font-family:inherit}
@@ -42,9 +43,10 @@ color:var(--ink);font-size:.875rem;line-height:1.3;border-radius:.5rem}
 .crl-heat table{border-collapse:separate;border-spacing:0;margin:0;width:auto;min-width:0;border:0;
 background:none;color:inherit;font-size:inherit;font-variant-numeric:tabular-nums;table-layout:auto}
 .crl-heat caption{caption-side:top;text-align:left;padding:0;margin:0;color:inherit}
-.crl-heat .c{position:sticky;left:0;box-sizing:border-box;width:max-content;max-width:100cqi;padding:.5rem}
+.crl-heat .c{position:sticky;left:0;width:0}
+.crl-heat .c>div{box-sizing:border-box;width:100cqi;padding:.5rem}
 .crl-heat .c strong{font-size:1rem;margin-inline-end:.5rem;color:inherit}
-.crl-heat .c>div{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin-top:.3rem;color:var(--muted)}
+.crl-heat .c>div>div{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin-top:.3rem;color:var(--muted)}
 .crl-heat .c b{color:var(--ink)}
 .crl-heat .s{display:inline-flex;align-items:center;gap:.3rem}
 .crl-heat .w{display:inline-flex;border:1px solid var(--muted)}
@@ -68,8 +70,8 @@ font-size:1rem;max-width:calc(100cqi - var(--side) - 1.5rem);overflow-wrap:anywh
 .crl-heat thead .l{text-align:left}
 .crl-heat thead .o{font-style:italic;color:var(--muted)}
 .crl-heat .u{white-space:nowrap;font-size:var(--number)}
-.crl-heat .v{font-size:var(--number);display:inline-block;
-writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}
+.crl-heat .v{font-size:var(--number);display:inline-block;max-height:12rem;line-height:1.1;
+writing-mode:vertical-rl;transform:rotate(180deg);overflow-wrap:anywhere;text-wrap:balance;text-align:start}
 .crl-heat .n,.crl-heat thead .n{position:sticky;left:0;z-index:2;background:var(--paper);padding:0;
 text-align:left}
 .crl-heat thead .n{padding-bottom:.25rem}

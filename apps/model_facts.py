@@ -119,9 +119,14 @@ class ModelFacts:
 
 
 def is_for_drawings(facts: ModelFacts) -> bool:
-    """Return whether a model learned from drawn look-alike faces: its answers mean nothing for people."""
+    """Return whether a model learned from drawn look-alikes: its answers mean nothing for photographs."""
     data = facts.card.get("data")
     return isinstance(data, Mapping) and data.get("kind") == "drawn"
+
+
+def learned_from_boxes(facts: ModelFacts) -> bool:
+    """Return whether a model learned from pictures cut to the boxes around their objects."""
+    return facts.data.get("picture_crop") == "box"
 
 
 def _read(text: str) -> dict[str, Any]:

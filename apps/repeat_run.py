@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agecls.results import AgeResult, Predictions
-from agecls.scores import age_scores
 from apps.config import EvaluateOnnxConfig
+from apps.cut_pictures import files_or_cuts
+from apps.run_results import Predictions, RunResult, load_run
 from apps.session import OnnxClassifier
 from apps.side_by_side import probabilities
-from apps.views import Picture
 from finetune.console import say, table
-from finetune.errors import DataError, ModelFileError, UsageError, listing
+from finetune.errors import DataError, ModelFileError, listing
 from finetune.manifest import Manifest
 from finetune.run_folder import write_json
 
@@ -29,7 +28,7 @@ class Repeat:
 
     Args:
         model: the exported one.
-        fold: that it was not trained on.
+        fold: that it was not trained on; -1 for the one test part of a run without folds.
         trained: what the trained model predicted.
         found: what the exported one predicts, row by row the same images.
     """
@@ -43,7 +42,11 @@ class Repeat:
         """Return the comparison as plain values."""
         model = self.model
         told: dict[str, Any] = {"model": str(model.path), "title": model.title, "sha256": model.sha256}
-        told |= {"fold": self.fold, "precision": model.facts.precision, "device": model.device}
+        told |= {
+            "fold": None if self.fold == -1 else self.fold,
+            "precision": model.facts.precision,
+            "device": model.device,
+        }
         return told | _agreement(self.trained, self.found)
 
 
@@ -55,61 +58,44 @@ def repeat_run(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> 
     Raises ModelFileError when an fp32 model gets another number right than the trained one, or a model is of
     another run; UsageError for a model that averages folds; DataError for pictures that are not there.
     """
-    result = AgeResult.load(Path(str(config.run)))
+    result = load_run(Path(str(config.run)))
     by_fold: dict[int, list[OnnxClassifier]] = {}
     for model in models:
-        by_fold.setdefault(_own_fold(model, result), []).append(model)
-    manifest, crops = _run_manifest(result, config), str(result.run.get("test_crops", "center"))
+        by_fold.setdefault(_own_part(model, result), []).append(model)
+    manifest, crops = _run_manifest(result, config), result.crops
+    boxes = result.boxes(manifest)
     repeats: list[Repeat] = []
     for fold, members in sorted(by_fold.items()):
-        trained = result.predictions.select(result.predictions.fold == fold)
-        files = _test_files(trained, manifest, config)
+        trained = result.tested(fold)
+        rows = _test_rows(trained, manifest, config)
+        pictures = files_or_cuts([manifest.file(row) for row in rows], None if boxes is None else boxes[rows])
+        told = "test images" if fold == -1 else f"fold {fold}"
         found = probabilities(
-            members, files, [crops] * len(members), batch_size=config.batch_size, told=f"fold {fold}"
+            members, pictures, [crops] * len(members), batch_size=config.batch_size, told=told
         )
         repeats += [
             Repeat(model, fold, trained, replace(trained, probs=probs))
             for model, probs in zip(members, found, strict=True)
         ]
-    summary = _tell_repeats(repeats, config)
+    summary = _tell_repeats(repeats, result, config)
     _refuse_differences(repeats, result)
     return summary
 
 
-def _own_fold(model: OnnxClassifier, result: AgeResult) -> int:
+def _own_part(model: OnnxClassifier, result: RunResult) -> int:
     """Return the fold whose images the model was not trained on, after checking that it is of this run."""
     if model.class_names != result.class_names:
         raise ModelFileError(
             f"{model.path} has other classes than {result.folder}: {short_list(model.class_names)}"
         )
-    other = [words for words, own, run in _told_twice(model, result) if None not in (own, run) and own != run]
+    told = result.told_twice(model)
+    other = [words for words, own, run in told if None not in (own, run) and own != run]
     if other:
         raise ModelFileError(f"{model.path} is not of {result.folder}: another {', another '.join(other)}")
-    fold = model.facts.data.get("fold")
-    if model.facts.architecture.get("members", 1) != 1 or not isinstance(fold, int):
-        raise UsageError(
-            f"{model.path} averages models of several folds, which together were trained on every image of "
-            f"{result.folder}: export single folds to repeat the run, or show it other images by --data.*"
-        )
-    if fold not in result.folds:
-        told = "every image was trained on" if fold == -1 else f"tested are {result.folds}"
-        raise DataError(f"{result.folder} has no test images for {model.path} (fold {fold}): {told}")
-    return fold
+    return result.part(model)
 
 
-def _told_twice(model: OnnxClassifier, result: AgeResult) -> list[tuple[str, Any, Any]]:
-    """Return what a model and its run both tell: the words for it, and either's value, None where untold."""
-    facts, run = model.facts, result.run
-    return [
-        ("table of images", facts.data.get("manifest"), run.get("manifest")),
-        ("split", facts.data.get("split"), run.get("split")),
-        ("loss", facts.loss.get("name"), dict(run.get("loss") or {}).get("name")),
-        ("backbone", facts.architecture.get("backbone"), run.get("backbone")),
-        ("seed", facts.training.get("seed"), run.get("seed")),
-    ]
-
-
-def _run_manifest(result: AgeResult, config: EvaluateOnnxConfig) -> Manifest:
+def _run_manifest(result: RunResult, config: EvaluateOnnxConfig) -> Manifest:
     """Return the run's table of images (a fold's lies a folder higher), where the pictures lie now."""
     places = (result.folder, result.folder.resolve().parent)
     files = [place / "manifest.parquet" for place in places if (place / "manifest.parquet").is_file()]
@@ -119,20 +105,21 @@ def _run_manifest(result: AgeResult, config: EvaluateOnnxConfig) -> Manifest:
     return Manifest.load(files[0], Path(str(root)))
 
 
-def _test_files(trained: Predictions, manifest: Manifest, config: EvaluateOnnxConfig) -> list[Picture]:
-    """Return the files of the tested rows; DataError where a row or a file is missing."""
+def _test_rows(trained: Predictions, manifest: Manifest, config: EvaluateOnnxConfig) -> list[int]:
+    """Return the tested rows of the table; DataError where a row or its file is missing."""
     rows = {path: row for row, path in enumerate(manifest["path"].tolist())}
     strange = [path for path in trained.path.tolist() if path not in rows]
     if strange:
         raise DataError(f"{config.run}: predictions of images that its table lacks:\n{listing(strange)}")
-    files = [manifest.file(rows[path]) for path in trained.path.tolist()]
+    tested = [rows[path] for path in trained.path.tolist()]
+    files = [manifest.file(row) for row in tested]
     lost = [str(file) for file in files if not file.is_file()]
     if lost:
         raise DataError(
             f"{len(lost)} of {len(files)} test images are not there:\n{listing(lost)}\n"
             "Where they have moved, say so: --data.root FOLDER"
         )
-    return list(files)
+    return tested
 
 
 def _agreement(trained: Predictions, found: Predictions) -> dict[str, Any]:
@@ -147,30 +134,34 @@ def _agreement(trained: Predictions, found: Predictions) -> dict[str, Any]:
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:
-    names = ("path", "subject", "user", "gender", "age", "fold", "target", "probs")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Predictions(parts[0].class_names, **columns)
+    names = [item.name for item in fields(parts[0]) if item.name != "class_names"]
+    columns: Any = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **columns)
 
 
-def _tell_repeats(repeats: Sequence[Repeat], config: EvaluateOnnxConfig) -> dict[str, Any]:
+def _tell_repeats(repeats: Sequence[Repeat], result: RunResult, config: EvaluateOnnxConfig) -> dict[str, Any]:
     """Print a line per model and one per precision, write what was asked for, return the summary."""
     lines, pooled, tables = [repeat.facts() for repeat in repeats], {}, {}
     for precision in dict.fromkeys(repeat.model.facts.precision for repeat in repeats):
         own = [repeat for repeat in repeats if repeat.model.facts.precision == precision]
         trained, found = _joined([part.trained for part in own]), _joined([part.found for part in own])
-        scores = age_scores(found.probs, found.target)
-        pooled[precision] = _agreement(trained, found) | {name: scores[name] for name in ("exact", "one_off")}
+        pooled[precision] = _agreement(trained, found) | result.scores(found)
         tables["predictions.parquet" if precision == "fp32" else f"predictions-{precision}.parquet"] = found
-    rows = [[line["title"], line["precision"], str(line["fold"]), *_cells(line)] for line in lines]
+    rows = [[line["title"], line["precision"], _fold(line), *_cells(line)] for line in lines]
     rows += [["pooled", precision, "", *_cells(line)] for precision, line in pooled.items()]
     header = ["model", "precision", "fold", *COUNTS]
     table(f"exported models beside the trained ones of {config.run}", header, rows)
     for precision, line in pooled.items():
-        told = f"exact {line['exact']:.2f} %, one-off {line['one_off']:.2f} %"
+        known = {words: line[name] for name, words in result.measures.items() if line[name] is not None}
+        told = ", ".join(f"{words} {value:.2f} %" for words, value in known.items())
         say(f"{precision}: {told}, pooled over {line['n']} images")
     summary = {"run": str(config.run), "models": lines, "pooled": pooled}
     write_results(config.out, summary, tables)
     return summary
+
+
+def _fold(line: Mapping[str, Any]) -> str:
+    return "" if line["fold"] is None else str(line["fold"])
 
 
 def _cells(line: Mapping[str, Any]) -> list[object]:
@@ -178,7 +169,7 @@ def _cells(line: Mapping[str, Any]) -> list[object]:
     return [*counts, f"{line['largest_difference']:.1e}"]
 
 
-def _refuse_differences(repeats: Sequence[Repeat], result: AgeResult) -> None:
+def _refuse_differences(repeats: Sequence[Repeat], result: RunResult) -> None:
     """Raise ModelFileError where an fp32 model gets another number of images right than the trained one."""
     wrong = [
         f"{repeat.model.path}: {line['right_onnx']} of {line['n']} right, trained {line['right_trained']}"

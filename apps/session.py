@@ -21,6 +21,7 @@ from apps.cuda_driver import Problem, driver_problem, library_problem
 from apps.doctor.checks import refuse_twins
 from apps.model_file import read_model_file
 from apps.views import Picture, check_picture, in_batches, views
+from finegrained.class_tables import normalised
 from finetune.errors import CrlError, ModelFileError, ResourceError, UsageError
 from finetune.machine import core_count
 from finetune.preprocess import TEST_CROPS, preprocess
@@ -88,7 +89,8 @@ class OnnxClassifier:
         device: auto, cpu, cuda or cuda:1. auto takes the graphics card where one can be used.
         threads: processor threads of the session, at most one a core; 0 takes every core.
 
-    Attributes: `path`; `facts`, `title`, `class_names` (K) and `size` (S, px) as the file tells them;
+    Attributes: `path`; `facts`, `title`, `class_names` (K) and `size` (S, px) as the file tells them, until
+    `answer_in_order_of` gives the classes another order, of which `order_note` speaks;
     `has_maps`; `device` ("cpu" or "cuda") is what really runs, and `device_note` says what was asked and why
     it is another; `sha256` of the file.
 
@@ -109,6 +111,8 @@ class OnnxClassifier:
             content, self.path, device, index, min(threads or core_count(), core_count())
         )
         self._session = session
+        self._order: list[int] | None = None
+        self.order_note = ""
         self.device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
         self.device_note = f"device: asked {device}, using {self.device} (ONNX Runtime{why})"
         # The first answer shows at once whether the graph keeps what the file promises.
@@ -140,7 +144,20 @@ class OnnxClassifier:
         except Exception as error:  # the runtime has a dozen kinds of its own; the cause stays attached
             raise _failure(self.path, f"run it on {len(batch)} pictures at once", error) from error
         self._check_answer(found, len(batch))
+        if self._order is not None:
+            found = [values[:, self._order] for values in found]
         return Outputs(*found)
+
+    def answer_in_order_of(self, other: OnnxClassifier) -> None:
+        """Give the classes in the order and spelling of another model from now on; both must have the same.
+
+        Names are the same where they differ in "/" and "-" alone: a class folder cannot hold the one. To be
+        called before other threads use the model.
+        """
+        place = {normalised(name): index for index, name in enumerate(self.facts.class_names)}
+        self._order = [place[normalised(name)] for name in other.class_names]
+        self.class_names = other.class_names
+        self.order_note = f"classes put into the order of {other.title}, by their names"
 
     def predict(
         self,
@@ -227,7 +244,7 @@ def check_same_classes(models: Sequence[OnnxClassifier]) -> None:
         )
         raise ModelFileError(
             f"{models[0].path} and {model.path} have different classes and cannot stand side by side: "
-            f"{len(first)} and {len(names)}, {told}"
+            f"{len(first)} and {len(names)}, {told}. Give them one after the other"
         )
 
 

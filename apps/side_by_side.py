@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from apps.session import OnnxClassifier
+from apps.session import OnnxClassifier, check_same_classes
 from apps.views import Picture, in_batches, views
+from finegrained.class_tables import normalised
 from finetune.console import progress
 from finetune.decode import decode_image
 from finetune.preprocess import TEST_CROPS
@@ -51,3 +52,22 @@ def probabilities(
                 parts.append(probs.reshape(len(made), -1, probs.shape[1]).mean(axis=1))
             bar.advance(len(made))
     return [np.concatenate(parts) for parts in found]
+
+
+def align_classes(models: Sequence[OnnxClassifier]) -> list[str]:
+    """Let all models answer in the order of the first one's classes; return a sentence for each that differs.
+
+    Raises ModelFileError where a model has other classes, or the order of the classes means something.
+    """
+    notes = []
+    for model in models[1:]:
+        first = models[0]
+        if model.class_names == first.class_names:
+            continue
+        wanted, names = ([normalised(name) for name in one.class_names] for one in (first, model))
+        alike = sorted(wanted) == sorted(names) and len(set(names)) == len(names)
+        if not alike or first.facts.ordered or model.facts.ordered:
+            check_same_classes([first, model])
+        model.answer_in_order_of(first)
+        notes.append(f"{model.title}: {model.order_note}")
+    return notes

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from finegrained.lookalike import is_drawn
 from finegrained.results import FineResult
 from finegrained.scores import fine_scores
 from finetune.strict_json import json_text
@@ -106,7 +107,7 @@ def data_facts(result: FineResult, crop: Mapping[str, Any]) -> dict[str, Any]:
         "unreadable pictures": len(counts.get("bad_images") or ()),
     }
     return {
-        "kind": layout or None,
+        "kind": "drawn" if is_drawn(result.class_names) else layout or None,
         "name": name,
         "about": ABOUT.get(str(run.get("data_set") or ""), UNKNOWN_TERMS),
         "official": bool(counts.get("official")),

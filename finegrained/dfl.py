@@ -90,7 +90,10 @@ class DflHead(Head):
         num_classes: K.
         start: how the filters begin; holds k.
         init: "kmeans" or "random" (Kaiming-normal).
-        filter_norm: "none", or "bn" for batch norm and ReLU behind the filters, as one public port has it.
+        filter_norm: "none", or "bn" for batch norm and ReLU behind the filters, as one public port has it. bn
+            is the head's default option: without it the responses are as large as the backbone's
+            activations, and at ordinary rates the part stream of a network without a last ReLU
+            (EfficientNet) diverges.
         side_weight: w >= 0.
         two_scale: see above.
 
@@ -150,7 +153,7 @@ class DflHead(Head):
         init_scale: Literal["kaiming", "raw"] = "kaiming",
         init_gain: float = 1.0,
         kmeans_seed: int = 0,
-        filter_norm: Literal["none", "bn"] = "none",
+        filter_norm: Literal["none", "bn"] = "bn",
         side_weight: float = 0.1,
         two_scale: bool = False,
     ) -> Self:

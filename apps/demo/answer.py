@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from apps.heatmap_names import names_for_people
 
 if TYPE_CHECKING:
     from apps.heatmap import HeatMap
@@ -75,6 +78,11 @@ class Answer:
     seconds: float = 0.0
     device: str = "CPU"
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names for people, in the models' order."""
+        return names_for_people(self.class_names)
+
     @property
     def status(self) -> str:
         """One line: how much was done, how long it took, and on what."""
@@ -103,7 +111,7 @@ class Answer:
 
     def heat_map(self) -> HeatMap:
         """Return the answer as softmax heat maps: a row per picture or face, a table per model."""
-        from apps.heatmap import HeatMap
+        from apps.heatmap import TOP, HeatMap
 
         first = self.titles[0]
         targets = tuple(row.true for row in self.rows)
@@ -115,6 +123,7 @@ class Answer:
             },
             targets=targets if any(target is not None for target in targets) else None,
             thumbnails=tuple(row.guesses[first].crop for row in self.rows),
+            top=TOP,
         )
 
 

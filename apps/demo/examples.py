@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from apps.predict.picture_paths import PICTURE_SUFFIXES, natural_key
+from finegrained.class_tables import normalised
 from finetune.decode import BadImageError, decode_image
 from finetune.errors import UsageError
 from finetune.preprocess import center_crop, resize
@@ -65,17 +66,18 @@ class Examples:
 def read_examples(folder: Path, class_names: Sequence[str], limit: int = LIMIT) -> Examples:
     """Return pictures of a folder for a tab with these classes.
 
-    A picture in a subfolder named like a class shows that class; one that lies in the folder itself has no
-    known class. Subfolders with other names are not this tab's and are left out. With more than `limit`
-    pictures every class in turn gives one until there are enough. Pictures that cannot be read are left out
-    with a notice; a picture that lies under two classes is shown without a true one.
+    A picture in a subfolder named like a class ("-" for a "/") shows that class; one that lies in the folder
+    itself has no known class. Subfolders with other names are not this tab's and are left out. With more than
+    `limit` pictures every class in turn gives one until there are enough. Pictures that cannot be read are
+    left out with a notice; a picture that lies under two classes is shown without a true one.
 
     Raises UsageError where there is no such folder.
     """
     if not folder.is_dir():
         raise UsageError(f"--examples {folder}: there is no such folder")
     groups: list[tuple[str | None, list[Path]]] = [(None, _pictures(folder))]
-    groups += [(name, _pictures(folder / name)) for name in class_names if _is_plain_folder(folder, name)]
+    folders = [(name, normalised(name)) for name in class_names]
+    groups += [(name, _pictures(folder / own)) for name, own in folders if _is_plain_folder(folder, own)]
     items: dict[str, Example] = {}
     notices = []
     for class_name, path in _in_turn(groups):

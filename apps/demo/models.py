@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from agecls.face_crop import FaceCrop
 from apps.demo.text import safe
-from apps.model_facts import is_for_drawings
+from apps.model_facts import is_for_drawings, learned_from_boxes
 
 if TYPE_CHECKING:
     from apps.model_facts import ModelFacts
     from apps.session import OnnxClassifier
 
 SCORES = {  # what the facts call a score -> words, unit
+    "top1": ("right class", "%"),
+    "top5": ("among the five most probable", "%"),
     "exact": ("right class", "%"),
     "one_off": ("right or next to it", "%"),
     "balanced_accuracy": ("mean over classes", "%"),
@@ -49,6 +51,7 @@ def model_facts(model: OnnxClassifier) -> dict[str, str]:
         "Scores": scores(facts.metrics),
         "Pretraining": _pretraining(facts.pretraining),
         "Input": _input(facts),
+        "Class order": model.order_note,
         "Precision": facts.precision,
         "Runs on": f"{'CPU' if model.device == 'cpu' else 'GPU'} (ONNX Runtime)",
         "SHA-256": model.sha256,
@@ -58,12 +61,24 @@ def model_facts(model: OnnxClassifier) -> dict[str, str]:
 
 def drawn_html(models: Mapping[str, OnnxClassifier]) -> str:
     """Return a sentence where a model learned from drawings alone, nothing where none did."""
-    drawn = [title for title, model in models.items() if is_for_drawings(model.facts)]
+    drawn = {title: model for title, model in models.items() if is_for_drawings(model.facts)}
     if not drawn:
         return ""
-    names = safe(", ".join(drawn))
+    ages = any(model.facts.task == "age" for model in drawn.values())
     return (
-        f'<p class="crl-about"><strong>Not for real faces:</strong> {names} learned from drawings alone.</p>'
+        f'<p class="crl-about"><strong>Not for {"real faces" if ages else "photographs"}:</strong> '
+        f"{safe(', '.join(drawn))} learned from drawings alone.</p>"
+    )
+
+
+def box_html(models: Mapping[str, OnnxClassifier]) -> str:
+    """Return a sentence where a model learned from pictures cut to their objects, nothing where none did."""
+    cut = [title for title, model in models.items() if learned_from_boxes(model.facts)]
+    if not cut:
+        return ""
+    return (
+        f'<p class="crl-about"><strong>Crop your pictures to the object:</strong> {safe(", ".join(cut))} '
+        "learned from pictures cut to it.</p>"
     )
 
 
@@ -132,7 +147,9 @@ def _data(data: Mapping[str, Any]) -> str:
 
 
 def _input(facts: ModelFacts) -> str:
-    crop = "the whole picture" if facts.crop is None else f"face: {FaceCrop.from_dict(facts.crop).describe()}"
+    crop = "a picture cut to its object" if learned_from_boxes(facts) else "the whole picture"
+    if facts.crop is not None:
+        crop = f"face: {FaceCrop.from_dict(facts.crop).describe()}"
     source = facts.data.get("face_crop") if facts.crop is not None else None
     return f"{facts.preprocess.image_size} px, {crop}" + (f" ({source})" if source else "")
 

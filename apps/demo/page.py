@@ -135,7 +135,8 @@ def _build_tab(
     """Lay out one tab: the questions on the left, the answers on the right, and what a click does."""
     import gradio as gr
 
-    _html(f'<p class="crl-about">{demo_page.ABOUT[task]}</p>{demo_models.drawn_html(service.models)}')
+    notes = demo_models.drawn_html(service.models) + demo_models.box_html(service.models)
+    _html(f'<p class="crl-about">{demo_page.ABOUT[task]}</p>{notes}')
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320, elem_classes="crl-panel"):
             files = gr.File(
@@ -144,7 +145,7 @@ def _build_tab(
             _html(demo_page.limits_html(config.max_files, config.max_mb))
             picked = gr.HTML(
                 [],
-                html_template=demo_page.examples_template(examples),
+                html_template=demo_page.examples_template(examples, service.class_names),
                 js_on_load=demo_page.PICK_EXAMPLES,
                 apply_default_css=False,
                 padding=False,
@@ -208,7 +209,7 @@ def _more_options(gr: Any, service: DemoService, has_examples: bool) -> tuple[An
             service.has_maps, label="Show where the network looked", info=demo_page.explain_info(service)
         )
         truth = gr.Dropdown(
-            [(demo_page.NOT_GIVEN, ""), *((name, name) for name in service.class_names)],
+            [(demo_page.NOT_GIVEN, ""), *demo_page.class_choices(service.class_names)],
             value="",
             label="True class, if you know it",
             info=demo_page.truth_info(has_examples),

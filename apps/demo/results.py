@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from apps.demo.answer import Answer, Guess, Row
 
 TOP = 5
+LONG = 12  # characters of a class's name from which on it is set smaller
 TABLE_CLASSES = 25  # a table with more columns is better read from the CSV file
 
 
@@ -48,7 +49,7 @@ def _errors(answer: Answer) -> str:
 
 
 def _card(answer: Answer, row: Row, opened: bool) -> str:
-    names, label = answer.class_names, answer.label(row)
+    names, label = answer.names, answer.label(row)
     guesses = list(row.guesses.items())
     same = len({guess.crop.tobytes() for _, guess in guesses}) == 1
     several = f"face {row.face} of {answer.faces(row)}" if answer.faces(row) > 1 else ""
@@ -62,7 +63,7 @@ def _card(answer: Answer, row: Row, opened: bool) -> str:
     return (
         f'<article class="crl-card" aria-label="{safe(label)}">{seen}<div class="crl-card-body">'
         f'<div class="crl-card-head"><h3 title="{safe(row.name)}">{safe(row.name)}</h3>{chips}</div>'
-        f'{warnings}<div class="crl-models">{models}</div>{_looks(row, label, opened)}</div></article>'
+        f'{warnings}<div class="crl-models">{models}</div>{_looks(row, label, names, opened)}</div></article>'
     )
 
 
@@ -75,8 +76,8 @@ def _model(row: Row, title: str, guess: Guess, names: Sequence[str], crop: bool)
     bars = "".join(_bar(names[index], guess, index, row.true) for index in shown)
     seen = _figure(guess.crop, f"the crop that {title} saw", _pixels(guess.crop)) if crop else ""
     return (
-        f'<section class="crl-model"><h4 title="{safe(title)}">{safe(title)}</h4>{seen}'
-        f'<p class="crl-said"><strong>{safe(said)}</strong> '
+        f'<section class="crl-model"><div><h4 title="{safe(title)}">{safe(title)}</h4>{seen}</div>'
+        f'<p class="crl-said{" is-long" * (len(said) > LONG)}"><strong>{safe(said)}</strong> '
         f"<span>{percent(guess.probs[guess.class_index])}</span></p>"
         f'<ol class="crl-bars">{bars}</ol></section>'
     )
@@ -94,9 +95,14 @@ def _bar(name: str, guess: Guess, index: int, true: int | None) -> str:
     )
 
 
-def _looks(row: Row, label: str, opened: bool) -> str:
+def _looks(row: Row, label: str, names: Sequence[str], opened: bool) -> str:
     figures = "".join(
-        _figure(guess.look, f"where {title} looked in {label}", title, ".jpg")
+        _figure(
+            guess.look,
+            f"where {title} looked in {label}",
+            f"{title}, for {names[guess.class_index]}",
+            ".jpg",
+        )
         for title, guess in row.guesses.items()
         if guess.look is not None
     )
@@ -113,16 +119,16 @@ def _looks(row: Row, label: str, opened: bool) -> str:
 
 
 def _table(answer: Answer) -> str:
-    names = answer.class_names if len(answer.class_names) <= TABLE_CLASSES else ()
+    names = answer.names if len(answer.names) <= TABLE_CLASSES else ()
     head = "".join(
         f'<th scope="col">{safe(words)}</th>'
         for words in ("picture", "true class", "model", "predicted", "probability", *names)
     )
     lines = []
     for row in answer.rows:
-        true = "" if row.true is None else answer.class_names[row.true]
+        true = "" if row.true is None else answer.names[row.true]
         for title, guess in row.guesses.items():
-            said = answer.class_names[guess.class_index]
+            said = answer.names[guess.class_index]
             texts = [true, title, said, f"{guess.probs[guess.class_index]:.4f}"]
             texts += [f"{value:.4f}" for value in guess.probs[: len(names)]]
             cells = "".join(f"<td>{safe(words)}</td>" for words in texts)

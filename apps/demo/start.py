@@ -11,7 +11,8 @@ from apps.config import DemoConfig
 from apps.demo.examples import Examples, read_examples
 from apps.demo.service import DemoService
 from apps.demo.uploads import UploadFolder
-from apps.session import OnnxClassifier, check_same_classes
+from apps.session import OnnxClassifier
+from apps.side_by_side import align_classes
 from finetune.console import say
 from finetune.errors import UsageError
 from finetune.machine import core_count
@@ -34,6 +35,8 @@ def concurrency(config: DemoConfig) -> int:
 def load_models(paths: Sequence[Path], config: DemoConfig) -> dict[str, list[OnnxClassifier]]:
     """Return the models by task, each with its share of the cores, and say what they are and run on.
 
+    A tab's models with the same classes in another order are put into one order, which is said.
+
     Raises UsageError without any, ModelFileError for a file that cannot be used and for a tab's models with
     different classes.
     """
@@ -46,7 +49,8 @@ def load_models(paths: Sequence[Path], config: DemoConfig) -> dict[str, list[Onn
         by_task.setdefault(model.facts.task, []).append(model)
         say(f"{TASKS[model.facts.task]}: {model.title}, {len(model.class_names)} classes")
     for together in by_task.values():
-        check_same_classes(together)
+        for note in align_classes(together):
+            say(f"note: {note}")
     for note in dict.fromkeys(model.device_note for model in models):
         say(note)
     return by_task

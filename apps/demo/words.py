@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apps.demo.looks import MOST_COVERED
 from apps.demo.text import data_uri, safe
+from apps.heatmap_names import names_for_people
 
 if TYPE_CHECKING:
     from apps.demo.examples import Examples
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 TITLE = "CRL toolkit: the same picture, different losses"
 NOT_GIVEN = "not given"
+SHORT = 8  # characters of a class's name that fit under an example's small picture
 
 # Copies the table that a button names as tab-separated text; spreadsheets take it as cells.
 COPY_SCRIPT = """() => document.addEventListener("click", async (event) => {
@@ -152,6 +155,15 @@ def truth_info(examples: bool) -> str:
     return f"The same for all pictures.{own}"
 
 
+def class_choices(class_names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the classes to choose from: the name for people, and the model's own.
+
+    >>> class_choices(["004.Groove_billed_Ani"])
+    [('Groove billed Ani', '004.Groove_billed_Ani')]
+    """
+    return list(zip(names_for_people(class_names), class_names, strict=True))
+
+
 def footer_html(keep_minutes: float) -> str:
     """Return the page's last lines: whose page it is, and how to ask it from a program."""
     return (
@@ -161,23 +173,26 @@ def footer_html(keep_minutes: float) -> str:
     )
 
 
-def examples_template(examples: Examples) -> str:
+def examples_template(examples: Examples, class_names: Sequence[str] = ()) -> str:
     """Return the examples as buttons that can be switched on and off, a template for gradio's HTML component.
 
     Its value is the list of the chosen places; gradio fills in `${...}` in the browser, and again whenever
-    the value changes. Names cannot add to the template.
+    the value changes. Classes have their names for people; no name can add to the template.
     """
+    known_as = dict(zip(class_names, names_for_people(class_names), strict=True))
     buttons = []
     for place, item in enumerate(examples.items):
-        name = item.class_name or item.path.stem
-        words = f"example, {item.class_name}" if item.class_name else f"example {name}"
+        name = known_as.get(item.class_name, item.class_name) if item.class_name else item.path.stem
+        words = f"example, {name}" if item.class_name else f"example {name}"
         buttons.append(
-            f'<button type="button" data-example="{place}" aria-pressed="${{value.includes({place})}}">'
+            f'<button type="button" title="{_inert(name)}" '
+            f'data-example="{place}" aria-pressed="${{value.includes({place})}}">'
             f'<img src="{data_uri(item.thumbnail, ".jpg")}" alt="{_inert(words)}">'
             f'<span aria-hidden="true">{_inert(name)}</span></button>'
         )
+    wide = " is-wide" if any(len(name) > SHORT for name in known_as.values()) else ""
     return (
-        f'<p class="crl-label">Examples to try</p><div class="crl-examples" role="group" '
+        f'<p class="crl-label">Examples to try</p><div class="crl-examples{wide}" role="group" '
         f'aria-label="Examples">{"".join(buttons)}</div>'
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from apps.export import card_category as category
 from apps.export import card_sections as measured
 from apps.export.card_origin import how_checked, how_trained, in_words, licence, one_line, the_file
 from apps.export.card_sections import NOT_MEASURED
 from apps.export.crop import NOT_MEASURED as NOT_MEASURED_CROP
 from apps.model_facts import ModelFacts
-from finetune.markdown import escape, number, table
+from finetune.markdown import escape
 
 FEW_CLASSES = 12
 
@@ -60,8 +61,10 @@ def introduction(facts: ModelFacts) -> str:
 
 def _in_one_sentence(facts: ModelFacts) -> str:
     metrics = facts.metrics
-    if facts.task != "age" or metrics.get("n") is None:
-        return "" if facts.task != "age" else f"How well it does was {NOT_MEASURED}."
+    if facts.task != "age":
+        return category.in_one_sentence(metrics)
+    if metrics.get("n") is None:
+        return f"How well it does was {NOT_MEASURED}."
     members = metrics.get("scope") == "members"
     exact, one_off = (metrics.get(f"{key}_mean" if members else key) for key in ("exact", "one_off"))
     if exact is None or one_off is None:
@@ -123,12 +126,11 @@ def how_well(facts: ModelFacts) -> str:
     """Return what was measured: whole and in parts, the errors across 18, and the probabilities."""
     metrics, card = facts.metrics, facts.card
     if facts.task != "age":
-        rows = [
-            [escape(name.replace("_", " ")), number(value, 2) if isinstance(value, float) else f"{value:,}"]
-            for name, value in metrics.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        ]
-        return table(["measured on the test images", "value"], rows) if rows else f"Accuracy: {NOT_MEASURED}."
+        parts = [category.results(facts)]
+        if card.get("classes"):
+            parts += ["### By category", category.by_class(card["classes"])]
+        parts += ["### Its probabilities", category.calibration(metrics)] if metrics.get("top1") else []
+        return "\n\n".join(parts)
     parts = [measured.results(metrics, card)]
     if metrics and facts.precision != "fp32":
         parts.append(
@@ -160,6 +162,7 @@ def limits(facts: ModelFacts) -> str:
     """Return what the model must not be used for, what it cannot do, and what nobody measured."""
     card, data = facts.card, facts.card.get("data") or {}
     lines = [f"**Not for** {escape('; '.join(card['out_of_scope']))}."] if card.get("out_of_scope") else []
+    lines += [line for line in (category.boxes_line(facts),) if line]
     if card.get("holes"):
         holes = ", ".join(map(escape, card["holes"]))
         lines.append(f"No group covers the ages {holes}: the model will force a neighbour on such a person.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from apps.export.card_category import data_rows as category_rows
 from apps.export.card_sections import NOT_MEASURED
 from apps.model_facts import ModelFacts
 from finetune.markdown import code, escape, table
@@ -17,7 +18,8 @@ def how_trained(facts: ModelFacts) -> str:
     """Return network, loss, data, split, settings and what the training began from, as a table."""
     rows = [("network", told(facts.architecture)), ("loss", told(facts.loss))]
     data, training = facts.card.get("data") or {}, facts.card.get("training") or {}
-    rows += _data_rows(data, training) if data else [("data", told(facts.data))]
+    of_data = _data_rows if facts.task == "age" else category_rows
+    rows += of_data(data, training) if data else [("data", told(facts.data))]
     settings = dict(facts.training) or {
         key: training[key] for key in ("seed", "epochs", "batch_size") if key in training
     }

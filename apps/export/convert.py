@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from apps.export.tidy import HEAD_MARK
 from apps.session import load_runtime
 from finetune.errors import ModelFileError
 
@@ -188,10 +189,13 @@ def nodes_in_float(graph: onnx.GraphProto) -> set[str]:
 def _float_ends(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """Return what is float32 at every precision: scaling the picture, and making logits, probs and maps.
 
-    The latter are all nodes from the outputs back to the layers that make them.
+    The latter are all nodes from the outputs back to the layers that make them, and all of a head that does
+    more than a linear layer: sums over places, square roots and products of matrices overflow or drown in
+    fewer bits.
     """
     made_by = {output: node for node in graph.node for output in node.output}
     found = {node.name: node for node in scaling_nodes(graph)}
+    found |= {node.name: node for node in graph.node if node.name.startswith(HEAD_MARK)}
     names = [item.name for item in graph.output]
     while names:
         node = made_by.get(names.pop())

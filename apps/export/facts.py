@@ -11,7 +11,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from apps.model_facts import ModelFacts, PrecisionName
-from finetune.preprocess import PreprocessSpec
+from finetune.preprocess import TEST_CROPS, PreprocessSpec
 from finetune.strict_json import to_plain
 
 # A path from the root of a disk, as text may hold one: two names or more behind a slash, or a drive's letter.
@@ -61,11 +61,16 @@ def build_facts(
         title: what the model is called.
         run: the contents of the run's run.json.
         members: the models in the file.
-        crop: how a face is cut out, as plain values.
-        crop_source: where that is known from, in words.
-        card: "metrics" and "card" as `agecls.card.age_card` returns them.
+        crop: how a face is cut out, as plain values; None for a model of no faces.
+        crop_source: where that is known from, in words; empty for a model of no faces.
+        card: "metrics" and "card" as `agecls.card.age_card` and `finegrained.card.fine_card` return them,
+            and under "data" what the study tells of the data beyond the names all studies share.
+
+    `test_crops` is center where the run's own protocol looks twice (cam), which a file cannot do.
     """
     own = members[0].facts
+    crops = str(own.get("test_crops", "center"))
+    data = {"name": card["card"]["data"]["name"], **_data(run, members), **card.get("data", {})}
     return ModelFacts(
         title=title,
         task="age" if own.get("ordered_classes") else "category",
@@ -73,12 +78,10 @@ def build_facts(
         ordered=bool(own.get("ordered_classes", False)),
         preprocess=PreprocessSpec.from_dict(own["preprocess"]),
         crop=crop,
-        test_crops=str(own.get("test_crops", "center")),
+        test_crops=crops if crops in TEST_CROPS else "center",
         architecture=without_paths(_architecture(members)),
         loss=without_paths(own["loss"]),
-        data=without_paths(
-            {"name": card["card"]["data"]["name"], **_data(run, members), "face_crop": crop_source}
-        ),
+        data=without_paths({**data, "face_crop": crop_source} if crop_source else data),
         training=without_paths(_training(members)),
         pretraining=without_paths(_pretraining(own)),
         metrics=without_paths(card["metrics"]),
@@ -137,9 +140,10 @@ def exporters() -> dict[str, str]:
 def _architecture(members: Sequence[Member]) -> dict[str, Any]:
     own = members[0].facts
     head = dict(own["head"])
-    source = own.get("pretraining") or {}
+    source, second = own.get("pretraining") or {}, (own.get("model") or {}).get("second")
     return {
         "backbone": own["backbone"],
+        **({"second": second} if second else {}),
         "tag": source.get("tag") or None,
         "head": head.pop("name"),
         **{f"head_{name}": value for name, value in head.items()},
@@ -165,6 +169,7 @@ def _data(run: Mapping[str, Any], members: Sequence[Member]) -> dict[str, Any]:
         "n_test": one.get("n"),
         "manifest": run.get("manifest"),
         "split": run.get("split"),
+        **({"weights": one["weights"]} if one.get("weights") else {}),
     }
 
 

@@ -14,13 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from finetune.backbone import Features
-from finetune.heads import LinearHead
+from finetune.heads import Head, LinearHead
 from finetune.model import Classifier
 from finetune.preprocess import PreprocessSpec
 
 # Where the channels lie in a final feature map: its averaged axes, and the sum W.feature_map over channels.
 MAP_LAYOUTS = {"NCHW": ((2, 3), "kd,ndhw->nkhw"), "NHWC": ((1, 2), "kd,nhwd->nkhw")}
 MAP_TOLERANCE = 1e-4
+HEAD_PART = "head_part"
+
+
+class HeadPart(nn.Module):
+    """A head's way from features to logits as a module of its own, by which its nodes are told apart."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Features) -> Tensor:
+        """Return the logits (N, K) to predict from."""
+        return self.head.infer(features)
 
 
 class ExportGraph(nn.Module):
@@ -43,6 +56,7 @@ class ExportGraph(nn.Module):
         super().__init__()
         self.core = core.requires_grad_(False)
         self.layout = layout
+        self.head_part = None if layout or isinstance(core.head, LinearHead) else HeadPart(core.head)
         # The same two float32 numbers a channel as in training: (x - 255 mean) * 1 / (255 std).
         centre = torch.tensor(spec.mean, dtype=torch.float32).mul_(255)
         scale = torch.tensor(spec.std, dtype=torch.float32).mul_(255).reciprocal_()
@@ -63,12 +77,13 @@ class ExportGraph(nn.Module):
     def answer(self, planes: Tensor) -> tuple[Tensor, ...]:
         """Return what `forward` returns, from normalised planes."""
         if self.layout is None:
-            logits = self.core.infer(planes)
+            part = self.head_part
+            logits = self.core.infer(planes) if part is None else part(self.core.backbone(planes))
             return logits, logits.softmax(1)
-        model, head = self.core.backbone.model, cast(LinearHead, self.core.head)
-        feature_map = model.forward_features(planes)
-        logits = head.infer(Features(model.forward_head(feature_map, pre_logits=True)))
-        cams = torch.einsum(MAP_LAYOUTS[self.layout][1], head.classifier.weight, feature_map)
+        classifier = cast(nn.Linear, self.core.head.map_classifier())
+        feature_map, pooled = last_map(self.core, planes)
+        logits = classifier(pooled)
+        cams = torch.einsum(MAP_LAYOUTS[self.layout][1], classifier.weight, feature_map)
         return logits, logits.softmax(1), cams
 
     @property
@@ -107,28 +122,50 @@ class EnsembleGraph(nn.Module):
         return logs - math.log(len(found)), probs, *maps
 
 
+def last_map(core: Classifier, planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the map that the backbone pools, in its own layout, and the pooled vector (N, D).
+
+    Where the backbone gives no embedding that is the last tapped map and its mean.
+    """
+    backbone = core.backbone
+    if backbone.embedding_dim:
+        feature_map = backbone.model.forward_features(planes)
+        return feature_map, backbone.model.forward_head(feature_map, pre_logits=True)
+    deepest = backbone(planes).maps[backbone.taps[-1]]
+    return deepest, deepest.mean((2, 3))
+
+
 def find_map_layout(core: Classifier, spec: PreprocessSpec, pictures: Tensor) -> str | None:
     """Return the layout of a feature map whose class activation maps explain the logits; None without one.
 
-    That needs a linear head on the plain mean of the backbone's last map. It is asked of the numbers, not of
-    names: on `pictures`, uint8 (N, S, S, 3), the mean of the maps plus the bias must be the logits, within
-    1e-4 of the largest.
+    That needs a head that names the linear layer by which it predicts (`Head.map_classifier`), on the plain
+    mean of the backbone's last map. It is asked of the numbers, not of names: on `pictures`, uint8 (N, S, S,
+    3), the mean of the maps plus the bias, and the layer on the pooled vector, must both be the logits,
+    within 1e-4 of the largest.
     """
-    if not isinstance(core.head, LinearHead) or core.backbone.taps:
+    classifier = core.head.map_classifier()
+    if classifier is None:
         return None
     with torch.no_grad():
         planes = ExportGraph(core, spec).scaled(pictures)
-        feature_map = core.backbone.model.forward_features(planes)
         logits = core.infer(planes)
+        feature_map, pooled = last_map(core, planes)
+        bias = 0.0 if classifier.bias is None else classifier.bias
+        allowed = MAP_TOLERANCE * float(logits.abs().max())
+        if pooled.shape[1] != classifier.in_features or _apart(classifier(pooled), logits) > allowed:
+            return None
         for layout, (axes, product) in MAP_LAYOUTS.items():
-            weight, bias = core.head.classifier.weight, core.head.classifier.bias
             channels = next(axis for axis in (1, 2, 3) if axis not in axes)
-            if feature_map.ndim != 4 or feature_map.shape[channels] != weight.shape[1]:
+            if feature_map.ndim != 4 or feature_map.shape[channels] != classifier.in_features:
                 continue
-            explained = torch.einsum(product, weight, feature_map).mean((2, 3)) + bias
-            if float((explained - logits).abs().max()) <= MAP_TOLERANCE * float(logits.abs().max()):
+            explained = torch.einsum(product, classifier.weight, feature_map).mean((2, 3)) + bias
+            if _apart(explained, logits) <= allowed:
                 return layout
     return None
+
+
+def _apart(first: Tensor, second: Tensor) -> float:
+    return float((first - second).abs().max())
 
 
 def build_graph(

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from apps.export.study import Study, study_of
+from finetune.boxes import cut
 from finetune.decode import decode_image
 from finetune.errors import DataError
 from finetune.manifest import Manifest
@@ -27,10 +29,14 @@ class RunPictures:
     Args:
         record: the contents of run.json.
         manifest: the run's images.
+        study: that the run belongs to.
+        boxes: the part of each picture that is looked at, (N, 4) in px; None for whole pictures.
     """
 
     record: dict[str, Any]
     manifest: Manifest
+    study: Study
+    boxes: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: Path) -> RunPictures:
@@ -54,22 +60,12 @@ class RunPictures:
                 f"the pictures of {folder} lay in {root}, where there is no folder now. An export is checked "
                 f"on them: put them back, or write their new place as data_root into {folder / 'run.json'}"
             )
-        return cls(record, manifest)
+        study = study_of(record)
+        return cls(record, manifest, study, study.boxes(record, manifest))
 
     def rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows that the model of `fold` was trained on and tested on; -1 trained on all."""
-        from agecls.folds import make_splits
-
-        if fold == -1:
-            return np.arange(len(self.manifest)), np.arange(0)
-        protocol = self.record.get("protocol", "fixed")
-        splits = make_splits(self.manifest, protocol, allow_subject_overlap=True)
-        split = next((split for split in splits if split.fold == fold), None)
-        if split is None:
-            raise DataError(
-                f"the table of images has folds {[split.fold for split in splits]}, none is {fold}"
-            )
-        return split.train, split.test
+        """Return the rows that the model of `fold` was trained on and tested on; -1 is of no fold."""
+        return self.study.rows(self.record, self.manifest, fold)
 
     def check_rows(self, folds: list[int], count: int) -> np.ndarray:
         """Return `count` rows over the folds' test images, and training images where these are few."""
@@ -86,8 +82,14 @@ class RunPictures:
         """
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for start in range(0, len(rows), BATCH):
-                files = [self.manifest.file(row) for row in rows[start : start + BATCH].tolist()]
-                yield np.stack(list(pool.map(lambda file: preprocess(decode_image(file), spec), files)))
+                part = rows[start : start + BATCH].tolist()
+                yield np.stack(list(pool.map(lambda row: preprocess(self.picture(row), spec), part)))
+
+    def picture(self, row: int) -> np.ndarray:
+        """Return the picture of a row, cut to its box where the run did so: uint8 (H, W, 3) RGB."""
+        file = self.manifest.file(row)
+        pixels = decode_image(file)
+        return pixels if self.boxes is None else cut(pixels, self.boxes[row], str(file))
 
     def load(self, rows: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
         """Return the prepared pictures of these rows at once, uint8 (N, S, S, 3)."""

@@ -30,14 +30,30 @@ class Plan:
         return self.place / f"{slug or 'model'}.onnx"
 
 
-def plan_exports(folder: Path, config: ExportConfig) -> list[Plan]:
-    """Return what is to be written for a run under these options; see `export_run` for what it refuses."""
+def run_and_weights(named: Path) -> tuple[Path, Path | None]:
+    """Return the run's folder, and its file of weights where one was named in place of the folder.
+
+    >>> run_and_weights(Path("runs/dcl/model-best.safetensors"))[0].as_posix()
+    'runs/dcl'
+    """
+    return (named.parent, named) if named.suffix == ".safetensors" else (named, None)
+
+
+def plan_exports(named: Path, config: ExportConfig) -> list[Plan]:
+    """Return what is to be written for a run, or a file of its weights, under these options.
+
+    See `apps.export.run.export_run` for what is refused.
+    """
     from agecls.evaluation import model_files
     from finetune.run_folder import read_json
 
     _check_options(config)
+    folder, weights = run_and_weights(named)
     _check_folder(folder)
-    files = model_files(folder)
+    if weights is not None and not weights.is_file():
+        there = ", ".join(sorted(file.name for file in folder.glob("*.safetensors"))) or "none"
+        raise UsageError(f"there is no {weights}; {folder} holds {there}")
+    files = [weights] if weights is not None else model_files(folder)
     several = files[0].parent != folder
     if several:
         folds = [int(file.parent.name.removeprefix("fold")) for file in files]
@@ -58,7 +74,8 @@ def plan_exports(folder: Path, config: ExportConfig) -> list[Plan]:
         if config.fold in (None, fold) and (config.all or not config.ensemble):
             one_title = config.title is not None and config.fold is not None
             title = (config.title or name) + (f" fold {fold}" if several and not one_title else "")
-            place = out / ((f"fold{fold}" if several else "model") + suffix)
+            title += file.stem.removeprefix("model").replace("-", " ") if config.title is None else ""
+            place = out / ((f"fold{fold}" if several else file.stem) + suffix)
             plans.append(Plan(title + marked, place, (file,), (fold,), fold))
     if config.ensemble:
         title = config.title or f"{name} ensemble of {len(files)}"

@@ -51,7 +51,7 @@ def check_repeats(
 ) -> int:
     """Show each model those of the check's pictures it was tested on; return how many rows were compared.
 
-    Nothing is compared where the run averaged several views of a picture, or tested nothing.
+    Nothing is compared where the run averaged several views of a picture, or never tested these weights.
 
     Args:
         folder: the run.
@@ -63,23 +63,21 @@ def check_repeats(
 
     Raises ModelFileError where the probabilities are not those in predictions.parquet.
     """
-    from agecls.results import Predictions
-
-    file = folder / "predictions.parquet"
-    if not file.is_file() or pictures.record.get("test_crops", "center") != "center":
+    if pictures.record.get("test_crops", "center") != "center":
         return 0
-    tested = Predictions.read(file, tuple(pictures.record["class_names"]))
     device = pictures.record.get("device") or {}
     tolerance = TOLERANCE if device.get("used", "cpu") == "cpu" else TOLERANCE_CARD
     paths = pictures.manifest["path"][rows].tolist()
     members = [graph] if len(plan.files) == 1 else list(graph.members)  # type: ignore[arg-type]
     compared = 0
     for member, own, fold in zip(members, plan.files, plan.folds, strict=True):
-        table = tested.select(tested.fold == fold)
-        place = {path: row for row, path in enumerate(table.path.tolist())}
+        tested = pictures.study.tested(folder, pictures.record, own, fold)
+        if tested is None:
+            continue
+        place = {path: row for row, path in enumerate(tested.path.tolist())}
         here = [row for row, path in enumerate(paths) if path in place]
         if here:
-            wanted = table.probs[[place[paths[row]] for row in here]]
+            wanted = tested.probs[[place[paths[row]] for row in here]]
             _compare(own, member, real[here], wanted, tolerance)
         compared += len(here)
     return compared

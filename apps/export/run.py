@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from agecls.face_crop import FaceCrop
 from apps.config import ExportConfig
-from apps.export.crop import face_crop_of
 from apps.export.facts import Member, build_facts, finished_facts
 from apps.export.pictures import RunPictures, spread
-from apps.export.plan import CARD, Plan, plan_exports, refuse_former_export
+from apps.export.plan import CARD, Plan, plan_exports, refuse_former_export, run_and_weights
 from apps.export.provenance import check_member, check_repeats
+from apps.export.tidy import tidy
 from apps.model_facts import METADATA_KEY, ModelFacts, PrecisionName
 from finetune.atomic import atomic_file, write_bytes
 from finetune.console import say, table
@@ -40,22 +39,23 @@ NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 LARGEST = 2**31 - 2**20
 
 
-def export_run(folder: Path, config: ExportConfig) -> dict[str, Any]:
+def export_run(named: Path, config: ExportConfig) -> dict[str, Any]:
     """Export the models of a finished run, each with its model card, and return what was written.
 
-    Each file goes to RUN/export/<fold0 | model | ensemble>[-fp16 | -int8]/<title>.onnx and exists only once
-    it was checked.
+    `named` is the run's folder, or the one file of weights in it that is wanted (model-best.safetensors).
+    Each .onnx file goes to RUN/export/<fold0 | model | ensemble>[-fp16 | -int8]/<title>.onnx and exists only
+    once it was checked.
 
     Raises UsageError for options that do not fit the run, or a former export in the same place without
     `overwrite`; ModelFileError for a file that is not as the trained model, or an int8 one that loses more
     accuracy than allowed; DataError where the run's pictures cannot be read.
     """
-    folder = Path(folder)
-    plans = plan_exports(folder, config)
+    folder, _ = run_and_weights(Path(named))
+    plans = plan_exports(Path(named), config)
     pictures = RunPictures.open(folder)
     for plan in plans:
         refuse_former_export(plan, config.overwrite)
-    crop, crop_source = face_crop_of(folder, pictures.record, config)
+    crop, crop_source = pictures.study.face_crop(folder, pictures.record, config)
     made = [export_model(folder, plan, pictures, crop, crop_source, config) for plan in plans]
     rows = [
         [item["title"], item["precision"], f"{item['size_bytes'] / 1e6:.1f}", item["file"]] for item in made
@@ -65,12 +65,16 @@ def export_run(folder: Path, config: ExportConfig) -> dict[str, Any]:
 
 
 def export_model(
-    folder: Path, plan: Plan, pictures: RunPictures, crop: FaceCrop, crop_source: str, config: ExportConfig
+    folder: Path,
+    plan: Plan,
+    pictures: RunPictures,
+    crop: Mapping[str, Any] | None,
+    crop_source: str,
+    config: ExportConfig,
 ) -> dict[str, Any]:
     """Trace, check, convert where asked, check again, and only then write one file and its card."""
     import torch
 
-    from agecls.card import age_card
     from apps.export.graph import build_graph
 
     members, cores, spec = load_members(plan, pictures.record)
@@ -82,9 +86,9 @@ def export_model(
         plan.title,
         pictures.record,
         members,
-        crop=crop.to_dict(),
+        crop=crop,
         crop_source=crop_source,
-        card=age_card(folder, plan.fold),
+        card=pictures.study.card(folder, plan.files[0], plan.fold),
     )
     with tempfile.TemporaryDirectory(prefix="crl-export-") as scratch:
         check = Check(Path(scratch), facts, graph, real)
@@ -132,6 +136,8 @@ def trace(graph: ExportGraph | EnsembleGraph, spec: PreprocessSpec) -> onnx.Mode
     """
     import torch
 
+    from apps.export.graph import HEAD_PART
+
     example = torch.zeros((2, spec.image_size, spec.image_size, 3), dtype=torch.uint8)
     with _quiet_exporter():
         try:
@@ -153,6 +159,7 @@ def trace(graph: ExportGraph | EnsembleGraph, spec: PreprocessSpec) -> onnx.Mode
     model = program.model_proto
     if model.ByteSize() > LARGEST:
         raise ModelFileError(f"the model takes {model.ByteSize():,} bytes, one .onnx file holds {LARGEST:,}")
+    tidy(model, HEAD_PART)
     forget_origin(model)
     return model
 
@@ -226,7 +233,10 @@ def as_fp16(
     from apps.export.convert import to_fp16
 
     model = to_fp16(model)
-    found = check.same(model, "fp16", FP16_TOLERANCE, FP16_SAME_CLASS)
+    try:
+        found = check.same(model, "fp16", FP16_TOLERANCE, FP16_SAME_CLASS)
+    except ModelFileError as error:
+        raise ModelFileError(f"float16 is too coarse for this model, use fp32: {error}") from None
     return model, {**found, "float32_graph": before["max_relative_difference"]}
 
 

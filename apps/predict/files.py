@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ METADATA_KEY = "crl_toolkit.models"
 ROWS_AT_ONCE = 4096
 FACE_COLUMNS = ("face", "x", "y", "width", "height", "face_score", "warnings")
 WHOLE_NUMBERS = ("face",)
-NUMBERS = ("time", "x", "y", "width", "height", "face_score", "probability")
+NUMBERS = ("time", "x", "y", "width", "height", "face_score")
 
 Write = Callable[[Answer], None]
 
@@ -36,19 +37,26 @@ class Layout:
         class_names: the classes of all models; None where they differ, which only JSONL can hold.
         times: whether there are videos, whose rows have a time in seconds.
         faces: whether the rows are faces.
+        best: how many of the most probable classes have columns of their own, 1 or more.
     """
 
     models: Sequence[tuple[str, str]]
     class_names: tuple[str, ...] | None
     times: bool = False
     faces: bool = False
+    best: int = 1
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns: path, (time), (the face), what was answered, then `p(<class>)` for every class."""
+        """The columns: path, (time), (the face), what was answered, then `p(<class>)` for every class.
+
+        What was answered is model, status, reason, class, probability and, as far as `best` goes, "class 2",
+        "probability 2" and so on.
+        """
         first = ("path", *(("time",) if self.times else ()), *(FACE_COLUMNS if self.faces else ()))
         classes = tuple(f"p({readable(name)})" for name in self.class_names or ())
-        return (*first, "model", "status", "reason", "class", "probability", *classes)
+        ranks = itertools.chain.from_iterable(map(rank_columns, range(1, self.best + 1)))
+        return (*first, "model", "status", "reason", *ranks, *classes)
 
     def cells(self, answer: Answer) -> dict[str, Any]:
         """Return the cells of one answer by column, without the classes'; None for nothing to say."""
@@ -57,19 +65,29 @@ class Layout:
             cells["time"] = None if answer.time is None else round(answer.time, 3)
         if self.faces:
             cells |= dict.fromkeys(FACE_COLUMNS) | face_cells(answer)
-        best = answer.top(1)
-        return cells | {
+        cells |= {
             "model": None if answer.model is None else readable(self.models[answer.model][0]),
             "status": answer.status,
             "reason": readable(answer.reason) or None,
-            "class": readable(best[0][0]) if best else None,
-            "probability": nine_digits(best[0][1]) if best else None,
         }
+        found = [(readable(name), nine_digits(value)) for name, value in answer.top(self.best)]
+        for rank, pair in enumerate(found + [(None, None)] * (self.best - len(found)), 1):
+            cells |= zip(rank_columns(rank), pair, strict=True)
+        return cells
 
     def row(self, answer: Answer) -> list[Any]:
         """Return the cells of one answer in the order of `columns`."""
         nothing = [None] * len(self.class_names or ())
         return [*self.cells(answer).values(), *(shares(answer) or nothing)]
+
+
+def rank_columns(rank: int) -> tuple[str, str]:
+    """Return the columns of a class by its rank among the most probable ones, from 1, and its probability.
+
+    >>> rank_columns(1), rank_columns(2)
+    (('class', 'probability'), ('class 2', 'probability 2'))
+    """
+    return ("class", "probability") if rank == 1 else (f"class {rank}", f"probability {rank}")
 
 
 def shares(answer: Answer) -> list[float]:
@@ -158,7 +176,7 @@ def _parquet_rows(stream: BinaryIO, layout: Layout) -> Iterator[Write]:
     def kind(name: str) -> Any:
         if name in WHOLE_NUMBERS:
             return pa.int32()
-        return pa.float64() if name in NUMBERS or name.startswith("p(") else pa.string()
+        return pa.float64() if name.startswith(("p(", "probability")) or name in NUMBERS else pa.string()
 
     models = [{"title": title, "sha256": sha256} for title, sha256 in layout.models]
     schema = pa.schema([(name, kind(name)) for name in layout.columns], {METADATA_KEY: json.dumps(models)})

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "for example: crl predict model.onnx photos/ --out answers.csv"
 MOST_AT_ONCE = 4
+BEST = 5  # of an answer's classes that are told where there are many look-alike ones
 HEAT_MAP_SUFFIXES = (".png", ".html", ".csv")
 
 
@@ -215,17 +216,23 @@ def _layout(
     one_table: bool,
 ) -> Layout:
     """Return what the rows hold; ModelFileError where models with other classes are to share a table."""
-    from apps.session import check_same_classes
+    from apps.side_by_side import align_classes
 
     if one_table or (config.out or "").lower().endswith((".csv", ".parquet")):
-        check_same_classes(models)
+        for note in align_classes(models):
+            say(f"note: {on_one_line(note)}")
     same = all(model.class_names == models[0].class_names for model in models)
     return Layout(
         models=[(title, model.sha256) for title, model in zip(titles, models, strict=True)],
         class_names=models[0].class_names if same else None,
         times=any(source.kind == "video" for source in found.sources),
         faces=config.faces or config.box is not None,
+        best=BEST if _has_categories(models) else 1,
     )
+
+
+def _has_categories(models: Sequence[OnnxClassifier]) -> bool:
+    return any(model.facts.task == "category" for model in models)
 
 
 class _Sinks:
@@ -241,7 +248,8 @@ class _Sinks:
         titles: Sequence[str],
     ) -> None:
         self.out, self.layout, self.heat_map = out, layout, heat_map
-        self.table = TerminalTable(titles) if out is None else None
+        best = BEST if _has_categories(models) else 2
+        self.table = TerminalTable(titles, best) if out is None else None
         self.heat_rows = HeatMapRows(titles) if heat_map else None
         self.looks = LookFolder(Path(looks), models, titles) if looks else None
 

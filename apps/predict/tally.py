@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from apps.model_facts import is_for_drawings
+from apps.model_facts import is_for_drawings, learned_from_boxes
 from apps.predict.answers import Answer, crops_asked
 from apps.predict.files import on_one_line, readable
 from apps.predict.picture_paths import Found
@@ -141,9 +141,16 @@ def say_plan(
             asked[0] if len(set(asked)) == 1 else ", ".join(f"{crops} for {title}" for title, crops in each)
         )
         say(f"averaged over several views of a picture (test crops: {told}); --test_crops center shows one")
-    drawn = [title for title, model in zip(titles, models, strict=True) if is_for_drawings(model.facts)]
+    drawn = {
+        title: model for title, model in zip(titles, models, strict=True) if is_for_drawings(model.facts)
+    }
     if drawn:
-        say(f"not for real faces: {', '.join(drawn)} learned from drawn look-alike faces alone")
+        ages = any(model.facts.task == "age" for model in drawn.values())
+        what, drawings = ("real faces", "look-alike faces") if ages else ("photographs", "pictures")
+        say(f"not for {what}: {', '.join(drawn)} learned from drawn {drawings} alone")
+    boxed = [title for title, model in zip(titles, models, strict=True) if learned_from_boxes(model.facts)]
+    if boxed:
+        say(f"crop the pictures to their objects: {', '.join(boxed)} learned from pictures cut to them")
     expecting = any(model.facts.crop is not None for model in models)
     if detector is not None:
         say(f"faces: {detector}" if expecting else "no model expects a face: they are shown whole pictures")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apps.encoding import encode_image
+from apps.heatmap_names import names_for_people
 from apps.predict.answers import Answer
 from apps.predict.files import on_one_line, readable
 from finetune.atomic import write_bytes
@@ -19,22 +20,27 @@ from finetune.console import format_table
 from finetune.errors import UsageError
 
 if TYPE_CHECKING:
+    from apps.heatmap import HeatMap
     from apps.session import OnnxClassifier
 
 TABLE_ROWS = 40
+RANKED_ANSWERS = 12  # up to so many answers are told with their best classes below each other
 HEAT_MAP_ROWS = 64
 NAME_WIDTH = 48
 
 
 class TerminalTable:
-    """The first rows of the answers, with the two most probable classes of each.
+    """The first rows of the answers: the most probable classes of each, the two best of many answers.
+
+    Classes have their names for people.
 
     Args:
         titles: what each model is called; a single one needs no column.
+        best: how many classes of an answer are told while there are few answers; 2 makes it a row each.
     """
 
-    def __init__(self, titles: Sequence[str]) -> None:
-        self._titles = titles
+    def __init__(self, titles: Sequence[str], best: int = 2) -> None:
+        self._titles, self._best = titles, best
         self._first: list[Answer] = []
         self._count = 0
 
@@ -46,32 +52,55 @@ class TerminalTable:
 
     def text(self) -> str:
         """Return the table, and a line on what it leaves out."""
-        rows = [self._row(answer) for answer in self._first]
+        if self._best > 2 and self._count <= RANKED_ANSWERS:
+            rows = [row for answer in self._first for row in self._ranks(answer)]
+        else:
+            rows = [self._row(answer) for answer in self._first]
         used = [name for name in rows[0] if any(row[name] != "" for row in rows)] if rows else []
         lines = [format_table(used, [[row[name] for name in used] for row in rows])] if rows else []
-        if self._count > len(rows):
-            left = self._count - len(rows)
+        if self._count > len(self._first):
+            left = self._count - len(self._first)
             lines.append(
                 f"... and {count_text(left, 'more row')}; --out answers.csv keeps them all, with every class"
             )
+        elif self._count > RANKED_ANSWERS and self._best > 2:
+            lines.append(f"--out answers.csv keeps the {self._best} best classes of each, and every class")
         return "\n".join(lines)
 
     def _row(self, answer: Answer) -> dict[str, object]:
-        best, *others = answer.top(2) or [("", 0.0)]
-        other = others[0] if others else ("", 0.0)
-        marks = list(answer.face.warnings()) if answer.face is not None else []
-        marks += [f"{answer.status}: {answer.reason}" if answer.reason else answer.status]
+        best, other, *_ = [*best_classes(answer, 2), ("", ""), ("", "")]
+        classes = {"class": best[0], "p": best[1], "next": other[0], "p ": other[1]}
+        return self._asked(answer) | classes | _note(answer)
+
+    def _ranks(self, answer: Answer) -> list[dict[str, object]]:
+        """Return a row for each of an answer's best classes; only the first names the picture."""
+        asked, note, rows = self._asked(answer), _note(answer), []
+        for rank, (name, share) in enumerate(best_classes(answer, self._best) or [("", "")], 1):
+            row = asked | {"rank": str(rank) if name else "", "class": name, "p": share} | note
+            rows.append(row if rank == 1 else row | dict.fromkeys([*asked, *note], ""))
+        return rows
+
+    def _asked(self, answer: Answer) -> dict[str, object]:
         return {
             "picture": shortened(answer.path),
             "time": "" if answer.time is None else f"{answer.time:.2f} s",
             "face": "" if answer.face_number is None else str(answer.face_number),
             "model": "" if answer.model is None or len(self._titles) == 1 else self._titles[answer.model],
-            "class": on_one_line(best[0]),
-            "p": f"{best[1]:.3f}" if best[0] else "",
-            "next": on_one_line(other[0]),
-            "p ": f"{other[1]:.3f}" if other[0] else "",
-            "note": on_one_line("; ".join(mark for mark in marks if mark != "ok")),
         }
+
+
+def _note(answer: Answer) -> dict[str, object]:
+    marks = list(answer.face.warnings()) if answer.face is not None else []
+    marks += [f"{answer.status}: {answer.reason}" if answer.reason else answer.status]
+    return {"note": on_one_line("; ".join(mark for mark in marks if mark != "ok"))}
+
+
+def best_classes(answer: Answer, count: int) -> list[tuple[str, str]]:
+    """Return the most probable classes as a terminal shows them: names for people, three decimals."""
+    if answer.probs is None:
+        return []
+    known_as = dict(zip(answer.class_names, names_for_people(answer.class_names), strict=True))
+    return [(on_one_line(known_as[name]), f"{share:.3f}") for name, share in answer.top(count)]
 
 
 def shortened(path: str) -> str:
@@ -111,20 +140,15 @@ class HeatMapRows:
 
         Nothing is written where no picture was answered by every model.
         """
-        from apps.heatmap import draw_png, heat_map, to_csv, to_html_page
+        from apps.heatmap import draw_png, fits_png, to_csv, to_html_page
 
         rows = [answers for answers in self._rows.values() if len(answers) == len(self._titles)]
         if not rows:
             return "heat map: none, for no picture was answered by every model"
-        found = heat_map(
-            _row_names([answers[0] for answers in rows]),
-            [readable(name) for name in rows[0][0].class_names],
-            {
-                title: np.stack([_probs(answers[place]) for answers in rows])
-                for place, title in enumerate(self._titles)
-            },
-            thumbnails=[answers[0].crop for answers in rows],
-        )
+        found, whole = self._heat_map(rows), len(rows)
+        while file.suffix.lower() == ".png" and not fits_png(found):
+            rows = rows[: len(rows) // 2]
+            found = self._heat_map(rows)
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix.lower() == ".png":
             draw_png(found, file)
@@ -132,8 +156,22 @@ class HeatMapRows:
             page = file.suffix.lower() == ".html"
             text = to_html_page(found, "Softmax heat map") if page else to_csv(found)
             write_bytes(file, text.encode())
-        cut = f" (the first {len(rows)}; --out keeps all)" if self._left_out else ""
+        cut = f" (the first {len(rows)}; --out keeps all)" if self._left_out or len(rows) < whole else ""
         return f"heat map: {count_text(len(rows), 'row')}{cut}: {file}"
+
+    def _heat_map(self, rows: Sequence[list[Answer]]) -> HeatMap:
+        from apps.heatmap import TOP, heat_map
+
+        return heat_map(
+            _row_names([answers[0] for answers in rows]),
+            [readable(name) for name in rows[0][0].class_names],
+            {
+                title: np.stack([_probs(answers[place]) for answers in rows])
+                for place, title in enumerate(self._titles)
+            },
+            thumbnails=[answers[0].crop for answers in rows],
+            top=TOP,
+        )
 
 
 def _probs(answer: Answer) -> np.ndarray:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from finetune.heads import LinearHead
 from finetune.model import Classifier, build_classifier
 from finetune.preprocess import PreprocessSpec
 
 
-def random_net(backbone: str, image_size: int, classes: int = 5, seed: int = 0) -> Classifier:
+def random_net(
+    backbone: str, image_size: int, classes: int = 5, seed: int = 0, head: str = "linear", **options: Any
+) -> Classifier:
     """Return a classifier whose statistics, scales, tokens and head are random but tame."""
     torch.manual_seed(seed)
-    core = build_classifier(backbone, "linear", classes, weights="none", image_size=image_size)
+    core = build_classifier(
+        backbone, head, classes, weights="none", image_size=image_size, head_options=options
+    )
     for module in core.modules():
         if isinstance(module, _BatchNorm):
             for tensor, low, high in (
@@ -29,8 +36,12 @@ def random_net(backbone: str, image_size: int, classes: int = 5, seed: int = 0) 
     for name, tensor in core.backbone.model.named_parameters():
         if name in ("cls_token", "reg_token", "pos_embed"):
             nn.init.normal_(tensor, std=0.5)
-    nn.init.normal_(core.head.classifier.weight, std=0.5)
-    nn.init.normal_(core.head.classifier.bias)
+    last = [core.head.classifier] if isinstance(core.head, LinearHead) else core.head.modules()
+    for module in last:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.5)
+            if module.bias is not None:
+                nn.init.normal_(module.bias)
     return core.eval()
 
 

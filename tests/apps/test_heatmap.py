@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.heatmap import MAX_COLUMNS, HeatMap, heat_map, safe_cell, to_csv
+from apps.heatmap import LEAST_COLUMNS, MAX_COLUMNS, HeatMap, heat_map, safe_cell, to_csv
+from finegrained.class_tables import CUB, class_table
 from finetune.errors import DataError, UsageError
 
 AGES = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60+")
@@ -161,3 +162,28 @@ def test_importing_needs_neither_torch_nor_matplotlib():
     code = f"import sys, {modules}; sys.exit(bool({guests} & set(sys.modules)))"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_with_a_top_columns_are_few_and_models_share_the_page():
+    """Worked by hand: each of two models has its own five best; both and the truth make eleven columns."""
+    falling = np.array([0.4, 0.25, 0.15, 0.1, 0.05])
+    first, second = np.full((1, 200), 0.05 / 195), np.full((1, 200), 0.05 / 195)
+    first[0, 10:15], second[0, 100:105] = falling, falling
+    names = [str(index) for index in range(200)]
+    one = heat_map(["a"], names, {"A": first}, top=5)
+    assert one.columns == tuple(range(10, 15))
+    both = heat_map(["a"], names, {"A": first, "B": second}, [50], top=5)
+    assert both.columns == (*range(10, 15), 50, *range(100, 105))
+    assert both.hidden == 189
+    assert both.shown("A").sum() == pytest.approx(1)
+    pictures = heat_map(["a", "b"], names, {"A": np.vstack([first, second]), "B": softmax(2, 200)}, top=5)
+    assert len(pictures.columns) <= LEAST_COLUMNS - 1
+    assert heat_map(["a"], AGES, {"A": softmax(1, 8)}, top=5).columns == tuple(range(8))
+
+
+def test_columns_have_names_for_people_and_the_csv_the_models_own():
+    names = class_table(CUB)
+    found = heat_map(["a"], names, {"m": softmax(1, 200)}, [0], top=2)
+    assert found.column_names[0] == "Black footed Albatross"
+    header = next(csv.reader(io.StringIO(to_csv(found), newline="")))
+    assert header[4:] == list(names)

@@ -198,3 +198,12 @@ def test_many_classes_show_the_rest_as_one_column():
     last = page.all("td")[24]
     assert float(last["text"]) == pytest.approx(36 * 0.4 / 59, abs=0.005)
     assert "o" in last["class"].split()
+
+
+def test_a_class_is_called_as_people_read_it_and_a_long_name_stays_whole():
+    names = ["001.Black_footed_Albatross", "Chevrolet Silverado 1500 Hybrid Crew Cab 2012"]
+    page = read(to_html(heat_map(["a"], names, {"m": np.array([[0.25, 0.75]])}, [0])))
+    heads = page.all("th", scope="col")[1:]
+    assert [head["text"] for head in heads] == ["Black footed Albatross", names[1]]
+    assert heads[1]["title"] == names[1]
+    assert "true: Black footed Albatross" in page.all("th", scope="row")[0]["text"]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.heatmap import draw_png, heat_map
+from apps.heatmap import draw_png, fits_png, heat_map
+from finetune import canvas
 from finetune.canvas import VERMILION
 from finetune.decode import decode_image
 from finetune.errors import UsageError
@@ -71,3 +72,18 @@ def test_too_many_pictures_are_refused_with_the_way_out(tmp_path: Path):
     with pytest.raises(UsageError, match=r"401 pictures.*\.html or \.csv"):
         draw_png(many, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_names_of_columns_stay_different(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    monkeypatch.setattr(canvas, "label_ticks", lambda axes, side, names, **style: seen.extend(names))
+    names = [f"Chevrolet Silverado {kind} Regular Cab 2012" for kind in ("1500", "2500HD")]
+    draw_png(heat_map(["a"], names, {"m": np.array([[0.25, 0.75]])}), tmp_path / "a.png")
+    assert len(set(seen)) == 2
+    assert max(map(len, seen)) <= 28
+
+
+def test_what_fits_a_picture_is_drawn():
+    table = softmax(400, 2)
+    assert fits_png(heat_map([str(row) for row in range(400)], ["cat", "dog"], {"m": table}))
+    assert not fits_png(heat_map([str(row) for row in range(401)], ["cat", "dog"], {"m": softmax(401, 2)}))

@@ -7,7 +7,8 @@ import pytest
 
 import apps.side_by_side
 from apps.session import OnnxClassifier
-from apps.side_by_side import probabilities
+from apps.side_by_side import align_classes, probabilities
+from finetune.errors import ModelFileError
 from finetune.preprocess import PreprocessSpec, preprocess
 from tests.apps.tiny_onnx import SPEC, expected_probs, tiny_facts, write_tiny
 from tests.apps.tiny_run import write_pictures
@@ -37,3 +38,52 @@ def test_a_picture_is_decoded_once_for_all_models(tmp_path: Path, monkeypatch: p
 def test_no_picture_gives_no_row(tmp_path: Path):
     model = OnnxClassifier(write_tiny(tmp_path / "tiny.onnx"), device="cpu")
     assert probabilities([model], [], ["center"])[0].shape == (0, 8)
+
+
+SIX = ("Ram C/V", "Audi", "BMW", "Fiat", "Volvo", "Jeep")
+
+
+def category(file: Path, names: tuple[str, ...], **facts: object) -> OnnxClassifier:
+    given = {"task": "category", "ordered": False, "crop": None, "class_names": names, "title": file.stem}
+    return OnnxClassifier(write_tiny(file, tiny_facts(**{**given, **facts})), device="cpu")
+
+
+def test_models_with_the_same_classes_in_another_order_answer_in_one(tmp_path: Path):
+    other = ("Audi", "BMW", "Fiat", "Jeep", "Ram C-V", "Volvo")
+    first, plain = category(tmp_path / "a.onnx", SIX), category(tmp_path / "b.onnx", other)
+    moved = category(tmp_path / "b.onnx", other)
+    assert align_classes([first, first, moved]) == ["b: classes put into the order of a, by their names"]
+    assert moved.class_names == SIX
+    batch = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    before, after = plain.run(batch, maps=True), moved.run(batch, maps=True)
+    for place, name in enumerate(SIX):
+        old = other.index(name.replace("/", "-"))
+        np.testing.assert_array_equal(after.probs[:, place], before.probs[:, old])
+        np.testing.assert_array_equal(after.logits[:, place], before.logits[:, old])
+        np.testing.assert_array_equal(after.maps[:, place], before.maps[:, old])
+    answer, unmoved = moved.predict([batch[0]])[0], plain.predict([batch[0]])[0]
+    assert answer.class_name.replace("/", "-") == unmoved.class_name
+    assert answer.probability == unmoved.probability
+
+
+def test_models_with_the_same_list_are_left_alone(tmp_path: Path):
+    models = [category(tmp_path / f"{name}.onnx", SIX) for name in "ab"]
+    assert align_classes(models) == []
+    assert align_classes([]) == []
+    assert models[1].order_note == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "facts", "told"),
+    [
+        ((*SIX[:5], "Kia"), {}, "the second lacks Jeep and adds Kia"),
+        (SIX[:5], {}, "6 and 5"),
+        (SIX[::-1], {"ordered": True}, "in another order"),
+    ],
+)
+def test_other_classes_and_ordered_ones_are_refused(
+    tmp_path: Path, names: tuple[str, ...], facts: dict[str, object], told: str
+):
+    models = [category(tmp_path / "a.onnx", SIX), category(tmp_path / "b.onnx", names, **facts)]
+    with pytest.raises(ModelFileError, match=rf"{told}.*one after the other"):
+        align_classes(models)

@@ -23,7 +23,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "compact bilinear": ("compact_bilinear", {"dim": 256}),
     "kernel pooling": ("kernel_pooling", {"dim": 64, "order": 4, "gamma": 0.5}),
     "iSQRT-COV": ("isqrt_cov", {"dim": 8}),
-    "DFL": ("dfl", {"detectors": 3, "init": "random"}),
+    "DFL": ("dfl", {"detectors": 3, "init": "random", "filter_norm": "none"}),
     "DFL, two scales": ("dfl", {"detectors": 3, "init": "random", "two_scale": True, "filter_norm": "bn"}),
     "DCL": ("dcl", {"regions": 4}),
     "DCL of the first release": ("dcl", {"variant": "repo_v0", "regions": 4}),

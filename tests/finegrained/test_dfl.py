@@ -66,7 +66,7 @@ def pictures(count=12, side=64, classes=4):
 
 
 def test_the_side_branch_is_the_mean_over_each_class_own_detectors():
-    stream = head_on_maps().streams[0]
+    stream = head_on_maps(filter_norm="none").streams[0]
     maps = features().maps["last-1"]
     side = stream(maps)[1].detach()
     filters = stream.conv6.weight.detach()[:, :, 0, 0]

@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +13,14 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.apps.demo.visit import DESK, PHONE, TABLET, Visit, chromium, opened
 from tests.apps.live_demo import LiveDemo, live_demo, picture
 from tests.apps.tiny_onnx import GROUPS, tiny_facts, write_tiny
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PHONE, TABLET, DESK = (390, 844), (820, 1180), (1440, 900)
 SLACK = 4  # a machine that also runs other tests is this much slower than an idle one
 BIRDS = tuple(f"{number:03d}.A bird with a long name {number}" for number in range(60))
-
-
-@dataclass
-class Visit:
-    """A page, and what went wrong on it or left the machine."""
-
-    page: Any
-    url: str
-    troubles: list[str] = field(default_factory=list)
-
-    def open(self) -> None:
-        self.page.on("console", lambda message: self._note(message.type, message.text))
-        self.page.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
-        self.page.on("request", lambda request: self._look_at(request.url))
-        self.page.goto(self.url)
-        self.button.wait_for()
-
-    def _note(self, kind: str, text: str) -> None:
-        if kind == "error":
-            self.troubles.append(f"console: {text}")
-
-    def _look_at(self, address: str) -> None:
-        if not address.startswith((self.url, "data:", "blob:")):
-            self.troubles.append(f"request to {address}")
-
-    @property
-    def button(self) -> Any:
-        return self.page.get_by_role("button", name="Classify").locator("visible=true").first
-
-    def shown(self, selector: str) -> Any:
-        return self.page.locator(f"{selector} >> visible=true")
-
-    def choose(self, *files: Path) -> None:
-        """Choose files as a person does, and wait until each is listed."""
-        self.page.locator('.tabitem:visible input[type="file"]').set_input_files(list(files))
-        for file in files:
-            self.page.locator(f'.crl-drop:visible [aria-label="{file.name}"]').first.wait_for()
-
-    def classify(self) -> str:
-        """Press the button and return the status line of the new answer."""
-        before = self.shown(".crl-status").inner_text() if self.shown(".crl-status").count() else ""
-        self.button.click()
-        self.shown(".crl-status").wait_for()
-        if before:
-            self.page.wait_for_function(
-                "old => [...document.querySelectorAll('.crl-status')].some(one => one.innerText !== old)",
-                arg=before,
-            )
-        return str(self.shown(".crl-status").inner_text())
-
-    def widths(self) -> tuple[int, int]:
-        """Return the page's and the window's width (px)."""
-        return tuple(self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]"))
 
 
 @pytest.fixture(scope="module")
@@ -97,28 +41,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveDemo]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright (pip install playwright)"
-    )
-    if not CHROMIUM.is_file():
-        pytest.skip(f"needs Debian's chromium at {CHROMIUM}")
-    with playwright.sync_playwright() as tools:
-        started = tools.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
 def visit(demo: LiveDemo, browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:
     width, height, scheme = getattr(request, "param", (*DESK, "light"))
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(20_000)
-    made = Visit(context.new_page(), f"http://127.0.0.1:{demo.port}/")
-    made.open()
-    yield made
-    context.close()
-    assert made.troubles == []
+    with opened(browser, demo, width, height, scheme) as made:
+        yield made
 
 
 @pytest.fixture

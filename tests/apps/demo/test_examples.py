@@ -94,3 +94,9 @@ def test_places_name_pictures(tmp_path):
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         read_examples(tmp_path / "nowhere", CLASSES)
+
+
+def test_a_folder_cannot_hold_a_slash_and_has_a_hyphen_for_it(tmp_path):
+    paint(tmp_path / "Ram C-V Cargo Van Minivan 2012" / "a.png", 10)
+    (found,) = read_examples(tmp_path, ("Audi", "Ram C/V Cargo Van Minivan 2012")).items
+    assert found.class_name == "Ram C/V Cargo Van Minivan 2012"

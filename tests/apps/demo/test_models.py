@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from apps.demo.models import drawn_html, facts_html, model_facts, scores
+from apps.demo.models import box_html, drawn_html, facts_html, model_facts, scores
 from apps.session import OnnxClassifier
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
@@ -45,7 +45,14 @@ def test_scores_of_an_average_say_that_they_are_its_members():
 
 
 def test_scores_without_known_names_are_told_as_they_are():
-    assert scores({"top1": 91.25, "n": 40}) == "top1 91.25, n 40"
+    assert scores({"f_score": 91.25, "n": 40}) == "f score 91.25, n 40"
+
+
+def test_scores_of_fine_grained_models_are_told_in_words():
+    told = scores({"top1": 84.12, "top5": 96.2, "balanced_accuracy": 84.0, "n": 5794})
+    assert told == (
+        "right class 84.1 %, among the five most probable 96.2 %, mean over classes 84.0 % (5794 test images)"
+    )
 
 
 def test_hostile_facts_are_escaped(tmp_path):
@@ -66,3 +73,22 @@ def test_drawings_and_random_weights_are_said(tmp_path):
     assert "A &amp; B learned from drawings" in told
     assert drawn_html({"C": models["C"]}) == ""
     assert model_facts(models["A & B"])["Pretraining"] == "none: random weights"
+
+
+def test_fine_grained_models_say_what_their_pictures_must_be(tmp_path):
+    given = {"task": "category", "ordered": False, "crop": None}
+    drawn = load(tmp_path, card={"data": {"kind": "drawn"}}, **given)
+    assert "Not for photographs:" in drawn_html({"A": drawn})
+    boxed = load(tmp_path, data={"picture_crop": "box"}, **given)
+    assert "<strong>Crop your pictures to the object:</strong> B &amp; C learned" in box_html(
+        {"B & C": boxed}
+    )
+    assert box_html({"A": drawn}) == ""
+    assert model_facts(boxed)["Input"] == "32 px, a picture cut to its object"
+
+
+def test_classes_that_were_put_into_another_order_are_told(tmp_path):
+    first, other = (load(tmp_path, title=title) for title in ("one", "two"))
+    other.answer_in_order_of(first)
+    assert model_facts(other)["Class order"] == "classes put into the order of one, by their names"
+    assert "Class order" not in model_facts(first)

@@ -160,3 +160,16 @@ def test_nothing_comes_from_elsewhere(tag):
     parsed, html = page(row())
     assert parsed.count(tag) == 0
     assert "http" not in html
+
+
+def test_classes_are_called_as_people_read_them_and_long_ones_are_set_smaller():
+    names = ("001.Black_footed_Albatross", "002.Gull", *(f"{n:03d}.bird_{n}" for n in range(3, 41)))
+    seen = {"CE": guess(0, look=True, classes=40), "CRL": guess(1, look=True, classes=40)}
+    parsed, html = page(row(true=0, guesses=seen), names=names)
+    assert "001." not in html
+    assert '<p class="crl-said is-long"><strong>Black footed Albatross</strong>' in html
+    assert '<p class="crl-said"><strong>Gull</strong>' in html
+    assert "true class Black footed Albatross" in html
+    assert "CE, for Black footed Albatross" in html
+    assert "other (38)" not in html  # the five best of each model have a column
+    assert parsed.count("span", "crl-bar-value") == 10

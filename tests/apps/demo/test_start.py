@@ -98,3 +98,15 @@ def test_the_pages_files_are_packaged():
     data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packaged = data["tool"]["setuptools"]["package-data"]["apps.demo"]
     assert {demo_look.STYLESHEET.name, demo_look.FAVICON.name} <= set(packaged)
+
+
+def test_models_of_the_same_classes_in_another_order_share_a_tab(tmp_path, capsys):
+    given = {"task": "category", "ordered": False, "crop": None}
+    names = ("Audi", "BMW", "Fiat")
+    paths = [
+        write_tiny(tmp_path / f"{title}.onnx", tiny_facts(title=title, class_names=order, **given))
+        for title, order in (("one", names), ("two", names[::-1]))
+    ]
+    found = demo_start.load_models(paths, CPU)["category"]
+    assert [model.class_names for model in found] == [names, names]
+    assert "note: two: classes put into the order of one, by their names" in capsys.readouterr().out

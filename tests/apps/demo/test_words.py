@@ -94,3 +94,15 @@ def test_text_can_be_read_in_light_and_dark(selector):
         assert contrast(colours[f"--crl-{ink}"], colours[f"--crl-{ink}-soft"]) >= 4.5, ink
     assert contrast(colours["--crl-muted"], colours["--crl-well"]) >= 4.5
     assert contrast("#ffffff", demo_look.BLUE) >= 4.5
+
+
+def test_classes_are_called_as_people_read_them():
+    names = ("001.Black_footed_Albatross", "002.Laysan_Albatross")
+    assert demo_page.class_choices(names) == [
+        ("Black footed Albatross", names[0]),
+        ("Laysan Albatross", names[1]),
+    ]
+    html = demo_page.examples_template(Examples((item("x/a.png", names[0]), item("b.png"))), names)
+    assert 'alt="example, Black footed Albatross"' in html
+    assert "crl-examples is-wide" in html
+    assert "is-wide" not in demo_page.examples_template(Examples((item("x/a.png", "60+"),)), ("60+", "0-2"))

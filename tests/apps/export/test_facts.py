@@ -122,3 +122,20 @@ def test_nothing_given_is_changed():
 ])  # fmt: skip
 def test_paths_inside_texts_are_reduced_to_names(text: str, wanted: str):
     assert without_paths({"notes": [text, 1, None, True]}) == {"notes": [wanted, 1, None, True]}
+
+
+def test_a_protocol_that_looks_twice_is_the_centre_in_a_file():
+    assert facts(own=OWN | {"test_crops": "cam"}).test_crops == "center"
+
+
+def test_a_model_of_no_faces_says_nothing_of_a_crop():
+    made = [Member(-1, OWN | {"ordered_classes": False, "weights": "last"}, 10)]
+    card = CARD | {"data": {"fold": None, "folds": [], "picture_crop": "box"}}
+    found = build_facts("Mine", RUN, made, crop=None, crop_source="", card=card)
+    assert (found.task, found.crop) == ("category", None)
+    assert "face_crop" not in found.data
+    assert (found.data["fold"], found.data["picture_crop"], found.data["weights"]) == (None, "box", "last")
+
+
+def test_a_second_backbone_is_told():
+    assert facts(own=OWN | {"model": {"second": "vgg11"}}).architecture["second"] == "vgg11"

@@ -178,3 +178,16 @@ def test_only_endings_that_are_offered_pass(tmp_path: Path):
 def test_text_for_files_and_for_terminals():
     assert readable("a\udce9\x1b") == "a\\udce9\x1b"
     assert on_one_line("a\udce9\x1b[31m\n李") == "a\\udce9\\x1b[31m\\n李"
+
+
+def test_the_best_classes_have_columns_of_their_own(tmp_path: Path):
+    layout = replace(LAYOUT, best=3)
+    first, good, bad = read_csv(write(tmp_path / "out.csv", layout, GOOD, BAD))
+    assert first[4:10] == ["class", "probability", "class 2", "probability 2", "class 3", "probability 3"]
+    assert good[4:] == ["'=4-6", "0.75", "0-2", "0.25", "", "", "0.25", "0.75"]
+    assert bad[4:] == [""] * 8
+    line = json.loads(write(tmp_path / "out.jsonl", layout, GOOD).read_text())
+    assert (line["class 2"], line["probability 2"], line["class 3"]) == ("0-2", 0.25, None)
+    table = pq.read_table(write(tmp_path / "out.parquet", layout, GOOD, BAD))
+    assert table["probability 2"].to_pylist() == [0.25, None]
+    assert table["class 3"].to_pylist() == [None, None]

@@ -452,3 +452,44 @@ def test_a_model_of_drawings_says_that_it_is_not_for_people(home: Path, capsys):
     assert "not for real faces: D learned from drawn look-alike faces alone" in capsys.readouterr().out
     assert crl("a.onnx", "photos/1.png") == 0
     assert "not for real faces" not in capsys.readouterr().out
+
+
+def categories(home: Path, order: int = 1) -> None:
+    """Write two models of the same three birds, the second with its classes in another order."""
+    names = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross")
+    given = {"task": "category", "ordered": False, "crop": None}
+    write_tiny(home / "one.onnx", tiny_facts(title="one", class_names=names, **given))
+    write_tiny(home / "two.onnx", tiny_facts(title="two", class_names=names[::order], **given), seed=1)
+
+
+def test_fine_grained_models_tell_their_best_classes(home: Path, capsys):
+    categories(home)
+    assert crl("one.onnx", "two.onnx", "photos", "--heatmap", "map.png") == 0
+    out = capsys.readouterr().out
+    assert "Black footed Albatross" in out
+    assert "001." not in out
+    assert "rank" in out
+    assert cv2.imread("map.png") is not None
+
+
+def test_models_with_other_orders_share_a_table_by_name(home: Path, capsys):
+    categories(home, order=-1)
+    assert crl("one.onnx", "two.onnx", "photos", "--out", "answers.csv") == 0
+    assert "two: classes put into the order of one, by their names" in capsys.readouterr().out
+    own = OnnxClassifier(home / "two.onnx")
+    told = [row for row in rows(home / "answers.csv") if row["model"] == "two"]
+    for row, said in zip(told, own.predict([Path(row["path"]) for row in told]), strict=True):
+        assert row["class"] == said.class_name
+        assert float(row["probability 3"]) == pytest.approx(said.probs.min(), abs=1e-6)
+        for name, value in zip(own.class_names, said.probs, strict=True):
+            assert float(row[f"p({name})"]) == pytest.approx(value, abs=1e-6)
+
+
+def test_a_model_of_cut_pictures_and_one_of_drawings_say_so(home: Path, capsys):
+    given = {"task": "category", "ordered": False, "crop": None}
+    write_tiny(home / "box.onnx", tiny_facts(title="boxed", data={"picture_crop": "box"}, **given))
+    write_tiny(home / "drawn.onnx", tiny_facts(title="sketch", card={"data": {"kind": "drawn"}}, **given))
+    assert crl("box.onnx", "drawn.onnx", "photos") == 0
+    out = capsys.readouterr().out
+    assert "crop the pictures to their objects: boxed learned from pictures cut to them" in out
+    assert "not for photographs: sketch learned from drawn pictures alone" in out

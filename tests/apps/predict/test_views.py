@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from agecls.faces import Face
 from apps.predict.answers import Answer
 from apps.predict.views import (
     HEAT_MAP_ROWS,
+    RANKED_ANSWERS,
     TABLE_ROWS,
     HeatMapRows,
     LookFolder,
@@ -145,3 +147,45 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path):
 )
 def test_names_are_safe(text: str, name: str):
     assert safe_name(text) == name
+
+
+BIRDS = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross")
+
+
+def test_a_few_answers_are_told_with_their_best_classes_below_each_other():
+    table = TerminalTable(["one"], best=5)
+    table.add(answer(class_names=BIRDS))
+    table.add(Answer(1, "b.jpg", "bad", "the file is empty"))
+    assert table.text().splitlines() == [
+        "picture  rank  class                   p      note",
+        "-------  ----  ----------------------  -----  ----------------------",
+        "a.jpg    1     Laysan Albatross        0.600",
+        "         2     Sooty Albatross         0.300",
+        "         3     Black footed Albatross  0.100",
+        "b.jpg                                         bad: the file is empty",
+    ]
+
+
+def test_many_answers_take_a_line_each_and_say_where_the_rest_is():
+    table = TerminalTable(["one"], best=5)
+    for index in range(RANKED_ANSWERS + 1):
+        table.add(answer(index, class_names=BIRDS))
+    lines = table.text().splitlines()
+    assert len(lines) == 2 + RANKED_ANSWERS + 1 + 1
+    assert re.split("  +", lines[2])[1:] == ["Laysan Albatross", "0.600", "Sooty Albatross", "0.300"]
+    assert lines[-1] == "--out answers.csv keeps the 5 best classes of each, and every class"
+
+
+def test_a_picture_of_a_heat_map_takes_as_many_rows_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """8 pictures, each sure of another of 200 classes: 8 x 9 cells, of which 40 fit."""
+    monkeypatch.setattr("apps.heatmap_picture.MAX_CELLS", 40)
+    names = tuple(f"{number:03d}.bird_{number}" for number in range(200))
+    rows = HeatMapRows(["one"])
+    for index in range(8):
+        probs = np.full(200, 0.1 / 199)
+        probs[index] = 0.9
+        rows.add(answer(index, f"{index}.jpg", class_names=names, probs=probs))
+    assert rows.write(tmp_path / "map.html") == f"heat map: 8 rows: {tmp_path / 'map.html'}"
+    told = rows.write(tmp_path / "map.png")
+    assert told == f"heat map: 4 rows (the first 4; --out keeps all): {tmp_path / 'map.png'}"
+    assert (tmp_path / "map.png").is_file()
