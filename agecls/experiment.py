@@ -22,6 +22,7 @@ from finetune.console import say
 from finetune.distributed import World, any_true, barrier
 from finetune.errors import CrlError, UsageError
 from finetune.fit import Fitted, fit
+from finetune.heads import resolved
 from finetune.learner import loss_settings, spec_of
 from finetune.prediction import predict
 from finetune.preprocess import PreprocessSpec
@@ -59,7 +60,9 @@ def check_run_place(config: AgeConfig) -> None:
 
 
 def prepare_experiment(config: AgeConfig) -> Experiment:
-    """Read the data, make and check the splits, and open the pictures."""
+    """Read the data, make and check the splits, fill in the head's options, and open the pictures."""
+    options = resolved(config.head.name, config.head.options)
+    config = replace(config, head=replace(config.head, options=options))
     data = read_data(config.data)
     splits, split_hash = make_age_splits(data, config.data)
     say(describe_data(data))

@@ -15,8 +15,18 @@ from finetune.evidence import overlay
 # (crop, class index) -> evidence in 0-1, float (S, S)
 Look = Callable[[np.ndarray, int], np.ndarray]
 
+NOTHING = "no evidence anywhere"
+ONE_CELL = "the last map has one cell"  # it cannot tell one place from another
 
-def draw_attention(examples: Sequence[Example], look: Look, class_names: Sequence[str], out: Path) -> Path:
+
+def draw_attention(
+    examples: Sequence[Example],
+    look: Look,
+    class_names: Sequence[str],
+    out: Path,
+    *,
+    nothing: str = NOTHING,
+) -> Path:
     """Draw the examples with the evidence for their answers over them, right ones first.
 
     Args:
@@ -24,6 +34,7 @@ def draw_attention(examples: Sequence[Example], look: Look, class_names: Sequenc
         look: (crop, class index) -> the evidence for that class, as `finetune.grad_cam.grad_cam` gives it.
         class_names: the K classes.
         out: the PNG to write.
+        nothing: what is said below a picture without evidence: why there is none.
 
     Returns:
         `out`.
@@ -33,14 +44,18 @@ def draw_attention(examples: Sequence[Example], look: Look, class_names: Sequenc
     if right:
         strips += [
             Strip([_seen(x, class_names) for x in right], "Right answers", CHOSEN),
-            Strip([_evidence(x, look, x.said) for x in right], label="evidence for the answer"),
+            Strip([_evidence(x, look, x.said, nothing) for x in right], label="evidence for the answer"),
         ]
     wrong = [example for example in examples if not example.right]
     if wrong:
         strips += [
             Strip([_seen(x, class_names) for x in wrong], "Wrong answers", CHOSEN),
-            Strip([_evidence(x, look, x.said) for x in wrong], label="evidence for the wrong answer"),
-            Strip([_evidence(x, look, x.target) for x in wrong], label="evidence for the true class"),
+            Strip(
+                [_evidence(x, look, x.said, nothing) for x in wrong], label="evidence for the wrong answer"
+            ),
+            Strip(
+                [_evidence(x, look, x.target, nothing) for x in wrong], label="evidence for the true class"
+            ),
         ]
     title = f"Where the model looked: {canvas.count_text(len(examples), 'test image')}"
     subtitle = (
@@ -55,8 +70,7 @@ def _seen(example: Example, class_names: Sequence[str]) -> Tile:
     return Tile(show_pixels(example.crop), above, below)
 
 
-def _evidence(example: Example, look: Look, index: int) -> Tile:
+def _evidence(example: Example, look: Look, index: int, nothing: str) -> Tile:
     evidence = look(example.crop, index)
-    nothing = not evidence.any()
-    below = (Line("no evidence anywhere", canvas.MUTED),) if nothing else ()
+    below = () if evidence.any() else (Line(nothing, canvas.MUTED),)
     return Tile(show_pixels(overlay(example.crop, evidence)), below=below)

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
-from finegrained.pooling import EVERYDAY_SCALE, RELATIVE_EPS, gram, improved, match_sizes
+from finegrained.pooling import (
+    EVERYDAY_SCALE,
+    MAX_WEIGHTS,
+    RELATIVE_EPS,
+    check_positive,
+    check_weights,
+    gram,
+    improved,
+    match_sizes,
+)
 from finetune.errors import UsageError
 from finetune.heads import FeatureDims, Head, HeadOutput
 
@@ -25,7 +34,6 @@ if TYPE_CHECKING:
     from finetune.backbone import Features, Tap
 
 SECOND: Tap = "second"  # the map of the second trunk, where there is one
-MAX_WEIGHTS = 200_000_000
 
 
 class BilinearHead(Head):
@@ -77,7 +85,8 @@ class BilinearHead(Head):
         max_weights: int = MAX_WEIGHTS,
     ) -> None:
         super().__init__()
-        _check(reduction, eps, scale)
+        _check_reduction(reduction)
+        check_positive(eps=eps, scale=scale)
         left, right = reduction or channels, reduction or second_channels or channels
         _check_cost(left, right, num_classes, max_weights)
         self.tap, self.eps, self.scale = tap, eps, scale
@@ -143,22 +152,18 @@ def _reduction(channels: int, reduction: int) -> nn.Module:
     return convolution
 
 
-def _check(reduction: int, eps: float, scale: float) -> None:
+def _check_reduction(reduction: int) -> None:
     if reduction < 0:
         raise UsageError(f"head.options.reduction must be 0 (none) or a number of channels, got {reduction}")
-    if eps <= 0:
-        raise UsageError(f"head.options.eps must be above 0 (the square root needs it), got {eps}")
-    if scale <= 0:
-        raise UsageError(f"head.options.scale must be above 0, got {scale}")
 
 
 def _check_cost(left: int, right: int, num_classes: int, max_weights: int) -> None:
     """Raise UsageError for a classifier that is larger than a person is likely to want."""
     weights = left * right * num_classes
-    if weights > max_weights:
-        raise UsageError(
-            f"a bilinear head on maps of {left} and {right} channels with {num_classes} classes holds "
-            f"{weights / 1e6:,.0f} million weights ({weights * 4 / 1e9:.1f} GB before gradients); reduce the "
-            f"maps first with --head.options.reduction 256, or allow it with "
-            f"--head.options.max_weights {weights}"
-        )
+    check_weights(
+        f"a bilinear head on maps of {left} and {right} channels with {num_classes} classes",
+        weights,
+        "reduce the maps first with --head.options.reduction 256, or allow it with "
+        f"--head.options.max_weights {weights}",
+        max_weights,
+    )

@@ -47,6 +47,7 @@ def read_cars_single(root: Path, rules: ReadingRules | None = None) -> FineReadi
     names = strings(variable(file, content, "class_names"))
     annotations = variable(file, content, "annotations")
     structs = struct_rows(str(file), annotations, (*BOX_FIELDS, "class", "test"), ("relative_im_path",))
+    _check_parts(file, structs)
     if not rules.metadata_only:
         refuse_other_numbering(root, [str(row["relative_im_path"]) for row in structs])
     rows = [
@@ -114,8 +115,9 @@ def refuse_other_numbering(root: Path, paths: Iterable[str]) -> None:
         digits = len(Path(name).stem)
         other = {5: "000001.jpg", 6: "00001.jpg"}.get(digits, "")
         renumbered = bool(other) and not (root / folder / name).exists() and (root / folder / other).exists()
-        split_only = digits == 6 and not (root / folder).is_dir() and (root / "cars_train").is_dir()
-        if renumbered or split_only:
+        beside = {5: "car_ims", 6: "cars_train"}.get(digits, "")
+        only_other = bool(beside) and not (root / folder).is_dir() and (root / beside).is_dir()
+        if renumbered or only_other:
             raise DataError(f"{root}: the list names {folder}/{name}, which is not there, but {NUMBERINGS}")
 
 
@@ -150,9 +152,15 @@ def _split_rows(root: Path, part: str, file: Path, names: tuple[str, ...]) -> li
 
 def _label(where: str, number: Any, names: tuple[str, ...]) -> int:
     """Return a class number of the files, 1 ... K, as an index from 0."""
-    if not 1 <= int(number) <= len(names):
+    if not (float(number).is_integer() and 1 <= number <= len(names)):
         raise DataError(f"{where}: class {number} is not one of 1 to {len(names)}")
     return int(number) - 1
+
+
+def _check_parts(file: Path, structs: list[dict[str, Any]]) -> None:
+    odd = [f"{row['relative_im_path']}: {row['test']}" for row in structs if row["test"] not in (0, 1)]
+    if odd:
+        raise DataError(f"{file}: test is 1 for the test part and else 0, but:\n{listing(odd)}")
 
 
 def _box(row: dict[str, Any]) -> tuple[float, float, float, float]:

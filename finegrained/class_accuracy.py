@@ -41,7 +41,7 @@ def draw_class_accuracy(rows: Rows, out: Path) -> Path:
     images = sum(row["n"] for row in order)
     title = f"Accuracy per class: {len(order)} classes, {canvas.count_text(images, 'test image')}"
     mean = float(np.mean([row["accuracy"] for row in order])) if order else float("nan")
-    subtitle = f"dashed: the mean over classes, {mean:.1f} %; at the bars: right of all images of the class"
+    subtitle = f"dashed: the mean over classes, {mean:.1f} %; at the right: images right of all"
     untested = len(rows) - len(order)
     if untested:
         subtitle += f"; {untested} classes without a test image are left out"
@@ -55,28 +55,43 @@ def draw_class_accuracy(rows: Rows, out: Path) -> Path:
         left, right = halves[1].subplots(1, 2)
         _draw_bars(left, order[:ENDS], mean)
         left.set_title(f"the {ENDS} least accurate", loc="left", weight="bold", pad=10)
-        _draw_bars(right, order[: -ENDS - 1 : -1], mean)
-        right.set_title(f"the {ENDS} most accurate", loc="left", weight="bold", pad=10)
+        best = [row for row in order[: -ENDS - 1 : -1] if row["right"]]
+        right.set_title(_best_title(len(best)), loc="left", weight="bold", pad=10)
+        if best:
+            _draw_bars(right, best, mean, places_for=ENDS)
+        else:
+            right.set_axis_off()
     return out
 
 
-def _draw_bars(axes: Axes, order: Rows, mean: float) -> None:
+def _best_title(count: int) -> str:
+    if not count:
+        return "no class has an image right"
+    return f"the {count} most accurate" if count == ENDS else f"the only {count} with an image right"
+
+
+def _draw_bars(axes: Axes, order: Rows, mean: float, *, places_for: int = 0) -> None:
     places = np.arange(len(order))
     values = [row["accuracy"] for row in order]
     axes.barh(places, values, height=0.72, color=canvas.SKY)
     axes.axvline(mean, color=canvas.VERMILION, linewidth=1.2, linestyle=(0, (4, 3)))
     for place, row in zip(places, order, strict=True):
         axes.text(
-            1.2,
+            101.5,
             float(place),
             f"{row['right']:,} of {row['n']:,}",
             va="center",
             size=canvas.SMALL,
             color=canvas.INK,
         )
-    names = [canvas.fit(display_name(str(row["name"])), 2.3, canvas.SMALL) for row in order]
+    names = canvas.distinct_fits([display_name(str(row["name"])) for row in order], 2.3, canvas.SMALL)
     canvas.label_ticks(axes, "y", names, size=canvas.SMALL)
-    axes.set(xlim=(0, 100), xticks=range(0, 101, 20), xlabel="right (%)", ylim=(len(order) - 0.4, -0.6))
+    axes.set(
+        xlim=(0, 100),
+        xticks=range(0, 101, 20),
+        xlabel="right (%)",
+        ylim=(max(len(order), places_for) - 0.4, -0.6),
+    )
     axes.grid(True, axis="x")
 
 

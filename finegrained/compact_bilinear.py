@@ -1,4 +1,12 @@
-"""Compact bilinear pooling: the bilinear head's second-order statistics in a few thousand numbers."""
+"""Compact bilinear pooling: the bilinear head's second-order statistics in a few thousand numbers.
+
+What goes wrong in released code, and what stands against it here:
+
+- Pictures go through a loop one by one: here a batch is one product of matrices and one scatter.
+- Published weights of this head gave people chance accuracy in other code than they were made with: none are
+  used, the backbone alone starts from published weights, and a stored head brings its random constants along.
+- The random constants are no buffers and hang on a global seed: see `finegrained.sketch.TensorSketch`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from torch import Tensor
 
 from finegrained.bilinear import unit_classifier
-from finegrained.pooling import EVERYDAY_SCALE, RELATIVE_EPS, improved
-from finegrained.sketch import TensorSketch, check_positive, single_map
+from finegrained.pooling import EVERYDAY_SCALE, RELATIVE_EPS, check_positive, check_weights, improved
+from finegrained.sketch import TensorSketch, single_map
 from finetune.heads import Head, HeadOutput
 
 if TYPE_CHECKING:
@@ -30,12 +38,12 @@ class CompactBilinearHead(Head):
         channels: C, its channels.
         num_classes: K.
         dim: D, the length of the sketch, >= 2.
-        seed: of the sketch's random constants (see `TensorSketch`).
+        seed: of the sketch's random constants, in [0, 2^63) (see `TensorSketch`).
         eps: of the signed square root, > 0, relative to the mean magnitude.
         scale: s > 0, the length that z is given; the weights feel s^2 times the learning rate. 10 as the
             head's option, so that ordinary rates do.
 
-    Raises UsageError for options outside these ranges.
+    Raises UsageError for options outside these ranges, and for a classifier of more than 200 million weights.
 
     Source: Gao, Beijbom, Zhang and Darrell, "Compact Bilinear Pooling", CVPR 2016, the Tensor Sketch variant.
     Released code sums over the locations (we average, which the normalisation undoes), adds an absolute eps,
@@ -59,6 +67,8 @@ class CompactBilinearHead(Head):
     ) -> None:
         super().__init__()
         check_positive(eps=eps, scale=scale)
+        what = f"a compact_bilinear head of dim {dim} with {num_classes} classes"
+        check_weights(what, dim * num_classes, "choose a smaller --head.options.dim, such as 8192")
         self.tap = tap
         self.eps, self.scale = eps, scale
         self.sketch = TensorSketch(channels, dim, seed=seed)

@@ -33,8 +33,8 @@ CONTROLLED = {
     "head": "Only the head differs.",
 }
 UNCONTROLLED = (
-    "**Not a controlled comparison**: more than the loss, or more than the head, differs, so no difference "
-    "can be laid to one of them."
+    "**Not a controlled comparison**: it is not the loss alone, nor the head alone, that differs, so no "
+    "difference can be laid to one of them."
 )
 PICKED = (
     "Chosen by rule, not by eye: per true class the image on which the two probabilities of the true class "
@@ -166,8 +166,7 @@ def differences(comparison: Comparison) -> str:
         found = comparison[key]
         if found is None:
             continue
-        low, high = found["interval"]
-        size = [f"{found['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{found['p']:.2g}"]
+        size = [f"{found['difference']:+.2f}", *_tested(found)]
         rows.append([words, number(found["a"]), number(found["b"]), *size])
     notes = (
         f"Second minus first on the same {comparison['n']:,} images of {comparison['classes']:,} classes. "
@@ -175,6 +174,9 @@ def differences(comparison: Comparison) -> str:
         "classes within each class. An interval that holds zero shows no difference. The conclusion is about "
         "top-1 accuracy alone; the other rows are not corrected for looking several times."
     )
+    for key, words in MEASURES:
+        if (comparison[key] or {}).get("reason"):
+            notes += f" No interval and no p for the {words}: {comparison[key]['reason']}."
     test = comparison.get("mcnemar")
     if test:
         notes += (
@@ -182,6 +184,13 @@ def differences(comparison: Comparison) -> str:
             f"only the second, p = {test['p']:.2g}."
         )
     return f"{table(header, rows)}\n\n{notes}"
+
+
+def _tested(found: Mapping[str, Any]) -> list[str]:
+    if found["interval"] is None:
+        return [NOT_MEASURED, NOT_MEASURED]
+    low, high = found["interval"]
+    return [f"{low:+.2f} to {high:+.2f}", f"{found['p']:.2g}"]
 
 
 def per_seed(comparison: Comparison) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finegrained.conclusion import conclude
-from finegrained.results import FineResult, Predictions
+from finegrained.results import FineResult, Predictions, refuse_run_folder
 from finetune.console import say
 from finetune.errors import DataError, UsageError, listing
 from finetune.run_folder import write_json
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from finegrained.config import CompareConfig
 
 TOP = 5
+NO_WIDTH = 1e-9  # points: a bootstrap interval no wider than rounding has not seen any spread
+NO_SPREAD = (
+    "the difference is the same on all images that are resampled together, so resampling shows no spread"
+)
 UNCONTROLLED = "not a controlled comparison"  # how `setting_differences` begins the note
 
 
@@ -42,6 +46,8 @@ def compare_folders(first: Sequence[Path], second: Sequence[Path], config: Compa
     """
     from finegrained.compare_report import write_comparison
 
+    if config.out:
+        refuse_run_folder(Path(config.out))
     a, b = [FineResult.load(folder) for folder in first], [FineResult.load(folder) for folder in second]
     if len(a) == len(b) == 1:
         comparison = compare_results(a[0], b[0], resamples=config.resamples)
@@ -68,7 +74,8 @@ def compare_results(a: FineResult, b: FineResult, *, resamples: int = 5000, seed
     Returns
         names: what the two are called; n, classes, seeds;
         top1, top5 (None where K <= 5), per_class (mean of the per-class accuracies; images are resampled
-            within their class): each {a, b, difference, interval, p};
+            within their class): each {a, b, difference, interval, p}; where resampling never moves the
+            difference, interval and p are None and `reason` says why;
         mcnemar: {b, c, p} on top-1: images only the first, only the second has right;
         settings, environment: lists of {field, a, b} that differ; changed: "loss" or "head" where nothing
             else differs, "nothing" where no setting does, else "more";
@@ -94,7 +101,8 @@ def compare_seeds(
     zero.
 
     Returns what `compare_results` does (without mcnemar), and per_seed [{seed, top1: {a, b, difference},
-    mcnemar}], seed_scores {a, b: {mean, sd, n, interval}} of top-1, and seed_difference of the same form.
+    mcnemar}], seed_scores {a, b: {mean, sd, n, interval}} of top-1, and seed_difference of the same form; an
+    interval is None where all seeds give the same value.
     Raises UsageError unless both sides hold the same seeds, each once, and at least two; DataError as
     `compare_results`.
     """
@@ -174,8 +182,11 @@ def _measured(comparison: dict[str, Any], pairs: Sequence[Pair], resamples: int,
             first, second, everyone, strata, statistic=statistic, resamples=resamples, seed=seed
         )
         left, right = (_statistic(values, target, statistic) for values in (first, second))
-        ends = [tested.low, tested.high]
-        return {"a": left, "b": right, "difference": tested.difference, "interval": ends, "p": tested.p}
+        sizes = {"a": left, "b": right, "difference": tested.difference}
+        if np.isclose(tested.low, tested.high, rtol=0, atol=NO_WIDTH):
+            same = "they are right and wrong on the same images" if (first == second).all() else NO_SPREAD
+            return {**sizes, "interval": None, "p": None, "reason": same}
+        return {**sizes, "interval": [tested.low, tested.high], "p": tested.p}
 
     comparison["top1"] = measure(1, "pooled")
     comparison["top5"] = None if few else measure(TOP, "pooled")
@@ -204,7 +215,9 @@ def _single(first: Predictions, second: Predictions) -> dict[str, float]:
 
 
 def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    return {**summarise(values)._asdict(), "interval": list(student_interval(values))}
+    found = summarise(values)
+    flat = found.sd <= NO_WIDTH
+    return {**found._asdict(), "interval": None if flat else list(student_interval(values))}
 
 
 def _aligned(frame: Predictions, owner: FineResult, result: FineResult) -> Predictions:

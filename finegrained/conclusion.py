@@ -26,8 +26,7 @@ def conclude(comparison: Mapping[str, Any]) -> str:
 
 def _claim(comparison: Mapping[str, Any]) -> str:
     (first, second), found = comparison["names"], comparison["top1"]
-    low, high = found["interval"]
-    size = f"{found['difference']:+.2f} points (95 % interval over images {low:+.2f} to {high:+.2f})"
+    size = f"{found['difference']:+.2f} points ({_over_images(found)})"
     where = f"{comparison['n']:,} images"
     doubts = _doubts(comparison)
     if doubts:
@@ -40,16 +39,27 @@ def _claim(comparison: Mapping[str, Any]) -> str:
     return f"{claim}; {_support(comparison)}."
 
 
+def _over_images(found: Mapping[str, Any]) -> str:
+    if found["interval"] is None:
+        return "no interval over images"
+    low, high = found["interval"]
+    return f"95 % interval over images {low:+.2f} to {high:+.2f}"
+
+
 def _doubts(comparison: Mapping[str, Any]) -> list[str]:
     """Return which tests leave room for no difference, in words."""
-    doubts = []
-    if _holds_zero(comparison["top1"]["interval"]):
+    doubts, found = [], comparison["top1"]
+    if found["interval"] is None:
+        doubts.append(f"there is no interval over images, for {found['reason']}")
+    elif _holds_zero(found["interval"]):
         doubts.append("the interval over images holds zero")
     test = comparison.get("mcnemar")
     if test and test["p"] >= LEVEL:
         doubts.append(f"McNemar's exact p is {test['p']:.2g}")
     seeds = comparison.get("seed_difference")
-    if seeds and _holds_zero(seeds["interval"]):
+    if seeds and seeds["interval"] is None:
+        doubts.append(f"all {seeds['n']} seeds differ by the same, so there is no interval over seeds")
+    elif seeds and _holds_zero(seeds["interval"]):
         low, high = seeds["interval"]
         doubts.append(f"the interval over {seeds['n']} seeds, {low:+.2f} to {high:+.2f}, holds zero")
     return doubts

@@ -36,7 +36,7 @@ class FineDataConfig:
         missing: what to do with listed images that are not there: error, or drop (counted and recorded).
         skip_bad: drop unreadable images (counted and recorded) instead of stopping.
         follow: allow image paths that leave the data root.
-        same_content: what to do when training and test hold the same picture under two names: warn or error.
+        same_content: what to do when pictures learned from are tested under another name: warn or error.
     """
 
     root: str | None = None
@@ -132,10 +132,14 @@ class CompareConfig:
 
     Args:
         out: folder for the comparison's page and pictures; null puts it beside the second result.
-        resamples: bootstrap resamples over images.
+        resamples: bootstrap resamples over images, at least 1.
         pictures: draw the gallery and the heat maps.
     """
 
     out: str | None = None
     resamples: int = 5000
     pictures: bool = True
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1:
+            raise UsageError(f"resamples must be 1 or more (5000 is usual), got {self.resamples}")

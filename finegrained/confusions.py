@@ -15,6 +15,12 @@ from finetune import canvas
 
 PAIRS_DRAWN = 5
 COLUMNS_DRAWN = 16  # of the heat map
+SAMPLES = (
+    "first class, recognised",
+    "first taken for the second",
+    "second taken for the first",
+    "second class, recognised",
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def draw_confused_pairs(
         "pairs with the most images predicted as the other; recognised: the image of median probability,\n"
         "taken for the other: the surest mistake; above: the true class, below: the answer"
     )
-    return draw_grid(out, title, subtitle, strips)
+    return draw_grid(out, title, subtitle, strips, columns=SAMPLES)
 
 
 def _pair_strip(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrained.bilinear import unit_classifier
-from finegrained.pooling import full_precision, gram, wide
+from finegrained.pooling import check_weights, constant_scale, full_precision, gram, wide
 from finetune.errors import UsageError
 from finetune.heads import FeatureDims, Head, HeadOutput
 
@@ -47,6 +47,7 @@ def matrix_sqrt(sigma: Tensor, iterations: int = 5) -> Tensor:
     The trace puts every eigenvalue of A in [0, 1], where the iteration converges. An eigenvalue that is a
     small share of the trace grows by a factor of 1.5 an iteration until it nears its root, so K = 5 leaves
     such ones below theirs. Computed in float32 (float64 stays): half precision does not carry the products.
+    Sigma is divided by its trace as a constant beforehand, so that the gradient is finite for tiny traces.
 
     Args:
         sigma: (B, C, C), symmetric with no eigenvalue below zero; a matrix of zeros has the root zero.
@@ -63,8 +64,9 @@ def matrix_sqrt(sigma: Tensor, iterations: int = 5) -> Tensor:
     same steps gives the same one. The guard for a trace of zero is ours.
     """
     with full_precision(sigma):
-        root = wide(sigma)
-        trace = root.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+        size = constant_scale(_trace(wide(sigma)))
+        root = wide(sigma) / size
+        trace = _trace(root)
         scale = torch.where(trace > 0, trace, 1.0)  # a constant map: its root is zero, not 0 / 0
         root = root / scale
         identity = torch.eye(root.shape[1], dtype=root.dtype, device=root.device)
@@ -74,7 +76,11 @@ def matrix_sqrt(sigma: Tensor, iterations: int = 5) -> Tensor:
         for _ in range(iterations - 1):
             step = 1.5 * identity - 0.5 * inverse @ root
             root, inverse = root @ step, step @ inverse
-        return scale.sqrt() * root
+        return size.sqrt() * scale.sqrt() * root
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
 
 
 class CovarianceHead(Head):
@@ -92,8 +98,8 @@ class CovarianceHead(Head):
         dim: channels after the 1x1 convolution, >= 2.
         iterations: of Newton-Schulz, >= 1.
 
-    Raises UsageError for options out of range, and in `forward` for a map of a single location, whose
-    covariance is zero for every picture.
+    Raises UsageError for options out of range, for more than 200 million weights, and in `forward` for a map
+    of a single location, whose covariance is zero for every picture.
 
     Source: as for `covariance`; the widths and the batch norm follow released code, whose default is three
     iterations. The published accuracies start from ImageNet weights that were trained with covariance
@@ -112,6 +118,9 @@ class CovarianceHead(Head):
             raise UsageError(f"head.options.dim must be at least 2 channels, got {dim}")
         if iterations < 1:
             raise UsageError(f"head.options.iterations must be at least 1, got {iterations}")
+        what = f"an isqrt_cov head of dim {dim} on {channels} channels with {num_classes} classes"
+        weights = channels * dim + dim * (dim + 1) // 2 * num_classes
+        check_weights(what, weights, "choose a smaller --head.options.dim, such as 256")
         self.tap, self.iterations = tap, iterations
         convolution = nn.Conv2d(channels, dim, 1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from finegrained.reading import (
@@ -84,7 +85,7 @@ def _refuse_absent(root: Path) -> None:
 def _lines(file: Path, cells: int) -> list[tuple[int, list[str]]]:
     """Return (line number, cells) of each line; the last cell may hold spaces."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
     lines = [
@@ -172,6 +173,9 @@ def _read_parts(root: Path, image: dict[str, str]) -> dict[str, str]:
 
 def _pixels(file: Path, line: int, cell: str) -> float:
     try:
-        return float(cell)
+        number = float(cell)
     except ValueError:
-        raise DataError(f"{file}, line {line}: {cell!r} is no number of pixels") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{file}, line {line}: {cell!r} is no number of pixels")
+    return number

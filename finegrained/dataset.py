@@ -14,7 +14,7 @@ from finegrained.config import FineDataConfig
 from finegrained.image_table import read_image_table
 from finegrained.layouts import detect_layout, read_layout
 from finegrained.reading import FineReading, ReadingRules, counts
-from finegrained.split import FineSplit, as_split, equal_contents, hold_out
+from finegrained.split import EqualContents, FineSplit, Pairs, as_split, equal_contents, hold_out
 from finetune.console import say
 from finetune.errors import DataError, UsageError, listing
 from finetune.manifest import Manifest
@@ -27,7 +27,8 @@ class FineData:
     The report's keys: images, classes, train, val, test, per_class and per_class_train (min, median, max),
     layout, data_set (a title or None), official (the published data set, whole), missing_images,
     missing_first, missing_rule, metadata_only, files (SHA-256 of each list), class_names, notices; bad_images
-    where unreadable ones were dropped.
+    (file -> reason) where unreadable ones were dropped; same_content, same_content_validation and
+    same_content_classes (pairs of paths, `finegrained.split.EqualContents`) once contents were compared.
     """
 
     manifest: Manifest
@@ -87,21 +88,54 @@ def make_fine_split(data: FineData, config: FineDataConfig) -> FineSplit:
     return result
 
 
-def check_contents(data: FineData, split: FineSplit, config: FineDataConfig) -> list[tuple[str, str]]:
-    """Return pairs of files learned from and tested that are the same bytes; tell of them or refuse them."""
+def check_contents(data: FineData, split: FineSplit, config: FineDataConfig) -> FineData:
+    """Return the data with the files of equal bytes in their report; tell of them, or refuse them.
+
+    Raises DataError where pictures learned from are tested and `same_content` says error.
+    """
     twins = equal_contents(data.manifest, split)
     tell_twins(twins, config)
-    return twins
+    return replace(data, report={**data.report, **twins_report(twins)})
 
 
-def tell_twins(twins: list[tuple[str, str]], config: FineDataConfig) -> None:
-    """Tell of pairs of equal pictures in training and test; DataError where `same_content` says error."""
-    if twins:
-        pairs = listing([" = ".join(pair) for pair in twins])
-        told = f"{len(twins)} pairs of pictures in training and test are the same bytes:\n{pairs}"
+def twins_report(twins: EqualContents) -> dict[str, list[list[str]]]:
+    """Return the pairs by the names that reports give them, ready for JSON."""
+    names = ("same_content", "same_content_validation", "same_content_classes")
+    return {name: [list(pair) for pair in pairs] for name, pairs in zip(names, twins, strict=True)}
+
+
+def tell_twins(twins: EqualContents, config: FineDataConfig) -> None:
+    """Tell of pairs of equal pictures across parts or classes.
+
+    Raises DataError where pictures learned from are tested and `same_content` says error.
+    """
+    if twins.relabelled:
+        say(f"warning: {_told(twins.relabelled, 'with two classes')}")
+    if twins.validated:
+        say(f"warning: {_told(twins.validated, 'in training and validation')}")
+    if twins.tested:
+        told = _told(twins.tested, "in training and test")
         if config.same_content == "error":
             raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
         say(f"warning: {told}")
+
+
+def _told(pairs: Pairs, where: str) -> str:
+    lines = listing([" = ".join(pair) for pair in pairs])
+    return f"{len(pairs)} pairs of pictures {where} are the same bytes:\n{lines}"
+
+
+def tell_reading(data: FineData) -> None:
+    """Say what the reader noticed, and how many listed pictures were dropped and why."""
+    report = data.report
+    for notice in report["notices"]:
+        say(f"note: {notice}")
+    if report["missing_images"] and report["missing_rule"] == "drop":
+        first = listing(report["missing_first"], 5)
+        say(f"warning: {report['missing_images']} listed images are not there and are dropped:\n{first}")
+    if report.get("bad_images"):
+        lines = [f"{file}: {reason}" for file, reason in report["bad_images"].items()]
+        say(f"warning: {len(lines)} pictures cannot be read and are dropped:\n{listing(lines)}")
 
 
 def _read(config: FineDataConfig, rules: ReadingRules) -> FineReading:

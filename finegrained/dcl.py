@@ -1,9 +1,21 @@
-"""Destruction and construction learning (DCL): every picture is also learned with its regions shuffled."""
+"""Destruction and construction learning (DCL): every picture is also learned with its regions shuffled.
+
+What goes wrong in released code, and what stands against it here:
+
+- Its region alignment stays 7 x 7 whatever N is: every map is pooled to N x N here.
+- Its test script does not run: `DclHead.infer` is the whole prediction, and what is exported.
+- Its label files count from 1, its loader from 0, and one class is dead: targets are the manifest's, from 0.
+- It falls with newer libraries and has fixed batch sizes: regions move as tensors, rates are the recipe's.
+- A port smooths the labels of both classifiers and drops the weight decay: the adversarial branch has plain
+  cross-entropy unless a loss is named for it, and the optimiser is the recipe's.
+- Its losses are not named as in the paper: alpha, beta and gamma weigh here what they weigh in the paper.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -82,10 +94,14 @@ class DclHead(Head):
     Variants, N x N regions of K classes:
         paper: regions move by `jittered_plan` within the same crop. L_adv has two classes. L_loc compares
             M = avgpool_N(relu(conv1x1(F))), two channels, with each region's own (column, row) counted from
-            1; |difference| is averaged over the 2 N^2 values, and gamma = 2 N^2 gives the paper's sum.
+            1; |difference| is averaged over the 2 N^2 values, and gamma = 2 N^2 x gives the paper's sum
+            weighted by x. We depart from the paper where a shuffle left every region in its place: L_adv
+            is told that this copy is whole, as it is, while the paper calls every copy destroyed. At N = 2
+            this is a quarter of the copies (see `jittered_plan`), at N = 7 hardly one.
         repo_v0: the first released code. The shuffled picture is another augmentation, moved by
             `sequential_plan`; L_adv has 2K classes; L_loc compares tanh(avgpool_N(conv1x1(F))), one channel,
             with (m - floor(N^2 / 2)) / N^2, m by mean colour (`nearest_regions`); |difference| is averaged.
+            Every copy counts as shuffled, as in the code, an eighth of them at N = 2 with no region moved.
         repo: the later code: as repo_v0, but the same crop is shuffled, and there are other biases.
 
     The map is pooled to N x N whatever its size; one with less than N cells a side repeats its cells.
@@ -106,7 +122,7 @@ class DclHead(Head):
         gamma: >= 0, weight of the region alignment: released settings have 1 for birds, 0.01 for cars and
             aircraft.
 
-    Raises UsageError for options outside their ranges.
+    Raises UsageError for options outside their ranges, infinite ones too.
 
     Source: Chen, Bai, Zhang, Mei, "Destruction and Construction Learning for Fine-Grained Image Recognition",
     CVPR 2019, Eqs. 1-10, and the code they released. Ours: the region alignment is pooled to N x N for every
@@ -175,6 +191,12 @@ class DclHead(Head):
             beta=beta,
             gamma=gamma,
         )
+
+    @classmethod
+    def branch_names(cls, **options: Any) -> tuple[str, ...]:
+        """Return the one branch, adversarial."""
+        del options
+        return ("adversarial",)
 
     def forward(self, features: Features, target: Tensor | None = None) -> HeadOutput:  # noqa: ARG002
         """Return the logits, and for a batch that batch_transform doubled the two further losses.
@@ -249,7 +271,7 @@ class DclHead(Head):
         plan = plan.to(images.device)
         shuffle = shuffle_regions_as_released if self.variant.released else shuffle_regions
         broken = shuffle(source.contiguous(memory_format=memory_format(images)), plan)
-        self._shuffled = _Shuffled(self._law(whole, broken, plan), self._adversarial_target(target))
+        self._shuffled = _Shuffled(self._law(whole, broken, plan), self._adversarial_target(target, plan))
         doubled = torch.stack([whole, broken], 1).flatten(0, 1)
         return doubled.contiguous(memory_format=memory_format(images)), target.repeat_interleave(2)
 
@@ -263,10 +285,13 @@ class DclHead(Head):
             return (regions - side**2 // 2) / side**2
         return torch.cat([regions % side, regions // side], 1).float() + 1
 
-    def _adversarial_target(self, target: Tensor) -> Tensor:
+    def _adversarial_target(self, target: Tensor, plan: Tensor) -> Tensor:
+        """Return what whole and shuffled pictures are, in turn; some plans leave every region in place."""
         if self.variant.doubled:
             return torch.stack([target, target + self.num_classes], 1).flatten()
-        return torch.tensor([1, 0], device=target.device).repeat(len(target))
+        in_place = torch.arange(self.regions**2, device=plan.device)
+        still_whole = (plan.flatten(1) == in_place).all(1).to(target.dtype)
+        return torch.stack([torch.ones_like(still_whole), still_whole], 1).flatten()
 
 
 def _pool(maps: Tensor, regions: int) -> Tensor:
@@ -289,8 +314,9 @@ def _check_options(
     if variant not in VARIANTS:
         raise UsageError(f"no variant of the dcl head is called {variant!r}; there is {', '.join(VARIANTS)}")
     check_plan(regions, neighbourhood, least=2 if VARIANTS[variant].released else 1)
-    if not alpha > 0 or min(beta, gamma) < 0:
+    ratios = (beta / alpha, gamma / alpha) if 0 < alpha < math.inf else (math.nan, math.nan)
+    if not all(0 <= ratio < math.inf for ratio in ratios):
         raise UsageError(
-            "head.options.alpha must be positive, beta and gamma not negative; "
+            "head.options.alpha must be positive, beta and gamma not negative, and all finite; "
             f"got {alpha}, {beta} and {gamma}"
         )

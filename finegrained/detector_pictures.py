@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 OUTLINED = 3  # detectors whose place is drawn as a box; the others are dots
 COLOURS = ("#F0E442", "#56B4E9", "#D55E00")  # Okabe and Ito's yellow, sky and vermilion
-STROKE = 2.2  # points
+STROKE, EDGE = 2.2, 1.4  # points: a frame's line, and its dark edges together
+LABEL = (16.0, 13.0)  # points: room for the number of a detector, of two digits
+SIDE = 1.78  # inches: a picture of the grid
+
+Box = tuple[float, float, float, float]
 
 # crop -> responses of all detectors, float (K k, h, w), class-major
 Respond = Callable[[np.ndarray], np.ndarray]
@@ -86,25 +90,87 @@ def _show_boxes(
         for box in found[OUTLINED:]:
             x, y = (box.column + 0.5) * width / grid[1], (box.row + 0.5) * height / grid[0]
             axes.plot([x], [y], "o", markersize=3.6, color=canvas.PAPER, markeredgecolor=canvas.INK)
-        for box, colour in reversed(list(zip(found[:OUTLINED], COLOURS, strict=False))):
-            _draw_box(axes, box, colour)
+        frames = place_frames([box.box for box in found[:OUTLINED]], (height, width))
+        drawn = list(zip(found[:OUTLINED], frames, COLOURS, strict=False))
+        for _, frame, colour in reversed(drawn):
+            _draw_frame(axes, frame, colour)
+        for box, frame, colour in drawn:
+            _label_frame(axes, str(box.detector + 1), frame, colour)
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
     return draw
 
 
-def _draw_box(axes: Axes, box: DetectorBox, colour: str) -> None:
+def place_frames(
+    boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, int]
+) -> list[tuple[Box, tuple[float, float]]]:
+    """Return for each box the frame to draw and the upper left corner of its label, in pixels.
+
+    A frame that would hide under one before it is set in by the width of a line, as often as need be. A label
+    stands in the upper left corner of its frame, inside the picture, or beside the labels before it.
+
+    Args:
+        boxes: x1, y1, x2, y2, the strongest detector's first.
+        size: height and width of the picture, which is drawn SIDE inches wide.
+    """
+    pixel = size[1] / SIDE / 72  # of the picture, in a point on the page
+    line, wide, tall = pixel * (STROKE + EDGE), LABEL[0] * pixel, LABEL[1] * pixel
+    placed: list[tuple[Box, tuple[float, float]]] = []
+    for x1, y1, x2, y2 in boxes:
+        frame: Box = (max(x1, line / 2), max(y1, line / 2), *_inside((x2, y2), size, line))
+        while any(_hides(frame, x, line) for x, _ in placed) and _least_side(frame) > 3 * line:
+            frame = (frame[0] + line, frame[1] + line, frame[2] - line, frame[3] - line)
+        corner = _free_corner(frame, [taken for _, taken in placed], (wide, tall), size)
+        placed.append((frame, corner))
+    return placed
+
+
+def _free_corner(
+    frame: Box, taken: Sequence[tuple[float, float]], label: tuple[float, float], size: tuple[int, int]
+) -> tuple[float, float]:
+    """Return the place for a label nearest to its frame's upper left corner that is inside and free."""
+    (wide, tall), (height, width) = label, size
+    left, top = min(frame[0], width - wide), min(frame[1], height - tall)
+    columns = [left, *(x + step * wide for x, _ in taken for step in (-1, 1))]
+    lines = [top, *(y + step * tall for _, y in taken for step in (-1, 1))]
+    places = [(x, y) for x in columns for y in lines if 0 <= x <= width - wide and 0 <= y <= height - tall]
+    free = [
+        (x, y)
+        for x, y in places
+        if all(abs(x - a) > 0.999 * wide or abs(y - b) > 0.999 * tall for a, b in taken)
+    ]
+    return min(free, key=lambda place: abs(place[0] - left) + abs(place[1] - top), default=(left, top))
+
+
+def _inside(corner: tuple[int, int], size: tuple[int, int], line: float) -> tuple[float, float]:
+    """Return a lower right corner whose line does not leave the picture."""
+    return min(corner[0], size[1] - line / 2), min(corner[1], size[0] - line / 2)
+
+
+def _least_side(frame: Box) -> float:
+    return min(frame[2] - frame[0], frame[3] - frame[1])
+
+
+def _hides(frame: Box, other: Box, line: float) -> bool:
+    return max(abs(one - two) for one, two in zip(frame, other, strict=True)) < 0.99 * line
+
+
+def _draw_frame(axes: Axes, frame: tuple[Box, tuple[float, float]], colour: str) -> None:
     from matplotlib.patches import Rectangle
 
-    x1, y1, x2, y2 = box.box
-    for edge, width in ((canvas.INK, STROKE + 1.4), (colour, STROKE)):
-        frame = Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width)
-        frame.set(joinstyle="miter", clip_on=False)
-        axes.add_patch(frame)
+    x1, y1, x2, y2 = frame[0]
+    for edge, width in ((canvas.INK, STROKE + EDGE), (colour, STROKE)):
+        patch = Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width)
+        patch.set(joinstyle="miter", clip_on=False)
+        axes.add_patch(patch)
+
+
+def _label_frame(axes: Axes, text: str, frame: tuple[Box, tuple[float, float]], colour: str) -> None:
+    x, y = frame[1]
     axes.text(
-        x1,
-        y1,
-        str(box.detector + 1),
+        x,
+        y,
+        text,
         size=canvas.SMALL,
         weight="bold",
         color=canvas.INK,

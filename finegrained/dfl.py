@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from finegrained.detector_init import DetectorInit, PeakVectors, class_filters
+from finegrained.pooling import check_weights
 from finetune.console import say
 from finetune.errors import DataError, UsageError
 from finetune.heads import Branch, FeatureDims, Head, HeadOutput, Hooks, Pictures
@@ -97,7 +98,7 @@ class DflHead(Head):
         side_weight: w >= 0.
         two_scale: see above.
 
-    Raises UsageError for a value that cannot be right.
+    Raises UsageError for a value that cannot be right, and for more than 200 million weights.
 
     Source: Wang, Morariu, Davis, "Learning a Discriminative Filter Bank within a CNN for Fine-grained
     Recognition", CVPR 2018. We depart from public code where it is at odds with the paper: logits of G pass
@@ -129,14 +130,17 @@ class DflHead(Head):
             )
         if not 0 <= side_weight < float("inf"):
             raise UsageError(f"side_weight must be finite and not negative, got {side_weight}")
+        read, filters = channels[: 2 if two_scale else 1], start.detectors * num_classes
+        what = f"a dfl head of {start.detectors} detectors for each of {num_classes} classes"
+        weights = filters * (sum(read) + len(read) * num_classes)
+        check_weights(what, weights, "choose fewer --head.options.detectors, such as 10")
         self.taps, self.start, self.init = taps, start, init
         self.detectors, self.side_weight = start.detectors, side_weight
         self.reads_embedding = embedding_dim > 0
         self.cls5 = nn.Linear(embedding_dim or channels[1], num_classes)
         _start_near_uniform(self.cls5)
         self.streams = nn.ModuleList(
-            PartStream(width, num_classes, start.detectors, filter_norm)
-            for width in channels[: 2 if two_scale else 1]
+            PartStream(width, num_classes, start.detectors, filter_norm) for width in read
         )
 
     @classmethod
@@ -157,13 +161,8 @@ class DflHead(Head):
         side_weight: float = 0.1,
         two_scale: bool = False,
     ) -> Self:
-        """Return the head that fits this backbone; UsageError unless it is tapped at two different maps."""
-        if len(backbone.taps) != 2:
-            raise UsageError(
-                f"the dfl head reads two different maps, the stem's and the last; {backbone.name} gives "
-                f"{', '.join(map(str, backbone.taps)) or 'none'}: give --head.taps, such as last-1 and last"
-            )
-        stem, last = backbone.taps
+        """Return the head that fits this backbone; UsageError unless it gives a stem's map and a deeper."""
+        stem, last = _two_maps(backbone)
         return cls(
             (stem, last),
             (backbone.map_dims[stem], backbone.map_dims[last]),
@@ -175,6 +174,12 @@ class DflHead(Head):
             side_weight=side_weight,
             two_scale=two_scale,
         )
+
+    @classmethod
+    def branch_names(cls, **options: Any) -> tuple[str, ...]:
+        """Return part and side, and with two_scale part2 and side2."""
+        scales = ("", "2") if options["two_scale"] else ("",)
+        return tuple(f"{branch}{scale}" for scale in scales for branch in ("part", "side"))
 
     def forward(self, features: Features, target: Tensor | None = None) -> HeadOutput:  # noqa: ARG002
         """Return the G-stream's logits and the branches of every part stream; the target is not looked at."""
@@ -238,6 +243,31 @@ class DflHead(Head):
                 if random
                 else told
             )
+
+
+def _two_maps(backbone: FeatureDims) -> tuple[Tap, Tap]:
+    """Return the taps of the stem and of the map behind it; UsageError where they are not two, in this order.
+
+    A stride and a name may stand for one map. Two names with one stride are two maps (a plain transformer's),
+    the one further back ("last-1" before "last") being the stem's.
+    """
+    if len(backbone.taps) != 2:
+        raise UsageError(
+            f"the dfl head reads two different maps, the stem's and the last; {backbone.name} gives "
+            f"{', '.join(map(str, backbone.taps)) or 'none'}: give --head.taps, such as last-1 and last"
+        )
+    stem, last = backbone.taps
+    strides = getattr(backbone, "map_strides", {})
+    before, behind = strides.get(stem, 0), strides.get(last, 0)
+    named = isinstance(stem, str) and isinstance(last, str)
+    further_back = named and str(stem) > str(last)  # "last-2" > "last-1" > "last"
+    if not (before < behind or (before == behind and further_back)):
+        raise UsageError(
+            f"the dfl head reads two different maps, the finer one (its stem) first; of {backbone.name} "
+            f"{stem} has a stride of {strides.get(stem)} px and {last} one of {strides.get(last)} px: "
+            "give --head.taps, such as last-1 and last"
+        )
+    return stem, last
 
 
 @contextmanager

@@ -12,18 +12,20 @@ import numpy as np
 from finegrained.boxes import picture_boxes
 from finegrained.class_tables import class_map, normalised
 from finegrained.config import FineDataConfig
-from finegrained.dataset import read_fine_data
+from finegrained.dataset import read_fine_data, tell_reading
 from finegrained.leaks import refuse_seen_pictures
 from finegrained.record import MODEL_FILE
-from finegrained.results import FineResult, Predictions
+from finegrained.results import FineResult, Predictions, refuse_run_folder
 from finegrained.scores import fine_scores
 from finegrained.showing import show_pictures
 from finetune.bundle import check_class_names
 from finetune.cache import open_pictures
+from finetune.cache_file import content_digest, hash_files
 from finetune.console import say, table
 from finetune.distributed import World
 from finetune.errors import DataError, ModelFileError
 from finetune.learner import load_classifier
+from finetune.machine import core_count
 from finetune.manifest import Manifest
 from finetune.precision import choose_precision
 from finetune.run_folder import write_json
@@ -55,6 +57,8 @@ def evaluate_run(folder: Path, config: EvaluateFineConfig) -> dict[str, Any]:
     Raises DataError for a folder without a finished run, for pictures that the model has seen before, and for
     pictures that are no longer there; ModelFileError for other classes than the model's.
     """
+    if config.out is not None:
+        refuse_run_folder(Path(config.out))
     result = FineResult.load(folder)
     crops = config.evaluate.test_crops or str(result.run["test_crops"])
     other_data = config.data.root is not None or config.data.table is not None
@@ -90,11 +94,16 @@ def own_pictures(result: FineResult) -> Shown:
     rows = np.flatnonzero(manifest["part"] == "test")
     if not len(rows):
         raise DataError(f"{result.folder} tested no picture: name pictures by --data.root or --data.table")
+    tell_shown_again()
+    return Shown(manifest, rows, "the run's own test pictures, shown again", own_data(result))
+
+
+def tell_shown_again() -> None:
+    """Say what a second look at the run's own test pictures must not be used for."""
     say(
         "note: these test pictures were scored when the run ended; to choose weights or crops by their "
         "scores would be to train on them"
     )
-    return Shown(manifest, rows, "the run's own test pictures, shown again", own_data(result))
 
 
 def own_data(result: FineResult) -> FineDataConfig:
@@ -112,15 +121,21 @@ def trained_table(result: FineResult) -> Manifest:
 
 def other_pictures(result: FineResult, config: FineDataConfig) -> Shown:
     """Return the test part of the named data, or all of it where it names none, unseen by the run's model."""
-    manifest = read_fine_data(config).manifest
+    data = read_fine_data(config)
+    tell_reading(data)
+    manifest = data.manifest
     trained = trained_table(result)
-    if manifest.fingerprint == trained.fingerprint:
+    same_table = manifest.fingerprint == trained.fingerprint
+    if same_table and same_pictures(manifest, result):
+        tell_shown_again()
         rows = np.flatnonzero(trained["part"] == "test")
         told = f"{len(rows)} test pictures of the run's own data"
     else:
         named = np.flatnonzero(manifest["split"] == "test") if "split" in manifest else np.arange(0)
         rows = named if len(named) else np.arange(len(manifest))
         told = f"{len(rows)} {'test ' if len(named) else ''}pictures of other data"
+        if same_table:
+            say("note: these pictures have the names of the run's own, but other contents")
         refuse_seen_pictures(trained, manifest, rows, result.folder)
     own = own_data(result)
     if (own.crop, own.box_margin) != (config.crop, config.box_margin):
@@ -129,6 +144,13 @@ def other_pictures(result: FineResult, config: FineDataConfig) -> Shown:
             f"these pictures are shown with {config.crop} and {config.box_margin:g}"
         )
     return Shown(manifest, rows, told, config)
+
+
+def same_pictures(manifest: Manifest, result: FineResult) -> bool:
+    """Tell whether the files of this table, row by row, are the ones that the run was made of."""
+    files = [manifest.file(row) for row in range(len(manifest))]
+    found: bool = content_digest(hash_files(files, core_count())) == result.run.get("pictures")
+    return found
 
 
 def predict_again(result: FineResult, shown: Shown, config: EvaluateFineConfig, crops: str) -> Predictions:

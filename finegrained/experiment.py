@@ -9,7 +9,7 @@ import numpy as np
 
 from finegrained.boxes import picture_boxes
 from finegrained.config import FineConfig
-from finegrained.dataset import FineData, check_contents, make_fine_split, read_fine_data
+from finegrained.dataset import FineData, check_contents, make_fine_split, read_fine_data, tell_reading
 from finegrained.recipes import data_set_of, with_presets
 from finegrained.record import write_results
 from finegrained.showing import show_pictures
@@ -20,6 +20,7 @@ from finetune.console import say
 from finetune.distributed import World, any_true, barrier
 from finetune.errors import CrlError, UsageError
 from finetune.fit import Fitted, fit
+from finetune.heads import resolved
 from finetune.learner import spec_of
 from finetune.preprocess import PreprocessSpec
 from finetune.run_folder import RunFolder, check_content
@@ -28,7 +29,7 @@ from finetune.task import Task
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything of a run that is known before its first step; `config` has the head's presets filled in."""
+    """Everything of a run that is known before its first step; `config` has every option of the head."""
 
     config: FineConfig
     data: FineData
@@ -51,12 +52,15 @@ def check_run_place(config: FineConfig) -> None:
 
 
 def prepare_experiment(config: FineConfig) -> Experiment:
-    """Read the data, split and check them, fill in the head's presets, and open the pictures."""
+    """Read the data, split and check them, fill in the head's options, and open the pictures."""
     data = read_fine_data(config.data)
     split = make_fine_split(data, config.data)
     say(describe_data(data, split))
-    check_contents(data, split, config.data)
+    tell_reading(data)
+    data = check_contents(data, split, config.data)
     config = with_presets(config, data_set_of(data.layout, data.manifest.class_names))
+    options = resolved(config.head.name, config.head.options)
+    config = replace(config, head=replace(config.head, options=options))
     spec = spec_of(config)
     boxes = picture_boxes(data.manifest, config.data)
     source = open_pictures(data.manifest, spec, config.run.cache, boxes=boxes)

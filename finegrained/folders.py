@@ -48,6 +48,13 @@ def read_class_folders(root: Path, rules: ReadingRules | None = None) -> FineRea
             paths = [(folder / file).as_posix() for file in files if _is_picture(file)]
             others.update(PurePosixPath(file).suffix or file for file in files if not _is_picture(file))
             rows += [ListedImage(path, place[normalised(name)], part, path) for path in paths]
+    empty = [
+        name for part, classes in found.items() for name in _empty_folders(root, parts.get(part, ""), classes)
+    ]
+    if empty:
+        notices.append(
+            f"{len(empty)} folders hold no picture and are no class there: {', '.join(empty[:10])}"
+        )
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         notices.append(f"{others.total()} files are no pictures by their ending and are left out: {kinds}")
@@ -95,6 +102,12 @@ def _class_list(
         "folders do not say whether the parts are the official ones, so no published score is on them"
     )
     return ordered, [told]
+
+
+def _empty_folders(root: Path, part: str, classes: Mapping[str, list[str]]) -> list[str]:
+    """Return the folders of a part, from the root, in or below which no picture lies."""
+    used = {PurePosixPath(name).parts[0] for name in classes}
+    return [(PurePosixPath(part) / name).as_posix() for name in sorted({*_subfolders(root / part)} - used)]
 
 
 def _twins(names: list[str]) -> Iterator[list[str]]:

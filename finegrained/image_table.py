@@ -166,12 +166,12 @@ def _part(table: Table, number: int, row: Mapping[str, str]) -> str:
 
 def _box(table: Table, number: int, row: Mapping[str, str]) -> tuple[float, float, float, float] | None:
     cells = [row.get(name, "") for name in BOX]
-    if not any(cells) or any(cell.lower() == "nan" for cell in cells):
+    if all(cell.lower() in ("", "nan") for cell in cells):
         return None
     try:
         x1, y1, x2, y2 = map(float, cells)
     except ValueError:
         x1 = y1 = x2 = y2 = math.nan
-    if not (x2 > x1 and y2 > y1):
+    if not (x2 > x1 and y2 > y1 and math.isfinite(x1 + y1 + x2 + y2)):
         raise DataError(f"{table.file}, row {table.rows[number][0]}: {', '.join(BOX)} are no box: {cells}")
     return (x1, y1, x2, y2)

@@ -1,4 +1,11 @@
-"""Kernel pooling: moments of order 0 to P of a feature map, weighted as in a Gaussian kernel's series."""
+"""Kernel pooling: moments of order 0 to P of a feature map, weighted as in a Gaussian kernel's series.
+
+What goes wrong in released code, and what stands against it here:
+
+- A loop over pictures, random constants that are no buffers, and published weights that give chance accuracy
+  elsewhere: as for `finegrained.compact_bilinear`.
+- A fixed g of 1e-4 on activations of length one leaves the high orders dead: g is measured here.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from finegrained.bilinear import unit_classifier
-from finegrained.pooling import EVERYDAY_SCALE, RELATIVE_EPS, full_precision, improved, wide
-from finegrained.sketch import TensorSketch, check_positive, single_map
+from finegrained.pooling import (
+    EVERYDAY_SCALE,
+    RELATIVE_EPS,
+    check_positive,
+    check_weights,
+    full_precision,
+    improved,
+    wide,
+)
+from finegrained.sketch import TensorSketch, single_map
 from finetune.errors import UsageError
 from finetune.heads import Head, HeadOutput, Hooks
 
@@ -49,15 +64,15 @@ class KernelPoolingHead(Head):
         tap: the map that is read.
         channels: C, its channels.
         num_classes: K.
-        order: P, >= 2.
+        order: P, in [2, 16].
         dim: D, the length of each sketch, >= 2.
         gamma: g, "auto" or a number above zero.
-        seed: of the sketches' random constants (see `TensorSketch`).
+        seed: of the sketches' random constants, in [0, 2^63) (see `TensorSketch`).
         eps: of the signed square root, > 0, relative to the mean magnitude.
         scale: s > 0, the length that z is given; the weights feel s^2 times the learning rate. 10 as the
             head's option, so that ordinary rates do.
 
-    Raises UsageError for options outside these ranges.
+    Raises UsageError for options outside these ranges, and for a classifier of more than 200 million weights.
 
     Source: Cui, Zhou, Wang, Liu, Lin and Belongie, "Kernel Pooling for Convolutional Neural Networks", CVPR
     2017. Nested sketches and the measured g follow a public port; the parametrisation of a_p is ours.
@@ -82,6 +97,9 @@ class KernelPoolingHead(Head):
     ) -> None:
         super().__init__()
         check_positive(eps=eps, scale=scale)
+        length = 1 + channels + (order - 1) * dim
+        what = f"a kernel_pooling head of order {order} and dim {dim} with {num_classes} classes"
+        check_weights(what, length * num_classes, "choose a smaller --head.options.dim, such as 4096")
         number = _number(gamma)
         self.tap = tap
         self.eps, self.scale = eps, scale
@@ -89,7 +107,7 @@ class KernelPoolingHead(Head):
         self.register_buffer("gamma", torch.tensor(number or UNMEASURED))
         self.sketch = TensorSketch(channels, dim, order, seed=seed)
         self.weights = nn.Parameter(torch.ones(order + 1))
-        self.classifier = unit_classifier(1 + channels + (order - 1) * dim, num_classes)
+        self.classifier = unit_classifier(length, num_classes)
 
     @classmethod
     def build(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finegrained import cars, cars_by_class, cub, folders
 from finegrained.reading import OFFICIAL_CARS, OFFICIAL_CUB, FineReading, ReadingRules
 from finetune.errors import DataError, UsageError, listing
+
+# Folders that lie inside CUB-200 of 2010, and a line of its lists.
+INNER_2010 = ("lists", "annotations-mat")
+LINE_2010 = re.compile(r"\ufeff?\d{3}\.[^/\s]+/[^/\s]+\.jpg\s*$", re.IGNORECASE)
 
 # Folders that lie inside a data set: where one of them is given, the data set is looked for around it.
 INNER = frozenset(
@@ -107,12 +112,15 @@ def detect_layout(root: Path, wanted: str = "auto") -> Layout:
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder of data")
-    _refuse_cub_2010(root)
+    if wanted != "folders":
+        _refuse_cub_2010(_around(root))
     kinds = {name: kind for name, kind in KINDS.items() if wanted in ("auto", name)}
     for near in _places(root):
         found = _listed_in(near, kinds)
         if found is not None:
             return Layout(found[0], found[1], _where(root, *found))
+    if wanted != "folders":
+        _refuse_cub_2010([folder for near in _places(root) for folder in near])
     place = _class_folder_place(root) if "folders" in kinds else None
     if place is None:
         raise DataError(_nothing_found(root, kinds))
@@ -173,13 +181,28 @@ def _where(root: Path, name: str, found: Path) -> tuple[str, ...]:
     return tuple(notices)
 
 
-def _refuse_cub_2010(root: Path) -> None:
-    lists = root / "lists"
-    if (lists / "train.txt").is_file() and (lists / "test.txt").is_file():
+def _around(root: Path) -> list[Path]:
+    """Return `root`, and the folder around it where it is one of the folders within a data set."""
+    above = root.absolute()
+    return [root, above.parent] if above.name in (*INNER, *INNER_2010) else [root]
+
+
+def _refuse_cub_2010(places: Iterable[Path]) -> None:
+    for place in filter(_is_cub_2010, places):
         raise DataError(
-            f"{root} holds lists/train.txt and lists/test.txt: so lies CUB-200 of 2010 (6,033 images), whose "
-            f"scores do not compare. CUB-200-2011 comes from {OFFICIAL_CUB.source}"
+            f"{place} holds lists/train.txt and lists/test.txt of birds: so lies CUB-200 of 2010 (6,033 "
+            "images), whose scores do not compare. To train on its class folders as data of your own, say "
+            f"--data.layout folders. CUB-200-2011 comes from {OFFICIAL_CUB.source}"
         )
+
+
+def _is_cub_2010(folder: Path) -> bool:
+    """Tell whether lists/ holds CUB's lists of 2010, 001.Black_footed_Albatross/NAME.jpg in every line."""
+    lists = [folder / "lists" / name for name in ("train.txt", "test.txt")]
+    if not all(map(Path.is_file, lists)):
+        return False
+    with lists[0].open(encoding="utf-8", errors="replace") as stream:
+        return LINE_2010.match(stream.readline(1000)) is not None
 
 
 def _nothing_found(root: Path, kinds: Mapping[str, _Kind]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finegrained.attention_pictures import draw_attention
+from finegrained.attention_pictures import NOTHING, ONE_CELL, draw_attention
 from finegrained.detector_pictures import Respond, draw_detectors
 from finegrained.examples import Example, choose_examples, read_examples
 from finetune.errors import CrlError
@@ -73,8 +73,30 @@ def _draw_attention(
 ) -> bool:
     from finetune.grad_cam import grad_cam
 
-    draw_attention(examples, lambda crop, index: grad_cam(core, spec, crop, index), result.class_names, out)
+    nothing = ONE_CELL if examples and _has_one_cell(core, spec, examples[0].crop) else NOTHING
+
+    def look(crop: np.ndarray, index: int) -> np.ndarray:
+        return grad_cam(core, spec, crop, index)
+
+    draw_attention(examples, look, result.class_names, out, nothing=nothing)
     return True
+
+
+def _has_one_cell(core: Classifier, spec: PreprocessSpec, crop: np.ndarray) -> bool:
+    """Tell whether the last map that the head reads is 1 x 1 for such a crop."""
+    import torch
+
+    from finetune.batches import normalise
+    from finetune.last_map import as_maps
+
+    images = normalise(torch.from_numpy(crop)[None], spec.mean, spec.std)
+    backbone = core.backbone
+    with torch.inference_mode():
+        if backbone.taps:
+            values = backbone(images).maps[backbone.taps[-1]]
+        else:
+            values = as_maps(backbone.model, backbone.model.forward_features(images))
+    return bool(values.shape[-2] == values.shape[-1] == 1)
 
 
 def _draw_detectors(

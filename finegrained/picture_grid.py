@@ -48,7 +48,15 @@ class Strip:
     label: str = ""
 
 
-def draw_grid(out: Path, title: str, subtitle: str, strips: Sequence[Strip], *, side: float = 1.78) -> Path:
+def draw_grid(
+    out: Path,
+    title: str,
+    subtitle: str,
+    strips: Sequence[Strip],
+    *,
+    side: float = 1.78,
+    columns: Sequence[str] = (),
+) -> Path:
     """Draw the strips one below the other and write a PNG.
 
     Args:
@@ -57,20 +65,26 @@ def draw_grid(out: Path, title: str, subtitle: str, strips: Sequence[Strip], *, 
         subtitle: how the pictures were chosen and what the marks mean.
         strips: at least one, each of at least one place.
         side: of a picture, in inches.
+        columns: what the pictures of each column are, once above all strips; empty for no such line.
 
     Returns:
         `out`.
     """
-    columns = max(len(strip.tiles) for strip in strips)
-    width = max((columns * (side + GAP) - GAP) / (1 - 2 * canvas.LEFT_MARGIN), LEAST_WIDTH)
+    across = max(len(strip.tiles) for strip in strips)
+    width = max((across * (side + GAP) - GAP) / (1 - 2 * canvas.LEFT_MARGIN), LEAST_WIDTH)
+    heads = [wrap(words, side, canvas.SMALL, bold=True) for words in columns]
+    head = LINE * max(map(len, heads), default=0) + (0.1 if heads else 0)
     top = canvas.heading_height(title, subtitle) + 0.08
     heights = [_height(strip, side) for strip in strips]
-    height = top + sum(heights)
+    height = top + head + sum(heights)
     with canvas.new_figure(out, height, title, subtitle, width=width) as figure:
         figure.set_layout_engine("none")
         page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
         page.set_axis_off()
-        y = height - top
+        for column, rows in enumerate(heads):
+            x = canvas.LEFT_MARGIN * width + column * (side + GAP) + side / 2
+            _write(page, [(words, Line("", bold=True)) for words in rows], x, height - top, "top")
+        y = height - top - head
         for strip, tall in zip(strips, heights, strict=True):
             _draw_strip(page, strip, y, side)
             y -= tall

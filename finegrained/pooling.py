@@ -1,11 +1,15 @@
 """Second-order pooling: the Gram matrix of a feature map, and the normalisation that all such heads share.
 
+The checks of options that heads have in common stand here too.
+
 Everything here is computed in float32 (float64 stays float64) whatever autocast says: sums over hundreds of
-locations and square roots near zero lose too much, or overflow, in half precision.
+locations and square roots near zero lose too much, or overflow, in half precision. The roots and lengths are
+taken of numbers brought near one first, so that neither tiny nor huge activations leave float32's range.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,10 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune.errors import UsageError
+
 # Of the mean magnitude; what released B-CNN code adds to activations of magnitude one.
 RELATIVE_EPS = 1e-5
 # A descriptor of length one wants a learning rate near 1 (released code's); one of this length a hundredth.
 EVERYDAY_SCALE = 10.0
+# Weights that a head may have before it is taken for a slip: 0.8 GB, 2.4 GB more while it learns.
+MAX_WEIGHTS = 200_000_000
 
 
 def wide(x: Tensor) -> Tensor:
@@ -87,6 +95,9 @@ def signed_sqrt(x: Tensor, eps: float = RELATIVE_EPS) -> Tensor:
     y(s x) = sqrt(s) y(x) for every s > 0, and |dy/dx| is at most 1 / sqrt(eps m), not counting the share of m
     itself, through which the gradient passes too.
 
+    It is computed on x over its largest magnitude, and scaled back by the root of that, so that eps m is no
+    zero where x is tiny. By the law above that is the same y and the same gradient.
+
     Args:
         x: (B, ...), any float type.
         eps: > 0, relative to the mean magnitude of each row.
@@ -102,23 +113,39 @@ def signed_sqrt(x: Tensor, eps: float = RELATIVE_EPS) -> Tensor:
     or torch and an exported file, then differ by a thousand times the rounding. This one is continuous.
     """
     with full_precision(x):
-        magnitude = wide(x).abs()
-        mean = magnitude.mean(dim=tuple(range(1, x.ndim)), keepdim=True)
-        return wide(x) / torch.where(mean > 0, magnitude + eps * mean, 1.0).sqrt()
+        rest = tuple(range(1, x.ndim))
+        largest = constant_scale(wide(x).abs().amax(dim=rest, keepdim=True))
+        near_one = wide(x) / largest
+        magnitude = near_one.abs()
+        squared = magnitude + eps * magnitude.mean(dim=rest, keepdim=True)
+        return largest.sqrt() * near_one / torch.where(squared > 0, squared, 1.0).sqrt()
 
 
 def l2_normalise(x: Tensor) -> Tensor:
     """Return the rows of x (B, N) at length one: x / ||x||_2; a row of zeros stays, with a finite gradient.
 
-    The result is float32 or float64.
+    The result is float32 or float64. The squares are those of x over its largest magnitude: the length of a
+    row of 1e30 or 1e-30 is a number of float32, its squares are not.
 
     >>> l2_normalise(torch.tensor([[3.0, -4.0], [0.0, 0.0]]))
     tensor([[ 0.6000, -0.8000],
             [ 0.0000,  0.0000]])
     """
     with full_precision(x):
-        length = torch.linalg.vector_norm(wide(x), dim=1, keepdim=True)
-        return wide(x) / torch.where(length > 0, length, 1.0)
+        near_one = wide(x) / constant_scale(wide(x).abs().amax(dim=1, keepdim=True))
+        length = torch.linalg.vector_norm(near_one, dim=1, keepdim=True)
+        return near_one / torch.where(length > 0, length, 1.0)
+
+
+def constant_scale(size: Tensor) -> Tensor:
+    """Return what to divide by so that numbers of this size come near one; 1 for a size of zero.
+
+    For functions whose value does not depend on the divisor (f(x / c) c^n = f(x) for every c > 0): it is a
+    constant to the gradient, which is exact all the same, and no smaller than the smallest normal number, of
+    which a gradient can still be divided.
+    """
+    least = torch.finfo(size.dtype).tiny
+    return torch.where(size > 0, torch.where(size > least, size, least), 1.0).detach()
 
 
 def improved(x: Tensor, eps: float = RELATIVE_EPS) -> Tensor:
@@ -132,3 +159,26 @@ def improved(x: Tensor, eps: float = RELATIVE_EPS) -> Tensor:
     Source: as for `gram`.
     """
     return l2_normalise(signed_sqrt(x.flatten(1), eps))
+
+
+def check_positive(**options: float) -> None:
+    """Raise UsageError for a head's option that is not a finite number above zero, by its name."""
+    for name, value in options.items():
+        if not 0 < value < math.inf:
+            raise UsageError(f"head.options.{name} must be a number above 0, got {value}")
+
+
+def check_weights(holder: str, weights: int, remedy: str, most: int = MAX_WEIGHTS) -> None:
+    """Raise UsageError for a head of more weights than a person is likely to want.
+
+    Args:
+        holder: what would hold them, for the message.
+        weights: how many.
+        remedy: how to have fewer, for the message.
+        most: allowed.
+    """
+    if weights > most:
+        raise UsageError(
+            f"{holder} holds {weights / 1e6:,.0f} million weights ({weights * 4 / 1e9:,.1f} GB before "
+            f"gradients); {remedy}"
+        )

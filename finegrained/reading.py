@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from finegrained.class_tables import CARS, CUB, TITLES, class_table
+from finegrained.class_tables import CARS, CUB, TITLES, class_table, normalised
 from finetune.errors import DataError, listing
 from finetune.image_files import MissingRule, check_missing_rule, missing_files, refuse_missing
 from finetune.manifest import Manifest
@@ -101,7 +101,7 @@ def check_official(
     """Return whether the lists are whole, and with `subset` a notice of what they hold.
 
     Raises DataError with the counts found and expected when the lists are not whole and `subset` is false;
-    a list of 6,033 images is named for what it is, the 2010 edition of CUB.
+    a list of 6,033 images is refused always, for what it is, the 2010 edition of CUB.
     """
     train, test = (sum(row.split == part for row in rows) for part in ("train", "test"))
     found = (len(rows), train, test, classes)
@@ -110,13 +110,13 @@ def check_official(
         return True, []
     pairs = zip(found, whole, ("images", "train", "test", "classes"), strict=True)
     told = ", ".join(f"{here} of {all_} {what}" for here, all_, what in pairs)
-    if subset:
-        return False, [f"a part of {official.title}: {told}; no published score is on this part"]
     if official.table == CUB and len(rows) == CUB_2010_IMAGES:
         raise DataError(
             f"{where} lists {CUB_2010_IMAGES} images: that is CUB-200 of 2010, whose scores do not compare; "
             f"{official.title} has {whole[0]}. Where to get it: {official.source}"
         )
+    if subset:
+        return False, [f"a part of {official.title}: {told}; no published score is on this part"]
     raise DataError(
         f"{where} is not the whole of {official.title}, found {told}. Say --data.subset true to work on a "
         f"part. Where to get the whole: {official.source}"
@@ -149,6 +149,7 @@ def finish(lists: Lists, rules: ReadingRules) -> FineReading:
     """
     paths = [row.path for row in lists.rows]
     _refuse_repeats(lists.root, paths)
+    _refuse_same_names(lists)
     absent = np.zeros(len(paths), dtype=bool)
     if not rules.metadata_only:
         absent = missing_files(lists.root, paths, follow=rules.follow)
@@ -184,6 +185,17 @@ def _refuse_repeats(root: Path, paths: Sequence[str]) -> None:
     again = [path for path, times in Counter(paths).items() if times > 1]
     if again:
         raise DataError(f"{root}: {len(again)} files are listed more than once:\n{listing(again)}")
+
+
+def _refuse_same_names(lists: Lists) -> None:
+    """Raise DataError for two classes whose names are one in folders and in tables moved by name."""
+    times = Counter(map(normalised, lists.class_names))
+    same = sorted(name for name in lists.class_names if times[normalised(name)] > 1)
+    if same:
+        raise DataError(
+            f"{lists.root}: classes are told apart by / and - or by blanks alone, which folders cannot; "
+            f"rename them:\n{listing(same)}"
+        )
 
 
 def counts(manifest: Manifest) -> dict[str, Any]:

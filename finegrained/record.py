@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from finegrained.leaks import content_hashes
 from finegrained.recipes import data_set_of
 from finegrained.results import KIND, Predictions
 from finegrained.scores import commonest_class_baseline, fine_scores
@@ -50,7 +51,8 @@ def write_results(
     predictions = Predictions(names, manifest["path"][found["index"]], found["target"], probs)
     predictions.write(run.path / "predictions.parquet")
     parts = part_names(split, len(manifest))
-    manifest.with_column("part", parts).save(run.path / "manifest.parquet")
+    told = manifest.with_column("part", parts).with_column("sha256", content_hashes(manifest))
+    told.save(run.path / "manifest.parquet")
     run.write_json("run.json", facts)
 
 
@@ -86,7 +88,7 @@ def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
         "crop": {"kind": config.data.crop, "margin": config.data.box_margin},
         "split": split.hash,
         "pictures": experiment.source.content,
-        "protocol": f"validation {config.data.val_share:g} of train, test split scored once",
+        "protocol": protocol(experiment),
         "loss": loss_settings(config.loss),
         "backbone": config.model.backbone,
         "head": config.head.name,
@@ -115,6 +117,16 @@ def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
         "data_root": str(manifest.root.resolve()),
         **fitted.facts,
     }
+
+
+def protocol(experiment: Experiment) -> str:
+    """Return in words where the validation part and the test part come from, and what was tested once."""
+    report, data = experiment.data.report, experiment.config.data
+    validation = f"validation {data.val_share:g} of train"
+    if report.get("val"):
+        validation = f"validation the data's own part of {report['val']}"
+    test = "test split" if report.get("test") else f"held-out test part ({data.test_share:g})"
+    return f"{validation}, {test} scored once"
 
 
 def model_facts(experiment: Experiment, fitted: Fitted, facts: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,10 @@ def jittered_plan(count: int, regions: int, neighbourhood: int, generator: np.ra
     q_{j,i} = i + r with r ~ U(-k, k) is sorted to give sigma_j^row, and likewise sigma_i^col, so that
     |sigma_j^row(i) - i| < 2k and |sigma_i^col(j) - j| < 2k. Each row and each column has its own order.
 
+    Chance may leave every region in its place: at N = 2 each of four pairs keeps its order with probability
+    23/32 for k = 2 and 7/8 for k = 1, so that 27 % and 59 % of the plans change nothing; at N = 7 practically
+    none.
+
     Args:
         count: how many plans.
         regions: N >= 2, regions along each side.
@@ -60,7 +64,8 @@ def sequential_plan(
     Regions are appended to their row from left to right, and after each the last k of the row are shuffled;
     finished rows are appended to the picture, and after each the last k rows are shuffled as blocks. So all
     columns share one order, and a region may be carried along to the end: with N = 7 and k = 2 a region of a
-    row moves by -1 in 42.9 %, not at all in 32.0 %, by +1 in 14.3 % and by +4 or more in 1.8 % of cases.
+    row moves by -1 in 42.9 %, not at all in 32.0 %, by +1 in 14.3 % and by +4 or more in 1.8 % of cases. At
+    N = 2 an eighth of the plans change nothing.
 
     Args:
         count, regions, generator: as for `jittered_plan`.

@@ -21,6 +21,7 @@ from finegrained.confusions import (
     draw_confused_pairs,
 )
 from finegrained.model_pictures import draw_model_pictures
+from finegrained.published import list_hash
 from finegrained.results import FineResult
 from finegrained.scores import fine_scores
 from finetune import markdown
@@ -63,6 +64,7 @@ def report_run(result: FineResult) -> dict[str, Any]:
         "title": result.title,
         "baseline": (result.run.get("scores") or {}).get("baseline"),
         **fine_scores(found.probs, found.target, names),
+        "test_list": list_hash(found.path.tolist()),
         "confused_pairs": [_told(pair, names) for pair in pairs[:PAIRS_KEPT]],
     }
     pictures = draw_pictures(result, record, pairs)

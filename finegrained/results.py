@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.errors import DataError
+from finetune.errors import DataError, UsageError
 from finetune.manifest import Manifest
 from finetune.prediction_table import check_predictions, log_odds, read_predictions, write_predictions
 from finetune.run_folder import read_config, read_json, read_json_lines
@@ -98,7 +98,8 @@ class FineResult:
         """Read a folder that `crl fine train` wrote.
 
         Raises DataError when the folder is no such result (saying what was looked for), when run.json or
-        config.yaml cannot be read, or when predictions.parquet is incomplete or wrong.
+        config.yaml cannot be read, when predictions.parquet is incomplete or wrong, or when its top-1 is
+        not the one that run.json tells.
         """
         folder = Path(folder)
         needed = ("run.json", "predictions.parquet")
@@ -117,6 +118,7 @@ class FineResult:
                 f"{folder}: run.json tells of {run['n']} test images, predictions.parquet has "
                 f"{len(predictions)}: one of the files is of another run"
             )
+        _check_top1(folder, run, predictions)
         return cls(folder, run, read_config(folder / "config.yaml"), predictions)
 
     @cached_property
@@ -146,6 +148,33 @@ class FineResult:
         """Head, backbone and loss in one line: "dcl on resnet50.tv_in1k with crl (alpha 1.5, beta 1)"."""
         head, backbone = self.run.get("head", "unknown head"), self.run.get("backbone", "unknown backbone")
         return f"{head} on {backbone} with {self.loss_text}"
+
+
+def refuse_run_folder(out: Path) -> None:
+    """Raise UsageError where the results of a look at runs would go into the folder of a run."""
+    if (out / "run.json").exists():
+        raise UsageError(
+            f"--out {out} is a run's own folder, whose predictions would be overwritten; name another "
+            f"folder, such as {out.parent / (out.name + '-again')}"
+        )
+
+
+def _check_top1(folder: Path, run: Mapping[str, Any], predictions: Predictions) -> None:
+    """Raise DataError unless run.json's top-1 is that of the predictions.
+
+    They are stored in float32: a picture whose two best classes became equal may count either way.
+    """
+    told = (run.get("scores") or {}).get("top1")
+    if told is None or not len(predictions):
+        return
+    best = predictions.probs.max(axis=1, keepdims=True)
+    unsure = int(((predictions.probs == best).sum(axis=1) > 1).sum())
+    found = 100 * float(predictions.correct.mean())
+    if abs(found - told) > 100 * unsure / len(predictions) + 1e-6:
+        raise DataError(
+            f"{folder}: run.json tells of top-1 {told:.4f} %, but predictions.parquet gives {found:.4f} %: "
+            "one of the files is of another run or was overwritten; bring back the run's own, or train again"
+        )
 
 
 def _checked(file: Path) -> dict[str, Any]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from finetune.backbone import Tap
     from finetune.heads import FeatureDims
 
+MAX_ORDER = 16  # the sixteenth power of activations of magnitude 200 is near the end of float32's range
+SEEDS = 2**63
+
 
 class TensorSketch(nn.Module):
     """Sketches of order 2 to P of every location of a feature map, averaged over the locations.
@@ -40,10 +43,10 @@ class TensorSketch(nn.Module):
         channels: C of the map, >= 1.
         dim: D, the length of each sketch, >= 2. An export multiplies with matrices of the two factors of D
             nearest to sqrt(D), so a power of two is cheap there and a large prime number is not.
-        order: P, the highest order, >= 2.
-        seed: of h and s.
+        order: P, the highest order, in [2, 16].
+        seed: of h and s, in [0, 2^63).
 
-    Raises UsageError for dim or an order below 2.
+    Raises UsageError for values outside these ranges.
 
     Source: Pham and Pagh, "Fast and Scalable Polynomial Kernels via Explicit Feature Maps", KDD 2013; in
     networks: Gao, Beijbom, Zhang and Darrell, "Compact Bilinear Pooling", CVPR 2016, and Cui et al., "Kernel
@@ -57,8 +60,12 @@ class TensorSketch(nn.Module):
 
     def __init__(self, channels: int, dim: int, order: int = 2, *, seed: int = 0) -> None:
         super().__init__()
-        if dim < 2 or order < 2:
-            raise UsageError(f"a tensor sketch needs dim >= 2 and order >= 2, got {dim} and {order}")
+        if dim < 2 or not 2 <= order <= MAX_ORDER:
+            raise UsageError(
+                f"a tensor sketch needs dim >= 2 and an order in [2, {MAX_ORDER}], got {dim} and {order}"
+            )
+        if not 0 <= seed < SEEDS:
+            raise UsageError(f"head.options.seed must lie in [0, 2^63), got {seed}")
         self.dim = dim
         self.order = order
         source = torch.Generator("cpu").manual_seed(seed)
@@ -210,10 +217,3 @@ def single_map(backbone: FeatureDims, head: str) -> tuple[Tap, int]:
         )
     (only,) = backbone.map_dims.items()
     return only
-
-
-def check_positive(**options: float) -> None:
-    """Raise UsageError for a head's option that is not above zero, by its name."""
-    for name, value in options.items():
-        if not 0 < value < math.inf:
-            raise UsageError(f"head.options.{name} must be a number above 0, got {value}")

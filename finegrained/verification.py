@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from finegrained.boxes import CORNERS
 from finegrained.config import FineDataConfig
-from finegrained.dataset import FineData, make_fine_split, read_fine_data, tell_twins
+from finegrained.dataset import FineData, make_fine_split, read_fine_data, tell_twins, twins_report
 from finegrained.split import FineSplit, as_split, equal_contents
 from finetune.console import on_one_line, say, table
 from finetune.errors import DataError, UsageError, listing
+from finetune.manifest import Manifest
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
@@ -24,13 +26,16 @@ def verify_fine_data(
 
     The result holds the report of `finegrained.dataset.FineData`, and: split (the hash), parts (rows to
     train, validate and test on), manifest (the fingerprint); where pictures were opened, bad_images (file ->
-    reason) and duplicate_contents (pairs of a file learned from and a tested file with equal bytes).
+    reason) and the pairs of files with equal bytes: duplicate_contents (a file learned from and a tested
+    one; same_content too), same_content_validation (training and validation), same_content_classes (of two
+    classes).
     Pictures are opened one by one unless `quick` or `metadata_only`. `write` names a .csv or .parquet for
     the table of images, with a class list beside a .csv: it can be given back as --data.table, with its
     pictures' folder as --data.root.
 
-    Raises DataError when pictures cannot be read, after everything was printed; UsageError where the table's
-    name ends in neither.
+    Raises DataError, after everything was printed, when listed pictures are not there (unless `metadata_only`
+    or missing="drop"), cannot be read, or have a box without an area; UsageError where the table's name
+    ends in neither.
     """
     target = _table_file(write)
     data = read_fine_data(config, lists_only=True)
@@ -47,7 +52,34 @@ def verify_fine_data(
         result["table"] = str(target)
     if not quick and not config.metadata_only:
         check_pictures(data, split, config, result)
+    check_lists(data, config)
     return result
+
+
+def check_lists(data: FineData, config: FineDataConfig) -> None:
+    """Raise DataError for listed pictures that are not there and for boxes that hold no pixel."""
+    report, faults = data.report, []
+    if report["missing_images"] and config.missing == "error":
+        faults.append(
+            f"{report['missing_images']} of {report['images']} listed images are not under "
+            f"{data.manifest.root}; put them there, or train without them by saying --data.missing drop:\n"
+            f"{listing(report['missing_first'], 5)}"
+        )
+    boxes = bad_boxes(data.manifest)
+    if boxes:
+        faults.append(f"{len(boxes)} boxes have no area or are no numbers:\n{listing(boxes)}")
+    if faults:
+        raise DataError("\n".join(faults))
+
+
+def bad_boxes(manifest: Manifest) -> list[str]:
+    """Return a line for each box that is not finite or has no area; rows without a box are none."""
+    if any(name not in manifest for name in CORNERS):
+        return []
+    boxes = np.stack([manifest[name] for name in CORNERS], axis=1)
+    whole = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    bad = np.flatnonzero(~whole & ~np.isnan(boxes).all(axis=1))
+    return [f"{manifest['path'][row]}: {', '.join(map(str, boxes[row].tolist()))}" for row in bad]
 
 
 def print_counts(data: FineData, split: FineSplit) -> None:
@@ -76,7 +108,7 @@ def print_counts(data: FineData, split: FineSplit) -> None:
 
 
 def check_pictures(data: FineData, split: FineSplit, config: FineDataConfig, result: dict[str, Any]) -> None:
-    """Open every picture that is there; refuse unreadable ones, tell of equal ones across train and test."""
+    """Open every picture that is there; refuse unreadable ones, tell of equal ones across the parts."""
     from finetune.cache_file import map_files
     from finetune.decode import reason_to_refuse
 
@@ -91,9 +123,9 @@ def check_pictures(data: FineData, split: FineSplit, config: FineDataConfig, res
     result["bad_images"] = bad
     say(f"{len(present)} pictures opened, {len(bad)} cannot be read")
     twins = equal_contents(data.manifest.select(there), _among(data, split, there))
-    result["duplicate_contents"] = [list(pair) for pair in twins]
+    result |= {"duplicate_contents": [list(pair) for pair in twins.tested], **twins_report(twins)}
     tell_twins(twins, config)
-    if not twins:
+    if not twins.tested:
         say("no picture of the test part is also in training or validation, by content")
     if bad and not config.skip_bad:
         lines = [f"{file}: {reason}" for file, reason in bad.items()]

@@ -13,6 +13,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from finetune.errors import ModelFileError, UsageError
+from finetune.last_map import find_module
 from finetune.tensor_files import read_tensors
 from finetune.weights import Published, WeightSource, locate_weights
 
@@ -53,8 +54,10 @@ class FeatureBackbone(nn.Module):
         weights: where its weights came from.
         taps: which maps `forward` returns, as strides or places from the end, in this order.
         embed: False drops the pooling layers behind the deepest tap (VGG's hold 119 million weights) and
-            leaves the embedding empty, for heads that read maps only; "pooled" does so only where there are
-            hidden layers between the last map and the classifier, as in VGG.
+            leaves the embedding empty, for heads that read maps only; "pooled" does so only where timm's
+            `pre_logits` holds hidden layers, as in VGG, and keeps every other embedding: the mean of
+            ResNet's last map, but also what EfficientNet and MobileNet-V3 make with a convolution before
+            or behind the pooling.
         image_size: side in pixels the model was built for, where the model fixes one.
         notes: sentences for the person who started the run.
 
@@ -268,7 +271,7 @@ def _layers_by_tap(model: Any) -> dict[Tap, _Layer]:
 
 
 def _only_pools(model: Any, info: dict[str, Any]) -> bool:
-    return isinstance(model.get_submodule(info["module"]), nn.MaxPool2d | nn.AvgPool2d)
+    return isinstance(find_module(model, info["module"]), nn.MaxPool2d | nn.AvgPool2d)
 
 
 def _has_hidden_layers(model: Any) -> bool:

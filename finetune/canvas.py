@@ -7,9 +7,11 @@ no global state is left behind, and the same input gives the same file, byte for
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import count as numbers_from
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +135,53 @@ def shorten(text: str, limit: int) -> str:
         return text
     head = (limit - 1) // 2
     return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
+
+
+def distinct_short_names(names: Sequence[str], limit: int) -> list[str]:
+    """Return the names, each of at most `limit` characters; different names stay different.
+
+    A long name loses its middle. Where two would then read alike they lose their beginning, or else their
+    end, and what still reads alike gets a number. Equal names stay equal.
+
+    >>> distinct_short_names(["Silverado 1500 Regular Cab", "Silverado 2500HD Regular Cab", "Volt"], 18)
+    ['… 1500 Regular Cab', '…500HD Regular Cab', 'Volt']
+    """
+    cuts: tuple[Callable[[str], str], ...] = (
+        lambda name: shorten(name, limit),
+        lambda name: name if len(name) <= limit else f"…{name[1 - limit :]}",
+        lambda name: name if len(name) <= limit else f"{name[: limit - 1]}…",
+    )
+    short = {name: cuts[0](name) for name in names}
+    for cut in cuts[1:]:
+        counts = Counter(short.values())
+        short = {name: cut(name) if counts[told] > 1 else told for name, told in short.items()}
+    short = _numbered(short, limit)
+    return [short[name] for name in names]
+
+
+def _numbered(short: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Return the short names with a number behind each that another has already."""
+    taken: set[str] = {told for name, told in short.items() if name == told}
+    found: dict[str, str] = {}
+    for name, told in short.items():
+        found[name] = told
+        for number in numbers_from(2):
+            if name == told or found[name] not in taken:
+                break
+            found[name] = f"{told[: max(limit - 1 - len(str(number)), 0)]} {number}"
+        taken.add(found[name])
+    return found
+
+
+def distinct_fits(names: Sequence[str], width: float, size: float) -> list[str]:
+    """Return the names, cut until `size` points fit into `width` inches; different ones stay different."""
+    limit = max((len(name) for name in names), default=0)
+    while limit > 3:
+        short = distinct_short_names(names, limit)
+        if max(text_width(name, size) for name in short) <= width:
+            return short
+        limit -= 1
+    return distinct_short_names(names, limit)
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:

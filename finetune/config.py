@@ -122,7 +122,8 @@ class TrainConfig:
         cutmix: alpha of cutmix's Beta distribution; 0 switches it off.
         ema: decay of the weights' moving average, which is then what is evaluated and exported; 0 is off.
         clip_grad: largest gradient norm; 0 is off.
-        patience: epochs without a better validation metric before stopping; 0 is off.
+        patience: epochs without a better validation metric before stopping; 0 is off. Frozen epochs do not
+            count where others follow: neither they nor their scores are looked at.
         monitor: the validation metric that selects and stops (never a loss value).
         select: which weights are tested: last, or best on validation.
         seed: of everything random.
@@ -236,6 +237,11 @@ def _rules(config: FitConfig) -> list[tuple[bool, str]]:
             train.frozen_weight_decay is None or train.frozen_weight_decay >= 0,
             f"train.frozen_weight_decay must not be negative, got {train.frozen_weight_decay}",
         ),
+        (
+            train.frozen_epochs > 0 or not _frozen_settings(train),
+            f"{', '.join(_frozen_settings(train))} would change nothing with train.frozen_epochs 0: give "
+            "a number of frozen epochs, or leave them out",
+        ),
         (train.frozen_views >= -1, f"train.frozen_views must be -1, 0 or more, got {train.frozen_views}"),
         (train.batch_size >= 1, f"train.batch_size must be at least 1, got {train.batch_size}"),
         (train.accumulate >= 1, f"train.accumulate must be at least 1, got {train.accumulate}"),
@@ -265,11 +271,23 @@ def _rules(config: FitConfig) -> list[tuple[bool, str]]:
     ]
 
 
+def _frozen_settings(train: TrainConfig) -> list[str]:
+    """Return the keys of the settings that only frozen epochs have and that were given."""
+    given = {
+        "frozen_lr": train.frozen_lr is not None,
+        "frozen_weight_decay": train.frozen_weight_decay is not None,
+        "frozen_schedule": train.frozen_schedule != "constant",
+        "frozen_views": train.frozen_views > 0,
+    }
+    return [f"train.{name}" for name, is_given in given.items() if is_given]
+
+
 def _refused_names(config: FitConfig) -> list[str]:
     """Return what is wrong with the choices by name: the loss with its parameters, augmentation and head."""
     from core_losses import build_loss
     from finetune.augment import POLICIES
     from finetune.heads import check_head_options, head_names
+    from finetune.objective import unknown_branches
 
     choices = (
         ("train.augment", config.train.augment, list(POLICIES)),
@@ -297,6 +315,8 @@ def _refused_names(config: FitConfig) -> list[str]:
             check_head_options(config.head.name, config.head.options)
         except UsageError as error:
             refused.append(f"head.options: {error}")
+        else:
+            refused += unknown_branches(config.head.name, config.head.options, config.loss.branches)
     return refused
 
 

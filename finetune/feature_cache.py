@@ -89,6 +89,11 @@ class FeatureCache:
         self._store: FeatureStore | None = None
         self._filled: set[int] = set()
 
+    @property
+    def in_memory(self) -> int:
+        """The bytes of memory that the features take by now."""
+        return 0 if self._store is None else self._store.in_memory
+
     def fill(self, epoch: int, between: Callable[[], None]) -> None:
         """Ask the backbone for the view that an epoch shows, unless it is here already.
 
@@ -150,12 +155,19 @@ class FeatureCache:
 
 
 class EvalFeatures:
-    """Batches to evaluate: looked at by the frozen backbone the first time, read back afterwards."""
+    """Batches to evaluate: looked at by the frozen backbone the first time, read back afterwards.
 
-    def __init__(self, learner: Learner, batches: EvalBatches, folder: Path) -> None:
-        self._learner, self._batches, self._folder = learner, batches, folder
+    Args:
+        learner: its frozen backbone makes the features.
+        batches: the pictures.
+        folder: where a file lies for what does not fit in memory, as in `FeatureCache`.
+        beside: the training features, with which these share the quarter of the memory.
+    """
+
+    def __init__(self, learner: Learner, batches: EvalBatches, folder: Path, beside: FeatureCache) -> None:
+        self._learner, self._batches, self._folder, self._beside = learner, batches, folder, beside
         self._store: FeatureStore | None = None
-        self._kept: list[Batch] = []
+        self._kept: list[tuple[Tensor, Tensor, int]] = []
         self._complete = False
 
     def __iter__(self) -> Iterator[FeatureBatch]:
@@ -166,25 +178,28 @@ class EvalFeatures:
         for batch in self._batches:
             features = look(self._learner, batch.images)
             if self._store is None:
-                processes = self._learner.world.size
                 self._store = open_store(
-                    Layout.of(features), self._batches.pictures, self._folder, processes=processes
+                    Layout.of(features),
+                    self._batches.pictures,
+                    self._folder,
+                    processes=self._learner.world.size,
+                    taken=self._beside.in_memory,
                 )
             slots = np.arange(count, count + len(batch.images))
             self._store.write(slots, self._store.layout.pack(features).numpy())
             count += len(batch.images)
-            self._kept.append(Batch(batch.images[:0], batch.target, batch.index, batch.crops))
+            self._kept.append((batch.target.clone(), batch.index.clone(), batch.crops))
             yield FeatureBatch(features, batch.target, batch.index, batch.crops)
         self._complete = True
 
     def _read(self) -> Iterator[FeatureBatch]:
         start = 0
-        for batch in self._kept:
+        for target, index, crops in self._kept:
             assert self._store is not None
-            slots = np.arange(start, start + len(batch.target) * batch.crops)
+            slots = np.arange(start, start + len(target) * crops)
             start += len(slots)
             features = self._store.layout.unpack(self._store.read(slots))
-            yield FeatureBatch(features, batch.target, batch.index, batch.crops)
+            yield FeatureBatch(features, target, index, crops)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from finetune.errors import ResourceError
 from finetune.machine import memory_bytes
 
 ALIGN = 8  # bytes; every part of a record starts at a multiple
-MEMORY_SHARE = 4  # a store may take one part in this many of the memory
+MEMORY_SHARE = 4  # all stores together may take one part in this many of the memory
 REMEDY = "or give --train.frozen_views 0 to ask the frozen backbone in every epoch"
 
 
@@ -88,11 +88,12 @@ class Layout:
 
 
 class FeatureStore:
-    """`slots` records of one layout, in memory."""
+    """`slots` records of one layout, in memory; `in_memory` is how many bytes of it they take."""
 
     def __init__(self, layout: Layout, slots: int) -> None:
         self.layout, self.slots = layout, slots
-        self.where = f"in memory ({_told(slots * layout.size)})"
+        self.in_memory = slots * layout.size
+        self.where = f"in memory ({_told(self.in_memory)})"
         self._records = np.empty((slots, layout.size), np.uint8)
 
     def write(self, slots: np.ndarray, records: np.ndarray) -> None:
@@ -113,6 +114,7 @@ class FileStore(FeatureStore):
     def __init__(self, layout: Layout, slots: int, folder: Path) -> None:
         self.layout, self.slots = layout, slots
         size = slots * layout.size
+        self.in_memory = 0
         self.where = f"in a file without a name in {folder} ({_told(size)}), gone when the stage ends"
         try:
             check_free_space(folder, size)
@@ -143,9 +145,14 @@ class FileStore(FeatureStore):
         return records
 
 
-def open_store(layout: Layout, slots: int, folder: Path, *, processes: int = 1) -> FeatureStore:
-    """Return a store in memory where a quarter of it does for all processes, else in a file of `folder`."""
-    if slots * layout.size * processes * MEMORY_SHARE <= memory_bytes():
+def open_store(
+    layout: Layout, slots: int, folder: Path, *, processes: int = 1, taken: int = 0
+) -> FeatureStore:
+    """Return a store in memory where a quarter of it does for all processes, else in a file of `folder`.
+
+    `taken` is what other stores of this process have of that quarter already, in bytes.
+    """
+    if (taken + slots * layout.size) * processes * MEMORY_SHARE <= memory_bytes():
         return FeatureStore(layout, slots)
     return FileStore(layout, slots, folder)
 

@@ -233,7 +233,7 @@ class FitRun:
         if views:
             rows, target = self.task.train, self.task.manifest.label
             self.kept = FeatureCache(learner, self.train_batches, rows, target, views=views, folder=folder)
-            self.kept_val = EvalFeatures(learner, self.val_batches, folder)
+            self.kept_val = EvalFeatures(learner, self.val_batches, folder, beside=self.kept)
 
     def _batches(self, epoch: int, stop: StopRequest) -> TrainBatches | FeatureCache:
         """Return what this epoch trains on: pictures, or the features that a frozen backbone made of them."""
@@ -276,16 +276,16 @@ class FitRun:
         return self.task.scorer(found["probs"], found["target"])
 
     def _keep_best(self, epoch: int, metric: float | None) -> None:
-        if metric is None or (self.progress.best is not None and metric <= self.progress.best):
+        last_start = self.learner.recipe.last_start
+        if metric is None or not self.progress.take_score(float(metric), epoch, last_start):
             return
-        self.progress.best, self.progress.best_epoch = float(metric), epoch
         if self.world.is_main:
             with self.learner.averaged():
                 self.checkpoints.save_best({"model": self.learner.core.state_dict(), "epoch": epoch})
 
     def _nothing_improves(self) -> bool:
-        patience, progress = self.config.train.patience, self.progress
-        return bool(patience) and progress.epoch - 1 - progress.best_epoch >= patience
+        patience = self.config.train.patience
+        return bool(patience) and self.progress.in_vain(self.learner.recipe.last_start) >= patience
 
 
 def inexact_reasons(state: dict[str, Any], learner: Learner) -> list[str]:

@@ -122,9 +122,10 @@ class Head(nn.Module):
     """Features in, logits out; everything learned beside the backbone lives here, never in a loss.
 
     `default_taps` are the maps that a head reads unless it is told otherwise (see `FeatureBackbone`), and
-    `uses_embedding` says whether it reads the pooled vector; "pooled" asks for it only where nothing but
-    pooling makes it. Both decide how the backbone is built. `reads_second` is True for a head that can take
-    the map of a second backbone (`TwinBackbone`).
+    `uses_embedding` says whether it reads the pooled vector; "pooled" takes it as it is, whatever convolution
+    or norm helps to make it (EfficientNet's, ConvNeXt's), but goes without where hidden layers do (VGG's two
+    of 4096; the embedding is then empty). Both decide how the backbone is built. `reads_second` is True for a
+    head that can take the map of a second backbone (`TwinBackbone`).
     """
 
     default_taps: ClassVar[tuple[Tap, ...]] = ()
@@ -138,6 +139,15 @@ class Head(nn.Module):
         The keyword arguments of a head's own method are its options, checked by their annotations.
         """
         raise NotImplementedError
+
+    @classmethod
+    def branch_names(cls, **options: Any) -> tuple[str, ...]:
+        """Return the names of all branches that a head with these options (every one of them) may give.
+
+        Only these, and "main", can have a loss of their own; none by default.
+        """
+        del options
+        return ()
 
     def forward(self, features: Features, target: Tensor | None = None) -> HeadOutput:
         """Return everything that the objective needs; `target` serves heads whose logits depend on it."""
@@ -228,6 +238,19 @@ def head_options(name: str) -> dict[str, Any]:
     parameters = inspect.signature(head_class(name).build).parameters
     skipped = ("backbone", "num_classes")
     return {key: item.default for key, item in parameters.items() if key not in skipped}
+
+
+def resolved(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option of a head: the given ones, and the defaults of the others.
+
+    A study puts them into its configuration before it opens the run folder, so that config.yaml, the
+    checkpoints and the finished model say what ran, whatever the defaults are later. Files that hold only
+    some of the options load all the same.
+
+    >>> resolved("linear", {}), resolved("linear", {"dropout": 0.5})
+    ({'dropout': 0.0}, {'dropout': 0.5})
+    """
+    return {**head_options(name), **options}
 
 
 def build_head(name: str, backbone: FeatureDims, num_classes: int, **options: Any) -> Head:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,7 @@ def draw_heat_map_figure(
         `out`.
     """
     count = len(rows.names)
+    columns, rows = _shortened(columns, rows)
     layout = _lay_out(count, len(panels), columns, rows)
     blocks = [panels[start : start + layout.across] for start in range(0, len(panels), layout.across)]
     top = canvas.heading_height(title, subtitle) + 0.04
@@ -126,11 +127,11 @@ def _lay_out(count: int, panels: int, columns: Sequence[str], rows: RowLabels) -
     tall = (0.44 if dense else 0.58) if rows.draw else 0.36
     if count > 24:
         tall = 0.36
-    names = [canvas.text_width(_label(name), canvas.NORMAL) for name in rows.names]
-    notes = [canvas.text_width(_label(note), canvas.SMALL) for note in rows.notes]
+    names = [canvas.text_width(name, canvas.NORMAL) for name in rows.names]
+    notes = [canvas.text_width(note, canvas.SMALL) for note in rows.notes]
     text = max([canvas.text_width(rows.heading, canvas.NORMAL), *names, *notes])
     labels = text + (0.12 + 0.92 * tall if rows.draw else 0) + 0.12
-    widest = max(canvas.text_width(_label(name), canvas.SMALL) for name in columns)
+    widest = max(canvas.text_width(name, canvas.SMALL) for name in columns)
     height = 0.28 if widest <= cell - 0.06 else 0.22 + 0.72 * widest
     panel = cell * len(columns)
     fitting = max(int((MAX_WIDTH - labels - SCALE + GAP) / (panel + GAP)), 1)
@@ -142,8 +143,12 @@ def _lay_out(count: int, panels: int, columns: Sequence[str], rows: RowLabels) -
     return _Layout((cell, tall), left, height, across, width, HEADING + tall * count + height + 0.1)
 
 
-def _label(name: str) -> str:
-    return canvas.drawable(canvas.shorten(name.replace("\n", " "), NAME_LIMIT))
+def _shortened(columns: Sequence[str], rows: RowLabels) -> tuple[list[str], RowLabels]:
+    """Return the labels as they are drawn: short, and different ones different all over the figure."""
+    lines = [canvas.drawable(text.replace("\n", " ")) for text in (*columns, *rows.names, *rows.notes)]
+    short = canvas.distinct_short_names(lines, NAME_LIMIT)
+    cut = len(columns), len(columns) + len(rows.names)
+    return short[: cut[0]], replace(rows, names=short[cut[0] : cut[1]], notes=short[cut[1] :])
 
 
 def _draw_row_labels(figure: Figure, layout: _Layout, rows: RowLabels, y: float) -> None:
@@ -156,9 +161,9 @@ def _draw_row_labels(figure: Figure, layout: _Layout, rows: RowLabels, y: float)
     for number, (name, note) in enumerate(zip(rows.names, rows.notes, strict=True)):
         middle = y - tall * (number + 0.5)
         shift = 0.085 if note else 0.0
-        page.text(left, middle + shift, _label(name), va="center")
+        page.text(left, middle + shift, name, va="center")
         if note:
-            page.text(left, middle - shift, _label(note), va="center", size=canvas.SMALL, color=canvas.MUTED)
+            page.text(left, middle - shift, note, va="center", size=canvas.SMALL, color=canvas.MUTED)
         if rows.draw:
             side = 0.92 * tall
             place = (layout.left - 0.12 - side, middle - side / 2, side, side)
@@ -216,7 +221,7 @@ def _outline(axes: Axes, truths: Sequence[int | None]) -> None:
 
 def _write_column_names(axes: Axes, columns: Sequence[str], layout: _Layout, *, rest: bool) -> None:
     slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if layout.slanted else {}
-    canvas.label_ticks(axes, "x", [_label(name) for name in columns], size=canvas.SMALL, **slant)
+    canvas.label_ticks(axes, "x", columns, size=canvas.SMALL, **slant)
     if rest:
         axes.axvline(len(columns) - 1.5, color=canvas.MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
         axes.get_xticklabels()[-1].set(style="italic", color=canvas.MUTED)

@@ -40,8 +40,9 @@ def parse_options(
 ) -> tuple[T, Flags, dict[str, str]]:
     """Return the configuration, the common flags and the positional words of one command line.
 
-    `--config FILE` reads YAML, dotted options (`--train.lr 0.1`) override it, the last one wins. A name that
-    is no file may be that of a YAML file in the folder `recipes` (`--config paper_resnet34`).
+    `--config FILE` reads YAML; dotted options (`--train.lr 0.1`) override it wherever they stand; of several
+    files, and of an option given twice, the last wins. A name that is no file may be that of a YAML file in
+    the folder `recipes` (`--config paper_resnet34`).
     A yes-or-no option may stand alone (`--faces`), be turned round (`--no-serve`) or take true or false, and
     dashes may stand for the underscores of a name (`--auto-port`). Positional words may stand anywhere.
     `positionals` maps a positional's name to its help; a name ending in "..." takes one word or more, which
@@ -126,6 +127,8 @@ def _with_recipes(argv: Sequence[str], recipes: Path | None) -> list[str]:
 def _spelled_out(argv: Sequence[str], known: Mapping[str, Any]) -> list[str]:
     """Return the words with each known option and its value as one word, behind all positional words.
 
+    The files come before the other options, so that what stands on the line wins over them.
+
     >>> _spelled_out(["--no-serve", "--port", "80", "x"], {"serve": bool, "port": int})
     ['x', '--serve=false', '--port=80']
     """
@@ -148,7 +151,8 @@ def _spelled_out(argv: Sequence[str], known: Mapping[str, Any]) -> list[str]:
         else:
             has_value = rest and not rest[0].startswith("--")
             options.append(f"--{name}={rest.pop(0)}" if has_value else f"--{name}")
-    return positionals + options
+    files = [word for word in options if word.partition("=")[0] == "--config"]
+    return positionals + files + [word for word in options if word not in files]
 
 
 def _in_table(name: str, known: Mapping[str, Any]) -> bool:
@@ -232,8 +236,7 @@ def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any]) -> str
         return "\n".join(lines) if lines else f"{message}; --help lists what this command takes"
     bad = re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
     if bad and bad.group(1) in known:
-        allowed = get_args(known[bad.group(1)])
-        choice = [str(value) for value in allowed if isinstance(value, str)]
+        choice = _choices(known[bad.group(1)])
         wish = f"one of {', '.join(choice)}" if choice else _type_name(known[bad.group(1)])
         got = re.search(r"(?:Got|Given) value: (.*)", bad.group(2))
         arrived = got.group(1).strip() if got else bad.group(2).strip()
@@ -242,6 +245,18 @@ def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any]) -> str
         files = "" if on_line else ", ".join(_values_of("--config", argv))
         return f"--{bad.group(1)}{f' (in {files})' if files else ''} must be {wish}, got {arrived}{near}"
     return message
+
+
+def _choices(hint: Any) -> list[str]:
+    """Return the names that an option may have, null among them where it may stay empty; none for others.
+
+    >>> from typing import Literal
+    >>> _choices(Literal["flip", "ten"] | None), _choices(int | None)
+    (['flip', 'ten', 'null'], [])
+    """
+    parts = get_args(hint)
+    names = [name for part in parts for name in ([part] if isinstance(part, str) else _choices(part))]
+    return [*names, "null"] if names and type(None) in parts else names
 
 
 def _type_name(hint: Any) -> str:

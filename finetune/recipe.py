@@ -109,6 +109,11 @@ class Recipe:
         """Return the stage that a zero-based epoch of the run belongs to."""
         return self._position(epoch)[0]
 
+    @property
+    def last_start(self) -> int:
+        """The zero-based epoch of the run that begins the last stage."""
+        return self.epochs - self.stages[-1].epochs
+
     def starts_stage(self, epoch: int) -> bool:
         """Return whether this epoch is the first of its stage."""
         return self._position(epoch)[1] == 0

@@ -33,6 +33,8 @@ ENVIRONMENT = ("device", "threads", "versions")
 
 # Parts of config.yaml that name places and machines, or that the identity covers already.
 NOT_SETTINGS = ("run", "device", "devices", "folds", "data")
+# What of the data section is a choice about what is shown; the rest the identity covers or it is a place.
+DATA_SETTINGS = ("crop", "box_margin", "val_share", "split_seed")
 NOT_SETTING_KEYS = ("evaluate.batch_size", "pretraining.location", "device.asked")
 
 
@@ -105,6 +107,22 @@ def _part(result: Result, names: Sequence[str]) -> dict[str, Any]:
     return {name: result.run[name] for name in names if name in result.run}
 
 
+def _data_settings(result: Result, with_config: bool) -> dict[str, Any]:
+    """Return what was chosen of how the data are shown: config.yaml's, or what run.json tells of the crop.
+
+    The margin of a box is a setting only where pictures are cut to their boxes.
+    """
+    crop = result.run.get("crop")
+    crop = crop if isinstance(crop, Mapping) else {}
+    told = {"crop": crop.get("kind"), "box_margin": crop.get("margin")}
+    section = result.config.get("data") if with_config else None
+    own = section if isinstance(section, Mapping) else {}
+    chosen = {key: own.get(key, told.get(key)) for key in DATA_SETTINGS}
+    if chosen["crop"] == "image":
+        chosen["box_margin"] = None
+    return {f"data.{key}": value for key, value in chosen.items() if value is not None}
+
+
 def _settings(result: Result, with_config: bool) -> dict[str, Any]:
     """Return dotted settings: config.yaml's, and what run.json adds to them."""
     config = (
@@ -114,7 +132,8 @@ def _settings(result: Result, with_config: bool) -> dict[str, Any]:
     told = _flat(_part(result, SETTINGS))
     nested = [name for name in (*chosen, *told) if "." in name]
     known = {name.rpartition(".")[2] for name in nested} | {name.partition(".")[0] for name in nested}
-    return chosen | {name: value for name, value in told.items() if name not in known}
+    chosen |= {name: value for name, value in told.items() if name not in known}
+    return chosen | _data_settings(result, with_config)
 
 
 def setting_differences(
@@ -122,9 +141,9 @@ def setting_differences(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the settings that differ between runs paired in order, [{field, a, b}], and notes in words.
 
-    config.yaml counts where every run has one (places, machines and data are left out), run.json always. A
-    note is given when more than the loss differs, when runs of one side differ in more than the seed, and
-    when a configuration is missing.
+    config.yaml counts where every run has one, without places and machines and of the data only how pictures
+    are shown and held out (`DATA_SETTINGS`); run.json counts always. A note is given when more than the loss
+    differs, when runs of one side differ in more than the seed, and when a configuration is missing.
     """
     everyone = [*side_a, *side_b]
     with_config = all(result.config for result in everyone)
@@ -136,7 +155,8 @@ def setting_differences(
     found = _distinct([differing(_settings(a, with_config), _settings(b, with_config)) for a, b in pairs])
     uncontrolled = [item["field"] for item in found if not is_loss(item["field"])]
     if uncontrolled:
-        notes.append(f"not a controlled comparison: besides the loss these differ: {', '.join(uncontrolled)}")
+        besides = "besides the loss these differ" if len(uncontrolled) < len(found) else "these differ"
+        notes.append(f"not a controlled comparison: {besides}: {', '.join(uncontrolled)}")
     for side in (side_a, side_b):
         parts = [differing(_settings(side[0], with_config), _settings(one, with_config)) for one in side[1:]]
         names = {item["field"] for item in _distinct(parts)} - {"seed", "train.seed"}

@@ -12,9 +12,11 @@ import pytest
 
 from agecls.experiment import check_run_place, prepare_experiment, run_fold, validation_scores
 from agecls.results import AgeResult
+from finetune.bundle import load_bundle
 from finetune.cache import BadImagesError
 from finetune.distributed import World
 from finetune.errors import DataError, UsageError
+from finetune.run_folder import read_config
 from tests.agecls.tiny_ages import listed_rows, picture, tiny
 
 # Reads a table, opens its pictures and goes through one fold's batches; prints its own memory at the peak.
@@ -50,6 +52,14 @@ print(peak)
 def test_an_experiment_without_a_place_is_refused(faces, tmp_path):
     with pytest.raises(UsageError, match=r"give --run\.dir FOLDER"):
         check_run_place(replace(tiny(faces, tmp_path), run=replace(tiny(faces, tmp_path).run, dir="")))
+
+
+def test_every_option_of_the_head_is_kept(faces, tmp_path, pair):
+    assert prepare_experiment(tiny(faces, tmp_path)).config.head.options == {"dropout": 0.0}
+    for folder in (pair[1], pair[1] / "fold2"):
+        assert read_config(folder / "config.yaml")["head"]["options"] == {"dropout": 0.0}
+    facts = load_bundle(pair[1] / "fold2" / "model.safetensors")[1]
+    assert facts["head"] == {"name": "linear", "taps": [], "options": {"dropout": 0.0}}
 
 
 def test_splits_are_found_by_the_fold_they_test(faces, tmp_path):

@@ -30,6 +30,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DCL of the last release": ("dcl", {"variant": "repo", "regions": 4}),
 }
 
+# Heads that begin from the training pictures, for the tests of whole runs, which prepare them.
+PREPARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "kernel pooling, gamma measured": ("kernel_pooling", {"dim": 64, "gamma": "auto"}),
+    "DFL from pictures": ("dfl", {"detectors": 3, "init": "kmeans", "filter_norm": "none"}),
+}
+RUNS = CASES | PREPARED
+
 # A residual net, a net whose pool5 must not be read, one whose maps are channels last, and tokens.
 BACKBONES = ("test_resnet", "vgg11", "swin_tiny_patch4_window7_224", "test_vit")
 CLASSES = 5
@@ -37,7 +44,7 @@ CLASSES = 5
 
 def build(case: str, backbone: str = "test_resnet", size: int = 64, seed: int = 0) -> Classifier:
     """Return an untrained classifier with the case's head."""
-    head, options = CASES[case]
+    head, options = RUNS[case]
     torch.manual_seed(seed)
     core = build_classifier(backbone, head, CLASSES, weights="none", image_size=size, head_options=options)
     for module in core.backbone.modules():
@@ -65,7 +72,7 @@ def loss_of(core: Classifier, images: Tensor, target: Tensor) -> Tensor:
 
 def config(case: str, backbone: str = "test_resnet", **changes: Any) -> FitConfig:
     """Return the quick training run's configuration with this case's head."""
-    head, options = CASES[case]
+    head, options = RUNS[case]
     changed = quick(model_backbone=backbone, model_image_size=64, **changes)
     return replace(changed, head=HeadConfig(head, options=options))
 

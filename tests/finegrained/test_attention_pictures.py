@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finegrained.attention_pictures import draw_attention
+from finegrained.attention_pictures import ONE_CELL, draw_attention
 from finegrained.examples import Example
+from finegrained.picture_grid import Line
 from tests.finegrained.made_results import class_names
 from tests.finetune.drawing import pixels_of
 
@@ -50,3 +51,17 @@ def test_evidence_changes_the_picture_and_none_leaves_the_crop(tmp_path: Path):
     yellow = (some[..., 0] > 150) & (some[..., 2] < 80)
     assert yellow.sum() > 100
     assert not ((none[..., 0] > 150) & (none[..., 2] < 80)).any()
+
+
+def test_why_there_is_no_evidence_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    monkeypatch.setattr(
+        "finegrained.attention_pictures.Line", lambda text, *more: told.append(text) or Line(text, *more)
+    )
+
+    def nothing(crop: np.ndarray, index: int) -> np.ndarray:
+        return np.zeros((SIZE, SIZE), np.float32)
+
+    draw_attention([example(0, 0)], nothing, class_names(2), tmp_path / "a.png")
+    draw_attention([example(0, 0)], nothing, class_names(2), tmp_path / "b.png", nothing=ONE_CELL)
+    assert told == ["no evidence anywhere", "the last map has one cell"]

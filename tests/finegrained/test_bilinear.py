@@ -134,8 +134,12 @@ def test_a_head_too_large_to_be_meant_is_refused_with_its_cost_and_the_cure():
     ("options", "message"),
     [
         ({"reduction": -1}, "reduction must be 0 .* got -1"),
-        ({"eps": 0.0}, "eps must be above 0"),
-        ({"scale": 0.0}, "scale must be above 0, got 0"),
+        ({"eps": 0.0}, "eps must be a number above 0"),
+        ({"eps": float("nan")}, "eps must be .* got nan"),
+        ({"eps": float("inf")}, "eps must be .* got inf"),
+        ({"scale": 0.0}, "scale must be a number above 0, got 0"),
+        ({"scale": float("nan")}, "scale must be .* got nan"),
+        ({"scale": float("inf")}, "scale must be .* got inf"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

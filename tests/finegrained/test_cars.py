@@ -112,6 +112,24 @@ def test_a_class_outside_the_list_is_refused_with_its_picture(tmp_path: Path, nu
         read_cars_split(tmp_path, SUBSET)
 
 
+def test_a_class_that_is_no_whole_number_is_refused(tmp_path: Path):
+    write_lookalike_cars(tmp_path, "S", classes=3, per_class=4)
+    rows = [(1, 1, 9, 9, 1.5, "00001.jpg")]
+    save_mat(tmp_path / "devkit/cars_train_annos.mat", {"annotations": struct_array(FIELDS, rows)})
+    with pytest.raises(DataError, match=r"00001\.jpg: class 1\.5 is not one of 1 to 3"):
+        read_cars_split(tmp_path, SUBSET)
+
+
+@pytest.mark.parametrize("flag", [0.5, 2, -1])
+def test_a_part_that_is_neither_0_nor_1_is_refused(tmp_path: Path, flag: float):
+    write_lookalike_cars(tmp_path, "O", classes=3, per_class=4)
+    content = loadmat(str(tmp_path / "cars_annos.mat"))
+    content["annotations"][0, 2]["test"] = np.array([[flag]])
+    save_mat(tmp_path / "cars_annos.mat", {name: content[name] for name in ("annotations", "class_names")})
+    with pytest.raises(DataError, match=f"test is 1 for the test part and else 0.*\n.*{flag}"):
+        read_cars_single(tmp_path, SUBSET)
+
+
 def test_196_classes_and_the_official_counts_are_asserted(split: Path):
     with pytest.raises(DataError, match="20 of 16185 images, 12 of 8144 train, 8 of 8041 test, 4 of 196"):
         read_cars_split(split)

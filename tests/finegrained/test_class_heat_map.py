@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from finegrained.class_heat_map import columns_of, draw_class_heat_map
+from finegrained.class_tables import CARS, CUB, class_table, display_name
 from finetune import canvas
 from tests.finegrained.made_results import class_names, made_up_probs
 from tests.finetune.drawing import has_colour, pixels_of
@@ -58,3 +59,19 @@ def test_a_true_class_without_a_column_is_not_outlined(tmp_path: Path):
     names, file = class_names(6), tmp_path / "gone.jpg"
     out = draw_class_heat_map([file], np.array([5]), probs, names, [0, 1], tmp_path / "m.png", subtitle="")
     assert not has_colour(pixels_of(out), canvas.VERMILION)
+
+
+@pytest.mark.parametrize("limit", [28, 20, 12, 6])
+def test_short_names_of_all_cars_stay_distinct(limit: int):
+    for table in (CARS, CUB):
+        names = [display_name(name) for name in class_table(table)]
+        short = canvas.distinct_short_names(names, limit)
+        assert len(set(short)) == len(names)
+        assert max(map(len, short)) <= limit
+
+
+def test_equal_names_stay_equal_and_short_ones_stay_as_they_are():
+    names = ["aaaaaaaaab", "aaaaaaaaab", "aaaa…aaab", "ok"]
+    short = canvas.distinct_short_names(names, 9)
+    assert short[0] == short[1] != short[2]
+    assert short[2:] == names[2:]

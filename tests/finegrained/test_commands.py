@@ -9,6 +9,7 @@ import pytest
 
 from finegrained.commands import COMMANDS
 from finegrained.results import FineResult
+from finetune.heads import head_options
 from tests.finegrained.tiny_birds import birds, fine
 
 TINY = (
@@ -41,7 +42,7 @@ def test_train_and_evaluate_from_the_command_line(birds_folder, tmp_path, capsys
     assert code == 0, err
     record = json.loads(out)
     assert (record["head"], record["loss"]["name"], record["loss"]["alpha"]) == ("dcl", "crl", 1.5)
-    assert record["head_options"] == {"regions": 4, "gamma": 1.0}
+    assert record["head_options"] == {**head_options("dcl"), "regions": 4, "gamma": 1.0}
     assert (run / "report.md").is_file()
     code, out, _ = fine(capsys, "evaluate", run, "--json")
     assert code == 0
@@ -70,7 +71,7 @@ def test_a_recipe_is_found_by_name_and_changed_by_options(birds_folder, tmp_path
     code, _, err = fine(capsys, "train", *words, *TINY, "--train.milestones=[]", "--head.options.regions=4")
     assert code == 0, err
     config = FineResult.load(run).config
-    assert config["head"]["options"] == {"variant": "paper", "regions": 4, "gamma": 1.0}
+    assert config["head"]["options"] == {**head_options("dcl"), "regions": 4}
     assert config["train"]["augment"] == "rotate_crop"
 
 

@@ -105,12 +105,19 @@ def test_it_reads_the_last_map_and_no_embedding():
     assert CompactBilinearHead.uses_embedding is False
 
 
+def test_the_largest_seed_is_a_seed():
+    assert CompactBilinearHead("last", 6, 3, dim=16, seed=2**63 - 1).sketch.buckets.shape == (2, 6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"dim": 1}, "dim >= 2"),
         ({"eps": 0.0}, r"eps must be .* above 0"),
         ({"scale": -1.0}, "scale must be"),
+        ({"seed": -1}, r"seed must lie in \[0, 2\^63\), got -1"),
+        ({"seed": 2**63}, "seed must lie in"),
+        ({"dim": 10**8}, r"dim 100000000 with 3 classes holds 300 million weights \(1\.2 GB.*options\.dim"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finegrained.compare_report import per_seed, telling_columns, what_differs, write_comparison
+from finegrained.compare_report import differences, per_seed, telling_columns, what_differs, write_comparison
 from finegrained.comparison import compare_results, compare_seeds
 from finegrained.results import FineResult
 from finetune.markdown import escape
@@ -39,6 +39,20 @@ def test_page_repeats_conclusion_and_numbers(compared: Compared, tmp_path: Path)
     assert f"{comparison['mcnemar']['b']} images only the first has right" in page
     assert "Only the loss differs." in page
     assert not (place / "pictures").exists()
+
+
+def test_what_resampling_cannot_tell_reads_n_a_with_the_reason(compared: Compared):
+    found = {
+        "a": 50.0,
+        "b": 75.0,
+        "difference": 25.0,
+        "interval": None,
+        "p": None,
+        "reason": "nothing varies",
+    }
+    text = differences({**compared[2], "per_class": found})
+    assert "| 50.00 | 75.00 | +25.00 | n/a | n/a |" in text
+    assert "No interval and no p for the mean of the per-class accuracies: nothing varies." in text
 
 
 def test_no_word_of_better_beyond_the_conclusion(compared: Compared, tmp_path: Path):

@@ -88,10 +88,43 @@ def test_identical_results_differ_by_nothing():
     found = compare_results(result(answers(0.6)), result(answers(0.6)), resamples=100)
     for measure in ("top1", "top5", "per_class"):
         cells = found[measure]
-        assert (cells["difference"], cells["interval"], cells["p"]) == (0, [0, 0], 1)
+        assert (cells["difference"], cells["interval"], cells["p"]) == (0, None, None)
+        assert "right and wrong on the same images" in cells["reason"]
     assert found["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
     assert found["changed"] == "nothing"
     assert found["conclusion"].startswith("No difference in top-1 accuracy was shown")
+
+
+def test_resampling_that_never_moves_gives_no_interval_and_no_p():
+    """The second gets two classes whole that the first has wholly wrong: within classes nothing varies."""
+    target = predictions(answers(0.5)).target
+    first, second = target < 4, target < 6
+    found = compare_results(result(first), result(second, loss=CRL), resamples=300)
+    assert found["per_class"]["difference"] == pytest.approx(25)
+    assert (found["per_class"]["interval"], found["per_class"]["p"]) == (None, None)
+    assert "resampling shows no spread" in found["per_class"]["reason"]
+    assert found["top1"]["interval"] is not None
+    every = compare_results(result(target < 0), result(target < 8, loss=CRL), resamples=50)
+    assert every["conclusion"].startswith("No difference in top-1 accuracy was shown")
+    assert "no interval over images" in every["conclusion"]
+
+
+def test_whole_pictures_against_boxes_are_not_only_another_loss():
+    crops = [{"kind": "image", "margin": 0.0}, {"kind": "box", "margin": 0.1}]
+    a, b = result(answers(0.5), crop=crops[0]), result(answers(0.6), crop=crops[1], loss=CRL)
+    found = compare_results(a, b, resamples=20)
+    assert found["changed"] == "more"
+    assert {"field": "data.crop", "a": "image", "b": "box"} in found["settings"]
+
+
+def test_seeds_that_all_differ_by_the_same_have_no_interval_over_seeds():
+    sides = [
+        [result(answers(share, seed=0), f"{loss}{seed}", seed=seed, loss={"name": loss}) for seed in range(2)]
+        for share, loss in ((0.5, "cel"), (0.7, "crl"))
+    ]
+    found = compare_seeds(*sides, resamples=50)
+    assert found["seed_difference"]["interval"] is None
+    assert "there is no interval over seeds" in found["conclusion"]
 
 
 def test_a_difference_within_the_noise_is_not_claimed():
@@ -257,3 +290,11 @@ def test_folders_of_several_seeds_go_where_they_are_told(tmp_path: Path):
     sides = [[tmp_path / f"{side}{seed}" for seed in range(2)] for side in "ab"]
     assert len(compare_folders(*sides, config)["per_seed"]) == 2
     assert "mean ± sd" in (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
+
+
+def test_a_runs_own_folder_is_no_place_for_a_comparison(tmp_path):
+    sides = [make_result(tmp_path / name, answers=at).folder for at, name in enumerate("ab")]
+    before = sorted(sides[1].iterdir())
+    with pytest.raises(UsageError, match="is a run's own folder"):
+        compare_folders([sides[0]], [sides[1]], CompareConfig(out=str(sides[1]), pictures=False))
+    assert sorted(sides[1].iterdir()) == before

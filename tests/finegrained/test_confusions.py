@@ -9,6 +9,7 @@ import pytest
 
 from finegrained.confusions import (
     COLUMNS_DRAWN,
+    SAMPLES,
     ConfusedPair,
     confused_classes,
     confused_pairs,
@@ -90,3 +91,22 @@ def test_a_class_without_an_image_has_a_column_and_no_row(tmp_path: Path):
     pairs = [ConfusedPair(0, 1, 1, 1, 2, 2)]
     out = tmp_path / "heat.png"
     pixels_of(draw_confused_heat_map(files, probs, target, class_names(3), pairs, out, name="crl"))
+
+
+def test_each_column_of_the_pairs_has_a_heading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from matplotlib.axes import Axes
+
+    texts: list[str] = []
+    original = Axes.text
+
+    def record(self, x, y, words, *arguments, **keywords):
+        texts.append(words)
+        return original(self, x, y, words, *arguments, **keywords)
+
+    monkeypatch.setattr(Axes, "text", record)
+    target = np.array([0, 0, 1, 1])
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]])
+    files = [tmp_path / f"{row}.png" for row in range(4)]
+    pairs = confused_pairs(confusion_matrix(probs, target, 2))
+    draw_confused_pairs(files, probs, target, class_names(2), pairs, tmp_path / "a.png")
+    assert " ".join(SAMPLES) in " ".join(texts)

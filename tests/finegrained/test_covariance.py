@@ -87,6 +87,20 @@ def test_a_singular_covariance_has_a_finite_root_and_gradient():
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("factor", [1e-20, 1e-15, 1e15])
+def test_the_gradient_of_tiny_and_huge_activations_is_that_of_ordinary_ones(factor):
+    x, weight = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 4)
+
+    def gradient(factor):
+        # sqrt(cov(s x)) = s sqrt(cov(x)): the gradient does not depend on s
+        scaled = (factor * x).requires_grad_(True)
+        (matrix_sqrt(covariance(scaled)) * weight).sum().backward()
+        return scaled.grad
+
+    assert torch.isfinite(gradient(factor)).all()
+    torch.testing.assert_close(gradient(factor), gradient(1.0), rtol=1e-3, atol=1e-3)
+
+
 def test_a_constant_map_gives_zeros_and_a_finite_gradient():
     x = torch.ones(2, 3, 2, 2, requires_grad=True)
     root = matrix_sqrt(covariance(x))
@@ -142,7 +156,11 @@ def test_a_map_of_one_location_is_refused_with_the_cure():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dim": 1}, "dim must be at least 2 channels, got 1"), ({"iterations": 0}, "at least 1, got 0")],
+    [
+        ({"dim": 1}, "dim must be at least 2 channels, got 1"),
+        ({"iterations": 0}, "at least 1, got 0"),
+        ({"dim": 20_000}, r"dim 20000 on 6 channels with 3 classes holds 600 million .*options\.dim"),
+    ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(UsageError, match=message):

@@ -54,6 +54,13 @@ def test_the_order_of_lines_plays_no_part(birds: Path):
     assert parts_of(after, 3) == parts_of(before, 3)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_id(birds: Path):
+    before = read_cub(birds, SUBSET).manifest
+    for file in birds.glob("*.txt"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_cub(birds, SUBSET).manifest.fingerprint == before.fingerprint
+
+
 def test_paths_are_those_of_the_list_though_capitals_differ_from_the_class(birds: Path):
     manifest = read_cub(birds, SUBSET).manifest
     assert manifest["path"][0].startswith("images/001.Drawn_Rusty_finch/Drawn_Rusty_Finch_0001_")
@@ -125,6 +132,8 @@ def test_a_missing_list_is_named_with_its_source(birds: Path, name: str):
         ("image_class_labels.txt", "2 1", "0 1", "no whole number from 1"),
         ("image_class_labels.txt", "2 1", "2", "do not hold 2 columns"),
         ("bounding_boxes.txt", "2 ", "2 a b c d", "'a' is no number of pixels"),
+        ("bounding_boxes.txt", "2 ", "2 nan 1 2 2", "'nan' is no number of pixels"),
+        ("bounding_boxes.txt", "2 ", "2 1 1 inf 2", "'inf' is no number of pixels"),
         ("parts/part_locs.txt", "1 2 ", "1 9 1 1 1", "part 9 is not in"),
     ],
 )

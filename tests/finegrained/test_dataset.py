@@ -147,7 +147,7 @@ def test_equal_pictures_in_training_and_test_are_told_or_refused(
     learned, tested = (data.manifest.file(int(rows[0])) for rows in (split.val, split.test))
     shutil.copy(learned, tested)
     pair = (str(data.manifest["path"][split.val[0]]), str(data.manifest["path"][split.test[0]]))
-    assert check_contents(data, split, config) == [pair]
+    assert check_contents(data, split, config).report["same_content"] == [list(pair)]
     assert " = ".join(pair) in capsys.readouterr().out
     with pytest.raises(DataError, match=r"--data\.same_content warn"):
         check_contents(data, split, FineDataConfig(root=str(root), same_content="error"))

@@ -172,6 +172,25 @@ def test_the_paper_tells_whole_from_shuffled_and_where_each_region_came_from():
     assert (branch.logits.shape, branch.domain) == ((4, 2), True)
 
 
+def test_a_copy_whose_shuffle_left_every_region_in_place_is_called_whole_in_the_paper_variant():
+    head = made_head("paper", regions=2)
+    images, target = made_images(200, side=4), torch.zeros(200, dtype=torch.int64)
+    doubled, _ = transformed(head, images, target)
+    told = head._shuffled.adversarial
+    unchanged = (doubled[0::2] == doubled[1::2]).flatten(1).all(1)
+    assert told.dtype == torch.int64
+    assert (told[0::2] == 1).all()
+    assert torch.equal(told[1::2].bool(), unchanged)
+    assert 0.15 < unchanged.float().mean() < 0.4
+
+
+@pytest.mark.parametrize("variant", ["repo_v0", "repo"])
+def test_the_released_code_calls_every_copy_shuffled(variant):
+    head = made_head(variant, regions=2)
+    transformed(head, made_images(60, head.hooks().views), torch.full((60,), 2))
+    assert head._shuffled.adversarial.tolist() == [2, 2 + CLASSES] * 60
+
+
 @pytest.mark.parametrize("variant", ["repo_v0", "repo"])
 def test_the_released_losses_of_a_picture_worked_out_by_hand(variant):
     head = made_head(variant, gamma=2.0)
@@ -325,7 +344,13 @@ def test_the_adversarial_branch_keeps_cross_entropy_unless_it_is_named():
         ({"neighbourhood": 3}, r"neighbourhood must lie in \[1, regions = 2\], got 3"),
         ({"variant": "repo", "neighbourhood": 1}, r"neighbourhood must lie in \[2, regions = 2\], got 1"),
         ({"alpha": 0.0}, "alpha must be positive"),
-        ({"gamma": -1.0}, "not negative; got 1.0, 1.0 and -1.0"),
+        ({"alpha": math.nan}, "all finite; got nan"),
+        ({"alpha": math.inf}, "all finite; got inf"),
+        ({"beta": math.nan}, "all finite; got 1.0, nan"),
+        ({"beta": math.inf}, "all finite; got 1.0, inf"),
+        ({"gamma": -1.0}, "not negative, and all finite; got 1.0, 1.0 and -1.0"),
+        ({"gamma": math.nan}, "1.0 and nan"),
+        ({"gamma": math.inf}, "1.0 and inf"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finegrained.detector_pictures import COLOURS, draw_detectors
+from finegrained.detector_pictures import COLOURS, LABEL, SIDE, draw_detectors, place_frames
 from finegrained.examples import Example
 from tests.finegrained.made_results import class_names
 from tests.finetune.drawing import has_colour, pixels_of
@@ -50,3 +50,30 @@ def test_the_box_lies_where_the_predicted_class_answers(tmp_path: Path):
     upper, lower, other = pictures
     assert (lower > upper + 50).all()  # down and to the right, by more than 50 of 285 px
     assert not np.allclose(lower, other, atol=20)
+
+
+def test_boxes_that_coincide_are_all_seen(tmp_path: Path):
+    generator = np.random.default_rng(0)
+    responses = np.zeros((CLASSES * 3, 8, 8), np.float32)
+    responses[:, 4, 4] = generator.uniform(1, 2, CLASSES * 3)
+    out = draw_detectors([example(0, 0)], lambda crop: responses, 3, class_names(CLASSES), tmp_path / "d.png")
+    pixels = pixels_of(out)
+    for colour in COLOURS:
+        wanted = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+        places = np.argwhere((pixels == wanted).all(axis=2))
+        assert (np.ptp(places, axis=0) > 50).all()  # a frame, not its label alone
+
+
+def test_frames_differ_and_labels_neither_meet_nor_leave_the_picture():
+    size = (448, 448)
+    for box in ((100, 100, 250, 250), (0, 0, 120, 120), (360, 360, 448, 448), (370, 0, 448, 78)):
+        for others in ([box, box], [tuple(x + 3 for x in box[:2]) + box[2:], box]):
+            placed = place_frames([box, *others], size)
+            frames = [frame for frame, _ in placed]
+            assert len(set(frames)) == 3
+            wide, tall = (points * 448 / SIDE / 72 for points in LABEL)
+            corners = [corner for _, corner in placed]
+            for i, (x, y) in enumerate(corners):
+                assert 0 <= x <= 448 - wide
+                assert 0 <= y <= 448 - tall
+                assert all(abs(x - a) > 0.99 * wide or abs(y - b) > 0.99 * tall for a, b in corners[:i])

@@ -299,11 +299,41 @@ def test_every_weight_learns_and_a_step_under_autocast_is_finite():
         ({"side_weight": -0.1}, "side_weight must be finite and not negative, got -0.1"),
         ({"init": "means"}, "init must be kmeans or random, got 'means'"),
         ({"filter_norm": "layer"}, "filter_norm none or bn, got 'layer'"),
+        ({"detectors": 10_000_000}, "10000000 detectors for each of 3 classes holds 330 million weights"),
     ],
 )
 def test_what_cannot_be_right_is_refused(options, message):
     with pytest.raises(UsageError, match=message):
         head_on_maps(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "told"),
+    [
+        ("vgg11", (16, "last"), "16 has a stride of 16 px and last one of 16 px"),
+        ("vgg11", ("last", 16), "last has a stride of 16 px"),
+        ("vgg11", ("last-1", 8), "last-1 has a stride of 8 px and 8 one of 8 px"),
+        ("resnet18", ("last", "last-1"), "last has a stride of 32 px and last-1 one of 16 px"),
+        ("resnet18", (32, 8), "32 has a stride of 32 px"),
+        ("test_vit", ("last", "last-2"), "last has a stride of 16 px and last-2 one of 16 px"),
+        ("test_vit", ("last", 16), "16 one of 16 px: give --head.taps, such as last-1 and last"),
+    ],
+)
+def test_the_same_map_twice_or_the_coarser_one_first_is_refused(name, taps, told):
+    with torch.device("meta"):
+        backbone = build_backbone(name, "none", taps=taps, image_size=64)
+    with pytest.raises(UsageError, match=told):
+        DflHead.build(backbone, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "taps"),
+    [("vgg11", (8, "last")), ("resnet18", ("last-2", 32)), ("test_vit", ("last-2", "last-1"))],
+)
+def test_two_maps_in_order_are_read_by_stride_or_by_name(name, taps):
+    with torch.device("meta"):
+        backbone = build_backbone(name, "none", taps=taps, image_size=64)
+    assert DflHead.build(backbone, 4, detectors=2).taps == taps
 
 
 def test_one_map_under_one_name_is_refused():

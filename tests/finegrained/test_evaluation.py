@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from finegrained.config import EvaluateAgainConfig, FineDataConfig
-from finegrained.evaluation import evaluate_run, labels_by_name, model_file
+from finegrained.evaluation import evaluate_run, labels_by_name, model_file, trained_table
 from finegrained.experiment import prepare_experiment, run_experiment
 from finegrained.results import FineResult, Predictions
 from finetune.bundle import load_bundle, save_bundle
 from finetune.distributed import World
-from finetune.errors import DataError, ModelFileError
+from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.manifest import Manifest
 from tests.finegrained.tiny_birds import birds, shown, tiny, trained
 
@@ -137,3 +137,42 @@ def test_a_crop_that_differs_from_the_runs_is_told(run, birds_folder, capsys):
     data = FineDataConfig(root=str(birds_folder), subset=True, crop="box")
     evaluate_run(run, shown(data=data))
     assert "was trained with --data.crop image" in capsys.readouterr().out
+
+
+def test_a_runs_own_folder_is_no_place_for_an_evaluation(run):
+    before = (run / "predictions.parquet").read_bytes()
+    with pytest.raises(UsageError, match=r"is a run's own folder.*name another folder"):
+        evaluate_run(run, shown(out=str(run)))
+    assert (run / "predictions.parquet").read_bytes() == before
+
+
+def test_pictures_of_training_are_refused_although_the_runs_own_are_gone(run, birds_folder, tmp_path):
+    """The run kept the contents' hashes, so that nothing need be left of its pictures."""
+    root = as_folders(run, tmp_path / "folders", "train")
+    hidden = birds_folder.rename(birds_folder.parent / "hidden")
+    try:
+        with pytest.raises(DataError, match=r"was trained or validated on 14 of these 14 pictures"):
+            evaluate_run(run, shown(data=FineDataConfig(root=str(root))))
+    finally:
+        hidden.rename(birds_folder)
+
+
+def test_own_pictures_named_again_are_said_to_be_shown_again(run, birds_folder, capsys):
+    evaluate_run(run, shown(data=FineDataConfig(root=str(birds_folder), subset=True)))
+    assert "to choose weights or crops by their scores would be to train on them" in capsys.readouterr().out
+
+
+def test_pictures_with_the_names_of_the_runs_own_and_other_contents_are_other_data(
+    run, birds_folder, tmp_path
+):
+    root = tmp_path / "CUB_200_2011"
+    shutil.copytree(birds_folder, root)
+    for file in root.glob("images/*/*.jpg"):
+        file.write_bytes(file.read_bytes() + b"\0")
+    summary = evaluate_run(run, shown(data=FineDataConfig(root=str(root), subset=True)))
+    assert summary["data"] == "12 test pictures of other data"
+    tested = FineResult.load(run).predictions.path[0]
+    seen = np.flatnonzero(trained_table(FineResult.load(run))["part"] == "train")[0]
+    shutil.copy(trained_table(FineResult.load(run)).file(int(seen)), root / tested)
+    with pytest.raises(DataError, match="on 1 of these 12 pictures"):
+        evaluate_run(run, shown(data=FineDataConfig(root=str(root), subset=True)))

@@ -13,9 +13,9 @@ from finegrained.experiment import check_run_place, describe_data, prepare_exper
 from finegrained.record import part_names
 from finegrained.results import FineResult
 from finegrained.split import FineSplit
-from finetune.config import HeadConfig
 from finetune.distributed import World
 from finetune.errors import DataError, UsageError
+from finetune.heads import head_options
 from tests.finegrained.tiny_birds import birds, tiny, trained
 
 
@@ -43,7 +43,7 @@ def test_the_parts_are_disjoint_and_whole(birds_folder, tmp_path):
 
 def test_the_preset_is_filled_in_before_the_run(birds_folder, tmp_path, capsys):
     config = prepare_experiment(tiny(birds_folder, tmp_path, head="dcl")).config
-    assert config.head == HeadConfig("dcl", options={"regions": 7, "gamma": 1.0})
+    assert config.head.options == {**head_options("dcl"), "regions": 7, "gamma": 1.0}
     assert "dcl on cub: regions 7, gamma 1.0 (its preset" in capsys.readouterr().out
 
 

@@ -114,3 +114,10 @@ def test_a_link_that_leads_back_ends_the_walk_and_one_that_leads_out_is_refused(
     with pytest.raises(DataError, match="outside the data root"):
         read_class_folders(root)
     assert len(read_class_folders(root, ReadingRules(follow=True)).manifest) == 2
+
+
+def test_class_folders_without_a_picture_are_told(tmp_path: Path):
+    _touch(tmp_path, "train/a/1.jpg", "train/b/x/2.jpg", "test/a/1.jpg", "test/b/x/.hidden.jpg")
+    (tmp_path / "train/c").mkdir()
+    notices = read_class_folders(tmp_path).report["notices"]
+    assert notices == ["2 folders hold no picture and are no class there: train/c, test/b"]

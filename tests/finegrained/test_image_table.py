@@ -133,3 +133,14 @@ def test_pictures_are_looked_for_under_the_root_given(tmp_path: Path):
     assert read_image_table(file, root=tmp_path / "pictures").report["missing_images"] == 0
     with pytest.raises(DataError, match="1 of 1 listed"):
         read_image_table(file)
+
+
+def test_classes_that_folders_cannot_tell_apart_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"(?s)told apart by / and -.*a-b.*a/b"):
+        _read(tmp_path, "path,class_name", "1.jpg,a/b", "2.jpg,a-b", "3.jpg,c")
+
+
+@pytest.mark.parametrize("box", ["0,0,inf,2", "0,nan,2,2", "0,,2,2"])
+def test_a_box_that_is_not_finite_or_whole_is_refused(tmp_path: Path, box: str):
+    with pytest.raises(DataError, match="are no box"):
+        _read(tmp_path, "path,label,x1,y1,x2,y2", f"1.jpg,0,{box}")

@@ -88,12 +88,31 @@ def test_several_data_sets_in_one_folder_are_refused_with_their_names(tmp_path: 
     assert detect_layout(tmp_path, "cars-S").root == tmp_path / "cars"
 
 
-def test_cub_of_2010_is_named(tmp_path: Path):
-    for name in ("lists/train.txt", "lists/test.txt", "images/001.a/1.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(DataError, match="CUB-200 of 2010"):
-        detect_layout(tmp_path)
+def _write_2010(root: Path, line: str) -> None:
+    for name in ("lists/train.txt", "lists/test.txt", "images/001.A_bird/A_bird_0001_1.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"{line}\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("inner", ["", "home", "home/images", "home/lists"])
+def test_cub_of_2010_is_named_from_itself_its_parent_and_within(tmp_path: Path, inner: str):
+    home = tmp_path / "home" if inner else tmp_path
+    _write_2010(home, "001.A_bird/A_bird_0001_1.jpg")
+    for root in {tmp_path, tmp_path / inner}:
+        with pytest.raises(DataError, match="CUB-200 of 2010"):
+            detect_layout(root)
+    assert detect_layout(home / "images", "folders").name == "folders"
+
+
+def test_class_folders_with_lists_of_their_own_are_not_cub_of_2010(tmp_path: Path):
+    _write_2010(tmp_path / "x", "images/001.A_bird/A_bird_0001_1.jpg 1")
+    assert detect_layout(tmp_path / "x/images").name == "folders"
+
+
+def test_cub_of_2010_beside_that_of_2011_is_no_hindrance(tmp_path: Path):
+    _write_2010(tmp_path / "CUB_200", "001.A_bird/A_bird_0001_1.jpg")
+    _write(tmp_path / "CUB_200_2011", "cub")
+    assert detect_layout(tmp_path).root == tmp_path / "CUB_200_2011"
 
 
 def test_both_car_lists_give_the_one_whose_pictures_are_there(tmp_path: Path):
@@ -114,6 +133,15 @@ def test_one_list_with_the_other_layouts_pictures_is_refused_on_reading(tmp_path
     shutil.copy(tmp_path / "O/cars_annos.mat", tmp_path / "S")
     with pytest.raises(DataError, match="numbered differently"):
         read_layout(detect_layout(tmp_path / "S"), SUBSET)
+
+
+def test_split_lists_with_the_pictures_of_one_folder_are_refused_for_their_numbers(tmp_path: Path):
+    _write(tmp_path / "S", "cars-S")
+    shutil.rmtree(tmp_path / "S/cars_train")
+    (tmp_path / "S/car_ims").mkdir()
+    for rules in (SUBSET, ReadingRules(subset=True, missing="count")):
+        with pytest.raises(DataError, match="numbered differently"):
+            read_layout(detect_layout(tmp_path / "S"), rules)
 
 
 def test_a_wanted_layout_that_is_not_there_names_that_one_alone(tmp_path: Path):

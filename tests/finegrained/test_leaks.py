@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finegrained.leaks import refuse_seen_pictures
+from finegrained.leaks import content_hashes, refuse_seen_pictures
 from finetune.errors import DataError
 from finetune.manifest import Manifest
 
@@ -37,8 +37,36 @@ def test_test_pictures_and_rows_that_are_not_shown_do_not_count(tmp_path):
     refuse_seen_pictures(trained(tmp_path), other, np.array([0, 2]), Path("run"))
 
 
-def test_pictures_that_are_gone_cannot_be_compared(tmp_path):
+def test_how_many_of_the_seen_pictures_can_be_compared_is_told(tmp_path, capsys):
     own = trained(tmp_path)
     (tmp_path / "own" / "1").unlink()
     other = folder_of(tmp_path / "other", {"x": b"one"})
     refuse_seen_pictures(own, other, np.arange(1), Path("run"))
+    assert "1 of 2 training and validation pictures of run are still there" in capsys.readouterr().out
+    (tmp_path / "own" / "2").unlink()
+    refuse_seen_pictures(own, other, np.arange(1), Path("run"))
+    told = capsys.readouterr().out
+    assert "0 of 2 training and validation pictures" in told
+    assert "among them cannot be told" in told
+
+
+@pytest.mark.parametrize("files", [["1"], ["2"], ["2", "1"]])
+def test_gone_pictures_are_refused_by_the_very_list_of_their_paths_and_classes(tmp_path, files):
+    own = trained(tmp_path)
+    for name in ("1", "2"):
+        (tmp_path / "own" / name).unlink()
+    other = folder_of(tmp_path / "other", dict.fromkeys(files, b"new"))
+    with pytest.raises(DataError, match="very paths and classes"):
+        refuse_seen_pictures(own, other, np.arange(len(files)), Path("run"))
+
+
+def test_kept_hashes_are_compared_although_the_pictures_are_gone(tmp_path, capsys):
+    own = trained(tmp_path)
+    own = own.with_column("sha256", content_hashes(own))
+    for name in ("1", "2"):
+        (tmp_path / "own" / name).unlink()
+    other = folder_of(tmp_path / "other", {"x": b"one", "y": b"six"})
+    with pytest.raises(DataError, match=r"on 1 of these 2 pictures"):
+        refuse_seen_pictures(own, other, np.arange(2), Path("run"))
+    refuse_seen_pictures(own, other, np.array([1]), Path("run"))
+    assert capsys.readouterr().out == ""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finegrained.model_pictures import MODEL, _responder, draw_model_pictures
+from finegrained.model_pictures import MODEL, _has_one_cell, _responder, draw_model_pictures
 from finegrained.results import FineResult
 from finetune.batches import normalise
 from finetune.bundle import save_bundle
@@ -85,3 +85,13 @@ def test_a_damaged_model_is_told(tmp_path: Path):
     pictures, (note,) = draw_model_pictures(result, PLACE)
     assert pictures == []
     assert MODEL in note
+
+
+def test_a_map_of_one_cell_is_known(tmp_path: Path):
+    result = with_model(tmp_path / "run", "linear")
+    core, spec, _ = load_classifier(result.folder / MODEL)
+    stride = 32
+    assert _has_one_cell(core, spec, np.zeros((stride, stride, 3), np.uint8))
+    assert not _has_one_cell(core, spec, np.zeros((2 * stride, 2 * stride, 3), np.uint8))
+    dfl, spec, _ = load_classifier(with_model(tmp_path / "dfl", "dfl", init="random").folder / MODEL)
+    assert not _has_one_cell(dfl, spec, np.zeros((64, 64, 3), np.uint8))

@@ -1,7 +1,19 @@
+import math
+
 import pytest
 import torch
 
-from finegrained.pooling import RELATIVE_EPS, gram, improved, l2_normalise, match_sizes, signed_sqrt
+from finegrained.pooling import (
+    RELATIVE_EPS,
+    check_positive,
+    check_weights,
+    gram,
+    improved,
+    l2_normalise,
+    match_sizes,
+    signed_sqrt,
+)
+from finetune.errors import UsageError
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -116,6 +128,45 @@ def test_a_map_of_zeros_gives_zeros_and_a_finite_gradient():
     row = torch.zeros(1, 4, requires_grad=True)
     l2_normalise(row).sum().backward()
     assert row.grad.tolist() == [[1.0] * 4]
+
+
+def test_numbers_at_the_end_of_float32_have_a_root():
+    found = signed_sqrt(torch.tensor([[1e-41, 0.0], [0.0, -1e38]], requires_grad=True))
+    assert found[0].tolist() == pytest.approx([1e-41**0.5, 0.0], rel=1e-3)
+    assert found[1].tolist() == pytest.approx([0.0, -1e19], rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-20, 1e20, 1e30])
+def test_rows_whose_squares_leave_float32_still_come_out_at_length_one(factor):
+    x = noise(2, 300)
+    for function in (l2_normalise, improved):
+        scaled = (factor * x).requires_grad_(True)
+        found = function(scaled)
+        torch.testing.assert_close(torch.linalg.vector_norm(found, dim=1), torch.ones(2))
+        torch.testing.assert_close(found, function(x), rtol=1e-4, atol=1e-6)
+        (found * noise(2, 300, seed=1)).sum().backward()
+        plain = x.clone().requires_grad_(True)
+        (function(plain) * noise(2, 300, seed=1)).sum().backward()
+        torch.testing.assert_close(factor * scaled.grad, plain.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_the_gradient_of_a_length_is_exact_though_its_scale_is_taken_as_constant():
+    x = noise(3, 7, dtype=torch.float64).requires_grad_(True)
+    assert torch.autograd.gradcheck(l2_normalise, x)
+
+
+def test_numbers_that_no_option_can_be_are_refused_by_its_name():
+    check_positive(eps=1e-5, scale=10)
+    for value in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(UsageError, match=rf"head\.options\.scale must be a number above 0, got {value}"):
+            check_positive(eps=1e-5, scale=value)
+
+
+def test_more_weights_than_can_be_meant_are_refused_with_their_cost():
+    check_weights("a head", 200_000_000, "none needed")
+    with pytest.raises(UsageError, match=r"a head holds 250 million weights \(1\.0 GB.*; have fewer"):
+        check_weights("a head", 250_000_000, "have fewer")
+    check_weights("a head", 250_000_000, "have fewer", 250_000_000)
 
 
 def test_each_row_is_normalised_by_itself():

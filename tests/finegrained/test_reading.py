@@ -54,8 +54,9 @@ def test_a_seventy_thirty_split_of_all_birds_is_refused(tmp_path: Path):
 
 
 def test_the_2010_edition_is_named_for_what_it_is(tmp_path: Path):
-    with pytest.raises(DataError, match="CUB-200 of 2010"):
-        check_official(OFFICIAL_CUB, _listed(3000, 3033), 200, tmp_path, subset=False)
+    for subset in (False, True):
+        with pytest.raises(DataError, match="CUB-200 of 2010"):
+            check_official(OFFICIAL_CUB, _listed(3000, 3033), 200, tmp_path, subset=subset)
 
 
 def test_missing_pictures_are_refused_counted_or_dropped(tmp_path: Path):

@@ -23,6 +23,7 @@ METHODS = (
     "kernel_pooling_resnet50",
     "dfl_resnet50",
     "dcl_resnet50",
+    "dcl_resnet50_repo",
 )
 REPORTED = {
     "cub_bcnn_vgg16_ce": ("84.1", "84.06"),
@@ -33,6 +34,7 @@ REPORTED = {
     "cars_dfl_resnet50_ce": ("93.8", "93.79"),
     "cub_dcl_resnet50_ce": ("87.8", "87.69"),
     "cars_dcl_resnet50_crl": ("94.60",),
+    "cub_dcl_resnet50_repo_ce": ("87.8", "87.69"),
 }
 
 
@@ -52,6 +54,30 @@ def test_a_recipe_opens_and_tells_its_source(name):
         assert words in head
     for score in REPORTED.get(name, ()):
         assert re.search(rf"\b{re.escape(score)}\b", head)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "bcnn" in name or "kernel" in name])
+def test_a_frozen_stage_asks_its_network_once_for_each_view_and_tells_the_disk(name):
+    config = load_recipe(name)
+    assert config.train.frozen_epochs > 0
+    assert (config.train.augment, config.train.frozen_views) == ("flip", 2)
+    with torch.device("meta"):
+        spec = PreprocessSpec(448, "warp", 448, "bilinear", (0.5,) * 3, (0.5,) * 3)
+        core = build_core(config, 200, spec, from_checkpoint=True).eval()
+        features = core.backbone(torch.zeros(1, 3, 448, 448))
+    size = 4 * (features.embedding.numel() + sum(values.numel() for values in features.maps.values()))
+    pictures = 7330 if name.startswith("cars") else 5395
+    told = (RECIPES / f"{name}.yaml").read_text()
+    assert f"{size / 1e6:.1f} MB a picture" in told
+    assert f"about {2 * pictures * size / 1e9:.0f} GB for {pictures:,} training pictures" in told
+    assert "0 asks" in told
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "dcl" in name and "repo" not in name])
+def test_the_alignments_weight_says_that_it_is_averaged(name):
+    before = (RECIPES / f"{name}.yaml").read_text().partition("    gamma: ")[0]
+    assert "averaged over its 2 N^2 values, as in the released code" in before
+    assert "gamma = 2 N^2 x" in before
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -75,6 +101,7 @@ def test_a_recipe_builds_its_model(method):
         "kernel_pooling_resnet50": 14_337,
         "dfl_resnet50": 2048,
         "dcl_resnet50": 2048,
+        "dcl_resnet50_repo": 2048,
     }
     outputs = [module for module in core.head.modules() if isinstance(module, torch.nn.Linear)]
     assert widths[method] in {module.in_features for module in outputs}
@@ -112,3 +139,12 @@ def test_data_sets_are_known_by_layout_or_by_their_class_names():
     assert data_set_of("folders", class_table(CARS)[:60]) == "cars"
     assert data_set_of("folders", [*AIRCRAFT_NAMES, "A320"]) == "aircraft"
     assert data_set_of("folders", ["A380"]) == ""
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "_repo_" in name])
+def test_the_released_dcl_differs_from_the_papers_in_its_variant_alone(name):
+    released, paper = load_recipe(name), load_recipe(name.replace("_repo", ""))
+    assert released.head.options["variant"] == "repo"
+    head = replace(released.head, options={**released.head.options, "variant": "paper"})
+    assert replace(released, head=head) == paper
+    assert "comes from released code of this kind" in (RECIPES / f"{name}.yaml").read_text()

@@ -69,6 +69,17 @@ def test_the_papers_rule_gives_every_row_and_column_an_order_of_its_own():
     assert not (rows == rows[:, :, :1]).all()
 
 
+@pytest.mark.parametrize(
+    ("rule", "neighbourhood", "share"),
+    [(jittered_plan, 1, (7 / 8) ** 4), (jittered_plan, 2, (23 / 32) ** 4), (sequential_plan, 2, 1 / 8)],
+)
+def test_of_four_regions_the_stated_share_of_plans_changes_nothing(rule, neighbourhood, share):
+    plan = rule(DRAWS, 2, neighbourhood, np.random.default_rng(0)).reshape(DRAWS, 4)
+    assert np.mean((plan == np.arange(4)).all(1)) == pytest.approx(share, abs=0.012)
+    many = rule(DRAWS // 4, 7, neighbourhood, np.random.default_rng(0)).reshape(-1, 49)
+    assert np.mean((many == np.arange(49)).all(1)) < 0.001
+
+
 def test_the_released_rule_has_the_stated_histogram_of_displacements():
     moved = row_displacements(sequential_plan, 2)
     shares = [np.mean(moved == step) for step in (-1, 0, 1, 2, 3)] + [np.mean(moved >= 4)]

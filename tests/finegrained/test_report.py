@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finegrained.published import TEST_LISTS, list_hash
 from finegrained.report import report_run, write_report, write_tables
-from finegrained.report_sections import reported_by_others
+from finegrained.report_sections import data_line, per_class, reported_by_others
 from finegrained.scores import fine_scores
 from finetune.errors import DataError
 from finetune.markdown import Picture
@@ -162,20 +163,72 @@ def test_run_and_data_are_told(reported: Reported):
 def test_published_numbers_stand_beside_the_full_test_part_alone(
     data_set: str, n: int, classes: int, reported_score: str, rerun: str
 ):
-    record = {"data_set": data_set, "n": n, "classes": classes, "subset": False, "crop": {"kind": "image"}}
+    layouts = {"cub": "cub", "cars": "cars-K"}
+    record = {
+        "policy": layouts[data_set],
+        "n": n,
+        "classes": classes,
+        "subset": False,
+        "crop": {"kind": "image"},
+        "counts": {"official": True},
+        "test_list": TEST_LISTS["cub"],
+    }
     told = reported_by_others(record)
     assert told is not None
     assert ["DCL", "ResNet-50", "CE", reported_score, rerun] in cells(told)
     assert "not measured here" in told
     assert "single run without spread" in told
     for change in (
-        {"data_set": ""},
+        {"policy": "folders", "data_set": data_set},
+        {"policy": "table", "data_set": data_set},
+        {"counts": {}},
+        {"counts": {"official": False}},
         {"n": n - 1},
         {"classes": classes - 1},
         {"subset": True},
         {"crop": {"kind": "box", "margin": 0.0}},
     ):
         assert reported_by_others({**record, **change}) is None
+
+
+def test_the_official_list_is_checked_where_there_is_one_and_the_page_says_which():
+    record = {"policy": "cub", "n": 5794, "classes": 200, "counts": {"official": True}}
+    assert reported_by_others({**record, "test_list": list_hash(["images/a.jpg"])}) is None
+    assert reported_by_others(record) is None
+    told = reported_by_others({**record, "test_list": TEST_LISTS["cub"]})
+    assert told is not None
+    assert "are those of the official list" in told
+    assert "90.6" not in told
+    assert ["B-CNN", "VGG", "CRL", "", "84.27"] in cells(told)
+    cars = reported_by_others({**record, "policy": "cars-S", "n": 8041, "classes": 196})
+    assert cars is not None
+    assert "the list itself was not checked" in cars
+    assert "91.3 is the two-network model; one VGG-16 is reported at 90.6" in cars
+    assert "| reported by Zhang et al. |" in cars
+
+
+def test_left_out_and_equal_images_are_told(reported: Reported):
+    counts = {
+        "missing_images": 5,
+        "missing_first": ["a.jpg", "b.jpg"],
+        "bad_images": {"/x/c_1.jpg": "torn"},
+        "same_content": [[f"t{i}.jpg", f"u{i}.jpg"] for i in range(4)],
+    }
+    text = data_line({**reported[1], "counts": counts}).replace("\\", "")
+    assert "- 5 listed images are not there and were left out: a.jpg, b.jpg, ..." in text
+    assert "- 1 images cannot be read and were left out: c_1.jpg" in text
+    assert "- 4 pairs of images learned from and tested, which flatters the scores," in text
+    assert "t0.jpg = u0.jpg, t1.jpg = u1.jpg, t2.jpg = u2.jpg, ..." in text
+    assert "t3.jpg" not in text
+
+
+def test_classes_with_nothing_right_are_not_among_the_most_accurate(reported: Reported):
+    rows = [{**row, "right": 0, "accuracy": 0.0} for row in reported[1]["per_class"]]
+    text = per_class({"per_class": rows})
+    assert "The 12 least accurate of 30 classes. No class has an image right." in text
+    assert len(cells(text)) == 12
+    rows[3] = {**rows[3], "right": 1, "accuracy": 20.0}
+    assert "The 12 least and the 1 most accurate of 30 classes. No other" in per_class({"per_class": rows})
 
 
 def test_no_published_number_in_the_report_of_a_subset(reported: Reported):

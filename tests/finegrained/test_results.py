@@ -78,6 +78,22 @@ def test_a_result_tells_its_title_history_and_table(tmp_path):
     assert result.manifest.file(0) == folder / "a.jpg"
 
 
+@pytest.mark.parametrize(("top1", "whole"), [(75.0, True), (74.0, False), (100.0, False), (None, True)])
+def test_scores_of_other_predictions_are_refused(tmp_path, top1, whole):
+    folder = write_result(tmp_path / "run", three_birds(), scores={"top1": top1})
+    if whole:
+        assert len(FineResult.load(folder).predictions) == 4
+    else:
+        with pytest.raises(DataError, match=r"top-1 .*predictions\.parquet gives 75\.0000 %"):
+            FineResult.load(folder)
+
+
+def test_equally_probable_classes_may_count_either_way(tmp_path):
+    probs = np.array([[0.5, 0.5, 0.0], [0.1, 0.8, 0.1]])
+    found = Predictions(BIRDS, np.array(["a", "b"]), np.array([1, 1]), probs)
+    assert FineResult.load(write_result(tmp_path / "run", found, scores={"top1": 100.0})).run["n"] == 2
+
+
 def test_what_may_be_absent_is_empty(tmp_path):
     result = FineResult.load(write_result(tmp_path / "run", three_birds()))
     assert (result.history, result.manifest, result.config) == ([], None, {})

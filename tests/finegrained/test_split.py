@@ -101,6 +101,16 @@ def test_equal_contents_are_pairs_of_learned_and_tested_files(tmp_path: Path):
     for row, content in enumerate([b"aa", b"bb", b"cc", b"aa", b"cc"]):
         manifest.file(row).write_bytes(content)
     split = as_split(manifest, np.array([0, 1]), np.array([2]), np.array([3, 4]))
-    assert equal_contents(manifest, split) == [("0/0.jpg", "0/3.jpg"), ("0/2.jpg", "0/4.jpg")]
+    assert equal_contents(manifest, split).tested == [("0/0.jpg", "0/3.jpg"), ("0/2.jpg", "0/4.jpg")]
     apart = as_split(manifest, np.array([0, 3]), np.array([], dtype=int), np.array([1]))
-    assert equal_contents(manifest, apart) == []
+    assert equal_contents(manifest, apart) == ([], [], [])
+
+
+def test_equal_contents_in_training_and_validation_or_of_two_classes_are_found_too(tmp_path: Path):
+    manifest = _manifest([3, 2], tmp_path)
+    for row, content in enumerate([b"aa", b"bb", b"aa", b"bb", b"cc"]):
+        manifest.file(row).parent.mkdir(exist_ok=True)
+        manifest.file(row).write_bytes(content)
+    found = equal_contents(manifest, as_split(manifest, np.array([0, 1, 3]), np.array([2]), np.array([4])))
+    paths = [str(path) for path in manifest["path"]]
+    assert found == ([], [(paths[0], paths[2])], [(paths[1], paths[3])])

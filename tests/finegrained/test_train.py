@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,17 @@ import pytest
 
 from finegrained.config import FineConfig
 from finegrained.experiment import prepare_experiment, run_experiment
+from finegrained.lookalike import write_lookalike_folders
 from finegrained.results import FineResult
 from finegrained.scores import fine_scores
-from finegrained.train import summary_line, train_run
-from finetune.bundle import load_bundle, weights_hash
+from finegrained.train import is_finished, summary_line, train_run
+from finetune.bundle import load_bundle, save_bundle, weights_hash
 from finetune.config import HeadConfig, RunConfig
 from finetune.distributed import World
 from finetune.errors import UsageError
+from finetune.heads import head_options
+from finetune.learner import load_classifier
+from finetune.options import load_config
 from finetune.run_folder import read_json
 from tests.finegrained.tiny_birds import birds, tiny, trained
 
@@ -63,7 +69,7 @@ def test_the_record_holds_the_scores_of_the_stored_predictions(run):
     assert record["scores"]["top1"] == expected["top1"]
     assert record["scores"]["top1"] == pytest.approx(100 * found.correct.mean())
     assert record["scores"]["baseline"]["top1"] == pytest.approx(100 / 3)
-    assert record["head_options"] == {}
+    assert record["head_options"] == {"dropout": 0.0}
     assert record["test_crops"] == "center"
 
 
@@ -98,7 +104,7 @@ def test_without_validation_all_training_pictures_are_trained_on(birds_folder, t
     assert list((tmp_path / "run").glob("model-*.safetensors")) == []
 
 
-def test_a_finished_run_is_refused_and_goes_on_when_asked(run, birds_folder):
+def test_a_finished_run_is_refused_and_left_as_it_is_when_asked(run, birds_folder, capsys):
     folder, first = run
     config = trained(tiny(birds_folder, folder, loss="crl"), epochs=2)
     with pytest.raises(UsageError, match="not empty"):
@@ -106,15 +112,93 @@ def test_a_finished_run_is_refused_and_goes_on_when_asked(run, birds_folder):
     again = replace(config, run=replace(config.run, resume="auto"))
     with pytest.raises(UsageError, match=r"loss\.name: crl -> cel"):
         train_run(replace(again, loss=replace(again.loss, name="cel")))
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    capsys.readouterr()
     assert train_run(again)["scores"] == first["scores"]
+    told = capsys.readouterr().out
+    assert "is finished: nothing is trained and nothing is tested again" in told
+    assert str(folder / "report.md") in told
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_finished_run_writes_a_lost_report_and_goes_on_for_more_epochs(birds_folder, tmp_path):
+    config = tiny(birds_folder, tmp_path / "run")
+    train_run(config)
+    (tmp_path / "run/report.md").unlink()
+    again = replace(config, run=replace(config.run, resume="auto"))
+    train_run(again)
+    assert (tmp_path / "run/report.md").is_file()
+    more = replace(again, run=replace(again.run, allow_change=("train.epochs",)))
+    assert train_run(trained(more, epochs=2))["epochs_run"] == 2
+
+
+def test_a_finished_run_on_pictures_that_changed_is_not_taken_for_finished(birds_folder, tmp_path):
+    root = tmp_path / "CUB_200_2011"
+    shutil.copytree(birds_folder, root)
+    config = tiny(root, tmp_path / "run")
+    quick(config)
+    again = replace(config, run=replace(config.run, resume="auto"))
+    assert is_finished(prepare_experiment(again), tmp_path / "run")
+    picture = next(root.glob("images/*/*.jpg"))
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    assert not is_finished(prepare_experiment(again), tmp_path / "run")
+
+
+def test_the_record_tells_of_equal_and_dropped_pictures_and_of_contents(birds_folder, tmp_path, capsys):
+    root = tmp_path / "CUB_200_2011"
+    shutil.copytree(birds_folder, root)
+    manifest = prepare_experiment(tiny(root, tmp_path / "none")).data.manifest
+    train, test = (np.flatnonzero(manifest["split"] == part) for part in ("train", "test"))
+    shutil.copy(manifest.file(int(train[0])), manifest.file(int(test[0])))
+    manifest.file(int(train[3])).write_bytes(b"no picture")
+    manifest.file(int(train[4])).unlink()
+    record = quick(tiny(root, tmp_path / "run", skip_bad=True, missing="drop", val_share=0.0))
+    counts = record["counts"]
+    assert counts["same_content"] == [[str(manifest["path"][row]) for row in (train[0], test[0])]]
+    assert (counts["missing_images"], list(counts["bad_images"])) == (1, [str(manifest.file(int(train[3])))])
+    told = capsys.readouterr().out
+    assert "1 listed images are not there and are dropped" in told
+    assert "1 pictures cannot be read and are dropped" in told
+    kept = FineResult.load(tmp_path / "run").manifest
+    assert kept is not None
+    assert kept["sha256"][0] == hashlib.sha256(kept.file(0).read_bytes()).hexdigest()
+    assert kept.fingerprint == record["manifest"]
+
+
+def test_the_record_says_where_validation_and_test_come_from(run, tmp_path):
+    assert run[1]["protocol"] == "validation 0.2 of train, test split scored once"
+    write_lookalike_folders(tmp_path / "own", 2, 8, parts=("train", "val"), image_size=48)
+    record = quick(tiny(tmp_path / "own", tmp_path / "run"))
+    own = record["n_validation"]
+    assert record["protocol"] == (
+        f"validation the data's own part of {own}, held-out test part (0.2) scored once"
+    )
 
 
 def test_dcl_gets_its_preset_and_keeps_what_was_given(birds_folder, tmp_path):
     config = tiny(birds_folder, tmp_path / "run", head="dcl")
     config = replace(config, head=HeadConfig("dcl", options={"regions": 4}))
     record = quick(config)
-    assert record["head_options"] == {"regions": 4, "gamma": 1.0}
-    assert FineResult.load(tmp_path / "run").config["head"]["options"] == {"regions": 4, "gamma": 1.0}
+    whole = {**head_options("dcl"), "regions": 4, "gamma": 1.0}
+    assert len(whole) > 2
+    assert record["head_options"] == FineResult.load(tmp_path / "run").config["head"]["options"] == whole
+    assert load_bundle(tmp_path / "run" / "model.safetensors")[1]["head"]["options"] == whole
+
+
+def test_a_runs_configuration_runs_again_as_it_is(run, tmp_path):
+    folder, record = run
+    config = load_config(FineConfig, folder / "config.yaml")
+    assert config.head.options == {"dropout": 0.0}
+    again = replace(config, run=replace(config.run, dir=str(tmp_path / "again")))
+    assert quick(again)["scores"] == record["scores"]
+    assert FineResult.load(tmp_path / "again").config["head"] == FineResult.load(folder).config["head"]
+
+
+def test_a_model_with_some_of_its_options_still_loads(run, tmp_path):
+    state, facts = load_bundle(run[0] / "model.safetensors")
+    save_bundle(tmp_path / "old.safetensors", state, facts | {"head": {"name": "linear", "options": {}}})
+    core, _, _ = load_classifier(tmp_path / "old.safetensors")
+    assert weights_hash(core.state_dict()) == weights_hash(state)
 
 
 def test_a_box_crop_changes_what_the_network_sees(run, birds_folder, tmp_path):

@@ -6,13 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from finegrained.config import FineDataConfig
-from finegrained.dataset import read_fine_data
+from finegrained.dataset import make_fine_split, read_fine_data
 from finegrained.lookalike import write_lookalike_cub
-from finegrained.verification import verify_fine_data
+from finegrained.verification import bad_boxes, verify_fine_data
 from finetune.errors import DataError, UsageError
+from finetune.manifest import Manifest
 
 
 @pytest.fixture
@@ -44,6 +46,45 @@ def test_metadata_need_no_pictures(birds: Path, capsys: pytest.CaptureFixture[st
     assert "opened" not in capsys.readouterr().out
 
 
+def test_equal_pictures_in_training_and_validation_and_of_two_classes_are_told(
+    birds: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = _config(birds)
+    data = read_fine_data(config)
+    split, label = make_fine_split(data, config), data.manifest.label
+    held = int(split.val[0])
+    first = int(next(row for row in split.train if label[row] != label[held]))
+    shutil.copy(data.manifest.file(first), data.manifest.file(held))
+    result = verify_fine_data(config)
+    pair = [str(data.manifest["path"][row]) for row in (first, held)]
+    assert (result["same_content"], result["same_content_validation"]) == ([], [pair])
+    assert [sorted(pair)] == [sorted(found) for found in result["same_content_classes"]]
+    told = capsys.readouterr().out
+    assert "1 pairs of pictures in training and validation are the same bytes" in told
+    assert "1 pairs of pictures with two classes are the same bytes" in told
+
+
+def test_a_box_without_an_area_is_refused_with_its_picture(birds: Path):
+    file = birds / "bounding_boxes.txt"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join(["1 10 10 0 5", *lines[1:]]) + "\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"1 boxes have no area or are no numbers:\n.*10\.0, 10\.0, 10\.0, 15\.0"
+    ):
+        verify_fine_data(_config(birds), quick=True)
+
+
+def test_boxes_that_are_no_numbers_are_found_and_unknown_ones_are_not():
+    nan, inf = float("nan"), float("inf")
+    rows = [(0, 0, 2, 2), (nan, nan, nan, nan), (0, nan, 2, 2), (0, 0, inf, 2), (5, 0, 2, 2)]
+    corners = {
+        name: np.array([row[at] for row in rows], float) for at, name in enumerate(("x1", "y1", "x2", "y2"))
+    }
+    columns = {"path": np.array(list("abcde")), "label": np.zeros(5, int), **corners}
+    found = bad_boxes(Manifest(Path(), ("k",), columns))
+    assert [line.partition(":")[0] for line in found] == ["c", "d", "e"]
+
+
 def test_a_quick_look_opens_nothing(birds: Path):
     next(birds.glob("images/*/*.jpg")).write_bytes(b"no picture")
     assert "bad_images" not in verify_fine_data(_config(birds), quick=True)
@@ -61,16 +102,19 @@ def test_unreadable_pictures_are_listed_and_refused_unless_they_are_to_be_skippe
 
 def test_missing_pictures_are_counted_and_the_others_opened(birds: Path, capsys: pytest.CaptureFixture[str]):
     sorted(birds.glob("images/*/*.jpg"))[3].unlink()
-    result = verify_fine_data(_config(birds))
-    assert (result["images"], result["missing_images"]) == (30, 1)
+    with pytest.raises(DataError, match=r"1 of 30 listed images are not under.*--data\.missing drop"):
+        verify_fine_data(_config(birds))
     shown = capsys.readouterr().out
     assert "29 pictures opened" in shown
     assert "training stops" in shown
+    result = verify_fine_data(_config(birds, missing="drop"))
+    assert (result["images"], result["missing_images"]) == (29, 1)
 
 
 def test_no_picture_at_all_is_said(birds: Path, capsys: pytest.CaptureFixture[str]):
     shutil.rmtree(birds / "images")
-    assert "bad_images" not in verify_fine_data(_config(birds))
+    with pytest.raises(DataError, match="30 of 30 listed images are not under"):
+        verify_fine_data(_config(birds))
     assert "no picture is there" in capsys.readouterr().out
 
 
@@ -81,9 +125,10 @@ def test_equal_pictures_across_parts_are_told_although_another_is_missing(
     split = manifest["split"].tolist()
     learned, tested = split.index("train"), split.index("test")
     manifest.file(split.index("test", tested + 1)).unlink()
+    drop = _config(birds, missing="drop")
     shutil.copy(manifest.file(learned), manifest.file(tested))
     pair = [str(manifest["path"][row]) for row in (learned, tested)]
-    assert verify_fine_data(_config(birds))["duplicate_contents"] == [pair]
+    assert verify_fine_data(drop)["duplicate_contents"] == [pair]
     assert " = ".join(pair) in capsys.readouterr().out
     with pytest.raises(DataError, match="same bytes"):
         verify_fine_data(_config(birds, same_content="error"))

@@ -14,7 +14,7 @@ import torch
 
 from finetune.config import HeadConfig
 from finetune.distributed import World, barrier, start_world, stop_world
-from tests.finegrained.every_head import CASES, config
+from tests.finegrained.every_head import RUNS, config
 from tests.finetune.quick import task_of, train
 from tests.finetune.two_processes import states, trained
 
@@ -23,6 +23,7 @@ STEADY = {
     "linear": HeadConfig("linear"),
     "bilinear": HeadConfig("bilinear", options={"eps": 0.1}),
     "kernel pooling": HeadConfig("kernel_pooling", options={"dim": 64, "gamma": 0.5, "eps": 0.1}),
+    "kernel pooling, gamma measured": HeadConfig("kernel_pooling", options={"dim": 64, "eps": 0.1}),
 }
 
 
@@ -61,7 +62,7 @@ def main(root: Path, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for plan in ("jittered_plan", "sequential_plan"):
             patch.setattr(f"finegrained.dcl.{plan}", same_plan)
-        for number, case in enumerate(CASES):
+        for number, case in enumerate(RUNS):
             found[case] = compare(case, root, folder / str(number), world)
     if world.is_main:
         (folder / "result.json").write_text(json.dumps(found))

@@ -112,6 +112,37 @@ def test_a_loss_that_cannot_be_built_is_refused_before_any_work(loss: LossConfig
         FitConfig(loss=loss)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("frozen_lr", 0.1), ("frozen_weight_decay", 0.0), ("frozen_schedule", "step"), ("frozen_views", 2)],
+)
+def test_settings_of_frozen_epochs_without_any_are_refused(key: str, value: Any):
+    with pytest.raises(UsageError, match=rf"train\.{key} would change nothing with train\.frozen_epochs 0"):
+        with_value(f"train.{key}", value)
+    options: dict[str, Any] = {key: value}
+    assert getattr(FitConfig(train=TrainConfig(frozen_epochs=1, **options)).train, key) == value
+    assert FitConfig(train=TrainConfig(frozen_views=0)).train.frozen_epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "known", "unknown"),
+    [
+        ("linear", {}, ["main"], "side"),
+        ("dcl", {}, ["main", "adversarial"], "adverserial"),
+        ("dfl", {}, ["main", "part", "side"], "side2"),
+        ("dfl", {"two_scale": True}, ["part", "side", "part2", "side2"], "sied"),
+    ],
+)
+def test_a_loss_for_a_branch_that_the_head_does_not_have_is_refused_before_any_work(
+    head: str, options: dict[str, Any], known: list[str], unknown: str
+):
+    chosen = HeadConfig(head, options=options)
+    FitConfig(head=chosen, loss=LossConfig(branches=dict.fromkeys(known, "crl")))
+    with pytest.raises(UsageError, match=rf"loss\.branches\.{unknown}: no branch .* has main") as told:
+        FitConfig(head=chosen, loss=LossConfig(branches={unknown: "crl"}))
+    assert all(name in str(told.value) for name in known)
+
+
 def test_nllr_is_crl_with_alpha_0_and_beta_1():
     assert FitConfig(loss=LossConfig(name="crl", alpha=0.0, beta=1.0)).loss.parameters() == {
         "alpha": 0.0,

@@ -14,12 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import finetune.feature_cache
 import finetune.feature_store
+import finetune.fit
 from finetune import heads
 from finetune.backbone import FeatureBackbone, Features
 from finetune.config import FitConfig, HeadConfig
 from finetune.errors import InterruptedRunError
-from finetune.feature_cache import cached_views
+from finetune.feature_cache import EvalFeatures, cached_views
+from finetune.feature_store import FeatureStore, FileStore, Layout
 from finetune.fit import Fitted
 from finetune.heads import FeatureDims, Head, HeadOutput, Hooks, LinearHead
 from finetune.recipe import fine_tune_recipe
@@ -140,6 +143,35 @@ def test_a_killed_stage_resumes_bit_for_bit_and_leaves_no_file(task: Task, tmp_p
         assert trained_hash(train(task, folder, config)) == trained_hash(whole)
         assert metrics(folder) == metrics(tmp_path / "whole")
         assert {entry.name for entry in folder.iterdir()} == {e.name for e in (tmp_path / "whole").iterdir()}
+
+
+def test_training_and_validation_share_the_memory_and_no_picture_is_kept(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stores: list[FeatureStore] = []
+    made: list[EvalFeatures] = []
+    record, open_one = [0], finetune.feature_cache.open_store
+
+    def note_store(layout: Layout, *given: Any, **more: Any) -> FeatureStore:
+        record[0] = layout.size
+        stores.append(open_one(layout, *given, **more))
+        return stores[-1]
+
+    def note_made(*given: Any, **more: Any) -> EvalFeatures:
+        made.append(EvalFeatures(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(finetune.feature_cache, "open_store", note_store)
+    monkeypatch.setattr(finetune.fit, "EvalFeatures", note_made)
+    rows = len(task.train) + len(task.val)
+    monkeypatch.setattr(finetune.feature_store, "memory_bytes", lambda: 4 * (rows - 1) * record[0])
+    config = configured(train_epochs=2, train_frozen_epochs=2)
+    train(task, tmp_path, config)
+    assert [type(store) for store in stores] == [FeatureStore, FileStore]
+    kept = [part for batch in made[0]._kept for part in batch if isinstance(part, Tensor)]
+    assert len(kept) >= 2
+    held = sum(part.untyped_storage().nbytes() for part in kept)
+    assert held == 2 * 8 * len(task.val), "a class and a row for each picture"
 
 
 def test_a_stop_while_features_are_computed_saves_and_resumes(

@@ -61,6 +61,10 @@ def test_what_does_not_fit_a_quarter_of_the_memory_goes_to_a_file(
     assert not isinstance(open_store(layout, 10, tmp_path), FileStore)
     assert isinstance(open_store(layout, 11, tmp_path), FileStore)
     assert isinstance(open_store(layout, 10, tmp_path, processes=2), FileStore)
+    beside = open_store(layout, 6, tmp_path)
+    assert not isinstance(open_store(layout, 4, tmp_path, taken=beside.in_memory), FileStore)
+    assert isinstance(open_store(layout, 5, tmp_path, taken=beside.in_memory), FileStore)
+    assert FileStore(layout, 3, tmp_path).in_memory == 0
     gc.collect()
 
 

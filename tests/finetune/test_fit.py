@@ -256,6 +256,28 @@ def test_damaged_best_weights_are_told_and_not_given(
     assert "weights are kept without the best ones" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "run", "best"),
+    [
+        ([0.9, 0.8, 0.7, 0.1, 0.2, 0.3, 0.4], 7, 0),  # below the frozen best, and better all the same
+        ([0.9, 0.8, 0.7, 0.1, 0.1, 0.1, 0.4], 6, 0),
+        ([0.9, 0.8, 0.7, 0.1, 0.95, 0.2, 0.3], 7, 4),
+    ],
+)
+def test_patience_begins_with_the_last_stage(
+    task: Task, tmp_path: Path, accuracies: list[float], run: int, best: int
+):
+    config = quick(train_epochs=7, train_frozen_epochs=3, train_patience=2, train_select="best")
+    facts = train(scripted(task, accuracies), tmp_path, config).facts
+    assert (facts["epochs_run"], facts["best_epoch"]) == (run, best)
+    assert facts["best_validation"] == accuracies[best]
+
+
+def test_frozen_epochs_alone_have_patience_too(task: Task, tmp_path: Path):
+    config = replace(PATIENT, train=replace(PATIENT.train, frozen_epochs=9))
+    assert train(scripted(task, COURSE), tmp_path, config).facts["epochs_run"] == 4
+
+
 def test_a_run_that_stopped_early_stays_stopped_when_it_is_resumed(task: Task, tmp_path: Path):
     first = trained_hash(train(scripted(task, COURSE), tmp_path, PATIENT))
     again = train(scripted(task, COURSE[4:]), tmp_path, PATIENT)

@@ -16,6 +16,7 @@ from finetune.heads import (
     head_class,
     head_names,
     head_options,
+    resolved,
 )
 
 
@@ -91,6 +92,13 @@ def test_heads_of_installed_packages_are_named_without_being_imported_and_loaded
 def test_the_options_of_a_head_are_those_of_its_build_method():
     assert head_options("linear") == {"dropout": 0.0}
     assert head_class("linear") is LinearHead
+
+
+def test_resolved_options_are_all_of_them_with_those_given_in_place():
+    assert resolved("linear", {}) == {"dropout": 0.0}
+    found = resolved("dcl", {"regions": 4})
+    assert found == {**head_options("dcl"), "regions": 4}
+    assert found["regions"] != head_options("dcl")["regions"]
 
 
 def test_only_the_backbone_imports_timm():

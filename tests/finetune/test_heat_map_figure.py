@@ -102,3 +102,11 @@ def test_one_picture_of_two_classes_and_long_names_fit_a_page(tmp_path: Path):
     pixels_of(draw(tmp_path / "a.png", [[[0.7, 0.3]] * 2] * 2, subtitle="A\nB"))
     names = [f"Black-footed Albatross number {column}" for column in range(8)]
     pixels_of(draw(tmp_path / "b.png", [[[0.125] * 8] * 3], columns=names, rest=True))
+
+
+def test_different_names_stay_different_all_over_the_figure(tmp_path: Path, seen: list[Any]):
+    names = [f"Chevrolet Silverado {kind} Extended Cab 2012" for kind in ("1500 Hybrid", "1500 Classic")]
+    rows = RowLabels("file", names, ["", ""])
+    draw(tmp_path / "a.png", [[[0.7, 0.3], [0.4, 0.6]]], rows=rows, columns=names)
+    written = {text["text"] for text in seen if "…" in text["text"]}
+    assert len(written) == 2

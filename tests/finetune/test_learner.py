@@ -84,13 +84,13 @@ def test_the_loss_gets_its_own_parameters_and_smoothing(task: Task):
 
 
 def test_single_classifiers_get_the_losses_chosen_for_them(task: Task):
-    config = replace(QUICK, loss=LossConfig(name="crl", alpha=2.0, branches={"side": "cel"}))
+    config = replace(QUICK, loss=LossConfig(name="crl", alpha=2.0, branches={"main": "cel"}))
     objective = build_objective(config, task, torch.device("cpu"))
     assert (type(objective.loss).__name__, objective.loss.alpha) == ("CompetingRatioLoss", 2.0)
     assert {name: type(loss).__name__ for name, loss in objective.branch_losses.items()} == {
-        "side": "CrossEntropyLoss"
+        "main": "CrossEntropyLoss"
     }
-    assert loss_settings(config.loss)["branches"] == {"side": "cel"}
+    assert loss_settings(config.loss)["branches"] == {"main": "cel"}
 
 
 def test_a_state_put_back_is_the_state(task: Task):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -27,6 +27,17 @@ class Wish:
     device: str = "auto"
     folds: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A choice that may stay empty.
+
+    Args:
+        test_crops: which.
+    """
+
+    test_crops: Literal["center", "flip"] | None = None
 
 
 def parse(*argv: str, config_type: type[Any] = FitConfig, **more: Any) -> Any:
@@ -56,6 +67,19 @@ def test_the_line_wins_over_the_file_and_the_last_word_over_the_first(tmp_path: 
     config, flags, _ = parse("--config", file, "--train.lr=0.1", "--train.lr", "0.2", "--json")
     assert (config.train.lr, config.train.epochs, config.device, flags.json) == (0.2, 7, "cpu", True)
     assert load_config(FitConfig, Path(file)).train.lr == 0.5
+
+
+def test_the_line_wins_over_the_file_wherever_it_stands_and_files_keep_their_order(tmp_path: Path):
+    (tmp_path / "more").mkdir()
+    one, two = (
+        write(tmp_path, "train:\n  lr: 0.5\n  epochs: 7\n"),
+        write(tmp_path / "more", "train: {epochs: 9}"),
+    )
+    for words in (["--train.lr", "0.1", "--config", one], ["--train.lr=0.1", f"--config={one}"]):
+        config = parse(*words)[0]
+        assert (config.train.lr, config.train.epochs) == (0.1, 7)
+    assert parse("--config", one, "--train.lr", "0.1", "--config", two)[0].train.epochs == 9
+    assert parse("--config", two, "--config", one)[0].train.epochs == 7
 
 
 def test_lists_may_be_given_as_words_with_commas():
@@ -108,6 +132,12 @@ def test_a_choice_that_is_not_offered_is_told_with_those_that_are(tmp_path: Path
     assert (
         refusal("--config", file) == f"--train.optimizer (in {file}) must be one of sgd, adamw, got rmsprop"
     )
+
+
+def test_a_choice_that_may_stay_empty_is_told_by_its_names():
+    told = refusal("--test_crops", "centre", config_type=Crops)
+    assert told == ("--test_crops must be one of center, flip, null, got centre (did you mean center?)")
+    assert parse("--test_crops", "null", config_type=Crops)[0].test_crops is None
 
 
 @pytest.mark.parametrize(
@@ -214,9 +244,9 @@ def test_an_option_without_its_value_is_refused():
 
 
 def test_an_option_that_holds_any_names_takes_them_dotted_and_comes_back_from_yaml(tmp_path: Path):
-    words = ["--head.options.dropout", "0.25", "--loss.branches.side", "crl", "--head.taps", "last-1,16"]
+    words = ["--head.options.dropout", "0.25", "--loss.branches.main", "crl", "--head.taps", "last-1,16"]
     config = parse_options(FitConfig, words, prog="crl", about="")[0]
     assert (config.head.options, config.head.taps) == ({"dropout": 0.25}, ("last-1", 16))
-    assert config.loss.branches == {"side": "crl"}
+    assert config.loss.branches == {"main": "crl"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
     assert load_config(FitConfig, tmp_path / "config.yaml") == config

@@ -19,6 +19,7 @@ def test_stages_follow_one_another_and_end():
     recipe = Recipe((Stage("first", 2, train="head"), Stage("second", 3)))
     assert [recipe.stage_at(epoch).name for epoch in range(5)] == ["first"] * 2 + ["second"] * 3
     assert [epoch for epoch in range(5) if recipe.starts_stage(epoch)] == [0, 2]
+    assert (recipe.last_start, Recipe((Stage("one", 3),)).last_start) == (2, 0)
     for epoch in (-1, 5):
         with pytest.raises(UsageError, match=r"epoch must lie in \[0, 5\)"):
             recipe.stage_at(epoch)

@@ -42,6 +42,47 @@ def test_places_machines_and_data_are_no_settings(key):
     assert (settings, notes) == ([], [])
 
 
+DATA = {"root": "/a", "crop": "image", "box_margin": 0.0, "val_share": 0.1, "split_seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        ({"root": "/b", "follow": True}, []),
+        ({"crop": "box"}, ["data.box_margin", "data.crop"]),
+        ({"box_margin": 0.2}, []),
+        ({"val_share": 0.2}, ["data.val_share"]),
+        ({"split_seed": 1}, ["data.split_seed"]),
+    ],
+)
+def test_how_pictures_are_shown_and_held_out_is_a_setting(change: dict[str, Any], fields: list[str]):
+    first, second = bare_result(config={"data": DATA}), bare_result(config={"data": DATA | change})
+    settings, notes = setting_differences([first], [second])
+    assert [item["field"] for item in settings] == fields
+    assert ("not a controlled comparison: these differ: data" in " ".join(notes)) == bool(fields)
+
+
+def test_the_crop_that_run_json_tells_counts_without_a_configuration_and_once_with_one():
+    whole, cut = {"kind": "image", "margin": 0.0}, {"kind": "box", "margin": 0.1}
+    wanted = [
+        {"field": "data.box_margin", "a": None, "b": 0.1},
+        {"field": "data.crop", "a": "image", "b": "box"},
+    ]
+    assert setting_differences([bare_result(crop=whole)], [bare_result(crop=cut)])[0] == wanted
+    configs = [{"data": DATA}, {"data": DATA | {"crop": "box", "box_margin": 0.1}}]
+    sides = [[bare_result(config=c, crop=x)] for c, x in zip(configs, (whole, cut), strict=True)]
+    assert setting_differences(*sides)[0] == wanted
+
+
+def test_the_loss_is_named_only_where_it_differs():
+    first, second = ({"train": {"lr": lr}, "loss": {"name": "cel"}} for lr in (1, 2))
+    notes = setting_differences([bare_result(config=first)], [bare_result(config=second)])[1]
+    assert notes == ["not a controlled comparison: these differ: train.lr"]
+    other = {"train": {"lr": 2}, "loss": {"name": "crl"}}
+    notes = setting_differences([bare_result(config=first)], [bare_result(config=other)])[1]
+    assert notes == ["not a controlled comparison: besides the loss these differ: train.lr"]
+
+
 def test_the_same_weights_from_another_place_are_the_same():
     first, second = ({"pretraining": {"sha256": "ab", "location": place}} for place in ("/a", "/b"))
     assert setting_differences([bare_result(**first)], [bare_result(**second)])[0] == []

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from finetune.batches import EvalBatches
 from finetune.distributed import World
 from finetune.errors import UsageError
+from finetune.last_map import as_maps
 from finetune.loop import evaluate
 from finetune.model import Classifier, build_classifier
 from finetune.precision import choose_precision
@@ -19,6 +20,7 @@ from finetune.two_view import TwoView, square_around
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 64
+PYRAMIDS = ("test_resnet", "test_convnext", "test_efficientnet", "swin_tiny_patch4_window7_224", "test_vit")
 SPEC = PreprocessSpec(SIZE, "warp", SIZE, "bicubic", (0.5,) * 3, (0.25,) * 3)
 
 
@@ -87,6 +89,42 @@ def test_the_region_is_that_of_the_last_map():
     energy = core.backbone.model.forward_features(images).norm(dim=1).numpy()
     squares = TwoView(core, SPEC).look(images)[1]
     assert squares.tolist() == [square_around(each, 1.0, 0.4).tolist() for each in energy]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "taps"),
+    [
+        ("vgg11", "bilinear", None),
+        ("vgg11", "dfl", None),
+        ("vgg11", "bilinear", ("last-1",)),
+        *[(name, "bilinear", ("last-1",)) for name in PYRAMIDS],
+        ("test_byobnet", "bilinear", ("last-1",)),  # its last module stays, but is not run
+        ("xcit_nano_12_p16_224", "linear", None),  # its class token comes behind the blocks
+    ],
+)
+@torch.no_grad()
+def test_heads_that_drop_layers_of_the_backbone_look_twice_too(
+    name: str, head: str, taps: tuple[str, ...] | None
+):
+    torch.manual_seed(0)
+    fixed = SIZE if any(kind in name for kind in ("vit", "swin", "xcit")) else None
+    options = {"reduction": 4} if head == "bilinear" else {}
+    core = build_classifier(
+        name, head, 3, weights="none", image_size=fixed, taps=taps, head_options=options
+    ).eval()
+    images = torch.randn(2, 3, SIZE, SIZE)
+    logits, squares = TwoView(core, SPEC).look(images)
+    torch.testing.assert_close(logits, core.infer(images))
+    if name == "vgg11":  # without a norm behind the map, which the head gets and the catch does not
+        deepest = list(core.backbone(images).maps.values())[-1].norm(dim=1).numpy()
+        assert squares.tolist() == [square_around(each, 1.0, 0.4).tolist() for each in deepest]
+
+
+def test_features_without_places_are_refused_in_words():
+    with pytest.raises(UsageError, match="features with places, this one's have shape list"):
+        as_maps(None, [torch.zeros(1, 3, 4, 4)])
+    with pytest.raises(UsageError, match=r"have shape \(2, 15, 8\)"):
+        as_maps(None, torch.zeros(2, 15, 8))
 
 
 def test_it_takes_the_place_of_the_classifier_in_evaluation(task: Task):
