@@ -41,7 +41,8 @@ UNCONTROLLED = "not a controlled comparison"  # how `setting_differences` begins
 def compare_folders(first: Sequence[Path], second: Sequence[Path], config: CompareConfig) -> dict[str, Any]:
     """Compare two run folders, or two lists of seeds; write comparison.json, compare.md and the pictures.
 
-    They go to `config.out`, or else to a folder SECOND-against-FIRST beside the second result. Pictures show
+    They go to `config.out`, or else to SECOND-against-FIRST (and -N-seeds) beside the second result.
+    Pictures show
     the lowest seed of each side. Returns the comparison with `page`, the place of compare.md.
     """
     from finegrained.compare_report import write_comparison
@@ -55,7 +56,8 @@ def compare_folders(first: Sequence[Path], second: Sequence[Path], config: Compa
         comparison = compare_seeds(a, b, resamples=config.resamples)
         a, b = sorted(a, key=_seed), sorted(b, key=_seed)
     left, right = a[0].folder.resolve(), b[0].folder.resolve()
-    out = Path(config.out) if config.out else right.parent / f"{right.name}-against-{left.name}"
+    seeds = f"-{len(a)}-seeds" if len(a) > 1 else ""
+    out = Path(config.out) if config.out else right.parent / f"{right.name}-against-{left.name}{seeds}"
     page = write_comparison(a[0], b[0], comparison, out, pictures=config.pictures)
     comparison["page"] = str(page)
     write_json(out / "comparison.json", comparison)

@@ -37,6 +37,8 @@ def detector_boxes(
 ) -> list[DetectorBox]:
     """Return where the detectors of one class answer most, the strongest first.
 
+    A detector that answers alike everywhere (nought, behind a ReLU) has no place and is left out.
+
     The box stands around the centre of the cell: ((column + 1/2) W / w, (row + 1/2) H / h). Ask for the
     predicted class: another class's detectors tell nothing of the prediction. Public code draws the first
     class's whatever was predicted, at a stride and size that hold for one backbone at one input size.
@@ -64,6 +66,8 @@ def detector_boxes(
     reach = (side or min(CELLS * min(cell), SHARE * min(image_size))) / 2
     boxes = []
     for detector, answers in enumerate(own):
+        if answers.size > 1 and np.ptp(answers) == 0:
+            continue
         row, column = divmod(int(answers.argmax()), width)
         centre = (row + 0.5) * cell[0], (column + 0.5) * cell[1]
         box = _box_around(centre, reach, image_size)

@@ -76,6 +76,7 @@ def _boxes_tile(example: Example, responses: np.ndarray, detectors: int, names: 
     found = detector_boxes(responses, example.said, detectors, example.crop.shape[:2])
     above, below = example.lines(names)
     told = ", ".join(f"{box.detector + 1}: {box.response:.2f}" for box in found[:OUTLINED])
+    told = told or "none of its detectors answered"
     return Tile(_show_boxes(example, responses.shape[1:], found), above, (*below, Line(told, canvas.MUTED)))
 
 

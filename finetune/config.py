@@ -227,7 +227,8 @@ def _rules(config: FitConfig) -> list[tuple[bool, str]]:
         (train.epochs > 0 or train.select == "last", "train.select best needs at least one epoch, got 0"),
         (
             0 <= train.frozen_epochs <= train.epochs,
-            f"train.frozen_epochs must lie in [0, train.epochs = {train.epochs}], got {train.frozen_epochs}",
+            f"train.frozen_epochs are the first of train.epochs and must lie in [0, {train.epochs}], "
+            f"got {train.frozen_epochs}",
         ),
         (
             train.frozen_lr is None or train.frozen_lr > 0,

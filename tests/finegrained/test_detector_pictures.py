@@ -46,10 +46,10 @@ def test_the_box_lies_where_the_predicted_class_answers(tmp_path: Path):
         draw_detectors([example(0, 2)], lambda crop, r=responses: r, 1, class_names(CLASSES), out)
         wanted = [int(COLOURS[0][start : start + 2], 16) for start in (1, 3, 5)]
         places = np.argwhere((pixels_of(out) == wanted).all(axis=2))
-        pictures.append(places.mean(axis=0))
+        pictures.append(places.mean(axis=0) if len(places) else None)
     upper, lower, other = pictures
     assert (lower > upper + 50).all()  # down and to the right, by more than 50 of 285 px
-    assert not np.allclose(lower, other, atol=20)
+    assert other is None  # class 2's filter says nought everywhere: no place, no box
 
 
 def test_boxes_that_coincide_are_all_seen(tmp_path: Path):

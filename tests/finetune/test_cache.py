@@ -182,6 +182,7 @@ def test_a_pickled_source_reads_the_same_and_closes_its_file(manifest: Manifest,
     assert isinstance(copy, CachedSource)
     np.testing.assert_array_equal(copy[6], source[6])
     if sys.platform == "linux":
+        gc.collect()  # what other tests left behind
         before = len(list(Path("/proc/self/fd").iterdir()))
         del copy
         gc.collect()
