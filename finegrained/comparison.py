@@ -42,8 +42,7 @@ def compare_folders(first: Sequence[Path], second: Sequence[Path], config: Compa
     """Compare two run folders, or two lists of seeds; write comparison.json, compare.md and the pictures.
 
     They go to `config.out`, or else to SECOND-against-FIRST (and -N-seeds) beside the second result.
-    Pictures show
-    the lowest seed of each side. Returns the comparison with `page`, the place of compare.md.
+    Pictures show the lowest seed of each side. Returns the comparison with `page`, the place of compare.md.
     """
     from finegrained.compare_report import write_comparison
 
