@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-exhaustive check bench clean
 
 demo: .venv/.ready
 	$(BIN)/crl quickstart
 
 test: .venv/.ready
 	$(BIN)/python -m pytest
+
+test-exhaustive: .venv/.ready
+	$(BIN)/python -m pytest -m exhaustive
 
 check: .venv/.ready
 	$(BIN)/ruff check .

@@ -38,8 +38,8 @@ SLOW_CASES = ("DFL, two scales", "DCL of the last release")
 SHOWN = [pytest.param(case, marks=pytest.mark.slow if case in SLOW_CASES else ()) for case in CASES]
 NETS = [
     ("test_resnet", 64),
-    pytest.param("vgg11", 64, marks=pytest.mark.slow),
-    pytest.param("swin_tiny_patch4_window7_224", 64, marks=pytest.mark.slow),
+    pytest.param("vgg11", 64, marks=pytest.mark.exhaustive),
+    pytest.param("swin_tiny_patch4_window7_224", 64, marks=pytest.mark.exhaustive),
     pytest.param("test_vit", 64, marks=pytest.mark.slow),
 ]
 # Transforms beyond what a runtime must offer, and sums that ONNX Runtime's threads spoil.
