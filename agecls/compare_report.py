@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from agecls.report import FACES_NOTE, PICTURES, image_files
+from agecls.report import FACES_NOTE, PICTURES
 from agecls.results import AgeResult
 from finetune.atomic import write_bytes
 from finetune.gallery import draw_gallery, draw_heat_maps
-from finetune.markdown import NOT_MEASURED, Picture, escape, interval, number, show_pictures, table
+from finetune.markdown import NOT_MEASURED, Picture, escape, interval, number, page, show_pictures, table
 from finetune.picks import choose_disagreements, choose_telling
+from finetune.run_folder import image_files
 
 Comparison = Mapping[str, Any]
 MEASURES = (("exact", "exact"), ("one_off", "one-off"))
@@ -51,17 +52,16 @@ def write_comparison(
         ("What differs", what_differs(comparison)),
         ("Pictures", show_pictures(drawn)),
     )
-    parts = [f"## {name}\n\n{body}" for name, body in sections if body]
-    page = out / "compare.md"
-    write_bytes(page, ("\n\n".join([f"# {second} against {first}", *parts]) + "\n").encode())
-    return page
+    file = out / "compare.md"
+    write_bytes(file, page(f"{second} against {first}", sections).encode())
+    return file
 
 
 def draw_comparison(a: AgeResult, b: AgeResult, names: tuple[str, str], out: Path) -> list[Picture]:
     """Draw the gallery of disagreements and the heat maps of the most telling images under `out`."""
     first, second = a.predictions.in_order(), b.predictions.in_order()
     target, folder = first.target, out / PICTURES
-    files = image_files(a, first.path)
+    files = image_files(a.run, first.path)
     rows = choose_disagreements(target, first.probs, second.probs)
     draw_gallery(
         rows,

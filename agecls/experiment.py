@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from agecls.config import AgeConfig
 from agecls.dataset import AgeData, check_contents, make_age_splits, read_data
@@ -16,18 +15,18 @@ from agecls.results import Predictions
 from agecls.scores import age_scores
 from finetune.bundle import save_bundle
 from finetune.cache import ImageSource, open_pictures
-from finetune.command import command_line
 from finetune.config import FREE_KEYS, to_dict
 from finetune.console import say
 from finetune.distributed import World, any_true, barrier
 from finetune.errors import CrlError, UsageError
 from finetune.fit import Fitted, fit
 from finetune.heads import resolved
-from finetune.learner import loss_settings, spec_of
+from finetune.learner import spec_of
 from finetune.prediction import predict
 from finetune.preprocess import PreprocessSpec
-from finetune.run_folder import RunFolder, check_content, versions
+from finetune.run_folder import RunFolder, check_content
 from finetune.task import Task
+from finetune.training_record import training_facts
 
 
 @dataclass(frozen=True)
@@ -180,9 +179,9 @@ def test_predictions(experiment: Experiment, found: dict[str, np.ndarray], fold:
 
 def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
     """Return what run.json tells: data, label rule, split, model, loss, device and versions."""
-    config, manifest, learner = experiment.config, experiment.data.manifest, fitted.learner
+    config, manifest = experiment.config, experiment.data.manifest
     return {
-        "command": command_line(),
+        **training_facts(config, fitted.learner),
         "class_names": list(manifest.class_names),
         "manifest": manifest.fingerprint,
         "policy": experiment.data.policy,
@@ -190,26 +189,7 @@ def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
         "pictures": experiment.source.content,
         "shared_people": shared_people(experiment.splits, manifest),
         "protocol": config.data.protocol,
-        "loss": loss_settings(config.loss),
-        "backbone": config.model.backbone,
-        "head": config.head.name,
-        "pretraining": learner.provenance,
-        "seed": config.train.seed,
         "test_crops": config.evaluate.test_crops,
-        "device": {
-            "asked": config.device,
-            "used": str(learner.precision.device),
-            "name": learner.precision.device_name,
-        },
-        "precision": learner.precision.describe(),
-        "preprocess": experiment.spec.to_dict(),
-        "image_size": experiment.spec.image_size,
-        "epochs": config.train.epochs,
-        "batch_size": config.train.batch_size,
-        "processes": learner.world.size,
-        "threads": torch.get_num_threads(),
-        "train": to_dict(config.train),
-        "versions": versions(),
         "n": len(manifest),
         "subjects": len(set(manifest["subject"].tolist())),
         "counts": dict(experiment.data.report),

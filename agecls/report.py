@@ -19,7 +19,7 @@ from finetune.learning_curves import draw_learning_curves, draw_reliability
 from finetune.markdown import Picture, show_pictures
 from finetune.metrics import confusion_matrix
 from finetune.picks import choose_typical
-from finetune.run_folder import write_json
+from finetune.run_folder import image_files, write_json
 
 PICTURES = "pictures"
 
@@ -90,7 +90,7 @@ def draw_pictures(
     )
     rows = choose_typical(found.target, found.probs)
     draw_heat_maps(
-        image_files(result, found.path[rows]),
+        image_files(result.run, found.path[rows]),
         found.target[rows],
         {result.loss_text: found.probs[rows]},
         names,
@@ -107,12 +107,6 @@ CURVES_NOTE = (
     "Values of different losses cannot be compared."
 )
 FACES_NOTE = "It shows pictures of the data set: mind its terms before passing them on."
-
-
-def image_files(result: AgeResult, paths: np.ndarray) -> list[Path]:
-    """Return the files of these image paths, under the folder that the run read its images from."""
-    root = Path(str(result.run.get("data_root", ".")))
-    return [root / path for path in paths.tolist()]
 
 
 def write_report(folder: Path, record: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Path:
@@ -148,8 +142,7 @@ def _page(record: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
         ("Reported by others", report_sections.reported_by_others(record)),
         ("Use", report_sections.responsible_use(record)),
     ]
-    parts = [f"## {name}\n\n{body}" for name, body in sections if body]
-    return "\n\n".join([f"# {markdown.escape(title)}", *parts]) + "\n"
+    return markdown.page(markdown.escape(title), sections)
 
 
 def _other_slice(cells: Sequence[Mapping[str, Any]] | None, name: str) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 from finetune.errors import DataError
 from finetune.manifest import Manifest
 from finetune.prediction_table import check_predictions, log_odds, read_predictions, write_predictions
-from finetune.run_folder import read_config, read_json_lines
+from finetune.run_folder import check_result_files, read_config, read_json_lines
 from finetune.run_settings import loss_text
 
 TEXT_COLUMNS = ("path", "subject", "user", "gender")
@@ -121,14 +121,11 @@ class AgeResult:
         config.yaml cannot be read, or when predictions.parquet is incomplete or wrong.
         """
         folder = Path(folder)
-        needed = ("run.json", "predictions.parquet")
-        missing = [name for name in needed if not (folder / name).is_file()]
-        if missing:
-            found = "it does not exist" if not folder.is_dir() else f"it lacks {' and '.join(missing)}"
-            raise DataError(
-                f"{folder} is not the result of a cross-validation: {found}. A result folder holds "
-                f"{' and '.join(needed)} (crl age cv writes them when its folds are finished)"
-            )
+        check_result_files(
+            folder,
+            "a cross-validation",
+            "crl age cv writes them when its folds are finished",
+        )
         run = _read_run(folder / "run.json")
         predictions = Predictions.read(folder / "predictions.parquet", tuple(run["class_names"]))
         if run["kind"] == "age_cv" and run.get("n", len(predictions)) != len(predictions):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from finegrained.class_tables import display_name
-from finetune.canvas import shorten
+from finetune.canvas import distinct_short_names
 
 
 def names_for_people(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -25,21 +24,9 @@ def names_for_people(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def short_names(names: Sequence[str], limit: int) -> tuple[str, ...]:
-    """Return the names, each of at most `limit` characters, different ones different where that can be done.
-
-    A long name loses its middle. Where two would then read alike, they lose their beginning instead, or else
-    their end: makes and model years are what long names share.
+    """Return the names of at most `limit` characters each, cut as `finetune.canvas.distinct_short_names` does.
 
     >>> short_names(["Silverado 1500 Regular Cab", "Silverado 2500HD Regular Cab", "Volt"], 18)
     ('… 1500 Regular Cab', '…500HD Regular Cab', 'Volt')
     """
-    cuts: tuple[Callable[[str], str], ...] = (
-        lambda name: shorten(name, limit),
-        lambda name: name if len(name) <= limit else f"…{name[1 - limit :]}",
-        lambda name: name if len(name) <= limit else f"{name[: limit - 1]}…",
-    )
-    short = {name: cuts[0](name) for name in names}
-    for cut in cuts[1:]:
-        counts = Counter(short.values())
-        short = {name: cut(name) if counts[told] > 1 else told for name, told in short.items()}
-    return tuple(short[name] for name in names)
+    return tuple(distinct_short_names(names, limit))

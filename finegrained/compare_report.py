@@ -13,13 +13,14 @@ from typing import Any
 from finegrained.class_heat_map import draw_class_heat_map
 from finegrained.class_tables import display_name
 from finegrained.picture_grid import Line, Strip, Tile, answer_line, draw_grid, show_file
-from finegrained.report import PICTURES, PICTURES_NOTE, image_files
+from finegrained.report import PICTURES, PICTURES_NOTE
 from finegrained.results import FineResult, Predictions
 from finetune import canvas
 from finetune.atomic import write_bytes
 from finetune.gallery import short_names
-from finetune.markdown import NOT_MEASURED, Picture, escape, interval, number, show_pictures, table
+from finetune.markdown import NOT_MEASURED, Picture, escape, interval, number, page, show_pictures, table
 from finetune.picks import choose_disagreements, choose_telling
+from finetune.run_folder import image_files
 
 Comparison = Mapping[str, Any]
 MEASURES = (
@@ -70,10 +71,9 @@ def write_comparison(
         ("What differs", what_differs(comparison)),
         ("Pictures", show_pictures(drawn)),
     )
-    parts = [f"## {name}\n\n{body}" for name, body in sections if body]
-    page = out / "compare.md"
-    write_bytes(page, ("\n\n".join([f"# {second} against {first}", *parts]) + "\n").encode())
-    return page
+    file = out / "compare.md"
+    write_bytes(file, page(f"{second} against {first}", sections).encode())
+    return file
 
 
 def draw_comparison(a: FineResult, b: FineResult, names: Sequence[str], out: Path) -> list[Picture]:
@@ -82,7 +82,7 @@ def draw_comparison(a: FineResult, b: FineResult, names: Sequence[str], out: Pat
     A picture that would be empty, as the heat maps of two results that are right nowhere, is left out.
     """
     first, second = a.predictions.in_order(), b.predictions.in_order()
-    files, called = image_files(a, first.path), (names[0], names[1])
+    files, called = image_files(a.run, first.path), (names[0], names[1])
     place = PurePosixPath(PICTURES)
     draw_disagreements(files, first, second, called, out / place / "disagreements.png")
     made = [

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from finegrained.leaks import content_hashes
 from finegrained.recipes import data_set_of
 from finegrained.results import KIND, Predictions
 from finegrained.scores import commonest_class_baseline, fine_scores
 from finetune.bundle import save_bundle
-from finetune.command import command_line
 from finetune.config import to_dict
-from finetune.learner import loss_settings
-from finetune.run_folder import RunFolder, versions
+from finetune.run_folder import RunFolder
+from finetune.training_record import training_facts
 
 if TYPE_CHECKING:
     from finegrained.experiment import Experiment
@@ -74,11 +72,11 @@ def other_file(name: str) -> str:
 
 def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
     """Return what run.json tells: data, split, model, loss, device and versions."""
-    config, manifest, learner = experiment.config, experiment.data.manifest, fitted.learner
+    config, manifest = experiment.config, experiment.data.manifest
     split = experiment.split
     return {
         "kind": KIND,
-        "command": command_line(),
+        **training_facts(config, fitted.learner),
         "class_names": list(manifest.class_names),
         "manifest": manifest.fingerprint,
         "policy": experiment.data.layout,
@@ -89,27 +87,8 @@ def run_facts(experiment: Experiment, fitted: Fitted) -> dict[str, Any]:
         "split": split.hash,
         "pictures": experiment.source.content,
         "protocol": protocol(experiment),
-        "loss": loss_settings(config.loss),
-        "backbone": config.model.backbone,
-        "head": config.head.name,
         "head_options": dict(config.head.options),
-        "pretraining": learner.provenance,
-        "seed": config.train.seed,
         "test_crops": config.evaluate.test_crops,
-        "device": {
-            "asked": config.device,
-            "used": str(learner.precision.device),
-            "name": learner.precision.device_name,
-        },
-        "precision": learner.precision.describe(),
-        "preprocess": experiment.spec.to_dict(),
-        "image_size": experiment.spec.image_size,
-        "epochs": config.train.epochs,
-        "batch_size": config.train.batch_size,
-        "processes": learner.world.size,
-        "threads": torch.get_num_threads(),
-        "train": to_dict(config.train),
-        "versions": versions(),
         "n": len(split.test),
         "n_train": len(split.train),
         "n_validation": len(split.val),

@@ -31,7 +31,7 @@ from finetune.errors import DataError
 from finetune.learning_curves import draw_learning_curves, draw_reliability
 from finetune.markdown import Picture, show_pictures
 from finetune.metrics import confusion_matrix
-from finetune.run_folder import write_json
+from finetune.run_folder import image_files, write_json
 
 PICTURES = PurePosixPath("pictures")
 PAIRS_KEPT = 50  # of report.json; confusions.csv has every kind of mistake
@@ -86,7 +86,7 @@ def draw_pictures(
 ) -> list[Picture]:
     """Draw the pictures that need no model into the result's folder; return them in the page's order."""
     found, names, place = result.predictions, result.class_names, result.folder / PICTURES
-    files = image_files(result, found.path)
+    files = image_files(result.run, found.path)
     made = []
     draw_class_accuracy(record["per_class"], place / "classes.png")
     made.append(_picture("classes", "Accuracy per class", "All test images."))
@@ -108,12 +108,6 @@ def draw_pictures(
 
 def _picture(name: str, title: str, caption: str) -> Picture:
     return Picture(PICTURES / f"{name}.png", title, caption)
-
-
-def image_files(result: FineResult, paths: np.ndarray) -> list[Path]:
-    """Return the files of these image paths, under the folder that the run read its images from."""
-    root = Path(str(result.run.get("data_root", ".")))
-    return [root / path for path in paths.tolist()]
 
 
 def write_tables(
@@ -174,6 +168,5 @@ def _page(record: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
         ("What was run", report_sections.what_ran(record)),
         ("Reported by others", report_sections.reported_by_others(record)),
     ]
-    parts = [f"## {name}\n\n{body}" for name, body in sections if body]
     title = f"Fine-grained recognition: {record['title']}"
-    return "\n\n".join([f"# {markdown.escape(title)}", *parts]) + "\n"
+    return markdown.page(markdown.escape(title), sections)

@@ -13,7 +13,7 @@ import numpy as np
 from finetune.errors import DataError, UsageError
 from finetune.manifest import Manifest
 from finetune.prediction_table import check_predictions, log_odds, read_predictions, write_predictions
-from finetune.run_folder import read_config, read_json, read_json_lines
+from finetune.run_folder import check_result_files, read_config, read_json, read_json_lines
 from finetune.run_settings import loss_text
 
 COLUMNS = ("path", "target")
@@ -102,15 +102,11 @@ class FineResult:
         not the one that run.json tells.
         """
         folder = Path(folder)
-        needed = ("run.json", "predictions.parquet")
-        missing = [name for name in needed if not (folder / name).is_file()]
-        if missing:
-            found = "it does not exist" if not folder.is_dir() else f"it lacks {' and '.join(missing)}"
-            raise DataError(
-                f"{folder} is not the result of a fine-grained run: {found}. A result folder holds "
-                f"{' and '.join(needed)} (crl fine train writes them when it ends; an interrupted run goes "
-                "on with --run.resume auto)"
-            )
+        check_result_files(
+            folder,
+            "a fine-grained run",
+            "crl fine train writes them when it ends; an interrupted run goes on with --run.resume auto",
+        )
         run = _checked(folder / "run.json")
         predictions = Predictions.read(folder / "predictions.parquet", tuple(run["class_names"]))
         if run.get("n", len(predictions)) != len(predictions):

@@ -81,5 +81,15 @@ def show_pictures(pictures: Sequence[Picture]) -> str | None:
     return "\n\n".join(shown) or None
 
 
+def page(title: str, sections: Iterable[tuple[str, str | None]], introduction: str | None = None) -> str:
+    """Return a whole page: a ready title, an introduction if any, and the sections that have a body.
+
+    >>> page("Birds", [("Result", "All right."), ("Doubts", None)])
+    '# Birds\\n\\n## Result\\n\\nAll right.\\n'
+    """
+    parts = [f"## {name}\n\n{body}" for name, body in sections if body]
+    return "\n\n".join(filter(None, [f"# {title}", introduction, *parts])) + "\n"
+
+
 def _one_line(text: object) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in str(text))

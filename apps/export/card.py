@@ -11,7 +11,7 @@ from apps.export.card_origin import how_checked, how_trained, in_words, licence,
 from apps.export.card_sections import NOT_MEASURED
 from apps.export.crop import NOT_MEASURED as NOT_MEASURED_CROP
 from apps.model_facts import ModelFacts
-from finetune.markdown import escape
+from finetune.markdown import escape, page
 
 FEW_CLASSES = 12
 
@@ -37,8 +37,7 @@ def write_card(facts: ModelFacts, file_name: str, file_sha256: str, size_bytes: 
         ("Weights and their licence", licence(facts)),
         ("The file", the_file(facts, file_name, file_sha256, size_bytes)),
     ]
-    parts = [f"## {title}\n\n{body}" for title, body in sections if body]
-    return "\n\n".join([f"# {escape(facts.title)}", introduction(facts), *parts]) + "\n"
+    return page(escape(facts.title), sections, introduction(facts))
 
 
 def introduction(facts: ModelFacts) -> str:
