@@ -24,7 +24,7 @@ def names_for_people(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def short_names(names: Sequence[str], limit: int) -> tuple[str, ...]:
-    """Return the names of at most `limit` characters each, cut as `finetune.canvas.distinct_short_names` does.
+    """Return the names cut to `limit` characters, different ones different (`canvas.distinct_short_names`).
 
     >>> short_names(["Silverado 1500 Regular Cab", "Silverado 2500HD Regular Cab", "Volt"], 18)
     ('… 1500 Regular Cab', '…500HD Regular Cab', 'Volt')
