@@ -21,7 +21,18 @@ from core_losses.competitors import (
     extended_binary_cross_entropy_loss,
 )
 from core_losses.curves import Curve, loss_curve, posterior_curves, posterior_grid
+from core_losses.gradient_factor import gradient_factor
 from core_losses.log_odds import log_odds, log_posteriors
+from core_losses.margin import annealed_blend, margin_logits
+from core_losses.margin_rules import (
+    MARGIN_RULES,
+    ArcFaceRule,
+    ASoftmaxRule,
+    CosFaceRule,
+    LSoftmaxRule,
+    MarginRule,
+    build_margin_rule,
+)
 from core_losses.posterior import (
     CompetingRatioLoss,
     CrossEntropyLoss,
@@ -38,26 +49,36 @@ from core_losses.reduction import LossModule, LossOptions, SharedOptions
 
 __all__ = [
     "LOSSES",
+    "MARGIN_RULES",
+    "ASoftmaxRule",
+    "ArcFaceRule",
     "CompetingRatioLoss",
+    "CosFaceRule",
     "CrossEntropyLoss",
     "Curve",
     "DualCrossEntropyLoss",
     "ExtendedBCELoss",
     "FocalLoss",
+    "LSoftmaxRule",
     "LossModule",
     "LossOptions",
+    "MarginRule",
     "NLLRLoss",
     "TamingCrossEntropyLoss",
+    "annealed_blend",
     "build_loss",
+    "build_margin_rule",
     "competing_ratio_loss",
     "cross_entropy_loss",
     "dual_cross_entropy_loss",
     "extended_binary_cross_entropy_loss",
     "focal_loss",
+    "gradient_factor",
     "log_odds",
     "log_posteriors",
     "loss_curve",
     "loss_keywords",
+    "margin_logits",
     "negative_log_likelihood_ratio_loss",
     "posterior_curves",
     "posterior_grid",
