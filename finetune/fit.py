@@ -24,13 +24,14 @@ from finetune.failures import check_batch_norm, check_finite_weights, resume_lin
 from finetune.feature_cache import EvalFeatures, FeatureCache, cached_views
 from finetune.interrupts import StopRequest
 from finetune.learner import Learner, build_learner
-from finetune.loop import Totals, train_one_epoch
+from finetune.loop import train_one_epoch
 from finetune.model import Classifier
 from finetune.prediction import evaluate_batches, row_batches, worker_count
 from finetune.preparing import check_hooks, prepare_head
 from finetune.run_folder import RunFolder, versions
 from finetune.run_progress import Progress
 from finetune.task import Task, check_task
+from finetune.totals import Totals
 
 
 @dataclass
@@ -265,7 +266,8 @@ class FitRun:
         self.folder.append_metrics({**row, "seconds": round(self.progress.seconds, 2)})
         self.progress.epoch, self.progress.step, self.progress.totals = epoch + 1, 0, None
         self.save()
-        told = [f"{name} {value:.4f}" for name, value in row.items() if name.startswith(("train_", "val_"))]
+        shown = {name: value for name, value in row.items() if name.startswith(("train_", "val_"))}
+        told = [f"{name} {value:.4f}" for name, value in shown.items() if "gradient" not in name]
         say(f"epoch {epoch + 1}/{self.config.train.epochs}  {'  '.join(told)}")
 
     def _validate(self) -> dict[str, float]:

@@ -21,36 +21,7 @@ from finetune.optim import clip_gradients, set_learning_rates
 from finetune.precision import Precision
 from finetune.preprocess import PreprocessSpec
 from finetune.seeding import numpy_generator, seed_step
-
-
-@dataclass
-class Totals:
-    """Sums over the images of an epoch so far, on the device: loss, correct predictions, images."""
-
-    sums: torch.Tensor
-
-    @classmethod
-    def zero(cls, device: torch.device) -> Totals:
-        """Return empty totals (double precision where the device has it)."""
-        return cls(
-            torch.zeros(3, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        )
-
-    def add(self, loss: torch.Tensor, logits: torch.Tensor, target: torch.Tensor) -> None:
-        """Add one batch: its mean loss, and how many of its arguments of the maximum are right."""
-        hard = target if target.ndim == 1 else target.argmax(1)
-        right = (logits.argmax(1) == hard).sum()
-        count = torch.tensor(len(hard), device=logits.device)
-        self.sums += torch.stack([loss.detach() * count, right, count]).to(self.sums)
-
-    def finite(self) -> bool:
-        """Return whether every loss so far was a number."""
-        return bool(torch.isfinite(self.sums).all())
-
-    def means(self, world: World) -> dict[str, float]:
-        """Return the mean loss and the accuracy over all processes, in the unit interval."""
-        sums = gather_rows({"sums": self.sums[None]}, world)["sums"].sum(0)
-        return {"train_loss": float(sums[0] / sums[2]), "train_accuracy": float(sums[1] / sums[2])}
+from finetune.totals import Totals, pushes
 
 
 @dataclass
@@ -120,7 +91,7 @@ def train_one_epoch(
         watch.add(step, loss, batch.index, lr)
         window = _window(step, steps, train.accumulate)
         backward(learner, loss / window)
-        totals.add(loss, output.logits, target)
+        totals.add(loss, output, target, pushes(learner.objective.main, output, target))
         if (step + 1) % train.accumulate == 0 or step + 1 == steps:
             spend_gradients(learner)
             if after_step is not None and after_step(step + 1, totals):

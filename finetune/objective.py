@@ -71,6 +71,11 @@ class Objective:
         total = torch.stack(list(weighted.values())).sum()
         return ObjectiveValue(total, {name: value.detach() for name, value in weighted.items()})
 
+    @property
+    def main(self) -> Loss:
+        """The loss on the main logits."""
+        return self.branch_losses.get(MAIN, self.loss)
+
     def _branch(self, name: str, branch: Branch, target: Tensor) -> Tensor:
         loss = self.branch_losses.get(name, F.cross_entropy if branch.domain else self.loss)
         weight = getattr(loss, "weight", None)

@@ -14,7 +14,7 @@ from finetune.console import progress, say
 from finetune.distributed import any_true
 from finetune.errors import InterruptedRunError, UsageError
 from finetune.failures import resume_line
-from finetune.heads import Hooks
+from finetune.heads import Hooks, head_class
 from finetune.interrupts import StopRequest
 from finetune.learner import Learner
 from finetune.optim import Ema
@@ -76,6 +76,12 @@ def prepare_head(learner: Learner, task: Task, config: FitConfig, stop: StopRequ
 def check_hooks(hooks: Hooks, config: FitConfig) -> None:
     """Raise UsageError where what a head asks for does not go together with itself or the configuration."""
     head, train = config.head.name, config.train
+    mixing = [name for name in ("mixup", "cutmix") if getattr(train, name)]
+    if mixing and head_class(head).needs_classes:
+        raise UsageError(
+            f"train.{' and train.'.join(mixing)} cannot be used with the {head} head, which gives one class "
+            f"its margin: give --train.{mixing[0]} 0"
+        )
     if hooks.batch_transform is None:
         if hooks.views != 1:
             raise UsageError(
@@ -83,7 +89,6 @@ def check_hooks(hooks: Hooks, config: FitConfig) -> None:
                 "nothing would join them"
             )
         return
-    mixing = [name for name in ("mixup", "cutmix") if getattr(train, name)]
     if mixing:
         raise UsageError(
             f"train.{' and train.'.join(mixing)} cannot be used with the {head} head, which remakes every "

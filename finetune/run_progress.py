@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from finetune.distributed import World, gather_rows
-from finetune.loop import Totals
+from finetune.distributed import World
+from finetune.totals import Totals
 
 
 @dataclass
@@ -47,8 +47,7 @@ class Progress:
     def state(self, world: World) -> dict[str, Any]:
         """Return it as plain values and tensors, with a row of totals per process; all must call this."""
         totals = self.totals
-        rows = None if totals is None else gather_rows({"sums": totals.sums[None].cpu()}, world)["sums"]
-        return {**self.__dict__, "totals": rows}
+        return {**self.__dict__, "totals": None if totals is None else totals.gathered(world)}
 
     @classmethod
     def restored(cls, state: dict[str, Any], device: torch.device, world: World) -> Progress:
@@ -61,5 +60,10 @@ class Progress:
         state = {**former, **state}  # a checkpoint of an older version knows the run's best only
         if rows is None:
             return cls(**state)
-        own = rows[world.rank] if len(rows) == world.size else rows.sum(0) * world.is_main
-        return cls(**{**state, "totals": Totals(own.to(device))})
+        rows = rows if isinstance(rows, dict) else {"sums": rows}  # an older version's: three sums alone
+        own = {name: _own_row(values, world).to(device) for name, values in rows.items()}
+        return cls(**{**state, "totals": Totals(own.pop("sums"), own)})
+
+
+def _own_row(rows: torch.Tensor, world: World) -> torch.Tensor:
+    return rows[world.rank] if len(rows) == world.size else rows.sum(0) * world.is_main

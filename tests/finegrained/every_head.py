@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -18,6 +19,10 @@ from tests.finetune.quick import quick
 # Name of the case -> the head and its options: small sketches, few detectors, a grid that fits 64 px.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "linear": ("linear", {"dropout": 0.1}),
+    "L-Softmax": ("lsoftmax", {"margin": 3}),
+    "A-Softmax": ("asoftmax", {}),
+    "CosFace": ("cosface", {"scale": 16.0}),
+    "ArcFace": ("arcface", {"scale": 16.0}),
     "bilinear": ("bilinear", {}),
     "bilinear reduced": ("bilinear", {"reduction": 8}),
     "compact bilinear": ("compact_bilinear", {"dim": 256}),
@@ -35,16 +40,31 @@ PREPARED: dict[str, tuple[str, dict[str, Any]]] = {
     "kernel pooling, gamma measured": ("kernel_pooling", {"dim": 64, "gamma": "auto"}),
     "DFL from pictures": ("dfl", {"detectors": 3, "init": "kmeans", "filter_norm": "none"}),
 }
-RUNS = CASES | PREPARED
+# Heads that differ from L-Softmax in their rule alone: what a whole run shows of it holds for them.
+SIBLINGS = ("A-Softmax", "CosFace", "ArcFace")
+EVERY = CASES | PREPARED
+RUNS = {case: head for case, head in EVERY.items() if case not in SIBLINGS}
 
 # A residual net, a net whose pool5 must not be read, one whose maps are channels last, and tokens.
 BACKBONES = ("test_resnet", "vgg11", "swin_tiny_patch4_window7_224", "test_vit")
 CLASSES = 5
 
 
+def on_backbones(*left_out: str) -> list[Any]:
+    """Return every case on every backbone; heads on the embedding take the large ones when there is time."""
+    return [
+        pytest.param(case, net, marks=[pytest.mark.exhaustive] if on_embedding and large else [])
+        for case in CASES
+        for net in BACKBONES
+        if net not in left_out
+        for on_embedding in [case == "L-Softmax" or case in SIBLINGS]
+        for large in [net.startswith(("vgg", "swin"))]
+    ]
+
+
 def build(case: str, backbone: str = "test_resnet", size: int = 64, seed: int = 0) -> Classifier:
     """Return an untrained classifier with the case's head."""
-    head, options = RUNS[case]
+    head, options = EVERY[case]
     torch.manual_seed(seed)
     core = build_classifier(backbone, head, CLASSES, weights="none", image_size=size, head_options=options)
     for module in core.backbone.modules():

@@ -126,7 +126,7 @@ def test_heads_are_read_with_their_options():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("bilnear", "there is bilinear"),
+        ("bilnear", "there is .*, bilinear, "),
         ("bilinear:reduce=3", "it takes reduction"),
         ("bilinear:reduction=many", "must be int"),
         ("bilinear:reduction", "OPTION=VALUE"),

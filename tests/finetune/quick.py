@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import finetune.learner
+from core_losses import LossModule
 from finetune.checkpoint import CheckpointFolder, weights_hash
 from finetune.config import FREE_KEYS, FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
 from finetune.distributed import World
@@ -81,22 +83,26 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-class Disturbed(nn.Module):
-    """The class loss, with `disturb(call, loss, logits, target)` in its place; calls count from 1."""
+def disturbed(loss: LossModule, disturb: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> LossModule:
+    """Return the class loss with `disturb(call, loss, logits, target)` in its place; calls count from 1.
 
-    def __init__(self, loss: nn.Module, disturb: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.loss, self.disturb, self.calls = loss, disturb, 0
+    What is written down of its gradients is neither disturbed nor counted.
+    """
+    calls = itertools.count(1)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        self.calls += 1
-        return self.disturb(self.calls, self.loss(logits, target), logits, target)
+    class Disturbed(type(loss)):  # type: ignore[misc]
+        def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+            value: Tensor = super().forward(logits, target)
+            return value if self.reduction == "none" else disturb(next(calls), value, logits, target)
+
+    loss.__class__ = Disturbed
+    return loss
 
 
 def disturb_loss(patch: pytest.MonkeyPatch, disturb: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> None:
     """Let every run begun while `patch` holds compute its loss through `disturb`."""
     build = finetune.learner.build_class_loss
-    patch.setattr(finetune.learner, "build_class_loss", lambda *given: Disturbed(build(*given), disturb))
+    patch.setattr(finetune.learner, "build_class_loss", lambda *given: disturbed(build(*given), disturb))
 
 
 def at_call(number: int, act: Callable[[], Any]) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:

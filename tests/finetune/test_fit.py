@@ -319,6 +319,8 @@ def test_metrics_tell_epoch_step_stage_rate_and_scores(task: Task, tmp_path: Pat
             "lr",
             "train_loss",
             "train_accuracy",
+            "train_gradient_factor",
+            "train_gradient_ratio",
             "val_accuracy",
             "val_balanced_accuracy",
         )

@@ -19,7 +19,6 @@ from finetune.learner import Learner, build_learner
 from finetune.loop import (
     LossWatch,
     NotFiniteLossError,
-    Totals,
     _window,
     evaluate,
     train_one_epoch,
@@ -27,10 +26,10 @@ from finetune.loop import (
 )
 from finetune.optim import set_learning_rates
 from finetune.task import Task
+from finetune.totals import Totals
 from tests.finetune.quick import QUICK, STEPS, quick
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CPU = torch.device("cpu")
 
 
 def learning(task: Task, **changes: Any) -> tuple[Learner, TrainBatches]:
@@ -44,16 +43,6 @@ def learning(task: Task, **changes: Any) -> tuple[Learner, TrainBatches]:
         task.source, task.manifest.label, task.train, augment=augment, batch_size=size, seed=seed
     )
     return learner, batches
-
-
-def test_totals_are_means_over_pictures_not_batches():
-    totals = Totals.zero(CPU)
-    totals.add(torch.tensor(1.0), torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), torch.tensor([0, 1, 1]))
-    totals.add(torch.tensor(5.0), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.3, 0.7]]))
-    assert totals.means(World()) == {"train_loss": (3 * 1.0 + 5.0) / 4, "train_accuracy": 3 / 4}
-    assert totals.finite()
-    totals.add(torch.tensor(float("nan")), torch.zeros(1, 2), torch.tensor([0]))
-    assert not totals.finite()
 
 
 def test_the_watch_names_the_first_bad_step_however_late_it_looks():

@@ -19,9 +19,9 @@ from finetune.config import FitConfig
 from finetune.distributed import World, barrier, gather_rows, start_world, stop_world
 from finetune.errors import InterruptedRunError
 from finetune.fit import Fitted
-from finetune.loop import Totals
 from finetune.prediction import predict
 from finetune.task import Task, plain_scores
+from finetune.totals import Totals
 from tests.finetune.quick import at_call, disturb_loss, quick, task_of, train
 
 PLAIN = quick(model_backbone="test_vit", train_lr=0.005, train_epochs=2, train_accumulate=2, train_mixup=0.0)

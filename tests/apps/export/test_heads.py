@@ -24,6 +24,10 @@ from tests.apps.random_nets import random_net, random_pictures, spec_of
 from tests.apps.tiny_onnx import tiny_facts
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "L-Softmax": ("lsoftmax", {}),
+    "A-Softmax": ("asoftmax", {}),
+    "CosFace": ("cosface", {}),
+    "ArcFace": ("arcface", {"scale": 16.0}),
     "bilinear": ("bilinear", {"reduction": 12}),
     "compact bilinear": ("compact_bilinear", {"dim": 256}),
     "kernel pooling": ("kernel_pooling", {"dim": 64, "gamma": 0.5}),
@@ -33,9 +37,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DCL": ("dcl", {"regions": 2}),
     "DCL of the last release": ("dcl", {"regions": 2, "variant": "repo"}),
 }
-WITH_MAPS = ("DCL",)
+WITH_MAPS = ("DCL", "L-Softmax", "A-Softmax")
 SLOW_CASES = ("DFL, two scales", "DCL of the last release")
-SHOWN = [pytest.param(case, marks=pytest.mark.slow if case in SLOW_CASES else ()) for case in CASES]
+RARE_CASES = ("L-Softmax", "CosFace", "ArcFace")  # the operators of A-Softmax or fewer
+SHOWN = [
+    pytest.param(
+        case,
+        marks=pytest.mark.slow
+        if case in SLOW_CASES
+        else pytest.mark.exhaustive
+        if case in RARE_CASES
+        else (),
+    )
+    for case in CASES
+]
 NETS = [
     ("test_resnet", 64),
     pytest.param("vgg11", 64, marks=pytest.mark.exhaustive),
