@@ -1,0 +1,37 @@
+"""A finished cell on disk: written in one step, read back equal, refused when damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import DataError
+from finetune.study.cells import CELL_FILE, read_cell, write_cell
+from tests.finetune.study.made_up import cell_of
+
+
+def test_a_cell_is_read_back_as_it_was_written(tmp_path: Path):
+    cell = cell_of("crl", 3, 84.1 + 1e-13, history=[{"epoch": 0, "test_error": 20.25}], gradient_ratio=None)
+    write_cell(cell, tmp_path / "cells" / "seed-3")
+    assert read_cell(tmp_path / "cells" / "seed-3") == cell
+    assert [file.name for file in (tmp_path / "cells" / "seed-3").iterdir()] == [CELL_FILE]
+
+
+def test_numbers_that_are_none_come_back_as_none(tmp_path: Path):
+    write_cell(cell_of("crl", 0, float("nan")), tmp_path)
+    cell = read_cell(tmp_path)
+    assert cell is not None
+    assert cell.scores["accuracy"] is None
+
+
+def test_no_file_is_no_cell(tmp_path: Path):
+    assert read_cell(tmp_path) is None
+    assert read_cell(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"arm": "crl"}'])
+def test_a_damaged_cell_says_what_to_remove(tmp_path: Path, content: str):
+    (tmp_path / CELL_FILE).write_text(content)
+    with pytest.raises(DataError, match="remove"):
+        read_cell(tmp_path)
