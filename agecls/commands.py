@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from agecls.config import AgeConfig, AgeDataConfig, CompareConfig, CrossValidationConfig, EvaluateAgainConfig
+from agecls.config import (
+    AgeConfig,
+    AgeDataConfig,
+    AgeStudyConfig,
+    CompareConfig,
+    CrossValidationConfig,
+    EvaluateAgainConfig,
+)
 from finetune.command import Command, choose_command
 
 
@@ -91,6 +98,13 @@ def compare(config: CompareConfig, words: Mapping[str, str]) -> dict[str, Any]:
     return compare_folders(first, second, config)
 
 
+def study(config: AgeStudyConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Train every loss with every seed, and report the paired differences."""
+    from agecls.study import study_losses
+
+    return study_losses(config)
+
+
 RECIPES = Path(__file__).parent / "configs"
 
 COMMANDS = {
@@ -117,6 +131,12 @@ COMMANDS = {
         "two results, paired on the same images",
         compare,
         {"a": "a result folder, or several (seeds) joined by commas", "b": "the result to compare with it"},
+    ),
+    "study": Command(
+        AgeStudyConfig,
+        "many losses, each with the same seeds, and what their paired differences say",
+        study,
+        recipes=RECIPES,
     ),
 }
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from finetune.config import FitConfig
 from finetune.errors import UsageError
+from finetune.study.study_options import ComparisonConfig
 
 ADIENCE_GROUPS = "0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+"
 
@@ -122,6 +123,31 @@ class CrossValidationConfig(AgeConfig):
     folds: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
     report: bool = True
+
+
+@dataclass(frozen=True)
+class AgeStudyConfig(CrossValidationConfig, ComparisonConfig):
+    """A study of losses: one age experiment trained with every loss and every seed, under equal budgets.
+
+    Args:
+        cell: what one loss with one seed is: cv (a cross-validation over all folds) or train (one model that
+            is tested on data.fold alone).
+    """
+
+    cell: Literal["cv", "train"] = "cv"
+
+    def __post_init__(self) -> None:
+        CrossValidationConfig.__post_init__(self)
+        ComparisonConfig.__post_init__(self)
+        if self.folds or not self.report:
+            raise UsageError(
+                "--folds and --report belong to cv: a study's cells have all folds and their reports; "
+                "--cell train trains on one split alone (--data.fold)"
+            )
+        if self.cell == "train" and self.devices:
+            raise UsageError("--devices shares out folds, and --cell train has one: give --device")
+        if self.cell == "train" and self.data.fold < 0:
+            raise UsageError("--data.fold -1 tests on nothing, so there would be nothing to compare")
 
 
 @dataclass(frozen=True)

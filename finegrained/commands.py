@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finegrained.config import CompareConfig, EvaluateAgainConfig, FineConfig, FineDataConfig
+from finegrained.config import (
+    CompareConfig,
+    EvaluateAgainConfig,
+    FineConfig,
+    FineDataConfig,
+    FineStudyConfig,
+)
 from finegrained.recipes import RECIPES
 from finetune.command import Command, choose_command
 
@@ -101,6 +107,13 @@ def compare(config: CompareConfig, words: Mapping[str, str]) -> dict[str, Any]:
     return compare_folders(first, second, config)
 
 
+def study(config: FineStudyConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Train every loss with every seed, and report the paired differences."""
+    from finegrained.study import study_losses
+
+    return study_losses(config)
+
+
 def cost(config: CostConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Measure what heads cost on backbones."""
     from finegrained.cost import measure_costs
@@ -126,6 +139,12 @@ COMMANDS = {
         "two results, paired on the same pictures",
         compare,
         {"a": "a run folder, or several (seeds) joined by commas", "b": "the run to compare with it"},
+    ),
+    "study": Command(
+        FineStudyConfig,
+        "many losses, each with the same seeds, and what their paired differences say",
+        study,
+        recipes=RECIPES,
     ),
     "cost": Command(CostConfig, "what each head costs: parameters, operations, speed and memory", cost),
 }

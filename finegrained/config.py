@@ -13,6 +13,7 @@ from typing import Literal
 
 from finetune.config import FitConfig, ModelConfig, TrainConfig
 from finetune.errors import UsageError
+from finetune.study.study_options import ComparisonConfig
 
 Layout = Literal["auto", "cub", "cars-O", "cars-S", "cars-K", "folders"]
 Crops = Literal["center", "flip", "ten", "cam"]
@@ -124,6 +125,15 @@ class FineConfig(FitConfig):
         super().__post_init__()
         if self.data.metadata_only:
             raise UsageError("data.metadata_only reads lists without pictures: it belongs to verify")
+
+
+@dataclass(frozen=True)
+class FineStudyConfig(FineConfig, ComparisonConfig):
+    """A study of losses: one experiment trained with every loss and every seed, under equal budgets."""
+
+    def __post_init__(self) -> None:
+        FineConfig.__post_init__(self)
+        ComparisonConfig.__post_init__(self)
 
 
 @dataclass(frozen=True)

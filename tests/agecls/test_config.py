@@ -55,7 +55,7 @@ def test_folds_and_devices_are_read_from_commas():
 
 def test_recipes_are_the_files_of_the_folder():
     assert {file.stem for file in RECIPES.glob("*.yaml")} == {*PAPER, "modern"}
-    assert [name for name, command in COMMANDS.items() if command.recipes] == ["train", "cv"]
+    assert [name for name, command in COMMANDS.items() if command.recipes] == ["train", "cv", "study"]
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)

@@ -32,7 +32,7 @@ def birds_folder(tmp_path_factory):
 
 
 def test_the_commands_are_the_studys():
-    assert list(COMMANDS) == ["verify", "train", "evaluate", "compare", "cost"]
+    assert list(COMMANDS) == ["verify", "train", "evaluate", "compare", "study", "cost"]
 
 
 def test_train_and_evaluate_from_the_command_line(birds_folder, tmp_path, capsys):
