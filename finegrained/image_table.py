@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from finegrained.class_tables import TITLES, official_order
-from finegrained.folders import PART_NAMES
 from finegrained.reading import FineReading, ListedImage, Lists, ReadingRules, finish
+from finetune.class_folders import PART_NAMES
 from finetune.errors import DataError, listing
 from finetune.table_cells import Table, read_table
 

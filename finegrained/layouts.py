@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finegrained import cars, cars_by_class, cub, folders
 from finegrained.reading import OFFICIAL_CARS, OFFICIAL_CUB, FineReading, ReadingRules
+from finetune.class_folders import PART_NAMES, find_class_folders, stand_in
 from finetune.errors import DataError, UsageError, listing
 
 # Folders that lie inside CUB-200 of 2010, and a line of its lists.
@@ -28,7 +29,7 @@ INNER = frozenset(
         "cars_test",
         "car_data",
     )
-) | frozenset(folders.PART_NAMES)
+) | frozenset(PART_NAMES)
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,6 @@ def _is_cars_by_class(folder: Path) -> bool:
     return (folder / cars_by_class.LISTS["train"]).is_file() and (folder / cars_by_class.NAMES).is_file()
 
 
-def _is_folders(folder: Path) -> bool:
-    return bool(folders.part_folders(folder)) or folders.holds_class_folders(folder)
-
-
 KINDS = {
     "cub": _Kind("images.txt and image_class_labels.txt (CUB-200-2011)", _is_cub, cub.read_cub),
     "cars-S": _Kind(
@@ -89,7 +86,7 @@ KINDS = {
     ),
     "folders": _Kind(
         "a folder of pictures for each class, alone or under train/, val/, test/",
-        _is_folders,
+        stand_in,
         folders.read_class_folders,
     ),
 }
@@ -121,7 +118,7 @@ def detect_layout(root: Path, wanted: str = "auto") -> Layout:
             return Layout(found[0], found[1], _where(root, *found))
     if wanted != "folders":
         _refuse_cub_2010([folder for near in _places(root) for folder in near])
-    place = _class_folder_place(root) if "folders" in kinds else None
+    place = find_class_folders(root) if "folders" in kinds else None
     if place is None:
         raise DataError(_nothing_found(root, kinds))
     return Layout("folders", place, _where(root, "folders", place))
@@ -156,22 +153,6 @@ def _listed_in(near: list[Path], kinds: Mapping[str, _Kind]) -> tuple[str, Path]
             f"several data sets lie here; give one of them as --data.root:\n{listing(list(map(str, places)))}"
         )
     return found[0] if found else None
-
-
-def _class_folder_place(root: Path) -> Path | None:
-    """Return where class folders start: around a part's folder, at `root`, or below single folders."""
-    parent = root.absolute().parent
-    if root.absolute().name.lower() in folders.PART_NAMES and len(folders.part_folders(parent)) > 1:
-        return parent
-    place = root
-    for _ in range(3):
-        if _is_folders(place):
-            return place
-        inside = [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-        if len(inside) != 1:
-            return None
-        place = inside[0]
-    return None
 
 
 def _where(root: Path, name: str, found: Path) -> tuple[str, ...]:

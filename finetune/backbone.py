@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import timm
+from timm.layers import DropPath
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -195,6 +196,32 @@ def build_backbone(
     return FeatureBackbone(model, name, source, taps=taps, embed=embed, image_size=side, notes=notes)
 
 
+def build_trunk(
+    name: str, channels: int, image_size: int, options: Mapping[str, Any] | None = None
+) -> tuple[Any, int]:
+    """Return a timm model with new weights and no classifier, images (B, C, S, S) -> (B, D), and D.
+
+    For studies that train from nothing; stochastic depth is off whatever the model's default.
+
+    Args:
+        name: timm's name of the model.
+        channels: C of the images.
+        image_size: S in pixels, read only where the model fixes its input size.
+        options: what timm's constructor of the model takes besides.
+
+    Raises UsageError for an unknown name, or options that the model does not take.
+
+    >>> build_trunk("resnet18", 3, 32)[1]
+    512
+    """
+    size = {"img_size": image_size} if _pretrained_config(name).fixed_input_size else {}
+    model = _create(name, size | dict(options or {}), num_classes=0, in_chans=channels)
+    for layer in model.modules():
+        if isinstance(layer, DropPath):
+            layer.drop_prob = 0.0
+    return model, int(model.head_hidden_size)
+
+
 def published_weights(name: str) -> Published:
     """Return where the pretrained weights of a timm model are kept; UsageError for an unknown name."""
     config = _pretrained_config(name)
@@ -285,4 +312,12 @@ def _shorten(message: str, limit: int = 400) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-__all__ = ["FeatureBackbone", "Features", "Tap", "WeightSource", "build_backbone", "published_weights"]
+__all__ = [
+    "FeatureBackbone",
+    "Features",
+    "Tap",
+    "WeightSource",
+    "build_backbone",
+    "build_trunk",
+    "published_weights",
+]

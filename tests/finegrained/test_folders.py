@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from finegrained.class_tables import CARS, class_table
-from finegrained.folders import part_folders, read_class_folders
+from finegrained.folders import read_class_folders
 from finegrained.lookalike import write_lookalike_folders
 from finegrained.reading import ReadingRules
+from finetune.class_folders import part_folders
 from finetune.errors import DataError
 
 

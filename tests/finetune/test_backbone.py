@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-from finetune.backbone import build_backbone
+from finetune.backbone import build_backbone, build_trunk
 from finetune.decode import decode_image
 from finetune.errors import ModelFileError, UsageError
 from finetune.preprocess import preprocess
@@ -245,3 +245,18 @@ def test_real_imagenet_weights_fit_to_the_last_tensor_and_know_a_cat(real_data):
         embedding = backbone(torch.from_numpy(pixels).permute(2, 0, 1)[None]).embedding
     probs = (embedding @ tensors["classifier.weight"].T + tensors["classifier.bias"]).softmax(1)[0]
     assert probs[281:286].sum() > 0.8  # ImageNet's five domestic cats
+
+
+def test_a_trunk_has_new_weights_its_own_channels_and_no_stochastic_depth():
+    trunk, dim = build_trunk("swin_tiny_patch4_window7_224", 1, 64, {"depths": (1, 1, 1, 2), "embed_dim": 24})
+    images = torch.rand(2, 1, 64, 64)
+    assert trunk.training
+    torch.testing.assert_close(trunk(images), trunk(images), rtol=0, atol=0)
+    assert trunk(images).shape == (2, dim) == (2, 192)
+
+
+def test_a_trunk_that_timm_does_not_have_is_refused():
+    with pytest.raises(UsageError, match="did you mean resnet"):
+        build_trunk("resnet43", 3, 32)
+    with pytest.raises(UsageError, match="resnet18 does not take one of the options widths"):
+        build_trunk("resnet18", 3, 32, {"widths": 3})
