@@ -15,11 +15,16 @@ commands:
   age cv           subject-exclusive cross-validation with scores, intervals and pictures
   age evaluate     score trained models on any table of faces, sliced by group, gender and subject
   age compare      two results, paired on the same images
+  age study        many losses, each with the same seeds, and what their paired differences say
   fine verify      count a fine-grained data set: classes, splits, unreadable and repeated images
   fine train       fine-tune one backbone with one head, test it once, and write its report
   fine evaluate    score a run again: other test crops, other weights, other data
   fine compare     two results, or two lists of seeds, paired on the same images
+  fine study       many losses, each with the same seeds, and what their paired differences say
   fine cost        what every head costs: weights, multiply-adds, images per second, memory
+  general verify   count a general data set: digits, MNIST, CIFAR, SVHN, ImageNet, class folders
+  general train    train one network with one loss and test it once
+  general study    which loss should I use? many losses, paired seeds, the missing controls, one report
   export           a finished run as self-describing ONNX files, checked against the trained model
   predict          show pictures, folders or videos to exported models (no torch needed)
   explain          where a trained or exported model found its evidence, drawn over each crop
@@ -53,10 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from finegrained.commands import main as fine_main
 
         return fine_main(words[1:], prog="crl fine")
+    if words[0] == "general":
+        from generalcls.commands import main as general_main
+
+        return general_main(words[1:], prog="crl general")
     from apps.commands import COMMANDS
     from finetune.command import choose_command
 
-    return choose_command(COMMANDS, words, prog="crl", others=["age", "fine"])
+    return choose_command(COMMANDS, words, prog="crl", others=["age", "fine", "general"])
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ DOORS = {
         "finetune/statistics.py",
         "agecls/folds.py",
         "finegrained/detector_init.py",
+        "generalcls/data.py",
     },
     "onnx": {
         "apps/export/run.py",
@@ -56,6 +57,18 @@ TORCH_FREE = (
     "finetune.console",
     "finetune.evidence",
     "finetune.run_settings",
+    "finetune.study.arms",
+    "finetune.study.cells",
+    "finetune.study.frame",
+    "finetune.study.report",
+    "finetune.study.study_options",
+    "finetune.study.table",
+    "finetune.study.words",
+    "finetune.paired_tests",
+    "generalcls.commands",
+    "generalcls.config",
+    "generalcls.data",
+    "generalcls.lookalike",
     "finegrained.class_tables",
     "finegrained.config",
     "finegrained.cub",
@@ -168,7 +181,7 @@ def test_a_guest_at_the_wrong_door_is_caught():
 
 
 def test_every_rule_sees_files():
-    assert {room for room, _, _ in source_files()} >= {"core_losses", "finetune", "agecls", "apps"}
+    assert {room for room, _, _ in source_files()} == set(ALLOWED)
     assert len(source_files()) > 30
 
 

@@ -1,0 +1,122 @@
+"""The general study's page: what ran on what, and the papers' own numbers in a column of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.command import command_line
+from finetune.run_folder import versions
+from finetune.study.arms import Arm
+from finetune.study.cells import Cell
+from finetune.study.report import StudyPage, write_study_report
+from finetune.study.table import Measure, summarise_study
+from generalcls.config import GeneralStudyConfig, GeneralTrainConfig
+from generalcls.published import reported
+
+if TYPE_CHECKING:
+    from generalcls.cells import CellTrainer
+
+MEASURES = (
+    Measure("accuracy", "accuracy (%)"),
+    Measure("macro_f1", "macro-F1 (%)"),
+    Measure("top5", "top-5 accuracy (%)"),
+)
+
+
+def report_study(
+    config: GeneralStudyConfig, trainer: CellTrainer, arms: Sequence[Arm], cells: Sequence[Cell]
+) -> dict[str, Any]:
+    """Write report.md, report.json, table.csv and the pictures into the study's folder; return the report."""
+    folder, data = Path(config.run.dir), trainer.data
+    measured = {key for cell in cells for key, value in cell.scores.items() if value is not None}
+    summary = summarise_study(cells, arms, [m for m in MEASURES if m.key in measured])
+    summary["what"] = facts(trainer)
+    published = reported(data.name, trainer.network_name)
+    page = StudyPage(
+        title=f"Losses compared: {data.name}, {trainer.network_name}",
+        what_ran=what_ran(config, trainer, cells),
+        published={arm.name: published[arm.name] for arm in arms if arm.name in published},
+        notes=notes(config, trainer),
+    )
+    summary["page"] = str(write_study_report(folder, summary, cells, arms, page))
+    return summary
+
+
+def facts(trainer: CellTrainer) -> dict[str, Any]:
+    """Return what report.json tells of the study beside its scores."""
+    data = trainer.data
+    return {
+        "command": command_line(),
+        "data": data.name,
+        "fingerprint": data.fingerprint,
+        "n_train": len(data.train.target),
+        "n_test": len(data.test.target),
+        "official_test": data.official_test,
+        "network": trainer.network_name,
+        "parameters": trainer.parameters,
+        "versions": versions(),
+    }
+
+
+def what_ran(config: GeneralStudyConfig, trainer: CellTrainer, cells: Sequence[Cell]) -> list[str]:
+    """Return the lines of "what ran"."""
+    data, train = trainer.data, config.train
+    of_train = (
+        f" ({100 * config.data.train_fraction:g} % of each class)" if config.data.train_fraction < 1 else ""
+    )
+    precisions = sorted({str(cell.facts.get("precision")) for cell in cells})
+    return [
+        f"Data: {data.name}, {len(data.train.target):,} training images{of_train}, "
+        f"{len(data.test.target):,} test images, {len(data.class_names)} classes; fingerprint "
+        f"{data.fingerprint[:12]}.",
+        f"Network: {trainer.network_name}, {trainer.parameters:,} weights.",
+        f"Training, equal for all: {train_text(train)}",
+        f"Device: {', '.join(sorted({cell.device for cell in cells}))}; {', '.join(precisions)}.",
+        f"Command: {command_line()}",
+    ]
+
+
+def train_text(train: GeneralTrainConfig) -> str:
+    """Return the training settings in one line.
+
+    >>> train_text(GeneralTrainConfig(epochs=3, optimizer="adadelta", lr=1.0, schedule="constant"))
+    '3 epochs, batch 64, adadelta, rate 1 (constant), weight decay 0.0001, no augmentation.'
+    """
+    shares = ", ".join(f"{100 * share:g} %" for share in train.milestones)
+    schedule = {
+        "step": f"times {train.gamma:g} after {shares} of the steps" if shares else "constant",
+        "cosine": "cosine",
+        "constant": "constant",
+        "inverse": f"divided by 1 + {train.decay:g} step",
+    }[train.schedule]
+    momentum = (
+        f" (Nesterov momentum {train.momentum:g})" if train.optimizer == "sgd" and train.momentum else ""
+    )
+    augment = {
+        "none": "no augmentation",
+        "crop_flip": "random crop and mirror",
+        "shift_flip": "shift and mirror",
+    }
+    return (
+        f"{train.epochs} epochs, batch {train.batch_size}, {train.optimizer}{momentum}, rate {train.lr:g} "
+        f"({schedule}), weight decay {train.weight_decay:g}, {augment[train.augment]}."
+    )
+
+
+def notes(config: GeneralStudyConfig, trainer: CellTrainer) -> list[str]:
+    """Return what a reader must know of this study's data and settings."""
+    found = list(trainer.data.notes)
+    if not trainer.data.official_test:
+        found.append(
+            "The test images are not the whole official test part: no score can be set beside a published "
+            "one."
+        )
+    if config.data.train_fraction < 1:
+        found.append("Trained on a part of the training images: scores are lower than with all of them.")
+    found.append(
+        "One learning rate and schedule for all losses, not tuned for any of them: a loss that wants another "
+        "rate is at a disadvantage, which the rate-matched control shows for CRL."
+    )
+    return found
