@@ -14,9 +14,8 @@ from finetune.config import to_dict
 from finetune.study.cells import Cell, CellPlan
 
 if TYPE_CHECKING:
-    from finetune.study.report import StudyPage
-
     from agecls.experiment import Experiment
+    from finetune.study.report import StudyPage
     from finetune.study.table import Measure
 
 # What a finished run and its report leave behind; report.md is written last.
@@ -40,6 +39,7 @@ def study_losses(config: AgeStudyConfig) -> dict[str, Any]:
     Finished cells are never trained again, nor are the finished folds of one that was interrupted. Returns
     what report.json holds, and the study's folder.
     """
+    from agecls.crossval import shared_config
     from agecls.experiment import prepare_experiment
     from finetune.study.finished_runs import end_study
     from finetune.study.frame import run_cells
@@ -58,7 +58,7 @@ def study_losses(config: AgeStudyConfig) -> dict[str, Any]:
         arms, seeds, train=partial(train_cell, config), finished=lambda p: read(p) is not None
     )
     with no_claim_left(folder):
-        claim_study(config, skip=("folds", "devices", "report"))
+        claim_study(folder, shared_config(config), config.run)
         cells = run_cells(arms, seeds, folder, train=trainer, read=read)
     return end_study(folder, cells, arms, measures(config), page_of(config, folder, cells))
 
@@ -118,9 +118,8 @@ def measures(config: AgeStudyConfig) -> tuple[Measure, ...]:
 
 def page_of(config: AgeStudyConfig, folder: Path, cells: Sequence[Cell]) -> StudyPage:
     """Return what the report tells beside the statistics."""
-    from finetune.study.report import StudyPage
-
     from finetune.study.finished_runs import record_of, what_ran
+    from finetune.study.report import StudyPage
 
     record = record_of(folder, cells[0], "report.json")
     folds = f"folds {', '.join(map(str, record['folds']))}"

@@ -15,9 +15,8 @@ from finetune.errors import DataError
 from finetune.study.cells import Cell, CellPlan
 
 if TYPE_CHECKING:
-    from finetune.study.report import StudyPage
-
     from finegrained.experiment import Experiment
+    from finetune.study.report import StudyPage
     from finetune.study.table import Measure
 
 # What a finished run and its report leave behind; report.md is written last.
@@ -59,7 +58,7 @@ def study_losses(config: FineStudyConfig) -> dict[str, Any]:
     train = partial(train_cell, experiment)
     trainer = CellTrainer(arms, seeds, train, finished=lambda plan: read(plan) is not None)
     with no_claim_left(folder):
-        claim_study(replace(config, head=experiment.config.head))
+        claim_study(folder, to_dict(replace(config, head=experiment.config.head)), config.run)
         cells = run_cells(arms, seeds, folder, train=trainer, read=read)
     return end_study(folder, cells, arms, measures(), page_of(experiment.config, folder, cells))
 
@@ -120,9 +119,8 @@ def measures() -> tuple[Measure, ...]:
 
 def page_of(config: FineConfig, folder: Path, cells: Sequence[Cell]) -> StudyPage:
     """Return what the report tells beside the statistics."""
-    from finetune.study.report import StudyPage
-
     from finetune.study.finished_runs import record_of, what_ran
+    from finetune.study.report import StudyPage
 
     record = record_of(folder, cells[0], "report.json")
     title = f"Losses compared: {config.head.name} on {config.model.backbone}, {record['policy']}"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import FREE_KEYS, to_dict
 from finetune.console import say
 from finetune.errors import UsageError
-from finetune.run_folder import RunFolder, check_content
+from finetune.run_folder import check_content
 from finetune.study.arms import Arm
 from finetune.study.cells import Cell
 from finetune.study.frame import run_cells
-from finetune.study.from_runs import CELL_KEYS
+from finetune.study.from_runs import claim_study
 from finetune.study.study_options import arms_of, seeds_of
 from generalcls.config import GeneralConfig, GeneralStudyConfig
 
@@ -55,20 +54,8 @@ def check_place(config: GeneralConfig) -> None:
 
 
 def claim(config: GeneralConfig) -> None:
-    """Make or reopen the folder under the rules of run folders, write config.yaml, and let go of it.
-
-    Which cells there are may change (more seeds, other losses); every cell holds its own lock.
-    """
-    run = config.run
-    with RunFolder.open(
-        Path(run.dir),
-        to_dict(replace(config, run=replace(run, resume="never", allow_change=()))),
-        resume=run.resume,
-        allow_change=(*run.allow_change, *CELL_KEYS),
-        free_keys=FREE,
-        wait_seconds=60,
-    ):
-        pass
+    """Make or reopen the folder of a study or run; which cells there are may change, nothing else."""
+    claim_study(Path(config.run.dir), to_dict(config), config.run, FREE)
 
 
 def conclude(

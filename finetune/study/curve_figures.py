@@ -24,6 +24,7 @@ TOGETHER = 4  # arms that share one pair of axes; more get a panel each
 ACROSS, PANEL_HEIGHT = 4, 1.75  # panels in a row; inches
 SETTLED = 1 / 3  # share of the training after which the error decides how far the axis reaches
 FAILED = 4.0  # an arm whose error is so many times as far up as the usual one's does not flatten the others
+UNBOUNDED = 100.0  # a mean factor above it is one of few images with a tiny q, as NLLR's 1 / q
 LOG_FROM = 12.0  # ratio of the largest to the smallest factor from which on the axis is logarithmic
 
 
@@ -38,22 +39,26 @@ class Curve:
     seeds: int
 
 
-def draw_error_curves(cells: Sequence[Cell], arms: Sequence[Arm], out: Path) -> Path | None:
-    """Draw the test error against epochs: a line per arm, the mean over seeds, in a band of one sd each way.
+def draw_error_curves(
+    cells: Sequence[Cell], arms: Sequence[Arm], out: Path, *, part: str = "test"
+) -> Path | None:
+    """Draw the error against epochs: a line per arm, the mean over seeds, in a band of one sd each way.
 
     Up to four arms share the axes; more get a panel each, beside cross-entropy in grey, on one scale. The
     axis may cut off errors of the first third of the training, and an arm that failed; then it is told.
 
     Args:
-        cells: the finished cells, whose history holds `test_error`; an arm's epochs are those that all of its
-            cells measured.
+        cells: the finished cells, whose history holds `test_error` (or `validation_error`); an arm's epochs
+            are those that all of its cells measured.
         arms: those to draw.
         out: the PNG to write.
+        part: the images the error is of: test or validation.
 
     Returns:
-        `out`, or None where no test error was measured.
+        `out`, or None where no such error was measured.
     """
-    curves = read_curves(cells, arms, "test_error")
+    curves = read_curves(cells, arms, f"{part}_error")
+    heading = f"{part.capitalize()} error per epoch"
     if not curves:
         return None
     seeds = max(curve.seeds for curve in curves)
@@ -63,18 +68,19 @@ def draw_error_curves(cells: Sequence[Cell], arms: Sequence[Arm], out: Path) -> 
     top, cut = _reach(curves)
     subtitle += "; higher errors are cut off" if cut else ""
     if len(curves) <= TOGETHER:
-        with canvas.new_figure(out, 4.2, "Test error per epoch", subtitle) as figure:
+        with canvas.new_figure(out, 4.2, heading, subtitle) as figure:
             axes = figure.subplots()
             _draw_together(axes, curves)
             _finish(axes, top)
-            axes.set(xlabel="epoch", ylabel="test error (%)")
+            axes.set(xlabel="epoch", ylabel=f"{part} error (%)")
         return out
     baseline = next((curve for curve in curves if curve.arm.name == BASELINE), None)
     others = [curve for curve in curves if curve is not baseline]
     rows = -(-len(others) // ACROSS)
     subtitle += "; grey: CE" if baseline else ""
-    with canvas.new_figure(out, 0.9 + PANEL_HEIGHT * rows, "Test error per epoch", subtitle, 9.0) as figure:
+    with canvas.new_figure(out, 0.9 + PANEL_HEIGHT * rows, heading, subtitle, 9.0) as figure:
         _draw_panels(figure, rows, baseline, others, top)
+        figure.supylabel(f"{part} error (%)", size=canvas.NORMAL)
     return out
 
 
@@ -82,7 +88,8 @@ def draw_factor_curves(cells: Sequence[Cell], arms: Sequence[Arm], out: Path) ->
     """Draw by how much each loss's push on the true logit exceeds cross-entropy's, epoch by epoch.
 
     A line is the mean over seeds of an epoch's mean of push / q over images. Cross-entropy's is 1 throughout,
-    at whatever rate it learns. The axis is logarithmic where the factors are far apart.
+    at whatever rate it learns. The axis is logarithmic where the factors are far apart. A factor without
+    bound, as NLLR's 1 / q, is that of its few surest images: it is left out, and that is told.
 
     Args:
         cells: the finished cells, whose history holds `gradient_factor`.
@@ -90,17 +97,20 @@ def draw_factor_curves(cells: Sequence[Cell], arms: Sequence[Arm], out: Path) ->
         out: the PNG to write.
 
     Returns:
-        `out`, or None where no arm but cross-entropy has a factor.
+        `out`, or None where no arm but cross-entropy has a factor with a bound.
     """
     shown = [arm for arm in arms if arm.loss.name != BASELINE or arm.head]
-    curves = read_curves(cells, shown, "gradient_factor")
+    found = read_curves(cells, shown, "gradient_factor")
+    curves = [curve for curve in found if curve.mean.max() <= UNBOUNDED]
     if not curves:
         return None
+    left_out = [canvas.drawable(curve.arm.title) for curve in found if curve.mean.max() > UNBOUNDED]
     values = np.concatenate([[1.0], *(curve.mean for curve in curves)])
     wide = values.min() > 0 and values.max() / values.min() > LOG_FROM
     subtitle = "mean over images of push / q, mean of the seeds; 1 is cross-entropy's" + (
         "; logarithmic axis" if wide else ""
     )
+    subtitle += f"\nleft out, beyond {UNBOUNDED:g}: {', '.join(left_out)}" if left_out else ""
     with canvas.new_figure(out, 4.2, "Gradient factor per epoch", subtitle) as figure:
         axes = figure.subplots()
         _draw_together(axes, curves)
@@ -176,7 +186,6 @@ def _draw_panels(
         axes.grid(True, axis="y")
     _limit(grid.flat[0], top)
     figure.supxlabel("epoch", size=canvas.NORMAL)
-    figure.supylabel("test error (%)", size=canvas.NORMAL)
 
 
 def _panel_title(title: str) -> str:

@@ -27,14 +27,17 @@ def draw_study(
     """
     alone = _outside_grid(arms)
     places = {name: folder / PICTURES / f"{name}.png" for name in _TOLD}
+    tested = any("test_error" in row for cell in cells for row in cell.history)
+    part = "test" if tested else "validation"
     drawn = {
         "differences": draw_differences(summary, places["differences"]),
-        "error_curves": draw_error_curves(cells, alone, places["error_curves"]),
+        "error_curves": draw_error_curves(cells, alone, places["error_curves"], part=part),
         "factor_curves": draw_factor_curves(cells, alone, places["factor_curves"]),
         "grid": draw_grid(summary, arms, places["grid"]),
     }
+    told = _TOLD if tested else {**_TOLD, "error_curves": _VALIDATION}
     return {
-        name: Picture(PICTURES / f"{name}.png", *_TOLD[name])
+        name: Picture(PICTURES / f"{name}.png", *told[name])
         for name, file in drawn.items()
         if file is not None
     }
@@ -48,6 +51,11 @@ def _outside_grid(arms: Sequence[Arm]) -> list[Arm]:
     return [arm for arm in arms if arm.name in kept or arm.loss.name != "crl" or arm.head]
 
 
+_VALIDATION = (
+    "Validation error per epoch",
+    "Means over seeds in bands of one standard deviation, on the images held out from training. Test images "
+    "are asked once, at the end.",
+)
 _TOLD = {
     "differences": (
         "Differences from cross-entropy",
@@ -57,7 +65,7 @@ _TOLD = {
     "error_curves": (
         "Test error per epoch",
         "Means over seeds in bands of one standard deviation. The curves were looked at after the fact: no "
-        "epoch was chosen by them, every score is that of the last epoch.",
+        "epoch was chosen by them.",
     ),
     "factor_curves": (
         "Gradient factor per epoch",

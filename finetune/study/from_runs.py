@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from finetune.config import FREE_KEYS, FitConfig, LossConfig, to_dict
 from finetune.config_record import CONFIG_NAME, config_changes
@@ -101,23 +101,46 @@ def cell_config(config: C, plan: CellPlan) -> C:
     )
 
 
-def claim_study(config: FitConfig, skip: Sequence[str] = ()) -> None:
+def claim_study(
+    folder: Path,
+    content: Mapping[str, Any],
+    run: RunPlace,
+    free_keys: Sequence[str] = FREE_KEYS,
+) -> None:
     """Make or reopen the study's folder under the rules of run folders, and write its configuration.
 
-    Which cells there are may change (more seeds, other losses), nothing else; `skip` names top keys that
-    belong to one call. Every cell holds its own lock while it is trained, so the folder is let go of.
+    Which cells there are may change (more seeds, other losses), nothing else but the free keys and what
+    `run.allow_change` names. Every cell holds its own lock while it is trained, so the folder is let go of.
+
+    Args:
+        folder: the study's.
+        content: the resolved configuration; what of it belongs to one call alone (`run.resume`,
+            `run.allow_change`) is written as nothing.
+        run: whether to resume, and what may change.
+        free_keys: dotted keys that can never change a result.
     """
-    run = config.run
-    content = to_dict(replace(config, run=replace(run, resume="never", allow_change=())))
+    section = {**content["run"], "resume": "never", "allow_change": []}
     with RunFolder.open(
-        Path(run.dir),
-        {key: value for key, value in content.items() if key not in skip},
+        folder,
+        {**content, "run": section},
         resume=run.resume,
         allow_change=(*run.allow_change, *CELL_KEYS),
-        free_keys=FREE_KEYS,
+        free_keys=free_keys,
         wait_seconds=60,
     ):
         pass
+
+
+class RunPlace(Protocol):
+    """The part of a configuration that says where a run goes and how it goes on."""
+
+    @property
+    def resume(self) -> Literal["never", "auto"]:
+        """Go on with what is in the folder, or not."""
+
+    @property
+    def allow_change(self) -> tuple[str, ...]:
+        """Dotted keys whose value may differ."""
 
 
 @contextmanager

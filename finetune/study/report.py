@@ -15,6 +15,7 @@ from finetune.paired_tests import least_wilcoxon_p
 from finetune.strict_json import json_text
 from finetune.study.arms import Arm
 from finetune.study.cells import Cell
+from finetune.study.curve_figures import UNBOUNDED
 from finetune.study.figures import draw_study
 from finetune.study.words import p_text
 
@@ -209,13 +210,16 @@ def _cost_table(summary: Mapping[str, Any]) -> str:
     note = (
         "Means over seeds. Where several cells trained side by side, a cell's seconds are its share of the "
         "whole. Gradient factor: push on the true logit over q = 1 - p of the true class, over the whole "
-        "training; 1 is cross-entropy's."
+        "training; 1 is cross-entropy's. Where it has no bound, as NLLR's 1 / q, the ratio of sums tells "
+        "more."
     )
     return f"{table(header, rows)}\n\n{note}"
 
 
 def _factor(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{value:.4g}"
+    if value is None:
+        return NOT_MEASURED
+    return f"{value:.4g}" if value <= UNBOUNDED else f"over {UNBOUNDED:g}"
 
 
 def _mean_sd(found: Row) -> str:

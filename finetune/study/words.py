@@ -75,8 +75,10 @@ def _about_controls(summary: Summary, key: str, label: str) -> Iterator[str]:
             continue
         size = difference_words(found, summary["level"])
         words = f"{row['title']} minus {row['control_title']} is {size}"
-        if found["shown"]:
-            yield f"{words}: a constant factor on the learning rate does not account for it."
+        if found["shown"] and found["mean"] > 0:
+            yield f"{words}: a longer step alone did not reach it."
+        elif found["shown"]:
+            yield f"{words}: the same mean step, given to all images alike, scored higher."
         elif whole is not None and whole["shown"]:
             yield (
                 f"{words}: no difference in {label} between them was shown, so the loss's difference from "

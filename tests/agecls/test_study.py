@@ -13,6 +13,7 @@ import pytest
 
 from agecls import study
 from agecls.config import AgeStudyConfig, CrossValidationConfig
+from agecls.crossval import shared_config
 from agecls.results import AgeResult
 from finetune.errors import DataError, InterruptedRunError, UsageError
 from finetune.heads import resolved
@@ -77,7 +78,8 @@ def study_of(pair: tuple[Path, Path], faces: Path, folder: Path) -> AgeStudyConf
     """Put two finished cross-validations into a study's folder as its cells."""
     config = tiny_study(faces, folder, cell="cv", seeds=1)
     head = replace(config.head, options=resolved("linear", {}))
-    claim_study(study_config(replace(config, head=head)), skip=("folds", "devices", "report"))
+    own = study_config(replace(config, head=head))
+    claim_study(Path(own.run.dir), shared_config(own), own.run)
     for arm, result in zip(arms_of(config), pair, strict=True):
         cell = cell_folder(folder, arm, 0)
         shutil.copytree(result, cell)

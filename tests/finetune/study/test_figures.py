@@ -9,6 +9,7 @@ import pytest
 
 from finetune import canvas
 from finetune.study.arms import build_arms
+from finetune.study.cells import Cell
 from finetune.study.curve_figures import _reach, read_curves
 from finetune.study.figures import (
     draw_differences,
@@ -102,3 +103,41 @@ def test_a_single_seed_of_one_epoch_is_drawn_without_bands(tmp_path: Path):
         "error_curves.png",
         "factor_curves.png",
     }
+
+
+def test_a_factor_without_bound_is_left_out_and_told(tmp_path, monkeypatch):
+    drawn: list[str] = []
+    real = canvas.new_figure
+
+    def spy(out, height, title, subtitle="", *more, **options):
+        drawn.append(subtitle)
+        return real(out, height, title, subtitle, *more, **options)
+
+    monkeypatch.setattr(canvas, "new_figure", spy)
+    arms = build_arms(["crl", "nllr"], controls=False)
+    rows = {"crl": 1.3, "nllr": 1e30}
+    cells = [
+        Cell(
+            name,
+            0,
+            {"accuracy": 50.0},
+            [{"epoch": 0, "gradient_factor": factor}],
+            factor,
+            2.0,
+            1.0,
+            1.0,
+            "cpu",
+        )
+        for name, factor in rows.items()
+    ]
+    assert draw_factor_curves(cells, arms, tmp_path / "factors.png") is not None
+    assert "left out, beyond 100: NLLR" in drawn[0]
+    assert draw_factor_curves(cells[1:], arms, tmp_path / "none.png") is None
+
+
+def test_runs_without_test_curves_show_their_validation_images(tmp_path):
+    arms = build_arms(["crl"], controls=False)
+    history = [{"epoch": epoch, "validation_error": 40.0 - epoch} for epoch in range(3)]
+    cells = [Cell(arm.name, 0, {"accuracy": 50.0}, history, None, None, 1.0, 1.0, "cpu") for arm in arms]
+    assert draw_error_curves(cells, arms, tmp_path / "no.png") is None
+    assert draw_error_curves(cells, arms, tmp_path / "yes.png", part="validation") is not None

@@ -40,7 +40,9 @@ def test_small_differences_are_not_shown_and_not_denied():
 
 
 def test_the_matched_control_tells_step_size_from_more():
-    assert "a constant factor on the learning rate does not account for it" in said(crl=1.0)
+    assert "a longer step alone did not reach it" in said(crl=1.0)
+    assert "given to all images alike, scored higher" in said(matched=1.0)
+    assert "did not reach it" not in said(matched=1.0)
     assert "may be one of step size" in said(crl=1.0, matched=1.0)
     assert "between them was shown." in said()
 
