@@ -28,12 +28,13 @@ from finetune.precision import Precision, choose_precision
 from finetune.study.arms import Arm, build_arms
 from generalcls.cells import computes_side_by_side
 from generalcls.config import GeneralTrainConfig
-from generalcls.engine import Member, Training
+from generalcls.engine import Training
 from generalcls.image_set import ImageSet
 from generalcls.networks import Network, build_network
 from generalcls.objectives import StackObjective
 from generalcls.resident import ResidentImages, Scaling
 from generalcls.stack import ModelStack
+from generalcls.updates import Member
 
 SHAPES = {"logistic": (28, 1), "mlp": (28, 1), "mnist_cnn": (28, 1), "cifar_cnn": (32, 3)}
 BATCH, CLASSES = 128, 10

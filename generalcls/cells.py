@@ -13,22 +13,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.atomic import atomic_file
+from finetune.atomic import atomic_file, remove_stale
+from finetune.config import to_dict
+from finetune.config_record import config_changes
 from finetune.console import progress, say
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError, UsageError, listing
 from finetune.folder_lock import FolderLock
 from finetune.metrics import macro_f1, top_k_accuracy
 from finetune.precision import Precision, choose_precision
 from finetune.seeding import derive_seed
+from finetune.strict_json import to_plain
 from finetune.study.cells import Cell, CellPlan, read_cell, write_cell
 from finetune.study.from_runs import time_text
 from generalcls.config import GeneralConfig
 from generalcls.data import GeneralData
-from generalcls.engine import Member, Training, memory_error
+from generalcls.engine import Training, memory_error
 from generalcls.networks import Network, build_network, count_parameters, network_facts, suitable_network
 from generalcls.objectives import StackObjective, has_plain_logits
 from generalcls.resident import ResidentImages, Scaling
 from generalcls.stack import ModelStack
+from generalcls.updates import Member
 
 PREDICTIONS = "predictions.npz"
 IN_TRAINING = "in_training"
@@ -60,6 +64,11 @@ class CellTrainer:
         self.parameters = count_parameters(first)
         self.side_by_side = computes_side_by_side(first, device)
         say(self.describe())
+        if config.train.batch_size > len(data.train.target):
+            say(
+                f"notice: train.batch_size {config.train.batch_size} is more than the "
+                f"{len(data.train.target)} training images: every step sees all of them"
+            )
 
     def describe(self) -> str:
         """Return what trains on what, and how, in a few lines."""
@@ -85,12 +94,35 @@ class CellTrainer:
     def read(self, plan: CellPlan) -> Cell | None:
         """Return the plan's finished cell, or None; DataError for a cell of other data."""
         cell = read_cell(plan.folder)
-        if cell is not None and cell.facts.get("data") != self.data.fingerprint:
+        if cell is None:
+            return None
+        if cell.facts.get("data") != self.data.fingerprint:
             raise DataError(
                 f"{plan.folder} was trained on other pictures or another split than there are now: restore "
                 "the data, or give another --run.dir"
             )
+        now = to_plain(self.settings())
+        stored = {key: cell.facts[key] for key in now if key in cell.facts}
+        changes = config_changes(stored, {key: now[key] for key in stored})
+        if changes:
+            lines = [f"{key}: {change}" for key, change in changes.items()]
+            raise DataError(
+                f"{plan.folder} was trained with other settings than this study's:\n{listing(lines, 40)}\n"
+                f"One table cannot hold both: remove {plan.folder} to have it trained again, or take another "
+                "--run.dir"
+            )
         return cell
+
+    def settings(self) -> dict[str, Any]:
+        """Return what all cells of a table must share beside the data, as plain values."""
+        train = to_dict(self.config.train)
+        del train["evaluate_every"]
+        return {
+            "network": self.network_name,
+            "parameters": self.parameters,
+            "precision": "float64" if self.dtype == torch.float64 else self.precision.dtype_name,
+            "train": train,
+        }
 
     def train(self, plans: Sequence[CellPlan]) -> None:
         """Train these cells, as many together as pays, leaving out those that another process holds."""
@@ -149,6 +181,7 @@ class CellTrainer:
             self.config.train,
             checkpoint=self.folder / IN_TRAINING / f"{key}.pt",
             checkpoint_minutes=self.config.run.checkpoint_minutes,
+            identity={"data": self.data.fingerprint, **self.settings()},
         )
 
     def _compiles(self) -> bool:
@@ -163,12 +196,15 @@ class CellTrainer:
             plan.folder.mkdir(parents=True, exist_ok=True)
             write_predictions(plan.folder / PREDICTIONS, own, self.data.test.target)
             write_cell(cell, plan.folder)
-            say(f"{plan.arm.title}, seed {plan.seed}: {cell.scores['accuracy']:.2f} %, {cell.seconds:.1f} s")
+            told = (
+                f"{plan.arm.title}, seed {plan.seed}: {cell.scores['accuracy']:.2f} %, {cell.seconds:.1f} s"
+            )
+            say(f"{told}, diverged: its answers are not numbers" if cell.facts["diverged"] else told)
 
     def _cell(
         self, plan: CellPlan, logits: np.ndarray, history: list[dict[str, Any]], training: Training
     ) -> Cell:
-        plain = has_plain_logits(plan.arm)
+        plain, blend = has_plain_logits(plan.arm), history[-1].get("blend")
         rows = history if plain else [_without_factors(row) for row in history]
         return Cell(
             arm=plan.arm.name,
@@ -182,10 +218,10 @@ class CellTrainer:
             device=self.precision.device_name,
             facts={
                 "data": self.data.fingerprint,
-                "network": self.network_name,
-                "parameters": self.parameters,
+                **self.settings(),
                 "lr": self.config.train.lr * plan.lr_factor,
-                "precision": "float64" if self.dtype == torch.float64 else self.precision.dtype_name,
+                **({} if blend is None else {"blend at the end": blend}),
+                "diverged": not bool(np.isfinite(logits).all()),
                 "together": len(training.members),
                 "n_train": len(self.data.train.target),
                 "n_test": len(self.data.test.target),
@@ -255,17 +291,21 @@ def computes_side_by_side(network: Network, device: torch.device) -> bool:
 def test_scores(logits: np.ndarray, target: np.ndarray) -> dict[str, float | None]:
     """Return accuracy, macro-F1 and, above five classes, top-5 accuracy in per cent.
 
+    An answer that is not a number, as a model that diverged gives it, is wrong, whatever the target.
+
     Args:
         logits: (N, K).
         target: int64 (N,).
     """
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    preds = logits.argmax(axis=1)
-    classes = logits.shape[1]
+    lost = ~np.isfinite(logits).all(axis=1)
+    if lost.any():
+        logits = np.where(lost[:, None], 0.0, logits)
+        logits[lost, target[lost]] = -1.0
+    preds, classes = logits.argmax(axis=1), logits.shape[1]
     return {
         "accuracy": 100 * float(np.mean(preds == target)),
-        "macro_f1": 100 * macro_f1(shifted, target, classes),
-        "top5": 100 * top_k_accuracy(shifted, target, TOP) if classes > TOP else None,
+        "macro_f1": 100 * macro_f1(logits, target, classes),
+        "top5": 100 * top_k_accuracy(logits, target, TOP) if classes > TOP else None,
     }
 
 
@@ -285,10 +325,11 @@ def _locked(plans: Sequence[CellPlan], held: ExitStack) -> Iterator[CellPlan]:
         plan.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock = FolderLock(plan.folder)
-        except UsageError as error:
-            say(f"{plan.arm.title}, seed {plan.seed} is left to another process: {error}")
+        except UsageError:
+            say(f"{plan.arm.title}, seed {plan.seed}: left to another process, which is at work on it")
             continue
         held.callback(lock.release)
+        remove_stale(plan.folder)
         yield plan
 
 

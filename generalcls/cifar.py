@@ -65,7 +65,7 @@ CIFARS: Mapping[CifarName, Cifar] = {
             Layout(
                 "python batches",
                 ("cifar-10-batches-py", ""),
-                ("data_batch_1",),
+                ("data_batch_[1-5]", "test_batch"),
                 "cifar-10-batches-py/data_batch_1 to _5, test_batch, batches.meta "
                 "(cifar-10-python.tar.gz, unpacked)",
             ),
@@ -104,7 +104,8 @@ def read_cifar(
     """Return the 50,000 training and 10,000 test pictures of CIFAR-10 or CIFAR-100, RGB, 32 x 32.
 
     CIFAR-100's labels are the 100 fine ones. The official batches are preferred to parquet where both lie
-    there, since parquet copies may have been compressed with losses (a note says so).
+    there, since parquet copies may have been compressed with losses: a note then says so, and their test part
+    is not the published one.
 
     Args:
         name: cifar10 or cifar100.
@@ -120,13 +121,15 @@ def read_cifar(
     whole = Whole(cifar.title, 50_000, 10_000, cifar.source, subset)
     if place.layout == "parquet":
         files = (place.folder / PARQUET[0], place.folder / PARQUET[1])
-        train, test, told = read_parquet_parts(files, cifar.column, cifar.class_names, cifar.source)
+        copies = read_parquet_parts(files, cifar.column, cifar.class_names, cifar.source)
+        train, test, told, exact = copies.train, copies.test, copies.notes, not copies.lossy_test
         strangers: tuple[str, ...] = ()
     else:
         batches = Batches(
             place.folder, cifar.train, cifar.test, cifar.meta, cifar.labels, cifar.names, cifar.class_names
         )
         train, test, strangers = read_batches(batches, checksums(), subset=subset)
-        told = ()
+        told, exact = (), True
     notes = whole.difference(len(train), len(test), strangers)
-    return Reading(train, test, cifar.class_names, official=not notes, notes=(*place.notes, *told, *notes))
+    official = exact and not notes
+    return Reading(train, test, cifar.class_names, official, notes=(*place.notes, *told, *notes))

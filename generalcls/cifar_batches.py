@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune.errors import DataError
 from generalcls.cifar_classes import check_class_names
-from generalcls.image_set import ImageSet, labels_within
+from generalcls.image_set import ImageSet, array_of, labels_within
 
 SIDE = 32
 ROW = 3 * SIDE * SIDE  # a picture in a batch: its red, then green, then blue values, row by row
@@ -90,7 +90,8 @@ def read_batches(
     if strangers and not subset:
         raise DataError(
             f"{folder}: {', '.join(strangers)} differ from the published files (MD5): damaged, cut short or "
-            "changed; unpack the archive again, or fetch it again"
+            "changed; unpack the archive again, or fetch it again. If they are meant to be a part, or "
+            "another data set in this format, say --data.subset true"
         )
     check_class_names(_load(meta, contents[batches.meta]).get(batches.names, ()), batches.class_names, meta)
 
@@ -124,10 +125,10 @@ def _read(file: Path, content: bytes, labels_key: str, classes: int) -> tuple[np
     if absent:
         found = ", ".join(map(str, batch)) or "nothing"
         raise DataError(f"{file} has no {' and no '.join(absent)}; found {found}: is it the other CIFAR?")
-    rows = np.asarray(batch["data"])
+    rows = array_of(batch["data"], f"{file}: data")
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != ROW:
         raise DataError(f"{file}: data are uint8 (N, {ROW}), got {rows.dtype} {rows.shape}")
-    labels = labels_within(np.asarray(batch[labels_key]), 0, classes - 1, str(file))
+    labels = labels_within(array_of(batch[labels_key], f"{file}: {labels_key}"), 0, classes - 1, str(file))
     if len(labels) != len(rows):
         raise DataError(f"{file} holds {len(rows)} pictures and {len(labels)} labels; fetch it again")
     return rows, labels

@@ -22,11 +22,14 @@ CIFAR10_CLASSES = tuple(_CIFAR10.split())
 CIFAR100_CLASSES = tuple(_CIFAR100.split())
 
 
-def check_class_names(found: Sequence[str], wanted: Sequence[str], file: Path) -> None:
+def check_class_names(found: object, wanted: Sequence[str], file: Path) -> None:
     """Raise DataError, naming the first difference, unless a file lists the classes in the official order."""
-    if list(found) == list(wanted):
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
+        told = f"its class names are no list of texts but {found!r:.60}"
+    elif list(found) == list(wanted):
         return
-    pairs = enumerate(zip(found, wanted, strict=False))
-    odd = next((f"label {at} is {here}, not {there}" for at, (here, there) in pairs if here != there), None)
-    told = odd or f"{len(found)} classes, not {len(wanted)}"
+    else:
+        pairs = enumerate(zip(found, wanted, strict=False))
+        odd = (f"label {at} is {here}, not {there}" for at, (here, there) in pairs if here != there)
+        told = next(odd, f"{len(found)} classes, not {len(wanted)}")
     raise DataError(f"{file} does not list the official classes in their order: {told}; fetch it again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,44 @@ from generalcls.image_set import ImageSet, labels_within
 
 SIDE = 32
 PICTURES = "img"
-JPEG_START = b"\xff\xd8\xff"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class ParquetParts:
+    """The pictures of two parquet files.
+
+    Args:
+        train: the training part.
+        test: the test part.
+        lossy_train: how many training pictures are no PNG (JPEG, as a rule), so that their pixels are not the
+            published ones.
+        lossy_test: how many test pictures.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    lossy_train: int
+    lossy_test: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What should be told of pictures that were compressed anew."""
+        lossy, total = self.lossy_train + self.lossy_test, len(self.train) + len(self.test)
+        if not lossy:
+            return ()
+        told = (
+            f"{lossy} of {total} pictures are JPEG or the like: close to, not equal to, the published pixels"
+        )
+        if not self.lossy_test:
+            return (told,)
+        return (f"{told}, so the test part ({self.lossy_test} of them) does not count as the published one",)
 
 
 def read_parquet_parts(
     files: tuple[Path, Path], column: str, class_names: Sequence[str], source: str
-) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    """Return the training and the test pictures of two parquet files, and what should be told of them.
+) -> ParquetParts:
+    """Return the training and the test pictures of two parquet files.
 
     Args:
         files: the training and the test file.
@@ -34,31 +66,26 @@ def read_parquet_parts(
         DataError: a file that is missing, damaged or without these columns; a picture that cannot be decoded
             or is not 32 x 32; a label out of range; another order of the classes.
     """
-    (train, train_lossy), (test, test_lossy) = (_read(file, column, class_names, source) for file in files)
-    notes = []
-    if train_lossy or test_lossy:
-        notes.append(
-            f"{train_lossy + test_lossy} of {len(train) + len(test)} pictures are JPEG: close to, not equal "
-            "to, the published pixels"
-        )
-    return train, test, tuple(notes)
+    (train, lossy_train), (test, lossy_test) = (_read(file, column, class_names, source) for file in files)
+    return ParquetParts(train, test, lossy_train, lossy_test)
 
 
 def _read(file: Path, column: str, class_names: Sequence[str], source: str) -> tuple[ImageSet, int]:
-    """Return a file's pictures, and how many of them were compressed with losses."""
+    """Return a file's pictures, and how many of them may have been compressed with losses."""
+    import pyarrow.compute as pc
+
     table = _open(file, column, source)
     _check_names(table, column, class_names, file)
-    labels = table[column].to_pylist()
-    if None in labels:
-        raise DataError(f"{file}: row {labels.index(None)} has no {column}; fetch it again")
-    target = labels_within(np.asarray(labels, dtype=np.int64), 0, len(class_names) - 1, str(file))
-    cells = table[PICTURES].to_pylist()
-    images = np.empty((len(cells), SIDE, SIDE, 3), np.uint8)
+    labels = table[column]
+    if labels.null_count:
+        raise DataError(f"{file}: row {labels.to_pylist().index(None)} has no {column}; fetch it again")
+    target = labels_within(labels.to_numpy(), 0, len(class_names) - 1, str(file))
+    contents = pc.struct_field(table[PICTURES], "bytes").to_pylist()
+    images = np.empty((len(contents), SIDE, SIDE, 3), np.uint8)
     lossy = 0
-    for row, cell in enumerate(cells):
-        content = (cell or {}).get("bytes") or b""
-        images[row] = _decode(file, row, content)
-        lossy += content.startswith(JPEG_START)
+    for row, content in enumerate(contents):
+        images[row] = _decode(file, row, content or b"")
+        lossy += not content.startswith(PNG_START)
     return ImageSet(images, target), lossy
 
 
@@ -70,18 +97,24 @@ def _open(file: Path, column: str, source: str) -> Any:
         raise DataError(f"{file} is missing; place it there. Where from: {source}")
     try:
         names = pq.read_schema(file).names
-        absent = [name for name in (PICTURES, column) if name not in names]
-        if absent:
+        counts = {name: names.count(name) for name in (PICTURES, column)}
+        odd = [
+            f"{count or 'no'} column{'s' * (count > 1)} {name}"
+            for name, count in counts.items()
+            if count != 1
+        ]
+        if odd:
             found = ", ".join(names)
-            raise DataError(
-                f"{file} has no column {' and no '.join(absent)}; found {found}: is it the other CIFAR?"
-            )
+            raise DataError(f"{file} has {' and '.join(odd)}; found {found}: is it the other CIFAR?")
         table = pq.read_table(file, columns=[PICTURES, column])
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file} is no whole parquet file: {error}; fetch it again") from error
     kind = table.schema.field(PICTURES).type
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        raise DataError(f"{file}: column {PICTURES} holds {{bytes, path}}, got {kind}")
+    at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    if at < 0 or not (
+        pa.types.is_binary(kind.field(at).type) or pa.types.is_large_binary(kind.field(at).type)
+    ):
+        raise DataError(f"{file}: column {PICTURES} holds {{bytes: binary, path}}, got {kind}")
     if not pa.types.is_integer(table.schema.field(column).type):
         raise DataError(f"{file}: column {column} holds whole numbers, got {table.schema.field(column).type}")
     return table

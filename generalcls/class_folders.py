@@ -67,8 +67,9 @@ def read_own_folders(config: GeneralDataConfig, cache: str = "auto") -> Reading:
 def read_imagenet(config: GeneralDataConfig, cache: str = "auto") -> Reading:
     """Return ImageNet's train/<wnid>/ and val/<wnid>/, RGB, squeezed to squares of `image_size` (224) pixels.
 
-    The published 50,000 validation pictures are the test part, as in every paper; classes stand in the order
-    of their WordNet ids. Fewer classes than 1,000 are told, not refused.
+    The published 50,000 validation pictures are the test part, as in every paper, and count as published at
+    224 pixels alone; classes stand in the order of their WordNet ids. Fewer classes than 1,000 are told, not
+    refused.
 
     Args:
         config: root, image_size, missing and skip_bad.
@@ -97,13 +98,19 @@ def read_imagenet(config: GeneralDataConfig, cache: str = "auto") -> Reading:
         lines = [f"{name}: in val/ alone" for name in alone]
         lines += [f"{name}: in train/ alone" for name in untested]
         raise DataError(f"{place}: train/ and val/ hold other classes; complete them:\n{listing(lines)}")
-    train, test, told, content = _read_pixels(place, found, config, cache, config.image_size or IMAGENET_SIZE)
+    side = config.image_size or IMAGENET_SIZE
+    train, test, told, content = _read_pixels(place, found, config, cache, side)
     counts = (len(found.class_names), len(train), len(test))
-    official = counts[0] == IMAGENET_CLASSES and counts[2] == IMAGENET_VAL
+    official = (counts[0], counts[2], side) == (IMAGENET_CLASSES, IMAGENET_VAL, IMAGENET_SIZE)
+    if side != IMAGENET_SIZE:
+        told.append(
+            f"published scores are on pictures of {IMAGENET_SIZE} px: at {side} px the test part does not "
+            "count as the published one"
+        )
     if counts != (IMAGENET_CLASSES, IMAGENET_TRAIN, IMAGENET_VAL):
         told.append(
-            f"{counts[0]} of {IMAGENET_CLASSES} classes, {counts[1]} of {IMAGENET_TRAIN} training and "
-            f"{counts[2]} of {IMAGENET_VAL} validation pictures of ImageNet"
+            f"a part of ImageNet: {counts[0]} of {IMAGENET_CLASSES} classes, {counts[1]} of {IMAGENET_TRAIN} "
+            f"training and {counts[2]} of {IMAGENET_VAL} validation pictures"
         )
     names = tuple(found.class_names)
     return Reading(train, test, names, official, (*found.notices, *told), content)
@@ -148,6 +155,9 @@ def _read_pixels(
     manifest, notes = _manifest(place, found, config)
     spec = PreprocessSpec(side, "warp", side, "bicubic", (0.0,) * 3, (1.0,) * 3)
     source = open_pictures(manifest, spec, cache, skip_bad=config.skip_bad)
+    if len(source.bad) == len(manifest):
+        told = [f"{manifest['path'][row]}: {reason}" for row, reason in source.bad.items()]
+        raise DataError(f"{place}: none of the {len(told)} pictures can be read:\n{listing(told)}")
     good = np.array([row for row in range(len(manifest)) if row not in source.bad], dtype=np.int64)
     if source.bad:
         notes.append(f"{len(source.bad)} pictures cannot be read and are left out (--data.skip_bad true)")
@@ -169,6 +179,8 @@ def _manifest(place: Path, found: ClassFolders, config: GeneralDataConfig) -> tu
     gone = [path for path, out in zip(paths, absent, strict=True) if out]
     if config.missing == "error":
         refuse_missing(place, gone, len(paths))
+    if len(gone) == len(paths):
+        raise DataError(f"{place}: none of the {len(paths)} pictures is there:\n{listing(gone)}")
     label = {name: index for index, name in enumerate(found.class_names)}
     kept = [picture for picture, out in zip(pictures, absent, strict=True) if not out]
     columns: Mapping[str, Sequence[object]] = {

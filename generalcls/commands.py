@@ -19,12 +19,12 @@ class VerifyConfig:
 
     Args:
         quick: count only; do not look for equal pictures.
-        cache: where decoded pictures of folders are kept: auto (the user's cache folder), none, or a folder.
+        cache: where decoded pictures of folders are kept: none, auto (the user's cache folder), or a folder.
     """
 
     data: GeneralDataConfig = field(default_factory=GeneralDataConfig)
     quick: bool = False
-    cache: str = "auto"
+    cache: str = "none"
 
 
 def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:

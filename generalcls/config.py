@@ -195,6 +195,10 @@ class GeneralRunOneConfig(GeneralConfig):
     loss: str = "cel"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse([(self.seed >= 0, f"seed must not be negative, got {self.seed}")])
+
 
 @dataclass(frozen=True)
 class GeneralStudyConfig(GeneralConfig, ComparisonConfig):

@@ -12,28 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core_losses import log_odds
 from finetune.checkpoint import load_checkpoint, save_checkpoint
-from finetune.errors import CrlError, ResourceError, UsageError
+from finetune.console import say
+from finetune.errors import CrlError, ResourceError
 from finetune.interrupts import HANGUP, StopRequest
-from finetune.optim import learning_rate_factor
 from finetune.seeding import derive_seed
+from finetune.strict_json import to_plain
 from generalcls.config import GeneralTrainConfig
 from generalcls.objectives import StackObjective
 from generalcls.resident import Batches, ResidentImages
 from generalcls.stack import ModelStack
+from generalcls.sums import SUMS, epoch_row, step_sums
+from generalcls.updates import Member, build_optimizer, hand_over_gradients, rate_factor
 
 TEST_BATCH = 500
-SUMS = ("loss", "right", "images", "factor", "factors", "push", "q")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One model of a stack: its seed, the rate's factor, and the name of its cell."""
-
-    name: str
-    seed: int
-    lr_factor: float = 1.0
 
 
 @dataclass
@@ -49,6 +41,7 @@ class Training:
         config: length, rates, batches.
         checkpoint: file to save to now and then; None never saves.
         checkpoint_minutes: how often.
+        identity: the data and settings as plain values; a checkpoint of others is not gone on from.
     """
 
     stack: ModelStack
@@ -59,6 +52,7 @@ class Training:
     config: GeneralTrainConfig
     checkpoint: Path | None = None
     checkpoint_minutes: float = 5.0
+    identity: Mapping[str, Any] = field(default_factory=dict)
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -163,19 +157,26 @@ class Training:
         save_checkpoint(self.checkpoint, self.state())
 
     def restore(self) -> bool:
-        """Go on from the checkpoint where there is one of these very members; return whether there was."""
+        """Go on from the checkpoint where there is one of these very models, data and settings.
+
+        Returns whether it did. What cannot be gone on from is told, and trained from its beginning.
+        """
         if self.checkpoint is None or not self.checkpoint.is_file():
             return False
-        state = load_checkpoint(self.checkpoint)
-        if state["members"] != [[m.name, m.seed, m.lr_factor] for m in self.members]:
+        try:
+            state = load_checkpoint(self.checkpoint)
+            if state["whose"] != self._whose():
+                raise ValueError("it is of other data, settings or models")
+            self.load_state(state)
+        except (CrlError, KeyError, ValueError, RuntimeError) as error:
+            say(f"notice: {self.checkpoint} cannot be gone on from ({error}): its cells begin again")
             return False
-        self.load_state(state)
         return True
 
     def state(self) -> dict[str, Any]:
         """Return everything that later steps depend on, as plain values and tensors."""
         return {
-            "members": [[m.name, m.seed, m.lr_factor] for m in self.members],
+            "whose": self._whose(),
             "stack": self.stack.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sums": self.sums,
@@ -194,6 +195,10 @@ class Training:
         self.all_sums.copy_(state["all_sums"])
         self.history = state["history"]
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+
+    def _whose(self) -> dict[str, Any]:
+        members = [[member.name, member.seed, member.lr_factor] for member in self.members]
+        return {"members": members, **to_plain(dict(self.identity))}
 
     def _set_rates(self, done: int) -> None:
         rate = self.config.lr * rate_factor(self.config, done, self.total_steps)
@@ -224,8 +229,10 @@ class Training:
         if last or (self.epoch + 1) % self.config.evaluate_every == 0:
             preds = self.evaluate().argmax(-1)
             wrong = [100 * float(np.mean(own != self.test.target.cpu().numpy())) for own in preds]
-        for rows, sums, error in zip(self.history, self.sums.tolist(), wrong, strict=True):
-            rows.append(epoch_row(self.epoch, dict(zip(SUMS, sums, strict=True)), error))
+        blends = self.objective.blends((self.epoch + 1) * self.batches.steps_per_epoch - 1)
+        for rows, sums, error, blend in zip(self.history, self.sums.tolist(), wrong, blends, strict=True):
+            row = epoch_row(self.epoch, dict(zip(SUMS, sums, strict=True)), error)
+            rows.append(row if blend is None else {**row, "blend": blend})
         self.all_sums += self.sums
         self.sums.zero_()
         self.epoch, self.step = self.epoch + 1, 0
@@ -235,97 +242,6 @@ class InterruptedStudyError(CrlError):
     """A signal asked the study to stop; what was in training is saved."""
 
     exit_code = 130
-
-
-def epoch_row(epoch: int, sums: Mapping[str, float], error: float | None) -> dict[str, Any]:
-    """Return one epoch's row of a cell's history from the sums over its images."""
-    images = max(sums["images"], 1.0)
-    row = {
-        "epoch": epoch,
-        "train_loss": sums["loss"] / images,
-        "train_accuracy": sums["right"] / images,
-        "gradient_factor": sums["factor"] / sums["factors"] if sums["factors"] else None,
-        "gradient_ratio": sums["push"] / sums["q"] if sums["q"] else None,
-    }
-    return row if error is None else {**row, "test_error": error}
-
-
-def step_sums(losses: Tensor, logits: Tensor, grads: Tensor, target: Tensor, preds: Tensor) -> Tensor:
-    """Return what a step adds to `SUMS`, (M, 7).
-
-    push = -dL/dz_c of an image's own loss, q = 1 - p_c, which is cross-entropy's push; their ratio tells how
-    much harder than cross-entropy the image pushes. Images of q = 0, beyond the number format, have none.
-    """
-    count = target.shape[1]
-    index = target[..., None]
-    push = -grads.gather(-1, index)[..., 0] * count
-    q = torch.sigmoid(-log_odds(logits.flatten(0, 1), target.flatten())).view(target.shape)
-    told = q > 0
-    factor = torch.where(told, push / torch.where(told, q, 1), 0)
-    right = (preds == target).sum(1)
-    ones = torch.full_like(losses, count)
-    columns = (losses * count, right, ones, factor.sum(1), told.sum(1), push.sum(1), q.sum(1))
-    return torch.stack([column.to(torch.float64) for column in columns], dim=1)
-
-
-def rate_factor(config: GeneralTrainConfig, step: int, total_steps: int) -> float:
-    """Return what the learning rate is multiplied by at a step counted from 0."""
-    if config.schedule == "inverse":
-        return 1 / (1 + config.decay * step)
-    milestones = [round(share * total_steps) for share in config.milestones]
-    return learning_rate_factor(step, total_steps, config.schedule, milestones=milestones, gamma=config.gamma)
-
-
-def build_optimizer(
-    config: GeneralTrainConfig, stack: ModelStack, members: Sequence[Member]
-) -> torch.optim.Optimizer:
-    """Return torch's optimiser over slices of the stacked weights, a group per learning rate and decay.
-
-    Every one of these optimisers works element by element, so models in one tensor never see each other.
-    RMSprop and Adadelta have the constants of the Keras examples (rho .9 and .95, epsilon 1e-7).
-    """
-    groups = []
-    for first, last in equal_runs([member.lr_factor for member in members]):
-        for decays in (True, False):
-            names = [name for name in stack.params if stack.decays[name] == decays]
-            group = {
-                "params": [stack.params[name].detach()[first:last] for name in names],
-                "names": names,
-                "models": [first, last],
-                "factor": members[first].lr_factor,
-                "weight_decay": config.weight_decay if decays else 0.0,
-            }
-            groups += [group] if names else []
-    lr = config.lr
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.momentum > 0)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=lr)
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=lr, alpha=0.9, eps=1e-7)
-    if config.optimizer == "adadelta":
-        return torch.optim.Adadelta(groups, lr=lr, rho=0.95, eps=1e-7)
-    raise UsageError(f"no optimizer is called {config.optimizer!r}")
-
-
-def equal_runs(values: Sequence[float]) -> list[tuple[int, int]]:
-    """Return (first, behind the last) of every run of equal neighbours.
-
-    >>> equal_runs([1, 1, 2, 1])
-    [(0, 2), (2, 3), (3, 4)]
-    """
-    starts = [i for i, value in enumerate(values) if i == 0 or values[i - 1] != value]
-    return list(zip(starts, [*starts[1:], len(values)], strict=True))
-
-
-def hand_over_gradients(optimizer: torch.optim.Optimizer, stack: ModelStack) -> None:
-    """Give every slice that the optimiser holds its slice of the gradient; nothing is copied."""
-    for group in optimizer.param_groups:
-        first, last = group["models"]
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            parameter.grad = stack.gradient(name)[first:last]
 
 
 def memory_error(stack: ModelStack, error: torch.OutOfMemoryError) -> ResourceError:

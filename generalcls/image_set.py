@@ -65,7 +65,8 @@ class GeneralData:
         class_names: K names, in the order of the targets.
         fingerprint: SHA-256, hexadecimal, over pixels, labels, class names and split; of pictures in folders
             over the files' bytes and the resize rule instead of the pixels.
-        official_test: whether the test part is the published one, whole.
+        official_test: whether the test part is the published one: whole, its pixels not compressed anew, and
+            in the size that published scores are on.
         notes: sentences that belong beside every result.
     """
 
@@ -86,7 +87,7 @@ class Reading:
         train: the training part.
         test: the test part, None where the data name none.
         class_names: K names.
-        official: whether the test part is the published one, whole.
+        official: whether the test part is the published one, as `GeneralData.official_test` means it.
         notes: what should be told.
         content: a digest that stands for the pixels where reading all of them again would be slow.
     """
@@ -138,9 +139,31 @@ class Whole:
         if self.subset:
             return (f"not the published {self.title}, no published score is on it: {'; '.join(told)}",)
         raise DataError(
-            f"this is not {self.title} as published: {'; '.join(told)}. The files are damaged, cut or "
-            f"another data set's; fetch them again. Where from: {self.source}"
+            f"this is not {self.title} as published: {'; '.join(told)}. If it is meant to be a part of it, "
+            "or another data set in its format, say --data.subset true; else the files are damaged or cut: "
+            f"fetch them again. Where from: {self.source}"
         )
+
+
+def array_of(values: object, what: str) -> np.ndarray:
+    """Return values that a file holds as an array.
+
+    Args:
+        values: an array, or lists in lists.
+        what: their file and name, for the message.
+
+    Raises:
+        DataError: lists of unequal lengths, which are no array.
+
+    >>> array_of([[1, 2], [3, 4]], "file").shape
+    (2, 2)
+    """
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(
+            f"{what} are no array but lists of unequal lengths ({error}); fetch it again"
+        ) from error
 
 
 def labels_within(labels: np.ndarray, lowest: int, highest: int, where: str) -> np.ndarray:

@@ -96,6 +96,13 @@ class StackObjective:
             objective.loss.to(device)
         return self
 
+    def blends(self, step: int) -> list[float | None]:
+        """Return every model's lambda at a step; None for those without an annealed margin."""
+        found: list[float | None] = []
+        for first, last, objective in self.parts:
+            found += [objective.blend(step) if objective.annealing else None] * (last - first)
+        return found
+
     def __call__(
         self,
         models: slice,

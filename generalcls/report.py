@@ -6,17 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from finetune.command import command_line
+from finetune.console import say
+from finetune.markdown import code, escape
 from finetune.run_folder import versions
 from finetune.study.arms import Arm
 from finetune.study.cells import Cell
-from finetune.study.report import StudyPage, write_study_report
-from finetune.study.table import Measure, summarise_study
+from finetune.study.finished_runs import end_study
+from finetune.study.report import StudyPage
+from finetune.study.table import Measure, is_adaptive
 from generalcls.config import GeneralStudyConfig, GeneralTrainConfig
 from generalcls.published import reported
 
 if TYPE_CHECKING:
     from generalcls.cells import CellTrainer
+    from generalcls.data import GeneralData
 
 MEASURES = (
     Measure("accuracy", "accuracy (%)"),
@@ -28,20 +34,25 @@ MEASURES = (
 def report_study(
     config: GeneralStudyConfig, trainer: CellTrainer, arms: Sequence[Arm], cells: Sequence[Cell]
 ) -> dict[str, Any]:
-    """Write report.md, report.json, table.csv and the pictures into the study's folder; return the report."""
-    folder, data = Path(config.run.dir), trainer.data
+    """Write report.md, report.json, table.csv and the pictures, and say what was found; see `end_study`.
+
+    What others report is shown only where the whole official test part was tested.
+    """
+    data = trainer.data
     measured = {key for cell in cells for key, value in cell.scores.items() if value is not None}
-    summary = summarise_study(cells, arms, [m for m in MEASURES if m.key in measured])
-    summary["what"] = facts(trainer)
-    published = reported(data.name, trainer.network_name)
+    measures = [measure for measure in MEASURES if measure.key in measured]
+    published = reported(data.name, trainer.network_name) if data.official_test else {}
+    warning = at_chance(cells, guessing(trainer.data))
+    if warning:
+        say(f"note: {warning}")
     page = StudyPage(
         title=f"Losses compared: {data.name}, {trainer.network_name}",
         what_ran=what_ran(config, trainer, cells),
         published={arm.name: published[arm.name] for arm in arms if arm.name in published},
-        notes=notes(config, trainer),
+        adaptive=is_adaptive(config.train.optimizer),
+        notes=[*([escape(warning)] if warning else []), *notes(trainer)],
     )
-    summary["page"] = str(write_study_report(folder, summary, cells, arms, page))
-    return summary
+    return end_study(Path(config.run.dir), cells, arms, measures, page, facts(trainer))
 
 
 def facts(trainer: CellTrainer) -> dict[str, Any]:
@@ -67,15 +78,38 @@ def what_ran(config: GeneralStudyConfig, trainer: CellTrainer, cells: Sequence[C
         f" ({100 * config.data.train_fraction:g} % of each class)" if config.data.train_fraction < 1 else ""
     )
     precisions = sorted({str(cell.facts.get("precision")) for cell in cells})
-    return [
+    lines = [
         f"Data: {data.name}, {len(data.train.target):,} training images{of_train}, "
         f"{len(data.test.target):,} test images, {len(data.class_names)} classes; fingerprint "
-        f"{data.fingerprint[:12]}.",
+        f"{data.fingerprint[:12]}. Always guessing the commonest training class scores "
+        f"{guessing(data):.2f} %.",
         f"Network: {trainer.network_name}, {trainer.parameters:,} weights.",
         f"Training, equal for all: {train_text(train)}",
         f"Device: {', '.join(sorted({cell.device for cell in cells}))}; {', '.join(precisions)}.",
-        f"Command: {command_line()}",
+        f"Versions: {', '.join(f'{name} {version}' for name, version in versions().items())}.",
     ]
+    return [*map(escape, lines), f"Command: {code(command_line())}"]
+
+
+def guessing(data: GeneralData) -> float:
+    """Return the accuracy, in per cent, of always answering the commonest class of the training images."""
+    commonest = np.bincount(data.train.target, minlength=len(data.class_names)).argmax()
+    return 100 * float(np.mean(data.test.target == commonest))
+
+
+def at_chance(cells: Sequence[Cell], baseline: float) -> str:
+    """Return a warning where no arm does better on average than guessing; empty otherwise."""
+    scores: dict[str, list[float]] = {}
+    for cell in cells:
+        scores.setdefault(cell.arm, []).append(float(cell.scores["accuracy"] or 0.0))
+    best = max(float(np.mean(values)) for values in scores.values())
+    if best > baseline + 1:
+        return ""
+    return (
+        f"no arm does better than always guessing the commonest class ({best:.2f} against {baseline:.2f} %): "
+        "nothing was learned, so nothing can be compared. Train longer or at another rate; for few pictures, "
+        "fine-tune a pretrained backbone (crl fine study)"
+    )
 
 
 def train_text(train: GeneralTrainConfig) -> str:
@@ -105,18 +139,18 @@ def train_text(train: GeneralTrainConfig) -> str:
     )
 
 
-def notes(config: GeneralStudyConfig, trainer: CellTrainer) -> list[str]:
+def notes(trainer: CellTrainer) -> list[str]:
     """Return what a reader must know of this study's data and settings."""
     found = list(trainer.data.notes)
     if not trainer.data.official_test:
         found.append(
-            "The test images are not the whole official test part: no score can be set beside a published "
-            "one."
+            "The test images are not the published test part, whole and as it is: no score can be set beside "
+            "a published one."
         )
-    if config.data.train_fraction < 1:
+    if trainer.config.data.train_fraction < 1:
         found.append("Trained on a part of the training images: scores are lower than with all of them.")
     found.append(
         "One learning rate and schedule for all losses, not tuned for any of them: a loss that wants another "
-        "rate is at a disadvantage, which the rate-matched control shows for CRL."
+        "rate is at a disadvantage."
     )
-    return found
+    return [*map(escape, found)]

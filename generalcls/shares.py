@@ -25,7 +25,7 @@ def share_rows(target: np.ndarray, fraction: float, seed: int, name: str) -> np.
     >>> share_rows(np.array([0, 0, 0, 0, 1, 1]), 0.5, 0, "train").size
     3
     """
-    if fraction == 1:
+    if fraction == 1 or not len(target):
         return np.arange(len(target))
     order = _drawn_order(target, seed, name)
     return np.sort(np.concatenate([rows[: max(1, round(fraction * len(rows)))] for rows in order.values()]))
@@ -45,8 +45,10 @@ def split_rows(
         class_names: for the message.
 
     Raises:
-        DataError: a class with fewer than two images.
+        DataError: a class with fewer than two images, or no image at all.
     """
+    if not len(target):
+        raise DataError("there is no image to split into a training and a test part; add some to every class")
     order = _drawn_order(target, seed, "test part")
     lone = [str(class_names[label]) for label, rows in order.items() if len(rows) < 2]
     if lone:

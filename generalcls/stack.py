@@ -55,6 +55,12 @@ class ModelStack:
             name: torch.stack([state[name] for state in states]).to(precision.device) for name in states[0]
         }
         stacked = {k: v.to(dtype) if v.is_floating_point() else v for k, v in stacked.items()}
+        # Tables that a network makes for itself (Swin's places) are not in its state: all have the same.
+        self.fixed = {
+            name: buffer.to(precision.device)
+            for name, buffer in first.named_buffers()
+            if name not in states[0] and not name.endswith("keep")
+        }
         self.params = {name: stacked.pop(name).requires_grad_(side_by_side) for name in parameters}
         self.buffers = stacked
         self.decays = {name: parameter.ndim > 1 for name, parameter in first.named_parameters()}
@@ -176,7 +182,7 @@ class ModelStack:
     def _features_of(
         self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], images: Tensor
     ) -> Tensor:
-        values = {f"network.{name}": value for name, value in {**params, **buffers}.items()}
+        values = {f"network.{name}": value for name, value in {**params, **buffers, **self.fixed}.items()}
         return cast(Tensor, torch.func.functional_call(self._skeleton, values, (images,)))
 
     def _bound(self, network: Network, m: int) -> Network:
@@ -186,9 +192,10 @@ class ModelStack:
             parameter = nn.Parameter(value[m])
             parameter.grad = self.grads[name][m]
             setattr(network.get_submodule(owner), leaf, parameter)
-        for name, value in self.buffers.items():
+        own = {**{name: value[m] for name, value in self.buffers.items()}, **self.fixed}
+        for name, value in own.items():
             owner, _, leaf = name.rpartition(".")
-            setattr(network.get_submodule(owner), leaf, value[m])
+            setattr(network.get_submodule(owner), leaf, value)
         return network
 
 

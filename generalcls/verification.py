@@ -128,7 +128,7 @@ def _print_counts(data: GeneralData, counts: dict[str, np.ndarray]) -> None:
     say(
         "the test part is the published one, whole"
         if data.official_test
-        else "the test part is no published one"
+        else "the test part is not the published one: set no published score beside scores on it"
     )
     for note in data.notes:
         say(f"note: {note}")

@@ -12,12 +12,13 @@ from finetune.precision import choose_precision
 from finetune.seeding import derive_seed
 from finetune.study.arms import Arm, build_arms
 from generalcls.config import GeneralTrainConfig
-from generalcls.engine import Member, Training
+from generalcls.engine import Training
 from generalcls.image_set import ImageSet
 from generalcls.networks import Network, build_network
 from generalcls.objectives import StackObjective
 from generalcls.resident import ResidentImages, Scaling
 from generalcls.stack import ModelStack
+from generalcls.updates import Member
 
 CPU = torch.device("cpu")
 
@@ -65,6 +66,7 @@ def training(
     factors: list[float] | None = None,
     dtype: torch.dtype = torch.float64,
     checkpoint=None,
+    compiled: bool = False,
     **options,
 ) -> Training:
     """Return a training of these cells on 40 pictures, tested on 20 others."""
@@ -72,7 +74,11 @@ def training(
     scaling = Scaling.of(learned.images, "standard")
     precision = choose_precision("cpu", "float32")
     stack = ModelStack(
-        [network(name, seed) for _, seed in cells], precision, side_by_side=side_by_side, dtype=dtype
+        [network(name, seed) for _, seed in cells],
+        precision,
+        side_by_side=side_by_side,
+        dtype=dtype,
+        compiled=compiled,
     )
     factors = factors or [1.0] * len(cells)
     return Training(

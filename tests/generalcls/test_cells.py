@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 
 from finetune.errors import DataError
 from finetune.folder_lock import FolderLock
+from finetune.study.arms import Arm
 from finetune.study.cells import CellPlan, cell_folder, read_cell
 from generalcls import cells
 from generalcls.cells import CellTrainer, choose_numbers, computes_side_by_side, test_scores
@@ -20,6 +21,7 @@ from generalcls.config import (
     NetworkConfig,
 )
 from generalcls.data import read_general_data
+from generalcls.resident import Scaling
 from tests.generalcls.small_study import arms, network
 
 DATA = GeneralDataConfig(train_fraction=0.1, test_fraction=0.2)
@@ -122,3 +124,94 @@ def test_half_precision_trains_and_answers_in_single(tmp_path):
     cell = found.read(plan)
     assert cell.facts["precision"] == "bfloat16"
     assert cell.scores["accuracy"] > 20
+
+
+def test_the_matched_control_is_plain_cross_entropy_at_that_rate(tmp_path):
+    found = trainer(tmp_path)
+    [cel] = arms("cel")
+    matched = Arm("cel-lr-mean-crl", cel.loss, matches="crl")
+    folder = cell_folder(tmp_path, matched, 0)
+    control = found.train_chunk([CellPlan(matched, 0, 1.5, folder)], "control")
+    found.config = replace(found.config, train=replace(found.config.train, lr=1.5 * found.config.train.lr))
+    plain = found.train_chunk([CellPlan(cel, 0, 1.0, tmp_path / "plain")], "plain")
+    own, other = control.stack.model_state(0), plain.stack.model_state(0)
+    for name, value in own.items():
+        torch.testing.assert_close(value, other[name])
+    assert read_cell(folder).facts["lr"] == pytest.approx(0.075)
+
+
+def test_a_loss_that_is_cross_entropy_gives_its_very_scores(tmp_path):
+    found = trainer(tmp_path)
+    todo = plans(tmp_path, ["cel", "focal:gamma=0"], [0])
+    found.train(todo)
+    same = [np.load(plan.folder / cells.PREDICTIONS) for plan in todo]
+    assert (same[0]["preds"] == same[1]["preds"]).all()
+    assert (same[0]["log_odds"] == same[1]["log_odds"]).all()
+
+
+@pytest.mark.parametrize("name", ["logistic", "resnet34"])
+def test_pictures_are_scaled_as_the_network_wants_by_the_training_part(tmp_path, name: str):
+    found = trainer(tmp_path)
+    found.config = replace(found.config, network=NetworkConfig(name))
+    data = found.data if name == "logistic" else larger(found.data)
+    again = CellTrainer(found.config, data, tmp_path)
+    kind = {"logistic": "unit", "resnet34": "standard"}[name]
+    assert again.scaling == Scaling.of(data.train.images, kind)
+    assert again.scaling != Scaling.of(data.test.images, "standard")
+
+
+def larger(data):
+    """Return the data with every pixel doubled: networks of coloured pictures want 16 px."""
+    parts = [
+        replace(part, images=part.images.repeat(2, 1).repeat(2, 2)[:20], target=part.target[:20])
+        for part in (data.train, data.test)
+    ]
+    return replace(data, train=parts[0], test=parts[1])
+
+
+def test_answers_that_are_not_numbers_are_wrong_everywhere():
+    generator = np.random.default_rng(0)
+    target = np.arange(50) % 10
+    lost = test_scores(np.full((50, 10), np.nan, np.float32), target)
+    assert lost == {"accuracy": 0.0, "macro_f1": 0.0, "top5": 0.0}
+    logits = generator.normal(size=(50, 10))
+    logits[np.arange(50), target] = 9
+    logits[:5, 3] = np.inf
+    scores = test_scores(logits, target)
+    assert scores["accuracy"] == pytest.approx(90)
+    assert scores["top5"] == pytest.approx(90)
+
+
+def test_a_diverged_training_is_told(tmp_path, capsys):
+    found = trainer(tmp_path)
+    found.config = replace(found.config, train=replace(found.config.train, lr=1e30, epochs=3))
+    [plan] = plans(tmp_path, ["nllr"], [0])
+    found.train([plan])
+    assert found.read(plan).facts["diverged"] is True
+    assert "diverged" in capsys.readouterr().out
+
+
+def test_cells_of_other_settings_are_refused(tmp_path):
+    found, [plan] = trainer(tmp_path), plans(tmp_path, ["cel"], [0])
+    found.train([plan])
+    for changed in ({"epochs": 3}, {"lr": 0.5}):
+        other = replace(found.config, train=replace(found.config.train, **changed))
+        with pytest.raises(DataError, match="One table cannot hold both"):
+            CellTrainer(other, found.data, tmp_path).read(plan)
+    curves = replace(found.config, train=replace(found.config.train, evaluate_every=2))
+    assert CellTrainer(curves, found.data, tmp_path).read(plan) is not None
+
+
+def test_networks_that_make_tables_for_themselves_train_side_by_side(tmp_path):
+    from finetune.precision import choose_precision
+    from generalcls.networks import build_network
+    from generalcls.stack import ModelStack
+
+    network = build_network("timm/test_resnet", channels=3, image_size=32, num_classes=3)
+    network.register_buffer("table", torch.ones(3), persistent=False)
+    stack = ModelStack([network], choose_precision("cpu", "float32"), side_by_side=True)
+    assert set(stack.fixed) >= {"table"}
+    assert all(value.device.type == "cpu" for value in stack.fixed.values())
+    images = torch.rand(1, 3, 32, 32)
+    [(_, embedding, *_)] = stack.embeddings(images)
+    torch.testing.assert_close(embedding[0], network.eval().features(images), rtol=1e-4, atol=1e-5)

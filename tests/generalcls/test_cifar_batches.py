@@ -83,6 +83,8 @@ def test_a_pickle_that_would_run_a_program_is_refused_and_runs_nothing(tmp_path:
         ({"data": np.zeros((10, 3072), np.int64)}, r"uint8 \(N, 3072\), got int64"),
         ({"labels": [0] * 9}, "10 pictures and 9 labels"),
         ({"labels": [0] * 9 + [10]}, "row 9: 10"),
+        ({"labels": [[0]] * 9 + [[0, 1]]}, "labels are no array but lists of unequal lengths"),
+        ({"data": [[0] * 3072] * 9 + [[0]]}, "data are no array but lists of unequal lengths"),
     ],
 )
 def test_batches_of_other_shapes_and_labels_are_refused(tmp_path: Path, changes: dict[str, Any], told: str):
@@ -115,4 +117,26 @@ def test_another_order_of_the_classes_is_refused(tmp_path: Path):
     names = ["automobile", "airplane", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     _rewrite(tmp_path / FOLDER / "batches.meta", label_names=names)
     with pytest.raises(DataError, match=r"batches\.meta.*label 0 is automobile, not airplane"):
+        _read(tmp_path)
+
+
+@pytest.mark.parametrize("names", [None, 5, "cat", [["cat"]], [np.zeros(2)]])
+def test_class_names_that_are_no_list_of_texts_are_refused(tmp_path: Path, names: Any):
+    write_lookalike_cifar(tmp_path)
+    file = tmp_path / FOLDER / "batches.meta"
+    file.write_bytes(pickle.dumps({"label_names": names}, protocol=2))
+    with pytest.raises(DataError, match=r"batches\.meta.*its class names are no list of texts but"):
+        _read(tmp_path)
+
+
+def test_a_changed_batch_tells_what_to_say_where_a_part_is_meant(tmp_path: Path):
+    write_lookalike_cifar(tmp_path)
+    with pytest.raises(DataError, match=r"are meant to be a part.*say --data\.subset true"):
+        read_cifar("cifar10", str(tmp_path), dict)
+
+
+def test_a_folder_without_its_first_batch_is_found_and_the_batch_named(tmp_path: Path):
+    write_lookalike_cifar(tmp_path)
+    (tmp_path / FOLDER / "data_batch_1").unlink()
+    with pytest.raises(DataError, match="data_batch_1 cannot be read"):
         _read(tmp_path)

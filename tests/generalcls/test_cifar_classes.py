@@ -22,3 +22,9 @@ def test_a_shorter_list_and_another_name_are_refused():
         check_class_names(CIFAR10_CLASSES[:9], CIFAR10_CLASSES, Path("meta"))
     with pytest.raises(DataError, match="label 1 is car, not automobile"):
         check_class_names(("airplane", "car"), CIFAR10_CLASSES, Path("meta"))
+
+
+@pytest.mark.parametrize("found", [None, 5, "airplane", {"0": "airplane"}, [0, 1]])
+def test_what_is_no_list_of_texts_is_refused(found: object):
+    with pytest.raises(DataError, match=r"meta does not list.*no list of texts but"):
+        check_class_names(found, CIFAR10_CLASSES, Path("meta"))

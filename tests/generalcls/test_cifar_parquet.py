@@ -13,17 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune.errors import DataError
+from generalcls import cifar
 from generalcls.cifar import PARQUET, read_cifar
 from generalcls.cifar_classes import CIFAR10_CLASSES
 from generalcls.cifar_parquet import read_parquet_parts
+from generalcls.config import GeneralDataConfig
+from generalcls.image_set import Whole
 from generalcls.lookalike import write_lookalike_cifar
+from generalcls.verification import verify_general_data
 
 
 def _png(side: int = 32, ending: str = ".png", channels: int = 3) -> bytes:
     return cv2.imencode(ending, np.full((side, side, channels), 90, np.uint8))[1].tobytes()
 
 
-def _rewrite(root: Path, pictures: list[Any], labels: list[Any], names: list[str] | None = None) -> None:
+def _rewrite(root: Path, pictures: list[Any], labels: Any, names: Any = None) -> None:
     table = pa.table({"img": pictures, "label": labels})
     if names:
         told = {"info": {"features": {"label": {"names": names}}}}
@@ -47,13 +51,17 @@ def _read(root: Path):
         ([_cell(_png()), _cell(None)], [0, 1], "row 1 has no picture"),
         ([_cell(_png())], [10], "row 0: 10"),
         ([_cell(_png()), _cell(_png())], [0, None], "row 1 has no label"),
-        ([_png()], [0], r"column img holds \{bytes, path\}, got binary"),
+        ([_png()], [0], r"column img holds \{bytes: binary, path\}, got binary"),
+        ([{"bytes": "text"}], [0], r"holds \{bytes: binary, path\}, got struct<bytes: string>"),
+        ([{"bytes": 5}], [0], r"holds \{bytes: binary, path\}, got struct<bytes: int64>"),
+        ([{"bytes": [1, 2]}], [0], r"holds \{bytes: binary, path\}, got struct<bytes: list"),
+        ([{"path": "0.png"}], [0], r"holds \{bytes: binary, path\}, got struct<path: string>"),
+        ([_cell(_png()), None], [0, 1], "row 1 has no picture"),
+        ([_cell(_png()), _cell(_png())], pa.array([1, 2**64 - 1], pa.uint64()), f"row 1: {2**64 - 1}"),
         ([_cell(_png())], [0.5], "column label holds whole numbers, got double"),
     ],
 )
-def test_wrong_cells_are_refused_with_their_row(
-    tmp_path: Path, pictures: list[Any], labels: list[Any], told: str
-):
+def test_wrong_cells_are_refused_with_their_row(tmp_path: Path, pictures: list[Any], labels: Any, told: str):
     write_lookalike_cifar(tmp_path, layout="parquet")
     _rewrite(tmp_path, pictures, labels)
     with pytest.raises(DataError, match=f"(?s){PARQUET[1]}.*{told}"):
@@ -76,6 +84,17 @@ def test_another_order_of_the_classes_is_refused(tmp_path: Path):
     _rewrite(tmp_path, [_cell(_png())], [0], ["automobile", "airplane"])
     with pytest.raises(DataError, match="label 0 is automobile, not airplane"):
         _read(tmp_path)
+    _rewrite(tmp_path, [_cell(_png())], [0], 5)
+    with pytest.raises(DataError, match="its class names are no list of texts but 5"):
+        _read(tmp_path)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path):
+    write_lookalike_cifar(tmp_path, layout="parquet")
+    table = pa.table([[_cell(_png())], [0], [1]], names=["img", "label", "label"])
+    pq.write_table(table, tmp_path / "plain_text" / PARQUET[1])
+    with pytest.raises(DataError, match="has 2 columns label; found img, label, label"):
+        _read(tmp_path)
 
 
 def test_lossy_pictures_are_told_and_grey_ones_become_rgb(tmp_path: Path):
@@ -88,10 +107,31 @@ def test_lossy_pictures_are_told_and_grey_ones_become_rgb(tmp_path: Path):
     assert reading.test.images[1].tolist() == np.full((32, 32, 3), 90).tolist()
 
 
+def test_a_whole_copy_counts_as_published_unless_its_test_pictures_are_jpeg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def small(title: str, train: int, test: int, *rest: Any) -> Whole:
+        return Whole(title, 50, 20, *rest)
+
+    monkeypatch.setattr(cifar, "Whole", small)
+    write_lookalike_cifar(tmp_path, layout="parquet")
+    config = GeneralDataConfig("cifar10", str(tmp_path))
+    assert verify_general_data(config, quick=True)["official_test"]
+    assert "the test part is the published one" in capsys.readouterr().out
+    _rewrite(tmp_path, [_cell(_png(ending=".jpg"))] * 20, [*range(10)] * 2)
+    assert not verify_general_data(config, quick=True)["official_test"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the test part is not the published one" in told
+    assert "the test part is the published one" not in told
+    assert "20 of 70 pictures are JPEG" in told
+    assert "the test part (20 of them) does not count as the published one" in told
+
+
 @pytest.mark.real_data
 def test_the_real_test_file_is_whole(real_data: Path):
     file = real_data / "cifar10/plain_text" / PARQUET[1]
-    part, _, notes = read_parquet_parts((file, file), "label", CIFAR10_CLASSES, "")
+    found = read_parquet_parts((file, file), "label", CIFAR10_CLASSES, "")
+    part, notes = found.train, found.notes
     assert part.class_counts(10).tolist() == [1000] * 10
     assert part.images.shape == (10000, 32, 32, 3)
     assert "20000 of 20000 pictures are JPEG" in notes[0]

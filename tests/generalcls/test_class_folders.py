@@ -11,6 +11,7 @@ import pytest
 from finetune.decode import decode_image
 from finetune.errors import DataError, UsageError
 from finetune.preprocess import resize
+from generalcls import class_folders
 from generalcls.class_folders import read_imagenet, read_own_folders
 from generalcls.config import GeneralDataConfig
 from generalcls.data import read_general_data
@@ -158,3 +159,37 @@ def test_no_folder_and_no_class_folders_are_refused(tmp_path: Path):
     (tmp_path / "parts/train/a").mkdir(parents=True)
     with pytest.raises(DataError, match="holds no folder with pictures"):
         read_own_folders(_folders(tmp_path / "parts"), "none")
+
+
+@pytest.mark.parametrize("parts", [(), ("train", "test")])
+@pytest.mark.parametrize("keep", ["none", "cache"])
+def test_pictures_of_which_none_can_be_read_are_a_sentence(
+    tmp_path: Path, cache: str, parts: tuple[str, ...], keep: str
+):
+    names = write_lookalike_folders(tmp_path / "set", per_class=1, parts=parts)
+    for file in (tmp_path / "set").rglob("*.JPEG"):
+        file.write_bytes(b"no picture")
+    config = _folders(tmp_path / "set", skip_bad=True)
+    with pytest.raises(DataError, match=rf"none of the \d pictures can be read:\n.*{names[0]}_000\d"):
+        read_general_data(config, cache if keep == "cache" else "none")
+
+
+def test_pictures_of_which_none_is_there_are_a_sentence(tmp_path: Path):
+    for name in ("train/a", "test/a"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.raises(DataError, match=r"none of the 2 pictures is there:\n  test/a/gone\.jpg"):
+        read_general_data(_folders(tmp_path / "set", missing="drop"), "none")
+
+
+def test_imagenet_counts_as_published_at_224_px_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_lookalike_imagenet(tmp_path)
+    for name, count in (("CLASSES", 3), ("TRAIN", 12), ("VAL", 6)):
+        monkeypatch.setattr(class_folders, f"IMAGENET_{name}", count)
+    for size, official in ((None, True), (224, True), (64, False)):
+        reading = read_imagenet(_imagenet(tmp_path, image_size=size), "none")
+        assert reading.official == official
+        assert any("at 64 px the test part does not count" in note for note in reading.notes) != official
+    own = write_lookalike_folders(tmp_path / "own")
+    assert not read_own_folders(_folders(tmp_path / "own", image_size=224), "none").official
+    assert len(own) == 3

@@ -6,11 +6,13 @@ import torch
 from torch.nn import functional as F
 
 from core_losses import build_loss, log_odds
+from core_losses.margin import annealed_blend, build_margin_rule, margin_logits
 from finetune.seeding import epoch_order
 from generalcls import engine
 from generalcls.config import GeneralTrainConfig
-from generalcls.engine import epoch_row, equal_runs, rate_factor, step_sums
 from generalcls.resident import Scaling
+from generalcls.sums import SUMS, epoch_row, step_sums
+from generalcls.updates import equal_runs, rate_factor
 from tests.generalcls.small_study import arms, images, network, training
 
 WORDS = ("cel", "nllr", "crl", "focal", "cce", "dualce", "tce", "cel:label_smoothing=0.1")
@@ -74,6 +76,15 @@ def test_together_equals_apart_dropout_and_augmentation_included(name: str, opti
             alone, own = trained(training(name, [cell], side_by_side=side_by_side, **options))
             assert_equal_models(alone, together[m : m + 1], 1e-11)
             np.testing.assert_allclose(own[0], answers[m], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["norm", "mnist_cnn"])
+def test_a_compiled_step_learns_the_same(name: str):
+    cells = [(arm, seed) for arm in arms("cel", "crl") for seed in (0, 1)]
+    plain, _ = trained(training(name, cells, side_by_side=True))
+    compiled, _ = trained(training(name, cells, side_by_side=True, compiled=True))
+    assert_equal_models(compiled, plain)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "adadelta"])
@@ -195,7 +206,7 @@ def test_a_signal_saves_and_leaves(tmp_path, monkeypatch):
 def test_equal_runs_and_rows():
     assert equal_runs([1.0]) == [(0, 1)]
     assert equal_runs([2.0, 2.0, 1.0, 2.0]) == [(0, 2), (2, 3), (3, 4)]
-    sums = dict(zip(engine.SUMS, (8.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0), strict=True))
+    sums = dict(zip(SUMS, (8.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0), strict=True))
     row = epoch_row(2, sums, None)
     assert row == {
         "epoch": 2,
@@ -217,3 +228,93 @@ def test_the_test_answers_come_in_the_images_order(monkeypatch):
     values = (torch.from_numpy(data.images).double() / 255 - scaling.mean[0]) / scaling.sd[0]
     expected = F.linear(plain.features(values.movedim(-1, 1)), plain.classifier.weight, plain.classifier.bias)
     np.testing.assert_allclose(whole[1], expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_margin_is_blended_in_by_the_steps_of_the_whole_training():
+    [arm] = arms("lsoftmax:margin=2:blend_start=20:blend_rate=0.5:blend_lowest=0.1")
+    found = training("logistic", [(arm, 3)], side_by_side=True, schedule="constant", weight_decay=0.0)
+    [model], _ = trained(found)
+    data = images()
+    scaling = Scaling.of(data.images, "standard")
+    values = (torch.from_numpy(data.images).double() / 255 - scaling.mean[0]) / scaling.sd[0]
+    inputs, target = values.movedim(-1, 1).flatten(1), torch.from_numpy(data.target)
+    plain = network("logistic", 3).double()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    rule, done = build_margin_rule("lsoftmax", margin=2), 0
+    for epoch in range(2):
+        order = epoch_order(len(target), 3, epoch)
+        for step in range(5):
+            rows = torch.from_numpy(order[step * 8 : step * 8 + 8])
+            blend = annealed_blend(done, start=20.0, rate=0.5, power=1.0, lowest=0.1)
+            logits = margin_logits(rule, inputs[rows], plain.classifier.weight, target[rows], blend=blend)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, target[rows]).backward()
+            optimizer.step()
+            done += 1
+    torch.testing.assert_close(model["classifier.weight"], plain.classifier.weight.detach())
+    assert [row["blend"] for row in found.history[0]] == pytest.approx([20 / 3, 20 / 5.5])
+    other = training("logistic", [(arms("cel")[0], 0)], side_by_side=True)
+    other.run()
+    assert "blend" not in other.history[0][0]
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adadelta"])
+def test_keras_examples_have_keras_constants(optimizer: str):
+    lr, epsilon = (0.01, 1e-7)
+    options = {"optimizer": optimizer, "lr": lr, "schedule": "constant", "weight_decay": 0.0, "epochs": 1}
+    found = training("logistic", [(arms("cel")[0], 0)], side_by_side=True, **options)
+    weight = network("logistic", 0).double().classifier.weight.detach()
+    squares, updates = torch.zeros_like(weight), torch.zeros_like(weight)
+    plan = found.batches.epoch(0)
+    for step in range(3):
+        found.step = step
+        found.train_step(*plan.batch(step))
+        grad = found.stack.gradient("classifier.weight")[0]
+        if optimizer == "rmsprop":
+            squares = 0.9 * squares + 0.1 * grad**2
+            weight = weight - lr * grad / (squares.sqrt() + epsilon)
+        else:
+            squares = 0.95 * squares + 0.05 * grad**2
+            update = grad * (updates + epsilon).sqrt() / (squares + epsilon).sqrt()
+            updates = 0.95 * updates + 0.05 * update**2
+            weight = weight - lr * update
+        torch.testing.assert_close(found.stack.params["classifier.weight"][0].detach(), weight)
+
+
+def test_the_ratio_of_sums_survives_a_stop(tmp_path):
+    [crl] = arms("crl")
+    unbroken = training("mlp", [(crl, 0)], side_by_side=True)
+    unbroken.run()
+    first = training("mlp", [(crl, 0)], side_by_side=True, checkpoint=tmp_path / "state.pt")
+
+    def stop_in_the_second_epoch(images_seen: int) -> None:
+        if first.epoch == 1 and first.step == 3:
+            first.save()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(stop_in_the_second_epoch)
+    second = training("mlp", [(crl, 0)], side_by_side=True, checkpoint=tmp_path / "state.pt")
+    assert second.restore()
+    second.run()
+    assert second.gradient_ratio("crl", 0) == unbroken.gradient_ratio("crl", 0)
+    assert unbroken.gradient_ratio("crl", 0) == pytest.approx(1.2, abs=0.25)
+
+
+def test_a_checkpoint_of_other_data_or_a_damaged_one_is_not_gone_on_from(tmp_path, capsys):
+    def found(**identity):
+        own = training("mlp", [(arms("cel")[0], 0)], side_by_side=True, checkpoint=tmp_path / "state.pt")
+        own.identity = identity
+        return own
+
+    first = found(data="here")
+    first.train_step(*first.batches.epoch(0).batch(0))
+    first.step = 1
+    first.save()
+    assert found(data="here").restore()
+    assert not found(data="there").restore()
+    assert "other data" in capsys.readouterr().out
+    file = tmp_path / "state.pt"
+    file.write_bytes(file.read_bytes()[:-40])
+    assert not found(data="here").restore()
+    assert "begin again" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError
-from generalcls.image_set import ImageSet, Reading, Whole, fingerprint, labels_within
+from generalcls.image_set import ImageSet, Reading, Whole, array_of, fingerprint, labels_within
 
 ROWS = np.arange(4)
 
@@ -84,3 +84,14 @@ def test_a_digest_stands_for_the_pixels_with_the_rows_in_use():
     other_rows = fingerprint(reading, part, part, (ROWS + 1, ROWS))
     other_content = fingerprint(replace(reading, content="other"), part, part, (ROWS, ROWS))
     assert len({base, other_rows, other_content}) == 3
+
+
+def test_lists_of_unequal_lengths_are_no_array():
+    assert array_of([1, 2], "file: labels").tolist() == [1, 2]
+    with pytest.raises(DataError, match="file: labels are no array but lists of unequal lengths"):
+        array_of([[1], [2, 3]], "file: labels")
+
+
+def test_the_refusal_of_a_part_tells_how_to_read_it():
+    with pytest.raises(DataError, match=r"meant to be a part of it.*say --data\.subset true"):
+        Whole("Drawn", 6, 2, "the drawer").difference(5, 2)

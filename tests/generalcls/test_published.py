@@ -107,6 +107,7 @@ def test_texts_name_table_paper_and_setting(data: str, network: str, arm: str, t
 
 def test_contradictions_are_told() -> None:
     assert "27.26 in Table I and 27.34 in Table III" in reported("cifar100", "resnet34")["crl"]
+    assert "5.27 in Tables VI and VII" in reported("cifar10", "resnet164")["cel"]
     baseline = reported("cifar10", "resnet164")["cel"]
     assert all(number in baseline for number in ("4.76", "5.27", "5.38", "variance 0.071", "inconsistent"))
     assert "other published perceptrons" in reported("mnist", "mlp")["crl"]

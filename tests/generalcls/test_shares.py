@@ -44,3 +44,10 @@ def test_both_parts_have_every_class_however_small_the_share():
 def test_a_class_of_one_image_cannot_be_split():
     with pytest.raises(DataError, match=r"1 classes have one image.*\n  lone"):
         split_rows(np.array([0, 0, 1]), 0.5, 0, ["many", "lone"])
+
+
+def test_no_image_at_all_is_a_sentence():
+    empty = np.array([], dtype=np.int64)
+    assert share_rows(empty, 0.5, 0, "train").tolist() == []
+    with pytest.raises(DataError, match="there is no image to split"):
+        split_rows(empty, 0.5, 0, "abc")

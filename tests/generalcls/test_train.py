@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from finetune.errors import ModelFileError, UsageError
+from finetune.folder_lock import FolderLock
 from generalcls.commands import main
-from generalcls.config import GeneralDataConfig
+from generalcls.config import GeneralDataConfig, GeneralRunOneConfig
 from generalcls.data import read_general_data
 from generalcls.resident import ResidentImages
 from generalcls.train import load_network, one_arm
@@ -41,7 +42,8 @@ def test_a_run_keeps_a_model_that_gives_its_answers(tmp_path, capsys):
     assert [row["epoch"] for row in rows] == [0, 1]
     assert (folder / "pictures" / "error_curve.png").is_file()
     page = (folder / "report.md").read_text()
-    assert "CRL (alpha 1, beta 1)" in page
+    for part in ("CRL (alpha 1, beta 1)", "## Most confused", "Always guessing", "Command:", "fingerprint"):
+        assert part in page
     again = (folder / "run.json").stat().st_mtime_ns
     assert main([*WORDS, f"--run.dir={folder}", "--run.resume=auto"]) == 0
     assert (folder / "run.json").stat().st_mtime_ns == again
@@ -57,3 +59,42 @@ def test_a_word_is_one_arm():
     assert one_arm("lsoftmax:margin=2").head_options["margin"] == 2
     with pytest.raises(UsageError, match="nllr"):
         one_arm("nlr")
+
+
+def test_a_finished_run_of_another_loss_is_refused_and_left_alone(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main([*WORDS, f"--run.dir={folder}"]) == 0
+    config = (folder / "config.yaml").read_bytes()
+    other = [word for word in WORDS if not word.startswith("--loss")]
+    again = [*other, "--loss=focal", f"--run.dir={folder}", "--run.resume=auto", "--run.allow_change=loss"]
+    assert main(again) == 3
+    assert "finished run of crl-alpha1-beta1" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_bytes() == config
+
+
+def test_a_run_that_another_process_writes_is_left_alone(tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock = FolderLock(folder)
+    assert main([*WORDS, f"--run.dir={folder}"]) == 2
+    lock.release()
+    assert "being written by" in capsys.readouterr().err
+
+
+def test_the_kept_network_of_a_margin_head_gives_its_answers(tmp_path):
+    folder = tmp_path / "run"
+    words = [word for word in WORDS if not word.startswith("--loss")]
+    assert main([*words, "--loss=asoftmax", f"--run.dir={folder}"]) == 0
+    network, scaling, _ = load_network(folder / "model.safetensors")
+    data = read_general_data(GeneralDataConfig(train_fraction=0.2))
+    images = ResidentImages(data.test, torch.device("cpu"), scaling)
+    with torch.no_grad():
+        preds = network(images.scaled(images.take(torch.arange(450)))).argmax(1).numpy()
+    assert (preds == np.load(folder / "predictions.npz")["preds"]).all()
+
+
+def test_one_loss_and_a_seed_from_nought():
+    with pytest.raises(UsageError, match="takes one loss"):
+        one_arm("crl,nllr")
+    with pytest.raises(UsageError, match="seed must not be negative"):
+        GeneralRunOneConfig(seed=-1)

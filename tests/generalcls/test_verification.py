@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from generalcls.commands import main
 from generalcls.config import GeneralDataConfig
 from generalcls.image_set import ImageSet
 from generalcls.lookalike import write_lookalike_cifar
@@ -48,3 +49,18 @@ def test_equal_images_are_found_within_and_between_the_parts():
     }
     assert found["within_test"]["first"] == [[["test", 1, 1], ["test", 2, 1]]]
     assert found["between"]["first"][1] == [["train", 4, 1], ["test", 3, 1]]
+
+
+def test_a_partial_set_is_told_in_plain_words_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_lookalike_cifar(tmp_path, layout="parquet")
+    words = ["verify", "--data.name", "cifar10", "--data.root", str(tmp_path)]
+    assert main(words) == 3
+    told = capsys.readouterr().err
+    assert "50 of 50000 training and 20 of 10000 test images" in told
+    assert "say --data.subset true" in told
+    assert main([*words, "--data.subset", "true"]) == 0
+    told = capsys.readouterr().out
+    assert "the test part is not the published one" in told
+    assert "not the published CIFAR-10, no published score is on it: 50 of 50000 training" in told
