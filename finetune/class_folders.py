@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -33,6 +33,13 @@ class FolderPicture(NamedTuple):
     path: str
 
 
+class Walk(NamedTuple):
+    """The sorted file names of each folder with pictures, by its path, and other paths to folders walked."""
+
+    files: dict[str, list[str]]
+    again: list[str]
+
+
 @dataclass(frozen=True)
 class ClassFolders:
     """The pictures in class folders, and what should be told of what lies beside them."""
@@ -49,7 +56,8 @@ class ClassFolders:
 def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
     """Return every picture in the class folders of these parts, part by part, sorted by path.
 
-    A folder that holds pictures is a class, and its path within its part is the class's name.
+    A folder that holds pictures is a class, and its path within its part is the class's name. Links to
+    folders are followed; no folder is listed twice in one part, and a link to one that is listed is told.
 
     Args:
         root: the data set's folder.
@@ -58,19 +66,25 @@ def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
     Raises:
         DataError: pictures lie among the class folders, or a class lies within another.
     """
-    found = {part: dict(_classes(root / folder)) for part, folder in (parts or {"": "."}).items()}
+    walks = {part: _walk(root / folder) for part, folder in (parts or {"": "."}).items()}
     pictures: list[FolderPicture] = []
     others: Counter[str] = Counter()
     empty: list[str] = []
-    for part, classes in found.items():
+    again: list[str] = []
+    for part, walk in walks.items():
         inner = parts.get(part, "")
+        classes = _classes(root / (inner or "."), walk.files)
         for name, files in classes.items():
             folder = PurePosixPath(inner) / name
             paths = [(folder / file).as_posix() for file in files if is_picture(file)]
             pictures += [FolderPicture(part, name, path) for path in paths]
             others.update(PurePosixPath(file).suffix or file for file in files if not is_picture(file))
-        empty += _empty_folders(root, inner, classes)
+        empty += _empty_folders(root, inner, [*classes, *walk.again])
+        again += [(PurePosixPath(inner) / name).as_posix() for name in walk.again]
     notices = []
+    if again:
+        told = ", ".join(again[:10])
+        notices.append(f"{len(again)} linked folders are listed under another path already: {told}")
     if empty:
         told = ", ".join(empty[:10])
         notices.append(f"{len(empty)} folders hold no picture and are no class there: {told}")
@@ -118,21 +132,21 @@ def find_class_folders(root: Path) -> Path | None:
     return None
 
 
-def _classes(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the path and the sorted file names of every folder under `folder` that holds pictures."""
-    found = dict(_walk(folder))
+def _classes(folder: Path, files: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the folders of a walk, refused where they are no classes side by side."""
+    found = dict(files)
     loose = found.pop(".", [])
     if loose:
-        files = listing([f"{folder / name}" for name in loose])
-        raise DataError(f"{len(loose)} pictures lie beside the class folders, in no class:\n{files}")
+        lines = listing([f"{folder / name}" for name in loose])
+        raise DataError(f"{len(loose)} pictures lie beside the class folders, in no class:\n{lines}")
     inner = [name for name in found if any(map(found.__contains__, _above(name)))]
     if inner:
         raise DataError(f"{folder}: classes lie within classes; move them apart:\n{listing(inner)}")
-    yield from found.items()
+    return found
 
 
-def _empty_folders(root: Path, part: str, classes: Mapping[str, list[str]]) -> list[str]:
-    """Return the folders of a part, from the root, in or below which no picture lies."""
+def _empty_folders(root: Path, part: str, classes: Iterable[str]) -> list[str]:
+    """Return the folders of a part, from the root, in or below which no class and no known link lies."""
     used = {PurePosixPath(name).parts[0] for name in classes}
     return [(PurePosixPath(part) / name).as_posix() for name in sorted({*_subfolders(root / part)} - used)]
 
@@ -142,12 +156,32 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURES)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    for top, inner, files in os.walk(folder, followlinks=True):
-        inner[:] = sorted(name for name in inner if _is_seen(name) and not _leads_back(Path(top, name)))
-        seen = sorted(filter(_is_seen, files))
-        if any(map(is_picture, seen)):
-            yield Path(top).relative_to(folder).as_posix(), seen
+def _walk(folder: Path) -> Walk:
+    """Walk a folder, then what links in it lead to, each folder once however many links lead to it."""
+    files: dict[str, list[str]] = {}
+    again: list[str] = []
+    walked: set[Path] = set()
+    starts = [folder]
+    for start in starts:  # grows by the links met
+        if start.resolve() in walked:
+            again.append(start.relative_to(folder).as_posix())
+            continue
+        for top, inner, names in os.walk(start):
+            place = Path(top)
+            inner[:] = [name for name in sorted(filter(_is_seen, inner)) if not _leads_back(place / name)]
+            if place.resolve() in walked:
+                inner.clear()
+                again.append(place.relative_to(folder).as_posix())
+                continue
+            walked.add(place.resolve())
+            starts += [place / name for name in inner if (place / name).is_symlink()]
+            if any(map(is_picture, filter(_is_seen, names))):
+                files[place.relative_to(folder).as_posix()] = sorted(filter(_is_seen, names))
+    return Walk({name: files[name] for name in sorted(files, key=_steps)}, sorted(again, key=_steps))
+
+
+def _steps(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name).parts
 
 
 def _leads_back(folder: Path) -> bool:

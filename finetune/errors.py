@@ -29,6 +29,10 @@ class DataError(CrlError):
     exit_code = 3
 
 
+class DivergedError(DataError):
+    """A training whose loss or weights are no longer finite: these settings, or these data, do not train."""
+
+
 class ModelFileError(CrlError):
     """A checkpoint or weights file that is damaged, unsafe or of another model (exit code 4)."""
 

@@ -10,7 +10,7 @@ import torch
 
 from finetune.command import command_line
 from finetune.config import FitConfig
-from finetune.errors import DataError, ResourceError, UsageError
+from finetune.errors import DivergedError, ResourceError, UsageError
 from finetune.loop import NotFiniteLossError
 from finetune.model import Classifier, has_batch_norm
 from finetune.task import Task
@@ -23,7 +23,7 @@ def told_failures(task: Task, config: FitConfig) -> Iterator[None]:
         yield
     except NotFiniteLossError as error:
         files = ", ".join(str(task.manifest["path"][row]) for row in error.rows[:8])
-        raise DataError(
+        raise DivergedError(
             f"{error}; the batch's first files: {files}. The last good checkpoint is untouched. Lower "
             "--train.lr, give --train.clip_grad 1, or look at these pictures and labels."
         ) from None
@@ -38,10 +38,10 @@ def told_failures(task: Task, config: FitConfig) -> Iterator[None]:
 
 
 def check_finite_weights(model: Classifier, epoch: int, step: int) -> None:
-    """Raise DataError when a weight is NaN or infinite: a finite loss can have a gradient that is not."""
+    """Raise DivergedError when a weight is NaN or infinite: a finite loss can have a gradient that is not."""
     finite = torch.stack([torch.isfinite(parameter).all() for parameter in model.parameters()])
     if not bool(finite.all()):
-        raise DataError(
+        raise DivergedError(
             f"weights are no longer finite after step {step} of epoch {epoch + 1}, although every loss was: "
             "a gradient overflowed. The last good checkpoint is untouched. Lower --train.lr or give "
             "--train.clip_grad 1"

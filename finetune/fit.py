@@ -31,7 +31,7 @@ from finetune.preparing import check_hooks, prepare_head
 from finetune.run_folder import RunFolder, versions
 from finetune.run_progress import Progress
 from finetune.task import Task, check_task
-from finetune.totals import Totals
+from finetune.totals import GRADIENT_MEANS, Totals
 
 
 @dataclass
@@ -267,7 +267,7 @@ class FitRun:
         self.progress.epoch, self.progress.step, self.progress.totals = epoch + 1, 0, None
         self.save()
         shown = {name: value for name, value in row.items() if name.startswith(("train_", "val_"))}
-        told = [f"{name} {value:.4f}" for name, value in shown.items() if "gradient" not in name]
+        told = [f"{name} {value:.4f}" for name, value in shown.items() if name not in GRADIENT_MEANS]
         say(f"epoch {epoch + 1}/{self.config.train.epochs}  {'  '.join(told)}")
 
     def _validate(self) -> dict[str, float]:

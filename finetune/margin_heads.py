@@ -26,9 +26,13 @@ class MarginHead(Head):
     z_c = r_c (lambda cos(theta_c) + psi(theta_c)) / (1 + lambda), see `core_losses.margin.margin_logits`
 
     Given a target in training mode the head counts the batch in `step`, a buffer that is saved with the
-    weights, so that a resumed run goes on with the same lambda, which is logged as `blend`. The weights start
-    as N(0, 1 / D), of length about one: where only their direction matters, short ones would turn with every
-    step many times faster than the learning rate says.
+    weights, so that a resumed run goes on with the same lambda, which is logged as `blend`. Batches are not
+    optimiser steps: --train.accumulate N makes one step of N of them, and a `rate` divided by N gives the
+    same lambda at the same optimiser step.
+
+    The weights start as N(0, 1 / D), of length about one, and not as a linear head of the same seed: where
+    only their direction matters, short ones would turn with every step many times faster than the learning
+    rate says.
 
     Args:
         embedding_dim: D.

@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune.batches import Batch, EvalBatches
 from finetune.config import FitConfig
+from finetune.errors import DivergedError
 from finetune.feature_cache import FeatureBatch
 from finetune.learner import Learner
 from finetune.loop import evaluate
@@ -27,9 +28,22 @@ def predict(
     """Return {"index", "target", "probs"} of these rows, sorted by row, computed in float32.
 
     Float32 whatever the training used, so that an exported model can reproduce the scores to the last image.
+
+    Raises DivergedError where an answer is no number: finite weights can be too large to compute with.
     """
     batches = row_batches(learner, task, rows, config, crops=crops, batch_size=batch_size)
-    return evaluate(learner.core, batches, learner.spec, learner.precision.in_float32(), learner.world)
+    found = evaluate(learner.core, batches, learner.spec, learner.precision.in_float32(), learner.world)
+    check_answers(found["probs"])
+    return found
+
+
+def check_answers(probs: np.ndarray) -> None:
+    """Raise DivergedError where a trained model's probabilities (N, K) are no numbers."""
+    if not np.isfinite(probs).all():
+        raise DivergedError(
+            "the trained model's answers are no numbers: its weights grew beyond what can be computed with. "
+            "Lower --train.lr or give --train.clip_grad 1"
+        )
 
 
 def row_batches(

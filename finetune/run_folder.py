@@ -230,13 +230,17 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def check_result_files(folder: Path, what: str, written_by: str) -> None:
-    """Raise DataError unless a folder holds run.json and predictions.parquet.
+    """Raise DataError unless a folder holds run.json and predictions.parquet; of a study it names the cells.
 
     `what` the folder should be and by which command it is `written_by` are told in words.
     """
+    from finetune.study.cells import study_hint
+
     needed = ("run.json", "predictions.parquet")
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
+        if hint := study_hint(folder):
+            raise DataError(hint)
         found = "it does not exist" if not folder.is_dir() else f"it lacks {' and '.join(missing)}"
         raise DataError(
             f"{folder} is not the result of {what}: {found}. A result folder holds "

@@ -14,6 +14,7 @@ from finetune.distributed import World, gather_rows
 from finetune.head_contract import HeadOutput
 
 SUMS = 7
+GRADIENT_MEANS = ("train_gradient_factor", "train_gradient_ratio", "train_push", "train_q")
 
 
 @dataclass
@@ -75,14 +76,16 @@ class Totals:
         """Return the means over the images of all processes, as train_<name>.
 
         `train_loss`, and `train_accuracy` in the unit interval; where every image's push is known
-        `train_gradient_factor`, the mean of push / q, and `train_gradient_ratio`, the mean push over the mean
-        q; and what the head logs. A mean beyond the number format is left out.
+        `train_push` and `train_q`, which add up over epochs, `train_gradient_ratio`, the one over the other,
+        and `train_gradient_factor`, the mean of push / q; and what the head logs. A mean beyond the number
+        format is left out.
         """
         rows = {name: values.sum(0) for name, values in self.gathered(world).items()}
         loss, right, images, factor, told, push, q = rows.pop("sums").tolist()
         found = {"train_loss": loss / images, "train_accuracy": right / images}
         if told and q > 0:
             pushed = {"train_gradient_factor": factor / told, "train_gradient_ratio": push / q}
+            pushed |= {"train_push": push / images, "train_q": q / images}
             found |= {name: value for name, value in pushed.items() if math.isfinite(value)}
         return found | {f"train_{name}": float(values) / images for name, values in rows.items()}
 

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 from finetune.config import LossConfig
@@ -35,7 +36,7 @@ def parse_word(word: str) -> ChosenLoss:
     that is given its default changes nothing, the name included.
 
     Raises:
-        UsageError: for a name or an option that there is not, or a value that cannot be.
+        UsageError: for a name or an option that there is not, or a value that cannot be (out of its range).
 
     >>> parse_word("crl:alpha=1").arm_name, parse_word("crl:alpha=1.5").arm_name
     ('crl-alpha1-beta1', 'crl')
@@ -151,8 +152,23 @@ def _head(word: str, name: str, options: Mapping[str, Any]) -> ChosenLoss:
 
     try:
         check_head_options(name, options)
+        _try_head(name, options)
     except UsageError as error:
         raise UsageError(f"losses: {word}: {error}") from None
     changed = {key: value for key, value in options.items() if value != head_options(name)[key]}
     parts = [f"{key}{value_text(value)}" for key, value in sorted(changed.items())]
     return ChosenLoss("-".join([name, *parts]), LossConfig("cel"), name, resolved(name, options))
+
+
+def _try_head(name: str, options: Mapping[str, Any]) -> None:
+    """Raise UsageError for options out of their range: the head itself checks them as it is built.
+
+    It is built on the meta device: no memory, and no random number is drawn.
+    """
+    import torch
+
+    from finetune.heads import head_class
+
+    build: Any = head_class(name).build
+    with torch.device("meta"):
+        build(SimpleNamespace(embedding_dim=2), 2, **options)

@@ -107,7 +107,7 @@ def build_arms(
 
     Raises:
         UsageError: for an unknown name (listing what there is), an option that its owner does not take or
-            cannot have, an arm that is listed twice, and an unknown matching.
+            cannot have, an arm that is listed twice, an unknown matching, and a grid without a beta above 0.
 
     >>> [arm.name for arm in build_arms(["nllr", "crl"])]
     ['cel', 'nllr', 'crl', 'focal', 'cel-smoothing0.1', 'cel-lr-mean-crl']
@@ -151,6 +151,12 @@ def _controls(arms: Sequence[Arm], smoothing: float, lr_match: Sequence[str]) ->
 
 
 def _grid(alphas: Sequence[float], betas: Sequence[float]) -> Iterator[Arm]:
+    if not alphas or not any(beta > 0 for beta in betas):
+        raise UsageError(
+            "grid needs an alpha and a beta above 0, since CRL with beta 0 is cross-entropy itself; got "
+            f"grid_alphas {list(alphas)} and grid_betas {list(betas)}: add a beta such as 1, or leave --grid "
+            "out"
+        )
     for beta in betas:
         for alpha in alphas:
             if beta:

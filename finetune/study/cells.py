@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune.atomic import write_bytes
-from finetune.errors import DataError
+from finetune.errors import DataError, listing
 from finetune.strict_json import json_text
 from finetune.study.arms import Arm
 
 CELL_FILE = "cell.json"
+SEED = "seed-"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,30 @@ def cell_folder(study: Path, arm: Arm, seed: int) -> Path:
     >>> cell_folder(Path("study"), Arm("cel", LossConfig()), 3).as_posix()
     'study/cells/cel/seed-3'
     """
-    return study / "cells" / arm.name / f"seed-{seed}"
+    return study / "cells" / arm.name / f"{SEED}{seed}"
+
+
+def study_hint(folder: Path) -> str:
+    """Return what to name in place of a study's folder, its cells/ or an arm's folder; "" for any other."""
+    if (folder / "cells").is_dir():
+        below = f"cells/*/{SEED}*"
+    elif folder.name == "cells":
+        below = f"*/{SEED}*"
+    elif folder.resolve().parent.name == "cells":
+        below = f"{SEED}*"
+    else:
+        return ""
+    if not any(folder.glob(below)):
+        return ""
+    if any(folder.glob(f"{below}/{CELL_FILE}")):
+        return f"{folder} is of the general study, whose cells are no runs: its report compares them"
+    cells = [file.parent for file in folder.glob(f"{below}/run.json")]
+    cells.sort(key=lambda cell: (cell.parent.name, len(cell.name), cell.name))
+    if not cells:
+        return f"{folder} is of a study none of whose cells here is finished"
+    return f"{folder} is of a study, whose cells are the results; name one of them:\n" + listing(
+        [str(cell) for cell in cells]
+    )
 
 
 def write_cell(cell: Cell, folder: Path) -> None:

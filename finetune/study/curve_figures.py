@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune import canvas
 from finetune.study.arms import BASELINE, Arm
 from finetune.study.cells import Cell
+from finetune.study.titles import short_titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours that read on white, and line styles for the arms beyond them.
 COLOURS = (canvas.VERMILION, canvas.BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-TOGETHER = 4  # arms that share one pair of axes; more get a panel each
-ACROSS, PANEL_HEIGHT = 4, 1.75  # panels in a row; inches
+TOGETHER = 4  # arms whose errors share one pair of axes; more get a panel each
+FACTORS_TOGETHER = 8  # the same of gradient factors, whose lines lie further apart
+PANEL_HEIGHT = 1.75  # inches
+SHEETS = ((16, 4, 9.0), (10**6, 6, 12.0))  # up to so many panels: panels in a row, inches of width
 SETTLED = 1 / 3  # share of the training after which the error decides how far the axis reaches
 FAILED = 4.0  # an arm whose error is so many times as far up as the usual one's does not flatten the others
 UNBOUNDED = 100.0  # a mean factor above it is one of few images with a tiny q, as NLLR's 1 / q
+LEGEND_WIDTH, PANEL_TITLE_WIDTH = 2.4, 1.8  # inches
 LOG_FROM = 12.0  # ratio of the largest to the smallest factor from which on the axis is logarithmic
 
 
@@ -37,6 +42,13 @@ class Curve:
     mean: np.ndarray
     sd: np.ndarray
     seeds: int
+    ends: tuple[float, float] = (-np.inf, np.inf)  # what no value can lie beyond
+
+    @property
+    def band(self) -> tuple[np.ndarray, np.ndarray]:
+        """One sd below and above the mean, within the ends; the mean itself for one seed."""
+        sd = np.nan_to_num(self.sd)
+        return np.clip(self.mean - sd, *self.ends), np.clip(self.mean + sd, *self.ends)
 
 
 def draw_error_curves(
@@ -65,22 +77,29 @@ def draw_error_curves(
     subtitle = f"mean of {canvas.count_text(seeds, 'seed')}" + (
         ", band: one sd each way" if seeds > 1 else ""
     )
-    top, cut = _reach(curves)
+    ends, cut = _reach(curves)
     subtitle += "; higher errors are cut off" if cut else ""
+    notes = [_off_the_scale(curve, ends) for curve in curves]
+    label = f"{part} error (%)"
     if len(curves) <= TOGETHER:
         with canvas.new_figure(out, 4.2, heading, subtitle) as figure:
             axes = figure.subplots()
-            _draw_together(axes, curves)
-            _finish(axes, top)
-            axes.set(xlabel="epoch", ylabel=f"{part} error (%)")
+            _draw_together(axes, curves, notes)
+            _finish(axes, ends)
+            axes.set(xlabel="epoch", ylabel=label)
         return out
     baseline = next((curve for curve in curves if curve.arm.name == BASELINE), None)
-    others = [curve for curve in curves if curve is not baseline]
-    rows = -(-len(others) // ACROSS)
+    panels = [(curve, note) for curve, note in zip(curves, notes, strict=True) if curve is not baseline]
     subtitle += "; grey: CE" if baseline else ""
-    with canvas.new_figure(out, 0.9 + PANEL_HEIGHT * rows, heading, subtitle, 9.0) as figure:
-        _draw_panels(figure, rows, baseline, others, top)
-        figure.supylabel(f"{part} error (%)", size=canvas.NORMAL)
+
+    def behind(axes: Axes) -> None:
+        if baseline is not None:
+            _draw_curve(axes, baseline, canvas.MUTED, width=1.2)
+
+    with _sheet(out, heading, subtitle, len(panels)) as (figure, grid):
+        _draw_panels(grid, panels, behind)
+        _limit(grid.flat[0], ends)
+        figure.supylabel(label, size=canvas.NORMAL)
     return out
 
 
@@ -88,8 +107,9 @@ def draw_factor_curves(cells: Sequence[Cell], arms: Sequence[Arm], out: Path) ->
     """Draw by how much each loss's push on the true logit exceeds cross-entropy's, epoch by epoch.
 
     A line is the mean over seeds of an epoch's mean of push / q over images. Cross-entropy's is 1 throughout,
-    at whatever rate it learns. The axis is logarithmic where the factors are far apart. A factor without
-    bound, as NLLR's 1 / q, is that of its few surest images: it is left out, and that is told.
+    at whatever rate it learns. More than eight arms get a panel each. The axis is logarithmic where the
+    factors are far apart. A factor without bound, as NLLR's 1 / q, is that of its few surest images: it is
+    left out, and that is told.
 
     Args:
         cells: the finished cells, whose history holds `gradient_factor`.
@@ -104,26 +124,47 @@ def draw_factor_curves(cells: Sequence[Cell], arms: Sequence[Arm], out: Path) ->
     curves = [curve for curve in found if curve.mean.max() <= UNBOUNDED]
     if not curves:
         return None
-    left_out = [canvas.drawable(curve.arm.title) for curve in found if curve.mean.max() > UNBOUNDED]
+    left_out = [curve.arm.title for curve in found if curve.mean.max() > UNBOUNDED]
     values = np.concatenate([[1.0], *(curve.mean for curve in curves)])
     wide = values.min() > 0 and values.max() / values.min() > LOG_FROM
+    heading = "Gradient factor per epoch"
     subtitle = "mean over images of push / q, mean of the seeds; 1 is cross-entropy's" + (
         "; logarithmic axis" if wide else ""
     )
-    subtitle += f"\nleft out, beyond {UNBOUNDED:g}: {', '.join(left_out)}" if left_out else ""
-    with canvas.new_figure(out, 4.2, "Gradient factor per epoch", subtitle) as figure:
-        axes = figure.subplots()
-        _draw_together(axes, curves)
-        axes.axhline(1.0, color=canvas.INK, linewidth=1.4, label="CE (always 1)")
-        axes.set(xlabel="epoch", ylabel="gradient factor")
-        _finish(axes, None)
+    subtitle += f"\n{_left_out(left_out)}" if left_out else ""
+    if len(curves) <= FACTORS_TOGETHER:
+        with canvas.new_figure(out, 4.2, heading, subtitle) as figure:
+            axes = figure.subplots()
+            _draw_together(axes, curves, [""] * len(curves))
+            axes.axhline(1.0, color=canvas.INK, linewidth=1.4, label="CE (always 1)")
+            axes.set(xlabel="epoch", ylabel="gradient factor")
+            _finish(axes, None)
+            if wide:
+                _count_in_powers(axes)
+        return out
+    with _sheet(out, heading, subtitle, len(curves)) as (figure, grid):
+        panels = [(curve, "") for curve in curves]
+        _draw_panels(grid, panels, lambda axes: axes.axhline(1.0, color=canvas.MUTED, linewidth=1.2))
         if wide:
-            _count_in_powers(axes)
+            _count_in_powers(grid.flat[0])
+        figure.supylabel("gradient factor", size=canvas.NORMAL)
     return out
+
+
+def _left_out(titles: Sequence[str]) -> str:
+    """Return a line that names the arms left out, as many as it has room for."""
+    lead, room = f"left out, beyond {UNBOUNDED:g}: ", canvas.WIDTH_INCHES - 0.4
+    for count in range(len(titles), 0, -1):
+        more = f" and {len(titles) - count} more" if count < len(titles) else ""
+        line = lead + ", ".join(titles[:count]) + more
+        if canvas.text_width(line, canvas.NORMAL) <= room:
+            return line
+    return f"{lead}{canvas.count_text(len(titles), 'arm')}"
 
 
 def read_curves(cells: Sequence[Cell], arms: Sequence[Arm], key: str) -> list[Curve]:
     """Return the curve of every arm whose cells have `key` in their history, at the epochs they all have."""
+    ends = (0.0, 100.0) if key.endswith("_error") else (-np.inf, np.inf)
     curves = []
     for arm in arms:
         tables = [_by_epoch(cell, key) for cell in cells if cell.arm == arm.name]
@@ -133,7 +174,7 @@ def read_curves(cells: Sequence[Cell], arms: Sequence[Arm], key: str) -> list[Cu
             continue
         values = np.array([[table[epoch] for epoch in shared] for table in tables])
         sd = values.std(axis=0, ddof=1) if len(tables) > 1 else np.full(len(shared), np.nan)
-        curves.append(Curve(arm, np.array(shared) + 1, values.mean(axis=0), sd, len(tables)))
+        curves.append(Curve(arm, np.array(shared) + 1, values.mean(axis=0), sd, len(tables), ends))
     return curves
 
 
@@ -153,51 +194,64 @@ def styles(curves: Sequence[Curve]) -> Iterator[tuple[Curve, str, object]]:
         number += 1
 
 
-def _draw_together(axes: Axes, curves: Sequence[Curve]) -> None:
-    for curve, colour, dashes in styles(curves):
-        _draw_curve(axes, curve, colour, dashes)
+def _draw_together(axes: Axes, curves: Sequence[Curve], notes: Sequence[str]) -> None:
+    titles = short_titles([curve.arm.title for curve in curves], LEGEND_WIDTH, canvas.SMALL)
+    for (curve, colour, dashes), title, note in zip(styles(curves), titles, notes, strict=True):
+        _draw_curve(axes, curve, colour, dashes, label=f"{title}\n{note}" if note else title)
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: object = "-", width: float = 1.6) -> None:
-    marker = "o" if len(curve.epochs) == 1 else ""
-    title = canvas.drawable(curve.arm.title)
-    axes.plot(
-        curve.epochs, curve.mean, color=colour, linestyle=dashes, linewidth=width, marker=marker, label=title
-    )
-    if np.isfinite(curve.sd).any():
-        low, high = curve.mean - curve.sd, curve.mean + curve.sd
-        axes.fill_between(curve.epochs, low, high, color=colour, alpha=0.16, linewidth=0)
-
-
-def _draw_panels(
-    figure: Figure, rows: int, baseline: Curve | None, others: Sequence[Curve], top: tuple[float, float]
+def _draw_curve(
+    axes: Axes, curve: Curve, colour: str, dashes: object = "-", width: float = 1.6, label: str = ""
 ) -> None:
-    grid = figure.subplots(rows, ACROSS, sharex=True, sharey=True, squeeze=False)
+    marker = "o" if len(curve.epochs) == 1 else ""
+    style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": width, "marker": marker}
+    axes.plot(curve.epochs, curve.mean, label=label, **style)
+    if np.isfinite(curve.sd).any():
+        axes.fill_between(curve.epochs, *curve.band, color=colour, alpha=0.16, linewidth=0)
+
+
+@contextmanager
+def _sheet(out: Path, title: str, subtitle: str, panels: int) -> Iterator[tuple[Figure, Any]]:
+    """Give a figure with a grid of at least so many axes, all on one scale."""
+    across, width = next((across, width) for most, across, width in SHEETS if panels <= most)
+    rows = -(-panels // across)
+    with canvas.new_figure(out, 0.9 + PANEL_HEIGHT * rows, title, subtitle, width) as figure:
+        yield figure, figure.subplots(rows, across, sharex=True, sharey=True, squeeze=False)
+        figure.supxlabel("epoch", size=canvas.NORMAL)
+
+
+def _draw_panels(grid: Any, panels: Sequence[tuple[Curve, str]], behind: Callable[[Axes], object]) -> None:
+    """Draw one curve a panel, over what `behind` draws in each, with its note where it has one."""
+    from matplotlib.ticker import MaxNLocator
+
+    titles = short_titles([curve.arm.title for curve, _ in panels], PANEL_TITLE_WIDTH, canvas.SMALL)
     for position, axes in enumerate(grid.flat):
-        if position >= len(others):
+        if position >= len(panels):
             axes.set_axis_off()
-            grid.flat[position - ACROSS].tick_params(labelbottom=True)
+            grid.flat[position - grid.shape[1]].tick_params(labelbottom=True)
             continue
-        if baseline is not None:
-            _draw_curve(axes, baseline, canvas.MUTED, width=1.2)
-        _draw_curve(axes, others[position], canvas.VERMILION)
-        axes.set_title(_panel_title(others[position].arm.title), size=canvas.SMALL)
+        curve, note = panels[position]
+        behind(axes)
+        _draw_curve(axes, curve, canvas.VERMILION)
+        axes.set_title(titles[position], size=canvas.SMALL)
+        axes.text(
+            0.5,
+            0.9,
+            note,
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            size=canvas.SMALL,
+            color=canvas.VERMILION,
+        )
         axes.tick_params(labelsize=canvas.SMALL)
         axes.grid(True, axis="y")
-    _limit(grid.flat[0], top)
-    figure.supxlabel("epoch", size=canvas.NORMAL)
+    grid.flat[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _panel_title(title: str) -> str:
-    """Return a title on two lines where it does not fit over a panel on one."""
-    width = 1.95
-    if canvas.text_width(title, canvas.SMALL) <= width:
-        return canvas.drawable(title)
-    head, space, tail = title.partition(" matched to ")
-    first, second = (f"{head} matched", f"to {tail}") if space else (title.partition(", ")[0] + ",", "")
-    if not space:
-        second = title.partition(", ")[2]
-    return canvas.drawable("\n".join(canvas.fit(line, width, canvas.SMALL) for line in (first, second)))
+def _off_the_scale(curve: Curve, ends: tuple[float, float]) -> str:
+    """Return what to write of a curve that ends above the axis; nothing of one that does not."""
+    return f"off the scale: {curve.mean[-1]:.0f} %" if curve.mean[-1] > ends[1] else ""
 
 
 def _finish(axes: Axes, top: tuple[float, float] | None) -> None:
@@ -212,7 +266,7 @@ def _limit(axes: Axes, ends: tuple[float, float] | None) -> None:
 
     if ends is not None:
         axes.set_ylim(*ends)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _count_in_powers(axes: Axes) -> None:
@@ -224,17 +278,18 @@ def _count_in_powers(axes: Axes) -> None:
 
 
 def _reach(curves: Sequence[Curve]) -> tuple[tuple[float, float], bool]:
-    """Return the ends of the error axis, and whether some errors lie beyond it."""
+    """Return the ends of the error axis, and whether some errors lie beyond it; one arm alone is whole."""
     last = max(int(curve.epochs[-1]) for curve in curves)
     lows, highs, peak = [], [], 0.0
     for curve in curves:
-        band = np.nan_to_num(curve.sd)
+        below, above = curve.band
         settled = curve.epochs > SETTLED * last
-        settled = settled if settled.any() else np.ones_like(settled)
-        lows.append(float((curve.mean - band)[settled].min()))
-        highs.append(float((curve.mean + band)[settled].max()))
-        peak = max(peak, float((curve.mean + band).max()))
-    low, usual = max(min(lows), 0.0), float(np.median(highs))
+        if len(curves) == 1 or not settled.any():
+            settled = np.ones_like(settled)
+        lows.append(float(below[settled].min()))
+        highs.append(float(above[settled].max()))
+        peak = max(peak, float(above.max()))
+    low, usual = min(lows), float(np.median(highs))
     high = min(max(highs), low + FAILED * (usual - low))
     room = 0.05 * max(high - low, 0.1)
     return (max(low - room, 0.0), high + room), peak > high + room

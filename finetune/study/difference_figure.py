@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune import canvas
-from finetune.study.words import p_text
+from finetune.study.titles import short_titles
+from finetune.study.words import all_alike, interval_words, p_text, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ROW = 0.27  # inches
+ROW, TITLE_WIDTH = 0.3, 2.9  # inches; a title may have two lines
 FAR = 6.0  # medians of the reach beyond which a line is cut off
 Row = tuple[str, Mapping[str, Any]]
 
@@ -23,7 +24,7 @@ def draw_differences(summary: Mapping[str, Any], out: Path) -> Path | None:
     """Draw the mean difference of each arm to cross-entropy in the first measure, with its interval.
 
     Blue lines are differences that the Holm-adjusted paired t-test shows; grey ones are not shown. A line
-    that would flatten all the others is cut off, with an arrow; its numbers stand beside it all the same.
+    that would flatten all the others is cut off, with a triangle; its numbers stand beside it all the same.
 
     Args:
         summary: of `summarise_study`.
@@ -43,16 +44,24 @@ def draw_differences(summary: Mapping[str, Any], out: Path) -> Path | None:
         f"mean over paired seeds, its {level:g} % interval, the Holm-adjusted p of the paired t-test\n"
         "blue: shown; grey: not shown"
     )
+    limit = _reach(rows)
+    if any(abs(end) > limit for _, found in rows for end in found["interval"]):
+        subtitle += "; triangles: beyond the axis"
     with canvas.new_figure(out, 1.45 + ROW * len(rows), title, subtitle, 9.0) as figure:
         axes = figure.subplots()
-        _draw_rows(axes, rows)
+        _draw_rows(axes, rows, limit)
         axes.set_xlabel("lower than CE  |  higher than CE", color=canvas.MUTED, size=canvas.SMALL)
     return out
 
 
-def _draw_rows(axes: Axes, rows: Sequence[Row]) -> None:
+def _reach(rows: Sequence[Row]) -> float:
+    """Return how far the axis goes each way; arms without any difference do not shorten it."""
     reach = np.array([max(abs(end) for end in found["interval"]) for _, found in rows])
-    limit = min(float(reach.max()), FAR * float(np.median(reach))) or 1.0
+    reach = reach[reach > 0]
+    return min(float(reach.max()), FAR * float(np.median(reach))) if reach.size else 1.0
+
+
+def _draw_rows(axes: Axes, rows: Sequence[Row], limit: float) -> None:
     axes.axvline(0, color=canvas.INK, linewidth=0.9)
     for y, (_, found) in enumerate(rows):
         colour = canvas.BLUE if found["shown"] else canvas.MUTED
@@ -60,9 +69,9 @@ def _draw_rows(axes: Axes, rows: Sequence[Row]) -> None:
         axes.plot([low, high], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
         if abs(found["mean"]) <= limit:
             axes.plot(found["mean"], y, "o", color=colour, markersize=5)
-        for end, mark in ((found["interval"][0], "<"), (found["interval"][1], ">")):
-            if abs(end) > limit:
-                axes.plot(limit * np.sign(end), y, mark, color=colour, markersize=6, clip_on=False)
+        for side in {float(np.sign(end)) for end in found["interval"] if abs(end) > limit}:
+            mark = "<" if side < 0 else ">"
+            axes.plot(limit * side, y, mark, color=colour, markersize=6, clip_on=False)
         axes.text(
             1.02,
             y,
@@ -72,14 +81,14 @@ def _draw_rows(axes: Axes, rows: Sequence[Row]) -> None:
             size=canvas.SMALL,
             color=canvas.INK if found["shown"] else canvas.MUTED,
         )
-    canvas.label_ticks(
-        axes, "y", [canvas.fit(title, 2.9, canvas.SMALL) for title, _ in rows], size=canvas.SMALL
-    )
+    titles = short_titles([title for title, _ in rows], TITLE_WIDTH, canvas.SMALL)
+    canvas.label_ticks(axes, "y", titles, size=canvas.SMALL)
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-1.05 * limit, 1.05 * limit))
     axes.spines["left"].set_visible(False)
     axes.grid(True, axis="x")
 
 
 def _numbers(found: Mapping[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{found['mean']:+.2f} ({low:+.2f} to {high:+.2f}), p {p_text(found['p_t_holm'])}"
+    if all_alike(found):
+        return f"{signed(found['mean'])}, the same for all seeds"
+    return f"{signed(found['mean'])} ({interval_words(found)}), p {p_text(found['p_t_holm'])}"

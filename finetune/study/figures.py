@@ -74,7 +74,7 @@ _TOLD = {
     ),
     "grid": (
         "Alpha and beta",
-        "Mean error, and its sd over seeds. The outlined cell is the lowest of all cells drawn; of so many "
-        "cells one is lowest by chance too, and the outline is no test.",
+        "Mean error, and its sd over seeds. Outlined is the lowest of CRL's cells drawn, or all that share "
+        "it; of so many cells one is lowest by chance too, and the outline is no test.",
     ),
 }

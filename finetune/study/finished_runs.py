@@ -74,8 +74,8 @@ def read_run(
 def cell_of(plan: CellPlan, run: RunFacts, scores: Mapping[str, float | None]) -> Cell:
     """Return the cell that a finished run is, with these scores.
 
-    Its gradient factor and ratio are the means of its epochs', which all have equally many images; the ratio
-    of the sums over the whole training is close to that and not the same.
+    Its gradient factor is the mean of its epochs', which all have equally many images; its gradient ratio is
+    that of the sums (see `gradient_ratio`).
     """
     record, history = run.record, mean_history(run.epochs)
     return Cell(
@@ -84,7 +84,7 @@ def cell_of(plan: CellPlan, run: RunFacts, scores: Mapping[str, float | None]) -
         scores=dict(scores),
         history=history,
         gradient_factor=_mean_of(history, "gradient_factor"),
-        gradient_ratio=_mean_of(history, "gradient_ratio"),
+        gradient_ratio=gradient_ratio(run.epochs),
         lr_factor=run.lr_factor,
         seconds=60 * float(record["minutes"]),
         device=f"{record['device']['used']} ({record['device']['name']})",
@@ -121,6 +121,21 @@ def mean_history(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[
             row["validation_error"] = 100 * (1 - sum(right) / len(right))
         rows.append(row)
     return rows
+
+
+def gradient_ratio(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> float | None:
+    """Return the sum of push over the sum of q, over all images, epochs and trainings.
+
+    An epoch counts by its batches, which are equally large in all trainings of a cell. None where an epoch
+    does not tell `train_push` and `train_q`, as in the logs of former versions, and where there is no epoch.
+    """
+    push = q = 0.0
+    for row in (row for rows in trainings for row in rows):
+        if row.get("train_push") is None or row.get("train_q") is None:
+            return None
+        batches = row["step"] / (row["epoch"] + 1)
+        push, q = push + batches * row["train_push"], q + batches * row["train_q"]
+    return push / q if q > 0 else None
 
 
 def _mean_of(history: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -160,13 +175,23 @@ def what_ran(config: FitConfig, record: Mapping[str, Any]) -> list[str]:
 
 
 def end_study(
-    folder: Path, cells: Sequence[Cell], arms: Sequence[Arm], measures: Sequence[Measure], page: StudyPage
+    folder: Path,
+    cells: Sequence[Cell],
+    arms: Sequence[Arm],
+    measures: Sequence[Measure],
+    page: StudyPage,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write the study's report, say what it found and where it lies; returns the summary and the folder."""
+    """Write the study's report, say what it found and where it lies.
+
+    Returns the summary, with `facts` as its `what` where there are any, and the folder as `study`.
+    """
     from finetune.study.report import write_study_report
     from finetune.study.table import summarise_study
 
-    summary = summarise_study(cells, arms, measures)
+    summary = summarise_study(cells, arms, measures, adaptive=page.adaptive)
+    if facts is not None:
+        summary["what"] = dict(facts)
     file = write_study_report(folder, summary, cells, arms, page)
     tell_study(summary)
     say(f"report: {file}")
@@ -175,18 +200,17 @@ def end_study(
 
 def tell_study(summary: Mapping[str, Any]) -> None:
     """Print the first measure of every arm with its paired difference, and the conclusion."""
-    from finetune.markdown import interval, number
-    from finetune.study.words import p_text
+    from finetune.markdown import number
+    from finetune.study.words import interval_words, p_text, signed
 
     first = summary["measures"][0]
     rows = []
     for row in summary["arms"]:
         own = row["measures"][first["key"]]
-        against = own["difference"] or {"mean": None, "interval": None, "p_t_holm": None}
-        cells = [number(own["mean"]), number(own["sd"]), number(against["mean"])]
-        rows.append(
-            [row["title"], row["n"], *cells, interval(against["interval"]), p_text(against["p_t_holm"])]
-        )
+        against = own["difference"]
+        cells = [number(own["mean"]), number(own["sd"]), signed(against and against["mean"])]
+        p = p_text(against and against["p_t_holm"])
+        rows.append([row["title"], row["n"], *cells, interval_words(against), p])
     level = f"{100 * summary['level']:g} % interval"
     table(first["label"], ["arm", "seeds", "mean", "sd", "minus CE", level, "p (Holm)"], rows)
     say("\n".join(summary["conclusion"]))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from finetune.console import say
 from finetune.errors import DataError, UsageError, listing
-from finetune.study.arms import Arm
-from finetune.study.cells import Cell, CellPlan, cell_folder
+from finetune.study.arm_words import parse_word
+from finetune.study.arms import BASELINE, Arm
+from finetune.study.cells import CELL_FILE, SEED, Cell, CellPlan, cell_folder
 
+LAST_FILES = (CELL_FILE, "report.md")  # what a finished cell has: of the general study, of a run
+NAMED = 10  # arms that a sentence names
 Finished = Mapping[tuple[str, int], Cell]
+SAME_RATE = 1e-3  # a partner trained anew in other batches of cells, or elsewhere, differs in rounding
 
 
 def run_cells(
@@ -39,27 +44,67 @@ def run_cells(
 
     Returns:
         The finished cells in the order of the arms, then of the seeds. Where some are missing it is told.
+        A matched arm has no cell for a seed whose partner diverged, and so has no factor.
 
     Raises:
-        DataError: when a finished cell was trained at another rate than its partner now asks for, when a
-            partner has no gradient factor, and when no cell was finished at all.
+        DataError: when a finished cell was trained at another rate (by more than a thousandth) than its
+            partner now asks for, and when a partner that did not diverge has no gradient factor.
+        UsageError: when no cell is finished, since another process is at work on them.
     """
     matched = [arm for arm in arms if arm.matches]
     _check(arms, seeds)
     done: dict[tuple[str, int], Cell] = {}
     say(f"{len(arms)} arms x {len(seeds)} seeds: {len(arms) * len(seeds)} cells in {folder}")
+    if others := unlisted_words(folder, arms):
+        say(f"note: {others}")
     for wave in ([arm for arm in arms if not arm.matches], matched):
         plans = list(_plans(wave, seeds, folder, done))
         found = _finished(plans, read)
         todo = [plan for plan in plans if (plan.arm.name, plan.seed) not in found]
         if plans:
             kind = "cells whose rate is matched to another's" if wave is matched else "cells"
-            say(f"{kind}: {len(found)} of {len(plans)} finished already, {len(todo)} to train")
+            more = 0 if wave is matched else len(matched) * len(seeds)
+            follow = f" ({more} more follow, at a rate that is matched to theirs)" if more else ""
+            say(f"{kind}: {len(found)} of {len(plans)} finished already, {len(todo)} to train{follow}")
         if todo:
             train(todo)
             found |= _finished(todo, read)
         done |= found
     return _in_order(arms, seeds, done)
+
+
+def unlisted_words(folder: Path, arms: Sequence[Arm]) -> str:
+    """Return a sentence on finished cells in a study's folder whose arms are not listed; "" without any.
+
+    Args:
+        folder: the study's.
+        arms: those listed.
+    """
+    listed = {arm.name for arm in arms}
+    names = sorted(
+        place.name
+        for place in folder.glob("cells/*")
+        if place.name not in listed and any(any(place.glob(f"{SEED}*/{file}")) for file in LAST_FILES)
+    )
+    matched = [name for name in names if name.startswith(f"{BASELINE}-lr-")]
+    words = [_word(name) for name in names if name not in matched]
+    if not words:
+        told = ", ".join(matched)
+        return f"the folder also holds finished cells of {told}: --lr_match brings them back" if told else ""
+    shown = ", ".join(words[:NAMED]) + (f" and {len(words) - NAMED} more" if len(words) > NAMED else "")
+    alone = "; rate-matched controls come with their CRL (--lr_match)" if matched else ""
+    return f"the folder also holds finished cells of {shown}: list them in --losses to see them{alone}"
+
+
+def _word(name: str) -> str:
+    """Return the word of --losses for an arm's name: crl:alpha=1:beta=0.5 for crl-alpha1-beta0.5."""
+    loss, *options = re.split(r"-(?=[a-z])", name)
+    parts = [re.sub(r"(?<=[a-z])(?=[0-9.-]|true$|false$)", "=", option, count=1) for option in options]
+    word = ":".join([loss, *parts]).replace(":smoothing=", ":label_smoothing=")
+    try:
+        return word if parse_word(word).arm_name == name else name
+    except UsageError:
+        return name
 
 
 def _check(arms: Sequence[Arm], seeds: Sequence[int]) -> None:
@@ -82,18 +127,29 @@ def _plans(wave: Sequence[Arm], seeds: Sequence[int], folder: Path, done: Finish
             factor = 1.0
             if arm.matches:
                 partner = done.get((arm.matches, seed))
-                if partner is None:
+                if partner is None or _is_lost(arm, partner):
                     continue
                 factor = _factor(arm, partner)
             yield CellPlan(arm, seed, factor, cell_folder(folder, arm, seed))
 
 
-def _factor(arm: Arm, partner: Cell) -> float:
+def _factor_of(arm: Arm, partner: Cell) -> float | None:
+    """Return the partner's factor where it is one that a learning rate can be multiplied by."""
     factor = partner.gradient_factor if arm.matches_by == "mean" else partner.gradient_ratio
-    if factor is None or not math.isfinite(factor) or factor <= 0:
+    return factor if factor is not None and math.isfinite(factor) and factor > 0 else None
+
+
+def _is_lost(arm: Arm, partner: Cell) -> bool:
+    """Tell whether the partner diverged, so that there never is a rate to match."""
+    return bool(partner.facts.get("diverged")) and _factor_of(arm, partner) is None
+
+
+def _factor(arm: Arm, partner: Cell) -> float:
+    factor = _factor_of(arm, partner)
+    if factor is None:
         raise DataError(
             f"{arm.name}: {partner.arm} with seed {partner.seed} has no gradient factor to match the "
-            f"learning rate to (got {factor}; mixed pictures and margin heads have none): leave the "
+            f"learning rate to (mixed pictures and margin heads have none): leave the "
             "rate-matched control out with --lr_match []"
         )
     return factor
@@ -117,22 +173,43 @@ def _check_cell(plan: CellPlan, cell: Cell) -> None:
             f"{plan.folder} holds the cell of {cell.arm} with seed {cell.seed}, not that of {plan.arm.name} "
             f"with seed {plan.seed}: remove it, and it is trained again"
         )
-    if not math.isclose(cell.lr_factor, plan.lr_factor, rel_tol=1e-6):
-        why = f", as {plan.arm.matches} with this seed now says" if plan.arm.matches else ""
+    if not math.isclose(cell.lr_factor, plan.lr_factor, rel_tol=SAME_RATE):
+        why = ""
+        if plan.arm.matches:
+            why = f", as {plan.arm.matches} with this seed now says (it was trained anew since then)"
         raise DataError(
-            f"{plan.folder} was trained at {cell.lr_factor:g} times the learning rate, but it should be "
-            f"{plan.lr_factor:g} times{why}: remove {plan.folder}, and it is trained again"
+            f"{plan.folder} was trained at {cell.lr_factor:.6g} times the learning rate, but it should be "
+            f"{plan.lr_factor:.6g} times{why}: remove {plan.folder} and give the same command again with "
+            "--run.resume auto; the cell is trained again at the new rate"
         )
 
 
 def _in_order(arms: Sequence[Arm], seeds: Sequence[int], done: Finished) -> list[Cell]:
     wanted = [(arm.name, seed) for arm in arms for seed in seeds]
-    missing = [f"{name}, seed {seed}" for name, seed in wanted if (name, seed) not in done]
-    if len(missing) == len(wanted):
-        raise DataError("no cell of the study is finished, so there is nothing to report")
+    if not done:
+        raise UsageError(
+            "no cell of the study is finished yet, so there is nothing to report: another process is at work "
+            "on them, unless the lines above say that they failed. Wait until that process is done, then "
+            "give the same command again with --run.resume auto: it trains what is left and writes the report"
+        )
+    lost = [
+        (arm.name, seed)
+        for arm in arms
+        for seed in seeds
+        if (partner := done.get((arm.matches, seed))) and _is_lost(arm, partner)
+    ]
+    if lost:
+        told = [f"{name}, seed {seed}" for name, seed in lost]
+        say(
+            f"note: {len(lost)} cells are not trained: the one their rate is matched to diverged and has "
+            f"no gradient factor:\n{listing(told)}"
+        )
+    gone = {*done, *lost}
+    missing = [f"{name}, seed {seed}" for name, seed in wanted if (name, seed) not in gone]
     if missing:
         say(
-            f"note: {len(missing)} of {len(wanted)} cells are not finished (another process may be at work "
-            f"on them); the same command again trains or reads them:\n{listing(missing)}"
+            f"note: {len(missing)} of {len(wanted)} cells are not finished (another process is at work on "
+            f"them, or they failed, as told above); the same command again trains or reads them:\n"
+            f"{listing(missing)}"
         )
     return [done[key] for key in wanted if key in done]

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from finetune.config import FREE_KEYS, FitConfig, LossConfig, to_dict
 from finetune.config_record import CONFIG_NAME, config_changes
 from finetune.console import say
-from finetune.errors import CrlError, UsageError
+from finetune.errors import CrlError, DivergedError, UsageError
 from finetune.folder_lock import LOCK_NAME, FolderLock
 from finetune.run_folder import RunFolder, check_content
 from finetune.study.arms import Arm
@@ -36,14 +36,7 @@ def study_config(config: C) -> C:
         UsageError: under torchrun, without a folder or where the folder holds something else, and for a seed
             of training other than 0, which `first_seed` replaces.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError(
-            "a study trains each cell in one process: start it without torchrun. On several devices, start "
-            "the same command once for each with its own --device and --run.resume auto: they share the cells"
-        )
-    if not config.run.dir:
-        raise UsageError("no place for the results: give --run.dir FOLDER")
-    check_content(Path(config.run.dir), config.run.resume)
+    check_place(config.run)
     if config.train.seed:
         raise UsageError(
             f"train.seed {config.train.seed}: the seeds of a study are --first_seed {config.train.seed} and "
@@ -55,6 +48,18 @@ def study_config(config: C) -> C:
         told = ", ".join(f"loss.{key} {change.rpartition('-> ')[2]}" for key, change in left_out.items())
         say(f"notice: {told} of the configuration is not used: --losses says what is compared")
     return replace(config, loss=kept)
+
+
+def check_place(run: RunPlace) -> None:
+    """Raise UsageError, before any work, under torchrun and where the results cannot go."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            "a study trains each cell in one process: start it without torchrun. On several devices, start "
+            "the same command once for each with its own --device and --run.resume auto: they share the cells"
+        )
+    if not run.dir:
+        raise UsageError("no place for the results: give --run.dir FOLDER")
+    check_content(Path(run.dir), run.resume)
 
 
 def check_arms(config: FitConfig, arms: Sequence[Arm]) -> None:
@@ -135,6 +140,10 @@ class RunPlace(Protocol):
     """The part of a configuration that says where a run goes and how it goes on."""
 
     @property
+    def dir(self) -> str:
+        """The folder."""
+
+    @property
     def resume(self) -> Literal["never", "auto"]:
         """Go on with what is in the folder, or not."""
 
@@ -163,6 +172,9 @@ def no_claim_left(folder: Path) -> Iterator[None]:
 class CellTrainer:
     """Trains the cells of a wave one after another, says which, and leaves those of other processes alone.
 
+    A cell whose training diverges is told and stays unfinished; the others go on. Other errors end it all,
+    and so does a first wave in which every cell of the study diverged.
+
     Args:
         arms: of the study.
         seeds: of the study.
@@ -186,6 +198,7 @@ class CellTrainer:
         self._later = len(waves[1]) * len(seeds)
         self._train, self._finished = train, finished
         self._seconds: list[float] = []
+        self._diverged = 0
 
     def __call__(self, plans: Sequence[CellPlan]) -> None:
         """Train the cells of these plans."""
@@ -196,10 +209,24 @@ class CellTrainer:
                     say(f"{self._told(plan)}: another process is at work on it")
                 elif not self._finished(plan):
                     say(f"{self._told(plan)}{self._time_left(left)}")
-                    start = time.monotonic()
-                    self._train(plan)
-                    self._seconds.append(time.monotonic() - start)
-                    self._drop_checkpoints(plan)
+                    self._train_cell(plan)
+        alone = not any(plan.arm.matches for plan in plans)
+        if alone and self._diverged == len(self._place) - self._later:
+            raise DivergedError(
+                "every cell diverged, as told above, so there is nothing to report: lower --train.lr or give "
+                "--train.clip_grad 1, in another --run.dir"
+            )
+
+    def _train_cell(self, plan: CellPlan) -> None:
+        start = time.monotonic()
+        try:
+            self._train(plan)
+        except DivergedError as error:
+            self._diverged += 1
+            say(f"{self._told(plan)} diverged and stays unfinished, the other cells go on: {error}")
+            return
+        self._seconds.append(time.monotonic() - start)
+        self._drop_checkpoints(plan)
 
     def _drop_checkpoints(self, plan: CellPlan) -> None:
         if self._finished(plan):

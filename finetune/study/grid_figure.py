@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune import canvas
+from finetune.paired_tests import SAME_TO
 from finetune.shades import BLUES, readable_ink, shade
 from finetune.study.arm_words import value_text
 from finetune.study.arms import BASELINE, Arm, grid_arm
@@ -50,8 +51,9 @@ def find_grid(arms: Sequence[Arm]) -> Grid | None:
 def draw_grid(summary: Mapping[str, Any], arms: Sequence[Arm], out: Path) -> Path | None:
     """Draw the mean error of every alpha and beta, its sd small below, and cross-entropy as beta 0.
 
-    The cell with the lowest mean is outlined; it is the best of so many by chance too, and no test belongs to
-    the outline. Darker is more error.
+    The cell with the lowest mean is outlined, or all that share it; it is the best of so many by chance too,
+    and no test belongs to the outline. Darker is more error; where the colours end below the highest, it is
+    told.
 
     Args:
         summary: of `summarise_study`; its first measure is drawn, as 100 minus the score.
@@ -74,8 +76,13 @@ def draw_grid(summary: Mapping[str, Any], arms: Sequence[Arm], out: Path) -> Pat
         return None
     count = int(np.isfinite(table[1:]).sum())
     title = "CRL: mean test error (%) over alpha and beta"
-    subtitle = f"small: sd over seeds; outlined: the lowest of {count} CRL cells, not a tested difference"
-    width = max(CELL[0] * len(grid.alphas) + 1.9, canvas.text_width(subtitle, canvas.NORMAL) + 0.3, 5.6)
+    best, top = _lowest(table), _scale(table)[1]
+    lowest = "the lowest" if len(best) == 1 else f"the {len(best)} lowest, all equal,"
+    subtitle = f"small: sd over seeds; outlined: {lowest} of {count} CRL cells, not a tested difference"
+    if np.nanmax(table) > top:
+        subtitle += f"\nno darker colour above {top:.2f}"
+    widest = max(canvas.text_width(line, canvas.NORMAL) for line in subtitle.splitlines())
+    width = max(CELL[0] * len(grid.alphas) + 1.9, widest + 0.3, 5.6)
     with canvas.new_figure(out, CELL[1] * len(rows) + 1.3, title, subtitle, width) as figure:
         axes = figure.subplots()
         _draw_cells(axes, table, [[cell and cell["sd"] for cell in cells] for _, cells in rows])
@@ -110,14 +117,17 @@ def _draw_cells(axes: Axes, table: np.ndarray, spread: Sequence[Sequence[float |
             axes.text(
                 middle, row + 0.24, f"± {sd:.2f}", ha="center", va="center", color=ink, size=canvas.SMALL - 1
             )
-    row, column = np.unravel_index(int(np.nanargmin(table[1:])), table[1:].shape)
-    axes.add_patch(
-        Rectangle(
-            (column - 0.46, row + 0.54), 0.92, 0.92, fill=False, edgecolor=canvas.VERMILION, linewidth=2
-        )
-    )
+    for row, column in _lowest(table):
+        place = (column - 0.46, row - 0.46)
+        axes.add_patch(Rectangle(place, 0.92, 0.92, fill=False, edgecolor=canvas.VERMILION, linewidth=2))
     axes.set(xlim=(-0.5, table.shape[1] - 0.5), ylim=(len(table) - 0.5, -0.5))
     axes.spines[:].set_visible(False)
+
+
+def _lowest(table: np.ndarray) -> list[tuple[int, int]]:
+    """Return row and column of the lowest value of CRL's, or of all that share it; row 0 is cross-entropy."""
+    rounded = np.round(table[1:], SAME_TO)
+    return [(int(row) + 1, int(column)) for row, column in np.argwhere(rounded == np.nanmin(rounded))]
 
 
 def _scale(table: np.ndarray) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,30 @@ from finetune.atomic import write_bytes
 from finetune.markdown import NOT_MEASURED, Picture, escape, interval, number, page, show_pictures, table
 from finetune.paired_tests import least_wilcoxon_p
 from finetune.strict_json import json_text
+from finetune.study.arm_words import MARGIN_HEADS
 from finetune.study.arms import Arm
 from finetune.study.cells import Cell
 from finetune.study.curve_figures import UNBOUNDED
 from finetune.study.figures import draw_study
-from finetune.study.words import p_text
+from finetune.study.frame import unlisted_words
+from finetune.study.words import interval_words, p_text, signed
 
 Row = Mapping[str, Any]
+_FAILURES = {"diverged": "diverged", "unscored": "without a score"}
+_BEYOND = (
+    "Student's interval knows no ends of the scale: those of single arms that reach beyond 0 or 100 % are "
+    "shown up to there, and so are the bands in the pictures. report.json and table.csv hold them whole."
+)
+
+_OF_STEPS = "A difference from cross-entropy that is not shown here may be one of step size."
+_OF_RATES = (
+    "The optimiser divides by the size of the gradient, so a constant factor on a loss makes no longer "
+    "steps: the control tells what the rate does to cross-entropy, and not whether CRL is a longer step."
+)
+_OWN_START = (
+    "Margin heads of age and fine studies start from a classifier of their own; in general studies they "
+    "start like all other arms."
+)
 
 
 @dataclass(frozen=True)
@@ -32,12 +49,14 @@ class StudyPage:
         published: what others report by the arm's name, as "16.15 (CRL paper, Table II, 100 epochs)". The
             column is left out where there is nothing.
         notes: further lines that a reader must know.
+        adaptive: whether the optimiser divides by the size of the gradient; for `summarise_study`.
     """
 
     title: str
     what_ran: Sequence[str]
     published: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    adaptive: bool = False
 
 
 def write_study_report(
@@ -54,6 +73,8 @@ def write_study_report(
         arms: of the study.
         page: title, what ran, the published column and notes.
     """
+    others = unlisted_words(folder, arms)
+    page = replace(page, notes=[*page.notes, *([escape(others)] if others else [])])
     pictures = draw_study(folder, summary, cells, arms)
     record = {
         "title": page.title,
@@ -99,11 +120,11 @@ def _score_table(summary: Mapping[str, Any], published: Mapping[str, str]) -> st
     header += ["reported by others"] if shown else []
     rows = []
     for row in summary["arms"]:
-        cells = [escape(row["title"]), str(row["n"])]
+        cells = [escape(row["title"]), _trainings(row)]
         for measure in measures:
             found = row["measures"][measure["key"]]
-            cells += [_mean_sd(found), interval(found["interval"], 2)]
-        cells.append(f"{number(row['error']['mean'])} ({interval(row['error']['interval'], 2)})")
+            cells += [_mean_sd(found), interval(_within(found["interval"]), 2)]
+        cells.append(f"{number(row['error']['mean'])} ({interval(_within(row['error']['interval']), 2)})")
         rows.append(cells + ([escape(published.get(row["name"], ""))] if shown else []))
     first = escape(measures[0]["label"].removesuffix("(%)").strip())
     note = f"n: seeds; sd divides by n - 1; error: 100 minus {first}. "
@@ -145,11 +166,10 @@ def _difference_header(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _difference_cells(found: Row) -> list[str]:
-    ends = found["interval"]
     return [
         str(found["n"]),
-        f"{found['mean']:+.2f}",
-        NOT_MEASURED if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}",
+        signed(found["mean"]),
+        interval_words(found),
         *(escape(p_text(found[key])) for key in ("p_t", "p_t_holm", "p_wilcoxon", "p_wilcoxon_holm")),
         f"{found['higher']} / {found['equal']} / {found['lower']}",
         "yes" if found["shown"] else "no",
@@ -181,8 +201,9 @@ def _controls(summary: Mapping[str, Any]) -> str | None:
     note = (
         "CRL minus cross-entropy trained at a learning rate that is multiplied by the mean of CRL's gradient "
         "factor over its own training with the same seed (mean over images of push / q; or, where it says "
-        "ratio of sums, the sum of push over the sum of q). Holm's correction is over these rows alone. A "
-        "difference from cross-entropy that is not shown here may be one of step size."
+        "ratio of sums, the sum of push over the sum of q). The control's rate multiplies its weight decay, "
+        "where there is one, too; CRL's factor multiplies its gradient alone. Holm's correction is over "
+        f"these rows alone. {_OF_RATES if summary['adaptive'] else _OF_STEPS}"
     )
     return f"{table(header, rows, numbers_from=2)}\n\n{note}"
 
@@ -228,17 +249,34 @@ def _mean_sd(found: Row) -> str:
     )
 
 
+def _trainings(row: Row) -> str:
+    """Return how many trainings an arm has, and how many of them failed."""
+    failed = [f"{row[kind]} {told}" for kind, told in _FAILURES.items() if row[kind]]
+    return f"{row['n']} ({', '.join(failed)})" if failed else str(row["n"])
+
+
+def _within(ends: Sequence[float] | None) -> list[float] | None:
+    """Return an interval of scores, which lie in 0 to 100 %."""
+    return None if ends is None else [min(max(end, 0.0), 100.0) for end in ends]
+
+
 def _how_to_read(summary: Mapping[str, Any]) -> list[str]:
     pairs = max((row["n"] for row in summary["arms"]), default=0)
     least = least_wilcoxon_p(max(pairs, 1))
+    ends = [found["interval"] for row in summary["arms"] for found in row["measures"].values()]
+    margins = any(row["name"].split("-")[0] in MARGIN_HEADS for row in summary["arms"])
+    beyond = any(pair is not None and _within(pair) != pair for pair in ends)
     return [
         "A seed fixes the first weights, the order of the images, augmentation and dropout. Arms with the "
-        "same seed start alike and see the same batches, so they are compared seed by seed.",
+        "same seed start alike and see the same batches, so they are compared seed by seed."
+        + f" {_OWN_START}"
+        * margins,
         "Intervals and p-values are about training seeds: what another training on the same images, tested "
         "on the same images, might give. They say nothing of other test images, networks, budgets or "
         'learning rates; every arm ran with the one setting under "What ran", tuned for none of them here.',
         "Intervals of single arms may overlap although a paired difference is shown: the pairs take out what "
         "the seeds have in common.",
+        *[_BEYOND] * beyond,
         f"Wilcoxon's signed-rank test with {pairs} pairs cannot give a p below {p_text(least)}, before "
         "Holm's correction; five pairs never reach 0.05, six do.",
         "Loss values of different losses are on different scales and are compared nowhere.",

@@ -19,6 +19,7 @@ from finetune.study.cells import Cell
 from finetune.study.words import conclude
 
 Pair = tuple[str, str]  # an arm, and the one it is compared with
+ADAPTIVE = ("adam", "adamw", "rmsprop", "adadelta")
 TESTS: dict[str, Callable[[Sequence[float], Sequence[float]], float | None]] = {
     "p_t": paired_t_test,
     "p_wilcoxon": wilcoxon_signed_rank,
@@ -39,7 +40,12 @@ class Measure:
 
 
 def summarise_study(
-    cells: Sequence[Cell], arms: Sequence[Arm], measures: Sequence[Measure], *, level: float = 0.95
+    cells: Sequence[Cell],
+    arms: Sequence[Arm],
+    measures: Sequence[Measure],
+    *,
+    level: float = 0.95,
+    adaptive: bool = False,
 ) -> dict[str, Any]:
     """Return everything that the cells say about the arms, ready for JSON.
 
@@ -54,10 +60,13 @@ def summarise_study(
         arms: of the study, in the order of the tables.
         measures: at least one; the first one decides the conclusion.
         level: of the intervals, in (0, 1); a difference is "shown" at 1 - level.
+        adaptive: the optimiser divides by the size of the gradient (`is_adaptive`), so a constant
+            factor on a loss makes no longer steps; the sentences on rate-matched controls say so.
 
     Returns:
-        `level`, `baseline`, `measures`, `family` (arms compared with the baseline), `arms` (per arm `name`,
-        `title`, `n`, `measures`, `error`, `seconds`, `devices`, `lr_factor`, `gradient_factor` and
+        `level`, `adaptive`, `baseline`, `measures`, `family` (arms compared with the baseline), `arms` (per
+        arm `name`, `title`, `n`, `diverged`, `unscored` (trainings that say so; those without a finite first
+        measure), `measures`, `error`, `seconds`, `devices`, `lr_factor`, `gradient_factor` and
         `gradient_ratio`), `controls` and `conclusion` (sentences). Per measure: `n`, `mean`, `sd` (divisor
         n - 1), `interval`, `values` by seed, and `difference` to the baseline: `n`, `mean`, `sd`, `interval`,
         `higher`, `equal` and `lower` (seeds), `p_t`, `p_t_holm`, `p_wilcoxon`, `p_wilcoxon_holm` and `shown`.
@@ -74,8 +83,10 @@ def summarise_study(
     against = {key: _compare(found, pairs, level) for key, found in scores.items()}
     controls = {key: _compare(found, matched, level) for key, found in scores.items()}
     titles = {arm.name: arm.title for arm in arms}
+    by = {arm.name: arm.matches_by for arm in arms}
     summary: dict[str, Any] = {
         "level": level,
+        "adaptive": adaptive,
         "baseline": BASELINE,
         "measures": [{"key": measure.key, "label": measure.label} for measure in measures],
         "family": sum(found is not None for found in against[measures[0].key].values()),
@@ -86,12 +97,22 @@ def summarise_study(
                 "title": titles[pair[0]],
                 "control": pair[1],
                 "control_title": titles[pair[1]],
+                "matches_by": by[pair[1]],
                 "measures": {key: found[pair] for key, found in controls.items()},
             }
             for pair in matched
         ],
     }
     return summary | {"conclusion": conclude(summary)}
+
+
+def is_adaptive(optimizer: str) -> bool:
+    """Tell whether an optimiser divides by the gradient's size: a constant factor on a loss changes nothing.
+
+    >>> is_adaptive("sgd"), is_adaptive("adamw")
+    (False, True)
+    """
+    return optimizer in ADAPTIVE
 
 
 def _scores(cells: Sequence[Cell], key: str) -> dict[str, dict[int, float]]:
@@ -120,6 +141,8 @@ def _arm_row(
         "name": arm.name,
         "title": arm.title,
         "n": len(own),
+        "diverged": sum(bool(cell.facts.get("diverged")) for cell in own),
+        "unscored": len(own) - next(iter(measured.values()))["n"],
         "measures": measured,
         "error": _error(next(iter(measured.values()))),
         "seconds": _mean([cell.seconds for cell in own]),

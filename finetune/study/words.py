@@ -10,6 +10,8 @@ from finetune.paired_tests import least_wilcoxon_p
 
 Summary = Mapping[str, Any]
 FEW = 5  # pairs of seeds
+NO_INTERVAL = "no interval: all seeds differ by the same"
+FACTORS = {"mean": "mean factor", "ratio": "ratio of sums"}  # by `Arm.matches_by`
 
 
 def conclude(summary: Summary) -> list[str]:
@@ -22,13 +24,20 @@ def conclude(summary: Summary) -> list[str]:
     rows = [(row["title"], row["measures"][key]["difference"]) for row in summary["arms"]]
     compared = [(title, found) for title, found in rows if found is not None]
     baseline = next((row["title"] for row in summary["arms"] if row["name"] == summary["baseline"]), "CE")
+    if [row["name"] for row in summary["arms"]] == [summary["baseline"]]:
+        only = f"Only cross-entropy ({baseline}) was trained, so nothing is compared."
+        return [only, *_about_divergence(summary, label)]
     if not compared:
-        return [f"No arm has a seed in common with {baseline}, so nothing can be concluded."]
+        return [
+            *_about_divergence(summary, label),
+            f"No arm has a seed in common with {baseline}, so nothing can be concluded.",
+        ]
     tested = [(title, found) for title, found in compared if found["n"] > 1]
     if not tested:
         return [
+            *_about_divergence(summary, label),
             f"Every comparison rests on a single seed, so nothing can be concluded about {label}: two "
-            "trainings of one loss differ too. Run more seeds."
+            "trainings of one loss differ too. Run more seeds.",
         ]
     alone = [title for title, found in compared if found["n"] == 1]
     sentences = [*_against_baseline(tested, baseline, label, summary["level"])]
@@ -37,8 +46,9 @@ def conclude(summary: Summary) -> list[str]:
             f"Nothing is concluded about {listed(alone)}: a single seed in common with {baseline}."
         )
     sentences += _about_controls(summary, key, label)
-    sentences += _about_wilcoxon([found for _, found in tested], summary["level"])
-    return [*sentences, _limits(summary, key)]
+    sentences += _about_wilcoxon([found for _, found in tested], summary["family"], summary["level"])
+    sentences += _about_divergence(summary, label)
+    return [*sentences, *_about_fewer_seeds(summary, key), _limits(summary, key)]
 
 
 def _against_baseline(
@@ -53,12 +63,17 @@ def _against_baseline(
         names = listed([title for title, _ in unclear])
         lead = "No difference" if len(unclear) == len(tested) else "No further difference"
         yield f"{lead} from {baseline} in {label} was shown for {names}."
-        ends = [found["interval"] for _, found in unclear]
-        low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        yield (
-            f"That does not show that there is none: the {_percent(level)} intervals of these differences "
-            f"reach from {low:+.2f} to {high:+.2f} points."
-        )
+        ends = [found["interval"] for _, found in unclear if not all_alike(found)]
+        reach = ""
+        if ends:
+            low, high = signed(min(low for low, _ in ends)), signed(max(high for _, high in ends))
+            reach = (
+                f": the {_percent(level)} intervals of these differences reach from {low} to {high} points"
+            )
+        yield f"That does not show that there is none{reach}."
+        for title, found in unclear:
+            if all_alike(found):
+                yield f"{title} minus {baseline} is {difference_words(found, level)}."
     fewest = min(found["n"] for _, found in tested)
     if fewest < FEW:
         yield (
@@ -66,45 +81,93 @@ def _against_baseline(
         )
 
 
+def _about_divergence(summary: Summary, label: str) -> Iterator[str]:
+    """Say of which arms trainings diverged or have no score."""
+    for row in summary["arms"]:
+        if row["diverged"]:
+            told = f"{row['diverged']} of {row['n']} trainings of {row['title']}"
+            yield f"{told} diverged; what they scored counts as it is."
+    for row in summary["arms"]:
+        if row["unscored"]:
+            told = f"{row['unscored']} of {row['n']} trainings of {row['title']}"
+            yield f"{told} ended without a finite {label}: means and tests of this arm are about the others."
+
+
+def _about_fewer_seeds(summary: Summary, key: str) -> Iterator[str]:
+    """Name the arms with fewer scores than the most."""
+    counts = {row["title"]: row["measures"][key]["n"] for row in summary["arms"]}
+    most = max(counts.values())
+    fewer = [f"{title} with {n or 'none'}" for title, n in counts.items() if n < most]
+    if fewer:
+        yield f"Not every arm has {most} seeds with a score: {listed(fewer)}."
+
+
 def _about_controls(summary: Summary, key: str, label: str) -> Iterator[str]:
     """Say for every CRL whether it differs from cross-entropy at a matched learning rate."""
-    against = {row["name"]: row["measures"][key]["difference"] for row in summary["arms"]}
-    for row in summary["controls"]:
-        found, whole = row["measures"][key], against.get(row["arm"])
-        if found is None or found["n"] < 2:
-            continue
-        size = difference_words(found, summary["level"])
-        words = f"{row['title']} minus {row['control_title']} is {size}"
-        if found["shown"] and found["mean"] > 0:
-            yield f"{words}: a longer step alone did not reach it."
-        elif found["shown"]:
-            yield f"{words}: the same mean step, given to all images alike, scored higher."
-        elif whole is not None and whole["shown"]:
-            yield (
-                f"{words}: no difference in {label} between them was shown, so the loss's difference from "
-                "cross-entropy may be one of step size."
-            )
-        else:
-            yield f"{words}: no difference in {label} between them was shown."
+    rows = {row["name"]: row for row in summary["arms"]}
+    for arm in dict.fromkeys(row["arm"] for row in summary["controls"]):
+        controls = [row for row in summary["controls"] if row["arm"] == arm]
+        tested = [row for row in controls if row["measures"][key] and row["measures"][key]["n"] > 1]
+        whole, open_still = _shown_sign(rows[arm]["measures"][key]["difference"]), False
+        for row in tested:
+            found = row["measures"][key]
+            rate = f"{rows[row['control']]['lr_factor']:.3g} times as high ({FACTORS[row['matches_by']]})"
+            size = difference_words(found, summary["level"])
+            verdict = _control_verdict(whole, _shown_sign(found), label)
+            yield f"{row['title']} minus cross-entropy at a rate {rate} is {size}: {verdict}."
+            open_still |= whole != 0 and _shown_sign(found) != whole
+        if open_still:
+            yield _may_be_the_rate(tested[0]["title"], adaptive=summary["adaptive"])
 
 
-def _about_wilcoxon(found: Sequence[Mapping[str, Any]], level: float) -> Iterator[str]:
+def _control_verdict(whole: int, against: int, label: str) -> str:
+    """Return what a control says of its CRL.
+
+    `whole` is the sign of what was shown of CRL minus cross-entropy, `against` that of CRL minus the control;
+    0 where no difference was shown.
+    """
+    if not against:
+        return f"no difference in {label} between them was shown"
+    way = "lower" if against > 0 else "higher"
+    if not whole:
+        itself = "the loss itself was not shown to differ from cross-entropy at the study's rate"
+        return f"cross-entropy at that rate scored {way}; {itself}"
+    if whole == against:
+        return f"cross-entropy at that rate did not {'reach it' if whole > 0 else 'fall as low'}"
+    return f"cross-entropy at that rate scored {way} still"
+
+
+def _may_be_the_rate(title: str, *, adaptive: bool) -> str:
+    """Return the doubt that a control leaves which did not stay behind its CRL."""
+    if adaptive:
+        return (
+            f"So a rate other than the study's may change cross-entropy as much as {title} does. (The "
+            "optimiser divides by the size of the gradient: a constant factor on the loss makes no longer "
+            "steps.)"
+        )
+    return f"So the difference of {title} from cross-entropy may be one of step size."
+
+
+def _shown_sign(found: Mapping[str, Any] | None) -> int:
+    if found is None or not found["shown"]:
+        return 0
+    return 1 if found["mean"] > 0 else -1
+
+
+def _about_wilcoxon(found: Sequence[Mapping[str, Any]], family: int, level: float) -> Iterator[str]:
     limit = round(1 - level, 9)
     pairs = max(row["n"] for row in found)
     least = least_wilcoxon_p(pairs)
+    corrected = min(1.0, least * family)
+    lead = f"Wilcoxon's signed-rank test cannot fall below p = {p_text(least)} with {pairs} pairs"
+    nothing = f"it can show nothing at {p_text(limit)}, whatever the scores."
     if least >= limit:
-        yield (
-            f"Wilcoxon's signed-rank test cannot fall below p = {p_text(least)} with {pairs} pairs, so it "
-            f"can show nothing at {p_text(limit)}, whatever the scores."
-        )
+        yield f"{lead}, so {nothing}"
         return
-    least_corrected = least * len(found)
-    if least_corrected >= limit:
-        yield (
-            f"Wilcoxon's signed-rank test cannot fall below p = {p_text(least)} with {pairs} pairs, and "
-            f"Holm's correction for {len(found)} comparisons can lift that above {p_text(limit)}: its "
-            "silence means little."
-        )
+    if corrected >= limit:
+        told = f"lifts that to {p_text(corrected)} at the least"
+        yield f"{lead}, and Holm's correction for {family} comparisons {told}, so {nothing}"
+        return
     apart = sum(row["shown"] and not _says(row["p_wilcoxon_holm"], limit) for row in found)
     other = sum(not row["shown"] and _says(row["p_wilcoxon_holm"], limit) for row in found)
     if apart:
@@ -128,13 +191,44 @@ def difference_words(found: Mapping[str, Any], level: float) -> str:
     >>> difference_words({"mean": 0.4, "interval": [0.1, 0.7], "n": 10, "p_t_holm": 0.003}, 0.95)
     '+0.40 points (95 % interval +0.10 to +0.70 over 10 paired seeds, Holm-adjusted paired t-test p = 0.003)'
     """
-    ends = found["interval"]
-    reach = f"{_percent(level)} interval {ends[0]:+.2f} to {ends[1]:+.2f} over {found['n']} paired seeds"
-    p = found["p_t_holm"]
-    test = "all seeds differ by the same, so the t-test has no p"
-    if p is not None:
-        test = f"Holm-adjusted paired t-test p {p_text(p, equals=True)}"
-    return f"{found['mean']:+.2f} points ({reach}, {test})"
+    seeds = f"{found['n']} paired seeds"
+    if all_alike(found):
+        return f"{signed(found['mean'])} points ({NO_INTERVAL}, {seeds}; the t-test has no p)"
+    reach = f"{_percent(level)} interval {interval_words(found)} over {seeds}"
+    test = f"Holm-adjusted paired t-test p {p_text(found['p_t_holm'], equals=True)}"
+    return f"{signed(found['mean'])} points ({reach}, {test})"
+
+
+def interval_words(found: Mapping[str, Any] | None) -> str:
+    """Return the interval of a paired difference, or why it has none.
+
+    >>> interval_words({"interval": [-0.004, 0.7], "n": 3, "p_t_holm": 0.2})
+    '0.00 to +0.70'
+    >>> interval_words({"interval": [1.0, 1.0], "n": 3, "p_t_holm": None}), interval_words(None)
+    ('no interval: all seeds differ by the same', 'n/a')
+    """
+    if found is None or found["interval"] is None:
+        return number(None)
+    if all_alike(found):
+        return NO_INTERVAL
+    return " to ".join(map(signed, found["interval"]))
+
+
+def all_alike(found: Mapping[str, Any]) -> bool:
+    """Tell whether all of several seeds differ by the same, so that there is neither a spread nor a p."""
+    return found["n"] > 1 and found["p_t_holm"] is None
+
+
+def signed(value: float | None) -> str:
+    """Return a difference in points with its sign, which nought has not.
+
+    >>> signed(0.4), signed(-0.004), signed(-0.005001), signed(None)
+    ('+0.40', '0.00', '-0.01', 'n/a')
+    """
+    if value is None:
+        return number(None)
+    text = f"{value:+.2f}"
+    return text if float(text) else text[1:]
 
 
 def p_text(p: float | None, *, equals: bool = False) -> str:

@@ -60,3 +60,35 @@ def test_class_folders_are_found_at_below_and_around_the_folder_given(tmp_path: 
 def test_pictures_go_by_their_ending():
     assert is_picture("a.JPEG")
     assert not is_picture("a.tar")
+
+
+def test_folders_that_link_to_each_other_are_listed_once_and_told(tmp_path: Path):
+    _touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "outside/3.jpg", "outside/deep/4.txt")
+    (tmp_path / "train/a/l").symlink_to("../b")
+    (tmp_path / "train/b/l").symlink_to("../a")
+    (tmp_path / "train/c").symlink_to("../outside")
+    (tmp_path / "outside/deep/up").symlink_to("..")
+    (tmp_path / "train/d").symlink_to("../outside/")
+    found = list_class_folders(tmp_path, part_folders(tmp_path))
+    paths = [picture.path for picture in found.pictures]
+    assert paths == ["train/a/1.jpg", "train/b/2.jpg", "train/c/3.jpg"]
+    told = "3 linked folders are listed under another path already: train/a/l, train/b/l, train/d"
+    assert found.notices == [told]
+
+
+def test_many_folders_that_all_link_to_all_are_walked_once_each(tmp_path: Path):
+    names = [f"c{number}" for number in range(8)]
+    _touch(tmp_path, *(f"{name}/1.jpg" for name in names))
+    for name in names:
+        for other in names:
+            (tmp_path / name / other).symlink_to(f"../{other}")
+    found = list_class_folders(tmp_path, {})
+    assert found.class_names == names
+    assert len(found.pictures) == 8
+
+
+def test_classes_stand_in_the_order_of_their_paths_step_by_step(tmp_path: Path):
+    _touch(tmp_path, "a/x/1.jpg", "a-b/2.jpg", "outside/3.jpg")
+    (tmp_path / "a/w").symlink_to("../outside")
+    paths = [picture.path for picture in list_class_folders(tmp_path, {}).pictures]
+    assert paths == ["a/x/1.jpg", "a-b/2.jpg", "outside/3.jpg"]

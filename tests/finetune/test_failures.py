@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune.distributed import World
-from finetune.errors import DataError, ResourceError, UsageError
+from finetune.errors import DataError, DivergedError, ResourceError, UsageError
 from finetune.failures import (
     check_batch_norm,
     check_finite_weights,
@@ -25,8 +25,9 @@ from tests.finetune.quick import QUICK, quick
 
 def test_a_loss_that_is_not_finite_names_files_and_remedies(task: Task):
     error = NotFiniteLossError(1, 4, float("nan"), np.arange(20, 32), 0.02)
-    with pytest.raises(DataError) as told, told_failures(task, QUICK):
+    with pytest.raises(DivergedError) as told, told_failures(task, QUICK):
         raise error
+    assert told.value.exit_code == DataError.exit_code
     message = str(told.value)
     assert message.startswith("the loss is nan at step 5 of epoch 2 (learning rate 0.02)")
     assert "20.png, 21.png" in message

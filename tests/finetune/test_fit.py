@@ -13,7 +13,7 @@ from torch import Tensor
 import finetune.loop
 from finetune.checkpoint import CheckpointFolder, weights_hash
 from finetune.distributed import World
-from finetune.errors import DataError, ResourceError, UsageError
+from finetune.errors import DataError, DivergedError, ResourceError, UsageError
 from finetune.fit import Fitted
 from finetune.learner import build_learner
 from finetune.optim import Ema
@@ -72,7 +72,7 @@ def test_a_gradient_that_overflows_behind_a_finite_loss_spoils_no_checkpoint(
         return loss + (logits.sum() * 0).sqrt() if number == call else loss
 
     disturb_loss(monkeypatch, overflow)
-    with pytest.raises(DataError, match=f"no longer finite after step {call - STEPS} of epoch 2"):
+    with pytest.raises(DivergedError, match=f"no longer finite after step {call - STEPS} of epoch 2"):
         train(task, tmp_path, quick(run_checkpoint_minutes=1e-9))
     assert all_finite(last(tmp_path)["learner"]["model"])
     assert last(tmp_path)["epoch"] == 1
@@ -321,6 +321,8 @@ def test_metrics_tell_epoch_step_stage_rate_and_scores(task: Task, tmp_path: Pat
             "train_accuracy",
             "train_gradient_factor",
             "train_gradient_ratio",
+            "train_push",
+            "train_q",
             "val_accuracy",
             "val_balanced_accuracy",
         )

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from finetune.distributed import World
+from finetune.errors import DivergedError
 from finetune.learner import build_learner
 from finetune.prediction import evaluate_batches, predict, row_batches, worker_count
 from finetune.task import Task
@@ -37,6 +39,14 @@ def test_predictions_are_in_float32_whatever_the_training_used(task: Task):
     )
     rough = evaluate_batches(half, row_batches(half, task, task.val, QUICK))["probs"]
     assert not np.array_equal(rough, predict(half, task, task.val, QUICK)["probs"])
+
+
+def test_answers_that_are_no_numbers_are_of_a_training_that_diverged(task: Task):
+    learner = build_learner(task, QUICK, World())
+    with torch.no_grad():
+        next(learner.core.head.parameters()).fill_(3e38)
+    with pytest.raises(DivergedError, match="answers are no numbers"):
+        predict(learner, task, task.val, QUICK)
 
 
 def test_the_processes_share_the_rows(task: Task):

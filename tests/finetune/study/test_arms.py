@@ -58,6 +58,12 @@ def test_the_grid_has_no_doubles_and_its_arms_have_no_controls():
     assert names("crl:beta=0.5", controls=False, grid=True).count("crl-alpha1.5-beta0.5") == 1
 
 
+@pytest.mark.parametrize(("alphas", "betas"), [((1.0,), (0.0,)), ((1.0,), ()), ((), (1.0,))])
+def test_a_grid_without_cells_is_refused(alphas, betas):
+    with pytest.raises(UsageError, match="grid needs an alpha and a beta above 0"):
+        build_arms(["crl"], grid=True, grid_alphas=alphas, grid_betas=betas)
+
+
 def test_every_arm_says_all_parameters_of_its_loss():
     for arm in build_arms([*LOSSES], controls=False):
         module = build_loss(arm.loss.name, **arm.loss.parameters())
@@ -104,6 +110,11 @@ def test_margin_heads_are_arms_with_all_of_their_options():
         (["crl:alpha=1:alpha=2"], "gives an option twice"),
         (["crl", "crl:alpha=1.5"], "crl stands twice"),
         (["cel", "cel"], "cel stands twice"),
+        (["lsoftmax:margin=0"], "losses: lsoftmax:margin=0: .*margin must be a whole number from 1 to 4"),
+        (["cosface:scale=0"], "scale must be a finite number > 0"),
+        (["cosface:scale=-1"], "scale must be a finite number > 0"),
+        (["arcface:margin=2"], r"margin must be in \[0, pi / 2\]"),
+        (["asoftmax:blend_start=-1"], "blend_start must be a finite number >= 0"),
     ],
 )
 def test_what_cannot_be_an_arm_is_refused(words, said):

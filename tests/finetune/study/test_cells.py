@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import DataError
-from finetune.study.cells import CELL_FILE, read_cell, write_cell
+from finetune.study.cells import CELL_FILE, read_cell, study_hint, write_cell
 from tests.finetune.study.made_up import cell_of
 
 
@@ -35,3 +35,19 @@ def test_a_damaged_cell_says_what_to_remove(tmp_path: Path, content: str):
     (tmp_path / CELL_FILE).write_text(content)
     with pytest.raises(DataError, match="remove"):
         read_cell(tmp_path)
+
+
+def test_the_folders_of_a_study_are_answered_with_its_cells_in_order(tmp_path: Path):
+    arm = tmp_path / "study" / "cells" / "crl"
+    for seed in (10, 2):
+        (arm / f"seed-{seed}").mkdir(parents=True)
+    assert "none of whose cells here is finished" in study_hint(tmp_path / "study")
+    for cell in arm.iterdir():
+        (cell / "run.json").touch()
+    for folder in (tmp_path / "study", arm.parent, arm):
+        told = study_hint(folder)
+        assert told.splitlines()[1:] == [f"  {arm / 'seed-2'}", f"  {arm / 'seed-10'}"]
+    for folder in (arm / "seed-2", tmp_path, arm.parent / "crrl"):
+        assert study_hint(folder) == ""
+    (arm / "seed-2" / CELL_FILE).touch()
+    assert "of the general study" in study_hint(arm)

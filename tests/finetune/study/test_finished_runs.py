@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from finetune.errors import DataError
 from finetune.study.arms import build_arms
 from finetune.study.cells import CellPlan
-from finetune.study.finished_runs import cell_of, mean_history, read_run, tell_study
+from finetune.study.finished_runs import cell_of, gradient_ratio, mean_history, read_run, tell_study
 from finetune.study.table import Measure, summarise_study
 
 CONFIG = {"train": {"lr": 0.02, "frozen_lr": None, "epochs": 2}, "run": {"dir": "here"}, "device": "cpu"}
@@ -48,6 +49,34 @@ def test_a_finished_run_is_a_cell(tmp_path):
     assert cell.gradient_ratio is None
     assert [row["train_loss"] for row in cell.history] == [2.0, 1.0]
     assert all("test_error" not in row for row in cell.history)
+
+
+def epochs_of(*pushes: tuple[float, float], batches: int = 4) -> list[dict[str, Any]]:
+    """Return the epochs of a training with these means of push and q."""
+    return [
+        {
+            "epoch": epoch,
+            "step": (epoch + 1) * batches,
+            "train_push": push,
+            "train_q": q,
+            "train_gradient_ratio": push / q,
+        }
+        for epoch, (push, q) in enumerate(pushes)
+    ]
+
+
+def test_the_ratio_is_of_the_sums_over_all_epochs_and_folds(tmp_path):
+    plan = written(tmp_path / "cell")
+    run = read_run(plan, ("run.json",), CONFIG, {})
+    assert run is not None
+    first, longer = epochs_of((1.0, 0.8), (0.16, 0.1)), epochs_of((0.9, 0.7), batches=8)
+    run = replace(run, epochs=[first, longer])
+    found = cell_of(plan, run, {}).gradient_ratio
+    assert found == pytest.approx((1.0 + 0.16 + 2 * 0.9) / (0.8 + 0.1 + 2 * 0.7))
+    assert found != pytest.approx((1.25 + 1.6 + 2 * 9 / 7) / 4, rel=0.01)  # the mean of the epochs' ratios
+    older = [{name: value for name, value in row.items() if name != "train_push"} for row in first]
+    assert gradient_ratio([older, longer]) is None
+    assert gradient_ratio([]) is None
 
 
 def test_a_run_without_all_of_its_files_is_not_finished(tmp_path):
@@ -98,5 +127,5 @@ def test_a_study_tells_its_table_and_its_conclusion(tmp_path, capsys):
             cells.append(cell_of(CellPlan(arm, seed, 1.0, plan.folder), run, {"accuracy": better}))
     tell_study(summarise_study(cells, arms, (Measure("accuracy", "accuracy (%)"),)))
     told = capsys.readouterr().out
-    assert "CRL (alpha 1.5, beta 1)      3  62.18  1.27  1.01" in told
+    assert "CRL (alpha 1.5, beta 1)      3  62.18  1.27  +1.01     +0.99 to +1.03" in told
     assert "CRL (alpha 1.5, beta 1) is higher than CE in accuracy" in told

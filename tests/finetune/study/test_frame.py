@@ -11,7 +11,7 @@ import pytest
 from finetune.errors import DataError, UsageError
 from finetune.study.arms import build_arms
 from finetune.study.cells import Cell, CellPlan, read_cell, write_cell
-from finetune.study.frame import run_cells
+from finetune.study.frame import run_cells, unlisted_words
 from tests.finetune.study.made_up import cell_of
 
 ARMS = build_arms(["crl"], lr_match=("mean", "ratio"))
@@ -72,6 +72,25 @@ def test_a_matched_cell_of_another_rate_is_refused(tmp_path: Path):
         Engine().run(tmp_path, seeds=(0,))
 
 
+def test_a_partner_that_was_trained_again_may_differ_in_rounding(tmp_path: Path):
+    Engine().run(tmp_path, seeds=(0,))
+    write_cell(cell_of("crl", 0, 80.0, gradient_factor=1.5 * (1 + 2e-4)), tmp_path / "cells/crl/seed-0")
+    assert len(Engine().run(tmp_path, seeds=(0,))) == len(ARMS)
+    write_cell(cell_of("crl", 0, 80.0, gradient_factor=1.5 * (1 + 2e-3)), tmp_path / "cells/crl/seed-0")
+    with pytest.raises(DataError, match=r"1\.503 times.*trained anew.*--run\.resume auto"):
+        Engine().run(tmp_path, seeds=(0,))
+
+
+def test_a_partner_that_diverged_leaves_its_controls_out_of_that_seed(tmp_path: Path, capsys):
+    lost = cell_of("crl", 1, 10.0, gradient_factor=None, gradient_ratio=None, facts={"diverged": True})
+    write_cell(lost, tmp_path / "cells/crl/seed-1")
+    cells = Engine().run(tmp_path)
+    assert [cell.seed for cell in cells if cell.arm in MATCHED] == [0, 0]
+    said = capsys.readouterr().out
+    assert "2 cells are not trained" in said
+    assert "not finished" not in said
+
+
 def test_another_arms_cell_is_refused(tmp_path: Path):
     Engine().run(tmp_path, seeds=(0,))
     write_cell(cell_of("focal", 0, 80.0), tmp_path / "cells" / "crl" / "seed-0")
@@ -85,7 +104,7 @@ def test_cells_of_another_process_are_told_as_missing(tmp_path: Path, capsys):
     said = capsys.readouterr().out
     assert "6 of 12 cells are not finished" in said
     assert "crl, seed 0" in said
-    with pytest.raises(DataError, match="no cell of the study is finished"):
+    with pytest.raises(UsageError, match=r"another process is at work on them.*Wait.*--run\.resume auto"):
         Engine(skips=[arm.name for arm in ARMS]).run(tmp_path / "other")
 
 
@@ -101,3 +120,36 @@ def test_a_study_that_cannot_be_is_refused(tmp_path: Path):
             Engine().run(tmp_path, seeds, arms)
     with pytest.raises(UsageError, match="matched to crl, which is not in the study"):
         Engine().run(tmp_path, arms=[arm for arm in ARMS if arm.name != "crl"])
+
+
+def test_the_cells_that_follow_are_announced_and_former_arms_are_not_forgotten(tmp_path: Path, capsys):
+    Engine().run(tmp_path, arms=build_arms(["crl", "crl:alpha=1:beta=0.5", "cel:label_smoothing=0.2"]))
+    capsys.readouterr()
+    Engine().run(tmp_path, arms=build_arms(["nllr"], controls=False))
+    said = capsys.readouterr().out
+    words = "cel:label_smoothing=0.2, crl, crl:alpha=1:beta=0.5, focal"
+    assert f"also holds finished cells of {words}: list them in --losses to see them" in said
+    assert "rate-matched controls come with their CRL (--lr_match)" in said
+    assert "more follow" not in said
+    Engine().run(tmp_path / "other")
+    said = capsys.readouterr().out
+    assert "0 of 8 finished already, 8 to train (4 more follow, at a rate that is matched to theirs)" in said
+    assert "also holds" not in said
+
+
+def test_finished_runs_of_other_arms_are_seen_too_and_unfinished_ones_are_not(tmp_path: Path):
+    for arm, file in (
+        ("cosface-margin0.2", "report.md"),
+        ("tce", "config.yaml"),
+        ("cel-lr-mean-crl", "cell.json"),
+    ):
+        place = tmp_path / "cells" / arm / "seed-3"
+        place.mkdir(parents=True)
+        (place / file).touch()
+    told = unlisted_words(tmp_path, build_arms(["nllr"], controls=False))
+    assert "cells of cosface:margin=0.2: list" in told
+    assert "tce" not in told
+    assert "cel-lr-mean-crl: --lr_match brings" in unlisted_words(
+        tmp_path, build_arms(["cosface:margin=0.2"])
+    )
+    assert unlisted_words(tmp_path, build_arms(["crl", "cosface:margin=0.2"])) == ""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune.config import FitConfig, HeadConfig, LossConfig, RunConfig, TrainConfig
-from finetune.errors import UsageError
+from finetune.errors import DataError, DivergedError, UsageError
 from finetune.folder_lock import FolderLock
 from finetune.study.arms import build_arms
 from finetune.study.cells import CellPlan
@@ -60,6 +60,41 @@ def test_cells_are_numbered_over_the_whole_study_and_the_time_left_is_told(tmp_p
     assert [(one.arm.name, one.seed) for one in trained] == [("cel", 1), ("crl", 1)]
     told = capsys.readouterr().out.splitlines()
     assert told == ["cell 4 of 8: cel, seed 1", "cell 5 of 8: crl, seed 1 (about 2 min left)"]  # 4 of 30 s
+
+
+def test_a_diverged_cell_stays_unfinished_and_the_others_go_on(tmp_path, capsys):
+    arms = build_arms(["crl", "focal"], controls=False)
+    plans = [CellPlan(arm, 0, 1.0, tmp_path / arm.name / "seed-0") for arm in arms]
+    trained: list[str] = []
+
+    def train(one: CellPlan) -> None:
+        if one.arm.name == "crl":
+            (one.folder / "checkpoints").mkdir(parents=True)
+            raise DivergedError("the loss is nan")
+        trained.append(one.arm.name)
+
+    CellTrainer(arms, [0], train, lambda one: one.arm.name in trained)(plans)
+    assert trained == ["cel", "focal"]
+    assert (tmp_path / "crl" / "seed-0" / "checkpoints").exists()
+    told = capsys.readouterr().out
+    assert "cell 2 of 3: crl, seed 0 diverged and stays unfinished" in told
+    assert "the loss is nan" in told
+
+
+def test_other_errors_end_a_study_and_so_does_one_in_which_all_diverged(tmp_path):
+    arms = build_arms(["crl"], controls=False)
+    plans = [CellPlan(arm, 0, 1.0, tmp_path / arm.name / "seed-0") for arm in arms]
+
+    def fail_with(error: Exception) -> CellTrainer:
+        def train(_: CellPlan) -> None:
+            raise error
+
+        return CellTrainer(arms, [0], train, lambda _: False)
+
+    with pytest.raises(DataError, match="no picture"):
+        fail_with(DataError("no picture"))(plans)
+    with pytest.raises(DivergedError, match="every cell diverged"):
+        fail_with(DivergedError("the loss is nan"))(plans)
 
 
 def test_checkpoints_go_when_a_cell_is_finished_and_not_before(tmp_path):

@@ -70,6 +70,11 @@ def test_a_file_may_hold_them(tmp_path: Path):
     assert config == WholeConfig(losses=("nllr", "crl:alpha=1"), seeds=2, lr_match=())
 
 
+def test_a_grid_of_cross_entropy_alone_is_refused():
+    with pytest.raises(UsageError, match=r"grid_betas \[0\.0\]: add a beta"):
+        parse("--grid", "--grid_betas", "0")
+
+
 def test_all_broken_rules_are_told_at_once():
     with pytest.raises(UsageError) as refused:
         ComparisonConfig(

@@ -11,7 +11,7 @@ from scipy import stats
 from finetune.statistics import holm
 from finetune.strict_json import json_text
 from finetune.study.arms import build_arms
-from finetune.study.table import Measure, summarise_study
+from finetune.study.table import Measure, is_adaptive, summarise_study
 from tests.finetune.study.made_up import cell_of, cells_of, study_of
 
 MEASURES = [Measure("accuracy", "accuracy (%)"), Measure("macro_f1", "macro F1 (%)")]
@@ -110,6 +110,14 @@ def test_the_summary_is_json_and_does_not_depend_on_the_order_of_the_cells():
     summary = summarise_study(cells, ARMS, MEASURES)
     assert json.loads(json_text(summary)) == summary
     assert summarise_study(cells[::-1], ARMS, MEASURES) == summary
+
+
+def test_the_summary_says_whether_the_optimiser_is_adaptive():
+    assert summarise_study(cells_of(SCORES), ARMS, MEASURES, adaptive=True)["adaptive"]
+    assert not summarise_study(cells_of(SCORES), ARMS, MEASURES)["adaptive"]
+    assert [is_adaptive(name) for name in ("sgd", "adam", "adamw", "rmsprop", "adadelta")] == [False] + 4 * [
+        True
+    ]
 
 
 def test_a_study_without_a_measure_is_our_own_mistake():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from finetune.study.arms import build_arms
 from finetune.study.table import Measure, summarise_study
@@ -39,17 +42,89 @@ def test_small_differences_are_not_shown_and_not_denied():
     assert " higher than CE" not in words
 
 
-def test_the_matched_control_tells_step_size_from_more():
-    assert "a longer step alone did not reach it" in said(crl=1.0)
-    assert "given to all images alike, scored higher" in said(matched=1.0)
-    assert "did not reach it" not in said(matched=1.0)
-    assert "may be one of step size" in said(crl=1.0, matched=1.0)
-    assert "between them was shown." in said()
+BEHIND = "cross-entropy at that rate did not reach it."
+DOUBT = "may be one of step size"
+NOT_SHOWN = "the loss itself was not shown to differ from cross-entropy at the study's rate."
+
+
+@pytest.mark.parametrize(
+    ("whole", "matched", "verdict", "doubted"),
+    [
+        (1.0, 0.0, BEHIND, False),
+        (1.0, 2.0, "cross-entropy at that rate scored higher still.", True),
+        (1.0, 1.0, "no difference in accuracy between them was shown.", True),
+        (-1.0, 0.0, "cross-entropy at that rate did not fall as low.", False),
+        (-1.0, -2.0, "cross-entropy at that rate scored lower still.", True),
+        (-1.0, -1.0, "no difference in accuracy between them was shown.", True),
+        (0.0, -1.0, f"cross-entropy at that rate scored lower; {NOT_SHOWN}", False),
+        (0.0, 1.0, f"cross-entropy at that rate scored higher; {NOT_SHOWN}", False),
+        (0.0, 0.0, "no difference in accuracy between them was shown.", False),
+    ],
+)
+def test_the_matched_control_tells_step_size_from_more(whole, matched, verdict, doubted):
+    words = said(crl=whole, matched=matched)
+    assert "CRL (alpha 1.5, beta 1) minus cross-entropy at a rate 1 times as high (mean factor) is" in words
+    assert verdict in words
+    assert (DOUBT in words) == doubted
+    for other in {BEHIND, "scored higher", "scored lower", "fall as low"}:
+        assert (other in words) == (other in verdict)
+
+
+def controlled(*, adaptive: bool) -> list[str]:
+    """What is said of a CRL that one of its two controls did not stay behind."""
+    arms = build_arms(["crl"], smoothing=0, lr_match=("mean", "ratio"))
+    shifts = {"cel": 0.0, "crl": 1.0, "cel-lr-mean-crl": 0.0, "cel-lr-ratio-crl": 1.0}
+    rates = {"cel-lr-mean-crl": 1.53, "cel-lr-ratio-crl": 1.1}
+    cells = cells_of(
+        {name: (84 + shift + NOISE[row]).tolist() for row, (name, shift) in enumerate(shifts.items())}
+    )
+    cells = [replace(cell, lr_factor=rates.get(cell.arm, 1.0)) for cell in cells]
+    return summarise_study(cells, arms, MEASURES, adaptive=adaptive)["conclusion"]
+
+
+def test_two_controls_that_disagree_are_told_apart_by_their_rates_and_the_doubt_once():
+    words = controlled(adaptive=False)
+    (mean,) = (line for line in words if "at a rate 1.53 times as high (mean factor)" in line)
+    (ratio,) = (line for line in words if "at a rate 1.1 times as high (ratio of sums)" in line)
+    assert "did not reach it" in mean
+    assert "no difference in accuracy between them" in ratio
+    assert sum(DOUBT in line for line in words) == 1
+    assert DOUBT in words[words.index(ratio) + 1]
+
+
+def test_an_optimiser_that_divides_by_the_gradients_size_has_no_step_size_to_blame():
+    words = " ".join(controlled(adaptive=True))
+    assert "a rate other than the study's may change cross-entropy as much as CRL" in words
+    assert "step size" not in words
+
+
+def test_arms_with_fewer_seeds_are_named_with_their_n():
+    scores = {"cel": [84.0, 84.2, 84.1], "crl": [84.3, 84.4], "focal": [84.0, 84.1, 84.3]}
+    words = summarise_study(cells_of(scores), ARMS, MEASURES)["conclusion"]
+    assert "CRL (alpha 1.5, beta 1) with 2" in words[-2]
+    assert "CE, rate matched to CRL (mean factor) with none" in words[-2]
+    assert "focal" not in words[-2]
+    assert "Not every arm" not in said()
+
+
+def test_noughts_have_no_sign_and_equal_differences_no_interval():
+    scores = {"cel": [84.0, 84.2, 84.1], "crl": [85.0, 85.2, 85.1], "focal": [84.0, 84.2, 84.1]}
+    words = " ".join(summarise_study(cells_of(scores), ARMS, MEASURES)["conclusion"])
+    alike = "(no interval: all seeds differ by the same, 3 paired seeds; the t-test has no p)"
+    assert f"CRL (alpha 1.5, beta 1) minus CE is +1.00 points {alike}." in words
+    assert f"focal (gamma 2) minus CE is 0.00 points {alike}." in words
+    assert "intervals of these" not in words
+    nearly = {"cel": [84.0, 84.2, 84.1], "crl": [84.0, 84.2, 84.099], "focal": [84.0, 84.2, 84.1]}
+    words = " ".join(summarise_study(cells_of(nearly), ARMS, MEASURES)["conclusion"])
+    assert "reach from 0.00 to 0.00 points" in words
+    assert "-0.00" not in words
+    assert "+0.00" not in words
 
 
 def test_few_seeds_are_told_and_one_concludes_nothing():
     assert "cannot fall below p = 0.0625 with 5 pairs, so it can show nothing at 0.05" in said(seeds=5)
-    assert "cannot fall below p = 0.0312 with 6 pairs, and Holm's correction" in said(seeds=6)
+    six = "Holm's correction for 3 comparisons lifts that to 0.0938 at the least, so it can show nothing"
+    assert six in said(seeds=6)
     assert "Wilcoxon" not in said(seeds=10)
     assert "rest on 3 pairs of seeds" in said(seeds=3)
     words = said(seeds=1, crl=5.0)
@@ -71,6 +146,28 @@ def test_an_arm_with_one_seed_beside_others_is_named():
 def test_without_the_baseline_there_is_no_conclusion():
     conclusion = summarise_study(cells_of({"crl": [84.0, 85.0]}), ARMS, MEASURES)["conclusion"]
     assert conclusion == ["No arm has a seed in common with CE, so nothing can be concluded."]
+
+
+def test_cross_entropy_alone_is_compared_with_nothing():
+    summary = summarise_study(cells_of({"cel": [84.0, 85.0]}), build_arms([], controls=False), MEASURES)
+    assert summary["conclusion"] == ["Only cross-entropy (CE) was trained, so nothing is compared."]
+
+
+def test_trainings_that_diverged_are_told_and_scored_as_they_are():
+    scores = {"cel": [84.0, 84.2, 84.1], "crl": [84.3, 10.0, None], "focal": [84.0, 84.1, float("nan")]}
+    cells = [
+        replace(cell, facts={"diverged": cell.arm == "crl" and cell.seed > 0}) for cell in cells_of(scores)
+    ]
+    summary = summarise_study(cells, ARMS, MEASURES)
+    words = " ".join(summary["conclusion"])
+    assert "2 of 3 trainings of CRL (alpha 1.5, beta 1) diverged; what they scored counts as it is." in words
+    assert "1 of 3 trainings of CRL (alpha 1.5, beta 1) ended without a finite accuracy" in words
+    assert "1 of 3 trainings of focal (gamma 2) ended without" in words
+    assert "of CE" not in words
+    crl = summary["arms"][1]
+    assert (crl["n"], crl["diverged"], crl["unscored"]) == (3, 2, 1)
+    assert crl["measures"]["accuracy"]["values"] == {"0": 84.3, "1": 10.0}
+    assert "2 of 3 trainings" in " ".join(summarise_study(cells[3:], ARMS, MEASURES)["conclusion"])
 
 
 def test_where_the_two_tests_part_it_is_told():
