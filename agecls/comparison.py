@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agecls.results import AgeResult, Predictions
+from finetune.comparison_folder import claim_comparison, comparison_folder, write_record
 from finetune.console import say
 from finetune.errors import DataError, UsageError, listing
-from finetune.run_folder import write_json
 from finetune.run_settings import check_comparable, environment_differences, is_loss, setting_differences
 from finetune.statistics import (
     Statistic,
@@ -33,22 +33,27 @@ if TYPE_CHECKING:
 def compare_folders(first: Sequence[Path], second: Sequence[Path], config: CompareConfig) -> dict[str, Any]:
     """Compare two result folders, or two lists of seeds; write comparison.json, compare.md and the pictures.
 
-    They go to `config.out`, or else to a folder SECOND-against-FIRST beside the second result. Pictures show
-    the lowest seed of each side. Returns the comparison with `page`, the place of compare.md.
+    They go to `config.out`, or else beside the second result (see `finetune.comparison_folder`). Pictures
+    show the lowest seed of each side. Returns the comparison with `page`, the place of compare.md, and
+    `folders`, those of both sides as seen from there.
+
+    Raises UsageError where that place holds the comparison of other results.
     """
     from agecls.compare_report import write_comparison
 
     a, b = [AgeResult.load(folder) for folder in first], [AgeResult.load(folder) for folder in second]
-    if len(a) == len(b) == 1:
-        comparison = compare_results(a[0], b[0], resamples=config.resamples)
-    else:
-        comparison = compare_seeds(a, b, resamples=config.resamples)
+    several = len(a) > 1 or len(b) > 1
+    if several:
         a, b = sorted(a, key=_seed), sorted(b, key=_seed)
-    left, right = a[0].folder.resolve(), b[0].folder.resolve()
-    out = Path(config.out) if config.out else right.parent / f"{right.name}-against-{left.name}"
+    given = [result.folder for result in a], [result.folder for result in b]
+    out = Path(config.out) if config.out else comparison_folder(*given)
+    sides = claim_comparison(out, *given)
+    if several:
+        comparison = compare_seeds(a, b, resamples=config.resamples)
+    else:
+        comparison = compare_results(a[0], b[0], resamples=config.resamples)
     page = write_comparison(a[0], b[0], comparison, out, pictures=config.pictures)
-    comparison["page"] = str(page)
-    write_json(out / "comparison.json", comparison)
+    comparison = write_record(out, comparison, page, sides)
     say(f"{comparison['conclusion']}\nthe comparison lies in {page}")
     return comparison
 

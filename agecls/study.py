@@ -120,13 +120,15 @@ def page_of(config: AgeStudyConfig, folder: Path, cells: Sequence[Cell]) -> Stud
     """Return what the report tells beside the statistics."""
     from finetune.study.finished_runs import record_of, what_ran
     from finetune.study.report import StudyPage
+    from finetune.study.table import is_adaptive
 
     record = record_of(folder, cells[0], "report.json")
     folds = f"folds {', '.join(map(str, record['folds']))}"
     kind = "cross-validation" if config.cell == "cv" else "training"
     title = f"Losses compared: age groups, {config.model.backbone}, {record['policy']}"
     ran = [f"cell: one {kind} ({folds}, protocol {config.data.protocol})", *what_ran(config, record)]
-    return StudyPage(title, ran, published(config, record), (ABOUT, PEOPLE))
+    adaptive = is_adaptive(config.train.optimizer)
+    return StudyPage(title, ran, published(config, record), (ABOUT, PEOPLE), adaptive)
 
 
 def published(config: AgeStudyConfig, report: Mapping[str, Any]) -> dict[str, str]:

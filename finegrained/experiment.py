@@ -22,6 +22,7 @@ from finetune.errors import CrlError, UsageError
 from finetune.fit import Fitted, fit
 from finetune.heads import resolved
 from finetune.learner import spec_of
+from finetune.prediction import check_answers
 from finetune.preprocess import PreprocessSpec
 from finetune.run_folder import RunFolder, check_content
 from finetune.task import Task
@@ -109,9 +110,12 @@ def plain(config: FineConfig, folder: Path) -> FineConfig:
 
 
 def test_once(experiment: Experiment, fitted: Fitted) -> dict[str, np.ndarray]:
-    """Return {"index", "target", "probs"} of the test rows, shown as configured, computed in float32."""
+    """Return {"index", "target", "probs"} of the test rows, shown as configured, computed in float32.
+
+    Raises DivergedError where they are no numbers.
+    """
     learner, asked = fitted.learner, experiment.config.evaluate
-    return show_pictures(
+    found = show_pictures(
         learner.core,
         experiment.source,
         experiment.data.manifest.label,
@@ -123,3 +127,5 @@ def test_once(experiment: Experiment, fitted: Fitted) -> dict[str, np.ndarray]:
         batch_size=asked.batch_size,
         workers=experiment.config.run.workers,
     )
+    check_answers(found["probs"])
+    return found

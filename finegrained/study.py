@@ -121,10 +121,12 @@ def page_of(config: FineConfig, folder: Path, cells: Sequence[Cell]) -> StudyPag
     """Return what the report tells beside the statistics."""
     from finetune.study.finished_runs import record_of, what_ran
     from finetune.study.report import StudyPage
+    from finetune.study.table import is_adaptive
 
     record = record_of(folder, cells[0], "report.json")
     title = f"Losses compared: {config.head.name} on {config.model.backbone}, {record['policy']}"
-    return StudyPage(title, what_ran(config, record), published(record), (ABOUT,))
+    adaptive = is_adaptive(config.train.optimizer)
+    return StudyPage(title, what_ran(config, record), published(record), (ABOUT,), adaptive)
 
 
 def published(report: Mapping[str, Any]) -> dict[str, str]:

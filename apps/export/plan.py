@@ -84,10 +84,13 @@ def plan_exports(named: Path, config: ExportConfig) -> list[Plan]:
 
 
 def _check_folder(folder: Path) -> None:
+    from apps.export.study import check_study
+
     if folder.suffix == ".onnx":
         raise UsageError(f"{folder} is an exported model already; crl export takes the folder of a run")
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; crl export takes the folder of a finished run")
+    check_study(folder)
     if not (folder / "run.json").is_file():
         runs = sorted(str(file.parent) for file in folder.glob("*/run.json"))
         if runs and not folder.joinpath("config.yaml").exists():

@@ -13,12 +13,20 @@ import numpy as np
 from apps.config import ExportConfig
 from finetune.errors import DataError, UsageError
 from finetune.manifest import Manifest
+from finetune.run_folder import read_json
+from finetune.study.cells import CELL_FILE, study_hint
 
 if TYPE_CHECKING:
     from finegrained.config import FineDataConfig
 
 Record = Mapping[str, Any]
 MODEL_FILE = "model.safetensors"  # the weights that a run was tested with
+GENERAL = "general_run"
+NOT_EXPORTED = (
+    "cannot be exported: its networks are small ones for comparing losses. Train a model on the same "
+    "pictures as class folders with crl fine train --data.layout folders --data.root FOLDER, and export that "
+    "run"
+)
 
 
 @dataclass(frozen=True)
@@ -156,9 +164,24 @@ STUDIES: Mapping[str, type[Study]] = {"age_cv": AgeStudy, "age_fold": AgeStudy, 
 def study_of(record: Record) -> Study:
     """Return the study that a run.json is of; UsageError lists the kinds that can be exported."""
     kind = record.get("kind", "age_fold")  # runs of the first release tell none
+    if kind == GENERAL:
+        raise UsageError(f"a run of the general study {NOT_EXPORTED}")
     if kind not in STUDIES:
         raise UsageError(f"a run of kind {kind!r} cannot be exported; can be: {', '.join(STUDIES)}")
     return STUDIES[kind]()
+
+
+def check_study(folder: Path) -> None:
+    """Raise UsageError, before any work, for a run that cannot be exported and for the folder of a study.
+
+    A study's folder, or an arm's in it, is answered with the cells that can be named in its place.
+    """
+    if (folder / "run.json").is_file():
+        study_of(read_json(folder / "run.json"))
+    elif (folder / CELL_FILE).is_file() or any(folder.glob(f"cells/*/*/{CELL_FILE}")):
+        raise UsageError(f"{folder} is of the general study, whose model {NOT_EXPORTED}")
+    elif hint := study_hint(folder):
+        raise UsageError(hint)
 
 
 def cut_as_in(crop: Mapping[str, Any]) -> FineDataConfig:

@@ -280,3 +280,32 @@ def test_folders_are_compared_and_the_result_is_written(tmp_path, capsys):
         "comparison.json",
     ]
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["predictions.parquet", "run.json"]
+
+
+def test_the_folder_of_a_study_is_answered_with_its_cells(tmp_path):
+    cell = tmp_path / "study" / "cells" / "crl" / "seed-0"
+    cell.mkdir(parents=True)
+    (cell / "run.json").touch()
+    for folder in (tmp_path / "study", cell.parent):
+        with pytest.raises(DataError, match=r"whose cells are the results; name one of them:\n  .*seed-0"):
+            compare_folders([folder], [cell], CompareConfig(pictures=False))
+
+
+def test_several_seeds_do_not_take_the_place_of_one(tmp_path):
+    cells = tmp_path / "cells"
+    for arm, share, loss in (("cel", 0.5, {"name": "cel"}), ("crl", 0.9, CRL)):
+        for seed in range(2):
+            folder = cells / arm / f"seed-{seed}"
+            folder.mkdir(parents=True)
+            run = {"kind": "age_cv", **RUN, "loss": loss, "seed": seed}
+            (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+            predictions(answers(share, seed=seed)).write(folder / "predictions.parquet")
+    config = CompareConfig(resamples=50, pictures=False)
+    cel, crl = ([cells / arm / f"seed-{seed}" for seed in range(2)] for arm in ("cel", "crl"))
+    compare_folders(cel[:1], crl[:1], config)
+    found = compare_folders(cel[::-1], crl, config)
+    made = sorted(file.parent.name for file in cells.rglob("comparison.json"))
+    assert made == ["crl-seed-0-against-cel-seed-0", "crl-seed-0-against-cel-seed-0-2-seeds"]
+    assert found["folders"]["b"] == ["../seed-0", "../seed-1"]
+    with pytest.raises(UsageError, match="holds the comparison of other results"):
+        compare_folders(crl, cel, replace(config, out=str(Path(found["page"]).parent)))

@@ -298,3 +298,16 @@ def test_a_runs_own_folder_is_no_place_for_a_comparison(tmp_path):
     with pytest.raises(UsageError, match="is a run's own folder"):
         compare_folders([sides[0]], [sides[1]], CompareConfig(out=str(sides[1]), pictures=False))
     assert sorted(sides[1].iterdir()) == before
+
+
+def test_the_cells_of_a_study_are_told_apart_by_their_arms(tmp_path: Path):
+    cells = tmp_path / "study" / "cells"
+    for number, arm in enumerate(("cel", "focal", "crl")):
+        make_result(cells / arm / "seed-0", 6, answers=number, loss={"name": arm})
+    config = CompareConfig(resamples=50, pictures=False)
+    for arm in ("cel", "focal"):
+        compare_folders([cells / arm / "seed-0"], [cells / "crl" / "seed-0"], config)
+    made = sorted(file.parent.name for file in (cells / "crl").rglob("comparison.json"))
+    assert made == ["crl-seed-0-against-cel-seed-0", "crl-seed-0-against-focal-seed-0"]
+    with pytest.raises(DataError, match=r"whose cells are the results; name one of them:\n  .*cel.seed-0"):
+        compare_folders([tmp_path / "study"], [cells / "crl" / "seed-0"], config)

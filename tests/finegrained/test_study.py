@@ -15,7 +15,7 @@ from finegrained import study
 from finegrained.config import FineConfig, FineStudyConfig
 from finegrained.results import FineResult
 from finetune.config import HeadConfig, LossConfig
-from finetune.errors import DataError, InterruptedRunError, UsageError
+from finetune.errors import DataError, DivergedError, InterruptedRunError, UsageError
 from finetune.folder_lock import FolderLock
 from finetune.run_folder import read_json_lines
 from tests.finegrained.tiny_birds import birds, fine, tiny
@@ -171,10 +171,20 @@ def test_the_matched_control_learns_at_its_partners_rate(birds_folder, tmp_path)
     rate = json.loads((cells / "cel-lr-mean-crl" / "seed-0" / "run.json").read_text())["train"]["lr"]
     assert rate == pytest.approx(factor * config.train.lr)
     assert found["arms"][3]["lr_factor"] == pytest.approx(factor)
+    assert found["arms"][1]["gradient_ratio"] == pytest.approx(row["train_push"] / row["train_q"])
     row["train_gradient_factor"] = 1.5
     (cells / "crl" / "seed-0" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=r"it should be 1\.5 times, as crl with this seed now says: remove"):
+    with pytest.raises(DataError, match=r"it should be 1\.5 times, as crl with this seed now says.*remove"):
         study.study_losses(again(config))
+
+
+def test_cells_that_diverge_do_not_end_the_study_at_the_first(birds_folder, tmp_path, capsys):
+    config = tiny_study(birds_folder, tmp_path / "study", seeds=1)
+    with pytest.raises(DivergedError, match="every cell diverged"):
+        study.study_losses(replace(config, train=replace(config.train, lr=1e30)))
+    told = capsys.readouterr().out
+    assert "cell 1 of 2: cel, seed 0 diverged and stays unfinished" in told
+    assert "cell 2 of 2: crl, seed 0 diverged and stays unfinished" in told
 
 
 def test_a_margin_head_is_an_arm(birds_folder, tmp_path):

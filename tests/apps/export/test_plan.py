@@ -104,6 +104,32 @@ def test_a_folder_without_models_is_refused(tmp_path: Path):
         plan(tmp_path)
 
 
+def test_a_general_run_is_answered_with_the_way_to_a_model_that_is_exported(single: Path, tmp_path: Path):
+    (single / "run.json").write_text(json.dumps({"kind": "general_run"}))
+    with pytest.raises(UsageError, match=r"cannot be exported(.|\n)*crl fine train --data.layout folders"):
+        plan(single)
+    cell = tmp_path / "digits" / "cells" / "crl" / "seed-0"
+    cell.mkdir(parents=True)
+    (cell / "cell.json").touch()
+    for folder in (cell, tmp_path / "digits"):
+        with pytest.raises(UsageError, match=r"of the general study(.|\n)*crl fine train"):
+            plan(folder)
+
+
+def test_a_study_is_answered_with_its_cells(tmp_path: Path):
+    study = tmp_path / "losses"
+    cell = study / "cells" / "crl" / "seed-0"
+    cell.mkdir(parents=True)
+    (study / "config.yaml").touch()
+    (study / "report.json").touch()
+    with pytest.raises(UsageError, match="none of whose cells here is finished"):
+        plan(study)
+    (cell / "run.json").write_text("{}")
+    for folder in (study, study / "cells", cell.parent):
+        with pytest.raises(UsageError, match=r"whose cells are the results; name one of them:\n  .*seed-0"):
+            plan(folder)
+
+
 def test_what_is_no_run_is_told_apart(tmp_path: Path):
     for name, words in (("x.onnx", "exported model already"), ("nowhere", "there is no folder")):
         with pytest.raises(UsageError, match=words):
