@@ -2,12 +2,14 @@
 
 Resident pipeline against a loader: the same network, batch, loss and optimiser, trained once from pictures
 that lie on the device as uint8, and once through torch's DataLoader as the usual script does it (a picture,
-torchvision's ToTensor and Normalize, collated), with the better of no and two worker processes.
+torchvision's ToTensor and Normalize, collated), with the better of no and two worker processes. That loop is
+in float32, as the usual script is; the study's number format is --precision.
 
 Together against one by one: sixteen models (four losses, four seeds) as a study trains them, against sixteen
 trainings one after another.
 
-Usage: python benchmarks/bench_study.py [--images 4096] [--rounds 3] [--device auto] [--networks mlp ...]
+Usage: python benchmarks/bench_study.py [--images 4096] [--rounds 3] [--device auto]
+           [--precision float32] [--networks mlp ...]
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ def training(
 ) -> Training:
     """Return a training of these cells as a study begins it."""
     networks = [build(name, seed) for _, seed in cells]
-    together = computes_side_by_side(networks[0], precision.device)
+    together = computes_side_by_side(networks[0], precision.device, len(networks))
     stack = ModelStack(
         networks, precision, side_by_side=together, compiled=together and precision.device.type == "cuda"
     )
@@ -129,9 +131,8 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(name: str, count: int, rounds: int, device: str) -> list[str]:
+def measure(name: str, count: int, rounds: int, precision: Precision) -> list[str]:
     """Return the table's cells for one network: interleaved rounds, medians."""
-    precision = choose_precision(device, "float32")
     place = precision.device
     side, channels = SHAPES[name]
     generator = np.random.default_rng(0)
@@ -170,9 +171,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--networks", nargs="+", choices=SHAPES, default=list(SHAPES))
     options = parser.parse_args()
-    print(choose_precision(options.device, "float32").describe())
+    precision = choose_precision(options.device, options.precision)
+    print(precision.describe())
     print(f"{options.images} pictures, batch {BATCH}, medians of {options.rounds} rounds\n")
     header = [
         "network",
@@ -183,7 +186,7 @@ def main() -> None:
     ]
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for name in options.networks:
-        row = measure(name, options.images, options.rounds, options.device)
+        row = measure(name, options.images, options.rounds, precision)
         print("| " + " | ".join([name, *row]) + " |", flush=True)
 
 

@@ -62,7 +62,7 @@ class CellTrainer:
         self.test_images = ResidentImages(data.test, device, self.scaling, self.dtype)
         first = self.build(0)
         self.parameters = count_parameters(first)
-        self.side_by_side = computes_side_by_side(first, device)
+        self.side_by_side = computes_side_by_side(first, device, MOST_TOGETHER)
         say(self.describe())
         if config.train.batch_size > len(data.train.target):
             say(
@@ -162,10 +162,11 @@ class CellTrainer:
 
     def begin(self, plans: Sequence[CellPlan]) -> Training:
         """Return the training of these cells before its first step."""
+        networks = [self.build(plan.seed) for plan in plans]
         stack = ModelStack(
-            [self.build(plan.seed) for plan in plans],
+            networks,
             self.precision,
-            side_by_side=self.side_by_side,
+            side_by_side=computes_side_by_side(networks[0], self.precision.device, len(networks)),
             dtype=self.dtype,
             compiled=self._compiles(),
         )
@@ -277,15 +278,17 @@ def resolve_network(config: GeneralConfig, data: GeneralData) -> str:
     return suitable_network(data.name, data.train.images.shape[1])
 
 
-def computes_side_by_side(network: Network, device: torch.device) -> bool:
-    """Tell whether many such networks are faster as one batched model than one by one.
+def computes_side_by_side(network: Network, device: torch.device, count: int) -> bool:
+    """Tell whether `count` such networks are faster as one batched model than one by one.
 
-    A GPU is: its kernels are too large for one small network. On a processor only plain matrices are; grouped
-    convolutions took 1.3 to 3 times as long there as the same ones apart.
+    On a GPU they are: its kernels are too large for one small network. On a processor only several of plain
+    matrices are; grouped convolutions took 1.3 to 3 times as long there as the same ones apart.
     """
     if device.type == "cuda":
         return True
-    return device.type == "cpu" and not any(isinstance(p, torch.nn.Conv2d) for p in network.modules())
+    if device.type != "cpu" or count == 1:
+        return False
+    return not any(isinstance(part, torch.nn.Conv2d) for part in network.modules())
 
 
 def test_scores(logits: np.ndarray, target: np.ndarray) -> dict[str, float | None]:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.errors import UsageError
+from finetune.seeding import derive_seed, numpy_generator
+
+LEVELS = 2**16  # a mask's random numbers are of 16 bits: exact enough, and quick to draw
 
 
 class Dropout(nn.Module):
     """Drop entries with probability p while training: y = x keep / (1 - p).
 
-    `keep` is a buffer (not saved) that the study's engine replaces at every step with a mask of 0 and 1 of
-    the input's shape; while it is empty, torch's own generator draws one. `shape` is the last input's shape
+    `keep` is a buffer (not saved) that the study's engine replaces at every step with a mask, bool, of the
+    input's shape; while it is empty, torch's own generator draws one. `shape` is the last input's shape
     without the batch.
 
     Args:
         p: probability of dropping an entry, in [0, 1).
 
     >>> dropout = Dropout(0.5)
-    >>> dropout.keep = torch.tensor([[1.0, 0.0]])
+    >>> dropout.keep = torch.tensor([[True, False]])
     >>> dropout(torch.ones(1, 2))
     tensor([[2., 0.]])
     """
@@ -42,8 +49,56 @@ class Dropout(nn.Module):
             return x
         if self.keep.numel() == 0:
             return F.dropout(x, self.p)
-        return x * (self.keep / (1 - self.p))
+        return x * self.keep.to(x.dtype) / (1 - self.p)  # a product with bool itself is far slower
 
     def extra_repr(self) -> str:
         """Return the probability for `repr`."""
         return f"p={self.p}"
+
+
+def draw_masks(
+    dropouts: Mapping[str, tuple[float, tuple[int, ...]]],
+    seeds: Sequence[int],
+    counters: Sequence[int],
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Return {name: mask, bool (S, B, *shape)}: every seed's own, a function of it and the counters.
+
+    Args:
+        dropouts: {name: (p, shape of the input without the batch)}; p is rounded to 16 bits.
+        seeds: S of them.
+        counters: of the step, (epoch, step).
+        batch_size: B.
+        device: where the masks are wanted, which decides who draws them: a GPU draws others than a processor.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in dropouts}
+    for seed in seeds if dropouts else ():
+        draw = _drawer(device, seed, counters)
+        for name, (p, shape) in dropouts.items():
+            # Maps lie in memory pixel by pixel, as the pictures do.
+            apart = len(shape) == 3
+            laid = (batch_size, *shape[1:], shape[0]) if apart else (batch_size, *shape)
+            mask = draw(laid, round(p * LEVELS))
+            found[name].append(mask.movedim(-1, 1) if apart else mask)
+    return {name: torch.stack(masks) if len(masks) > 1 else masks[0][None] for name, masks in found.items()}
+
+
+def _drawer(
+    device: torch.device, seed: int, counters: Sequence[int]
+) -> Callable[[tuple[int, ...], int], Tensor]:
+    """Return what draws a mask of a shape: False with `level` in `LEVELS` chances."""
+    if device.type == "cpu":
+        numbers = numpy_generator(seed, "dropout", *counters)  # more than twice as fast there as torch's
+
+        def draw_there(shape: tuple[int, ...], level: int) -> Tensor:
+            drawn = np.frombuffer(numbers.bytes(2 * math.prod(shape)), dtype="<u2")
+            return torch.from_numpy(drawn >= level).view(shape)
+
+        return draw_there
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "dropout", *counters))
+
+    def draw(shape: tuple[int, ...], level: int) -> Tensor:
+        return torch.randint(0, LEVELS, shape, generator=generator, device=device) >= level
+
+    return draw

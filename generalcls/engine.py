@@ -16,9 +16,9 @@ from finetune.checkpoint import load_checkpoint, save_checkpoint
 from finetune.console import say
 from finetune.errors import CrlError, ResourceError
 from finetune.interrupts import HANGUP, StopRequest
-from finetune.seeding import derive_seed
 from finetune.strict_json import to_plain
 from generalcls.config import GeneralTrainConfig
+from generalcls.dropout import draw_masks
 from generalcls.objectives import StackObjective
 from generalcls.resident import Batches, ResidentImages
 from generalcls.stack import ModelStack
@@ -70,7 +70,6 @@ class Training:
         probe = torch.zeros(shape, dtype=self.train.dtype)
         self.dropouts = self.stack.dropout_shapes(probe)
         self._index = torch.tensor(self.rows, device=self.train.device)
-        self._generators = [torch.Generator(self.train.device) for _ in self.seeds]
 
     @property
     def total_steps(self) -> int:
@@ -207,21 +206,7 @@ class Training:
 
     def _masks(self, batch_size: int) -> dict[str, Tensor]:
         """Return dropout's masks, a function of (seed, epoch, step): one per seed, shared by its models."""
-        if not self.dropouts:
-            return {}
-        for seed, generator in zip(self.seeds, self._generators, strict=True):
-            generator.manual_seed(derive_seed(seed, "dropout", self.epoch, self.step))
-        return {
-            name: torch.stack(
-                [
-                    torch.rand((batch_size, *shape), generator=generator, device=generator.device)
-                    for generator in self._generators
-                ]
-            )
-            .ge(p)
-            .to(self.train.dtype)
-            for name, (p, shape) in self.dropouts.items()
-        }
+        return draw_masks(self.dropouts, self.seeds, (self.epoch, self.step), batch_size, self.train.device)
 
     def _close_epoch(self) -> None:
         last = self.epoch + 1 == self.config.epochs

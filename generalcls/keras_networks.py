@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from generalcls.dropout import Dropout
 
 MLP_WIDTH = 512  # chosen here: Table IV of the CRL paper does not tell its perceptron's size
+
+
+class Dense(nn.Linear):
+    """A linear layer that multiplies weight by inputs: many side by side need no copy of their gradients.
+
+    Of W x the gradient in W lies in memory as W does; of x W^T it is transposed, and putting it into place
+    took a fifth of a step of sixteen perceptrons.
+
+    >>> import torch
+    >>> layer, x = Dense(3, 2), torch.ones(4, 3)
+    >>> torch.allclose(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, D_out) for (B, D_in)."""
+        return (self.weight @ x.mT).mT.contiguous() + self.bias
 
 
 def build_logistic(channels: int, image_size: int) -> tuple[nn.Module, int]:
@@ -33,7 +50,7 @@ def build_mlp(channels: int, image_size: int) -> tuple[nn.Module, int]:
         image_size: side in pixels.
     """
     pixels = channels * image_size * image_size
-    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, MLP_WIDTH), nn.ReLU()), MLP_WIDTH
+    return nn.Sequential(nn.Flatten(), Dense(pixels, MLP_WIDTH), nn.ReLU()), MLP_WIDTH
 
 
 def build_mnist_cnn(channels: int, image_size: int) -> tuple[nn.Module, int]:
@@ -57,7 +74,7 @@ def build_mnist_cnn(channels: int, image_size: int) -> tuple[nn.Module, int]:
         nn.MaxPool2d(2),
         Dropout(0.25),
         nn.Flatten(),
-        nn.Linear(64 * side * side, 128),
+        Dense(64 * side * side, 128),
         nn.ReLU(),
         Dropout(0.5),
     )
@@ -82,7 +99,7 @@ def build_cifar_cnn(channels: int, image_size: int) -> tuple[nn.Module, int]:
         *_two_convolutions(channels, 32),
         *_two_convolutions(32, 64),
         nn.Flatten(),
-        nn.Linear(64 * side * side, 512),
+        Dense(64 * side * side, 512),
         nn.ReLU(),
         Dropout(0.5),
     )

@@ -92,7 +92,7 @@ class ModelStack:
         Args:
             images: (S, B, C, H, W), one batch per seed.
             rows: for each model the seed's position, length M.
-            masks: dropout's 0/1 masks by module name, (S, B, *shape).
+            masks: dropout's masks by module name, bool (S, B, *shape).
             objective: what each model minimises.
 
         Returns:

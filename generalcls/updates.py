@@ -51,12 +51,14 @@ def build_optimizer(
             }
             groups += [group] if names else []
     lr = config.lr
+    # Fused: one pass over memory, where the plain ones make a tensor as large as the weights at every step.
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=nesterov, fused=True)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
     if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=lr)
+        return torch.optim.Adam(groups, lr=lr, fused=True)
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, alpha=0.9, eps=1e-7)
     if config.optimizer == "adadelta":

@@ -112,9 +112,10 @@ def test_numbers_and_ways():
     half = GeneralConfig(run=GeneralRunConfig(precision="bfloat16"), device="cpu")
     assert choose_numbers(half)[0].dtype == torch.bfloat16
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert computes_side_by_side(network("mlp", 0), cpu)
-    assert not computes_side_by_side(network("mnist_cnn", 0), cpu)
-    assert computes_side_by_side(network("mnist_cnn", 0), cuda)
+    assert computes_side_by_side(network("mlp", 0), cpu, 2)
+    assert not computes_side_by_side(network("mlp", 0), cpu, 1)
+    assert not computes_side_by_side(network("mnist_cnn", 0), cpu, 2)
+    assert computes_side_by_side(network("mnist_cnn", 0), cuda, 1)
 
 
 def test_half_precision_trains_and_answers_in_single(tmp_path):

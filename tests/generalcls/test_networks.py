@@ -157,7 +157,7 @@ def _fixed_masks(network: nn.Module, images: Tensor) -> None:
     for part in network.modules():
         if isinstance(part, Dropout) and part.p:
             shape = (len(images), *part.shape)
-            part.keep = (torch.rand(shape, generator=generator) > part.p).to(images.dtype)
+            part.keep = torch.rand(shape, generator=generator) > part.p
     network.train()
 
 
