@@ -257,15 +257,20 @@ def choose_numbers(config: GeneralConfig) -> tuple[Precision, torch.dtype]:
     """Return where and how finely to compute, and the weights' number format (float64 only when asked for).
 
     "auto" is float32 on a processor: these networks are small, and rounding is no part of the question.
+    Apple's GPUs have no float64, which a study adds up in: where one would be chosen the processor is.
     """
-    asked = config.run.precision
+    asked, device = config.run.precision, config.device
+    chosen = choose_precision(device, "float32")
+    if chosen.device.type == "mps":
+        if device != "auto":
+            raise UsageError("a general study adds up in float64, which mps does not have: give --device cpu")
+        device, chosen = "cpu", choose_precision("cpu", "float32")
+    chosen = replace(chosen, asked=config.device)
     if asked == "float64":
-        return replace(choose_precision(config.device, "float32"), reason="weights as asked"), torch.float64
-    precision = choose_precision(config.device, asked)
-    if asked == "auto" and precision.device.type != "cuda":
-        precision = replace(
-            choose_precision(config.device, "float32"), reason="a study's default on this device"
-        )
+        return replace(chosen, reason="weights as asked"), torch.float64
+    if asked == "auto" and chosen.device.type != "cuda":
+        return replace(chosen, reason="a study's default on this device"), torch.float32
+    precision = replace(choose_precision(device, asked), asked=config.device)
     if precision.use_scaler:
         raise UsageError("this GPU does not multiply bfloat16: give --run.precision float32")
     return precision, torch.float32

@@ -86,7 +86,9 @@ def stop_by(number: signal.Signals, faces: Path, folder: Path) -> str:
     return told.splitlines()[-1].strip()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)]
+)
 def test_a_signal_saves_and_the_printed_line_resumes_to_the_same_result(
     number: signal.Signals, faces: Path, unbroken: Path, tmp_path: Path
 ):

@@ -81,7 +81,7 @@ def run(root: Path, folder: Path, config: FitConfig = CONFIG, *, world: World | 
         return fit(build_task(root, config), config, opened, world)
 
 
-def run_to_hash(root: Path, folder: Path) -> None:
+def run_to_hash(root: Path, folder: Path, epochs: int) -> None:
     """Train in a process of its own and leave the final weights' hash in `folder`/hash."""
     import multiprocessing
 
@@ -90,5 +90,5 @@ def run_to_hash(root: Path, folder: Path) -> None:
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     quiet()
-    fitted = run(root, folder)
+    fitted = run(root, folder, configured(epochs=epochs))
     (folder / "hash").write_text(weights_hash(fitted.model.state_dict()))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from finetune.errors import DataError
+from finetune.errors import DataError, UsageError
 from finetune.folder_lock import FolderLock
 from finetune.study.arms import Arm
 from finetune.study.cells import CellPlan, cell_folder, read_cell
@@ -111,11 +111,21 @@ def test_numbers_and_ways():
     assert choose_numbers(double)[1] == torch.float64
     half = GeneralConfig(run=GeneralRunConfig(precision="bfloat16"), device="cpu")
     assert choose_numbers(half)[0].dtype == torch.bfloat16
+    assert choose_numbers(half)[0].asked == "cpu"
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert computes_side_by_side(network("mlp", 0), cpu, 2)
     assert not computes_side_by_side(network("mlp", 0), cpu, 1)
     assert not computes_side_by_side(network("mnist_cnn", 0), cpu, 2)
     assert computes_side_by_side(network("mnist_cnn", 0), cuda, 1)
+
+
+def test_apples_gpus_are_left_to_others(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for precision in ("auto", "float32", "float64"):
+        found, _ = choose_numbers(GeneralConfig(run=GeneralRunConfig(precision=precision)))
+        assert (found.device.type, found.asked, found.dtype) == ("cpu", "auto", torch.float32)
+    with pytest.raises(UsageError, match="--device cpu"):
+        choose_numbers(GeneralConfig(device="mps"))
 
 
 def test_half_precision_trains_and_answers_in_single(tmp_path):

@@ -60,7 +60,7 @@ NETS = [
     ("test_resnet", 64),
     pytest.param("vgg11", 64, marks=pytest.mark.exhaustive),
     pytest.param("swin_tiny_patch4_window7_224", 64, marks=pytest.mark.exhaustive),
-    pytest.param("test_vit", 64, marks=pytest.mark.slow),
+    pytest.param("test_vit", 64, marks=pytest.mark.exhaustive),
 ]
 # Transforms beyond what a runtime must offer, and sums that ONNX Runtime's threads spoil.
 NEVER = {"DFT", "STFT", "ScatterND"}
