@@ -387,7 +387,9 @@ def test_passwords_keepsakes_and_sigterm(model, tmp_path):
 FORM = {"Content_Type": "application/x-www-form-urlencoded"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.exhaustive)]
+)
 def test_the_end_is_quick_and_leaves_nothing_whatever_is_under_way(model, tmp_path, number):
     with live_demo(tmp_path, [model]) as demo:
         path = demo.upload([("._IMG.png", picture(1))]).json[0]
@@ -419,7 +421,7 @@ def test_an_unknown_answer_is_said_and_leaves_no_trace(demo):
     assert demo.said == before
 
 
-@pytest.mark.parametrize("host", ["::1", "[::1]"])
+@pytest.mark.parametrize("host", ["::1", pytest.param("[::1]", marks=pytest.mark.exhaustive)])
 def test_the_new_kind_of_address_and_a_wrong_certificate_file(model, tmp_path, host):
     if not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")

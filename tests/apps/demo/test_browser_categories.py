@@ -128,7 +128,9 @@ def test_an_example_knows_its_class_and_the_file_has_the_models_names(birds: Liv
         assert "put into the order of ce, by their names" in visit.shown(".crl-facts").inner_text()
 
 
-@pytest.mark.parametrize("look", [(*DESK, "light"), (*PHONE, "light")])
+@pytest.mark.parametrize(
+    "look", [(*DESK, "light"), pytest.param((*PHONE, "light"), marks=pytest.mark.exhaustive)]
+)
 def test_long_names_are_wrapped_not_cut(cars: LiveDemo, browser: Any, look, file: Path):
     with opened(browser, cars, *look) as visit:
         visit.choose(file)

@@ -131,7 +131,9 @@ def test_sliders_redraw_the_curves(demo, config):
     assert event["queue"] is False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)]
+)
 def test_it_stops_when_told_and_leaves_nothing(tmp_path, files, number):
     with live_demo(tmp_path, files[:1]) as demo:
         demo.upload([("a.png", picture(1))])

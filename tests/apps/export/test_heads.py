@@ -43,19 +43,9 @@ WITH_MAPS = ("DCL", *MARGIN_OF_A_LAYER)
 WITHOUT_GRID_MEAN = {("DCL", "test_vit")} | {
     (case, backbone) for case in MARGIN_OF_A_LAYER for backbone in ("test_vit", "vgg11")
 }
-SLOW_CASES = ("DFL, two scales", "DCL of the last release")
-RARE_CASES = ("L-Softmax", "CosFace", "ArcFace")  # the operators of A-Softmax or fewer
-SHOWN = [
-    pytest.param(
-        case,
-        marks=pytest.mark.slow
-        if case in SLOW_CASES
-        else pytest.mark.exhaustive
-        if case in RARE_CASES
-        else (),
-    )
-    for case in CASES
-]
+# The operators of A-Softmax, DFL and DCL, or fewer.
+RARE_CASES = ("L-Softmax", "CosFace", "ArcFace", "DFL, two scales", "DCL of the last release")
+SHOWN = [pytest.param(case, marks=pytest.mark.exhaustive if case in RARE_CASES else ()) for case in CASES]
 NETS = [
     ("test_resnet", 64),
     pytest.param("vgg11", 64, marks=pytest.mark.exhaustive),

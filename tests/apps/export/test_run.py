@@ -255,7 +255,7 @@ NETS = [
     ("resnet18", 64),
     ("mobilenetv3_small_050", 64),
     ("convnext_atto", 64),
-    pytest.param("vit_tiny_patch16_224", 64, marks=pytest.mark.slow),
+    pytest.param("vit_tiny_patch16_224", 64, marks=pytest.mark.exhaustive),
     pytest.param("swin_tiny_patch4_window7_224", 56, marks=pytest.mark.exhaustive),
 ]
 
