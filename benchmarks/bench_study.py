@@ -28,7 +28,6 @@ from torchvision import transforms
 
 from finetune.precision import Precision, choose_precision
 from finetune.study.arms import Arm, build_arms
-from generalcls.cells import computes_side_by_side
 from generalcls.config import GeneralTrainConfig
 from generalcls.engine import Training
 from generalcls.image_set import ImageSet
@@ -37,6 +36,7 @@ from generalcls.objectives import StackObjective
 from generalcls.resident import ResidentImages, Scaling
 from generalcls.stack import ModelStack
 from generalcls.updates import Member
+from generalcls.ways import computes_side_by_side, study_device
 
 SHAPES = {"logistic": (28, 1), "mlp": (28, 1), "mnist_cnn": (28, 1), "cifar_cnn": (32, 3)}
 BATCH, CLASSES = 128, 10
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--networks", nargs="+", choices=SHAPES, default=list(SHAPES))
     options = parser.parse_args()
-    precision = choose_precision(options.device, options.precision)
+    precision = choose_precision(study_device(options.device), options.precision)
     print(precision.describe())
     print(f"{options.images} pictures, batch {BATCH}, medians of {options.rounds} rounds\n")
     header = [

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from finetune.console import progress, say
 from finetune.errors import DataError, UsageError, listing
 from finetune.folder_lock import FolderLock
 from finetune.metrics import macro_f1, top_k_accuracy
-from finetune.precision import Precision, choose_precision
 from finetune.seeding import derive_seed
 from finetune.strict_json import to_plain
 from finetune.study.cells import Cell, CellPlan, read_cell, write_cell
@@ -33,12 +31,11 @@ from generalcls.objectives import StackObjective, has_plain_logits
 from generalcls.resident import ResidentImages, Scaling
 from generalcls.stack import ModelStack
 from generalcls.updates import Member
+from generalcls.ways import choose_numbers, computes_side_by_side, models_together
 
 PREDICTIONS = "predictions.npz"
 IN_TRAINING = "in_training"
 TOP = 5
-WEIGHTS_TOGETHER = 2e8  # weights of all models that train together, where --run.together leaves it open
-MOST_TOGETHER = 64
 SAY_EVERY = 60.0  # seconds
 
 
@@ -49,9 +46,10 @@ class CellTrainer:
         config: the study's.
         data: what it is about.
         folder: the study's folder, for checkpoints of what is in training.
+        together: models that train at once; 0 is what the configuration says.
     """
 
-    def __init__(self, config: GeneralConfig, data: GeneralData, folder: Path) -> None:
+    def __init__(self, config: GeneralConfig, data: GeneralData, folder: Path, together: int = 0) -> None:
         self.config, self.data, self.folder = config, data, folder
         self.precision, self.dtype = choose_numbers(config)
         self.network_name = resolve_network(config, data)
@@ -62,8 +60,11 @@ class CellTrainer:
         self.test_images = ResidentImages(data.test, device, self.scaling, self.dtype)
         first = self.build(0)
         self.parameters = count_parameters(first)
-        self.side_by_side = computes_side_by_side(first, device, MOST_TOGETHER)
+        self.together = together or config.run.together or models_together(first, device)
+        self.side_by_side = computes_side_by_side(first, device, self.together)
         say(self.describe())
+        if config.run.compile == "on" and not self.side_by_side:
+            say("notice: run.compile on is for models side by side; these train one after another without it")
         if config.train.batch_size > len(data.train.target):
             say(
                 f"notice: train.batch_size {config.train.batch_size} is more than the "
@@ -126,7 +127,7 @@ class CellTrainer:
 
     def train(self, plans: Sequence[CellPlan]) -> None:
         """Train these cells, as many together as pays, leaving out those that another process holds."""
-        size = self.config.run.together or self.models_together()
+        size = self.together
         for start in range(0, len(plans), size):
             with ExitStack() as held:
                 chunk = list(_locked(plans[start : start + size], held))
@@ -134,12 +135,6 @@ class CellTrainer:
                 if chunk:
                     told = f"cells {start + 1} to {start + len(chunk)} of {len(plans)}"
                     self.train_chunk(chunk, told)
-
-    def models_together(self) -> int:
-        """Return how many models train together where nobody asked for a number."""
-        if not self.side_by_side:
-            return 1
-        return int(max(1, min(MOST_TOGETHER, WEIGHTS_TOGETHER // self.parameters)))
 
     def train_chunk(self, plans: Sequence[CellPlan], told: str) -> Training:
         """Train and test these cells together, keep each, and return the training."""
@@ -253,47 +248,11 @@ class Diary:
         say(f"{self.told}: epoch {training.epoch} of {training.config.epochs}, about {time_text(left)} left")
 
 
-def choose_numbers(config: GeneralConfig) -> tuple[Precision, torch.dtype]:
-    """Return where and how finely to compute, and the weights' number format (float64 only when asked for).
-
-    "auto" is float32 on a processor: these networks are small, and rounding is no part of the question.
-    Apple's GPUs have no float64, which a study adds up in: where one would be chosen the processor is.
-    """
-    asked, device = config.run.precision, config.device
-    chosen = choose_precision(device, "float32")
-    if chosen.device.type == "mps":
-        if device != "auto":
-            raise UsageError("a general study adds up in float64, which mps does not have: give --device cpu")
-        device, chosen = "cpu", choose_precision("cpu", "float32")
-    chosen = replace(chosen, asked=config.device)
-    if asked == "float64":
-        return replace(chosen, reason="weights as asked"), torch.float64
-    if asked == "auto" and chosen.device.type != "cuda":
-        return replace(chosen, reason="a study's default on this device"), torch.float32
-    precision = replace(choose_precision(device, asked), asked=config.device)
-    if precision.use_scaler:
-        raise UsageError("this GPU does not multiply bfloat16: give --run.precision float32")
-    return precision, torch.float32
-
-
 def resolve_network(config: GeneralConfig, data: GeneralData) -> str:
     """Return the network's name, chosen by the data set where it says auto."""
     if config.network.name != "auto":
         return config.network.name
     return suitable_network(data.name, data.train.images.shape[1])
-
-
-def computes_side_by_side(network: Network, device: torch.device, count: int) -> bool:
-    """Tell whether `count` such networks are faster as one batched model than one by one.
-
-    On a GPU they are: its kernels are too large for one small network. On a processor only several of plain
-    matrices are; grouped convolutions took 1.3 to 3 times as long there as the same ones apart.
-    """
-    if device.type == "cuda":
-        return True
-    if device.type != "cpu" or count == 1:
-        return False
-    return not any(isinstance(part, torch.nn.Conv2d) for part in network.modules())
 
 
 def test_scores(logits: np.ndarray, target: np.ndarray) -> dict[str, float | None]:

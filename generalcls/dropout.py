@@ -49,7 +49,7 @@ class Dropout(nn.Module):
             return x
         if self.keep.numel() == 0:
             return F.dropout(x, self.p)
-        return x * self.keep.to(x.dtype) / (1 - self.p)  # a product with bool itself is far slower
+        return x * self.keep.to(x.dtype) / (1 - self.p)  # a product with bool is slower backwards
 
     def extra_repr(self) -> str:
         """Return the probability for `repr`."""
@@ -99,6 +99,6 @@ def _drawer(
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "dropout", *counters))
 
     def draw(shape: tuple[int, ...], level: int) -> Tensor:
-        return torch.randint(0, LEVELS, shape, generator=generator, device=device) >= level
+        return torch.randint(0, LEVELS, shape, generator=generator, device=device, dtype=torch.int32) >= level
 
     return draw

@@ -12,8 +12,7 @@ MLP_WIDTH = 512  # chosen here: Table IV of the CRL paper does not tell its perc
 class Dense(nn.Linear):
     """A linear layer that multiplies weight by inputs: many side by side need no copy of their gradients.
 
-    Of W x the gradient in W lies in memory as W does; of x W^T it is transposed, and putting it into place
-    took a fifth of a step of sixteen perceptrons.
+    Of W x the gradient in W lies in memory as W does; of x W^T it is transposed and must be put into place.
 
     >>> import torch
     >>> layer, x = Dense(3, 2), torch.ones(4, 3)
@@ -21,9 +20,13 @@ class Dense(nn.Linear):
     True
     """
 
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__(dim_in, dim_out)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, D_out) for (B, D_in)."""
-        return (self.weight @ x.mT).mT.contiguous() + self.bias
+        product = (self.weight @ x.mT).mT.contiguous()
+        return product + self.bias.to(product.dtype)
 
 
 def build_logistic(channels: int, image_size: int) -> tuple[nn.Module, int]:

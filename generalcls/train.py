@@ -47,7 +47,7 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     data = read_general_data(config.data, cache=config.run.cache)
     for note in data.notes:
         say(note)
-    trainer = CellTrainer(config, data, folder)
+    trainer = CellTrainer(config, data, folder, together=1)
     plan = CellPlan(arm, config.seed, 1.0, folder)
     if is_finished(trainer, plan):
         say(f"the run in {folder} is finished: nothing is trained again")

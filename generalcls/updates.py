@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from finetune.errors import UsageError
 from finetune.optim import learning_rate_factor
@@ -77,8 +78,18 @@ def equal_runs(values: Sequence[float]) -> list[tuple[int, int]]:
 
 
 def hand_over_gradients(optimizer: torch.optim.Optimizer, stack: ModelStack) -> None:
-    """Give every slice that the optimiser holds its slice of the gradient; nothing is copied."""
+    """Give every slice that the optimiser holds its slice of the gradient; nothing is copied.
+
+    Both must lie in memory alike: a processor's fused optimisers read them as plain rows of numbers.
+    """
     for group in optimizer.param_groups:
         first, last = group["models"]
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            parameter.grad = stack.gradient(name)[first:last]
+            gradient = stack.gradient(name)[first:last]
+            assert _strides(gradient) == _strides(parameter), f"{name}'s gradient lies otherwise in memory"
+            parameter.grad = gradient
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    """Return the strides of the dimensions along which there is more than one number."""
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError
 from finetune.folder_lock import FolderLock
 from finetune.study.arms import Arm
 from finetune.study.cells import CellPlan, cell_folder, read_cell
 from generalcls import cells
-from generalcls.cells import CellTrainer, choose_numbers, computes_side_by_side, test_scores
+from generalcls.cells import CellTrainer, test_scores
 from generalcls.config import (
     GeneralConfig,
     GeneralDataConfig,
@@ -22,7 +22,7 @@ from generalcls.config import (
 )
 from generalcls.data import read_general_data
 from generalcls.resident import Scaling
-from tests.generalcls.small_study import arms, network
+from tests.generalcls.small_study import arms
 
 DATA = GeneralDataConfig(train_fraction=0.1, test_fraction=0.2)
 
@@ -104,28 +104,15 @@ def test_scores_of_few_classes_have_no_top5():
 test_scores.__test__ = False
 
 
-def test_numbers_and_ways():
-    asked = GeneralConfig(device="cpu")
-    assert choose_numbers(asked)[0].dtype == torch.float32
-    double = GeneralConfig(run=GeneralRunConfig(precision="float64"), device="cpu")
-    assert choose_numbers(double)[1] == torch.float64
-    half = GeneralConfig(run=GeneralRunConfig(precision="bfloat16"), device="cpu")
-    assert choose_numbers(half)[0].dtype == torch.bfloat16
-    assert choose_numbers(half)[0].asked == "cpu"
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert computes_side_by_side(network("mlp", 0), cpu, 2)
-    assert not computes_side_by_side(network("mlp", 0), cpu, 1)
-    assert not computes_side_by_side(network("mnist_cnn", 0), cpu, 2)
-    assert computes_side_by_side(network("mnist_cnn", 0), cuda, 1)
-
-
-def test_apples_gpus_are_left_to_others(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    for precision in ("auto", "float32", "float64"):
-        found, _ = choose_numbers(GeneralConfig(run=GeneralRunConfig(precision=precision)))
-        assert (found.device.type, found.asked, found.dtype) == ("cpu", "auto", torch.float32)
-    with pytest.raises(UsageError, match="--device cpu"):
-        choose_numbers(GeneralConfig(device="mps"))
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [({}, "side by side"), ({"together": 1}, "one after another"), ({"together": 3}, "side by side")],
+)
+def test_it_says_how_models_train(tmp_path, capsys: pytest.CaptureFixture[str], run: dict, told: str):
+    trainer(tmp_path, compile="on", **run)
+    said = capsys.readouterr()
+    assert f"models train {told}" in said.out + said.err
+    assert ("without it" in said.out + said.err) == (told == "one after another")
 
 
 def test_half_precision_trains_and_answers_in_single(tmp_path):

@@ -29,7 +29,14 @@ def test_a_mask_is_a_function_of_seed_and_step():
     assert torch.equal(drawn((3, 5), 2)[1], drawn((5,), 2)[0])
     assert not torch.equal(drawn((3,), 2), drawn((5,), 2))
     assert not torch.equal(drawn((3,), 2), drawn((3,), 3))
+    assert not torch.equal(drawn((3,), 2), draw_masks({"a": MAPS}, (3,), (2, 2), 4, CPU)["a"])
     assert draw_masks({}, (3,), (0, 0), 4, CPU) == {}
+
+
+def test_two_dropouts_of_one_step_have_nothing_in_common():
+    masks = draw_masks({"a": ROW, "b": ROW}, (3,), (0, 0), 400, CPU)
+    agreeing = (masks["a"] == masks["b"]).double().mean().item()
+    assert abs(agreeing - 0.5) < 4.5 * 0.5 / masks["a"].numel() ** 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,9 @@ def assert_equal_models(some, others, tolerance: float = 1e-12):
             torch.testing.assert_close(value, other[name], rtol=tolerance, atol=tolerance)
 
 
-def trained_plainly(name: str, arm, seed: int, epochs: int = 2, lr: float = 0.1) -> dict[str, torch.Tensor]:
+def trained_plainly(
+    name: str, arm, seed: int, optimizer_name: str = "sgd", epochs: int = 2, lr: float = 0.1
+) -> dict[str, torch.Tensor]:
     """Return the weights after the plainest loop: no stack, torch's own optimiser and module calls."""
     data = images()
     scaling = Scaling.of(data.images, "standard")
@@ -42,7 +46,13 @@ def trained_plainly(name: str, arm, seed: int, epochs: int = 2, lr: float = 0.1)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 1e-4}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+    optimizer = {
+        "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=False),
+        "adam": partial(torch.optim.Adam, fused=False),
+        "adamw": partial(torch.optim.AdamW, fused=False),
+        "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, eps=1e-7),
+        "adadelta": partial(torch.optim.Adadelta, rho=0.95, eps=1e-7),
+    }[optimizer_name](groups, lr=lr)
     steps = len(target) // 8
     for epoch in range(epochs):
         order = epoch_order(len(target), seed, epoch)
@@ -64,6 +74,15 @@ def test_models_together_equal_the_plainest_loop(name: str, side_by_side: bool):
     cells = [(arm, seed) for arm in arms(*WORDS) for seed in (0, 4)]
     models, _ = trained(training(name, cells, side_by_side=side_by_side))
     assert_equal_models(models, [trained_plainly(name, arm, seed) for arm, seed in cells])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "adadelta"])
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_every_optimiser_does_what_torchs_plain_one_does(optimizer: str, side_by_side: bool):
+    cells = [(arm, seed) for arm in arms("cel", "crl") for seed in (0, 4)]
+    models, _ = trained(training("norm", cells, side_by_side=side_by_side, optimizer=optimizer, lr=0.01))
+    plain = [trained_plainly("norm", arm, seed, optimizer, lr=0.01) for arm, seed in cells]
+    assert_equal_models(models, plain, 1e-9)
 
 
 @pytest.mark.parametrize("name", ["mnist_cnn", "norm", "logistic"])
@@ -155,9 +174,11 @@ def test_rates_follow_their_schedules():
     assert [rate_factor(inverse, at, 8) for at in (0, 2)] == [1, 0.5]
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, optimizer: str):
     cells = [(arm, seed) for arm in arms("cel", "crl") for seed in (0, 1)]
-    unbroken, answers = trained(training("mnist_cnn", cells, side_by_side=True))
+    start = partial(training, "mnist_cnn", cells, side_by_side=True, optimizer=optimizer, lr=0.01)
+    unbroken, answers = trained(start())
 
     class KilledError(Exception):
         pass
@@ -171,10 +192,10 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
             raise KilledError
 
     calls = 0
-    first = training("mnist_cnn", cells, side_by_side=True, checkpoint=tmp_path / "state.pt")
+    first = start(checkpoint=tmp_path / "state.pt")
     with pytest.raises(KilledError):
         first.run(kill)
-    second = training("mnist_cnn", cells, side_by_side=True, checkpoint=tmp_path / "state.pt")
+    second = start(checkpoint=tmp_path / "state.pt")
     assert second.restore()
     assert (second.epoch, second.step) == (1, 2)
     resumed, own = trained(second)

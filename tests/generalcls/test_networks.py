@@ -9,6 +9,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from finetune.errors import UsageError
 from generalcls.dropout import Dropout
+from generalcls.keras_networks import Dense
 from generalcls.networks import (
     NETWORKS,
     Network,
@@ -281,3 +282,12 @@ def test_each_data_set_has_a_suitable_network() -> None:
         "folders": "cifar_cnn",
     }
     assert suitable_network("folders", 8) == suitable_network("folders", 128) == "timm/resnet18"
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_our_dense_layer_answers_in_the_format_of_torchs(half: bool):
+    layer, inputs = Dense(6, 4), torch.randn(5, 6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        own, theirs = layer(inputs), nn.functional.linear(inputs, layer.weight, layer.bias)
+    assert own.dtype == theirs.dtype
+    torch.testing.assert_close(own, theirs)
