@@ -121,6 +121,7 @@ def page_of(config: AgeStudyConfig, folder: Path, cells: Sequence[Cell]) -> Stud
     from finetune.study.finished_runs import record_of, what_ran
     from finetune.study.report import StudyPage
     from finetune.study.table import is_adaptive
+    from finetune.study.words import at_chance
 
     record = record_of(folder, cells[0], "report.json")
     folds = f"folds {', '.join(map(str, record['folds']))}"
@@ -128,7 +129,8 @@ def page_of(config: AgeStudyConfig, folder: Path, cells: Sequence[Cell]) -> Stud
     title = f"Losses compared: age groups, {config.model.backbone}, {record['policy']}"
     ran = [f"cell: one {kind} ({folds}, protocol {config.data.protocol})", *what_ran(config, record)]
     adaptive = is_adaptive(config.train.optimizer)
-    return StudyPage(title, ran, published(config, record), (ABOUT, PEOPLE), adaptive)
+    caution = at_chance(cells, (record["baseline"] or {}).get("exact_mean"))
+    return StudyPage(title, ran, published(config, record), (ABOUT, PEOPLE), adaptive, caution)
 
 
 def published(config: AgeStudyConfig, report: Mapping[str, Any]) -> dict[str, str]:

@@ -122,11 +122,13 @@ def page_of(config: FineConfig, folder: Path, cells: Sequence[Cell]) -> StudyPag
     from finetune.study.finished_runs import record_of, what_ran
     from finetune.study.report import StudyPage
     from finetune.study.table import is_adaptive
+    from finetune.study.words import at_chance
 
     record = record_of(folder, cells[0], "report.json")
     title = f"Losses compared: {config.head.name} on {config.model.backbone}, {record['policy']}"
     adaptive = is_adaptive(config.train.optimizer)
-    return StudyPage(title, what_ran(config, record), published(record), (ABOUT,), adaptive)
+    caution = at_chance(cells, (record["baseline"] or {}).get("top1"))
+    return StudyPage(title, what_ran(config, record), published(record), (ABOUT,), adaptive, caution)
 
 
 def published(report: Mapping[str, Any]) -> dict[str, str]:

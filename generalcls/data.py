@@ -174,10 +174,10 @@ def _torchvision(name: str) -> Any:
 def _check_parts(name: str, reading: Reading, train: ImageSet, test: ImageSet) -> None:
     counts = train.class_counts(len(reading.class_names))
     empty = [reading.class_names[label] for label in np.flatnonzero(counts == 0).tolist()]
-    if empty or len(reading.class_names) < 2:
-        raise DataError(
-            f"{name}: a study needs two classes or more, each with training images; found "
-            f"{len(reading.class_names)} classes, without images:\n{listing(empty)}"
-        )
+    if len(reading.class_names) < 2:
+        only = "".join(f" ({name})" for name in reading.class_names)
+        raise DataError(f"{name}: a study needs two classes or more; found {len(reading.class_names)}{only}")
+    if empty:
+        raise DataError(f"{name}: these classes have no training image:\n{listing(empty)}")
     if not len(test):
         raise DataError(f"{name}: there is no test image; a study is tested on images of its own")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.command import command_line
-from finetune.console import say
 from finetune.markdown import code, escape
 from finetune.run_folder import versions
 from finetune.study.arms import Arm
@@ -17,6 +16,7 @@ from finetune.study.cells import Cell
 from finetune.study.finished_runs import end_study
 from finetune.study.report import StudyPage
 from finetune.study.table import Measure, is_adaptive
+from finetune.study.words import at_chance
 from generalcls.config import GeneralStudyConfig, GeneralTrainConfig
 from generalcls.published import reported
 
@@ -28,6 +28,9 @@ MEASURES = (
     Measure("accuracy", "accuracy (%)"),
     Measure("macro_f1", "macro-F1 (%)"),
     Measure("top5", "top-5 accuracy (%)"),
+)
+REMEDY = (
+    "Train longer or at another rate; for few pictures, fine-tune a pretrained backbone (crl fine study)."
 )
 
 
@@ -42,15 +45,13 @@ def report_study(
     measured = {key for cell in cells for key, value in cell.scores.items() if value is not None}
     measures = [measure for measure in MEASURES if measure.key in measured]
     published = reported(data.name, trainer.network_name) if data.official_test else {}
-    warning = at_chance(cells, guessing(trainer.data))
-    if warning:
-        say(f"note: {warning}")
     page = StudyPage(
         title=f"Losses compared: {data.name}, {trainer.network_name}",
         what_ran=what_ran(config, trainer, cells),
         published={arm.name: published[arm.name] for arm in arms if arm.name in published},
         adaptive=is_adaptive(config.train.optimizer),
-        notes=[*([escape(warning)] if warning else []), *notes(trainer)],
+        notes=notes(trainer),
+        caution=at_chance(cells, guessing(trainer.data), REMEDY),
     )
     return end_study(Path(config.run.dir), cells, arms, measures, page, facts(trainer))
 
@@ -95,21 +96,6 @@ def guessing(data: GeneralData) -> float:
     """Return the accuracy, in per cent, of always answering the commonest class of the training images."""
     commonest = np.bincount(data.train.target, minlength=len(data.class_names)).argmax()
     return 100 * float(np.mean(data.test.target == commonest))
-
-
-def at_chance(cells: Sequence[Cell], baseline: float) -> str:
-    """Return a warning where no arm does better on average than guessing; empty otherwise."""
-    scores: dict[str, list[float]] = {}
-    for cell in cells:
-        scores.setdefault(cell.arm, []).append(float(cell.scores["accuracy"] or 0.0))
-    best = max(float(np.mean(values)) for values in scores.values())
-    if best > baseline + 1:
-        return ""
-    return (
-        f"no arm does better than always guessing the commonest class ({best:.2f} against {baseline:.2f} %): "
-        "nothing was learned, so nothing can be compared. Train longer or at another rate; for few pictures, "
-        "fine-tune a pretrained backbone (crl fine study)"
-    )
 
 
 def train_text(train: GeneralTrainConfig) -> str:

@@ -190,6 +190,8 @@ def end_study(
     from finetune.study.table import summarise_study
 
     summary = summarise_study(cells, arms, measures, adaptive=page.adaptive)
+    if page.caution:
+        summary["conclusion"] = [page.caution, *summary["conclusion"]]
     if facts is not None:
         summary["what"] = dict(facts)
     file = write_study_report(folder, summary, cells, arms, page)

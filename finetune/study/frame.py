@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from finetune.console import say
-from finetune.errors import DataError, UsageError, listing
+from finetune.errors import DataError, InterruptedRunError, UsageError, listing
 from finetune.study.arm_words import parse_word
 from finetune.study.arms import BASELINE, Arm
 from finetune.study.cells import CELL_FILE, SEED, Cell, CellPlan, cell_folder
@@ -50,6 +50,7 @@ def run_cells(
         DataError: when a finished cell was trained at another rate (by more than a thousandth) than its
             partner now asks for, and when a partner that did not diverge has no gradient factor.
         UsageError: when no cell is finished, since another process is at work on them.
+        InterruptedRunError: at Ctrl-C or SIGTERM, where the training has not told it in words of its own.
     """
     matched = [arm for arm in arms if arm.matches]
     _check(arms, seeds)
@@ -67,7 +68,13 @@ def run_cells(
             follow = f" ({more} more follow, at a rate that is matched to theirs)" if more else ""
             say(f"{kind}: {len(found)} of {len(plans)} finished already, {len(todo)} to train{follow}")
         if todo:
-            train(todo)
+            try:
+                train(todo)
+            except KeyboardInterrupt:
+                raise InterruptedRunError(
+                    f"interrupted; the finished cells in {folder} are kept: the same command with "
+                    "--run.resume auto goes on"
+                ) from None
             found |= _finished(todo, read)
         done |= found
     return _in_order(arms, seeds, done)

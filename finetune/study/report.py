@@ -50,6 +50,7 @@ class StudyPage:
             column is left out where there is nothing.
         notes: further lines that a reader must know.
         adaptive: whether the optimiser divides by the size of the gradient; for `summarise_study`.
+        caution: what must be known before the conclusion is read, a sentence or two; it opens it.
     """
 
     title: str
@@ -57,6 +58,7 @@ class StudyPage:
     published: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     adaptive: bool = False
+    caution: str = ""
 
 
 def write_study_report(

@@ -7,10 +7,12 @@ from typing import Any
 
 from finetune.markdown import number
 from finetune.paired_tests import least_wilcoxon_p
+from finetune.study.cells import Cell
 
 Summary = Mapping[str, Any]
 FEW = 5  # pairs of seeds
 NO_INTERVAL = "no interval: all seeds differ by the same"
+REMEDY = "Train longer, at another rate, or from pretrained weights."
 FACTORS = {"mean": "mean factor", "ratio": "ratio of sums"}  # by `Arm.matches_by`
 
 
@@ -49,6 +51,28 @@ def conclude(summary: Summary) -> list[str]:
     sentences += _about_wilcoxon([found for _, found in tested], summary["family"], summary["level"])
     sentences += _about_divergence(summary, label)
     return [*sentences, *_about_fewer_seeds(summary, key), _limits(summary, key)]
+
+
+def at_chance(cells: Sequence[Cell], guessing: float | None, remedy: str = REMEDY) -> str:
+    """Return a caution where no arm does better on average than guessing, by a point; empty otherwise.
+
+    Args:
+        cells: finished ones, with the score "accuracy" in per cent.
+        guessing: the accuracy of always answering the commonest training class; None where nobody knows it.
+        remedy: a sentence on what to do.
+    """
+    if guessing is None or not cells:
+        return ""
+    scores: dict[str, list[float]] = {}
+    for cell in cells:
+        scores.setdefault(cell.arm, []).append(float(cell.scores["accuracy"] or 0.0))
+    best = max(sum(values) / len(values) for values in scores.values())
+    if best > guessing + 1:
+        return ""
+    return (
+        f"No arm does better than always guessing the commonest class ({best:.2f} against {guessing:.2f} %): "
+        f"nothing was learned, so nothing can be compared. {remedy}"
+    )
 
 
 def _against_baseline(

@@ -13,6 +13,7 @@ from finetune.errors import DataError, ResourceError, UsageError
 from generalcls import data as general
 from generalcls.config import GeneralDataConfig
 from generalcls.data import read_digits, read_general_data
+from generalcls.image_set import ImageSet
 from generalcls.lookalike import write_lookalike_cifar, write_lookalike_mnist, write_lookalike_svhn
 from generalcls.mnist import read_mnist
 
@@ -150,3 +151,14 @@ def test_checksums_are_torchvisions():
     assert general._checksums("cifar10")["test_batch"] == "40351d587109b95175f43aff81a1287e"
     assert set(general._checksums("cifar100")) == {"train", "test", "meta"}
     assert set(general._checksums("svhn")) == {f"{part}_32x32.mat" for part in ("train", "test", "extra")}
+
+
+def test_too_few_classes_and_classes_without_pictures_are_told_apart():
+    some = ImageSet(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int64))
+    for names, told in (
+        (("a",), r"two classes or more; found 1 \(a\)"),
+        (("a", "b"), r"no training image:\n  b"),
+    ):
+        reading = replace(read_digits(), class_names=names)
+        with pytest.raises(DataError, match=told):
+            general._check_parts("folders", reading, some, some)

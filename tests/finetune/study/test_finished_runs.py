@@ -13,7 +13,15 @@ import yaml
 from finetune.errors import DataError
 from finetune.study.arms import build_arms
 from finetune.study.cells import CellPlan
-from finetune.study.finished_runs import cell_of, gradient_ratio, mean_history, read_run, tell_study
+from finetune.study.finished_runs import (
+    cell_of,
+    end_study,
+    gradient_ratio,
+    mean_history,
+    read_run,
+    tell_study,
+)
+from finetune.study.report import StudyPage
 from finetune.study.table import Measure, summarise_study
 
 CONFIG = {"train": {"lr": 0.02, "frozen_lr": None, "epochs": 2}, "run": {"dir": "here"}, "device": "cpu"}
@@ -129,3 +137,8 @@ def test_a_study_tells_its_table_and_its_conclusion(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "CRL (alpha 1.5, beta 1)      3  62.18  1.27  +1.01     +0.99 to +1.03" in told
     assert "CRL (alpha 1.5, beta 1) is higher than CE in accuracy" in told
+
+    measures = (Measure("accuracy", "accuracy (%)"),)
+    end_study(tmp_path, cells, arms, measures, StudyPage("T", ["w"], caution="Nothing was learned."))
+    assert "* Nothing was learned.\n* CRL" in (tmp_path / "report.md").read_text()
+    assert "Nothing was learned.\nCRL" in capsys.readouterr().out

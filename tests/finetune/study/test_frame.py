@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError, InterruptedRunError, UsageError
 from finetune.study.arms import build_arms
 from finetune.study.cells import Cell, CellPlan, read_cell, write_cell
 from finetune.study.frame import run_cells, unlisted_words
@@ -96,6 +96,14 @@ def test_another_arms_cell_is_refused(tmp_path: Path):
     write_cell(cell_of("focal", 0, 80.0), tmp_path / "cells" / "crl" / "seed-0")
     with pytest.raises(DataError, match="holds the cell of focal"):
         Engine().run(tmp_path, seeds=(0,))
+
+
+def test_an_interrupt_between_cells_says_how_to_go_on(tmp_path: Path):
+    def stopped(plans: Sequence[CellPlan]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError, match=r"are kept.*--run\.resume auto"):
+        run_cells(ARMS, [0], tmp_path, train=stopped, read=lambda plan: None)
 
 
 def test_cells_of_another_process_are_told_as_missing(tmp_path: Path, capsys):

@@ -9,6 +9,7 @@ import pytest
 
 from finetune.study.arms import build_arms
 from finetune.study.table import Measure, summarise_study
+from finetune.study.words import at_chance
 from tests.finetune.study.made_up import cells_of
 
 MEASURES = [Measure("accuracy", "accuracy (%)")]
@@ -24,6 +25,15 @@ def said(seeds: int = 10, **shifts: float) -> str:
         name: (84 + shift + NOISE[row, :seeds]).tolist() for row, (name, shift) in enumerate(names.items())
     }
     return " ".join(summarise_study(cells_of(scores), ARMS, MEASURES)["conclusion"])
+
+
+def test_a_study_in_which_nothing_was_learned_says_so():
+    nothing = cells_of({"cel": [20.0], "crl": [20.5, 19.5]})
+    assert "nothing was learned" in at_chance(nothing, 20.0)
+    assert at_chance([*nothing, *cells_of({"focal": [30.0]})], 20.0) == ""
+    lost = [replace(cell, scores={"accuracy": None}) for cell in nothing]
+    assert "(0.00 against 20.00 %)" in at_chance(lost, 20.0)
+    assert at_chance(nothing, None) == at_chance([], 20.0) == ""
 
 
 def test_a_large_difference_is_claimed_with_its_direction_interval_and_p():
