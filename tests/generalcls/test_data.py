@@ -153,12 +153,11 @@ def test_checksums_are_torchvisions():
     assert set(general._checksums("svhn")) == {f"{part}_32x32.mat" for part in ("train", "test", "extra")}
 
 
-def test_too_few_classes_and_classes_without_pictures_are_told_apart():
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(("a",), r"two classes or more; found 1 \(a\)"), (("a", "b"), r"no training image:\n  b")],
+)
+def test_too_few_classes_and_classes_without_pictures_are_told_apart(names: tuple[str, ...], told: str):
     some = ImageSet(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int64))
-    for names, told in (
-        (("a",), r"two classes or more; found 1 \(a\)"),
-        (("a", "b"), r"no training image:\n  b"),
-    ):
-        reading = replace(read_digits(), class_names=names)
-        with pytest.raises(DataError, match=told):
-            general._check_parts("folders", reading, some, some)
+    with pytest.raises(DataError, match=told):
+        general._check_parts("folders", replace(read_digits(), class_names=names), some, some)
