@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agecls.results import AgeResult, Predictions
-from finetune.comparison_folder import claim_comparison, comparison_folder, write_record
+from finetune.comparison_folder import place_comparison, write_record
 from finetune.console import say
 from finetune.errors import DataError, UsageError, listing
 from finetune.run_settings import check_comparable, environment_differences, is_loss, setting_differences
@@ -45,9 +45,7 @@ def compare_folders(first: Sequence[Path], second: Sequence[Path], config: Compa
     several = len(a) > 1 or len(b) > 1
     if several:
         a, b = sorted(a, key=_seed), sorted(b, key=_seed)
-    given = [result.folder for result in a], [result.folder for result in b]
-    out = Path(config.out) if config.out else comparison_folder(*given)
-    sides = claim_comparison(out, *given)
+    out, sides = place_comparison(config.out, [one.folder for one in a], [one.folder for one in b])
     if several:
         comparison = compare_seeds(a, b, resamples=config.resamples)
     else:

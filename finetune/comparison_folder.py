@@ -17,6 +17,12 @@ SEED = "seed-"  # how a study calls the folders of an arm's cells
 Sides = Mapping[str, Sequence[str]]
 
 
+def place_comparison(asked: str | None, first: Sequence[Path], second: Sequence[Path]) -> tuple[Path, Sides]:
+    """Return where a comparison goes, `asked` or else `comparison_folder`, and its claim on that place."""
+    out = Path(asked) if asked else comparison_folder(first, second)
+    return out, claim_comparison(out, first, second)
+
+
 def comparison_folder(first: Sequence[Path], second: Sequence[Path]) -> Path:
     """Return SECOND-against-FIRST (and -N-seeds) beside the first folder of the second side.
 

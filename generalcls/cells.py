@@ -127,10 +127,9 @@ class CellTrainer:
 
     def train(self, plans: Sequence[CellPlan]) -> None:
         """Train these cells, as many together as pays, leaving out those that another process holds."""
-        size = self.together
-        for start in range(0, len(plans), size):
+        for start in range(0, len(plans), self.together):
             with ExitStack() as held:
-                chunk = list(_locked(plans[start : start + size], held))
+                chunk = list(_locked(plans[start : start + self.together], held))
                 chunk = [plan for plan in chunk if self.read(plan) is None]
                 if chunk:
                     told = f"cells {start + 1} to {start + len(chunk)} of {len(plans)}"

@@ -10,8 +10,9 @@ from finetune.errors import ModelFileError, UsageError
 from finetune.folder_lock import FolderLock
 from generalcls.commands import main
 from generalcls.config import GeneralDataConfig, GeneralRunOneConfig
-from generalcls.data import read_general_data
-from generalcls.resident import ResidentImages
+from generalcls.data import GeneralData, read_general_data
+from generalcls.networks import Network
+from generalcls.resident import ResidentImages, Scaling
 from generalcls.train import load_network, one_arm
 
 WORDS = [
@@ -24,6 +25,13 @@ WORDS = [
 ]
 
 
+def answers_of(network: Network, data: GeneralData, scaling: Scaling) -> np.ndarray:
+    """Return the classes that a kept network gives the test images, int64 (N,)."""
+    images = ResidentImages(data.test, torch.device("cpu"), scaling)
+    with torch.no_grad():
+        return network(images.scaled(images.take(torch.arange(len(images))))).argmax(1).numpy()
+
+
 def test_a_run_keeps_a_model_that_gives_its_answers(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main([*WORDS, f"--run.dir={folder}", "--json"]) == 0
@@ -32,9 +40,7 @@ def test_a_run_keeps_a_model_that_gives_its_answers(tmp_path, capsys):
     assert record["n"] == 450
     network, scaling, facts = load_network(folder / "model.safetensors")
     data = read_general_data(GeneralDataConfig(train_fraction=0.2))
-    images = ResidentImages(data.test, torch.device("cpu"), scaling)
-    with torch.no_grad():
-        preds = network(images.scaled(images.take(torch.arange(450)))).argmax(1).numpy()
+    preds = answers_of(network, data, scaling)
     assert (preds == np.load(folder / "predictions.npz")["preds"]).all()
     assert 100 * (preds == data.test.target).mean() == pytest.approx(record["scores"]["accuracy"])
     assert facts["class_names"] == [str(digit) for digit in range(10)]
@@ -87,9 +93,7 @@ def test_the_kept_network_of_a_margin_head_gives_its_answers(tmp_path):
     assert main([*words, "--loss=asoftmax", f"--run.dir={folder}"]) == 0
     network, scaling, _ = load_network(folder / "model.safetensors")
     data = read_general_data(GeneralDataConfig(train_fraction=0.2))
-    images = ResidentImages(data.test, torch.device("cpu"), scaling)
-    with torch.no_grad():
-        preds = network(images.scaled(images.take(torch.arange(450)))).argmax(1).numpy()
+    preds = answers_of(network, data, scaling)
     assert (preds == np.load(folder / "predictions.npz")["preds"]).all()
 
 
