@@ -19,15 +19,15 @@ from agecls.card_facts import (
     not_measured,
     pretraining_facts,
 )
-from agecls.groups import AgeGroups
+from agecls.data.groups import AgeGroups
 from agecls.report_sections import age_gaps
 from agecls.results import AgeResult, Predictions
 from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
 from finetune.errors import UsageError
-from finetune.manifest import Manifest
-from finetune.run_folder import read_json
-from finetune.statistics import cluster_bootstrap_interval
-from finetune.strict_json import json_text
+from finetune.images.manifest import Manifest
+from finetune.metrics.bootstrap import cluster_bootstrap_interval
+from finetune.runs.folder import read_json
+from finetune.runs.strict_json import json_text
 
 ADULT = 18
 OLDEST_YOUTH = 20  # a group may hold ages on both sides of 18 up to here: Adience's 15-20 does

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any
 
-from agecls.dataset import TABLE_POLICY
-from agecls.groups import POLICIES
-from agecls.lookalike import is_drawn
+from agecls.data.groups import POLICIES
+from agecls.data.read import TABLE_POLICY
 from agecls.results import AgeResult
 from agecls.scores import FEWEST_SUBJECTS
-from finetune.run_folder import read_json
+from agecls.synthetic.adience import is_drawn
+from finetune.runs.folder import read_json
 
 INTENDED_USE = (
     "research on age-group classification and on loss functions; sorting large numbers of pictures by "

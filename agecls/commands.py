@@ -15,7 +15,7 @@ from agecls.config import (
     CrossValidationConfig,
     EvaluateAgainConfig,
 )
-from finetune.command import Command, choose_command
+from finetune.cli.command import Command, choose_command
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def train(config: AgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
 
 def cross_validate(config: CrossValidationConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Run the folds, score them and write the report."""
-    from agecls.crossval import cross_validate as run
+    from agecls.cross_validation import cross_validate as run
 
     return run(config)
 

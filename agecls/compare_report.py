@@ -12,11 +12,20 @@ from typing import Any
 
 from agecls.report import FACES_NOTE, PICTURES
 from agecls.results import AgeResult
-from finetune.atomic import write_bytes
-from finetune.gallery import draw_gallery, draw_heat_maps
-from finetune.markdown import NOT_MEASURED, Picture, escape, interval, number, page, show_pictures, table
-from finetune.picks import choose_disagreements, choose_telling
-from finetune.run_folder import image_files
+from finetune.figures.gallery import draw_gallery, draw_heat_maps
+from finetune.figures.markdown import (
+    NOT_MEASURED,
+    Picture,
+    escape,
+    interval,
+    number,
+    page,
+    show_pictures,
+    table,
+)
+from finetune.figures.selection import choose_disagreements, choose_telling
+from finetune.runs.atomic import write_bytes
+from finetune.runs.folder import image_files
 
 Comparison = Mapping[str, Any]
 MEASURES = (("exact", "exact"), ("one_off", "one-off"))

@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agecls.results import AgeResult, Predictions
-from finetune.comparison_folder import place_comparison, write_record
-from finetune.console import say
+from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
-from finetune.run_settings import check_comparable, environment_differences, is_loss, setting_differences
-from finetune.statistics import (
+from finetune.experiments.compare.folder import place_comparison, write_record
+from finetune.experiments.run_settings import (
+    check_comparable,
+    environment_differences,
+    is_loss,
+    setting_differences,
+)
+from finetune.metrics.bootstrap import (
     Statistic,
     effective_clusters,
     mcnemar,
@@ -33,9 +38,9 @@ if TYPE_CHECKING:
 def compare_folders(first: Sequence[Path], second: Sequence[Path], config: CompareConfig) -> dict[str, Any]:
     """Compare two result folders, or two lists of seeds; write comparison.json, compare.md and the pictures.
 
-    They go to `config.out`, or else beside the second result (see `finetune.comparison_folder`). Pictures
-    show the lowest seed of each side. Returns the comparison with `page`, the place of compare.md, and
-    `folders`, those of both sides as seen from there.
+    They go to `config.out`, or else beside the second result (see `finetune.experiments.compare.folder`).
+    Pictures show the lowest seed of each side. Returns the comparison with `page`, the place of compare.md,
+    and `folders`, those of both sides as seen from there.
 
     Raises UsageError where that place holds the comparison of other results.
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from finetune.config import FitConfig
 from finetune.errors import UsageError
-from finetune.study.study_options import ComparisonConfig
+from finetune.experiments.config import ComparisonConfig
+from finetune.training.config import FitConfig
 
 ADIENCE_GROUPS = "0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+"
 

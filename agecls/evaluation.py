@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.dataset import AgeData, read_data
+from agecls.data.read import AgeData, read_data
 from agecls.results import AgeResult, Predictions
 from agecls.scores import age_scores, slice_scores
-from finetune.cache import open_pictures
-from finetune.console import say, table
+from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
-from finetune.manifest import Manifest
-from finetune.run_folder import read_json, write_json
+from finetune.images.cache import open_pictures
+from finetune.images.manifest import Manifest
+from finetune.runs.folder import read_json, write_json
 
 if TYPE_CHECKING:
     from agecls.commands import EvaluateAgeConfig
-    from finetune.cache import ImageSource
-    from finetune.preprocess import PreprocessSpec
+    from finetune.images.cache import ImageSource
+    from finetune.images.preprocess import PreprocessSpec
 
 SLICES = ("group", "gender", "subject_count")
 
@@ -32,10 +32,10 @@ def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
     Without data in the configuration the run's own test predictions are scored. With data, its images are
     shown to the run's model; a cross-validation's folds each predict and their probabilities are averaged,
     which is refused for images that the folds were trained on. With `crop` "detector" the pictures
-    are also cut out again by a face detector, and what that costs is returned (`agecls.recropping`).
+    are also cut out again by a face detector, and what that costs is returned (`agecls.crop_evaluation`).
     """
     if config.crop == "detector":
-        from agecls.recropping import evaluate_recropped
+        from agecls.crop_evaluation import evaluate_recropped
 
         return evaluate_recropped(folder, config)
     refuse_unused(config)
@@ -185,12 +185,12 @@ def predict_pictures(
         rows: int (N,), manifest rows; one may come twice.
         config: device, test crops and batch size.
     """
-    from finetune.batches import EvalBatches
-    from finetune.bundle import check_class_names
-    from finetune.distributed import World
-    from finetune.learner import load_classifier
-    from finetune.loop import evaluate
-    from finetune.precision import choose_precision
+    from finetune.images.batches import EvalBatches
+    from finetune.models.bundle import check_class_names
+    from finetune.training.learner import load_classifier
+    from finetune.training.loop import evaluate
+    from finetune.training.optimization.distributed import World
+    from finetune.training.optimization.precision import choose_precision
 
     core, spec, facts = load_classifier(file)
     check_class_names(facts["class_names"], manifest.class_names)

@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 
 from agecls.config import AgeConfig
-from agecls.dataset import AgeData, check_contents, make_age_splits, read_data
-from agecls.folds import Split, shared_people
+from agecls.data.folds import Split, shared_people
+from agecls.data.read import AgeData, check_contents, make_age_splits, read_data
 from agecls.results import Predictions
 from agecls.scores import age_scores
-from finetune.bundle import save_bundle
-from finetune.cache import ImageSource, open_pictures
-from finetune.config import FREE_KEYS, to_dict
-from finetune.console import say
-from finetune.distributed import World, any_true, barrier
+from finetune.cli.console import say
 from finetune.errors import CrlError, UsageError
-from finetune.fit import Fitted, fit
-from finetune.heads import resolved
-from finetune.learner import spec_of
-from finetune.prediction import predict
-from finetune.preprocess import PreprocessSpec
-from finetune.run_folder import RunFolder, check_content
-from finetune.task import Task
-from finetune.training_record import training_facts
+from finetune.experiments.training_record import training_facts
+from finetune.images.cache import ImageSource, open_pictures
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.bundle import save_bundle
+from finetune.models.heads.registry import resolved
+from finetune.runs.folder import RunFolder, check_content
+from finetune.training.config import FREE_KEYS, to_dict
+from finetune.training.data import Task
+from finetune.training.fit import Fitted, fit
+from finetune.training.learner import spec_of
+from finetune.training.optimization.distributed import World, any_true, barrier
+from finetune.training.predict import predict
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def plain_age_config(config: AgeConfig) -> AgeConfig:
 
 def validation_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """Return what an epoch's validation reports, in the unit interval."""
-    from finetune.metrics import accuracy, balanced_accuracy
+    from finetune.metrics.classification import accuracy, balanced_accuracy
 
     one_off = float((np.abs(probs.argmax(1) - target) <= 1).mean())
     return {

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agecls.config import CrossValidationConfig
-from finetune.console import say
+from finetune.cli.console import say
 from finetune.errors import CrlError, InterruptedRunError
-from finetune.interrupts import StopRequest
-from finetune.precision import choose_precision
+from finetune.runs.interrupts import StopRequest
+from finetune.training.optimization.precision import choose_precision
 
 Running = dict[int, tuple[str, "subprocess.Popen[bytes]"]]
 
@@ -104,6 +104,6 @@ def fold_log(folder: Path, fold: int) -> Path:
 
 def resume_hint() -> str:
     """Return the sentence that names the command to go on with."""
-    from finetune.failures import resume_line
+    from finetune.training.failures import resume_line
 
     return resume_line()

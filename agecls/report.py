@@ -12,14 +12,14 @@ from agecls import report_sections
 from agecls.pictures import draw_confusion, draw_group_bars, group_recalls
 from agecls.results import AgeResult
 from agecls.scores import score_cross_validation, slice_scores
-from finetune import markdown
-from finetune.atomic import write_bytes
-from finetune.gallery import draw_heat_maps
-from finetune.learning_curves import draw_learning_curves, draw_reliability
-from finetune.markdown import Picture, show_pictures
-from finetune.metrics import confusion_matrix
-from finetune.picks import choose_typical
-from finetune.run_folder import image_files, write_json
+from finetune.figures import markdown
+from finetune.figures.gallery import draw_heat_maps
+from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
+from finetune.figures.markdown import Picture, show_pictures
+from finetune.figures.selection import choose_typical
+from finetune.metrics.classification import confusion_matrix
+from finetune.runs.atomic import write_bytes
+from finetune.runs.folder import image_files, write_json
 
 PICTURES = "pictures"
 

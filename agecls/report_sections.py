@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from agecls.groups import AgeGroups
+from agecls.data.groups import AgeGroups
 from agecls.pictures import group_recalls
 from agecls.published import PAPER, TABLE_X
 from finetune.errors import UsageError
-from finetune.markdown import NOT_MEASURED, code, escape, interval, number, table
+from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, number, table
 
 Record = Mapping[str, Any]
 MEASURES = (("exact", "exact"), ("one_off", "one-off (within one group)"))

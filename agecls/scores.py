@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from agecls.results import Predictions
-from finetune import metrics
-from finetune.statistics import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
-from finetune.strict_json import json_text
+from finetune.metrics import classification as metrics
+from finetune.metrics.bootstrap import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
+from finetune.runs.strict_json import json_text
 
 # Below this many subjects a cell of a slice gets its counts and no conclusion.
 FEWEST_SUBJECTS = 30

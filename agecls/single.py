@@ -10,14 +10,14 @@ from agecls.config import AgeConfig
 
 def train_single(config: AgeConfig) -> dict[str, Any]:
     """Fine-tune on one fold's training rows (all rows for fold -1), test once, return the run's record."""
-    from agecls.crossval import tell
+    from agecls.cross_validation import tell
     from agecls.experiment import check_run_place, prepare_experiment, run_fold
     from agecls.report import report_result
     from agecls.results import AgeResult
-    from finetune.console import quiet, say
-    from finetune.distributed import start_world, stop_world
-    from finetune.precision import choose_precision
-    from finetune.run_folder import read_json
+    from finetune.cli.console import quiet, say
+    from finetune.runs.folder import read_json
+    from finetune.training.optimization.distributed import start_world, stop_world
+    from finetune.training.optimization.precision import choose_precision
 
     world = start_world(choose_precision(config.device, config.run.precision).device)
     if not world.is_main:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from agecls.config import AgeConfig, AgeStudyConfig, CrossValidationConfig
 from agecls.published import TABLE_X
-from finetune.config import to_dict
-from finetune.study.cells import Cell, CellPlan
+from finetune.experiments.study.cells import Cell, CellPlan
+from finetune.training.config import to_dict
 
 if TYPE_CHECKING:
     from agecls.experiment import Experiment
-    from finetune.study.report import StudyPage
-    from finetune.study.table import Measure
+    from finetune.experiments.study.report import StudyPage
+    from finetune.experiments.study.statistics import Measure
 
 # What a finished run and its report leave behind; report.md is written last.
 FILES = ("run.json", "predictions.parquet", "manifest.parquet", "report.json", "report.md")
@@ -39,12 +39,18 @@ def study_losses(config: AgeStudyConfig) -> dict[str, Any]:
     Finished cells are never trained again, nor are the finished folds of one that was interrupted. Returns
     what report.json holds, and the study's folder.
     """
-    from agecls.crossval import shared_config
+    from agecls.cross_validation import shared_config
     from agecls.experiment import prepare_experiment
-    from finetune.study.finished_runs import end_study
-    from finetune.study.frame import run_cells
-    from finetune.study.from_runs import CellTrainer, check_arms, claim_study, no_claim_left, study_config
-    from finetune.study.study_options import arms_of, seeds_of
+    from finetune.experiments.config import arms_of, seeds_of
+    from finetune.experiments.study.finished_runs import end_study
+    from finetune.experiments.study.from_runs import (
+        CellTrainer,
+        check_arms,
+        claim_study,
+        no_claim_left,
+        study_config,
+    )
+    from finetune.experiments.study.schedule import run_cells
 
     config = study_config(config)
     arms, seeds, folder = arms_of(config), seeds_of(config), Path(config.run.dir)
@@ -65,7 +71,7 @@ def study_losses(config: AgeStudyConfig) -> dict[str, Any]:
 
 def run_config(config: AgeStudyConfig, plan: CellPlan) -> CrossValidationConfig | AgeConfig:
     """Return the configuration of a cell's ordinary run: of `cv`, or of `train`."""
-    from finetune.study.from_runs import cell_config
+    from finetune.experiments.study.from_runs import cell_config
 
     own = cell_config(config, plan)
     kind = CrossValidationConfig if config.cell == "cv" else AgeConfig
@@ -74,7 +80,7 @@ def run_config(config: AgeStudyConfig, plan: CellPlan) -> CrossValidationConfig 
 
 def train_cell(config: AgeStudyConfig, plan: CellPlan) -> None:
     """Leave the complete result of a cell, with its report, in the cell's folder."""
-    from agecls.crossval import cross_validate
+    from agecls.cross_validation import cross_validate
     from agecls.single import train_single
 
     own = run_config(config, plan)
@@ -86,9 +92,9 @@ def train_cell(config: AgeStudyConfig, plan: CellPlan) -> None:
 
 def read_cell(config: AgeStudyConfig, experiment: Experiment, plan: CellPlan) -> Cell | None:
     """Return the finished cell; None while it is not finished, DataError where it is of another study."""
-    from agecls.crossval import shared_config
-    from finetune.run_folder import read_json
-    from finetune.study.finished_runs import cell_of, read_run
+    from agecls.cross_validation import shared_config
+    from finetune.experiments.study.finished_runs import cell_of, read_run
+    from finetune.runs.folder import read_json
 
     own = run_config(config, plan)
     expected = shared_config(own) if isinstance(own, CrossValidationConfig) else to_dict(own)
@@ -106,7 +112,7 @@ def read_cell(config: AgeStudyConfig, experiment: Experiment, plan: CellPlan) ->
 
 def measures(config: AgeStudyConfig) -> tuple[Measure, ...]:
     """Return what a study of ages is judged by; the first decides."""
-    from finetune.study.table import Measure
+    from finetune.experiments.study.statistics import Measure
 
     mean = ", mean of folds" if config.cell == "cv" else ""
     return (
@@ -118,10 +124,10 @@ def measures(config: AgeStudyConfig) -> tuple[Measure, ...]:
 
 def page_of(config: AgeStudyConfig, folder: Path, cells: Sequence[Cell]) -> StudyPage:
     """Return what the report tells beside the statistics."""
-    from finetune.study.finished_runs import record_of, what_ran
-    from finetune.study.report import StudyPage
-    from finetune.study.table import is_adaptive
-    from finetune.study.words import at_chance
+    from finetune.experiments.study.conclusion import at_chance
+    from finetune.experiments.study.finished_runs import record_of, what_ran
+    from finetune.experiments.study.report import StudyPage
+    from finetune.experiments.study.statistics import is_adaptive
 
     record = record_of(folder, cells[0], "report.json")
     folds = f"folds {', '.join(map(str, record['folds']))}"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from agecls.config import AgeDataConfig
-from agecls.dataset import AgeData, make_age_splits, read_data, tell_twins
-from agecls.folds import Split, export_splits, find_duplicate_contents, split_hash, verify_splits
-from finetune.console import say, table
+from agecls.data.folds import Split, export_splits, find_duplicate_contents, split_hash, verify_splits
+from agecls.data.read import AgeData, make_age_splits, read_data, tell_twins
+from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
 
 
@@ -95,8 +95,8 @@ def among(split: Split, there: np.ndarray) -> Split:
 
 def check_pictures(data: AgeData, splits: list[Split], config: AgeDataConfig, result: dict[str, Any]) -> None:
     """Open every picture that is there; refuse unreadable ones, warn of equal ones across train and test."""
-    from finetune.cache_file import map_files
-    from finetune.decode import reason_to_refuse
+    from finetune.images.cache_file import map_files
+    from finetune.images.decode import reason_to_refuse
 
     files = [data.manifest.file(row) for row in range(len(data.manifest))]
     there = np.array([file.is_file() for file in files])

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return general_main(words[1:], prog="crl general")
     from apps.commands import COMMANDS
-    from finetune.command import choose_command
+    from finetune.cli.command import choose_command
 
     return choose_command(COMMANDS, words, prog="crl", others=["age", "fine", "general"])
 

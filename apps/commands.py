@@ -16,7 +16,7 @@ from apps.config import (
     PredictConfig,
     QuickstartConfig,
 )
-from finetune.command import Command
+from finetune.cli.command import Command
 
 
 def export(config: ExportConfig, words: Mapping[str, str]) -> dict[str, Any]:
@@ -35,14 +35,14 @@ def predict(config: PredictConfig, words: Mapping[str, str]) -> dict[str, Any]:
 
 def explain(config: ExplainConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Draw where a model looked."""
-    from apps.explain_pictures import explain_pictures
+    from apps.explain import explain_pictures
 
     return explain_pictures(Path(words["model"]), words["paths"].split("\n"), config)
 
 
 def evaluate_onnx(config: EvaluateOnnxConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Score exported models on the test images of their run, or on other data."""
-    from apps.evaluate_onnx import evaluate_onnx as run
+    from apps.evaluate.evaluate_onnx import evaluate_onnx as run
 
     return run([Path(name) for name in words["models"].split("\n")], config)
 
@@ -71,7 +71,7 @@ def quickstart(config: QuickstartConfig, words: Mapping[str, str]) -> dict[str, 
 def curves(config: CurvesConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Draw the curves and say where they lie."""
     from apps.curves import draw_curves
-    from finetune.console import say
+    from finetune.cli.console import say
 
     made = draw_curves(
         Path(config.out),

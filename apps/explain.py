@@ -1,96 +1,182 @@
-"""Where an exported model looked: a map of evidence for one class over the crop, and a picture of it.
-
-No torch is needed. `finetune.grad_cam` does the same for a checkpoint.
-"""
+"""`crl explain`: where a trained or an exported model found evidence for a class, drawn over each crop."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from finetune.errors import UsageError
-from finetune.evidence import evidence_map
+from apps.config import ExplainConfig
+from apps.heatmap.encoding import encode_image
+from apps.predict.inputs import find_sources
+from apps.predict.views import safe_name, shortened
+from apps.predict.writers import on_one_line
+from finetune.cli.console import progress, say, table
+from finetune.errors import DataError, UsageError, listing
+from finetune.figures.evidence import enlarged, overlay
+from finetune.images.decode import decode_image
+from finetune.images.preprocess import PreprocessSpec, preprocess
+from finetune.runs.atomic import check_writable, write_bytes
 
-if TYPE_CHECKING:
-    from apps.session import OnnxClassifier
-
-CAM = "class activation map: what each place adds to the class's score"
-OCCLUSION = "occlusion: how far the class's log-odds fall when a grey square covers the place"
-CELLS, SQUARE = 8, 2  # occlusion: cells along a side, and the square's side in cells
-BATCH = 32
+GAP = 4  # white pixels between the crop and the overlay
+CUT_NOTE = "the model was trained on pictures cut to the object's box; give it pictures that are cut likewise"
 
 
-def explain_onnx(model: OnnxClassifier, crop: np.ndarray, class_index: int) -> tuple[np.ndarray, str]:
-    """Return the evidence for a class over the crop that the network saw, and how it was found, in words.
-
-    A model that carries class activation maps tells them (Zhou et al., Learning Deep Features for
-    Discriminative Localization, 2016, Eq. 2). Of any other, grey squares cover one place after the other and
-    the fall of the class's log-odds is measured (after Zeiler and Fergus, Visualizing and Understanding
-    Convolutional Networks, 2014, Section 4.2).
-
-    Only what speaks for the class is kept: places that speak against it are 0. The map is relative: 1 is the
-    strongest place of this crop, however little that is; a map of zeros found no evidence anywhere.
+@dataclass(frozen=True)
+class Explainer:
+    """A model that can be asked for its answer and for its reasons.
 
     Args:
-        model: the loaded model.
-        crop: uint8 (S, S, 3) RGB, as `model.prepare` makes it.
-        class_index: of the class to be explained.
-
-    Returns:
-        float32 (S, S) in 0-1, and one sentence.
-
-    Raises:
-        UsageError: another crop than the model expects, or a class that it does not have.
+        class_names: the K classes.
+        spec: the model's preprocessing.
+        probs: crop, uint8 (S, S, 3) -> probabilities (K,).
+        look: (crop, class_index) -> evidence in 0-1, float32 (S, S), and how it was found.
+        note: what a person should know before reading the pictures; empty for nothing.
     """
-    if not 0 <= class_index < len(model.class_names):
-        raise UsageError(f"class_index must lie in 0..{len(model.class_names) - 1}, got {class_index}")
-    if model.has_maps:
-        maps = model.run(crop[None], maps=True).maps
-        if maps is not None:
-            return evidence_map(maps[0, class_index], model.size), CAM
-    return _occlusion_map(model, crop, class_index), OCCLUSION
+
+    class_names: tuple[str, ...]
+    spec: PreprocessSpec
+    probs: Callable[[np.ndarray], np.ndarray]
+    look: Callable[[np.ndarray, int], tuple[np.ndarray, str]]
+    note: str = ""
 
 
-def _occlusion_map(model: OnnxClassifier, crop: np.ndarray, class_index: int) -> np.ndarray:
-    covered, places, edges = _covered_crops(crop, model.facts.preprocess.mean)
-    logits = [model.run(crop[None]).logits]
-    logits += [model.run(covered[start : start + BATCH]).logits for start in range(0, len(covered), BATCH)]
-    odds = log_odds(np.concatenate(logits), class_index)
-    falls = odds[0] - odds[1:]
-    cells = len(edges) - 1
-    total, times = np.zeros((cells, cells)), np.zeros((cells, cells))
-    for fall, (row, column) in zip(falls, places, strict=True):
-        total[row : row + SQUARE, column : column + SQUARE] += fall
-        times[row : row + SQUARE, column : column + SQUARE] += 1
-    return evidence_map(total / times, len(crop))
+def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -> dict[str, Any]:
+    """Draw, for every picture, the crop that the model saw and over it the evidence for one class.
 
+    `model` is an .onnx file (class activation maps, or occlusion where it carries none), a model.safetensors
+    or a run folder (Grad-CAM; of a cross-validation the fold `config.fold`). The class is `config.class_name`
+    or the predicted one.
 
-def _covered_crops(
-    crop: np.ndarray, mean: tuple[float, ...]
-) -> tuple[np.ndarray, list[tuple[int, int]], np.ndarray]:
-    """Return the crop with a square in every place, the squares' upper left cells, and the cells' edges (px).
-
-    The squares have the colour that preprocessing turns to nought, and each overlaps the next by half.
+    Returns {"pictures": [{path, class, probability, file}], "method"}.
+    Raises UsageError for an unknown class or a folder that holds something; DataError, after all others were
+    drawn, for pictures that cannot be read.
     """
-    size = len(crop)
-    cells = max(min(CELLS, size), SQUARE)
-    edges = np.round(np.linspace(0, size, cells + 1)).astype(int)
-    places = [(row, column) for row in range(cells - SQUARE + 1) for column in range(cells - SQUARE + 1)]
-    covered = np.repeat(crop[None], len(places), axis=0)
-    grey = np.round(255 * np.asarray(mean)).astype(np.uint8)
-    for picture, (row, column) in zip(covered, places, strict=True):
-        picture[edges[row] : edges[row + SQUARE], edges[column] : edges[column + SQUARE]] = grey
-    return covered, places, edges
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out} holds something already; give the name of a new folder")
+    check_writable(out)
+    explainer = load_explainer(model, config)
+    wanted = class_index(explainer, config.class_name)
+    found = find_sources(words)
+    for notice in (*found.notices, *filter(None, [explainer.note])):
+        say(f"note: {notice}")
+    out.mkdir(parents=True, exist_ok=True)
+    rows, bad, methods = [], [], set()
+    with progress(len(found.sources), "explained") as bar:
+        for number, source in enumerate(found.sources):
+            bar.advance()
+            try:
+                if source.reason:
+                    raise DataError(source.reason)
+                crop = preprocess(decode_image(Path(source.path)), explainer.spec)
+            except DataError as error:
+                bad.append(on_one_line(f"{source.path}: {getattr(error, 'reason', error)}"))
+                continue
+            probs = explainer.probs(crop)
+            chosen = int(probs.argmax()) if wanted is None else wanted
+            evidence, method = explainer.look(crop, chosen)
+            methods.add(method)
+            file = out / f"{number:04}-{safe_name(Path(source.path).stem)}.png"
+            write_bytes(file, side_by_side(crop, evidence))
+            name = explainer.class_names[chosen]
+            rows.append(
+                {
+                    "path": source.path,
+                    "class": name,
+                    "probability": float(probs[chosen]),
+                    "file": str(file),
+                }
+            )
+    told = [
+        [shortened(str(row["path"])), row["class"], f"{row['probability']:.3f}", row["file"]] for row in rows
+    ]
+    if rows:
+        table(f"where the model looked, by {', '.join(sorted(methods))}", HEADER, told)
+    if bad:
+        raise DataError(f"{len(bad)} of {len(found.sources)} pictures could not be read:\n{listing(bad)}")
+    return {"pictures": rows, "method": sorted(methods)}
 
 
-def log_odds(logits: np.ndarray, class_index: int) -> np.ndarray:
-    """Return z_c - log(sum over k != c of exp z_k), float64 (N,), for logits (N, K).
+HEADER = ["picture", "class", "p", "drawn in"]
 
-    >>> log_odds(np.log([[0.75, 0.25]]), 0).round(6).tolist() == [round(float(np.log(3)), 6)]
-    True
-    """
-    others = np.delete(logits.astype(np.float64), class_index, axis=1)
-    top = others.max(axis=1)
-    rest = top + np.log(np.exp(others - top[:, None]).sum(axis=1))
-    return np.asarray(logits[:, class_index] - rest)
+
+def load_explainer(model: Path, config: ExplainConfig) -> Explainer:
+    """Return the explainer of an .onnx file, a model.safetensors or a run folder."""
+    if model.suffix == ".onnx":
+        return exported_explainer(model, config)
+    return trained_explainer(checkpoint_of(model, config.fold))
+
+
+def exported_explainer(file: Path, config: ExplainConfig) -> Explainer:
+    """Return the explainer of an exported model; torch is not needed."""
+    from apps.runtime.occlusion import explain_onnx
+    from apps.runtime.session import OnnxClassifier
+
+    model = OnnxClassifier(file, device=config.device)
+    return Explainer(
+        model.class_names,
+        model.facts.preprocess,
+        lambda crop: np.asarray(model.run(crop[None]).probs[0]),
+        lambda crop, index: explain_onnx(model, crop, index),
+        CUT_NOTE if model.facts.data.get("picture_crop") == "box" else "",
+    )
+
+
+def trained_explainer(file: Path) -> Explainer:
+    """Return the explainer of a trained model: Grad-CAM on its last feature map."""
+    import torch
+
+    from finetune.images.batches import normalise
+    from finetune.models.grad_cam import grad_cam
+    from finetune.training.learner import load_classifier
+
+    core, spec, facts = load_classifier(file)
+
+    def probs(crop: np.ndarray) -> np.ndarray:
+        images = normalise(torch.from_numpy(np.ascontiguousarray(crop))[None], spec.mean, spec.std)
+        with torch.inference_mode():
+            return np.asarray(core.infer(images).softmax(dim=1)[0])
+
+    return Explainer(
+        tuple(facts["class_names"]),
+        spec,
+        probs,
+        lambda crop, index: (grad_cam(core, spec, crop, index), "Grad-CAM"),
+        CUT_NOTE if (facts.get("crop") or {}).get("kind") == "box" else "",
+    )
+
+
+def checkpoint_of(model: Path, fold: int | None) -> Path:
+    """Return the one model.safetensors that is meant; UsageError where the fold must be said."""
+    from agecls.evaluation import model_files
+
+    if model.is_file():
+        return model
+    files = model_files(model)
+    if len(files) == 1:
+        return files[0]
+    chosen = [file for file in files if file.parent.name == f"fold{fold}"]
+    if not chosen:
+        folds = ", ".join(file.parent.name.removeprefix("fold") for file in files)
+        raise UsageError(f"{model} holds one model per fold: say which by --fold ({folds})")
+    return chosen[0]
+
+
+def class_index(explainer: Explainer, name: str | None) -> int | None:
+    """Return the index of a class by name, None for none; UsageError lists the classes."""
+    if name is None:
+        return None
+    if name not in explainer.class_names:
+        known = ", ".join(explainer.class_names[:40])
+        raise UsageError(f"--class_name {name!r} is no class of this model; it knows {known}")
+    return explainer.class_names.index(name)
+
+
+def side_by_side(crop: np.ndarray, evidence: np.ndarray) -> bytes:
+    """Return a PNG file: the crop, uint8 (S, S, 3), and beside it the evidence, (S, S), over it; enlarged."""
+    gap = np.full((len(crop), GAP, 3), 255, dtype=np.uint8)
+    return encode_image(enlarged(np.concatenate([crop, gap, overlay(crop, evidence)], axis=1)))

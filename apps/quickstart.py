@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.atomic import check_writable
 from finetune.errors import UsageError
+from finetune.runs.atomic import check_writable
 
 if TYPE_CHECKING:
     from agecls.config import CrossValidationConfig
     from apps.config import QuickstartConfig
-    from finetune.manifest import Manifest
+    from finetune.images.manifest import Manifest
 
 MARKER = ".crl-quickstart"
 MADE = ("lookalike", "cache", "cel", "nllr", "crl", "comparison", "examples")
@@ -42,8 +42,8 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
     Returns dir, runs (loss -> report), comparison (CRL against CE), comparisons (both), models, examples, and
     what the demo returned when it was stopped (None where it was not asked for).
     """
-    from agecls.lookalike import write_lookalike_adience
-    from finetune.console import say
+    from agecls.synthetic.adience import write_lookalike_adience
+    from finetune.cli.console import say
 
     folder = claim(Path(config.dir))
     faces = folder / "lookalike"
@@ -70,8 +70,8 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
 
 def train(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> dict[str, Any]:
     """Cross-validate one loss and return its report."""
-    from agecls.crossval import cross_validate
-    from finetune.console import say
+    from agecls.cross_validation import cross_validate
+    from finetune.cli.console import say
 
     short, title = LOSSES[loss]
     say(f"\n{title} ({short}): five folds, no person on two sides")
@@ -83,7 +83,7 @@ def compare(folder: Path, first: str, second: str) -> dict[str, Any]:
     """Compare two losses on the same faces, image by image."""
     from agecls.comparison import compare_folders
     from agecls.config import CompareConfig
-    from finetune.console import say
+    from finetune.cli.console import say
 
     say(f"\nthe same faces, {second} against {first}")
     out = folder / "comparison" / f"{second}-against-{first}"
@@ -103,8 +103,8 @@ def export(folder: Path, loss: str) -> Path:
 
 def copy_examples(run: Path, out: Path) -> list[Path]:
     """Copy drawn faces that fold 0's models never saw into a folder per group; return the copies."""
-    from finetune.manifest import Manifest
-    from finetune.run_folder import read_json
+    from finetune.images.manifest import Manifest
+    from finetune.runs.folder import read_json
 
     manifest = Manifest.load(run / "manifest.parquet", Path(read_json(run / "run.json")["data_root"]))
     copies: list[Path] = []
@@ -135,7 +135,7 @@ def tell_what_is_there(
     folder: Path, comparisons: Sequence[dict[str, Any]], models: Sequence[Path], examples: Sequence[Path]
 ) -> None:
     """Say where everything lies, what it is worth, and what to do with faces of one's own."""
-    from finetune.console import say
+    from finetune.cli.console import say
 
     reports = [str(folder / loss / "report.md") for loss in LOSSES]
     pages = [comparison["page"] for comparison in comparisons]
@@ -149,14 +149,14 @@ def tell_what_is_there(
 def serve(config: QuickstartConfig, models: Sequence[Path], examples: Path) -> dict[str, Any] | None:
     """Open the demo on the next free port until it is stopped; only say how to, where it is not asked for."""
     from apps.config import DemoConfig
-    from finetune.console import say
+    from finetune.cli.console import say
 
     if not config.serve:
         words = ["crl", "demo", *map(str, models), "--examples", str(examples), "--cropped"]
         say(f"the demo: {shlex.join(words)}")
         return None
-    from apps.demo.guard import free_port
     from apps.demo.page import serve_demo
+    from apps.demo.security.startup import free_port
 
     port = free_port(HOST, config.port, auto=True)
     say(f"the demo: http://{HOST}:{port}   (Ctrl+C stops it)")
@@ -200,7 +200,7 @@ def claim(folder: Path) -> Path:
 def loss_config(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> CrossValidationConfig:
     """Return the cross-validation of one loss: a tiny network from scratch, equal in everything else."""
     from agecls.config import AgeDataConfig, CrossValidationConfig
-    from finetune.config import LossConfig, ModelConfig, RunConfig, TrainConfig
+    from finetune.training.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 
     return CrossValidationConfig(
         data=AgeDataConfig(root=str(faces)),

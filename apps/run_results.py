@@ -12,16 +12,16 @@ import numpy as np
 from agecls.results import AgeResult
 from agecls.results import Predictions as AgePredictions
 from agecls.scores import age_scores
-from apps.session import OnnxClassifier
-from finegrained.boxes import picture_boxes
+from apps.runtime.session import OnnxClassifier
 from finegrained.config import FineDataConfig
+from finegrained.data.boxes import picture_boxes
 from finegrained.results import KIND, FineResult
 from finegrained.results import Predictions as FinePredictions
 from finegrained.scores import fine_scores
 from finetune.errors import DataError, UsageError
-from finetune.manifest import Manifest
-from finetune.preprocess import TEST_CROPS
-from finetune.run_folder import read_json
+from finetune.images.manifest import Manifest
+from finetune.images.preprocess import TEST_CROPS
+from finetune.runs.folder import read_json
 
 # Both have class_names, path, target, probs, preds, correct, `select` and `write`.
 Predictions = AgePredictions | FinePredictions

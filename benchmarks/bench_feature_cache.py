@@ -2,10 +2,10 @@
 
     python benchmarks/bench_feature_cache.py [--backbone tf_efficientnet_lite0] [--pictures 512] [--size 224]
 
-Both train the same small head on the last feature map, without augmentation, through `finetune.fit`: what is
-timed is a whole epoch after the first, with training, validation and the checkpoint at its end. The first
-epoch of the kept stage holds the one pass of the backbone. Weights are random. At the end the two heads are
-compared, for both must have learned the same.
+Both train the same small head on the last feature map, without augmentation, through `finetune.training.fit`:
+what is timed is a whole epoch after the first, with training, validation and the checkpoint at its end. The
+first epoch of the kept stage holds the one pass of the backbone. Weights are random. At the end the two heads
+are compared, for both must have learned the same.
 
 Bar: 20 times. A checkpoint takes its time whatever the number of pictures is, so few pictures show less.
 """
@@ -25,18 +25,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from finetune import heads
-from finetune.backbone import Features
-from finetune.cache import open_source
-from finetune.config import FitConfig, HeadConfig, ModelConfig, RunConfig, TrainConfig, to_dict
-from finetune.console import quiet
-from finetune.distributed import World
-from finetune.fit import fit
-from finetune.heads import FeatureDims, Head, HeadOutput
-from finetune.learner import spec_of
-from finetune.manifest import Manifest
-from finetune.run_folder import RunFolder
-from finetune.task import Task
+from finetune.cli.console import quiet
+from finetune.images.cache import open_source
+from finetune.images.manifest import Manifest
+from finetune.models.backbone import Features
+from finetune.models.heads import registry as heads
+from finetune.models.heads.registry import FeatureDims, Head, HeadOutput
+from finetune.runs.folder import RunFolder
+from finetune.training.config import FitConfig, HeadConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from finetune.training.data import Task
+from finetune.training.fit import fit
+from finetune.training.learner import spec_of
+from finetune.training.optimization.distributed import World
 
 CLASSES = 10
 BAR = 20.0

@@ -2,9 +2,9 @@
 
     python benchmarks/bench_inference.py [--weights FILE] [--photo FILE] [--detector FILE] [--images FOLDER]
 
-1. Milliseconds per batch of `apps.session` (float32 and int8) and of the same network in torch (float32, and
-   bfloat16 with channels last), for prepared pictures at batches 1, 8 and 32. Every round runs all of them in
-   an order drawn afresh; what counts is the median over the rounds. All may use every core.
+1. Milliseconds per batch of `apps.runtime.session` (float32 and int8) and of the same network in torch
+   (float32, and bfloat16 with channels last), for prepared pictures at batches 1, 8 and 32. Every round runs
+   all of them in an order drawn afresh; what counts is the median over the rounds. All may use every core.
 2. Milliseconds of finding a face in a photograph, cutting it out and classifying it, each apart.
 3. Pictures per second of `crl predict` on a folder of files, as a share of what the session alone does with
    pictures that are decoded already: reading files should hide behind the network.
@@ -36,20 +36,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from agecls.face_crop import FaceCrop
-from agecls.faces import build_detector, crop_face
+from agecls.faces.crop import FaceCrop
+from agecls.faces.detector import build_detector, crop_face
 from apps.config import PredictConfig
 from apps.export.convert import to_int8
 from apps.export.graph import build_graph
 from apps.export.run import trace, with_facts
-from apps.model_facts import ModelFacts
 from apps.predict.run import predict_paths
-from apps.session import OnnxClassifier
-from finetune.batches import normalise
-from finetune.decode import decode_image
-from finetune.machine import core_count
-from finetune.model import Classifier, build_classifier
-from finetune.preprocess import PreprocessSpec
+from apps.runtime.metadata import ModelFacts
+from apps.runtime.session import OnnxClassifier
+from finetune.cli.machine import core_count
+from finetune.images.batches import normalise
+from finetune.images.decode import decode_image
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.classifier import Classifier, build_classifier
 
 BACKBONES = ("tf_efficientnet_lite0", "resnet18")
 BATCHES = (1, 8, 32)

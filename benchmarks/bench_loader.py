@@ -29,11 +29,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from finetune.augment import build_augment
-from finetune.batches import TrainBatches
-from finetune.cache import ImageSource, open_source
-from finetune.manifest import Manifest
-from finetune.preprocess import PreprocessSpec
+from finetune.images.augment import build_augment
+from finetune.images.batches import TrainBatches
+from finetune.images.cache import ImageSource, open_source
+from finetune.images.manifest import Manifest
+from finetune.images.preprocess import PreprocessSpec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FGNET = REPOSITORY.parent / "shared" / "data" / "fgnet" / "images"

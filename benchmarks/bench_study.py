@@ -26,17 +26,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from finetune.precision import Precision, choose_precision
-from finetune.study.arms import Arm, build_arms
+from finetune.experiments.study.arms import Arm, build_arms
+from finetune.training.optimization.precision import Precision, choose_precision
 from generalcls.config import GeneralTrainConfig
-from generalcls.engine import Training
-from generalcls.image_set import ImageSet
-from generalcls.networks import Network, build_network
-from generalcls.objectives import StackObjective
-from generalcls.resident import ResidentImages, Scaling
-from generalcls.stack import ModelStack
-from generalcls.updates import Member
-from generalcls.ways import computes_side_by_side, study_device
+from generalcls.data.image_set import ImageSet
+from generalcls.networks.registry import Network, build_network
+from generalcls.parallel.device_data import ResidentImages, Scaling
+from generalcls.parallel.dispatch import computes_side_by_side, study_device
+from generalcls.parallel.engine import Training
+from generalcls.parallel.model_stack import ModelStack
+from generalcls.parallel.objectives import StackObjective
+from generalcls.parallel.optimizers import Member
 
 SHAPES = {"logistic": (28, 1), "mlp": (28, 1), "mnist_cnn": (28, 1), "cifar_cnn": (32, 3)}
 BATCH, CLASSES = 128, 10

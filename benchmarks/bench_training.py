@@ -32,15 +32,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from finetune.augment import build_augment
-from finetune.batches import TrainBatches, normalise
-from finetune.cache import open_source
-from finetune.manifest import Manifest
-from finetune.model import build_classifier
-from finetune.objective import Objective
-from finetune.optim import build_optimizer, parameter_groups
-from finetune.precision import Precision, choose_precision
-from finetune.preprocess import PreprocessSpec
+from finetune.images.augment import build_augment
+from finetune.images.batches import TrainBatches, normalise
+from finetune.images.cache import open_source
+from finetune.images.manifest import Manifest
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.classifier import build_classifier
+from finetune.training.objective import Objective
+from finetune.training.optimization.optim import build_optimizer, parameter_groups
+from finetune.training.optimization.precision import Precision, choose_precision
 
 BACKBONE = "resnet34"
 CLASSES = 8

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from finegrained.lookalike import is_drawn
 from finegrained.results import FineResult
 from finegrained.scores import fine_scores
-from finetune.strict_json import json_text
+from finegrained.synthetic.datasets import is_drawn
+from finetune.runs.strict_json import json_text
 
 INTENDED_USE = (
     "research on telling look-alike categories apart and on loss functions; sorting pictures that show one "

@@ -15,7 +15,7 @@ from finegrained.config import (
     FineStudyConfig,
 )
 from finegrained.recipes import RECIPES
-from finetune.command import Command, choose_command
+from finetune.cli.command import Command, choose_command
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def study(config: FineStudyConfig, words: Mapping[str, str]) -> dict[str, Any]:
 
 def cost(config: CostConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Measure what heads cost on backbones."""
-    from finegrained.cost import measure_costs
+    from finegrained.cost.measure import measure_costs
 
     return measure_costs(config)
 

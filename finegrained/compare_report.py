@@ -10,17 +10,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from finegrained.class_heat_map import draw_class_heat_map
-from finegrained.class_tables import display_name
-from finegrained.picture_grid import Line, Strip, Tile, answer_line, draw_grid, show_file
+from finegrained.data.class_names import display_name
+from finegrained.figures.class_heat_map import draw_class_heat_map
+from finegrained.figures.image_grid import Line, Strip, Tile, answer_line, draw_grid, show_file
 from finegrained.report import PICTURES, PICTURES_NOTE
 from finegrained.results import FineResult, Predictions
-from finetune import canvas
-from finetune.atomic import write_bytes
-from finetune.gallery import short_names
-from finetune.markdown import NOT_MEASURED, Picture, escape, interval, number, page, show_pictures, table
-from finetune.picks import choose_disagreements, choose_telling
-from finetune.run_folder import image_files
+from finetune.figures import canvas
+from finetune.figures.gallery import short_names
+from finetune.figures.markdown import (
+    NOT_MEASURED,
+    Picture,
+    escape,
+    interval,
+    number,
+    page,
+    show_pictures,
+    table,
+)
+from finetune.figures.selection import choose_disagreements, choose_telling
+from finetune.runs.atomic import write_bytes
+from finetune.runs.folder import image_files
 
 Comparison = Mapping[str, Any]
 MEASURES = (

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from finetune.config import FitConfig, ModelConfig, TrainConfig
 from finetune.errors import UsageError
-from finetune.study.study_options import ComparisonConfig
+from finetune.experiments.config import ComparisonConfig
+from finetune.training.config import FitConfig, ModelConfig, TrainConfig
 
 Layout = Literal["auto", "cub", "cars-O", "cars-S", "cars-K", "folders"]
 Crops = Literal["center", "flip", "ten", "cam"]

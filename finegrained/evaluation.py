@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finegrained.boxes import picture_boxes
-from finegrained.class_tables import class_map, normalised
 from finegrained.config import FineDataConfig
-from finegrained.dataset import read_fine_data, tell_reading
-from finegrained.leaks import refuse_seen_pictures
+from finegrained.data.boxes import picture_boxes
+from finegrained.data.class_names import class_map, normalised
+from finegrained.data.leaks import refuse_seen_pictures
+from finegrained.data.load import read_fine_data, tell_reading
+from finegrained.heads.crop_views import show_pictures
 from finegrained.record import MODEL_FILE
 from finegrained.results import FineResult, Predictions, refuse_run_folder
 from finegrained.scores import fine_scores
-from finegrained.showing import show_pictures
-from finetune.bundle import check_class_names
-from finetune.cache import open_pictures
-from finetune.cache_file import content_digest, hash_files
-from finetune.console import say, table
-from finetune.distributed import World
+from finetune.cli.console import say, table
+from finetune.cli.machine import core_count
 from finetune.errors import DataError, ModelFileError
-from finetune.learner import load_classifier
-from finetune.machine import core_count
-from finetune.manifest import Manifest
-from finetune.precision import choose_precision
-from finetune.run_folder import write_json
+from finetune.images.cache import open_pictures
+from finetune.images.cache_file import content_digest, hash_files
+from finetune.images.manifest import Manifest
+from finetune.models.bundle import check_class_names
+from finetune.runs.folder import write_json
+from finetune.training.learner import load_classifier
+from finetune.training.optimization.distributed import World
+from finetune.training.optimization.precision import choose_precision
 
 if TYPE_CHECKING:
     from finegrained.commands import EvaluateFineConfig

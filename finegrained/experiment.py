@@ -7,25 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
-from finegrained.boxes import picture_boxes
 from finegrained.config import FineConfig
-from finegrained.dataset import FineData, check_contents, make_fine_split, read_fine_data, tell_reading
+from finegrained.data.boxes import picture_boxes
+from finegrained.data.load import FineData, check_contents, make_fine_split, read_fine_data, tell_reading
+from finegrained.data.splits import FineSplit
+from finegrained.heads.crop_views import show_pictures
 from finegrained.recipes import data_set_of, with_presets
 from finegrained.record import write_results
-from finegrained.showing import show_pictures
-from finegrained.split import FineSplit
-from finetune.cache import ImageSource, open_pictures
-from finetune.config import FREE_KEYS, to_dict
-from finetune.console import say
-from finetune.distributed import World, any_true, barrier
+from finetune.cli.console import say
 from finetune.errors import CrlError, UsageError
-from finetune.fit import Fitted, fit
-from finetune.heads import resolved
-from finetune.learner import spec_of
-from finetune.prediction import check_answers
-from finetune.preprocess import PreprocessSpec
-from finetune.run_folder import RunFolder, check_content
-from finetune.task import Task
+from finetune.images.cache import ImageSource, open_pictures
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.heads.registry import resolved
+from finetune.runs.folder import RunFolder, check_content
+from finetune.training.config import FREE_KEYS, to_dict
+from finetune.training.data import Task
+from finetune.training.fit import Fitted, fit
+from finetune.training.learner import spec_of
+from finetune.training.optimization.distributed import World, any_true, barrier
+from finetune.training.predict import check_answers
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from finegrained.class_tables import CARS, CUB, official_order
 from finegrained.config import FineConfig
-from finetune.console import say
+from finegrained.data.class_names import CARS, CUB, official_order
+from finetune.cli.console import say
+from finetune.cli.options import load_config, suggestion
 from finetune.errors import UsageError
-from finetune.options import load_config, suggestion
 
 SHORT_NAMES = MappingProxyType({CUB: "cub", CARS: "cars"})
 RECIPES = Path(__file__).parent / "configs"

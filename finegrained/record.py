@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finegrained.leaks import content_hashes
+from finegrained.data.leaks import content_hashes
 from finegrained.recipes import data_set_of
 from finegrained.results import KIND, Predictions
 from finegrained.scores import commonest_class_baseline, fine_scores
-from finetune.bundle import save_bundle
-from finetune.config import to_dict
-from finetune.run_folder import RunFolder
-from finetune.training_record import training_facts
+from finetune.experiments.training_record import training_facts
+from finetune.models.bundle import save_bundle
+from finetune.runs.folder import RunFolder
+from finetune.training.config import to_dict
 
 if TYPE_CHECKING:
+    from finegrained.data.splits import FineSplit
     from finegrained.experiment import Experiment
-    from finegrained.split import FineSplit
-    from finetune.fit import Fitted
+    from finetune.training.fit import Fitted
 
 MODEL_FILE = "model.safetensors"
 

@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 
 from finegrained import report_sections
-from finegrained.class_accuracy import draw_class_accuracy
-from finegrained.confusions import (
+from finegrained.figures.class_accuracy import draw_class_accuracy
+from finegrained.figures.confusions import (
     PAIRS_DRAWN,
     ConfusedPair,
     confused_pairs,
     draw_confused_heat_map,
     draw_confused_pairs,
 )
-from finegrained.model_pictures import draw_model_pictures
+from finegrained.figures.model_pictures import draw_model_pictures
 from finegrained.published import list_hash
 from finegrained.results import FineResult
 from finegrained.scores import fine_scores
-from finetune import markdown
-from finetune.atomic import write_bytes
-from finetune.console import say
+from finetune.cli.console import say
 from finetune.errors import DataError
-from finetune.learning_curves import draw_learning_curves, draw_reliability
-from finetune.markdown import Picture, show_pictures
-from finetune.metrics import confusion_matrix
-from finetune.run_folder import image_files, write_json
+from finetune.figures import markdown
+from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
+from finetune.figures.markdown import Picture, show_pictures
+from finetune.metrics.classification import confusion_matrix
+from finetune.runs.atomic import write_bytes
+from finetune.runs.folder import image_files, write_json
 
 PICTURES = PurePosixPath("pictures")
 PAIRS_KEPT = 50  # of report.json; confusions.csv has every kind of mistake

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from finegrained.class_accuracy import ranked
-from finegrained.class_tables import display_name
+from finegrained.data.class_names import display_name
+from finegrained.figures.class_accuracy import ranked
 from finegrained.published import FULL_TEST, PAPER, TABLE_IX, TEST_LISTS, Reported
-from finetune.markdown import NOT_MEASURED, code, escape, interval, number, table
+from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, number, table
 
 Record = Mapping[str, Any]
 ALL_CLASSES = 24  # up to so many classes the table has them all

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune import metrics
-from finetune.strict_json import json_text
+from finetune.metrics import classification as metrics
+from finetune.runs.strict_json import json_text
 
 LEVEL = 0.95
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from finegrained.config import FineConfig, FineStudyConfig
 from finegrained.published import TABLE_IX, Reported
-from finetune.config import to_dict
 from finetune.errors import DataError
-from finetune.study.cells import Cell, CellPlan
+from finetune.experiments.study.cells import Cell, CellPlan
+from finetune.training.config import to_dict
 
 if TYPE_CHECKING:
     from finegrained.experiment import Experiment
-    from finetune.study.report import StudyPage
-    from finetune.study.table import Measure
+    from finetune.experiments.study.report import StudyPage
+    from finetune.experiments.study.statistics import Measure
 
 # What a finished run and its report leave behind; report.md is written last.
 FILES = (
@@ -43,10 +43,16 @@ def study_losses(config: FineStudyConfig) -> dict[str, Any]:
     Finished cells are never trained again. Returns what report.json holds, and the study's folder.
     """
     from finegrained.experiment import prepare_experiment
-    from finetune.study.finished_runs import end_study
-    from finetune.study.frame import run_cells
-    from finetune.study.from_runs import CellTrainer, check_arms, claim_study, no_claim_left, study_config
-    from finetune.study.study_options import arms_of, seeds_of
+    from finetune.experiments.config import arms_of, seeds_of
+    from finetune.experiments.study.finished_runs import end_study
+    from finetune.experiments.study.from_runs import (
+        CellTrainer,
+        check_arms,
+        claim_study,
+        no_claim_left,
+        study_config,
+    )
+    from finetune.experiments.study.schedule import run_cells
 
     config = study_config(config)
     arms, seeds, folder = arms_of(config), seeds_of(config), Path(config.run.dir)
@@ -70,7 +76,7 @@ def run_config(config: FineStudyConfig) -> FineConfig:
 
 def cell_experiment(experiment: Experiment, plan: CellPlan) -> Experiment:
     """Return the cell's experiment: the same data, split and pictures under the cell's configuration."""
-    from finetune.study.from_runs import cell_config
+    from finetune.experiments.study.from_runs import cell_config
 
     return replace(experiment, config=cell_config(experiment.config, plan))
 
@@ -79,8 +85,8 @@ def train_cell(experiment: Experiment, plan: CellPlan) -> None:
     """Leave the complete run of a cell, with its report, in the cell's folder."""
     from finegrained.experiment import run_experiment
     from finegrained.train import is_finished, tell
-    from finetune.distributed import World
-    from finetune.run_folder import read_json
+    from finetune.runs.folder import read_json
+    from finetune.training.optimization.distributed import World
 
     own = cell_experiment(experiment, plan)
     if not is_finished(own, plan.folder):
@@ -91,7 +97,7 @@ def train_cell(experiment: Experiment, plan: CellPlan) -> None:
 def read_cell(experiment: Experiment, plan: CellPlan) -> Cell | None:
     """Return the finished cell; None while it is not finished, DataError where it is of another study."""
     from finegrained.experiment import plain
-    from finetune.study.finished_runs import cell_of, read_run
+    from finetune.experiments.study.finished_runs import cell_of, read_run
 
     config = cell_experiment(experiment, plan).config
     identity = {
@@ -108,7 +114,7 @@ def read_cell(experiment: Experiment, plan: CellPlan) -> Cell | None:
 
 def measures() -> tuple[Measure, ...]:
     """Return what a study of pictures is judged by; the first decides."""
-    from finetune.study.table import Measure
+    from finetune.experiments.study.statistics import Measure
 
     return (
         Measure("accuracy", "top-1 accuracy (%)"),
@@ -119,10 +125,10 @@ def measures() -> tuple[Measure, ...]:
 
 def page_of(config: FineConfig, folder: Path, cells: Sequence[Cell]) -> StudyPage:
     """Return what the report tells beside the statistics."""
-    from finetune.study.finished_runs import record_of, what_ran
-    from finetune.study.report import StudyPage
-    from finetune.study.table import is_adaptive
-    from finetune.study.words import at_chance
+    from finetune.experiments.study.conclusion import at_chance
+    from finetune.experiments.study.finished_runs import record_of, what_ran
+    from finetune.experiments.study.report import StudyPage
+    from finetune.experiments.study.statistics import is_adaptive
 
     record = record_of(folder, cells[0], "report.json")
     title = f"Losses compared: {config.head.name} on {config.model.backbone}, {record['policy']}"

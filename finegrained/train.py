@@ -17,10 +17,10 @@ def train_run(config: FineConfig) -> dict[str, Any]:
     A run that is finished is left as it is, and its record returned.
     """
     from finegrained.experiment import check_run_place, prepare_experiment, run_experiment
-    from finetune.console import quiet
-    from finetune.distributed import any_true, start_world, stop_world
-    from finetune.precision import choose_precision
-    from finetune.run_folder import read_json
+    from finetune.cli.console import quiet
+    from finetune.runs.folder import read_json
+    from finetune.training.optimization.distributed import any_true, start_world, stop_world
+    from finetune.training.optimization.precision import choose_precision
 
     world = start_world(choose_precision(config.device, config.run.precision).device)
     if not world.is_main:
@@ -50,10 +50,10 @@ def is_finished(experiment: Experiment, folder: Path) -> bool:
     """
     from finegrained.experiment import plain
     from finegrained.record import MODEL_FILE
-    from finetune.config import FREE_KEYS, to_dict
-    from finetune.config_record import config_changes
-    from finetune.run_folder import read_config, read_json
-    from finetune.strict_json import to_plain
+    from finetune.runs.config_file import config_changes
+    from finetune.runs.folder import read_config, read_json
+    from finetune.runs.strict_json import to_plain
+    from finetune.training.config import FREE_KEYS, to_dict
 
     needed = ("run.json", "predictions.parquet", "manifest.parquet", MODEL_FILE)
     if experiment.config.run.resume != "auto" or not all((folder / name).is_file() for name in needed):
@@ -71,7 +71,7 @@ def is_finished(experiment: Experiment, folder: Path) -> bool:
 
 def tell_finished(record: dict[str, Any], folder: Path) -> None:
     """Say that nothing is left to do and where the results lie; write the report only where it is missing."""
-    from finetune.console import say
+    from finetune.cli.console import say
 
     say(f"the run in {folder} is finished: nothing is trained and nothing is tested again")
     if record["n"] and not (folder / "report.md").is_file():
@@ -84,7 +84,7 @@ def tell(record: dict[str, Any], folder: Path) -> None:
     """Say what came out, write the report where there was something to test, and say where it lies."""
     from finegrained.report import report_run
     from finegrained.results import FineResult
-    from finetune.console import say
+    from finetune.cli.console import say
 
     if record["n"]:
         say(summary_line(record))

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from finegrained.boxes import CORNERS
 from finegrained.config import FineDataConfig
-from finegrained.dataset import FineData, make_fine_split, read_fine_data, tell_twins, twins_report
-from finegrained.split import FineSplit, as_split, equal_contents
-from finetune.console import on_one_line, say, table
+from finegrained.data.boxes import CORNERS
+from finegrained.data.load import FineData, make_fine_split, read_fine_data, tell_twins, twins_report
+from finegrained.data.splits import FineSplit, as_split, equal_contents
+from finetune.cli.console import on_one_line, say, table
 from finetune.errors import DataError, UsageError, listing
-from finetune.manifest import Manifest
+from finetune.images.manifest import Manifest
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
@@ -24,7 +24,7 @@ def verify_fine_data(
 ) -> dict[str, Any]:
     """Read, count and check a data set; print what was found and return it.
 
-    The result holds the report of `finegrained.dataset.FineData`, and: split (the hash), parts (rows to
+    The result holds the report of `finegrained.data.load.FineData`, and: split (the hash), parts (rows to
     train, validate and test on), manifest (the fingerprint); where pictures were opened, bad_images (file ->
     reason) and the pairs of files with equal bytes: duplicate_contents (a file learned from and a tested
     one; same_content too), same_content_validation (training and validation), same_content_classes (of two
@@ -109,8 +109,8 @@ def print_counts(data: FineData, split: FineSplit) -> None:
 
 def check_pictures(data: FineData, split: FineSplit, config: FineDataConfig, result: dict[str, Any]) -> None:
     """Open every picture that is there; refuse unreadable ones, tell of equal ones across the parts."""
-    from finetune.cache_file import map_files
-    from finetune.decode import reason_to_refuse
+    from finetune.images.cache_file import map_files
+    from finetune.images.decode import reason_to_refuse
 
     files = [data.manifest.file(row) for row in range(len(data.manifest))]
     there = np.array([file.is_file() for file in files])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.command import Command, choose_command
+from finetune.cli.command import Command, choose_command
 from generalcls.config import GeneralDataConfig, GeneralRunOneConfig, GeneralStudyConfig
 
 RECIPES = Path(__file__).parent / "configs"
@@ -29,21 +29,21 @@ class VerifyConfig:
 
 def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Count a data set and check what can be checked before training."""
-    from generalcls.verification import verify_general_data
+    from generalcls.data.verify import verify_general_data
 
     return verify_general_data(config.data, config.cache, quick=config.quick)
 
 
 def train(config: GeneralRunOneConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Train one network with one loss and test it once."""
-    from generalcls.train import train_run
+    from generalcls.single_run import train_run
 
     return train_run(config)
 
 
 def study(config: GeneralStudyConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Train every loss with every seed, and report the paired differences."""
-    from generalcls.study import study_losses
+    from generalcls.loss_study import study_losses
 
     return study_losses(config)
 

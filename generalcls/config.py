@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from finetune.errors import UsageError
-from finetune.study.study_options import ComparisonConfig
+from finetune.experiments.config import ComparisonConfig
 
 DataName = Literal["digits", "mnist", "cifar10", "cifar100", "svhn", "imagenet", "folders"]
 

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.command import command_line
-from finetune.markdown import code, escape
-from finetune.run_folder import versions
-from finetune.study.arms import Arm
-from finetune.study.cells import Cell
-from finetune.study.finished_runs import end_study
-from finetune.study.report import StudyPage
-from finetune.study.table import Measure, is_adaptive
-from finetune.study.words import at_chance
+from finetune.cli.command import command_line
+from finetune.experiments.study.arms import Arm
+from finetune.experiments.study.cells import Cell
+from finetune.experiments.study.conclusion import at_chance
+from finetune.experiments.study.finished_runs import end_study
+from finetune.experiments.study.report import StudyPage
+from finetune.experiments.study.statistics import Measure, is_adaptive
+from finetune.figures.markdown import code, escape
+from finetune.runs.folder import versions
 from generalcls.config import GeneralStudyConfig, GeneralTrainConfig
 from generalcls.published import reported
 
 if TYPE_CHECKING:
-    from generalcls.cells import CellTrainer
-    from generalcls.data import GeneralData
+    from generalcls.data.datasets import GeneralData
+    from generalcls.parallel.cells import CellTrainer
 
 MEASURES = (
     Measure("accuracy", "accuracy (%)"),

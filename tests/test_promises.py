@@ -24,19 +24,19 @@ import torch
 
 from agecls.commands import main
 from agecls.config import AgeDataConfig
-from agecls.dataset import make_age_splits, read_data
-from agecls.lookalike import write_lookalike_adience
+from agecls.data.read import make_age_splits, read_data
 from agecls.results import AgeResult
+from agecls.synthetic.adience import write_lookalike_adience
 from apps.config import ExportConfig
 from apps.export import run as export
 from apps.export.run import export_run
-from apps.session import OnnxClassifier
-from finetune import console
-from finetune.backbone import build_backbone
-from finetune.checkpoint import CheckpointFolder
-from finetune.decode import decode_image
+from apps.runtime.session import OnnxClassifier
+from finetune.cli import console
 from finetune.errors import CrlError, DataError, ModelFileError
-from finetune.learner import load_classifier
+from finetune.images.decode import decode_image
+from finetune.models.backbone import build_backbone
+from finetune.training.checkpoint import CheckpointFolder
+from finetune.training.learner import load_classifier
 from tests.apps.live_demo import live_demo
 from tests.apps.live_demo import picture as any_picture
 from tests.apps.tiny_onnx import write_tiny
@@ -172,7 +172,8 @@ sys.addaudithook(refuse)
 if sys.argv[1] == "twin":
     import urllib.request
     urllib.request.urlopen("http://localhost:9")
-import core_losses, finetune.fit, finetune.augment, agecls.crossval, agecls.evaluation, apps.cli
+import core_losses, finetune.training.fit, finetune.images.augment
+import agecls.cross_validation, agecls.evaluation, apps.cli
 from apps.cli import main
 root, folder, *tiny = sys.argv[2:]
 options = ["--data.root", root, "--run.dir", folder, "--train.augment", "strong", *tiny]

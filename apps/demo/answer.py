@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apps.heatmap_names import names_for_people
+from apps.heatmap.names import names_for_people
 
 if TYPE_CHECKING:
-    from apps.heatmap import HeatMap
+    from apps.heatmap.heatmap import HeatMap
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Answer:
 
     def heat_map(self) -> HeatMap:
         """Return the answer as softmax heat maps: a row per picture or face, a table per model."""
-        from apps.heatmap import TOP, HeatMap
+        from apps.heatmap.heatmap import TOP, HeatMap
 
         first = self.titles[0]
         targets = tuple(row.true for row in self.rows)

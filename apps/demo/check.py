@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from apps.demo.text import percent
-from finetune.console import say
+from finetune.cli.console import say
 from finetune.errors import ResourceError
 
 SECONDS = 60.0

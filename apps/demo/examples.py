@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.predict.picture_paths import PICTURE_SUFFIXES, natural_key
-from finegrained.class_tables import normalised
-from finetune.decode import BadImageError, decode_image
+from apps.predict.inputs import PICTURE_SUFFIXES, natural_key
+from finegrained.data.class_names import normalised
 from finetune.errors import UsageError
-from finetune.preprocess import center_crop, resize
+from finetune.images.decode import BadImageError, decode_image
+from finetune.images.preprocess import center_crop, resize
 
 LIMIT = 24
 THUMBNAIL = 112  # px

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from apps.session import OnnxClassifier
+    from apps.runtime.session import OnnxClassifier
 
 MOST_COVERED = 16  # crops of one request; each costs some fifty answers of a model that carries no maps
 
@@ -30,8 +30,8 @@ def look_at(
         class_index: the class to be explained.
         maps: (K, h, w) the class activation maps that came with its answer; None for a model without.
     """
-    from apps.explain import CAM, explain_onnx
-    from finetune.evidence import evidence_map, overlay
+    from apps.runtime.occlusion import CAM, explain_onnx
+    from finetune.figures.evidence import evidence_map, overlay
 
     if maps is not None:
         return overlay(crop, evidence_map(maps[class_index], model.size)), CAM

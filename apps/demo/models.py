@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from agecls.face_crop import FaceCrop
+from agecls.faces.crop import FaceCrop
 from apps.demo.text import safe
-from apps.model_facts import is_for_drawings, learned_from_boxes
+from apps.runtime.metadata import is_for_drawings, learned_from_boxes
 
 if TYPE_CHECKING:
-    from apps.model_facts import ModelFacts
-    from apps.session import OnnxClassifier
+    from apps.runtime.metadata import ModelFacts
+    from apps.runtime.session import OnnxClassifier
 
 SCORES = {  # what the facts call a score -> words, unit
     "top1": ("right class", "%"),

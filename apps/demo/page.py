@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.config import DemoConfig
-from apps.demo import look as demo_look
 from apps.demo import models as demo_models
 from apps.demo import results as demo_results
-from apps.demo import start as demo_start
+from apps.demo import startup as demo_start
+from apps.demo import theme as demo_look
 from apps.demo import words as demo_page
 from apps.demo.downloads import write_downloads
-from finetune.console import say
-from finetune.interrupts import HANGUP, StopRequest
+from finetune.cli.console import say
+from finetune.runs.interrupts import HANGUP, StopRequest
 
 if TYPE_CHECKING:
     from apps.demo.examples import Examples
@@ -78,7 +78,7 @@ def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
 @contextmanager
 def running_demo(models: Sequence[Path], config: DemoConfig) -> Iterator[RunningDemo]:
     """Give a demo that answers while the context is open; leaving it closes the port and removes uploads."""
-    from apps.demo import guard
+    from apps.demo.security import startup as guard
     from apps.demo.uploads import Janitor, UploadFolder
 
     start = time.perf_counter()
@@ -300,7 +300,7 @@ def _launch(
     """Start gradio's server in a thread of its own, with everything off that reaches beyond this machine."""
     import gradio as gr
 
-    from apps.demo import guard
+    from apps.demo.security import startup as guard
 
     here = Path.cwd()
     theme = gr.themes.Base(font=demo_look.FONT, font_mono=demo_look.MONO).set(**demo_look.theme_values())
@@ -342,7 +342,7 @@ def _launch(
 
 def _check(demo: RunningDemo, config: DemoConfig) -> dict[str, Any]:
     from apps.demo.check import check_demo
-    from apps.demo.guard import read_auth
+    from apps.demo.security.startup import read_auth
 
     person = read_auth(config.auth)[0] if config.auth else None
     shown = [item for examples in demo.examples.values() for item in examples.items]

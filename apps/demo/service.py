@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.face_crop import FaceCrop
+from agecls.faces.crop import FaceCrop
 from apps.demo.answer import Answer, Guess, Row
 from apps.demo.looks import look_at, most_looks
-from apps.predict.answers import unique_titles
-from apps.session import OnnxClassifier, check_same_classes
-from finetune.decode import BadImageError, decode_image
+from apps.predict.predict import unique_titles
+from apps.runtime.session import OnnxClassifier, check_same_classes
 from finetune.errors import CrlError
+from finetune.images.decode import BadImageError, decode_image
 
 if TYPE_CHECKING:
-    from agecls.faces import Face, FaceDetector
+    from agecls.faces.detector import Face, FaceDetector
 
 MAX_FACES = 12  # of one picture, the largest ones: a group photograph must not hold everybody else up
 
@@ -293,7 +293,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
 def _cut(image: np.ndarray, face: Face | None, rule: FaceCrop | None, model: OnnxClassifier) -> np.ndarray:
     if face is None or rule is None:
         return image
-    from agecls.faces import crop_face
+    from agecls.faces.detector import crop_face
 
     spec = model.facts.preprocess
     return crop_face(image, face, rule, spec.resize_size, spec.interpolation)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from finetune.console import say
+from finetune.cli.console import say
 
 PREFIX = "crl-demo-"
 RESULT_PREFIX = "result-"

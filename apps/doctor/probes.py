@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from apps.doctor.checks import Finding
-from finetune.canvas import count_text
 from finetune.errors import CrlError
+from finetune.figures.canvas import count_text
 
 # The smallest model that computes something: y = Relu(x), one number, opset 18.
 TINY_MODEL = bytes.fromhex(
@@ -25,7 +25,7 @@ TINY_MODEL = bytes.fromhex(
 
 def probe_torch() -> list[Finding]:
     """Return whether torch loads, and whether it can compute on a graphics card."""
-    from apps.cuda_driver import driver_problem
+    from apps.runtime.cuda_driver import driver_problem
 
     try:
         import torch
@@ -52,7 +52,7 @@ def probe_torch() -> list[Finding]:
 
 def probe_runtime() -> list[Finding]:
     """Return which of ONNX Runtime's providers really load: each computes one number."""
-    from apps.session import CPU, CUDA, cuda_problem, load_runtime
+    from apps.runtime.session import CPU, CUDA, cuda_problem, load_runtime
 
     try:
         runtime = load_runtime()
@@ -107,7 +107,7 @@ def probe_pictures(detector: str = "") -> list[Finding]:
 def _detector_finding(detector: str) -> Finding:
     import numpy as np
 
-    from agecls.faces import build_detector, find_detector, missing_detector_message
+    from agecls.faces.detector import build_detector, find_detector, missing_detector_message
 
     try:
         found = build_detector(detector or None)
@@ -123,15 +123,9 @@ def _detector_finding(detector: str) -> Finding:
 
 def probe_weights(backbone: str = "", weights: str = "") -> list[Finding]:
     """Return whether the weights of a backbone, or a weights file, are on this machine and can be read."""
-    from finetune.backbone import build_backbone, published_weights
-    from finetune.tensor_files import read_tensors
-    from finetune.weights import (
-        can_reach,
-        find_cached,
-        find_local,
-        forbidden_to_connect,
-        how_to_fetch,
-    )
+    from finetune.models.backbone import build_backbone, published_weights
+    from finetune.models.tensor_files import read_tensors
+    from finetune.models.weights import can_reach, find_cached, find_local, forbidden_to_connect, how_to_fetch
 
     name = f"weights of {backbone}" if backbone else "weights"
     try:

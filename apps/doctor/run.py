@@ -26,10 +26,10 @@ from apps.doctor.checks import (
     refuse_twins,
 )
 from apps.doctor.weight_files import check_weights
-from finetune.canvas import count_text
-from finetune.console import say
+from finetune.cli.console import say
+from finetune.cli.machine import core_count
 from finetune.errors import ResourceError
-from finetune.machine import core_count
+from finetune.figures.canvas import count_text
 
 __all__ = ["Finding", "refuse_twins", "run_doctor"]
 
@@ -97,7 +97,7 @@ def _no_twins() -> Finding:
 
 
 def _places() -> dict[str, Path]:
-    from finetune.cache import cache_folder
+    from finetune.images.cache import cache_folder
 
     cache = cache_folder("auto")
     return {"run folder": Path.cwd(), **({} if cache is None else {"picture cache": cache})}

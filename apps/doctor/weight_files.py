@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from apps.doctor.checks import Finding
-from finetune.console import on_one_line
+from finetune.cli.console import on_one_line
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Sequence
 
 from apps.export import card_category as category
-from apps.export import card_sections as measured
+from apps.export import card_scores as measured
 from apps.export.card_origin import how_checked, how_trained, in_words, licence, one_line, the_file
-from apps.export.card_sections import NOT_MEASURED
+from apps.export.card_scores import NOT_MEASURED
 from apps.export.crop import NOT_MEASURED as NOT_MEASURED_CROP
-from apps.model_facts import ModelFacts
-from finetune.markdown import escape, page
+from apps.runtime.metadata import ModelFacts
+from finetune.figures.markdown import escape, page
 
 FEW_CLASSES = 12
 
@@ -88,7 +88,7 @@ def use_it(facts: ModelFacts, file_name: str) -> str:
     commands += [f"crl demo {file}"]
     python = (
         "from pathlib import Path\n"
-        "from apps.session import OnnxClassifier\n\n"
+        "from apps.runtime.session import OnnxClassifier\n\n"
         f"answer = OnnxClassifier({file_name!r}).predict([Path('picture.jpg')])[0]\n"
         "print(answer.class_name, answer.probability, answer.top(3))"
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apps.export.card_sections import NOT_MEASURED, ends, percent
-from apps.model_facts import ModelFacts
-from finetune.markdown import escape, number, table
+from apps.export.card_scores import NOT_MEASURED, ends, percent
+from apps.runtime.metadata import ModelFacts
+from finetune.figures.markdown import escape, number, table
 
 UNKNOWN = "unknown"
 WORST = 10  # classes of a long list that are shown first

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from apps.export.card_category import data_rows as category_rows
-from apps.export.card_sections import NOT_MEASURED
-from apps.model_facts import ModelFacts
-from finetune.markdown import code, escape, table
+from apps.export.card_scores import NOT_MEASURED
+from apps.runtime.metadata import ModelFacts
+from finetune.figures.markdown import code, escape, table
 
 UNKNOWN = "unknown"
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

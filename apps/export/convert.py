@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from apps.export.tidy import HEAD_MARK
-from apps.session import load_runtime
+from apps.export.simplify import HEAD_MARK
+from apps.runtime.session import load_runtime
 from finetune.errors import ModelFileError
 
 INPUT = "images"

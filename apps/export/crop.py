@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agecls.face_crop import FaceCrop, crop_of_run
-from agecls.faces import build_detector
+from agecls.faces.crop import FaceCrop, crop_of_run
+from agecls.faces.detector import build_detector
 from apps.config import ExportConfig
-from finetune.console import say
+from finetune.cli.console import say
 
 GIVEN, FROM_LAYOUT = "given at the export", "that of the pictures it was trained on"
 NOT_MEASURED = "a default that nobody measured"
@@ -27,7 +27,7 @@ def face_crop_of(folder: Path, run: Mapping[str, Any], config: ExportConfig) -> 
     none is found the plain crop's default is used, and it is said how to measure.
     Raises UsageError for a crop, margin or detector that is not offered, or a detector file that is absent.
     """
-    from agecls.recropping import can_measure, crop_for_run
+    from agecls.crop_evaluation import can_measure, crop_for_run
 
     rule = crop_of_run(run, config.face_crop, config.face_margin)
     chosen = config.face_crop != "auto" or config.face_margin is not None

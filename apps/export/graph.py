@@ -13,10 +13,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone import Features
-from finetune.heads import Head, LinearHead
-from finetune.model import Classifier
-from finetune.preprocess import PreprocessSpec
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.backbone import Features
+from finetune.models.classifier import Classifier
+from finetune.models.heads.registry import Head, LinearHead
 
 # Where the channels lie in a final feature map: its averaged axes, and the sum W.feature_map over channels.
 MAP_LAYOUTS = {"NCHW": ((2, 3), "kd,ndhw->nkhw"), "NHWC": ((1, 2), "kd,nhwd->nkhw")}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.console import say
+from finetune.cli.console import say
 from finetune.errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
     from apps.export.graph import EnsembleGraph, ExportGraph
-    from apps.session import OnnxClassifier
+    from apps.runtime.session import OnnxClassifier
 
 BATCHES = (1, 2, 7)
 FEWEST_REAL = 16
@@ -48,7 +48,7 @@ def check_parity(
     Raises ModelFileError, naming output and batch size, where they are further apart; UsageError for fewer
     than 16 real pictures.
     """
-    from apps.session import OnnxClassifier
+    from apps.runtime.session import OnnxClassifier
 
     if len(real) < FEWEST_REAL:
         raise UsageError(f"a check needs {FEWEST_REAL} real pictures or more, got {len(real)}")
@@ -158,7 +158,7 @@ def check_accuracy(
     Returns n, both accuracies in percent, the drop in percentage points, and the share of images for which
     both name the same class. Raises ModelFileError where the drop is larger.
     """
-    from apps.session import OnnxClassifier
+    from apps.runtime.session import OnnxClassifier
 
     models = [OnnxClassifier(file, device="cpu") for file in (exact, small)]
     named = [[model.run(batch).probs.argmax(1) for model in models] for batch in batches]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apps.config import ExportConfig
-from finetune.atomic import check_writable
 from finetune.errors import UsageError, listing
+from finetune.runs.atomic import check_writable
 
 CARD = "README.md"
 
@@ -45,7 +45,7 @@ def plan_exports(named: Path, config: ExportConfig) -> list[Plan]:
     See `apps.export.run.export_run` for what is refused.
     """
     from agecls.evaluation import model_files
-    from finetune.run_folder import read_json
+    from finetune.runs.folder import read_json
 
     _check_options(config)
     folder, weights = run_and_weights(named)

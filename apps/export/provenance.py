@@ -12,7 +12,7 @@ from finetune.errors import ModelFileError
 
 if TYPE_CHECKING:
     from apps.export.graph import EnsembleGraph, ExportGraph
-    from apps.export.pictures import RunPictures
+    from apps.export.images import RunPictures
     from apps.export.plan import Plan
 
 SAME = {"manifest": "table of images", "split": "split", "seed": "seed", "backbone": "backbone"}

@@ -17,20 +17,20 @@ import numpy as np
 import onnx
 
 from apps.config import ExportConfig
-from apps.export.facts import Member, build_facts, finished_facts
-from apps.export.pictures import RunPictures, spread
+from apps.export.images import RunPictures, spread
+from apps.export.metadata import Member, build_facts, finished_facts
 from apps.export.plan import CARD, Plan, plan_exports, refuse_former_export, run_and_weights
 from apps.export.provenance import check_member, check_repeats
-from apps.export.tidy import tidy
-from apps.model_facts import METADATA_KEY, ModelFacts, PrecisionName
-from finetune.atomic import atomic_file, write_bytes
-from finetune.console import say, table
+from apps.export.simplify import tidy
+from apps.runtime.metadata import METADATA_KEY, ModelFacts, PrecisionName
+from finetune.cli.console import say, table
 from finetune.errors import ModelFileError, UsageError
-from finetune.preprocess import PreprocessSpec
+from finetune.images.preprocess import PreprocessSpec
+from finetune.runs.atomic import atomic_file, write_bytes
 
 if TYPE_CHECKING:
     from apps.export.graph import EnsembleGraph, ExportGraph
-    from finetune.model import Classifier
+    from finetune.models.classifier import Classifier
 
 OPSET = 18
 # Float16 keeps 11 bits; through a hundred layers a logit moves by a hundredth of the largest at most.
@@ -112,8 +112,8 @@ def load_members(
     `record` is the run's own. Raises ModelFileError for a damaged file, one of another fold or run, and where
     members differ in classes or preprocessing.
     """
-    from finetune.learner import load_classifier
-    from finetune.model import num_parameters
+    from finetune.models.classifier import num_parameters
+    from finetune.training.learner import load_classifier
 
     members: list[Member] = []
     cores: list[Classifier] = []
@@ -289,7 +289,7 @@ def with_facts(model: onnx.ModelProto, facts: ModelFacts) -> onnx.ModelProto:
 def write_export(plan: Plan, model: onnx.ModelProto, facts: ModelFacts) -> dict[str, Any]:
     """Write a checked model and its card; the file takes its name once it reads back as what was checked."""
     from apps.export.card import write_card
-    from apps.session import OnnxClassifier
+    from apps.runtime.session import OnnxClassifier
 
     final = with_facts(model, facts)
     content = final.SerializeToString()

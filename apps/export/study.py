@@ -12,9 +12,9 @@ import numpy as np
 
 from apps.config import ExportConfig
 from finetune.errors import DataError, UsageError
-from finetune.manifest import Manifest
-from finetune.run_folder import read_json
-from finetune.study.cells import CELL_FILE, study_hint
+from finetune.experiments.study.cells import CELL_FILE, study_hint
+from finetune.images.manifest import Manifest
+from finetune.runs.folder import read_json
 
 if TYPE_CHECKING:
     from finegrained.config import FineDataConfig
@@ -68,7 +68,7 @@ class AgeStudy(Study):
 
     def rows(self, record: Record, manifest: Manifest, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the fold's rows; -1 learned from all and was tested on none."""
-        from agecls.folds import make_splits
+        from agecls.data.folds import make_splits
 
         if fold == -1:
             return np.arange(len(manifest)), np.arange(0)
@@ -132,7 +132,7 @@ class FineStudy(Study):
 
     def boxes(self, record: Record, manifest: Manifest) -> np.ndarray | None:
         """Return the boxes with the run's margin, where it cut its pictures to them."""
-        from finegrained.boxes import picture_boxes
+        from finegrained.data.boxes import picture_boxes
 
         return picture_boxes(manifest, cut_as_in(record.get("crop") or {}))
 

@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.doctor.checks import refuse_twins
-from apps.predict.answers import Answer, predict_pictures, unique_titles
-from apps.predict.files import SUFFIXES, Layout, check_suffix, on_one_line, open_predictions, readable
-from apps.predict.picture_paths import Found, find_sources, read_list
-from apps.predict.tally import Tally, described, say_plan
+from apps.predict.inputs import Found, find_sources, read_list
+from apps.predict.predict import Answer, predict_pictures, unique_titles
+from apps.predict.summary import Tally, described, say_plan
 from apps.predict.video_frames import check_fps
 from apps.predict.views import HeatMapRows, LookFolder, TerminalTable
-from finetune.atomic import check_writable
-from finetune.canvas import count_text
-from finetune.console import progress, say
+from apps.predict.writers import SUFFIXES, Layout, check_suffix, on_one_line, open_predictions, readable
+from finetune.cli.console import progress, say
+from finetune.cli.machine import core_count
 from finetune.errors import CrlError, InterruptedRunError, ResourceError, UsageError
-from finetune.interrupts import StopRequest
-from finetune.machine import core_count
+from finetune.figures.canvas import count_text
+from finetune.runs.atomic import check_writable
+from finetune.runs.interrupts import StopRequest
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from agecls.faces import Face
+    from agecls.faces.detector import Face
     from apps.config import PredictConfig
-    from apps.session import OnnxClassifier
+    from apps.runtime.session import OnnxClassifier
 
 EXAMPLE = "for example: crl predict model.onnx photos/ --out answers.csv"
 MOST_AT_ONCE = 4
@@ -53,7 +53,7 @@ def predict_paths(words: list[str], config: PredictConfig) -> dict[str, Any]:
     model_words, picture_words = split_words(words)
     out, heat_map = _check_options(config)
     refuse_twins()
-    from apps.session import OnnxClassifier
+    from apps.runtime.session import OnnxClassifier
 
     detector = face_finder(config)
     found = find_sources(_with_lists(picture_words), recursive=config.recursive)
@@ -175,7 +175,7 @@ class GivenBox:
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return the face, none where its box lies outside the picture, uint8 (H, W, 3)."""
-        from agecls.faces import Face
+        from agecls.faces.detector import Face
 
         x, y, width, height = self.box
         outside = x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0
@@ -189,7 +189,7 @@ class ThreadDetectors:
     """
 
     def __init__(self, file: str | None) -> None:
-        from agecls.faces import build_detector, missing_detector_message
+        from agecls.faces.detector import build_detector, missing_detector_message
 
         self._build = functools.partial(build_detector, file)
         self._own = threading.local()
@@ -216,7 +216,7 @@ def _layout(
     one_table: bool,
 ) -> Layout:
     """Return what the rows hold; ModelFileError where models with other classes are to share a table."""
-    from apps.side_by_side import align_classes
+    from apps.runtime.side_by_side import align_classes
 
     if one_table or (config.out or "").lower().endswith((".csv", ".parquet")):
         for note in align_classes(models):

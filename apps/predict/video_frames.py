@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from apps.predict.picture_paths import is_video
-from finetune.decode import MAX_PIXELS, MIN_SIDE, BadImageError
+from apps.predict.inputs import is_video
 from finetune.errors import UsageError
+from finetune.images.decode import MAX_PIXELS, MIN_SIDE, BadImageError
 
 CONTAINERS = "MP4, MOV, AVI, MKV, WebM"
 LATEST_END = 1.0  # seconds, or a twentieth of the whole: sound often lasts a little longer than the pictures

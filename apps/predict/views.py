@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.encoding import encode_image
-from apps.heatmap_names import names_for_people
-from apps.predict.answers import Answer
-from apps.predict.files import on_one_line, readable
-from finetune.atomic import write_bytes
-from finetune.canvas import count_text
-from finetune.console import format_table
+from apps.heatmap.encoding import encode_image
+from apps.heatmap.names import names_for_people
+from apps.predict.predict import Answer
+from apps.predict.writers import on_one_line, readable
+from finetune.cli.console import format_table
 from finetune.errors import UsageError
+from finetune.figures.canvas import count_text
+from finetune.runs.atomic import write_bytes
 
 if TYPE_CHECKING:
-    from apps.heatmap import HeatMap
-    from apps.session import OnnxClassifier
+    from apps.heatmap.heatmap import HeatMap
+    from apps.runtime.session import OnnxClassifier
 
 TABLE_ROWS = 40
 RANKED_ANSWERS = 12  # up to so many answers are told with their best classes below each other
@@ -140,7 +140,7 @@ class HeatMapRows:
 
         Nothing is written where no picture was answered by every model.
         """
-        from apps.heatmap import draw_png, fits_png, to_csv, to_html_page
+        from apps.heatmap.heatmap import draw_png, fits_png, to_csv, to_html_page
 
         rows = [answers for answers in self._rows.values() if len(answers) == len(self._titles)]
         if not rows:
@@ -160,7 +160,7 @@ class HeatMapRows:
         return f"heat map: {count_text(len(rows), 'row')}{cut}: {file}"
 
     def _heat_map(self, rows: Sequence[list[Answer]]) -> HeatMap:
-        from apps.heatmap import TOP, heat_map
+        from apps.heatmap.heatmap import TOP, heat_map
 
         return heat_map(
             _row_names([answers[0] for answers in rows]),
@@ -216,8 +216,8 @@ class LookFolder:
 
     def add(self, answer: Answer) -> None:
         """Write the picture of one answer: the crop, and over it where the model looked for its class."""
-        from apps.explain import explain_onnx
-        from finetune.evidence import enlarged, overlay
+        from apps.runtime.occlusion import explain_onnx
+        from finetune.figures.evidence import enlarged, overlay
 
         if answer.model is None or answer.crop is None or answer.class_index is None:
             return

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agecls.crossval import cross_validate
-from agecls.lookalike import write_lookalike_adience
-from finetune.console import quiet, reset
+from agecls.cross_validation import cross_validate
+from agecls.synthetic.adience import write_lookalike_adience
+from finetune.cli.console import quiet, reset
 from tests.agecls.tiny_ages import tiny
 
 

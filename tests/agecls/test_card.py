@@ -10,14 +10,14 @@ import pytest
 
 from agecls.card import age_card, choose_model, crossing_rates, yaw_cells, young_and_adult
 from agecls.card_facts import not_measured, pretraining_facts
-from agecls.lookalike import album_name, is_drawn
 from agecls.results import AgeResult, Predictions
 from agecls.scores import score_cross_validation
 from agecls.single import train_single
-from finetune.console import quiet, reset
+from agecls.synthetic.adience import album_name, is_drawn
+from finetune.cli.console import quiet, reset
 from finetune.errors import DataError, UsageError
-from finetune.manifest import Manifest
-from finetune.run_folder import read_json
+from finetune.images.manifest import Manifest
+from finetune.runs.folder import read_json
 from tests.agecls.results_by_hand import FOLDS, make_result
 from tests.agecls.tiny_ages import as_table, single, tiny
 

@@ -191,7 +191,7 @@ def test_python_m_agecls_is_the_same_program(faces):
     assert one_object(found.stdout)["images"] == len(listed_rows(faces))
 
 
-@pytest.mark.exhaustive  # tests/finetune/test_torchrun.py shows the engine's own part in every run
+@pytest.mark.exhaustive  # tests/finetune/training/test_torchrun.py shows the engine's own part in every run
 def test_two_processes_of_torchrun_train_as_one(faces, tmp_path):
     argv = words(tiny(faces, tmp_path / "run", "crl"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -14,7 +14,7 @@ from agecls.comparison import compare_folders, compare_results, compare_seeds
 from agecls.config import CompareConfig
 from agecls.results import AgeResult, Predictions
 from finetune.errors import DataError, UsageError
-from finetune.statistics import mcnemar, paired_cluster_bootstrap
+from finetune.metrics.bootstrap import mcnemar, paired_cluster_bootstrap
 
 GROUPS = ("0-2", "4-6", "8-12", "15-20")
 RUN = {

@@ -6,13 +6,13 @@ import pytest
 
 from agecls.commands import COMMANDS, RECIPES
 from agecls.config import ADIENCE_GROUPS, AgeConfig, AgeDataConfig, CrossValidationConfig, EvaluateConfig
-from agecls.folds import Protocol
-from agecls.groups import POLICIES, AgeGroups
-from finetune.config import TrainConfig
+from agecls.data.folds import Protocol
+from agecls.data.groups import POLICIES, AgeGroups
+from finetune.cli.options import parse_options
 from finetune.errors import UsageError
-from finetune.options import parse_options
-from finetune.preprocess import TEST_CROPS
-from finetune.recipe import fine_tune_recipe
+from finetune.images.preprocess import TEST_CROPS
+from finetune.training.config import TrainConfig
+from finetune.training.optimization.recipe import fine_tune_recipe
 
 PAPER = ("paper_resnet101", "paper_resnet152", "paper_resnet34")
 

@@ -12,11 +12,11 @@ import pytest
 
 from agecls.experiment import check_run_place, prepare_experiment, run_fold, validation_scores
 from agecls.results import AgeResult
-from finetune.bundle import load_bundle
-from finetune.cache import BadImagesError
-from finetune.distributed import World
 from finetune.errors import DataError, UsageError
-from finetune.run_folder import read_config
+from finetune.images.cache import BadImagesError
+from finetune.models.bundle import load_bundle
+from finetune.runs.folder import read_config
+from finetune.training.optimization.distributed import World
 from tests.agecls.tiny_ages import listed_rows, picture, tiny
 
 # Reads a table, opens its pictures and goes through one fold's batches; prints its own memory at the peak.
@@ -25,8 +25,8 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from agecls.experiment import prepare_experiment
-from finetune.augment import build_augment
-from finetune.batches import EvalBatches, TrainBatches
+from finetune.images.augment import build_augment
+from finetune.images.batches import EvalBatches, TrainBatches
 from tests.agecls.tiny_ages import tiny
 from dataclasses import replace
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from agecls.crossval import cross_validate, fold_folder
+from agecls.cross_validation import cross_validate, fold_folder
 from agecls.fold_processes import start_fold, stopping
 from finetune.errors import CrlError, ResourceError
 from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words

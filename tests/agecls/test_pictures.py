@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agecls.pictures import draw_confusion, draw_group_bars
-from finetune import canvas
+from finetune.figures import canvas
 from tests.agecls.drawing import NAMES
 from tests.finetune.drawing import has_colour, pixels_of
 
@@ -113,7 +113,10 @@ def test_group_bars_draw_the_intervals_that_are_known(tmp_path: Path, monkeypatc
 
 
 def test_importing_the_pictures_imports_no_matplotlib():
-    modules = "agecls.pictures, finetune.learning_curves, finetune.picks, finetune.gallery, agecls.report"
+    modules = (
+        "agecls.pictures, finetune.figures.learning_curves, finetune.figures.selection, "
+        "finetune.figures.gallery, agecls.report"
+    )
     code = f"import sys, {modules}; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

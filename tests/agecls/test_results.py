@@ -14,7 +14,7 @@ import pytest
 
 from agecls.results import AgeResult, Predictions
 from finetune.errors import DataError
-from finetune.manifest import Manifest
+from finetune.images.manifest import Manifest
 
 GROUPS = ("0-2", "4-6", "8-12", "15-20")
 

@@ -19,7 +19,7 @@ from agecls.scores import (
     score_cross_validation,
     slice_scores,
 )
-from finetune.statistics import cluster_bootstrap_interval, effective_clusters
+from finetune.metrics.bootstrap import cluster_bootstrap_interval, effective_clusters
 
 # core8 on Adience: images per fold (rows) and group (columns).
 CORE8 = np.array(

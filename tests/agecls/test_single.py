@@ -7,9 +7,9 @@ import pytest
 
 from agecls.results import AgeResult
 from agecls.single import train_single
-from finetune.bundle import load_bundle
 from finetune.errors import DataError, UsageError
-from finetune.manifest import Manifest
+from finetune.images.manifest import Manifest
+from finetune.models.bundle import load_bundle
 from tests.agecls.tiny_ages import as_table, listed_rows, resumed, single, tiny
 
 

@@ -13,14 +13,14 @@ import pytest
 
 from agecls import study
 from agecls.config import AgeStudyConfig, CrossValidationConfig
-from agecls.crossval import shared_config
+from agecls.cross_validation import shared_config
 from agecls.results import AgeResult
 from finetune.errors import DataError, InterruptedRunError, UsageError
-from finetune.heads import resolved
-from finetune.run_folder import read_json
-from finetune.study.cells import cell_folder
-from finetune.study.from_runs import claim_study, study_config
-from finetune.study.study_options import arms_of
+from finetune.experiments.config import arms_of
+from finetune.experiments.study.cells import cell_folder
+from finetune.experiments.study.from_runs import claim_study, study_config
+from finetune.models.heads.registry import resolved
+from finetune.runs.folder import read_json
 from tests.agecls.tiny_ages import tiny
 
 
@@ -28,7 +28,7 @@ from tests.agecls.tiny_ages import tiny
 def no_pictures(monkeypatch):
     """Draw no pictures, which take most of a tiny run's time."""
     monkeypatch.setattr("agecls.report.draw_pictures", lambda *_: [])
-    monkeypatch.setattr("finetune.study.report.draw_study", lambda *_: {})
+    monkeypatch.setattr("finetune.experiments.study.report.draw_study", lambda *_: {})
 
 
 def tiny_study(faces: Path, folder: Path, **changes: Any) -> AgeStudyConfig:

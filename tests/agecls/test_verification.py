@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from agecls.config import AgeDataConfig
-from agecls.lookalike import write_lookalike_adience
+from agecls.synthetic.adience import write_lookalike_adience
 from agecls.verification import verify_data
 from finetune.errors import DataError
-from tests.agecls.test_dataset import twins_in
+from tests.agecls.data.test_read import twins_in
 from tests.agecls.tiny_ages import listed_rows, picture
 
 OFFICIAL = {"(0, 2)", "(4, 6)", "(8, 12)", "(15, 20)", "(25, 32)", "(38, 43)", "(48, 53)", "(60, 100)"}

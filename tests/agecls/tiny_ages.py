@@ -14,8 +14,8 @@ import pytest
 from agecls.config import AgeConfig, AgeDataConfig, CrossValidationConfig
 from agecls.results import AgeResult
 from apps.cli import main
-from finetune.config import LossConfig, ModelConfig, RunConfig, TrainConfig
-from finetune.console import reset
+from finetune.cli.console import reset
+from finetune.training.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 
 TINY = CrossValidationConfig(
     model=ModelConfig(backbone="test_resnet", weights="none", image_size=32, resize_ratio=1.125),

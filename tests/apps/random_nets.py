@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from finetune.heads import LinearHead
-from finetune.model import Classifier, build_classifier
-from finetune.preprocess import PreprocessSpec
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.classifier import Classifier, build_classifier
+from finetune.models.heads.registry import LinearHead
 
 
 def random_net(

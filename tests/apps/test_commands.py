@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apps.cli import main
-from finetune.console import reset
+from finetune.cli.console import reset
 
 
 @pytest.fixture(autouse=True)

@@ -1,154 +1,86 @@
-"""Explanations by hand: where one quarter of the picture makes the class, that quarter lights up."""
-
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from apps import explain
-from apps.explain import explain_onnx, log_odds
-from apps.session import OnnxClassifier
-from finetune.errors import UsageError
-from finetune.evidence import evidence_map
-from tests.apps.tiny_onnx import weights, write_tiny
-
-GREY = 128  # what the tiny model's preprocessing turns to nought, up to half a grey level
-QUARTERS = {"top left": (0, 0), "top right": (0, 16), "bottom right": (16, 16)}
+from apps.config import ExplainConfig
+from apps.explain import GAP, checkpoint_of, explain_pictures
+from finetune.cli import console
+from finetune.errors import DataError, UsageError
+from finetune.models.bundle import save_bundle
+from finetune.models.classifier import build_classifier
+from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, write_tiny
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], OnnxClassifier]:
-    """The tiny model, with or without class activation maps."""
-    folder = tmp_path_factory.mktemp("tiny")
-    made = {
-        maps: OnnxClassifier(write_tiny(folder / f"{maps}.onnx", maps=maps), device="cpu", threads=1)
-        for maps in (True, False)
-    }
-    return lambda maps: made[maps]
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+    return folder
 
 
-def telling_crop(row: int, column: int, class_index: int) -> np.ndarray:
-    """Return grey with 16 x 16 px at (row, column) in the colour that most raises the class's lead."""
-    matrix, _ = weights(8)
-    direction = matrix[class_index] - np.delete(matrix, class_index, axis=0).mean(axis=0)
-    crop = np.full((32, 32, 3), GREY, np.uint8)
-    crop[row : row + 16, column : column + 16] = np.where(direction > 0, 255, 0)
-    return crop
+def trained(file: Path) -> Path:
+    core = build_classifier("test_resnet", "linear", len(GROUPS), weights="none", image_size=32)
+    model = {"backbone": "test_resnet"}
+    facts = {"class_names": list(GROUPS), "preprocess": SPEC.to_dict(), "model": model}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_bundle(file, core.state_dict(), {**facts, "head": {"name": "linear", "dropout": 0.0}})
+    return file
 
 
-@pytest.mark.parametrize("place", QUARTERS.values(), ids=QUARTERS)
-@pytest.mark.parametrize("class_index", [2, 7])
-def test_occlusion_lights_up_the_quarter_that_makes_the_class(
-    model: Callable[[bool], OnnxClassifier], place: tuple[int, int], class_index: int
-):
-    row, column = place
-    found, method = explain_onnx(model(False), telling_crop(row, column, class_index), class_index)
-    assert found.shape == (32, 32)
-    assert found.dtype == np.float32
-    assert 0 <= found.min() <= found.max() <= 1
-    inside = found[row : row + 16, column : column + 16]
-    outside = found.copy()
-    outside[row : row + 16, column : column + 16] = 0
-    assert inside[4:12, 4:12].min() > 0.75
-    assert outside.sum() < 0.2 * found.sum()
-    assert "log-odds" in method
+def test_an_exported_model_is_explained_by_its_maps(pictures: Path, tmp_path: Path):
+    model = write_tiny(tmp_path / "tiny.onnx")
+    told = explain_pictures(model, [str(pictures)], ExplainConfig(out=str(tmp_path / "out"), device="cpu"))
+    assert [Path(row["path"]).name for row in told["pictures"]] == ["0.png", "1.png"]
+    assert told["method"] == ["class activation map: what each place adds to the class's score"]
+    drawn = cv2.imread(told["pictures"][0]["file"])
+    assert drawn.shape == (8 * 32, 8 * (2 * 32 + GAP), 3)
+    seen = cv2.cvtColor(np.ascontiguousarray(drawn[::8, ::8][:, :32]), cv2.COLOR_BGR2RGB)
+    probs = expected_probs(seen[None])[0]
+    assert told["pictures"][0]["class"] == GROUPS[probs.argmax()]
+    assert told["pictures"][0]["probability"] == pytest.approx(probs.max(), abs=1e-5)
 
 
-@pytest.mark.parametrize("place", QUARTERS.values(), ids=QUARTERS)
-def test_maps_light_up_the_quarter_that_makes_the_class(
-    model: Callable[[bool], OnnxClassifier], place: tuple[int, int]
-):
-    """The map is W x, worked out here: what the colour of the quarter adds, and what grey adds."""
-    row, column = place
-    matrix, _ = weights(8)
-    for class_index, scale in enumerate(matrix):
-        crop = np.full((32, 32, 3), GREY, np.uint8)
-        crop[row : row + 16, column : column + 16] = np.where(scale > 0, 255, 0)
-        found, method = explain_onnx(model(True), crop, class_index)
-        own, grey = scale.clip(min=0).sum(), max(scale.sum() * GREY / 255, 0)
-        if not own:  # no colour at all speaks for this class
-            assert found.max() == 0
-            continue
-        assert found[row + 3 : row + 13, column + 3 : column + 13].min() > 0.9
-        assert found[24 - row, 24 - column] == pytest.approx(grey / own, abs=0.02)
-        assert method.startswith("class activation map")
+def test_a_checkpoint_is_explained_by_its_gradients_for_the_class_asked(pictures: Path, tmp_path: Path):
+    file = trained(tmp_path / "run" / "model.safetensors")
+    config = ExplainConfig(out=str(tmp_path / "out"), class_name="60+")
+    told = explain_pictures(file, [str(pictures / "0.png")], config)
+    assert (told["method"], told["pictures"][0]["class"]) == (["Grad-CAM"], "60+")
+    assert Path(told["pictures"][0]["file"]).is_file()
 
 
-def test_the_map_is_that_of_the_class_asked_for(model: Callable[[bool], OnnxClassifier]):
-    crop = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    maps = model(True).run(crop[None], maps=True).maps
-    assert maps is not None
-    for class_index in range(8):
-        found, _ = explain_onnx(model(True), crop, class_index)
-        np.testing.assert_array_equal(found, evidence_map(maps[0, class_index], 32))
+def test_a_bad_picture_is_told_after_the_good_ones_are_drawn(pictures: Path, tmp_path: Path):
+    (pictures / "2.png").write_bytes(b"<html>")
+    model, out = write_tiny(tmp_path / "tiny.onnx"), tmp_path / "out"
+    with pytest.raises(DataError, match=r"1 of 4 .*\n.*2\.png: a web page") as refused:
+        explain_pictures(
+            model,
+            [str(pictures), str(pictures / "0.png")],
+            ExplainConfig(out=str(out), device="cpu"),
+        )
+    assert "2.png" in str(refused.value)
+    assert len(list(out.iterdir())) == 3
 
 
-def test_nothing_to_see_is_a_map_of_zeros(model: Callable[[bool], OnnxClassifier]):
-    flat = np.full((32, 32, 3), GREY, np.uint8)
-    for maps in (True, False):
-        assert explain_onnx(model(maps), flat, 3)[0].max() == 0
+def test_the_fold_of_a_cross_validation_must_be_said(tmp_path: Path):
+    (tmp_path / "run.json").write_text("{}")
+    files = [trained(tmp_path / f"fold{fold}" / "model.safetensors") for fold in (0, 2)]
+    assert checkpoint_of(tmp_path, 2) == files[1]
+    for fold in (None, 1):
+        with pytest.raises(UsageError, match=r"--fold \(0, 2\)"):
+            checkpoint_of(tmp_path, fold)
 
 
-def test_occlusion_runs_in_batches(model: Callable[[bool], OnnxClassifier], monkeypatch: pytest.MonkeyPatch):
-    sizes: list[int] = []
-    found = model(False)
-    original = found.run
-    monkeypatch.setattr(found, "run", lambda batch: sizes.append(len(batch)) or original(batch))
-    explain_onnx(found, telling_crop(0, 0, 1), 1)
-    assert sizes == [1, 32, 17]
-
-
-def test_squares_cover_every_pixel_and_leave_the_crop_alone():
-    for size in (2, 5, 32, 97):
-        crop = np.random.default_rng(size).integers(0, 100, (size, size, 3), dtype=np.uint8)
-        before = crop.copy()
-        covered, places, edges = explain._covered_crops(crop, (0.5, 1.0, 0.75))
-        assert len(covered) == len(places)
-        touched = (covered == [128, 255, 191]).all(axis=3)
-        assert touched.any(axis=0).all()
-        np.testing.assert_array_equal(covered[~touched], np.broadcast_to(crop, covered.shape)[~touched])
-        np.testing.assert_array_equal(crop, before)
-        assert edges[0] == 0
-        assert edges[-1] == size
-
-
-@pytest.mark.parametrize(("crop", "class_index"), [((32, 32, 3), 8), ((32, 32, 3), -1), ((16, 16, 3), 0)])
-def test_another_class_or_crop_is_refused(
-    model: Callable[[bool], OnnxClassifier], crop: tuple[int, ...], class_index: int
-):
-    for maps in (True, False):
-        with pytest.raises(UsageError):
-            explain_onnx(model(maps), np.zeros(crop, np.uint8), class_index)
-
-
-def test_log_odds_are_exact_where_the_probability_is_not():
-    logits = np.array([[800.0, 0.0, 0.0], [0.0, 0.0, 0.0], [-800.0, 0.0, 0.0]])
-    wanted = np.array([800, 0, -800]) - np.log(2)
-    np.testing.assert_allclose(log_odds(logits, 0), wanted)
-
-
-def test_evidence_is_smooth_and_stays_in_place():
-    coarse = np.zeros((4, 4))
-    coarse[1, 2] = 5.0
-    fine = evidence_map(coarse, 64)
-    assert np.unravel_index(fine.argmax(), fine.shape) in {(r, c) for r in (23, 24) for c in (39, 40)}
-    assert np.abs(np.diff(fine, axis=0)).max() < 0.15
-    assert fine[:, :16].max() < 0.02
-    assert fine[44:].max() < 0.02
-
-
-def test_evidence_against_the_class_is_left_out():
-    assert evidence_map(np.array([[-5.0, -1.0], [-2.0, -9.0]]), 8).max() == 0
-    assert evidence_map(np.array([[-5.0, 1.0], [0.0, 0.0]]), 2).tolist() == [[0, 1], [0, 0]]
-
-
-def test_importing_needs_no_torch(tmp_path: Path):
-    import subprocess
-    import sys
-
-    code = "import sys, apps.explain; sys.exit(bool({'torch', 'timm', 'albumentations'} & set(sys.modules)))"
-    root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+def test_unknown_classes_and_used_folders_are_refused(pictures: Path, tmp_path: Path):
+    model = write_tiny(tmp_path / "tiny.onnx")
+    with pytest.raises(UsageError, match=r"'old' is no class of this model; it knows 0-2, 4-6"):
+        explain_pictures(model, [str(pictures)], ExplainConfig(out=str(tmp_path / "o"), class_name="old"))
+    with pytest.raises(UsageError, match="holds something already"):
+        explain_pictures(model, [str(pictures)], ExplainConfig(out=str(pictures)))
+    console.reset()

@@ -23,10 +23,10 @@ from apps.quickstart import (
     loss_config,
     run_quickstart,
 )
-from finetune.config import to_dict
-from finetune.console import reset
+from finetune.cli.console import reset
 from finetune.errors import UsageError
-from finetune.manifest import Manifest
+from finetune.images.manifest import Manifest
+from finetune.training.config import to_dict
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
 TINY = QuickstartConfig(users=10, epochs=1, port=45670)
@@ -57,7 +57,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Path], DemoConfig
 
 
 def test_three_losses_are_cross_validated_compared_exported_and_shown(served, capsys, tmp_path):
-    from apps.session import OnnxClassifier
+    from apps.runtime.session import OnnxClassifier
 
     folder = tmp_path / "demo"
     made = run_quickstart(replace(TINY, dir=str(folder)))
@@ -139,8 +139,8 @@ def test_examples_are_other_people_of_fold_0_from_every_group():
 
 
 def test_the_copied_examples_lie_under_their_true_group(served, tmp_path):
-    from agecls.adience import read_adience
-    from agecls.lookalike import write_lookalike_adience
+    from agecls.data.adience import read_adience
+    from agecls.synthetic.adience import write_lookalike_adience
     from apps.quickstart import copy_examples
 
     write_lookalike_adience(tmp_path / "faces", users=10, images_per_subject=1, image_size=16)

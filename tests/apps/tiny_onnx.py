@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from apps.model_facts import METADATA_KEY, ModelFacts
-from finetune.preprocess import PreprocessSpec
+from apps.runtime.metadata import METADATA_KEY, ModelFacts
+from finetune.images.preprocess import PreprocessSpec
 
 GROUPS = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60+")
 SPEC = PreprocessSpec(32, "warp", 36, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -12,8 +12,8 @@ import numpy as np
 
 from agecls.results import Predictions
 from apps.config import EvaluateOnnxConfig
-from finetune.manifest import Manifest
-from finetune.preprocess import preprocess
+from finetune.images.manifest import Manifest
+from finetune.images.preprocess import preprocess
 from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, tiny_facts, write_tiny
 
 IMAGES = 24

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.config import FitConfig, HeadConfig
-from finetune.model import Classifier, build_classifier
-from finetune.objective import Objective
+from finetune.models.classifier import Classifier, build_classifier
+from finetune.training.config import FitConfig, HeadConfig
+from finetune.training.objective import Objective
 from tests.finetune.quick import quick
 
 # Name of the case -> the head and its options: small sketches, few detectors, a grid that fits 64 px.

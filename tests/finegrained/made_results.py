@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from finegrained.results import FineResult, Predictions
-from finetune.manifest import Manifest
+from finetune.images.manifest import Manifest
 
 PER_CLASS = 6
 

@@ -11,8 +11,8 @@ from finegrained.card import UNTESTED, fine_card
 from finegrained.experiment import prepare_experiment, run_experiment
 from finegrained.results import FineResult
 from finegrained.scores import fine_scores
-from finetune.distributed import World
 from finetune.errors import DataError
+from finetune.training.optimization.distributed import World
 from tests.finegrained.tiny_birds import birds, tiny
 
 

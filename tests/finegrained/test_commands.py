@@ -9,7 +9,7 @@ import pytest
 
 from finegrained.commands import COMMANDS
 from finegrained.results import FineResult
-from finetune.heads import head_options
+from finetune.models.heads.registry import head_options
 from tests.finegrained.tiny_birds import birds, fine
 
 TINY = (

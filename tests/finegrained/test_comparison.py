@@ -14,8 +14,8 @@ from finegrained.comparison import compare_folders, compare_results, compare_see
 from finegrained.config import CompareConfig
 from finegrained.results import FineResult, Predictions
 from finetune.errors import DataError, UsageError
-from finetune.metrics import balanced_accuracy, top_k_accuracy
-from finetune.statistics import mcnemar, paired_cluster_bootstrap, student_interval
+from finetune.metrics.bootstrap import mcnemar, paired_cluster_bootstrap, student_interval
+from finetune.metrics.classification import balanced_accuracy, top_k_accuracy
 from tests.finegrained.made_results import class_names, make_result
 
 NAMES = class_names(8)

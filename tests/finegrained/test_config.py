@@ -8,8 +8,8 @@ from typing import get_type_hints
 import pytest
 
 from finegrained.config import CompareConfig, FineConfig, FineDataConfig
+from finetune.cli.options import described_fields, parse_options
 from finetune.errors import UsageError
-from finetune.options import described_fields, parse_options
 
 
 def parsed(*argv: str) -> FineConfig:

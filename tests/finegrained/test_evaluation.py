@@ -13,10 +13,10 @@ from finegrained.config import EvaluateAgainConfig, FineDataConfig
 from finegrained.evaluation import evaluate_run, labels_by_name, model_file, trained_table
 from finegrained.experiment import prepare_experiment, run_experiment
 from finegrained.results import FineResult, Predictions
-from finetune.bundle import load_bundle, save_bundle
-from finetune.distributed import World
 from finetune.errors import DataError, ModelFileError, UsageError
-from finetune.manifest import Manifest
+from finetune.images.manifest import Manifest
+from finetune.models.bundle import load_bundle, save_bundle
+from finetune.training.optimization.distributed import World
 from tests.finegrained.tiny_birds import birds, shown, tiny, trained
 
 

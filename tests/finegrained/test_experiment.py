@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from finegrained.config import FineConfig, FineEvaluateConfig
+from finegrained.data.splits import FineSplit
 from finegrained.experiment import check_run_place, describe_data, prepare_experiment, run_experiment
 from finegrained.record import part_names
 from finegrained.results import FineResult
-from finegrained.split import FineSplit
-from finetune.distributed import World
 from finetune.errors import DataError, UsageError
-from finetune.heads import head_options
+from finetune.models.heads.registry import head_options
+from finetune.training.optimization.distributed import World
 from tests.finegrained.tiny_birds import birds, tiny, trained
 
 
@@ -81,7 +81,7 @@ def test_two_runs_of_one_seed_are_equal_and_another_seed_is_not(birds_folder, tm
 
 def test_no_training_reaches_the_test_part(birds_folder, tmp_path):
     """Other test pictures change the test scores and no weight."""
-    from finetune.bundle import load_bundle, weights_hash
+    from finetune.models.bundle import load_bundle, weights_hash
 
     config = tiny(birds_folder, tmp_path / "a")
     predictions(config)

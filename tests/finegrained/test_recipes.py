@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from finegrained.class_tables import CARS, class_table
 from finegrained.config import FineConfig
+from finegrained.data.class_names import CARS, class_table
 from finegrained.recipes import AIRCRAFT_NAMES, RECIPES, data_set_of, load_recipe, recipe_names, with_presets
-from finetune.config import HeadConfig
 from finetune.errors import UsageError
-from finetune.learner import build_core
-from finetune.preprocess import PreprocessSpec
+from finetune.images.preprocess import PreprocessSpec
+from finetune.training.config import HeadConfig
+from finetune.training.learner import build_core
 
 METHODS = (
     "bcnn_vgg16",

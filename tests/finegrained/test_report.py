@@ -17,7 +17,7 @@ from finegrained.report import report_run, write_report, write_tables
 from finegrained.report_sections import data_line, per_class, reported_by_others
 from finegrained.scores import fine_scores
 from finetune.errors import DataError
-from finetune.markdown import Picture
+from finetune.figures.markdown import Picture
 from tests.finegrained.made_results import make_result
 from tests.finetune.drawing import pixels_of
 

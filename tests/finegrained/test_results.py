@@ -11,7 +11,7 @@ import pytest
 
 from finegrained.results import FineResult, Predictions
 from finetune.errors import DataError
-from finetune.manifest import Manifest
+from finetune.images.manifest import Manifest
 
 BIRDS = ("001.Auk", "002.Bunting", "003.Crow")
 

@@ -14,10 +14,10 @@ import pytest
 from finegrained import study
 from finegrained.config import FineConfig, FineStudyConfig
 from finegrained.results import FineResult
-from finetune.config import HeadConfig, LossConfig
 from finetune.errors import DataError, DivergedError, InterruptedRunError, UsageError
-from finetune.folder_lock import FolderLock
-from finetune.run_folder import read_json_lines
+from finetune.runs.folder import read_json_lines
+from finetune.runs.lock import FolderLock
+from finetune.training.config import HeadConfig, LossConfig
 from tests.finegrained.tiny_birds import birds, fine, tiny
 
 
@@ -30,7 +30,7 @@ def leave_out_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the reports of the cells and of the study have no pictures."""
     monkeypatch.setattr("finegrained.report.draw_pictures", lambda *_: [])
     monkeypatch.setattr("finegrained.report.draw_model_pictures", lambda *_: ([], []))
-    monkeypatch.setattr("finetune.study.report.draw_study", lambda *_: {})
+    monkeypatch.setattr("finetune.experiments.study.report.draw_study", lambda *_: {})
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +199,7 @@ def test_a_cell_at_work_elsewhere_is_left_alone(birds_folder, tmp_path, monkeypa
     place = tmp_path / "study" / "cells" / "crl" / ".seed-0"
     place.mkdir(parents=True)
     (tmp_path / "study" / "config.yaml").write_text("{}")
-    monkeypatch.setattr("finetune.study.from_runs.claim_study", lambda *_, **__: None)
+    monkeypatch.setattr("finetune.experiments.study.from_runs.claim_study", lambda *_, **__: None)
     names = trained_cells(monkeypatch)
     lock = FolderLock(place)
     found = study.study_losses(again(config))

@@ -14,18 +14,18 @@ import pytest
 
 from finegrained.config import FineConfig
 from finegrained.experiment import prepare_experiment, run_experiment
-from finegrained.lookalike import write_lookalike_folders
 from finegrained.results import FineResult
 from finegrained.scores import fine_scores
+from finegrained.synthetic.datasets import write_lookalike_folders
 from finegrained.train import is_finished, summary_line, train_run
-from finetune.bundle import load_bundle, save_bundle, weights_hash
-from finetune.config import HeadConfig, RunConfig
-from finetune.distributed import World
+from finetune.cli.options import load_config
 from finetune.errors import UsageError
-from finetune.heads import head_options
-from finetune.learner import load_classifier
-from finetune.options import load_config
-from finetune.run_folder import read_json
+from finetune.models.bundle import load_bundle, save_bundle, weights_hash
+from finetune.models.heads.registry import head_options
+from finetune.runs.folder import read_json
+from finetune.training.config import HeadConfig, RunConfig
+from finetune.training.learner import load_classifier
+from finetune.training.optimization.distributed import World
 from tests.finegrained.tiny_birds import birds, tiny, trained
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from finegrained.config import FineDataConfig
-from finegrained.dataset import make_fine_split, read_fine_data
-from finegrained.lookalike import write_lookalike_cub
+from finegrained.data.load import make_fine_split, read_fine_data
+from finegrained.synthetic.datasets import write_lookalike_cub
 from finegrained.verification import bad_boxes, verify_fine_data
 from finetune.errors import DataError, UsageError
-from finetune.manifest import Manifest
+from finetune.images.manifest import Manifest
 
 
 @pytest.fixture

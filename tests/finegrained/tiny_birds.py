@@ -10,9 +10,9 @@ import pytest
 
 from finegrained.commands import EvaluateFineConfig, main
 from finegrained.config import FineConfig, FineDataConfig, FineModelConfig, FineTrainConfig
-from finegrained.lookalike import write_lookalike_cub
-from finetune.config import HeadConfig, LossConfig, RunConfig
-from finetune.console import reset
+from finegrained.synthetic.datasets import write_lookalike_cub
+from finetune.cli.console import reset
+from finetune.training.config import HeadConfig, LossConfig, RunConfig
 
 TINY = FineConfig(
     model=FineModelConfig(backbone="test_resnet", weights="none", image_size=32, resize_ratio=1.125),

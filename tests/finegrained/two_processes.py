@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.config import HeadConfig
-from finetune.distributed import World, barrier, start_world, stop_world
+from finetune.training.config import HeadConfig
+from finetune.training.optimization.distributed import World, barrier, start_world, stop_world
 from tests.finegrained.every_head import RUNS, config
 from tests.finetune.quick import task_of, train
 from tests.finetune.two_processes import states, trained
@@ -61,7 +61,7 @@ def main(root: Path, folder: Path) -> None:
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         for plan in ("jittered_plan", "sequential_plan"):
-            patch.setattr(f"finegrained.dcl.{plan}", same_plan)
+            patch.setattr(f"finegrained.heads.dcl.{plan}", same_plan)
         for number, case in enumerate(RUNS):
             found[case] = compare(case, root, folder / str(number), world)
     if world.is_main:

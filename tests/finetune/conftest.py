@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune import console
-from finetune.task import Task
+from finetune.cli import console
+from finetune.training.data import Task
 from tests.finetune.quick import task_of
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.decode import decode_image
+from finetune.images.decode import decode_image
 
 
 def pixels_of(file: Path) -> np.ndarray:

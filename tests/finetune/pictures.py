@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from finetune.manifest import Manifest
-from finetune.preprocess import PreprocessSpec
+from finetune.images.manifest import Manifest
+from finetune.images.preprocess import PreprocessSpec
 
 WARP = PreprocessSpec(32, "warp", 40, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SHORT = PreprocessSpec(32, "short", 40, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import finetune.learner
+import finetune.training.learner
 from core_losses import LossModule
-from finetune.checkpoint import CheckpointFolder, weights_hash
-from finetune.config import FREE_KEYS, FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
-from finetune.distributed import World
 from finetune.errors import InterruptedRunError
-from finetune.fit import Fitted, fit
-from finetune.run_folder import RunFolder
-from finetune.task import Task
+from finetune.runs.folder import RunFolder
+from finetune.training.checkpoint import CheckpointFolder, weights_hash
+from finetune.training.config import FREE_KEYS, FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from finetune.training.data import Task
+from finetune.training.fit import Fitted, fit
+from finetune.training.optimization.distributed import World
 from tests.finetune.tiny_run import build_task
 
 QUICK = FitConfig(
@@ -101,8 +101,10 @@ def disturbed(loss: LossModule, disturb: Callable[[int, Tensor, Tensor, Tensor],
 
 def disturb_loss(patch: pytest.MonkeyPatch, disturb: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> None:
     """Let every run begun while `patch` holds compute its loss through `disturb`."""
-    build = finetune.learner.build_class_loss
-    patch.setattr(finetune.learner, "build_class_loss", lambda *given: disturbed(build(*given), disturb))
+    build = finetune.training.learner.build_class_loss
+    patch.setattr(
+        finetune.training.learner, "build_class_loss", lambda *given: disturbed(build(*given), disturb)
+    )
 
 
 def at_call(number: int, act: Callable[[], Any]) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:

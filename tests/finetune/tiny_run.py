@@ -9,16 +9,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from finetune.backbone import build_backbone
-from finetune.cache import open_source
-from finetune.checkpoint import weights_hash
-from finetune.config import FREE_KEYS, FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
-from finetune.console import quiet
-from finetune.distributed import World
-from finetune.fit import Fitted, fit
-from finetune.manifest import Manifest
-from finetune.run_folder import RunFolder
-from finetune.task import Task
+from finetune.cli.console import quiet
+from finetune.images.cache import open_source
+from finetune.images.manifest import Manifest
+from finetune.models.backbone import build_backbone
+from finetune.runs.folder import RunFolder
+from finetune.training.checkpoint import weights_hash
+from finetune.training.config import FREE_KEYS, FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from finetune.training.data import Task
+from finetune.training.fit import Fitted, fit
+from finetune.training.optimization.distributed import World
 
 CONFIG = FitConfig(
     model=ModelConfig(backbone="test_resnet", weights="none", image_size=32, drop_rate=0.1),

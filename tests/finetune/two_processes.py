@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.bundle import weights_hash
-from finetune.config import FitConfig
-from finetune.distributed import World, barrier, gather_rows, start_world, stop_world
 from finetune.errors import InterruptedRunError
-from finetune.fit import Fitted
-from finetune.prediction import predict
-from finetune.task import Task, plain_scores
-from finetune.totals import Totals
+from finetune.models.bundle import weights_hash
+from finetune.training.config import FitConfig
+from finetune.training.data import Task, plain_scores
+from finetune.training.epoch_metrics import Totals
+from finetune.training.fit import Fitted
+from finetune.training.optimization.distributed import World, barrier, gather_rows, start_world, stop_world
+from finetune.training.predict import predict
 from tests.finetune.quick import at_call, disturb_loss, quick, task_of, train
 
 PLAIN = quick(model_backbone="test_vit", train_lr=0.005, train_epochs=2, train_accumulate=2, train_mixup=0.0)

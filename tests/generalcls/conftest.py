@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune import console
+from finetune.cli import console
 
 
 @pytest.fixture(autouse=True)

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from finetune.precision import choose_precision
+from finetune.experiments.study.arms import Arm, build_arms
 from finetune.seeding import derive_seed
-from finetune.study.arms import Arm, build_arms
+from finetune.training.optimization.precision import choose_precision
 from generalcls.config import GeneralTrainConfig
-from generalcls.engine import Training
-from generalcls.image_set import ImageSet
-from generalcls.networks import Network, build_network
-from generalcls.objectives import StackObjective
-from generalcls.resident import ResidentImages, Scaling
-from generalcls.stack import ModelStack
-from generalcls.updates import Member
+from generalcls.data.image_set import ImageSet
+from generalcls.networks.registry import Network, build_network
+from generalcls.parallel.device_data import ResidentImages, Scaling
+from generalcls.parallel.engine import Training
+from generalcls.parallel.model_stack import ModelStack
+from generalcls.parallel.objectives import StackObjective
+from generalcls.parallel.optimizers import Member
 
 CPU = torch.device("cpu")
 

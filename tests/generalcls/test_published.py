@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from finetune.study.arms import build_arms, grid_arm
-from generalcls.networks import NETWORKS
+from finetune.experiments.study.arms import build_arms, grid_arm
+from generalcls.networks.registry import NETWORKS
 from generalcls.published import CRL, INCONSISTENCIES, NLLR, PUBLISHED, reported
 
 

@@ -7,12 +7,12 @@ import re
 import pytest
 import yaml
 
-from finetune.options import load_config, parse_options
-from finetune.study.study_options import arms_of
+from finetune.cli.options import load_config, parse_options
+from finetune.experiments.config import arms_of
 from generalcls import configs
 from generalcls.commands import RECIPES
 from generalcls.config import GeneralStudyConfig
-from generalcls.networks import build_network
+from generalcls.networks.registry import build_network
 from generalcls.published import CRL, NLLR, PUBLISHED
 
 NAMES = sorted(file.stem for file in RECIPES.glob("*.yaml"))

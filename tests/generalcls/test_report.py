@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from generalcls.config import GeneralDataConfig, GeneralTrainConfig
-from generalcls.data import read_general_data
-from generalcls.image_set import ImageSet
+from generalcls.data.datasets import read_general_data
+from generalcls.data.image_set import ImageSet
 from generalcls.report import guessing, notes, train_text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from apps.demo.guard_rules import Refusal
+from apps.demo.security.rules import Refusal
 
 
 def refused(check: Callable[..., object], *arguments: Any) -> int | None:

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from apps.demo.check import ask_over_port, check_demo, drawn_picture
-from finetune.decode import decode_image
 from finetune.errors import ResourceError
+from finetune.images.decode import decode_image
 
 SEEN = {"name": "check.png", "models": {"CE": {"class": "0-2", "probability": 0.5, "probs": {}}}}
 

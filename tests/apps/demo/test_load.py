@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.session import OnnxClassifier
+from apps.runtime.session import OnnxClassifier
 from tests.apps.live_demo import blank_png, form, live_demo, picture
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 

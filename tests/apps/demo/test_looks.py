@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from apps.demo.looks import MOST_COVERED, look_at, most_looks
-from apps.session import OnnxClassifier
+from apps.runtime.session import OnnxClassifier
 from tests.apps.tiny_onnx import write_tiny
 
 

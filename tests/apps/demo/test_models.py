@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from apps.demo.models import box_html, drawn_html, facts_html, model_facts, scores
-from apps.session import OnnxClassifier
+from apps.runtime.session import OnnxClassifier
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
 

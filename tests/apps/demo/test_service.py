@@ -10,11 +10,11 @@ import pytest
 from apps.demo import looks as demo_looks
 from apps.demo.results import results_html
 from apps.demo.service import MAX_FACES, DemoService, answer_call
-from apps.explain import explain_onnx
-from apps.heatmap import to_csv
-from apps.session import OnnxClassifier
+from apps.heatmap.heatmap import to_csv
+from apps.runtime.occlusion import explain_onnx
+from apps.runtime.session import OnnxClassifier
 from finetune.errors import ModelFileError, ResourceError
-from finetune.evidence import overlay
+from finetune.figures.evidence import overlay
 from tests.apps.tiny_onnx import GROUPS, expected_probs, tiny_facts, write_tiny
 
 

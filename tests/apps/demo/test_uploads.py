@@ -59,7 +59,7 @@ def test_the_end_of_the_program_removes_the_folder(tmp_path):
 
 
 def test_sigterm_turned_into_a_clean_end_removes_the_folder(tmp_path):
-    wait = "from finetune.interrupts import StopRequest\nwith StopRequest() as stop:\n"
+    wait = "from finetune.runs.interrupts import StopRequest\nwith StopRequest() as stop:\n"
     wait += "    print('ready', flush=True)\n    while not stop.requested: time.sleep(0.01)"
     program, path = start(tmp_path, wait)
     assert program.stdout.readline() == "ready\n"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from apps.cuda_driver import Problem
 from apps.doctor import probes as doctor_probes
 from apps.doctor.probes import main, probe_pictures, probe_runtime, probe_torch, probe_weights
-from finetune.weights import Published
+from apps.runtime.cuda_driver import Problem
+from finetune.models.weights import Published
 
 
 def test_the_tiny_model_is_a_valid_one():
@@ -31,24 +31,24 @@ def test_a_runtime_that_cannot_be_loaded_is_wrong(monkeypatch: pytest.MonkeyPatc
     def broken() -> object:
         raise ResourceError("onnxruntime cannot be loaded")
 
-    monkeypatch.setattr("apps.session.load_runtime", broken)
+    monkeypatch.setattr("apps.runtime.session.load_runtime", broken)
     assert [finding.status for finding in probe_runtime()] == ["wrong"]
 
 
 def test_fault_28_a_card_that_cannot_be_used_names_the_library(monkeypatch: pytest.MonkeyPatch):
     problem = Problem("libcudnn.so.9 cannot be loaded", "pip install nvidia-cudnn-cu13")
-    monkeypatch.setattr("apps.session.cuda_problem", lambda: problem)
+    monkeypatch.setattr("apps.runtime.session.cuda_problem", lambda: problem)
     (finding,) = probe_runtime()
     assert (finding.status, finding.repair) == ("note", "pip install nvidia-cudnn-cu13")
     assert "cpu loads; cuda: libcudnn.so.9 cannot be loaded" in finding.found
 
 
 def test_a_provider_that_is_silently_replaced_is_found_out(monkeypatch: pytest.MonkeyPatch):
-    from apps.session import CUDA, load_runtime
+    from apps.runtime.session import CUDA, load_runtime
 
     if CUDA in load_runtime().get_available_providers() and Path("/dev/nvidia0").exists():
         pytest.skip("the graphics card really works here")
-    monkeypatch.setattr("apps.session.cuda_problem", lambda: None)
+    monkeypatch.setattr("apps.runtime.session.cuda_problem", lambda: None)
     (finding,) = probe_runtime()
     assert finding.status == "note"
     assert "cuda fails: " in finding.found
@@ -71,7 +71,7 @@ def test_no_detector_is_a_note_and_a_named_one_that_is_absent_wrong(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CRL_CACHE", str(tmp_path))
     monkeypatch.delenv("CRL_FACE_DETECTOR", raising=False)
-    monkeypatch.setattr("agecls.faces.build_detector", lambda path: None)
+    monkeypatch.setattr("agecls.faces.detector.build_detector", lambda path: None)
     assert probe_pictures()[1].status == "note"
     assert "OpenCV Zoo" in probe_pictures()[1].repair
     monkeypatch.undo()
@@ -82,16 +82,16 @@ def test_no_detector_is_a_note_and_a_named_one_that_is_absent_wrong(tmp_path: Pa
 
 @pytest.fixture
 def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("finetune.weights.find_cached", lambda published: None)
-    monkeypatch.setattr("finetune.weights.forbidden_to_connect", lambda: False)
+    monkeypatch.setattr("finetune.models.weights.find_cached", lambda published: None)
+    monkeypatch.setattr("finetune.models.weights.forbidden_to_connect", lambda: False)
     monkeypatch.setattr(
-        "finetune.weights._download", lambda published: pytest.fail("a doctor fetches nothing")
+        "finetune.models.weights._download", lambda published: pytest.fail("a doctor fetches nothing")
     )
     return tmp_path
 
 
 def test_fault_30_offline_it_says_what_to_fetch_and_where_to_put_it(empty_caches: Path, monkeypatch):
-    monkeypatch.setattr("finetune.weights.can_reach", lambda address: False)
+    monkeypatch.setattr("finetune.models.weights.can_reach", lambda address: False)
     (finding,) = probe_weights("resnet18")
     assert finding.status == "wrong"
     assert finding.found.endswith("are not on this machine, and there is no connection to fetch them.")
@@ -103,20 +103,22 @@ def test_fault_30_offline_it_says_what_to_fetch_and_where_to_put_it(empty_caches
 
 
 def test_weights_that_can_be_fetched_are_a_note_and_are_not_fetched(empty_caches: Path, monkeypatch):
-    monkeypatch.setattr("finetune.weights.can_reach", lambda address: True)
+    monkeypatch.setattr("finetune.models.weights.can_reach", lambda address: True)
     (finding,) = probe_weights("resnet18")
     assert (finding.status, finding.found) == ("note", "resnet18.a1_in1k is not on this machine yet")
 
 
 def test_a_switched_off_hub_is_named(empty_caches: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("finetune.weights.forbidden_to_connect", lambda: True)
-    monkeypatch.setattr("finetune.weights.can_reach", lambda address: pytest.fail("it asked the network"))
+    monkeypatch.setattr("finetune.models.weights.forbidden_to_connect", lambda: True)
+    monkeypatch.setattr(
+        "finetune.models.weights.can_reach", lambda address: pytest.fail("it asked the network")
+    )
     assert "HF_HUB_OFFLINE is set" in probe_weights("resnet18")[0].found
 
 
 def test_weights_that_nobody_publishes_are_a_note(empty_caches: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        "finetune.backbone.published_weights", lambda name: Published(name, "", None, None, "unknown")
+        "finetune.models.backbone.published_weights", lambda name: Published(name, "", None, None, "unknown")
     )
     assert probe_weights("mine")[0].found == "nobody publishes weights for mine"
 

@@ -12,8 +12,8 @@ from apps.commands import COMMANDS
 from apps.config import DoctorConfig
 from apps.doctor import run as doctor
 from apps.doctor.run import Finding, finish_probe, run_doctor, told
-from finetune.command import run_command
-from finetune.console import reset
+from finetune.cli.command import run_command
+from finetune.cli.console import reset
 from finetune.errors import ResourceError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,7 +11,7 @@ import pytest
 from agecls.card import age_card
 from apps.export.card import write_card
 from apps.export.crop import NOT_MEASURED
-from apps.model_facts import ModelFacts
+from apps.runtime.metadata import ModelFacts
 from tests.agecls.results_by_hand import make_result
 from tests.apps.tiny_onnx import tiny_facts
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from apps.export.card import write_card
 from apps.export.card_category import boxes_line, by_class, in_one_sentence
-from apps.model_facts import ModelFacts
+from apps.runtime.metadata import ModelFacts
 from tests.apps.tiny_onnx import tiny_facts
 
 METRICS = {

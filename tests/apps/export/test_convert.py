@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from apps.export.convert import nodes_in_float, stem_nodes, to_fp16, to_int8
 from apps.export.graph import build_graph
 from apps.export.run import trace, with_facts
-from apps.model_facts import METADATA_KEY, ModelFacts
-from apps.session import OnnxClassifier, Outputs
+from apps.runtime.metadata import METADATA_KEY, ModelFacts
+from apps.runtime.session import OnnxClassifier, Outputs
 from finetune.errors import ModelFileError
 from tests.apps.random_nets import random_net, random_pictures, spec_of
 from tests.apps.tiny_onnx import tiny_facts

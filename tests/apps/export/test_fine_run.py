@@ -12,20 +12,20 @@ import pytest
 
 from agecls.config import AgeDataConfig
 from apps.config import EvaluateOnnxConfig, ExplainConfig, ExportConfig
-from apps.evaluate_onnx import evaluate_onnx
-from apps.explain_pictures import CUT_NOTE, explain_pictures
-from apps.export.pictures import RunPictures
+from apps.evaluate.evaluate_onnx import evaluate_onnx
+from apps.explain import CUT_NOTE, explain_pictures
+from apps.export.images import RunPictures
 from apps.export.run import export_run
-from apps.session import OnnxClassifier
+from apps.runtime.session import OnnxClassifier
 from finegrained.experiment import prepare_experiment, run_experiment
 from finegrained.results import FineResult, Predictions
-from finetune.boxes import cut
-from finetune.console import reset
-from finetune.decode import decode_image
-from finetune.distributed import World
+from finetune.cli.console import reset
 from finetune.errors import ModelFileError, UsageError
-from finetune.learner import load_classifier
-from finetune.preprocess import preprocess
+from finetune.images.boxes import cut
+from finetune.images.decode import decode_image
+from finetune.images.preprocess import preprocess
+from finetune.training.learner import load_classifier
+from finetune.training.optimization.distributed import World
 from tests.finegrained.tiny_birds import birds, tiny, trained
 
 Export = dict[str, Any]

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from apps.export.graph import EnsembleGraph, ExportGraph, build_graph, find_map_layout
-from finetune.backbone import Features
-from finetune.batches import normalise
-from finetune.heads import Head, HeadOutput
-from finetune.model import Classifier
+from finetune.images.batches import normalise
+from finetune.models.backbone import Features
+from finetune.models.classifier import Classifier
+from finetune.models.heads.registry import Head, HeadOutput
 from tests.apps.random_nets import random_net, random_pictures, spec_of
 
 SIZES = {

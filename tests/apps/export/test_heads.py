@@ -15,11 +15,11 @@ import torch
 from apps.export.convert import nodes_in_float, to_fp16, to_int8
 from apps.export.graph import ExportGraph, build_graph, find_map_layout
 from apps.export.run import FP16_SAME_CLASS, FP16_TOLERANCE, OPSET, Check, trace
-from apps.export.tidy import HEAD_MARK
-from apps.graph_limits import OPERATORS, check_graph
-from apps.session import OnnxClassifier
-from finetune.heads import head_names
-from finetune.model import Classifier
+from apps.export.simplify import HEAD_MARK
+from apps.runtime.graph_limits import OPERATORS, check_graph
+from apps.runtime.session import OnnxClassifier
+from finetune.models.classifier import Classifier
+from finetune.models.heads.registry import head_names
 from tests.apps.random_nets import random_net, random_pictures, spec_of
 from tests.apps.tiny_onnx import tiny_facts
 

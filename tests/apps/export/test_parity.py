@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from apps.export.parity import check_accuracy, check_parity
-from finetune.console import reset
+from finetune.cli.console import reset
 from finetune.errors import ModelFileError, UsageError
 from tests.apps.random_nets import random_pictures
 from tests.apps.tiny_onnx import GROUPS, expected_probs, tiny_model, weights, write_tiny

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from agecls.crossval import cross_validate
-from agecls.lookalike import write_lookalike_adience
+from agecls.cross_validation import cross_validate
 from agecls.results import Predictions
+from agecls.synthetic.adience import write_lookalike_adience
 from apps.config import ExportConfig
-from apps.export.pictures import RunPictures
+from apps.export.images import RunPictures
 from apps.export.plan import plan_exports
 from apps.export.provenance import check_member, check_repeats
 from apps.export.run import export_run, load_members
-from finetune.bundle import load_bundle, save_bundle
-from finetune.console import reset
+from finetune.cli.console import reset
 from finetune.errors import ModelFileError
+from finetune.models.bundle import load_bundle, save_bundle
 from tests.agecls.tiny_ages import tiny
 
 RECORD = {"manifest": "m", "split": "s", "seed": 0, "backbone": "b"}

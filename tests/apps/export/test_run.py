@@ -18,21 +18,21 @@ from onnx import numpy_helper
 
 import apps.export.convert
 import apps.export.run
-from agecls.crossval import cross_validate
-from agecls.lookalike import write_lookalike_adience
+from agecls.cross_validation import cross_validate
 from agecls.results import AgeResult
+from agecls.synthetic.adience import write_lookalike_adience
 from apps.config import ExportConfig
 from apps.export.graph import build_graph
-from apps.export.pictures import RunPictures, spread
+from apps.export.images import RunPictures, spread
 from apps.export.run import Check, export_run, trace
-from apps.model_facts import METADATA_KEY
-from apps.session import OnnxClassifier
-from finetune.console import reset
-from finetune.decode import decode_image
+from apps.runtime.metadata import METADATA_KEY
+from apps.runtime.session import OnnxClassifier
+from finetune.cli.console import reset
 from finetune.errors import DataError, ModelFileError, UsageError
-from finetune.learner import load_classifier
-from finetune.model import build_classifier
-from finetune.preprocess import preprocess
+from finetune.images.decode import decode_image
+from finetune.images.preprocess import preprocess
+from finetune.models.classifier import build_classifier
+from finetune.training.learner import load_classifier
 from tests.agecls.tiny_ages import tiny
 from tests.apps.random_nets import random_net, random_pictures, spec_of
 from tests.apps.tiny_onnx import tiny_facts

@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from agecls.face_crop import FaceCrop
-from agecls.faces import Face, crop_face
+from agecls.faces.crop import FaceCrop
+from agecls.faces.detector import Face, crop_face
 from apps.commands import COMMANDS
 from apps.config import PredictConfig
 from apps.predict.run import ThreadDetectors, predict_paths, split_words
-from apps.session import OnnxClassifier
-from finetune.command import run_command
-from finetune.console import reset
-from finetune.decode import decode_image
+from apps.runtime.session import OnnxClassifier
+from finetune.cli.command import run_command
+from finetune.cli.console import reset
 from finetune.errors import DataError, InterruptedRunError, ModelFileError, UsageError
+from finetune.images.decode import decode_image
 from tests.apps.tiny_onnx import SPEC, expected_probs, tiny_facts, write_tiny
 from tests.apps.video import write_video
 
@@ -220,7 +220,7 @@ class Faces:
 
 
 def test_faces_are_rows_and_a_picture_without_one_is_no_error(home: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("agecls.faces.build_detector", lambda path: Faces())
+    monkeypatch.setattr("agecls.faces.detector.build_detector", lambda path: Faces())
     assert crl("a.onnx", "photos", "--faces", "--out", "o.csv") == 0
     found = rows(home / "o.csv")
     assert [(row["path"][7], row["status"], row["face"]) for row in found] == [
@@ -239,7 +239,7 @@ def test_every_thread_has_a_detector_of_its_own(monkeypatch: pytest.MonkeyPatch)
     from threading import Barrier
 
     built = []
-    monkeypatch.setattr("agecls.faces.build_detector", lambda path: built.append(path) or Faces())
+    monkeypatch.setattr("agecls.faces.detector.build_detector", lambda path: built.append(path) or Faces())
     detectors, barrier = ThreadDetectors("file"), Barrier(2, timeout=5)
     image = np.zeros((40, 38, 3), np.uint8)
 
@@ -286,7 +286,7 @@ def test_words_that_name_no_model_or_no_picture_are_refused_with_an_example(word
     ],
 )
 def test_options_that_cannot_be_right_are_refused_before_a_picture_is_read(home: Path, options, monkeypatch):
-    stream = "apps.predict.picture_stream"
+    stream = "apps.predict.loader"
     monkeypatch.setattr(f"{stream}.decode_image", lambda *a, **k: pytest.fail("a picture was read"))
     with pytest.raises(UsageError):
         predict_paths(["a.onnx", "photos"], PredictConfig(**options))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from apps.predict.video_frames import check_fps, read_frames
-from finetune.decode import BadImageError
 from finetune.errors import UsageError
+from finetune.images.decode import BadImageError
 from tests.apps.video import CODECS, HEIGHT, WIDTH, frame_number, turn_upright_by_metadata, write_video
 
 
@@ -96,7 +96,7 @@ def test_ffmpeg_keeps_its_complaints_to_itself(tmp_path: Path):
 import sys
 from pathlib import Path
 from apps.predict.video_frames import read_frames
-from finetune.decode import BadImageError
+from finetune.images.decode import BadImageError
 for name in sys.argv[1:]:
     try:
         list(read_frames(Path(name), 10.0))

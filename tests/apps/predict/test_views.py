@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from agecls.faces import Face
-from apps.predict.answers import Answer
+from agecls.faces.detector import Face
+from apps.predict.predict import Answer
 from apps.predict.views import (
     HEAT_MAP_ROWS,
     RANKED_ANSWERS,
@@ -20,7 +20,7 @@ from apps.predict.views import (
     safe_name,
     shortened,
 )
-from apps.session import OnnxClassifier
+from apps.runtime.session import OnnxClassifier
 from finetune.errors import UsageError
 from tests.apps.tiny_onnx import write_tiny
 
@@ -178,7 +178,7 @@ def test_many_answers_take_a_line_each_and_say_where_the_rest_is():
 
 def test_a_picture_of_a_heat_map_takes_as_many_rows_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """8 pictures, each sure of another of 200 classes: 8 x 9 cells, of which 40 fit."""
-    monkeypatch.setattr("apps.heatmap_picture.MAX_CELLS", 40)
+    monkeypatch.setattr("apps.heatmap.picture.MAX_CELLS", 40)
     names = tuple(f"{number:03d}.bird_{number}" for number in range(200))
     rows = HeatMapRows(["one"])
     for index in range(8):

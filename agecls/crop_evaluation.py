@@ -1,0 +1,338 @@
+"""What a detector's crops cost: a run's answers to its pictures as they are, and cut out again by a detector.
+
+The accuracy that a report tells holds for crops like those in training. In use a detector makes the crops;
+this is the check that both are alike, and the price where they are not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agecls.data.read import read_data
+from agecls.faces.crop import MAX_ASPECT, MAX_DROP, MAX_MARGIN, FaceCrop, crop_of_run
+from agecls.faces.detector import Face, FaceDetector, build_detector, crop_face, missing_detector_message
+from agecls.results import AgeResult, Predictions
+from agecls.scores import exact_accuracy, one_off_accuracy
+from finetune.cli.console import progress, say, table
+from finetune.errors import DataError, UsageError, listing
+from finetune.images.cache import open_pictures
+from finetune.images.decode import BadImageError, decode_image
+from finetune.images.manifest import Manifest
+from finetune.images.preprocess import PreprocessSpec, prepare
+from finetune.metrics.bootstrap import paired_cluster_bootstrap
+from finetune.runs.folder import read_json, write_json
+
+if TYPE_CHECKING:
+    from agecls.commands import EvaluateAgeConfig
+
+MEASURED, FEWEST_MEASURED = 256, 10
+SCORES = {"exact": exact_accuracy, "one_off": one_off_accuracy}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures and the model that answers: `files` average their probabilities; `rows` of the manifest.
+
+    `frame` holds the rows' targets, people and folds, in the order of `rows`.
+    """
+
+    files: tuple[Path, ...]
+    manifest: Manifest
+    rows: np.ndarray
+    frame: Predictions
+
+
+class RecroppedSource:
+    """A manifest's pictures, prepared, cut out as a detector has it; without a face they stay whole.
+
+    `found` tells, per manifest row, the picture's face or None; see `find_faces`.
+    """
+
+    def __init__(
+        self, manifest: Manifest, spec: PreprocessSpec, found: Mapping[int, Face | None], crop: FaceCrop
+    ) -> None:
+        self.bad: dict[int, str] = {}
+        self.content = ""
+        self._manifest, self._spec, self._found, self._crop = manifest, spec, found, crop
+
+    def __len__(self) -> int:
+        return len(self._manifest)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Return the prepared crop of a manifest row, uint8 (h, w, 3)."""
+        image, face = decode_image(self.file(row)), self._found[int(row)]
+        if face is not None:
+            spec = self._spec
+            image = crop_face(image, face, self._crop, spec.resize_size, spec.interpolation)
+        return prepare(image, self._spec)
+
+    def file(self, row: int) -> Path:
+        """Return the file a row comes from."""
+        return self._manifest.file(int(row))
+
+
+def evaluate_recropped(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
+    """Score a run with its pictures' own crops and with a detector's, and return both with their difference.
+
+    Without data in the configuration each model of the run is shown its own test images; other data is shown
+    to all of them, whose probabilities are averaged. Where no face is found the picture is shown as it is,
+    and counted.
+
+    Raises UsageError without a detector, DataError for pictures that cannot be read.
+    """
+    detector = build_detector(config.detector)
+    if detector is None:
+        raise UsageError(missing_detector_message())
+    crop = crop_for_run(folder, detector, config.face_crop, config.face_margin)
+    say(f"{detector.name}; crops: {crop.describe()}")
+    own: list[Predictions] = []
+    cut: list[Predictions] = []
+    found: list[bool] = []
+    for shown in shown_pictures(folder, config):
+        faces = find_faces(shown.manifest, shown.rows, detector)
+        whole, cut_out = _answers(shown, faces, crop, config)
+        own.append(replace(shown.frame, probs=whole))
+        cut.append(replace(shown.frame, probs=cut_out))
+        found += [faces[int(row)] is not None for row in shown.rows]
+    summary = {
+        "run": str(folder),
+        "data": "the run's own test images" if _own_data(config) else "other data",
+        "detector": detector.name,
+        "crop": crop.to_dict(),
+        **crop_report(_joined(own), _joined(cut), np.array(found)),
+    }
+    tell(summary)
+    if config.out is not None:
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        _joined(cut).write(out / "predictions.parquet")
+        write_json(out / "evaluation.json", summary)
+        say(f"predictions.parquet (of the detector's crops) and evaluation.json lie in {out}")
+    return summary
+
+
+def crop_for_run(
+    folder: Path, detector: FaceDetector, style: str = "auto", margin: float | None = None
+) -> FaceCrop:
+    """Return the crop that imitates a run's training pictures best.
+
+    As `agecls.faces.crop.crop_of_run`; and where that knows nothing (a table of pictures, style "auto", no
+    margin given), margin, drop and aspect are measured on the run's own pictures. No label is read for it,
+    and the pictures of all folds are taken together.
+    """
+    run = read_json(folder / "run.json")
+    rule = crop_of_run(run, style, margin)
+    if not can_measure(run, style, margin):
+        return rule
+    squeezed = (run.get("preprocess") or {}).get("resize") == "warp"
+    measured = measured_crop(_own_manifest(folder), detector, squeezed=squeezed)
+    if measured is None:
+        say(f"the faces of {folder} were not found often enough to measure their margin")
+    return measured or rule
+
+
+def can_measure(run: Mapping[str, Any], style: str = "auto", margin: float | None = None) -> bool:
+    """Tell whether the crop of a run with this record is open, so that its pictures have to be measured."""
+    return style == "auto" and margin is None and crop_of_run(run).style == "plain"
+
+
+def measured_crop(manifest: Manifest, detector: FaceDetector, *, squeezed: bool) -> FaceCrop | None:
+    """Return the plain crop that frames faces as a manifest's pictures do, in the median.
+
+    Args:
+        manifest: the pictures; at most MEASURED of them, evenly spread, are looked at.
+        detector: finds their faces, in whose boxes the crop is told.
+        squeezed: the model sees each picture squeezed to a square (PreprocessSpec.resize "warp"): the crop
+            has the pictures' height and their width over height. Otherwise it sees the square on their
+            shorter side, in their middle: that square is the crop.
+
+    None unless ten show a face.
+    """
+    rows = np.unique(np.linspace(0, len(manifest) - 1, min(MEASURED, len(manifest))).round().astype(int))
+    frames = []
+    for row, face in find_faces(manifest, rows, detector).items():
+        if face is not None:
+            height, width = decode_image(manifest.file(row)).shape[:2]
+            _, y, w, h = face.box
+            longer = max(w, h)
+            side = height if squeezed else min(width, height)
+            aspect = width / height if squeezed else 1.0
+            frames.append(((side / longer - 1) / 2, (height / 2 - y - h / 2) / longer, aspect))
+    if len(frames) < FEWEST_MEASURED:
+        return None
+    lowest, highest = (0, -MAX_DROP, 1 / MAX_ASPECT), (MAX_MARGIN, MAX_DROP, MAX_ASPECT)
+    median = np.clip(np.median(frames, axis=0), lowest, highest)
+    return FaceCrop("plain", *(round(float(value), 3) for value in median))
+
+
+def shown_pictures(folder: Path, config: EvaluateAgeConfig) -> list[Shown]:
+    """Return which pictures are shown to which model: own test images fold by fold, or other data to all."""
+    from agecls.evaluation import frame_of, model_files, refuse_training_images
+
+    files = model_files(folder)
+    if not _own_data(config):
+        manifest = read_data(config.data, with_folds=False).manifest
+        refuse_training_images(folder, manifest)
+        return [Shown(tuple(files), manifest, np.arange(len(manifest)), frame_of(manifest))]
+    manifest = _own_manifest(folder)
+    place = {path: row for row, path in enumerate(manifest["path"].tolist())}
+    shown = []
+    for file in files:
+        frame = AgeResult.load(file.parent).predictions
+        unknown = [path for path in frame.path.tolist() if path not in place]
+        if unknown:
+            raise DataError(f"{folder}/manifest.parquet lacks images that were tested:\n{listing(unknown)}")
+        rows = np.array([place[path] for path in frame.path.tolist()], dtype=np.int64)
+        if len(rows):
+            shown.append(Shown((file,), manifest, rows, frame))
+    if not shown:
+        raise DataError(
+            f"{folder} tested no image (--data.fold -1): name images by --data.table or --data.root"
+        )
+    return shown
+
+
+def find_faces(manifest: Manifest, rows: np.ndarray, detector: FaceDetector) -> dict[int, Face | None]:
+    """Return, by manifest row, the face that each picture is of (see `face_of`), None where there is none.
+
+    Pictures are decoded by all cores. Raises DataError naming those that cannot be read.
+    """
+    unique = np.unique(rows).tolist()
+    bad: list[str] = []
+
+    def look(row: int) -> Face | None:
+        try:
+            image = decode_image(manifest.file(row))
+        except BadImageError as error:
+            bad.append(str(error))
+            return None
+        return face_of(detector.detect(image), image.shape[1], image.shape[0])
+
+    found = {}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, progress(len(unique), "finding faces") as bar:
+        for row, face in zip(unique, pool.map(look, unique), strict=True):
+            found[row] = face
+            bar.advance()
+    if bad:
+        raise DataError(f"{len(bad)} of {len(unique)} pictures cannot be used:\n{listing(sorted(bad))}")
+    return found
+
+
+def face_of(faces: list[Face], width: int, height: int) -> Face | None:
+    """Return the face that a picture of one person shows: the largest over its middle, else the largest."""
+
+    def holds_middle(face: Face) -> bool:
+        x, y, w, h = face.box
+        return x <= width / 2 <= x + w and y <= height / 2 <= y + h
+
+    return next((face for face in faces if holds_middle(face)), faces[0] if faces else None)
+
+
+def crop_report(own: Predictions, cut: Predictions, found: np.ndarray) -> dict[str, Any]:
+    """Return the scores of two sets of crops of the same pictures, and what the second costs.
+
+    Args:
+        own: predictions for the pictures as they are, N of them.
+        cut: predictions for the detector's crops, in the same order.
+        found: bool (N,), whether the detector found a face.
+
+    Returns n, subjects, found, not_found, equal_predictions (percent), found_per_group {name: [found, of]},
+    all and found_only: each {n, exact, one_off: {own, detector, difference, interval, p}} in percent and
+    points, detector minus own, subjects resampled within folds (None where no face was found).
+    """
+    groups = {
+        name: [int(found[own.target == index].sum()), int((own.target == index).sum())]
+        for index, name in enumerate(own.class_names)
+    }
+    return {
+        "n": len(own),
+        "subjects": len(np.unique(own.subject)),
+        "found": int(found.sum()),
+        "not_found": int((~found).sum()),
+        "equal_predictions": 100 * float((own.preds == cut.preds).mean()),
+        "found_per_group": groups,
+        "all": _compared(own, cut),
+        "found_only": _compared(own.select(found), cut.select(found)) if found.any() else None,
+    }
+
+
+def tell(summary: Mapping[str, Any]) -> None:
+    """Print what re-cropping costs."""
+    rows: list[list[object]] = []
+    parts = {"all images": summary["all"], "face found": summary["found_only"]}
+    if not summary["not_found"]:
+        del parts["face found"]
+    for name, part in parts.items():
+        for score in SCORES if part else ():
+            found = part[score]
+            change = "{:+.2f} [{:+.2f}, {:+.2f}]".format(found["difference"], *found["interval"])
+            sides = [f"{found[side]:.2f}" for side in ("own", "detector")]
+            rows.append([name, part["n"], score.replace("_", "-"), *sides, change])
+    table(
+        f"{summary['data']}: crops of their own and crops by the detector, percent and points",
+        ["", "images", "score", "own crops", "detector's", "difference [95 % interval]"],
+        rows,
+    )
+    groups = summary["found_per_group"].items()
+    missing = ", ".join(f"{name} {of - hit}" for name, (hit, of) in groups if of > hit)
+    say(
+        f"faces found in {summary['found']} of {summary['n']} images of {summary['subjects']} subjects"
+        + (f" (shown whole without one, by group: {missing})" if missing else "")
+        + f"; {summary['equal_predictions']:.1f} % of the answers are the same"
+    )
+
+
+def _answers(
+    shown: Shown, faces: Mapping[int, Face | None], crop: FaceCrop, config: EvaluateAgeConfig
+) -> np.ndarray:
+    """Return the models' mean probabilities, float (2, N, K): for the own crops, for the detector's."""
+    from agecls.evaluation import predict_pictures
+
+    sources = [
+        lambda spec: open_pictures(shown.manifest, spec, config.cache),
+        lambda spec: RecroppedSource(shown.manifest, spec, faces, crop),
+    ]
+    models = [predict_pictures(file, sources, shown.manifest, shown.rows, config) for file in shown.files]
+    mean: np.ndarray = np.mean(models, axis=0)
+    return mean
+
+
+def _compared(own: Predictions, cut: Predictions) -> dict[str, Any]:
+    result: dict[str, Any] = {"n": len(own)}
+    for name, score in SCORES.items():
+        hits = [100.0 * getattr(side, "correct" if name == "exact" else "one_off") for side in (own, cut)]
+        paired = paired_cluster_bootstrap(hits[0], hits[1], own.subject, own.fold)
+        result[name] = {
+            "own": score(own.preds, own.target),
+            "detector": score(cut.preds, cut.target),
+            "difference": paired.difference,
+            "interval": [paired.low, paired.high],
+            "p": paired.p,
+        }
+    return result
+
+
+def _own_data(config: EvaluateAgeConfig) -> bool:
+    return config.data.root is None and config.data.table is None
+
+
+def _own_manifest(folder: Path) -> Manifest:
+    """Return a run's table of images; a fold of a cross-validation has it in the folder above."""
+    for home in (folder, folder.resolve().parent):
+        if (home / "manifest.parquet").is_file() and (home / "run.json").is_file():
+            root = Path(read_json(home / "run.json")["data_root"])
+            return Manifest.load(home / "manifest.parquet", root)
+    raise DataError(f"{folder} holds no manifest.parquet, so its pictures cannot be found again")
+
+
+def _joined(parts: list[Predictions]) -> Predictions:
+    names = ("path", "subject", "user", "gender", "age", "fold", "target", "probs")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Predictions(parts[0].class_names, **columns)

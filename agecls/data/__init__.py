@@ -1,0 +1,1 @@
+"""Age data sets: readers, label policies and folds."""

@@ -1,0 +1,287 @@
+"""Read any table of image paths, ages (or groups) and subjects: CSV in the usual dialects, or parquet."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agecls.data.groups import ADIENCE_GROUPS, AgeGroups
+from finetune.errors import DataError, UsageError, listing
+from finetune.images.files import MissingRule, check_missing_rule, missing_files, refuse_missing
+from finetune.images.manifest import Manifest
+from finetune.images.tables import Table, read_table
+
+OLDEST = 120
+GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f", "u": "u", "unknown": "u", "": ""}
+
+
+@dataclass(frozen=True)
+class AgeTableReport:
+    """What was read: counts of images in the manifest, and what became of the other rows.
+
+    `in_gaps` counts rows whose age lies between two groups (`gap_ages`: each such age in whole years and its
+    rows). `subjects_known` is false when every image was taken as a person of its own. `missing_images`
+    counts listed files that are not there. `file_sha256` belongs to the table.
+    """
+
+    images: int
+    rows: int
+    class_names: list[str]
+    per_group: list[int]
+    per_fold: list[int] | None
+    subjects: int
+    users: int
+    subjects_known: bool
+    in_gaps: int
+    gap_ages: dict[int, int]
+    missing_images: int
+    missing_first: list[str]
+    missing_rule: str
+    table: str
+    file_sha256: str
+    notices: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain numbers, strings, lists and dictionaries."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class AgeTableReading:
+    """The table of images and the report on how it came to be."""
+
+    manifest: Manifest
+    report: AgeTableReport
+
+
+class _Row(NamedTuple):
+    source: str
+    path: str
+    label: int | None
+    age: float
+    subject: str
+    user: str
+    gender: str
+    fold: int
+
+
+def read_age_table(
+    file: Path,
+    *,
+    root: Path | None = None,
+    groups: AgeGroups = ADIENCE_GROUPS,
+    path_column: str = "path",
+    age_column: str | None = "age",
+    group_column: str | None = None,
+    subject_column: str | None = "subject",
+    user_column: str | None = None,
+    gender_column: str | None = None,
+    fold_column: str | None = None,
+    missing: MissingRule = "error",
+    follow: bool = False,
+) -> AgeTableReading:
+    """Read a .csv or .parquet table with one image per row into a manifest.
+
+    Paths start from `root`, by default the table's own folder. The class comes from `age_column` (years; rows
+    in a gap between `groups` are left out and counted) or, where given, from `group_column` (a group's
+    display name; ages may then be empty). `subject_column` names the person; None says outright that every
+    image is a person of its own. `user_column` (album; else the subject), `gender_column` (m, f, u or empty)
+    and `fold_column` (0, 1, ...) are optional. `missing` is "error", "count" or "drop" as in `read_adience`.
+    `follow` allows absolute paths, `..` and links that lead out of the root.
+
+    Raises DataError naming row and rule for cells that cannot be right, files listed twice, missing columns
+    or images; UsageError for a file type or a rule that is not known.
+    """
+    file = Path(file)
+    check_missing_rule(missing)
+    class_column = group_column or age_column
+    if class_column is None:
+        raise UsageError("a table of ages needs an age_column or a group_column")
+    optional = (subject_column, user_column, gender_column, fold_column)
+    table = read_table(file)
+    _check_columns(table, [path_column, class_column, *(name for name in optional if name)], subject_column)
+    reader = _RowReader(
+        groups, path_column, age_column, group_column, subject_column, user_column, gender_column, fold_column
+    )
+    rows = _collect(table, reader.read)
+    base, paths = _place(Path(root) if root is not None else file.parent, rows, follow)
+    rows = [row._replace(path=path) for row, path in zip(rows, paths, strict=True)]
+    _check_listed_once(rows)
+    inside = [row for row in rows if row.label is not None]
+    absent = missing_files(base, [row.path for row in inside], follow=follow)
+    gone = [row.path for row, out in zip(inside, absent, strict=True) if out]
+    if missing == "error":
+        refuse_missing(base, gone, len(inside))
+    kept = [row for row, out in zip(inside, absent, strict=True) if not (out and missing == "drop")]
+    if not kept:
+        raise DataError(f"{file}: none of {len(rows)} rows is usable ({len(inside)} lie in a group)")
+    manifest = _manifest(base, groups, kept)
+    return AgeTableReading(manifest, _report(manifest, table, reader, rows, gone, missing))
+
+
+def _report(
+    manifest: Manifest, table: Table, reader: _RowReader, rows: Sequence[_Row], gone: list[str], rule: str
+) -> AgeTableReport:
+    gaps = [math.floor(row.age) for row in rows if row.label is None]
+    alone = "NO SUBJECTS: every image counts as a person of its own, so repeats of a person may leak"
+    return AgeTableReport(
+        images=len(manifest),
+        rows=len(rows),
+        class_names=list(manifest.class_names),
+        per_group=manifest.class_counts().tolist(),
+        per_fold=np.bincount(manifest["fold"]).tolist() if reader.fold is not None else None,
+        subjects=len(set(manifest["subject"].tolist())),
+        users=len(set(manifest["user"].tolist())),
+        subjects_known=reader.subject is not None,
+        in_gaps=len(gaps),
+        gap_ages={age: gaps.count(age) for age in sorted(set(gaps))},
+        missing_images=len(gone),
+        missing_first=gone[:5],
+        missing_rule=rule,
+        table=table.file.name,
+        file_sha256=hashlib.sha256(table.file.read_bytes()).hexdigest(),
+        notices=[*table.notices, *([alone] if reader.subject is None else [])],
+    )
+
+
+class _CellError(ValueError):
+    """A cell that cannot be right: the message names the column and the rule."""
+
+
+@dataclass(frozen=True)
+class _RowReader:
+    """Turns the cells of a row into a `_Row`; the fields are the names of the columns."""
+
+    groups: AgeGroups
+    path: str
+    age: str | None
+    group: str | None
+    subject: str | None
+    user: str | None
+    gender: str | None
+    fold: str | None
+
+    def read(self, source: str, cells: Mapping[str, str]) -> _Row:
+        """Return the row; _CellError names the first cell that cannot be right."""
+        path = self._filled(cells, self.path)
+        label, age = self._label_and_age(cells)
+        subject = self._filled(cells, self.subject) if self.subject is not None else path
+        user = self._filled(cells, self.user) if self.user is not None else subject
+        gender = cells[self.gender].lower() if self.gender is not None else ""
+        if gender not in GENDERS:
+            raise _CellError(f"{self.gender} {gender!r} must be m, f, u or empty")
+        fold = self._filled(cells, self.fold) if self.fold is not None else "-1"
+        if self.fold is not None and not (fold.isascii() and fold.isdigit()):
+            raise _CellError(f"{self.fold} {fold!r} must be a whole number from 0")
+        return _Row(source, path, label, age, subject, user, GENDERS[gender], int(fold))
+
+    def _filled(self, cells: Mapping[str, str], column: str) -> str:
+        if not cells[column] or not cells[column].isprintable():
+            raise _CellError(f"{column} {cells[column]!r} is empty or holds control characters")
+        return cells[column]
+
+    def _label_and_age(self, cells: Mapping[str, str]) -> tuple[int | None, float]:
+        if self.group is None:
+            age = _age(str(self.age), cells[str(self.age)])
+            return self.groups.index_of(age), age
+        if cells[self.group] not in self.groups.names:
+            raise _CellError(
+                f"{self.group} {cells[self.group]!r} must be one of {', '.join(self.groups.names)}"
+            )
+        text = cells.get(self.age, "") if self.age is not None else ""
+        return self.groups.names.index(cells[self.group]), _age(str(self.age), text) if text else math.nan
+
+
+def _age(column: str, text: str) -> float:
+    try:
+        age = float(text)
+    except ValueError:
+        age = math.nan
+    if not 0 <= age <= OLDEST:
+        raise _CellError(f"{column} {text!r} must be a number of years from 0 to {OLDEST}")
+    return age
+
+
+def _check_columns(table: Table, wanted: Sequence[str], subject: str | None) -> None:
+    absent = [name for name in wanted if name not in table.header]
+    if not absent:
+        return
+    hint = (
+        "\nwithout subjects one person can be in training and test: name the column that holds them, or say "
+        "--data.subject_column none if every image truly shows another person"
+    )
+    raise DataError(
+        f"{table.file}, line 1: missing columns: {', '.join(absent)}; found: {', '.join(table.header)}"
+        f"{hint if subject in absent else ''}"
+    )
+
+
+def _collect(table: Table, read: Callable[[str, Mapping[str, str]], _Row]) -> list[_Row]:
+    """Read every row, or raise DataError with all the cells that cannot be right."""
+    rows, problems = [], []
+    for number, cells in table.rows:
+        try:
+            rows.append(read(f"{table.file.name}:{number}", dict(zip(table.header, cells, strict=True))))
+        except _CellError as error:
+            problems.append(f"row {number}: {error}")
+    if problems:
+        raise DataError(
+            f"{table.file}: {len(problems)} of {len(table.rows)} rows cannot be right:\n{listing(problems)}"
+        )
+    return rows
+
+
+def _place(root: Path, rows: Sequence[_Row], follow: bool) -> tuple[Path, list[str]]:
+    """Return the root and the paths relative to it; with `follow` the root may move up to hold every file."""
+    pure = [PurePosixPath(row.path) for row in rows]
+    outside = [
+        f"{row.source}: {row.path}"
+        for row, path in zip(rows, pure, strict=True)
+        if path.is_absolute() or ".." in path.parts
+    ]
+    if not outside:
+        return root, [path.as_posix() for path in pure]
+    if not follow:
+        raise DataError(
+            f"{len(outside)} paths leave the data root {root} (absolute, or with ..); write them relative to "
+            f"it, or allow it with --data.follow true:\n{listing(outside)}"
+        )
+    files = [os.path.normpath(root.absolute() / path) for path in pure]
+    base = os.path.commonpath([os.path.dirname(name) for name in files])  # noqa: PTH120
+    return Path(base), [PurePosixPath(os.path.relpath(name, base)).as_posix() for name in files]
+
+
+def _check_listed_once(rows: Sequence[_Row]) -> None:
+    first: dict[str, _Row] = {}
+    again = []
+    for row in rows:
+        before = first.setdefault(row.path, row)
+        if before is not row:
+            same = (before.label, before.subject) == (row.label, row.subject)
+            kind = "the same row twice" if same else "two labels or two people"
+            again.append(f"{row.path}: {before.source} and {row.source} ({kind})")
+    if again:
+        raise DataError(
+            f"{len(again)} rows list a file again; each file belongs in one row:\n{listing(again)}"
+        )
+
+
+def _manifest(root: Path, groups: AgeGroups, rows: Sequence[_Row]) -> Manifest:
+    columns = {
+        "path": np.array([row.path for row in rows]),
+        "label": np.array([row.label for row in rows]),
+        "fold": np.array([row.fold for row in rows]),
+        "subject": np.array([row.subject for row in rows]),
+        "user": np.array([row.user for row in rows]),
+        "gender": np.array([row.gender for row in rows]),
+        "age": np.array([row.age for row in rows]),
+        "source_id": np.array([row.source for row in rows]),
+    }
+    return Manifest(root, groups.names, columns)

@@ -1,0 +1,137 @@
+"""Configuration -> the images, their splits and their prepared pictures: one place for every age command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agecls.config import AgeDataConfig
+from agecls.data.adience import read_adience
+from agecls.data.age_table import read_age_table
+from agecls.data.folds import (
+    Split,
+    assign_folds,
+    find_duplicate_contents,
+    make_splits,
+    missing_classes,
+    official_folds,
+    split_hash,
+)
+from agecls.data.groups import AgeGroups
+from finetune.cli.console import say
+from finetune.errors import DataError, UsageError, listing
+from finetune.images.manifest import Manifest
+
+if TYPE_CHECKING:
+    pass
+
+TABLE_POLICY = "table"
+
+
+@dataclass(frozen=True)
+class AgeData:
+    """The images of one configuration: `policy` names the label rule, `report` tells every row's fate."""
+
+    manifest: Manifest
+    policy: str
+    report: Mapping[str, Any]
+
+
+def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> AgeData:
+    """Read Adience or a table as configured; with `lists_only` absent pictures are counted, not refused.
+
+    A table without official folds gets `n_folds` of its own, grouped by subject and stratified, unless
+    `with_folds` is false: data that is only predicted may have as few people as it likes. With
+    `skip_bad`, pictures that cannot be decoded are dropped and listed in the report under "bad_images".
+    """
+    if config.root is None and config.table is None:
+        raise UsageError(
+            "no data: give --data.root FOLDER (Adience) or --data.table FILE (any table of faces)"
+        )
+    missing = "count" if lists_only and config.missing == "error" else config.missing
+    data = _read_table(config, missing) if config.table is not None else _read_adience(config, missing)
+    if config.skip_bad and not lists_only:
+        data = _without_bad_images(data)
+    if with_folds and official_folds(data.manifest) is None:
+        folds = assign_folds(data.manifest, n_folds=config.n_folds, seed=config.fold_seed)
+        data = AgeData(data.manifest.with_column("fold", folds), data.policy, data.report)
+    return data
+
+
+def make_age_splits(data: AgeData, config: AgeDataConfig) -> tuple[list[Split], str]:
+    """Return the splits of the configured protocol, checked for shared people, and their hash."""
+    splits = make_splits(data.manifest, config.protocol, allow_subject_overlap=config.allow_subject_overlap)
+    return splits, split_hash(splits, data.manifest)
+
+
+def check_contents(data: AgeData, splits: list[Split], config: AgeDataConfig) -> None:
+    """Tell of groups without an image in a part of a split, and of equal pictures in training and in test."""
+    absent = missing_classes(splits, data.manifest)
+    if absent:
+        say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
+    tell_twins(find_duplicate_contents(data.manifest, splits), config)
+
+
+def tell_twins(twins: list[tuple[str, str]], config: AgeDataConfig) -> None:
+    """Tell of pairs of pictures in training and test that are the same bytes; DataError where configured."""
+    if twins:
+        pairs = listing([" = ".join(pair) for pair in twins])
+        told = f"{len(twins)} pairs of pictures in training and test are the same bytes:\n{pairs}"
+        if config.same_content == "error":
+            raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
+        say(f"warning: {told}")
+
+
+def _read_adience(config: AgeDataConfig, missing: str) -> AgeData:
+    assert config.root is not None
+    root = _folder(config.root, "--data.root")
+    folds_dir = None if config.folds_dir is None else _folder(config.folds_dir, "--data.folds_dir")
+    reading = read_adience(
+        root,
+        policy=config.policy,
+        layout=config.layout,
+        folds_dir=folds_dir,
+        missing=missing,  # type: ignore[arg-type]
+        follow=config.follow,
+    )
+    return AgeData(reading.manifest, config.policy, reading.report.to_dict())
+
+
+def _read_table(config: AgeDataConfig, missing: str) -> AgeData:
+    assert config.table is not None
+    reading = read_age_table(
+        Path(config.table),
+        root=None if config.root is None else _folder(config.root, "--data.root"),
+        groups=AgeGroups.parse(config.groups),
+        path_column=config.path_column,
+        age_column=config.age_column,
+        group_column=config.group_column,
+        subject_column=None if config.subject_column == "none" else config.subject_column,
+        user_column=config.user_column,
+        gender_column=config.gender_column,
+        fold_column=config.fold_column,
+        missing=missing,  # type: ignore[arg-type]
+        follow=config.follow,
+    )
+    return AgeData(reading.manifest, TABLE_POLICY, reading.report.to_dict())
+
+
+def _folder(name: str, option: str) -> Path:
+    folder = Path(name)
+    if not folder.is_dir():
+        raise DataError(f"{option} {name}: there is no such folder")
+    return folder
+
+
+def _without_bad_images(data: AgeData) -> AgeData:
+    from finetune.images.decode import find_bad_images
+
+    files = [data.manifest.file(row) for row in range(len(data.manifest))]
+    bad = {str(file): reason for file, reason in find_bad_images(files, workers=os.cpu_count() or 1)}
+    good = np.array([str(file) not in bad for file in files])
+    return AgeData(data.manifest.select(good), data.policy, {**data.report, "bad_images": bad})

@@ -1,0 +1,185 @@
+"""From a face's box and landmarks to the square picture that a model expects; no detector is needed here.
+
+Coordinates are continuous: pixel (column i, row j) covers [i, i + 1) x [j, j + 1), so its middle lies at
+(i + 0.5, j + 0.5), and scaling a picture scales its coordinates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from agecls.faces.crop import FaceCrop
+from finetune.errors import UsageError
+from finetune.images.preprocess import resize
+
+if TYPE_CHECKING:
+    from agecls.faces.detector import Face
+
+# Where Adience's aligned pictures have the eyes, the tip of the nose and the corners of the mouth (px of a
+# frame of 816, image-left first). Derived from the published alignment code (eranid/adience_align), which
+# fits all six affine parameters: its faces are about 1.3 times as long as natural ones, which turning and
+# scaling alone cannot reach.
+FRAME = 816
+TEMPLATE = np.array([(318, 241.3), (498, 241.3), (408, 365), (348, 488), (468, 488)])
+# An affine fit that stretches one direction this much more than the other is of a head seen from the side.
+MAX_STRETCH = 3.0
+
+
+def crop_face(
+    image: np.ndarray, face: Face, crop: FaceCrop, size: int, interpolation: str = "bicubic"
+) -> np.ndarray:
+    """Return one face as a model with this crop expects it.
+
+    Args:
+        image: uint8 (H, W, 3), the whole picture that the face was found in.
+        face: where the face is, in the picture's pixels; may reach over its edges.
+        crop: the rule. "aligned" maps the five landmarks onto Adience's template, black outside the picture.
+            "faces" turns the picture until the eyes are level; "plain" turns nothing; both take the region of
+            `region_size`, moved by the drop, squeeze it to a square, and repeat the picture's edge where it
+            ends.
+        size: side of the result (px). The model's `resize_size` is best: its `preprocess` then only cuts the
+            middle, and no pixel is resampled twice.
+        interpolation: what enlarges a plain crop, as in the model's PreprocessSpec.
+
+    Returns uint8 (size, size, 3); what shrinks is averaged over areas.
+    Raises UsageError where "aligned" meets a face without landmarks.
+    """
+    if size < 1:
+        raise UsageError(f"a face crop needs a side of at least 1 px, got {size}")
+    if crop.style == "plain":
+        return _cut_region(image, face, crop, size, interpolation)
+    if crop.style == "faces":
+        return warp_square(image, upright_matrix(face, crop, size), size, repeat_edge=True)
+    if face.landmarks is None:
+        raise UsageError(
+            "this model expects faces aligned by their eyes, nose and mouth, which this detector does not "
+            "tell; use the YuNet detector"
+        )
+    return warp_square(image, aligning_matrix(face.landmarks, size), size, repeat_edge=False)
+
+
+def region_size(face: Face, crop: FaceCrop) -> np.ndarray:
+    """Return the width and height (px of the picture, float (2,)) that "plain" and "faces" cut out.
+
+    The height is the box's longer side with the margin on both ends, the width `aspect` times that.
+    """
+    height = max(face.box[2:]) * (1 + 2 * crop.margin)
+    return np.array([crop.aspect * height, height])
+
+
+def template(size: int) -> np.ndarray:
+    """Return where the five landmarks lie in an aligned picture of `size` px, float (5, 2).
+
+    >>> template(256)[0].round(1).tolist()
+    [99.8, 75.7]
+    """
+    scaled: np.ndarray = TEMPLATE * (size / FRAME)
+    return scaled
+
+
+def aligning_matrix(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """Return the affine map (2, 3) that brings landmarks (5, 2) nearest to the template, by least squares.
+
+    A head seen from the side has its eyes almost on one line with the nose: six parameters would stretch it
+    beyond recognition, so four (turn, scale, shift) are fitted where the stretch would exceed MAX_STRETCH.
+    """
+    matrix = fit_affine(landmarks, template(size))
+    wide, narrow = np.linalg.svd(matrix[:, :2], compute_uv=False)
+    flipped = np.linalg.det(matrix[:, :2]) <= 0
+    return fit_similarity(landmarks, template(size)) if flipped or wide > MAX_STRETCH * narrow else matrix
+
+
+def upright_matrix(face: Face, crop: FaceCrop, size: int) -> np.ndarray:
+    """Return the map (2, 3) that turns a face upright and brings its region onto a square of `size` px."""
+    x, y, width, height = face.box
+    angle = np.radians(face.tilt)
+    along, down = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    turn = np.stack([along, down]) * (size / region_size(face, crop))[:, None]
+    centre = np.array([x + width / 2, y + height / 2]) + crop.drop * max(width, height) * down
+    return np.column_stack([turn, size / 2 - turn @ centre])
+
+
+def fit_affine(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the (2, 3) matrix of the affine map that brings points (n, 2) nearest to targets (n, 2).
+
+    >>> square = np.array([(0.0, 0.0), (2.0, 0.0), (0.0, 2.0), (2.0, 2.0)])
+    >>> fit_affine(square, square * (2, 3) + (1, 0)).round(6).tolist()
+    [[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]
+    """
+    centre = points.mean(axis=0)
+    linear = np.linalg.lstsq(points - centre, target - target.mean(axis=0), rcond=None)[0].T
+    return np.column_stack([linear, target.mean(axis=0) - linear @ centre])
+
+
+def fit_similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the (2, 3) matrix of the turn, scale and shift that bring points nearest to targets.
+
+    >>> level, upright = np.array([(0.0, 0.0), (1.0, 0.0)]), np.array([(5.0, 5.0), (5.0, 7.0)])
+    >>> fit_similarity(level, upright).round(6).tolist()
+    [[0.0, -2.0, 5.0], [2.0, 0.0, 5.0]]
+    """
+    centre, to = points.mean(axis=0), target.mean(axis=0)
+    here, there = points - centre, target - to
+    spread = float(np.square(here).sum()) or 1.0
+    cosine = float((here * there).sum()) / spread
+    sine = float((here[:, 0] * there[:, 1] - here[:, 1] * there[:, 0]).sum()) / spread
+    linear = np.array([[cosine, -sine], [sine, cosine]])
+    return np.column_stack([linear, to - linear @ centre])
+
+
+def warp_square(image: np.ndarray, matrix: np.ndarray, size: int, *, repeat_edge: bool) -> np.ndarray:
+    """Return uint8 (size, size, 3): the picture seen through an affine map, without aliasing.
+
+    Args:
+        image: uint8 (H, W, 3) of any size.
+        matrix: float (2, 3), from the picture's coordinates to those of the result.
+        size: side of the result (px).
+        repeat_edge: outside the picture repeat its edge; else black.
+
+    Only the part that is seen is touched; where it shrinks it is averaged over areas first.
+    """
+    linear, shift = matrix[:, :2], matrix[:, 2]
+    corners = np.array([(0, 0), (size, 0), (0, size), (size, size)], dtype=float)
+    seen = np.linalg.solve(linear, (corners - shift).T).T
+    shape = np.array(image.shape[1::-1])
+    # Cubic interpolation reads two pixels further, in pixels of the shrunk part.
+    reach = 2 + 2 / np.linalg.norm(linear, axis=0)
+    low = np.clip(np.floor(seen.min(axis=0) - reach), 0, shape - 1).astype(int)
+    high = np.clip(np.ceil(seen.max(axis=0) + reach), low + 1, shape).astype(int)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    shift = shift + linear @ low
+    wanted = np.ceil((high - low) * np.minimum(1, np.linalg.norm(linear, axis=0))).astype(int)
+    width, height = (max(1, int(side)) for side in wanted)
+    linear = linear * ((high - low) / (width, height))
+    part = resize(part, height, width)
+    middle = shift + linear @ np.array([0.5, 0.5]) - 0.5  # OpenCV counts from the first pixel's middle
+    border = cv2.BORDER_REPLICATE if repeat_edge else cv2.BORDER_CONSTANT
+    moved = np.column_stack([linear, middle])
+    warped = cv2.warpAffine(part, moved, (size, size), flags=cv2.INTER_CUBIC, borderMode=border)
+    return np.asarray(warped)
+
+
+def _cut_region(image: np.ndarray, face: Face, crop: FaceCrop, size: int, interpolation: str) -> np.ndarray:
+    """Cut whole pixels and resize once, so that a crop equals a stored picture of the same pixels."""
+    x, y, width, height = face.box
+    region = np.maximum(1, np.round(region_size(face, crop))).astype(int)
+    middle = np.array([x + width / 2, y + height / 2 + crop.drop * max(width, height)])
+    low = np.floor(middle - region / 2 + 0.5).astype(int)
+    high = low + region
+    shape = np.array(image.shape[1::-1])
+    inside_low = np.clip(low, 0, shape - 1)
+    inside_high = np.clip(high, inside_low + 1, shape)
+    part = image[inside_low[1] : inside_high[1], inside_low[0] : inside_high[0]]
+    # Shrunk before its edges are repeated: a box far outside a large picture must not fill the memory.
+    scale = np.minimum(1.0, size / region)
+    before = np.round(np.maximum(inside_low - low, 0) * scale).astype(int)
+    after = np.round(np.maximum(high - inside_high, 0) * scale).astype(int)
+    if before.any() or after.any():
+        inner = np.maximum(1, np.round((inside_high - inside_low) * scale)).astype(int)
+        part = resize(part, int(inner[1]), int(inner[0]))
+        edges = (int(before[1]), int(after[1]), int(before[0]), int(after[0]))
+        part = cv2.copyMakeBorder(part, *edges, borderType=cv2.BORDER_REPLICATE)
+    return np.ascontiguousarray(resize(part, size, size, interpolation))

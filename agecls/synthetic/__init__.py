@@ -1,0 +1,1 @@
+"""Drawn faces in Adience's own folder layout."""

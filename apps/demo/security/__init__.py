@@ -1,0 +1,1 @@
+"""What the demo lets in, and how it answers."""

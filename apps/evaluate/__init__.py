@@ -1,0 +1,1 @@
+"""Scoring an exported model on a data set."""

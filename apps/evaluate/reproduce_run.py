@@ -1,0 +1,206 @@
+"""Exported models beside the trained ones of their run: the same test images, count against count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apps.config import EvaluateOnnxConfig
+from apps.run_results import Predictions, RunResult, load_run
+from apps.runtime.cut_pictures import files_or_cuts
+from apps.runtime.session import OnnxClassifier
+from apps.runtime.side_by_side import probabilities
+from finetune.cli.console import say, table
+from finetune.errors import DataError, ModelFileError, listing
+from finetune.images.manifest import Manifest
+from finetune.runs.folder import write_json
+
+COUNTS = ("images", "right, trained", "right, onnx", "same answer", "max |dp|")
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """One model beside the trained one it was exported from, on the test images of its fold.
+
+    Args:
+        model: the exported one.
+        fold: that it was not trained on; -1 for the one test part of a run without folds.
+        trained: what the trained model predicted.
+        found: what the exported one predicts, row by row the same images.
+    """
+
+    model: OnnxClassifier
+    fold: int
+    trained: Predictions
+    found: Predictions
+
+    def facts(self) -> dict[str, Any]:
+        """Return the comparison as plain values."""
+        model = self.model
+        told: dict[str, Any] = {"model": str(model.path), "title": model.title, "sha256": model.sha256}
+        told |= {
+            "fold": None if self.fold == -1 else self.fold,
+            "precision": model.facts.precision,
+            "device": model.device,
+        }
+        return told | _agreement(self.trained, self.found)
+
+
+def repeat_run(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> dict[str, Any]:
+    """Show each model the test images of its own fold of `config.run`, and compare it with the trained one.
+
+    Prints and returns the comparison, after writing it to `config.out`.
+
+    Raises ModelFileError when an fp32 model gets another number right than the trained one, or a model is of
+    another run; UsageError for a model that averages folds; DataError for pictures that are not there.
+    """
+    result = load_run(Path(str(config.run)))
+    by_fold: dict[int, list[OnnxClassifier]] = {}
+    for model in models:
+        by_fold.setdefault(_own_part(model, result), []).append(model)
+    manifest, crops = _run_manifest(result, config), result.crops
+    boxes = result.boxes(manifest)
+    repeats: list[Repeat] = []
+    for fold, members in sorted(by_fold.items()):
+        trained = result.tested(fold)
+        rows = _test_rows(trained, manifest, config)
+        pictures = files_or_cuts([manifest.file(row) for row in rows], None if boxes is None else boxes[rows])
+        told = "test images" if fold == -1 else f"fold {fold}"
+        found = probabilities(
+            members, pictures, [crops] * len(members), batch_size=config.batch_size, told=told
+        )
+        repeats += [
+            Repeat(model, fold, trained, replace(trained, probs=probs))
+            for model, probs in zip(members, found, strict=True)
+        ]
+    summary = _tell_repeats(repeats, result, config)
+    _refuse_differences(repeats, result)
+    return summary
+
+
+def _own_part(model: OnnxClassifier, result: RunResult) -> int:
+    """Return the fold whose images the model was not trained on, after checking that it is of this run."""
+    if model.class_names != result.class_names:
+        raise ModelFileError(
+            f"{model.path} has other classes than {result.folder}: {short_list(model.class_names)}"
+        )
+    told = result.told_twice(model)
+    other = [words for words, own, run in told if None not in (own, run) and own != run]
+    if other:
+        raise ModelFileError(f"{model.path} is not of {result.folder}: another {', another '.join(other)}")
+    return result.part(model)
+
+
+def _run_manifest(result: RunResult, config: EvaluateOnnxConfig) -> Manifest:
+    """Return the run's table of images (a fold's lies a folder higher), where the pictures lie now."""
+    places = (result.folder, result.folder.resolve().parent)
+    files = [place / "manifest.parquet" for place in places if (place / "manifest.parquet").is_file()]
+    if not files:
+        raise DataError(f"{result.folder} lacks manifest.parquet, the table of its images")
+    root = config.data.root or result.run.get("data_root") or result.folder
+    return Manifest.load(files[0], Path(str(root)))
+
+
+def _test_rows(trained: Predictions, manifest: Manifest, config: EvaluateOnnxConfig) -> list[int]:
+    """Return the tested rows of the table; DataError where a row or its file is missing."""
+    rows = {path: row for row, path in enumerate(manifest["path"].tolist())}
+    strange = [path for path in trained.path.tolist() if path not in rows]
+    if strange:
+        raise DataError(f"{config.run}: predictions of images that its table lacks:\n{listing(strange)}")
+    tested = [rows[path] for path in trained.path.tolist()]
+    files = [manifest.file(row) for row in tested]
+    lost = [str(file) for file in files if not file.is_file()]
+    if lost:
+        raise DataError(
+            f"{len(lost)} of {len(files)} test images are not there:\n{listing(lost)}\n"
+            "Where they have moved, say so: --data.root FOLDER"
+        )
+    return tested
+
+
+def _agreement(trained: Predictions, found: Predictions) -> dict[str, Any]:
+    """Return how two predictions of the same rows agree: counts, and the largest difference of any p."""
+    return {
+        "n": len(found),
+        "right_trained": int(trained.correct.sum()),
+        "right_onnx": int(found.correct.sum()),
+        "same_answer": int((trained.preds == found.preds).sum()),
+        "largest_difference": float(np.abs(trained.probs - found.probs).max(initial=0)),
+    }
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    names = [item.name for item in fields(parts[0]) if item.name != "class_names"]
+    columns: Any = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **columns)
+
+
+def _tell_repeats(repeats: Sequence[Repeat], result: RunResult, config: EvaluateOnnxConfig) -> dict[str, Any]:
+    """Print a line per model and one per precision, write what was asked for, return the summary."""
+    lines, pooled, tables = [repeat.facts() for repeat in repeats], {}, {}
+    for precision in dict.fromkeys(repeat.model.facts.precision for repeat in repeats):
+        own = [repeat for repeat in repeats if repeat.model.facts.precision == precision]
+        trained, found = _joined([part.trained for part in own]), _joined([part.found for part in own])
+        pooled[precision] = _agreement(trained, found) | result.scores(found)
+        tables["predictions.parquet" if precision == "fp32" else f"predictions-{precision}.parquet"] = found
+    rows = [[line["title"], line["precision"], _fold(line), *_cells(line)] for line in lines]
+    rows += [["pooled", precision, "", *_cells(line)] for precision, line in pooled.items()]
+    header = ["model", "precision", "fold", *COUNTS]
+    table(f"exported models beside the trained ones of {config.run}", header, rows)
+    for precision, line in pooled.items():
+        known = {words: line[name] for name, words in result.measures.items() if line[name] is not None}
+        told = ", ".join(f"{words} {value:.2f} %" for words, value in known.items())
+        say(f"{precision}: {told}, pooled over {line['n']} images")
+    summary = {"run": str(config.run), "models": lines, "pooled": pooled}
+    write_results(config.out, summary, tables)
+    return summary
+
+
+def _fold(line: Mapping[str, Any]) -> str:
+    return "" if line["fold"] is None else str(line["fold"])
+
+
+def _cells(line: Mapping[str, Any]) -> list[object]:
+    counts = [line[name] for name in ("n", "right_trained", "right_onnx", "same_answer")]
+    return [*counts, f"{line['largest_difference']:.1e}"]
+
+
+def _refuse_differences(repeats: Sequence[Repeat], result: RunResult) -> None:
+    """Raise ModelFileError where an fp32 model gets another number of images right than the trained one."""
+    wrong = [
+        f"{repeat.model.path}: {line['right_onnx']} of {line['n']} right, trained {line['right_trained']}"
+        for repeat in repeats
+        if repeat.model.facts.precision == "fp32"
+        and (line := repeat.facts())["right_onnx"] != line["right_trained"]
+    ]
+    if wrong:
+        versions = result.run.get("versions") or {}
+        told = ", ".join(f"{name} {versions[name]}" for name in ("opencv", "pillow") if name in versions)
+        raise ModelFileError(
+            f"{len(wrong)} exported models do not repeat what {result.folder} scored:\n{listing(wrong)}\n"
+            "Either they are of another run, or the pictures have changed, or they are decoded or resized "
+            f"by other versions than in training ({told or 'not recorded'})"
+        )
+
+
+def short_list(names: Sequence[str]) -> str:
+    """Return how many names there are and the first twelve of them."""
+    return f"{len(names)} ({', '.join(names[:12])}{' ...' if len(names) > 12 else ''})"
+
+
+def write_results(
+    out: str | None, summary: Mapping[str, Any], predictions: Mapping[str, Predictions]
+) -> None:
+    """Write evaluation.json and each table of predictions, by file name, into `out`; None writes nothing."""
+    if out is None:
+        return
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in predictions.items():
+        rows.write(folder / name)
+    write_json(folder / "evaluation.json", summary)
+    say(f"{', '.join(predictions)} and evaluation.json lie in {folder}")

@@ -1,0 +1,218 @@
+"""The measured part of a model card for age groups: facts of `agecls.card` -> Markdown, nothing computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agecls.scores import FEWEST_SUBJECTS
+from finetune.figures.markdown import escape, number, table
+
+Facts = Mapping[str, Any]
+NOT_MEASURED = "not measured"
+HOW_TO_READ = (
+    f"“12 of 20” means fewer than {FEWEST_SUBJECTS} people: a count, no conclusion. Intervals (95 %) "
+    "resample whole people."
+)
+MEASURES = (("exact", "right group (exact)"), ("one_off", "right group or one next to it (one-off)"))
+
+
+def results(metrics: Facts, card: Facts) -> str:
+    """Return the accuracy tables: of the model and its sister models, or of the members of an average."""
+    if not metrics:
+        return f"Accuracy: {NOT_MEASURED}."
+    if metrics.get("scope") == "members":
+        return (
+            "**The averaged model itself was not tested.** The scores are those of its members, each tested "
+            f"on people whom only that member had not seen.\n\n{_members_table(metrics)}"
+        )
+    parts = [_own_table(metrics), _own_note(metrics)]
+    sisters = card.get("cross_validation")
+    if sisters:
+        parts += [
+            f"The recipe as a whole: {sisters['members']} models, of which this is one, each tested on the "
+            f"people of its own fold, whom it had not seen.\n\n{_members_table(sisters)}"
+        ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _own_table(metrics: Facts) -> str:
+    baseline = metrics.get("baseline") or {}
+    header = [images_and_people(metrics), "this model", "95 % interval"]
+    header += [f"naming {escape(' / '.join(baseline['groups']))} always"] if baseline else []
+    missing = "too few people" if metrics.get("subjects", FEWEST_SUBJECTS) < FEWEST_SUBJECTS else NOT_MEASURED
+    rows = []
+    for key, words in MEASURES:
+        interval = metrics.get(f"{key}_interval")
+        row = [words, percent(metrics.get(key)), missing if interval is None else ends(interval)]
+        rows.append(row + ([percent(baseline[key])] if baseline else []))
+    if metrics.get("mae") is not None:
+        rows.append(["mean error, in groups", number(metrics["mae"]), "", *([""] if baseline else [])])
+    return table(header, rows)
+
+
+def _own_note(metrics: Facts) -> str:
+    subjects = metrics.get("subjects", FEWEST_SUBJECTS)
+    if subjects >= FEWEST_SUBJECTS:
+        return ""
+    return f"{subjects} people are too few for an interval: take these numbers as a rough sign."
+
+
+def _members_table(metrics: Facts) -> str:
+    baseline = metrics.get("baseline") or {}
+    header = [
+        images_and_people(metrics),
+        f"mean ± sd over {metrics['members']} folds",
+        "95 % interval of the mean",
+        "pooled",
+    ]
+    header += [f"naming {escape(' / '.join(baseline['groups']))} always"] if baseline else []
+    rows = []
+    for key, words in MEASURES:
+        mean, sd = metrics[f"{key}_mean"], metrics[f"{key}_sd"]
+        spread = percent(mean) if sd is None else f"{number(mean, 1)} ± {percent(sd)}"
+        row = [words, spread, ends(metrics.get(f"{key}_mean_interval")), percent(metrics[f"{key}_pooled"])]
+        rows.append(row + ([percent(baseline[key])] if baseline else []))
+    rows.append(["mean error, in groups", "", "", number(metrics["mae"]), *([""] if baseline else [])])
+    return table(header, rows)
+
+
+def images_and_people(metrics: Facts) -> str:
+    """Return on what was measured, as the corner of a table: "147 test images of 17 people"."""
+    images, people = metrics.get("n"), metrics.get("subjects")
+    told = "test images, number unknown" if images is None else f"{images:,} test images"
+    return told if people is None else f"{told} of {people:,} people"
+
+
+def slices(title: str, cells: Sequence[Facts], sisters: Facts | None = None) -> str:
+    """Return the table of a slice, and the same of all models of the recipe where `sisters` has one."""
+    parts = [_slice_table(title, cells)]
+    if sisters and sisters.get("groups"):
+        parts += [f"All {sisters['members']} models of the recipe:", _slice_table(title, sisters["groups"])]
+    notes = [_mostly(cell) for cell in cells if cell.get("mostly")]
+    return "\n\n".join([*parts, *filter(None, notes)])
+
+
+def _slice_table(title: str, cells: Sequence[Facts]) -> str:
+    rows = []
+    for cell in cells:
+        scores = [
+            _score(cell["exact"], cell["exact_interval"], cell["right"], cell["images"]),
+            _score(cell["one_off"], cell["one_off_interval"], cell["one_off_right"], cell["images"]),
+        ]
+        rows.append([escape(cell["name"]), f"{cell['images']:,}", f"{cell['subjects']:,}", *scores])
+    return table([title, "images", "people", "right group", "right or next to it"], rows)
+
+
+def _score(value: float | None, interval: Sequence[float] | None, right: int, images: int) -> str:
+    if value is None:
+        return f"{right:,} of {images:,}" if images else "no image"
+    return f"{percent(value)} ({ends(interval)})"
+
+
+def _mostly(cell: Facts) -> str:
+    most = cell["mostly"]
+    if 2 * most["images"] <= cell["images"]:
+        return ""
+    return (
+        f"{most['images']:,} of the {cell['images']:,} images of {escape(cell['name'])} are of group "
+        f"{escape(most['group'])}: compare it with that group, not with the other rows."
+    )
+
+
+def crossings(card: Facts) -> str:
+    """Return the table of the young named adults and of adults named young; a sentence where not defined."""
+    if not card.get("false_adult") or not card.get("false_minor"):
+        return f"Young people named adults, or adults named young: {NOT_MEASURED}."
+    sisters = card.get("cross_validation") or {}
+    several = bool(sisters.get("false_adult"))
+    header = ["error", "this model" if several else "share"]
+    header += [f"all {sisters['members']} models"] if several else []
+    own = _crossing_rows(card)
+    others = _crossing_rows(sisters) if several else [[]] * len(own)
+    words = [f"{escape(text)}" for text in _crossing_words(card)]
+    rows = [[word, *left, *right] for word, left, right in zip(words, own, others, strict=True)]
+    return table(header, rows)
+
+
+def _crossing_rows(card: Facts) -> list[list[str]]:
+    found = (card["false_adult"], card["false_adult"]["oldest"], card["false_minor"])
+    return [[_share(rate)] for rate in found]
+
+
+def _crossing_words(card: Facts) -> list[str]:
+    adult, minor = card["false_adult"], card["false_minor"]
+    young, old = _span(adult["of"]), _span(minor["of"])
+    first, oldest = adult["named"][0], adult["oldest"]["of"][0]
+    return [
+        f"false adult: people of {young} named {first} or older",
+        f"of these, people of {oldest} alone",
+        f"false minor: people of {old} named {oldest} or younger",
+    ]
+
+
+def _span(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+
+def _share(rate: Facts) -> str:
+    people = f"{rate['subjects']:,} people"
+    if not rate["images"]:
+        return "no image"
+    if rate["rate"] is None:
+        return f"{rate['count']:,} of {rate['images']:,} images, {people}"
+    return f"{percent(rate['rate'])} of {rate['images']:,} images ({ends(rate['interval'])}), {people}"
+
+
+def detector(found: Facts, crop_of_file: Facts | None) -> str:
+    """Return what the crops of a face detector cost, and whether this file has its faces cut out so."""
+    words = ", ".join(f"{key} {value}" for key, value in (found.get("crop") or {}).items())
+    crop = f" ({escape(words)})" if words else ""
+    other = " **This file has faces cut out otherwise, for which nothing was measured.**"
+    other = other if crop_of_file is not None and found.get("crop") != dict(crop_of_file) else ""
+    scores = []
+    for key, words in (("exact", "exact"), ("one_off", "one-off")):
+        cost = found[key]
+        change = f"{cost['difference']:+.1f} points, {ends(cost['interval'])}"
+        scores.append(f"{words} {percent(cost['detector'])} instead of {percent(cost['own'])} ({change})")
+    return (
+        f"A detector found the face in {found['found']:,} of {found['n']:,} test images of "
+        f"{found['subjects']:,} people (each model of the run on its own test images). On its crops{crop}: "
+        f"{'; '.join(scores)}. "
+        f"{percent(found['equal_predictions'])} of the answers stay the same.{other}"
+    )
+
+
+def calibration(metrics: Facts) -> str:
+    """Return how far the probabilities can be trusted, as a sentence or two."""
+    if metrics.get("ece") is None:
+        return f"How far the probabilities can be trusted: {NOT_MEASURED}."
+    others = (
+        ("Brier score", "brier", 3),
+        ("negative log-likelihood", "nll", 3),
+        ("ranked probability score", "rps", 4),
+    )
+    told = ", ".join(f"{words} {number(metrics.get(key), digits)}" for words, key, digits in others)
+    return (
+        "The probability of the named group and the share that is right differ by "
+        f"{number(100 * metrics['ece'], 1)} points on average (expected calibration error, 15 bins). Losses: "
+        f"{told}; 0 is best in each."
+    )
+
+
+def percent(value: float | None) -> str:
+    """Return a number of percent as text.
+
+    >>> percent(51.02), percent(None)
+    ('51.0 %', 'not measured')
+    """
+    return NOT_MEASURED if value is None else f"{number(value, 1)} %"
+
+
+def ends(interval: Sequence[float] | None) -> str:
+    """Return an interval as words.
+
+    >>> ends([46.34, 51.2]), ends(None)
+    ('46.3 to 51.2', 'not measured')
+    """
+    return NOT_MEASURED if interval is None else f"{number(interval[0], 1)} to {number(interval[1], 1)}"

@@ -1,0 +1,194 @@
+"""A run's record -> the facts inside an .onnx file: everything a stranger needs, nothing of this machine."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import PureWindowsPath
+from typing import Any
+
+from apps.runtime.metadata import ModelFacts, PrecisionName
+from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
+from finetune.runs.strict_json import to_plain
+
+# A path from the root of a disk, as text may hold one: two names or more behind a slash, or a drive's letter.
+POSIX_PATH = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s/:;,'\"()<>]+/)+[^\s/:;,'\"()<>]*")
+WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/:;,'\"()<>]+[\\/])*[^\s\\/:;,'\"()<>]*")
+TRAINING: tuple[str, ...] = (
+    "epochs",
+    "frozen_epochs",
+    "batch_size",
+    "accumulate",
+    "optimizer",
+    "lr",
+    "head_lr_multiplier",
+)
+TRAINING += ("schedule", "weight_decay", "augment", "mixup", "cutmix", "ema", "select", "seed")
+EXPORTERS = {"torch": "torch", "onnx": "onnx", "onnxscript": "onnxscript"}
+RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained model that a file holds.
+
+    Args:
+        fold: the fold whose images it was tested on; -1 for one that was trained on every image.
+        facts: what its file tells.
+        parameters: number of its weights.
+    """
+
+    fold: int
+    facts: Mapping[str, Any]
+    parameters: int
+
+
+def build_facts(
+    title: str,
+    run: Mapping[str, Any],
+    members: Sequence[Member],
+    *,
+    crop: Mapping[str, Any] | None,
+    crop_source: str,
+    card: Mapping[str, Any],
+) -> ModelFacts:
+    """Return the facts of a file that holds one model of a run, or the average of several, in float32.
+
+    Args:
+        title: what the model is called.
+        run: the contents of the run's run.json.
+        members: the models in the file.
+        crop: how a face is cut out, as plain values; None for a model of no faces.
+        crop_source: where that is known from, in words; empty for a model of no faces.
+        card: "metrics" and "card" as `agecls.card.age_card` and `finegrained.card.fine_card` return them,
+            and under "data" what the study tells of the data beyond the names all studies share.
+
+    `test_crops` is center where the run's own protocol looks twice (cam), which a file cannot do.
+    """
+    own = members[0].facts
+    crops = str(own.get("test_crops", "center"))
+    data = {"name": card["card"]["data"]["name"], **_data(run, members), **card.get("data", {})}
+    return ModelFacts(
+        title=title,
+        task="age" if own.get("ordered_classes") else "category",
+        class_names=tuple(own["class_names"]),
+        ordered=bool(own.get("ordered_classes", False)),
+        preprocess=PreprocessSpec.from_dict(own["preprocess"]),
+        crop=crop,
+        test_crops=crops if crops in TEST_CROPS else "center",
+        architecture=without_paths(_architecture(members)),
+        loss=without_paths(own["loss"]),
+        data=without_paths({**data, "face_crop": crop_source} if crop_source else data),
+        training=without_paths(_training(members)),
+        pretraining=without_paths(_pretraining(own)),
+        metrics=without_paths(card["metrics"]),
+        card=without_paths(card["card"]),
+        versions={"trained_with": without_paths(own.get("versions", {})), "exported_with": exporters()},
+    )
+
+
+def finished_facts(facts: ModelFacts, precision: PrecisionName, parity: Mapping[str, Any]) -> ModelFacts:
+    """Return the facts with what the checks found, for the file as it is written."""
+    return replace(facts, precision=precision, parity=without_paths(parity))
+
+
+def without_paths(value: Any) -> Any:
+    """Return plain values in which every absolute path inside a text is reduced to its last name.
+
+    >>> without_paths({"note": "the classifier of /home/ada/weights/a.pth was left out", "n": (1, 2)})
+    {'note': 'the classifier of a.pth was left out', 'n': [1, 2]}
+    >>> without_paths("C:\\\\Users\\\\ada\\\\a.pth, https://example.org/a/b, and/or, 1/2")
+    'a.pth, https://example.org/a/b, and/or, 1/2'
+    """
+    value = to_plain(value)
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    for pattern in (WINDOWS_PATH, POSIX_PATH):
+        value = pattern.sub(lambda found: file_name(found[0]), value)
+    return value
+
+
+def file_name(path: str) -> str:
+    """Return the last name of a path written with either kind of slash.
+
+    >>> file_name("/data/weights/a.pth"), file_name("C:\\\\data\\\\a.pth"), file_name("")
+    ('a.pth', 'a.pth', '')
+    """
+    return PureWindowsPath(path).name
+
+
+def exporters() -> dict[str, str]:
+    """Return the versions of what made and checked the file."""
+    found = {"python": platform.python_version()}
+    for name, package in EXPORTERS.items():
+        found[name] = metadata.version(package)
+    for package in RUNTIMES:
+        try:
+            found["onnxruntime"] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _architecture(members: Sequence[Member]) -> dict[str, Any]:
+    own = members[0].facts
+    head = dict(own["head"])
+    source, second = own.get("pretraining") or {}, (own.get("model") or {}).get("second")
+    return {
+        "backbone": own["backbone"],
+        **({"second": second} if second else {}),
+        "tag": source.get("tag") or None,
+        "head": head.pop("name"),
+        **{f"head_{name}": value for name, value in head.items()},
+        "image_size": own["preprocess"]["image_size"],
+        "parameters": sum(member.parameters for member in members),
+        "members": len(members),
+    }
+
+
+def _data(run: Mapping[str, Any], members: Sequence[Member]) -> dict[str, Any]:
+    counts = run.get("counts") or {}
+    folds = [member.fold for member in members]
+    one = members[0].facts if len(members) == 1 else {}
+    return {
+        "policy": run.get("policy"),
+        "protocol": run.get("protocol"),
+        "fold": folds[0] if len(folds) == 1 else None,
+        "folds": folds,
+        "images": counts.get("images"),
+        "subjects": run.get("subjects"),
+        "n_train": one.get("n_train"),
+        "n_validation": one.get("n_validation"),
+        "n_test": one.get("n"),
+        "manifest": run.get("manifest"),
+        "split": run.get("split"),
+        **({"weights": one["weights"]} if one.get("weights") else {}),
+    }
+
+
+def _training(members: Sequence[Member]) -> dict[str, Any]:
+    own = members[0].facts
+    settings = own.get("train") or {}
+    found = {name: settings[name] for name in TRAINING if name in settings}
+    return {"seed": own.get("seed"), **found, "device": (own.get("device") or {}).get("used")}
+
+
+def _pretraining(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where the first weights came from; of their place on this machine only the file's name."""
+    source = dict(own.get("pretraining") or {"kind": "unknown"})
+    found = {
+        "kind": source.get("kind"),
+        "tag": source.get("tag"),
+        "origin": source.get("origin"),
+        "file": file_name(str(source.get("location") or "")),
+        "licence": source.get("license"),
+        "sha256": source.get("sha256"),
+    }
+    return {name: value for name, value in found.items() if value}

@@ -1,0 +1,1 @@
+"""Softmax heat maps as a page and as a figure."""

@@ -1,0 +1,68 @@
+"""The heat map as a PNG, to print or to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apps.heatmap.names import short_names
+from finetune.errors import UsageError
+from finetune.figures import canvas
+from finetune.figures.heat_map import MARKS, NAME_LIMIT, Panel, RowLabels, draw_heat_map_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from apps.heatmap.heatmap import HeatMap
+
+MAX_ROWS, MAX_CELLS = 400, 12_000  # what viewers still open, and a few seconds of drawing
+
+
+def fits_png(found: HeatMap) -> bool:
+    """Return whether a picture can show the heat map."""
+    cells = len(found.rows) * len(found.column_names) * len(found.tables)
+    return len(found.rows) <= MAX_ROWS and cells <= MAX_CELLS
+
+
+def draw_png(found: HeatMap, out: Path, *, title: str = "") -> Path:
+    """Draw a heat map per model side by side, with one 0-1 scale, and write the PNG `out`.
+
+    The crop that the network saw stands beside the picture's name. `title` replaces the usual one.
+
+    Raises UsageError for more pictures than a picture can show, naming the other formats.
+    """
+    count, columns = len(found.rows), found.column_names
+    if not fits_png(found):
+        raise UsageError(
+            f"a PNG cannot show {count:,} pictures by {len(columns)} columns of {len(found.tables)} models: "
+            "give fewer pictures, or write .html or .csv"
+        )
+    known = found.targets is not None
+    marks = MARKS.format(true="true class", predicted="predicted class")
+    subtitle = marks if known else marks.partition(", ")[2]
+    if found.hidden:
+        subtitle += f"\n{len(found.columns)} of {len(found.class_names)} classes have a column: "
+        subtitle += "the most probable" + (" and the true ones" if known else " ones")
+    return draw_heat_map_figure(
+        out,
+        title=title or f"Softmax probabilities: {canvas.count_text(count, 'picture')}",
+        subtitle=subtitle,
+        panels=[Panel(name, found.shown(name), found.predicted(name)) for name in found.tables],
+        columns=short_names(columns, NAME_LIMIT),
+        truths=found.truths,
+        rows=_row_labels(found),
+        rest=bool(found.hidden),
+    )
+
+
+def _row_labels(found: HeatMap) -> RowLabels:
+    targets = [found.truth(row) for row in range(len(found.rows))]
+    notes = ["" if target is None else f"true: {found.names[target]}" for target in targets]
+
+    def draw(axes: Axes, row: int) -> None:
+        axes.set_axis_off()
+        crop = found.thumbnail(row)
+        if crop is not None:
+            axes.imshow(crop, interpolation="antialiased")
+
+    return RowLabels("picture", found.rows, notes, draw if found.thumbnails is not None else None)

@@ -1,0 +1,179 @@
+"""From the words of a command line to the pictures and videos they name, in the order a person expects."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from finetune.figures.canvas import count_text
+
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm")
+) | {".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
+VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to look at: a picture file, a video file, or a place where nothing was found.
+
+    Args:
+        path: as given, or as found in the folder or by the pattern that was given.
+        kind: picture, video or nothing.
+        reason: why there is nothing; empty otherwise.
+    """
+
+    path: str
+    kind: Literal["picture", "video", "nothing"] = "picture"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `find_sources` returns: the sources in order, and sentences on what was passed over."""
+
+    sources: tuple[Source, ...]
+    notices: tuple[str, ...] = ()
+
+
+def find_sources(words: Iterable[str], *, recursive: bool = True) -> Found:
+    """Return the pictures and videos that `words` name: files, folders and patterns, in the order given.
+
+    A file is taken whatever its name. In a folder only names with a picture's ending count, in natural order
+    (2.jpg before 10.jpg), files before subfolders; subfolders are entered when `recursive`, each once, also
+    through links; hidden names (a leading dot) are passed over, and videos are counted in a notice. A pattern
+    (`*`, `?`, `[a-z]`, `**`) is tried where no file has that very name; it finds pictures and videos, and
+    other files where it spells out their ending. A word that names nothing becomes a source that says so.
+    """
+    sources: list[Source] = []
+    notices: list[str] = []
+    for word in words:
+        sources += _from_word(word, recursive, notices)
+    return Found(tuple(sources), tuple(notices))
+
+
+def source_of(path: str) -> Source:
+    """Return the picture or video at a path, or the reason why there is none; patterns are not tried."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  (Path("") would be the current folder)
+    except (OSError, ValueError) as error:
+        return Source(path, "nothing", _why_missing(path, error))
+    if stat.S_ISDIR(mode):
+        return Source(path, "nothing", "is a folder")
+    if not stat.S_ISREG(mode):
+        return Source(path, "nothing", "is a device, pipe or socket, not a file")
+    suffix = Path(path).suffix.lower()
+    if suffix in PICTURE_SUFFIXES:  # spares opening every picture twice
+        return Source(path)
+    named_so = suffix in VIDEO_SUFFIXES and os.stat(path).st_size > 0  # noqa: PTH116
+    return Source(path, "video" if named_so or is_video(path) else "picture")
+
+
+def read_list(stream: BinaryIO) -> list[str]:
+    """Return the paths that `stream` lists, one a line; blank lines and lines that start with # are skipped.
+
+    >>> import io
+    >>> read_list(io.BytesIO(b"# faces\\na b.jpg\\r\\n\\nc.jpg"))
+    ['a b.jpg', 'c.jpg']
+    """
+    lines = [
+        os.fsdecode(line.rstrip(b"\r\n")) for line in stream.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    ]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """Return a key that sorts the numbers in names by their value.
+
+    >>> sorted(["b10", "b9", "A1"], key=natural_key)
+    ['A1', 'b9', 'b10']
+    """
+    parts = re.split(r"(\d+)", text.casefold())
+    return [int(part) if position % 2 else part for position, part in enumerate(parts)], text
+
+
+def is_video(file: str | Path) -> bool:
+    """Tell by its first bytes whether a file is a video in a container read here: MP4, MOV, AVI, MKV, WebM.
+
+    Playlists and other text never count: they could send the reader to other files or to the network.
+    """
+    try:
+        with Path(file).open("rb") as stream:
+            start = stream.read(12)
+    except OSError:
+        return False
+    if start[4:8] == b"ftyp":  # pictures use the same box: AVIF, HEIC
+        return start[8:12] not in (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")
+    old_quicktime = start[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+    return old_quicktime or start[:4] == b"\x1aE\xdf\xa3" or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
+
+
+def _from_word(word: str, recursive: bool, notices: list[str]) -> Sequence[Source]:
+    if os.path.isdir(word):  # noqa: PTH112  (Path("") would be the current folder)
+        return _from_folder(word, recursive, notices)
+    if glob.has_magic(word) and not os.path.lexists(word):
+        return _from_pattern(word, recursive, notices)
+    return [source_of(word)]
+
+
+def _why_missing(word: str, error: OSError | ValueError) -> str:
+    if "://" in word:
+        return "addresses are not fetched; download the picture first"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file or folder"
+    return f"cannot be opened: {error.strerror if isinstance(error, OSError) else error}"
+
+
+def _from_pattern(pattern: str, recursive: bool, notices: list[str]) -> Sequence[Source]:
+    matches = sorted(glob.glob(pattern, recursive=True), key=natural_key)  # noqa: PTH207  (keeps "./" and "**")
+    known = PICTURE_SUFFIXES | VIDEO_SUFFIXES
+    sources: list[Source] = []
+    for match in matches:
+        suffix = Path(match).suffix
+        if os.path.isdir(match):  # noqa: PTH112
+            sources += [] if "**" in pattern else _from_folder(match, recursive, notices)
+        elif suffix.lower() in known or (suffix and pattern.endswith(suffix)):
+            sources += _from_word(match, recursive, notices)
+    return sources or [Source(pattern, "nothing", "the pattern matches no picture and no video")]
+
+
+def _from_folder(folder: str, recursive: bool, notices: list[str]) -> Sequence[Source]:
+    sources: list[Source] = []
+    broken: list[Source] = []
+    videos = 0
+    for parent, names in _walk(folder, recursive, broken):
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            videos += suffix in VIDEO_SUFFIXES
+            if suffix in PICTURE_SUFFIXES:
+                sources.append(Source(os.path.join(parent, name)))  # noqa: PTH118  (keeps a leading "./")
+    if videos:
+        verb = "is" if videos == 1 else "are"
+        told = f"{count_text(videos, 'video')} in it {verb} not looked at"
+        notices.append(f"{folder}: {told}; name {'it' if videos == 1 else 'them'}, or give a pattern")
+    if not sources and not broken:
+        return [Source(folder, "nothing", "the folder holds no picture")]
+    return sources + broken
+
+
+def _walk(folder: str, recursive: bool, broken: list[Source]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (folder, names of its files) in natural order; what cannot be listed is added to `broken`."""
+
+    def remember(error: OSError) -> None:
+        broken.append(Source(str(error.filename), "nothing", f"cannot be listed: {error.strerror}"))
+
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=remember):
+        place = os.stat(parent)  # noqa: PTH116
+        again = (place.st_dev, place.st_ino) in seen
+        seen.add((place.st_dev, place.st_ino))
+        visible = [name for name in folders if not name.startswith(".")] if recursive and not again else []
+        folders[:] = sorted(visible, key=natural_key)
+        if not again:
+            yield parent, sorted((name for name in names if not name.startswith(".")), key=natural_key)

@@ -1,0 +1,74 @@
+"""Pictures of any kind -> batches of what the network sees, decoded and resized ahead of the network."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from finetune.cli.machine import core_count
+from finetune.errors import DataError, UsageError
+from finetune.images.decode import MAX_PIXELS, decode_image
+from finetune.images.preprocess import PreprocessSpec, prepare, prepared_size, test_crops
+
+T = TypeVar("T")
+Picture = np.ndarray | Path | bytes
+
+# A picture is decoded in a few milliseconds: more threads would wait for each other or for the network.
+DECODERS = 4
+
+
+def check_picture(image: np.ndarray, spec: PreprocessSpec) -> None:
+    """Raise UsageError for what is no picture, DataError for one whose resizing would fill the memory.
+
+    A strip of 8 x 6,000,000 px is small until its short side is scaled to 256 px.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UsageError(f"a picture is RGB, uint8 (H, W, 3); got {image.dtype} {tuple(image.shape)}")
+    height, width = prepared_size(image.shape[0], image.shape[1], spec)
+    if height * width > MAX_PIXELS:
+        told = f"{image.shape[1]} x {image.shape[0]} pixels would become {width} x {height}"
+        raise DataError(f"the picture is too long and narrow: {told}; cut it first")
+
+
+def views(picture: Picture, spec: PreprocessSpec, crops: str = "center") -> np.ndarray:
+    """Return the test crops of one picture, uint8 (crops, S, S, 3).
+
+    Raises BadImageError for a file that cannot be decoded, and what `check_picture` raises.
+    """
+    if not isinstance(picture, np.ndarray | Path | bytes):
+        raise UsageError(
+            f"a picture is pixels, a Path or the bytes of a file; got {type(picture).__name__} "
+            f"{str(picture)[:80]!r}" + ("; of a name make a Path" if isinstance(picture, str) else "")
+        )
+    pixels = picture if isinstance(picture, np.ndarray) else decode_image(picture)
+    check_picture(pixels, spec)
+    return test_crops(prepare(pixels, spec), spec, crops)
+
+
+def in_batches(pictures: Sequence[Picture], make: Callable[[Picture], T], at_once: int) -> Iterator[list[T]]:
+    """Yield what `make` returns for the pictures, `at_once` of them after another, in their order.
+
+    While the network is busy with a batch, a few threads make the next one; a single picture or a single
+    core needs none. An error of `make` ends everything, and so does closing the iterator.
+    """
+    starts = range(0, len(pictures), at_once)
+    parts = [pictures[start : start + at_once] for start in starts]
+    workers = min(DECODERS, core_count(), len(pictures))
+    if workers < 2:
+        yield from ([make(picture) for picture in part] for part in parts)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting: deque[list[Future[T]]] = deque()
+        for part in parts:
+            waiting.append([pool.submit(make, picture) for picture in part])
+            if len(waiting) > 1:
+                yield [made.result() for made in waiting.popleft()]
+        yield [made.result() for made in waiting.popleft()]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

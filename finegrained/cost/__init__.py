@@ -1,0 +1,1 @@
+"""What a head costs: parameters, operations, memory, time."""

@@ -1,0 +1,206 @@
+"""What a model needs, whatever its weights: multiply-adds, the weights that are read, memory, and time."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from finetune.models.classifier import Classifier
+from finetune.training.objective import Objective
+from finetune.training.optimization.optim import build_optimizer, parameter_groups
+from finetune.training.optimization.precision import Precision
+
+LEARNING_RATE = 1e-4  # small enough that random weights stay finite for the few steps of a measurement
+
+
+def count_macs(function: Callable[..., object], *given: object) -> int:
+    """Return the multiply-adds of one call, half of its floating-point operations.
+
+    Convolutions, products of matrices and attention count as they are. A Fourier transform of n real numbers
+    counts as (5/2) n log2(n) operations. Everything else (norms, pooling, roots, sums into buckets) counts
+    nothing: it is bound by memory rather than by arithmetic. No gradient is computed, and tensors on the meta
+    device, which have shapes and no numbers, do as well as others.
+
+    >>> count_macs(torch.matmul, torch.zeros(2, 3), torch.zeros(3, 5))
+    30
+
+    Source: the operations of a transform of real numbers are half of the 5 n log2(n) that the radix-2
+    algorithm of Cooley and Tukey, 1965, takes for complex ones.
+    """
+    rules = {torch.ops.aten._fft_r2c: _operations_to, torch.ops.aten._fft_c2r: _operations_back}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=rules) as counter:
+        function(*given)
+    return int(counter.get_total_flops() // 2)
+
+
+def _operations_to(shape: Sequence[int], dims: Sequence[int], *_: Any, **__: Any) -> int:
+    """Return the operations of transforms of real numbers of this shape along `dims`."""
+    return _operations(math.prod(shape), math.prod(shape[dim] for dim in dims))
+
+
+def _operations_back(
+    shape: Sequence[int],  # noqa: ARG001
+    dims: Sequence[int],
+    *_: Any,
+    out_shape: Sequence[int],
+    **__: Any,
+) -> int:
+    """Return the operations of transforms back to real numbers, which have the shape `out_shape`."""
+    return _operations_to(out_shape, dims)
+
+
+def _operations(numbers: int, length: int) -> int:
+    return round(2.5 * numbers * math.log2(length))
+
+
+def parameters_read(module: nn.Module, result: Tensor) -> int:
+    """Return how many of a module's parameters the result depends on: helpers for training alone are not.
+
+    >>> layers = nn.ModuleList([nn.Linear(2, 3), nn.Linear(2, 50)])
+    >>> parameters_read(layers, layers[0](torch.zeros(1, 2)))
+    9
+    """
+    weights = list(module.parameters())
+    gradients = torch.autograd.grad(result.sum(), weights, allow_unused=True)
+    pairs = zip(weights, gradients, strict=True)
+    return sum(weight.numel() for weight, gradient in pairs if gradient is not None)
+
+
+class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all tensors alive inside the `with`, by their storages, on any device.
+
+    What a kernel takes and gives back within one operation is not seen, nor what an allocator rounds up or
+    keeps for later: a process needs more than `peak`.
+
+    Args:
+        held: tensors that are there already (weights, the batch); others made before are not counted.
+    """
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._alive: set[int] = set()
+        for tensor in held:
+            self._see(tensor)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and count the storages that are new in its result."""
+        del types
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._see(leaf)
+        return result
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        name, size = (
+            id(storage),
+            storage.nbytes(),
+        )  # one Python object stands for a storage as long as it lives
+        if name in self._alive:
+            return
+        self._alive.add(name)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, name, size).atexit = False
+
+    def _forget(self, name: int, size: int) -> None:
+        self._alive.discard(name)
+        self.now -= size
+
+
+def random_batch(core: Classifier, side: int, count: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Return `count` random pictures of `side` pixels and their targets, where the model lies.
+
+    Of each picture there are as many views, side by side, as the head asks for.
+    """
+    device = next(core.parameters()).device
+    source = torch.Generator().manual_seed(0)
+    views = core.head.hooks().views
+    images = torch.randn(count * views, 3, side, side, generator=source, device="cpu")
+    target = torch.randint(classes, (count,), generator=source, device="cpu")
+    return images.to(device), target.to(device)
+
+
+def training_step(
+    core: Classifier, images: Tensor, target: Tensor, precision: Precision | None = None
+) -> Callable[[], None]:
+    """Return what one step of training does: the head's transform, forward, backward, SGD with momentum.
+
+    The class loss is cross-entropy. `precision` None computes in float32.
+    """
+    groups = parameter_groups(core, lr=LEARNING_RATE)
+    optimizer = build_optimizer("sgd", groups, lr=LEARNING_RATE)
+    objective, generator = Objective(F.cross_entropy), np.random.default_rng(0)
+    change = core.head.hooks().batch_transform
+    scaler = precision.build_scaler() if precision else None
+    core.train()
+
+    def step() -> None:
+        given, wanted = change(images, target, generator) if change else (images, target)
+        if precision is None:
+            output = core(given, wanted)
+        else:
+            with precision.autocast():
+                output = core(given, wanted)
+        loss = objective(output, wanted).total
+        if scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        else:
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def step_bytes(core: Classifier, images: Tensor, target: Tensor) -> int:
+    """Return the most bytes of tensors that are alive at once in a step of training in float32.
+
+    Weights, gradients, momentum, the batch and what is kept of the forward pass; see `TensorMemory` for what
+    is not seen. Nothing is computed where the model lies on the meta device.
+    """
+    memory = TensorMemory([*core.parameters(), *core.buffers(), images, target])
+    with memory:
+        step = training_step(core, images, target)
+        step()
+        step()  # the momentum, made by the first, is there from the start
+    return memory.peak
+
+
+def step_seconds(
+    step: Callable[[], object], repeats: int, device: torch.device, warm_up: int = 2
+) -> list[float]:
+    """Return the seconds on the clock that each of `repeats` steps takes, after `warm_up` others."""
+    for _ in range(warm_up):
+        step()
+    _finish(device)
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        _finish(device)
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def _finish(device: torch.device) -> None:
+    """Wait until the device has done everything that it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

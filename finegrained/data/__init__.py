@@ -1,0 +1,1 @@
+"""Fine-grained data sets: readers, splits and class names."""

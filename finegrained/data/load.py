@@ -1,0 +1,183 @@
+"""Configuration -> the images, the parts they are split into: one place for every fine-grained command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finegrained.config import FineDataConfig
+from finegrained.data.image_table import read_image_table
+from finegrained.data.layouts import detect_layout, read_layout
+from finegrained.data.reading import FineReading, ReadingRules, counts
+from finegrained.data.splits import EqualContents, FineSplit, Pairs, as_split, equal_contents, hold_out
+from finetune.cli.console import say
+from finetune.errors import DataError, UsageError, listing
+from finetune.images.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class FineData:
+    """The images of one configuration: their table, the layout it was read from and every row's fate.
+
+    The report's keys: images, classes, train, val, test, per_class and per_class_train (min, median, max),
+    layout, data_set (a title or None), official (the published data set, whole), missing_images,
+    missing_first, missing_rule, metadata_only, files (SHA-256 of each list), class_names, notices; bad_images
+    (file -> reason) where unreadable ones were dropped; same_content, same_content_validation and
+    same_content_classes (pairs of paths, `finegrained.data.splits.EqualContents`) once contents were
+    compared.
+    """
+
+    manifest: Manifest
+    layout: str
+    report: Mapping[str, Any]
+
+
+def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> FineData:
+    """Read the configured data set; with `lists_only` absent pictures are counted, not refused.
+
+    With `skip_bad`, pictures that cannot be decoded are dropped and listed in the report under "bad_images".
+
+    Raises UsageError without a folder or a table, or where pictures are wanted of lists alone; DataError as
+    the readers do.
+    """
+    if config.root is None and config.table is None:
+        raise UsageError(
+            "no data: give --data.root FOLDER (CUB-200-2011, Stanford Cars or class folders) or --data.table "
+            "FILE (any table of pictures and classes)"
+        )
+    if config.metadata_only and not lists_only:
+        raise UsageError(
+            "--data.metadata_only true reads lists alone, which is enough for verify and no more"
+        )
+    missing = "count" if lists_only and config.missing == "error" else config.missing
+    rules = ReadingRules(config.subset, config.metadata_only, missing, config.follow)
+    reading = _read(config, rules)
+    data = FineData(reading.manifest, reading.layout, reading.report)
+    return _without_bad_images(data) if config.skip_bad and not lists_only else data
+
+
+def make_fine_split(data: FineData, config: FineDataConfig) -> FineSplit:
+    """Return the rows to train, to validate and to test on.
+
+    The test part is the data set's own; a set without one gives a stratified `test_share` of each class, and
+    that is said. Validation rows are the set's own where it has any, else a stratified `val_share` of the
+    training rows. Neither hold-out takes a class's last row. Test rows are in no other part.
+
+    Raises DataError when some rows name a part and others none, or a class has no training image.
+    """
+    manifest, split = data.manifest, data.manifest["split"]
+    unnamed = split == ""
+    if unnamed.any() and not unnamed.all():
+        raise DataError(
+            f"{int(unnamed.sum())} of {len(split)} images name no part; say train, val or test for each, or "
+            "for none"
+        )
+    own_test, own_val = np.flatnonzero(split == "test"), np.flatnonzero(split == "val")
+    rest = np.setdiff1d(np.arange(len(split)), np.concatenate([own_test, own_val]))
+    test = own_test if len(own_test) else _made_test(manifest, rest, config)
+    train = np.setdiff1d(rest, test)
+    val = own_val
+    if not len(own_val):
+        val = hold_out(manifest, train, config.val_share, config.split_seed, "validation")
+    result = as_split(manifest, np.setdiff1d(train, val), val, test)
+    _check_classes(manifest, result)
+    return result
+
+
+def check_contents(data: FineData, split: FineSplit, config: FineDataConfig) -> FineData:
+    """Return the data with the files of equal bytes in their report; tell of them, or refuse them.
+
+    Raises DataError where pictures learned from are tested and `same_content` says error.
+    """
+    twins = equal_contents(data.manifest, split)
+    tell_twins(twins, config)
+    return replace(data, report={**data.report, **twins_report(twins)})
+
+
+def twins_report(twins: EqualContents) -> dict[str, list[list[str]]]:
+    """Return the pairs by the names that reports give them, ready for JSON."""
+    names = ("same_content", "same_content_validation", "same_content_classes")
+    return {name: [list(pair) for pair in pairs] for name, pairs in zip(names, twins, strict=True)}
+
+
+def tell_twins(twins: EqualContents, config: FineDataConfig) -> None:
+    """Tell of pairs of equal pictures across parts or classes.
+
+    Raises DataError where pictures learned from are tested and `same_content` says error.
+    """
+    if twins.relabelled:
+        say(f"warning: {_told(twins.relabelled, 'with two classes')}")
+    if twins.validated:
+        say(f"warning: {_told(twins.validated, 'in training and validation')}")
+    if twins.tested:
+        told = _told(twins.tested, "in training and test")
+        if config.same_content == "error":
+            raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
+        say(f"warning: {told}")
+
+
+def _told(pairs: Pairs, where: str) -> str:
+    lines = listing([" = ".join(pair) for pair in pairs])
+    return f"{len(pairs)} pairs of pictures {where} are the same bytes:\n{lines}"
+
+
+def tell_reading(data: FineData) -> None:
+    """Say what the reader noticed, and how many listed pictures were dropped and why."""
+    report = data.report
+    for notice in report["notices"]:
+        say(f"note: {notice}")
+    if report["missing_images"] and report["missing_rule"] == "drop":
+        first = listing(report["missing_first"], 5)
+        say(f"warning: {report['missing_images']} listed images are not there and are dropped:\n{first}")
+    if report.get("bad_images"):
+        lines = [f"{file}: {reason}" for file, reason in report["bad_images"].items()]
+        say(f"warning: {len(lines)} pictures cannot be read and are dropped:\n{listing(lines)}")
+
+
+def _read(config: FineDataConfig, rules: ReadingRules) -> FineReading:
+    if config.table is None:
+        return read_layout(detect_layout(Path(str(config.root)), config.layout), rules)
+    if config.root is not None and not Path(config.root).is_dir():
+        raise DataError(f"--data.root {config.root}: there is no such folder")
+    root = None if config.root is None else Path(config.root)
+    return read_image_table(Path(config.table), rules, root=root)
+
+
+def _made_test(manifest: Manifest, rows: np.ndarray, config: FineDataConfig) -> np.ndarray:
+    test = hold_out(manifest, rows, config.test_share, config.split_seed, "test")
+    if not len(test):
+        raise DataError(
+            f"the data name no test part, and none of {len(rows)} images in {manifest.num_classes} classes "
+            "can be held out; add images, or name a test part"
+        )
+    say(
+        f"the data name no test part: {len(test)} of {len(rows)} images are held out, stratified "
+        f"(--data.test_share {config.test_share}, --data.split_seed {config.split_seed})"
+    )
+    return test
+
+
+def _check_classes(manifest: Manifest, split: FineSplit) -> None:
+    size = np.bincount(manifest.label[split.train], minlength=manifest.num_classes)
+    absent = [manifest.class_names[index] for index in np.flatnonzero(size == 0)]
+    if absent:
+        raise DataError(
+            f"{len(absent)} of {manifest.num_classes} classes have no training image:\n{listing(absent)}"
+        )
+
+
+def _without_bad_images(data: FineData) -> FineData:
+    from finetune.images.decode import find_bad_images
+
+    files = [data.manifest.file(row) for row in range(len(data.manifest))]
+    bad = {str(file): reason for file, reason in find_bad_images(files, workers=os.cpu_count() or 1)}
+    good = np.array([str(file) not in bad for file in files])
+    manifest = data.manifest.select(good)
+    official = data.report["official"] and not bad
+    report = {**data.report, **counts(manifest), "official": official, "bad_images": bad}
+    return replace(data, manifest=manifest, report=report)

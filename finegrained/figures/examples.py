@@ -1,0 +1,116 @@
+"""Which test pictures a report explains, and what the network saw of them: chosen by rule, never by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finegrained.config import FineDataConfig
+from finegrained.data.boxes import picture_boxes
+from finegrained.data.class_names import display_name
+from finegrained.figures.image_grid import Line, answer_line
+from finetune.errors import DataError, listing
+
+if TYPE_CHECKING:
+    from finegrained.results import FineResult
+    from finetune.images.cache import ImageSource
+    from finetune.images.preprocess import PreprocessSpec
+
+EACH = 4  # right ones, and wrong ones
+CHOSEN = "spread evenly from the least to the most probable answer"
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A test picture as the network saw it, and what it answered.
+
+    Args:
+        crop: uint8 (S, S, 3), the centre crop.
+        target: the true class.
+        said: the predicted class, as stored with the run.
+        probability: of the predicted class.
+    """
+
+    crop: np.ndarray
+    target: int
+    said: int
+    probability: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the predicted class is the true one."""
+        return self.said == self.target
+
+    def lines(self, class_names: Sequence[str]) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
+        """Return the words above the picture, its true class, and below it, the answer."""
+        answer = answer_line(display_name(class_names[self.said]), self.probability, self.right)
+        return (Line(display_name(class_names[self.target]), bold=True),), (answer,)
+
+
+def choose_examples(probs: np.ndarray, target: np.ndarray, each: int = EACH) -> tuple[list[int], list[int]]:
+    """Return up to `each` rows that are right and as many that are wrong, by the probability of the answer.
+
+    Both kinds are put in order of the probability of the predicted class, the least first, and the rows in
+    the middle of `each` equal parts of that order are taken.
+
+    Args:
+        probs: float (N, K).
+        target: int (N,).
+        each: how many of a kind.
+
+    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    >>> choose_examples(probs, np.array([0, 0, 0, 1]), each=1)
+    ([1], [3])
+    """
+    sure, right = probs.max(axis=1), probs.argmax(axis=1) == target
+    chosen = []
+    for kind in (right, ~right):
+        rows = np.flatnonzero(kind)
+        order = rows[np.argsort(sure[rows], kind="stable")]
+        count = min(each, len(order))
+        places = [(2 * part + 1) * len(order) // (2 * count) for part in range(count)]
+        chosen.append([int(order[place]) for place in places])
+    return chosen[0], chosen[1]
+
+
+def read_examples(result: FineResult, rows: Sequence[int], spec: PreprocessSpec) -> list[Example]:
+    """Return these rows of a result's predictions as the network saw them in evaluation.
+
+    Args:
+        result: a run with its manifest.
+        rows: of its predictions.
+        spec: the model's preprocessing.
+
+    Raises DataError where the run has no manifest, or a picture is not in it or cannot be read.
+    """
+    from finetune.images.preprocess import center_crop
+
+    found = result.predictions
+    source = _open_pictures(result, found.path[list(rows)], spec)
+    crops = [np.ascontiguousarray(center_crop(source[place], spec.image_size)) for place in range(len(rows))]
+    return [
+        Example(crop, int(found.target[row]), int(found.preds[row]), float(found.probs[row].max()))
+        for crop, row in zip(crops, rows, strict=True)
+    ]
+
+
+def _open_pictures(result: FineResult, paths: np.ndarray, spec: PreprocessSpec) -> ImageSource:
+    """Return the prepared pictures of these paths, cut to their boxes where the run's were."""
+    from finetune.images.cache import open_pictures
+
+    manifest = result.manifest
+    if manifest is None:
+        raise DataError(f"{result.folder} has no manifest.parquet, so its pictures are not known")
+    place = {path: row for row, path in enumerate(manifest["path"].tolist())}
+    strangers = [path for path in paths.tolist() if path not in place]
+    if strangers:
+        raise DataError(
+            f"{result.folder}: predicted pictures that are not in its manifest:\n{listing(strangers)}"
+        )
+    chosen = manifest.select(np.array([place[path] for path in paths.tolist()]))
+    crop = result.run.get("crop") or {}
+    config = FineDataConfig(crop=crop.get("kind", "image"), box_margin=crop.get("margin", 0.0))
+    return open_pictures(chosen, spec, "none", boxes=picture_boxes(chosen, config))

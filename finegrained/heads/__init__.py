@@ -1,0 +1,1 @@
+"""The heads of fine-grained recognition."""

@@ -1,0 +1,147 @@
+"""Small made-up data sets in the real layouts of CUB-200-2011, class folders and Stanford Cars, all drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from finegrained.data.class_names import display_name
+from finegrained.synthetic.cars import write_lookalike_cars
+from finegrained.synthetic.drawing import Box, draw_bird
+from finegrained.synthetic.lookalike_plan import (
+    DRAWN,
+    DrawnImage,
+    LookalikeSummary,
+    check_sizes,
+    plan,
+    summary,
+    write_jpeg,
+)
+from finetune.errors import UsageError
+from finetune.seeding import numpy_generator
+
+COLOURS = ("Rusty", "Mossy", "Snowy", "Sooty", "Dusky", "Amber", "Azure", "Ashen")
+KINDS = ("Finch", "Wren", "Gull", "Tern", "Warbler")
+
+
+def write_lookalike_cub(
+    root: Path, classes: int = 6, per_class: int = 10, seed: int = 0, *, image_size: int = 64
+) -> LookalikeSummary:
+    """Write drawn birds as CUB-200-2011 lies on disk: the four lists, boxes, parts and images/ under `root`.
+
+    Classes come in pairs that share the body's colour. Four of ten images of a class are tested (at least
+    one, and one is left to train on). The first image of the second class is greyscale. The same arguments
+    write the same bytes. It is a subset of CUB by its counts: read it with subset=True.
+
+    Raises UsageError for fewer than two classes or two images per class, or pictures smaller than 32 px.
+    """
+    check_sizes(classes, per_class, image_size)
+    names = tuple(f"{index + 1:03d}.{bird_name(index)}" for index in range(classes))
+    images = plan(classes, per_class, seed)
+    paths, boxes, places = [], [], []
+    for number, image in enumerate(images, start=1):
+        drawing = draw_bird(image.label, classes, numpy_generator(seed, "bird", number), image_size)
+        stem = bird_name(image.label).title()
+        path = f"{names[image.label]}/{stem}_{image.number + 1:04d}_{7 * number}.jpg"
+        write_jpeg(root / "images" / path, drawing.pixels, grey=image.label == 1 and image.number == 0)
+        paths.append(path)
+        boxes.append(drawing.box)
+        places.append(drawing.parts)
+    _write_cub_lists(root, names, images, paths)
+    _write_places(root, boxes, places)
+    return summary(root, names, images)
+
+
+def write_lookalike_folders(
+    root: Path,
+    classes: int = 6,
+    per_class: int = 10,
+    seed: int = 0,
+    *,
+    parts: Iterable[str] = ("train", "test"),
+    image_size: int = 64,
+) -> LookalikeSummary:
+    """Write drawn birds as folders of classes under `root`, one tree for each of `parts`; () for none.
+
+    With "val" among the parts, every fourth training image of a class goes there (the summary still counts
+    it as training). Otherwise as `write_lookalike_cub`.
+    """
+    check_sizes(classes, per_class, image_size)
+    chosen = tuple(parts)
+    if chosen and not {"train"} <= set(chosen) <= {"train", "val", "test"}:
+        raise UsageError(f"parts={chosen} must be train and what else is wanted of val and test, or empty")
+    names = tuple(bird_name(index) for index in range(classes))
+    images = plan(classes, per_class, seed)
+    for number, image in enumerate(images, start=1):
+        drawing = draw_bird(image.label, classes, numpy_generator(seed, "bird", number), image_size)
+        folder = root / _folder_of(image, chosen) / names[image.label]
+        write_jpeg(folder / f"{number:05d}.jpg", drawing.pixels, grey=image.label == 1 and image.number == 0)
+    return summary(root, names, images)
+
+
+def bird_name(index: int) -> str:
+    """Return the directory name of the drawn bird `index`, without CUB's number.
+
+    >>> bird_name(0), bird_name(41)
+    ('Drawn_Rusty_finch', 'Drawn_Mossy_finch_2')
+    """
+    colour, kind = COLOURS[index % len(COLOURS)], KINDS[index // len(COLOURS) % len(KINDS)]
+    round_ = index // (len(COLOURS) * len(KINDS))
+    return f"{DRAWN}_{colour}_{kind.lower()}" + (f"_{round_ + 1}" if round_ else "")
+
+
+def is_drawn(class_names: Iterable[str]) -> bool:
+    """Tell whether classes are the look-alikes': there are some, and every name says that it is drawn."""
+    names = [display_name(name) for name in class_names]
+    return bool(names) and all(name.startswith(f"{DRAWN} ") for name in names)
+
+
+def _folder_of(image: DrawnImage, parts: tuple[str, ...]) -> str:
+    if not parts:
+        return ""
+    if image.split == "train" and "val" in parts and image.number % 4 == 3:
+        return "val"
+    return image.split if image.split in parts else "train"
+
+
+def _write_cub_lists(root: Path, names: tuple[str, ...], images: list[DrawnImage], paths: list[str]) -> None:
+    numbered = list(enumerate(images, start=1))
+    _write_lines(root / "images.txt", (f"{n} {path}" for n, path in enumerate(paths, start=1)))
+    _write_lines(root / "image_class_labels.txt", (f"{n} {image.label + 1}" for n, image in numbered))
+    _write_lines(root / "train_test_split.txt", (f"{n} {int(i.split == 'train')}" for n, i in numbered))
+    _write_lines(root / "classes.txt", (f"{n} {name}" for n, name in enumerate(names, start=1)))
+
+
+def _write_places(
+    root: Path,
+    boxes: Sequence[Box],
+    places: Sequence[Mapping[str, tuple[float, float]]],
+) -> None:
+    _write_lines(
+        root / "bounding_boxes.txt",
+        (f"{n} {x1} {y1} {x2 - x1} {y2 - y1}" for n, (x1, y1, x2, y2) in enumerate(boxes, start=1)),
+    )
+    parts = list(places[0])
+    _write_lines(root / "parts/parts.txt", (f"{n} {name}" for n, name in enumerate(parts, start=1)))
+    _write_lines(
+        root / "parts/part_locs.txt",
+        (
+            f"{image} {part} {float(place[name][0])} {float(place[name][1])} 1"
+            for image, place in enumerate(places, start=1)
+            for part, name in enumerate(parts, start=1)
+        ),
+    )
+
+
+def _write_lines(file: Path, lines: Iterable[str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+__all__ = [
+    "LookalikeSummary",
+    "is_drawn",
+    "write_lookalike_cars",
+    "write_lookalike_cub",
+    "write_lookalike_folders",
+]

@@ -1,0 +1,141 @@
+"""How every command runs: options in, one result out, expected failures as sentences with an exit code."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.cli.console import print_json, printable, use_json
+from finetune.cli.options import Flags, parse_options, suggestion
+from finetune.errors import CrlError, ResourceError, UsageError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its configuration's type, its words, and the function that does it.
+
+    `run(config, words)` returns the JSON object of `--json`; what it tells a person it says itself. `recipes`
+    is a folder of YAML files that `--config` also finds by name.
+    """
+
+    config_type: type[Any]
+    about: str
+    run: Callable[[Any, Mapping[str, str]], dict[str, Any]]
+    positionals: Mapping[str, str] | None = None
+    recipes: Path | None = None
+
+
+def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
+    """Parse `argv`, run the command, print what it returns under `--json`, and return the exit code."""
+    debug = "--debug" in argv
+    if "--json" in argv:
+        use_json()
+    restore = _let_sigterm_clean_up()
+    try:
+        config, flags, words = parse_options(
+            command.config_type,
+            argv,
+            prog=prog,
+            about=command.about,
+            positionals=command.positionals,
+            recipes=command.recipes,
+        )
+        _finish(command.run(config, words), flags)
+    except CrlError as error:
+        if debug:
+            raise
+        print(printable(f"{prog}: {error}"), file=sys.stderr)
+        if "--json" in argv and error.result is not None:
+            print_json(error.result)
+        return error.exit_code
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if debug:
+            raise
+        print(printable(f"{prog}: {_told(error)}"), file=sys.stderr)
+        return ResourceError.exit_code
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    finally:
+        restore()
+    return 0
+
+
+def _let_sigterm_clean_up() -> Callable[[], None]:
+    """Let SIGTERM end a command as Ctrl-C does, temporary files removed; returns what puts it back."""
+    plain = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not plain or threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    owner = os.getpid()
+
+    def interrupt(number: int, _frame: object) -> None:
+        if os.getpid() == owner:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a forked child dies as usual
+        os.kill(os.getpid(), number)
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    return restore
+
+
+def _told(error: OSError) -> str:
+    """Return what the system refused, where, and what to do about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{where}{reason}. Choose a place with room that you may write to (--debug tells more)"
+
+
+def command_line() -> str:
+    """Return the running command as it was typed, and torchrun before it (as for one machine)."""
+    program = Path(sys.argv[0])
+    as_module = program.name == "__main__.py"
+    found = shutil.which(program.name)
+    on_path = found is not None and program.exists() and program.samefile(found)
+    name = program.name if on_path else sys.argv[0]
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        start = ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1")]
+        start += ["-m", program.parent.name] if as_module else ["--no-python", name]
+    else:
+        start = [sys.orig_argv[0], "-m", program.parent.name] if as_module else [name]
+    return shlex.join([*start, *sys.argv[1:]])
+
+
+def _finish(result: dict[str, Any], flags: Flags) -> None:
+    if flags.json:
+        print_json(result)
+
+
+def choose_command(
+    commands: Mapping[str, Command], argv: Sequence[str], *, prog: str, others: Sequence[str] = ()
+) -> int:
+    """Run the command that the first word names; without one, list them.
+
+    `others` are words that the caller handles itself, known here for the suggestion alone.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        lines = [f"  {name:<{width}}  {command.about}" for name, command in commands.items()]
+        print(f"usage: {prog} COMMAND ...\n\ncommands:\n" + "\n".join(lines))
+        return 0
+    if argv[0] not in commands:
+        error = UsageError(f"{prog}: no command {argv[0]!r}{suggestion(argv[0], [*commands, *others])}")
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return run_command(commands[argv[0]], argv[1:], prog=f"{prog} {argv[0]}")

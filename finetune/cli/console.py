@@ -1,0 +1,197 @@
+"""What a person sees: lines, tables, a progress bar, or exactly one JSON object for a program.
+
+Lines go to the standard output; after `use_json()` they go to the standard error, so that the standard output
+holds the JSON object and nothing else. After `quiet()` (every process but the first) nothing is printed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from finetune.runs.strict_json import json_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+
+@dataclass
+class _Output:
+    json: bool = False
+    quiet: bool = False
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr if self.json else sys.stdout
+
+
+_output = _Output()
+
+
+def use_json() -> None:
+    """Keep the standard output for one `print_json`; lines for people go to the standard error."""
+    _output.json = True
+
+
+def quiet() -> None:
+    """Print nothing from now on: this is not the process that speaks."""
+    _output.quiet = True
+
+
+def reset() -> None:
+    """Go back to lines on the standard output, as at the start of a program."""
+    _output.json = _output.quiet = False
+
+
+def say(message: str) -> None:
+    """Print one message for a person; escape sequences in it (from a file's name, say) are spelled out."""
+    if not _output.quiet:
+        print(printable(message), file=_output.stream, flush=True)
+
+
+def printable(text: str) -> str:
+    r"""Return lines for a terminal: what cannot be printed, but for line ends and tabs, is spelled out.
+
+    >>> print(printable("a\x1b[2J"))
+    a\x1b[2J
+    """
+    return "".join(letter if letter in "\n\t" else on_one_line(letter) for letter in text)
+
+
+def on_one_line(text: str) -> str:
+    r"""Return `text` for a terminal: what cannot be printed (line ends, escape sequences) is spelled out.
+
+    >>> print(on_one_line("a\x1b[2J\nb"))
+    a\x1b[2J\nb
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
+        for letter in text
+    )
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print the result as one JSON object on one line of the standard output (NaN becomes null)."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"the result must be one JSON object, got {type(value).__name__}")
+    if not _output.quiet:
+        print(json_text(value), flush=True)
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table: the title, the header, a rule and the rows, aligned."""
+    say(f"{title}\n{format_table(header, rows)}")
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return aligned columns two spaces apart; columns that hold only numbers are aligned to the right.
+
+    >>> print(format_table(["loss", "exact"], [["ce", 58.2], ["crl", 60.1]]))
+    loss  exact
+    ----  -----
+    ce     58.2
+    crl    60.1
+    """
+    cells = [list(row) for row in rows]
+    wrong = [row for row in cells if len(row) != len(header)]
+    if wrong:
+        raise ValueError(f"every row needs {len(header)} cells ({', '.join(header)}), got {wrong[0]}")
+    columns = [[str(name), *(str(row[index]) for row in cells)] for index, name in enumerate(header)]
+    numeric = [all(isinstance(row[index], int | float) for row in cells) for index in range(len(header))]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [[column[line] for column in columns] for line in range(len(cells) + 1)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(_aligned(line, widths, numeric) for line in lines)
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    pairs = zip(line, widths, numeric, strict=True)
+    return "  ".join(
+        cell.rjust(width) if right else cell.ljust(width) for cell, width, right in pairs
+    ).rstrip()
+
+
+def progress(
+    total: int | Sequence[Any], description: str, *, unit: str = "img", keep: bool = False, done: int = 0
+) -> Progress:
+    """Return a context that shows how far long work is.
+
+    On a terminal it is a live bar: description, done/total, rate, the last fields, time left. Elsewhere
+    nothing shows before the end.
+
+    Args:
+        total: the number of units, or a sequence of them.
+        description: what is being done, such as "epoch 3".
+        unit: what is counted.
+        keep: leave the finished bar on a terminal, print one line elsewhere; for work whose result is
+            not told otherwise.
+        done: units done before, by the run that this one continues; they do not count for the rate.
+    """
+    return Progress(total if isinstance(total, int) else len(total), description, unit, keep, done)
+
+
+class Progress:
+    """The context that `progress` returns: call `advance` as units are done."""
+
+    def __init__(self, total: int, description: str, unit: str, keep: bool, done: int) -> None:
+        self.total, self.description, self.unit, self.keep = total, description, unit, keep
+        self.done = self._before = done
+        self._fields: dict[str, object] = {}
+        self._start = time.monotonic()
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        self._start = time.monotonic()
+        if not _output.quiet and _output.stream.isatty():
+            self._bar = _live_bar(_output.stream, transient=not self.keep)
+            self._bar.add_task(self.description, total=self.total, completed=self.done, facts="")
+            self._bar.start()
+        return self
+
+    def advance(self, count: int = 1, **fields: object) -> None:
+        """Count `count` more units as done; `fields` (such as loss=1.2) replace the ones shown before."""
+        self.done += count
+        self._fields.update(fields)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, facts=self._facts())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self.keep and kind is None:
+            seconds = time.monotonic() - self._start
+            say(f"{self.description}: {self.done}/{self.total} in {seconds:.1f} s, {self._facts()}")
+
+    def _facts(self) -> str:
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        shown = [f"{(self.done - self._before) / seconds:.4g} {self.unit}/s"]
+        shown += [
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self._fields.items()
+        ]
+        return ", ".join(shown)
+
+
+def _live_bar(stream: TextIO, transient: bool) -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}", markup=False),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+        transient=transient,
+    )

@@ -1,0 +1,1 @@
+"""One experiment, whatever the task: its record, predictions, comparison and study."""

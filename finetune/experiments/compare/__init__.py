@@ -1,0 +1,1 @@
+"""Two results on the same images."""

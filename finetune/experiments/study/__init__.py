@@ -1,0 +1,1 @@
+"""Many losses by many seeds."""

@@ -1,0 +1,182 @@
+"""What a study compares: losses with their parameters, margin heads, and the controls that belong to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from finetune.errors import UsageError
+from finetune.experiments.study.arm_names import arm_name, parse_word, value_text
+from finetune.training.config import LossConfig
+
+Matching = Literal["mean", "ratio"]
+MATCHINGS: tuple[Matching, ...] = ("mean", "ratio")
+BASELINE = "cel"
+GRID_ALPHAS = (0.0, 1.0, 1.5, 2.0)  # Competing Ratio Loss, Table I
+GRID_BETAS = (0.25, 0.5, 0.75, 1.0, 1.25)
+
+TITLES = {
+    "cel": "CE",
+    "cce": "CCE",
+    "nllr": "NLLR",
+    "crl": "CRL",
+    "focal": "focal",
+    "dualce": "DualCE",
+    "tce": "TCE",
+    "lsoftmax": "L-Softmax",
+    "asoftmax": "A-Softmax",
+    "cosface": "CosFace",
+    "arcface": "ArcFace",
+}
+SYMBOLS = {"margin": "m", "scale": "s"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that a study compares.
+
+    Args:
+        name: unique, and fit for a folder: cel, crl, crl-alpha1-beta0.5, cel-smoothing0.1, cel-lr-mean-crl.
+        loss: the loss with all of its own parameters.
+        head: empty for the experiment's own head, or a margin head (lsoftmax, asoftmax, cosface, arcface).
+        head_options: all options of the margin head.
+        matches: the arm whose gradient factor scales this arm's learning rate; empty for none.
+        matches_by: the factor: mean is the mean over images of push / q, ratio is sum of push over sum of q
+            (push: the gradient on the true logit, q = 1 - p of the true class; both means over the training).
+    """
+
+    name: str
+    loss: LossConfig
+    head: str = ""
+    head_options: Mapping[str, int | float | bool | str] = field(default_factory=dict)
+    matches: str = ""
+    matches_by: Matching = "mean"
+
+    @property
+    def title(self) -> str:
+        """What tables and pictures call it.
+
+        >>> arm = build_arms(["crl"], controls=False)[1]
+        >>> arm.name, arm.title
+        ('crl', 'CRL (alpha 1.5, beta 1)')
+        """
+        if self.matches:
+            return f"CE, rate matched to {_partner(self.matches, self.matches_by)}"
+        own = ", ".join(f"{SYMBOLS.get(name, name)} {value_text(value)}" for name, value in self._shown())
+        title = TITLES.get(self.head or self.loss.name, self.head or self.loss.name)
+        title += f" ({own})" if own else ""
+        smoothing = self.loss.label_smoothing
+        return f"{title}, label smoothing {value_text(smoothing)}" if smoothing else title
+
+    def _shown(self) -> Iterator[tuple[str, int | float | bool | str]]:
+        """Yield the options that the title shows: a loss's own; a head's margin, scale and what was set."""
+        if not self.head:
+            yield from self.loss.parameters().items()
+        for name, value in self.head_options.items():
+            if name in SYMBOLS or f"-{name}{value_text(value)}" in self.name:
+                yield name, value
+
+
+def build_arms(
+    losses: Sequence[str],
+    *,
+    controls: bool = True,
+    smoothing: float = 0.1,
+    lr_match: Sequence[str] = ("mean",),
+    grid: bool = False,
+    grid_alphas: Sequence[float] = GRID_ALPHAS,
+    grid_betas: Sequence[float] = GRID_BETAS,
+) -> tuple[Arm, ...]:
+    """Return the arms of a study: cross-entropy first, then what is listed, then controls, then the grid.
+
+    Args:
+        losses: words NAME or NAME:OPTION=VALUE[:OPTION=VALUE], of a loss or a margin head: crl,
+            crl:alpha=1:beta=0.5, cel:label_smoothing=0.1, lsoftmax:margin=2. "cel" is always the first arm.
+        controls: add, where they are not listed, the focal loss and cross-entropy with label smoothing, and
+            for every listed CRL (without label smoothing) cross-entropy with its learning rate scaled by
+            that CRL's gradient factor.
+        smoothing: of the label smoothing control, in [0, 1); 0 leaves it out.
+        lr_match: by which factors the rate is matched: mean, ratio, both, or none.
+        grid: add a CRL for every alpha and beta. Beta 0 is cross-entropy itself, which is there already.
+        grid_alphas, grid_betas: of the grid, each >= 0.
+
+    Returns:
+        Arms with different names.
+
+    Raises:
+        UsageError: for an unknown name (listing what there is), an option that its owner does not take or
+            cannot have, an arm that is listed twice, an unknown matching, and a grid without a beta above 0.
+
+    >>> [arm.name for arm in build_arms(["nllr", "crl"])]
+    ['cel', 'nllr', 'crl', 'focal', 'cel-smoothing0.1', 'cel-lr-mean-crl']
+    """
+    arms = {BASELINE: _arm_of(BASELINE)}
+    listed = [_arm_of(word) for word in losses]
+    for arm in listed:
+        if listed.count(arm) > 1:
+            raise UsageError(f"losses: {arm.name} stands twice in {', '.join(losses)}: list it once")
+        arms[arm.name] = arm
+    if controls:
+        arms |= {arm.name: arm for arm in _controls(tuple(arms.values()), smoothing, lr_match)}
+    if grid:
+        for arm in _grid(grid_alphas, grid_betas):
+            arms.setdefault(arm.name, arm)
+    return tuple(arms.values())
+
+
+def _arm_of(word: str) -> Arm:
+    chosen = parse_word(word)
+    return Arm(chosen.arm_name, chosen.loss, chosen.head, chosen.head_options)
+
+
+def _controls(arms: Sequence[Arm], smoothing: float, lr_match: Sequence[str]) -> Iterator[Arm]:
+    if not any(arm.loss.name == "focal" for arm in arms):
+        yield _arm_of("focal")
+    smoothed = any(arm.loss.label_smoothing and arm.loss.name == BASELINE and not arm.head for arm in arms)
+    if smoothing and not smoothed:
+        yield _arm_of(f"{BASELINE}:label_smoothing={smoothing}")
+    for factor in lr_match:
+        if factor not in MATCHINGS or list(lr_match).count(factor) > 1:
+            raise UsageError(
+                f"lr_match takes {', '.join(MATCHINGS)}, each once at most; got {', '.join(lr_match)}"
+            )
+    for arm in arms:
+        if arm.loss.name == "crl" and not arm.loss.label_smoothing:
+            for factor in MATCHINGS:
+                if factor in lr_match:
+                    name = f"{BASELINE}-lr-{factor}-{arm.name}"
+                    yield Arm(name, LossConfig(BASELINE), matches=arm.name, matches_by=factor)
+
+
+def _grid(alphas: Sequence[float], betas: Sequence[float]) -> Iterator[Arm]:
+    if not alphas or not any(beta > 0 for beta in betas):
+        raise UsageError(
+            "grid needs an alpha and a beta above 0, since CRL with beta 0 is cross-entropy itself; got "
+            f"grid_alphas {list(alphas)} and grid_betas {list(betas)}: add a beta such as 1, or leave --grid "
+            "out"
+        )
+    for beta in betas:
+        for alpha in alphas:
+            if beta:
+                yield _arm_of(f"crl:alpha={alpha}:beta={beta}")
+
+
+def grid_arm(alpha: float, beta: float) -> str:
+    """Return the name of the arm that a cell of the grid is.
+
+    >>> grid_arm(1.5, 1.0), grid_arm(1.0, 0.5), grid_arm(2.0, 0.0)
+    ('crl', 'crl-alpha1-beta0.5', 'cel')
+    """
+    return arm_name("crl", {"alpha": alpha, "beta": beta}) if beta else BASELINE
+
+
+def _partner(name: str, factor: str) -> str:
+    """Return the title of a matched arm's partner, which is known by its name alone, with the factor."""
+    loss, *options = re.split(r"-(?=[a-z])", name)
+    words = [
+        f"{each.rstrip('0123456789.e+-')} {each.lstrip('abcdefghijklmnopqrstuvwxyz_')}" for each in options
+    ]
+    told = "mean factor" if factor == "mean" else "ratio of sums"
+    return f"{TITLES.get(loss, loss)} ({', '.join([*words, told])})"

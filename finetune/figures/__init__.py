@@ -1,0 +1,1 @@
+"""Figures and pages: the canvas, heat maps, galleries, curves, Markdown."""

@@ -1,0 +1,227 @@
+"""One look for every picture: colours, sizes, text that any file name survives, and a PNG on disk.
+
+matplotlib is imported inside the functions and only its Agg renderer is used: no window system is asked for,
+no global state is left behind, and the same input gives the same file, byte for byte.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import count as numbers_from
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.figures.shades import BLUES, readable_ink, shade
+from finetune.runs.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with every common kind of colour blindness, and neutral greys.
+BLUE, SKY, VERMILION = "#0072B2", "#A9D3EE", "#D55E00"
+INK, MUTED, FAINT, PAPER = "#1F2933", "#5F6B76", "#D5DAE0", "#FFFFFF"
+SEQUENTIAL = "Blues"  # one hue, light to dark: reads the same in grey; its colours are shades.BLUES
+WIDTH_INCHES = 8.0
+DOTS_PER_INCH = 160
+TOP_MARGIN = 0.10  # inches above the title
+LEFT_MARGIN = 0.015  # of the width, left of the title
+SMALL, NORMAL, TITLE = 8.0, 9.5, 12.0
+
+_drawing = threading.Lock()  # matplotlib's settings belong to the whole process: one figure at a time
+
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": NORMAL,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid.axis": "y",
+    "axes.titlesize": NORMAL,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def new_figure(
+    out: Path, height: float, title: str, subtitle: str = "", width: float = WIDTH_INCHES
+) -> Iterator[Figure]:
+    """Give a figure of `width` x `height` inches, titled at the left; on leaving, write it to `out` as a PNG.
+
+    The subtitle stands under the title in grey: what the marks mean. Folders of `out` are made. Axes are kept
+    from running into each other by matplotlib's constrained layout. Threads draw one after the other.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with _drawing, mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
+        FigureCanvasAgg(figure)
+        top = _write_titles(figure, height, title, subtitle)
+        layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, top - 0.01), w_pad=0.04, h_pad=0.04)
+        figure.set_layout_engine(layout)
+        yield figure
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(out) as stream:
+            figure.savefig(stream, format="png", metadata={"Software": None, "Title": title})
+
+
+def _write_titles(figure: Figure, height: float, title: str, subtitle: str) -> float:
+    top = 1 - TOP_MARGIN / height
+    figure.text(LEFT_MARGIN, top, drawable(title), size=TITLE, weight="bold", va="top")
+    if subtitle:
+        figure.text(
+            LEFT_MARGIN,
+            1 - heading_height(title) / height,
+            drawable(subtitle),
+            size=NORMAL - 0.5,
+            color=MUTED,
+            va="top",
+            linespacing=1.35,
+        )
+    return 1 - heading_height(title, subtitle) / height
+
+
+def heading_height(title: str, subtitle: str = "") -> float:
+    """Return how far a figure's title and subtitle reach down from its upper edge, in inches."""
+    line = 1.45 / 72  # one line of text of one point
+    lines = TITLE * (title.count("\n") + 1) + NORMAL * (subtitle.count("\n") + 1 if subtitle else 0)
+    return TOP_MARGIN + line * lines
+
+
+def drawable(text: str) -> str:
+    """Return `text` with every character that the font cannot draw as a question mark; line breaks stay.
+
+    >>> drawable("a\\x07b")
+    'a?b'
+    """
+    known = _glyphs()
+    return "".join(c if c == "\n" or (c.isprintable() and ord(c) in known) else "?" for c in text)
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    from matplotlib import font_manager
+
+    return frozenset(font_manager.get_font(font_manager.findfont(STYLE["font.family"][0])).get_charmap())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return `text`, its middle left out where it is longer than `limit` characters.
+
+    >>> shorten("abcdefghij", 7)
+    'abc…hij'
+    """
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
+
+
+def distinct_short_names(names: Sequence[str], limit: int) -> list[str]:
+    """Return the names, each of at most `limit` characters; different names stay different.
+
+    A long name loses its middle. Where two would then read alike they lose their beginning, or else their
+    end, and what still reads alike gets a number. Equal names stay equal.
+
+    >>> distinct_short_names(["Silverado 1500 Regular Cab", "Silverado 2500HD Regular Cab", "Volt"], 18)
+    ['… 1500 Regular Cab', '…500HD Regular Cab', 'Volt']
+    """
+    cuts: tuple[Callable[[str], str], ...] = (
+        lambda name: shorten(name, limit),
+        lambda name: name if len(name) <= limit else f"…{name[1 - limit :]}",
+        lambda name: name if len(name) <= limit else f"{name[: limit - 1]}…",
+    )
+    short = {name: cuts[0](name) for name in names}
+    for cut in cuts[1:]:
+        counts = Counter(short.values())
+        short = {name: cut(name) if counts[told] > 1 else told for name, told in short.items()}
+    short = _numbered(short, limit)
+    return [short[name] for name in names]
+
+
+def _numbered(short: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Return the short names with a number behind each that another has already."""
+    taken: set[str] = {told for name, told in short.items() if name == told}
+    found: dict[str, str] = {}
+    for name, told in short.items():
+        found[name] = told
+        for number in numbers_from(2):
+            if name == told or found[name] not in taken:
+                break
+            found[name] = f"{told[: max(limit - 1 - len(str(number)), 0)]} {number}"
+        taken.add(found[name])
+    return found
+
+
+def distinct_fits(names: Sequence[str], width: float, size: float) -> list[str]:
+    """Return the names, cut until `size` points fit into `width` inches; different ones stay different."""
+    limit = max((len(name) for name in names), default=0)
+    while limit > 3:
+        short = distinct_short_names(names, limit)
+        if max(text_width(name, size) for name in short) <= width:
+            return short
+        limit -= 1
+    return distinct_short_names(names, limit)
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Return how wide text of `size` points is drawn, in inches; of several lines it is the widest."""
+    from matplotlib import font_manager
+
+    properties = font_manager.FontProperties(family=STYLE["font.family"], weight="bold" if bold else "normal")
+    font = font_manager.get_font(font_manager.findfont(properties))
+    font.set_size(size, 72)
+    widths = []
+    for line in drawable(text).split("\n"):
+        font.set_text(line)
+        widths.append(font.get_width_height()[0] / 64 / 72)
+    return max(widths)
+
+
+def fit(text: str, width: float, size: float, *, bold: bool = False) -> str:
+    """Return `text`, its middle left out so far that `size` points fit into `width` inches."""
+    limit = len(text)
+    while limit > 3 and text_width(shorten(text, limit), size, bold=bold) > width:
+        limit -= 1
+    return shorten(text, limit)
+
+
+def label_ticks(axes: Axes, side: str, names: Sequence[str], **style: Any) -> None:
+    """Write `names` at 0, 1, 2, ... along the x or the y axis (`side`), without tick marks."""
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_ticks(range(len(names)), [drawable(name) for name in names], **style)
+    axes.tick_params(axis="x" if side == "x" else "y", length=0)
+
+
+def ink_on(share: float) -> str:
+    """Return the text colour that reads on `SEQUENTIAL` at `share` (0 to 1)."""
+    return readable_ink(shade(BLUES, share), (INK, PAPER))
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return a count with its noun and thousands separator.
+
+    >>> count_text(1, "image"), count_text(17393, "image")
+    ('1 image', '17,393 images')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

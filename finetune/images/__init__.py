@@ -1,0 +1,1 @@
+"""Files to a manifest, pixels and batches."""

@@ -1,0 +1,266 @@
+"""The cache file: what it is called, what lies in it, and how it is built without ever being half there.
+
+Layout: a magic line; the pictures' pixels one after another, uint8 (h, w, 3) each; a JSON index (shapes, and
+the reasons of the pictures that cannot be used); a footer with the index's length and the magic line again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+
+from finetune.errors import DataError, ResourceError
+from finetune.images.boxes import cut
+from finetune.images.decode import DECODER, BadImageError, decode_image
+from finetune.images.preprocess import RESIZER, PreprocessSpec, prepare
+
+MAGIC = b"crl-pixels-1\n"
+FOOTER = struct.Struct("<q13s")
+CHANNELS = 3
+UNREADABLE = "unreadable: "
+AHEAD = 4  # pictures in flight per thread while building
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CacheIndex:
+    """Where each picture lies: `shapes` (n, 2) as (h, w), first bytes `starts` (n,), and why one is `bad`."""
+
+    shapes: np.ndarray
+    starts: np.ndarray
+    bad: dict[int, str]
+
+
+def hash_files(files: Sequence[Path], threads: int) -> list[str]:
+    """Return the SHA-256 of every file's bytes; of one that cannot be read, a word that says so."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(_hash_file, files))
+
+
+def content_digest(digests: Sequence[str]) -> str:
+    """Return one SHA-256 for a list of files' digests, in order."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _hash_file(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        return f"{UNREADABLE}{error.strerror}"
+
+
+def cache_key(spec: PreprocessSpec, digests: Sequence[str], boxes: np.ndarray | None = None) -> str:
+    """Return 32 hexadecimal digits that change with any picture, box, resize rule or decoding version."""
+    rule = [MAGIC.decode(), DECODER, RESIZER, spec.resize, spec.resize_size, spec.interpolation, spec.color]
+    parts = [rule, list(digests)] if boxes is None else [rule, list(digests), boxes.tolist()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def read_index(cache_file: Path) -> CacheIndex | None:
+    """Return the index of a complete cache file, None where there is none."""
+    try:
+        with cache_file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - FOOTER.size))
+            length, magic = FOOTER.unpack(stream.read(FOOTER.size))
+            if magic != MAGIC or not 0 < length < size:
+                return None
+            stream.seek(size - FOOTER.size - length)
+            table = json.loads(stream.read(length))
+    except (FileNotFoundError, struct.error, ValueError):
+        return None
+    shapes = np.array(table["shapes"], dtype=np.int64).reshape(-1, 2)
+    sizes = shapes.prod(axis=1) * CHANNELS
+    if size != len(MAGIC) + sizes.sum() + length + FOOTER.size:
+        return None
+    starts = len(MAGIC) + np.cumsum(sizes) - sizes
+    return CacheIndex(shapes, starts, {int(slot): reason for slot, reason in table["bad"].items()})
+
+
+def build_cache(
+    cache_file: Path,
+    files: Sequence[Path],
+    digests: Sequence[str],
+    spec: PreprocessSpec,
+    *,
+    threads: int,
+    progress: Progress | None = None,
+    boxes: np.ndarray | None = None,
+) -> None:
+    """Build `cache_file` from the pictures `files` unless another process just has.
+
+    The folder is locked meanwhile: processes that want the same cache wait for it, and what a killed one left
+    is removed. Everything is written under a temporary name, flushed to the disk and then renamed. `digests`
+    are the files' hashes that the cache's name was made of; each is compared with the bytes that are decoded.
+    `boxes` (n, 4) cuts each picture before it is resized (see `finetune.images.boxes.cut`).
+
+    Raises ResourceError when the folder cannot be written or the disk is too small, and DataError when a
+    picture changes meanwhile; then no file of this build stays behind.
+    """
+    folder = cache_file.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _folder_lock(folder):
+            if read_index(cache_file) is not None:
+                return
+            for stale in folder.glob("*.pixels.tmp"):
+                stale.unlink()
+            pictures = _Pictures(files, digests, spec, boxes)
+            free = shutil.disk_usage(folder).free
+            if free < pictures.least_bytes:
+                raise _disk_full(folder, pictures.least_bytes, free)
+            _write_and_rename(cache_file, pictures, threads, progress)
+    except OSError as error:
+        raise ResourceError(
+            f"the picture cache in {folder} cannot be written: {error.strerror or error}; "
+            "name another folder with --run.cache"
+        ) from error
+
+
+@contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the folder for building; the lock falls with its process, so a killed one blocks nobody."""
+    with (folder / "pictures.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _disk_full(folder: Path, needed: int, free: int) -> ResourceError:
+    return ResourceError(
+        f"disk full: the picture cache in {folder} needs about {needed} bytes ({needed / 2**30:.2f} GiB), "
+        f"{free} were free; make room, or name another folder with --run.cache"
+    )
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What a cache is built from: files, their hashes when the cache was named, resize rule and boxes."""
+
+    files: Sequence[Path]
+    digests: Sequence[str]
+    spec: PreprocessSpec
+    boxes: np.ndarray | None = None
+
+    @property
+    def least_bytes(self) -> int:
+        """What the pixels need: exactly so for "warp", a lower bound for "short"."""
+        return len(self.files) * self.spec.resize_size**2 * CHANNELS
+
+    def load(self, slot: int) -> np.ndarray | str:
+        """Return one prepared picture, or the reason why it cannot be used."""
+        try:
+            content = self.files[slot].read_bytes()
+        except OSError as error:
+            if self.digests[slot].startswith(UNREADABLE):
+                return f"cannot be opened: {error.strerror}"
+            raise DataError(f"{self.files[slot]} could be read a moment ago: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != self.digests[slot]:
+            raise DataError(f"{self.files[slot]} changed while it was being cached; start again")
+        try:
+            picture = decode_image(content)
+            return prepare(picture if self.boxes is None else cut(picture, self.boxes[slot]), self.spec)
+        except BadImageError as error:
+            return error.reason
+
+
+def _write_and_rename(cache_file: Path, pictures: _Pictures, threads: int, progress: Progress | None) -> None:
+    temporary = cache_file.with_name(cache_file.name + ".tmp")
+    shapes: list[tuple[int, ...]] = []
+    try:
+        with temporary.open("wb") as stream:
+            _write(stream, pictures, shapes, threads, progress)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(cache_file)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        done = sum(height * width * CHANNELS for height, width in shapes)
+        needed = done * len(pictures.files) // max(1, len(shapes))
+        raise _disk_full(cache_file.parent, max(needed, pictures.least_bytes), done) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(
+    stream: BinaryIO,
+    pictures: _Pictures,
+    shapes: list[tuple[int, ...]],
+    threads: int,
+    progress: Progress | None,
+) -> None:
+    """Write pixels, index and footer, noting each shape; only a few pictures per thread are in memory."""
+    bad: dict[int, str] = {}
+    stream.write(MAGIC)
+    slots = range(len(pictures.files))
+    for slot, loaded in enumerate(map_files(pictures.load, slots, threads, "caching pictures", progress)):
+        if isinstance(loaded, str):
+            bad[slot] = loaded
+            shapes.append((0, 0))
+        else:
+            stream.write(loaded.data)
+            shapes.append(loaded.shape[:2])
+    table = json.dumps({"shapes": shapes, "bad": bad}).encode()
+    stream.write(table)
+    stream.write(FOOTER.pack(len(table), MAGIC))
+
+
+def map_files(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    threads: int,
+    title: str,
+    progress: Progress | None = None,
+) -> Iterator[Result]:
+    """Yield function(item) in order from `threads` threads, at most `AHEAD` results per thread waiting.
+
+    `progress(done, total)` is called after each; left out, a bar titled `title` is drawn on a terminal.
+    """
+    with ThreadPoolExecutor(threads) as pool, _reporter(title, len(items), progress) as report:
+        for done, result in enumerate(_ahead(pool, function, items, AHEAD * threads), 1):
+            yield result
+            report(done, len(items))
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], window: int
+) -> Iterator[Result]:
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= window:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@contextmanager
+def _reporter(title: str, total: int, progress: Progress | None) -> Iterator[Progress]:
+    if progress is not None:
+        yield progress
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done, _total: bar.update(task, completed=done)

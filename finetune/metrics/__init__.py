@@ -1,0 +1,1 @@
+"""Scores, bootstrap intervals and paired tests."""

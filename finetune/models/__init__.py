@@ -1,0 +1,1 @@
+"""Backbones, their weights, heads, the classifier and saved models."""

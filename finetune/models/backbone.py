@@ -1,0 +1,323 @@
+"""Any timm classification model as a source of features: one embedding, and feature maps by stride."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import timm
+from timm.layers import DropPath
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from finetune.errors import ModelFileError, UsageError
+from finetune.models.layers import find_module
+from finetune.models.tensor_files import read_tensors
+from finetune.models.weights import Published, WeightSource, locate_weights
+
+if TYPE_CHECKING:
+    from finetune.images.preprocess import PreprocessSpec
+
+
+# A stride in pixels, or a place counted from the end: "last", "last-1", "last-2", "last-3".
+Tap = int | str
+QUARTERS = 4  # a plain transformer's "last-1" is the block three quarters up, and so on
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone gives a head.
+
+    `embedding` (B, D) is the model's own pooled vector, the one its pretrained classifier reads; `maps` holds
+    the asked-for feature maps (B, C, h, w) by tap, in the order they were asked for, always channels first.
+    """
+
+    embedding: Tensor
+    maps: dict[Tap, Tensor] = field(default_factory=dict)
+
+
+class FeatureBackbone(nn.Module):
+    """A timm model without its classifier.
+
+    A tap is a stride in pixels, or a place counted from the end. Of several layers with one stride the
+    deepest is read. "last" is the deepest map that more than pooling made: ResNet's layer4, VGG's relu5_3
+    before pool5 (stride 16; pool5 itself is stride 32), EfficientNet's last stage before its head's
+    convolution. "last-1", "last-2" and "last-3" are the next larger maps: ResNet's layer3, VGG's relu4_3. In
+    a plain ViT, whose blocks all have its patch size as stride, "last" and the stride are its last tokens as
+    a grid and "last-1" is the block three quarters up; all tapped tokens pass the final norm.
+
+    Args:
+        model: the timm model, its classifier already removed.
+        name: timm's name of it.
+        weights: where its weights came from.
+        taps: which maps `forward` returns, as strides or places from the end, in this order.
+        embed: False drops the pooling layers behind the deepest tap (VGG's hold 119 million weights) and
+            leaves the embedding empty, for heads that read maps only; "pooled" does so only where timm's
+            `pre_logits` holds hidden layers, as in VGG, and keeps every other embedding: the mean of
+            ResNet's last map, but also what EfficientNet and MobileNet-V3 make with a convolution before
+            or behind the pooling.
+        image_size: side in pixels the model was built for, where the model fixes one.
+        notes: sentences for the person who started the run.
+
+    Raises UsageError for a tap the model does not have, listing those it has.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        weights: WeightSource,
+        *,
+        taps: Sequence[Tap] = (),
+        embed: bool | Literal["pooled"] = True,
+        image_size: int | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        layers = _layers_by_tap(model)
+        unknown = [tap for tap in taps if tap not in layers]
+        if unknown or not (taps or embed):
+            strides = ", ".join(str(tap) for tap in layers if isinstance(tap, int))
+            places = ", ".join(str(tap) for tap in layers if isinstance(tap, str))
+            asked = ", ".join(map(str, taps)) or "nothing at all"
+            raise UsageError(
+                f"{name} has feature maps of stride {strides}, also called {places}; asked for {asked}"
+            )
+        if embed == "pooled":
+            embed = not _has_hidden_layers(model)
+        self.model: Any = model
+        self.name = name
+        self.weights = weights
+        self.notes = list(notes)
+        self.taps = tuple(dict.fromkeys(taps))
+        self.image_size = image_size
+        self.map_dims = {tap: layers[tap].channels for tap in self.taps}
+        self.map_strides = {tap: layers[tap].stride for tap in self.taps}
+        self.embedding_dim = int(model.head_hidden_size) if embed else 0
+        self._indices = sorted({layers[tap].index for tap in self.taps})
+        self._places = {tap: self._indices.index(layers[tap].index) for tap in self.taps}
+        if not embed:
+            model.prune_intermediate_layers(self._indices, prune_norm=False, prune_head=True)
+
+    def forward(self, images: Tensor) -> Features:
+        """Return the features of normalised images (B, 3, S, S)."""
+        if not self.taps:
+            return Features(self.model.forward_head(self.model.forward_features(images), pre_logits=True))
+        final, maps = self.model.forward_intermediates(
+            images, indices=self._indices, norm=True, output_fmt="NCHW"
+        )
+        by_tap = {tap: maps[place] for tap, place in self._places.items()}
+        if not self.embedding_dim:
+            return Features(images.new_zeros(images.shape[0], 0), by_tap)
+        return Features(self.model.forward_head(final, pre_logits=True), by_tap)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that the authors never decay (position tables, tokens)."""
+        if not hasattr(self.model, "no_weight_decay"):
+            return set()
+        return {f"model.{name}" for name in self.model.no_weight_decay()}
+
+    def preprocess_spec(
+        self,
+        image_size: int | None = None,
+        resize: Literal["warp", "short"] = "warp",
+        resize_ratio: float | None = None,
+    ) -> PreprocessSpec:
+        """Return the preprocessing that the pretrained weights expect.
+
+        `image_size` (pixels) defaults to the pretrained one, `resize_ratio` (resized side over image_size) to
+        1 / crop_pct of the pretrained configuration; mean, std and interpolation are the configuration's.
+
+        Raises UsageError for another size than the one a fixed-size model was built for.
+        """
+        from finetune.images.preprocess import PreprocessSpec
+
+        config = self.model.pretrained_cfg
+        size = image_size or self.image_size or int(config["input_size"][-1])
+        if self.image_size and size != self.image_size:
+            raise UsageError(
+                f"{self.name} was built for images of {self.image_size} px and cannot read {size} px; "
+                "give image_size when building it"
+            )
+        ratio = resize_ratio or 1 / config["crop_pct"]
+        return PreprocessSpec(
+            image_size=size,
+            resize=resize,
+            resize_size=round(size * ratio),
+            interpolation=config["interpolation"],
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+
+
+def build_backbone(
+    name: str,
+    weights: str | Path = "pretrained",
+    *,
+    taps: Sequence[Tap] = (),
+    embed: bool | Literal["pooled"] = True,
+    image_size: int | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> FeatureBackbone:
+    """Return the timm model `name` (with or without a pretrained tag) as a feature backbone.
+
+    `weights` is "pretrained", "none", or a weights file or a folder holding one (see
+    `finetune.models.weights.locate_weights`). Every tensor but the classifier's must fit. `image_size`
+    (pixels) is needed only by models that fix their input size (ViT, Swin); position tables are resampled to
+    it. `drop_rate` acts on the embedding, `drop_path_rate` is stochastic depth; both lie in [0, 1).
+
+    Raises UsageError for an unknown name (with near ones) or an option the model does not take, and
+    ModelFileError for weights that are missing, unsafe, damaged or of another model.
+    """
+    config = _pretrained_config(name)
+    options: dict[str, Any] = {"drop_rate": drop_rate} if drop_rate else {}
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    side = (image_size or int(config.input_size[-1])) if config.fixed_input_size else None
+    if side:
+        options["img_size"] = side
+    notes: list[str] = []
+    if str(weights) == "none":
+        source = WeightSource("none")
+        model = _create(name, options, num_classes=0)
+    else:
+        source = locate_weights(weights, published_weights(name))
+        model, classes = _create_with_weights(name, config, Path(source.location), options)
+        model.reset_classifier(0)
+        if classes:
+            notes.append(
+                f"the {classes}-class classifier of {source.location} was left out: the head starts anew"
+            )
+    model.pretrained_cfg = model.default_cfg = config.to_dict()
+    return FeatureBackbone(model, name, source, taps=taps, embed=embed, image_size=side, notes=notes)
+
+
+def build_trunk(
+    name: str, channels: int, image_size: int, options: Mapping[str, Any] | None = None
+) -> tuple[Any, int]:
+    """Return a timm model with new weights and no classifier, images (B, C, S, S) -> (B, D), and D.
+
+    For studies that train from nothing; stochastic depth is off whatever the model's default.
+
+    Args:
+        name: timm's name of the model.
+        channels: C of the images.
+        image_size: S in pixels, read only where the model fixes its input size.
+        options: what timm's constructor of the model takes besides.
+
+    Raises UsageError for an unknown name, or options that the model does not take.
+
+    >>> build_trunk("resnet18", 3, 32)[1]
+    512
+    """
+    size = {"img_size": image_size} if _pretrained_config(name).fixed_input_size else {}
+    model = _create(name, size | dict(options or {}), num_classes=0, in_chans=channels)
+    for layer in model.modules():
+        if isinstance(layer, DropPath):
+            layer.drop_prob = 0.0
+    return model, int(model.head_hidden_size)
+
+
+def published_weights(name: str) -> Published:
+    """Return where the pretrained weights of a timm model are kept; UsageError for an unknown name."""
+    config = _pretrained_config(name)
+    return Published(
+        name.partition(".")[0],
+        config.tag or "",
+        config.hf_hub_id,
+        config.url or None,
+        config.license or "unknown",
+    )
+
+
+def _pretrained_config(name: str) -> Any:
+    model, _, tag = name.partition(".")
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+        raise UsageError(f"no timm model is called {model!r}; {hint}")
+    known = [full.partition(".")[2] for full in timm.list_pretrained(f"{model}.*")]
+    if tag and tag not in known:
+        raise UsageError(f"{model} has no pretrained tag {tag!r}; it has {', '.join(known) or 'none'}")
+    return get_pretrained_cfg(name)
+
+
+def _create(name: str, options: dict[str, Any], **more: Any) -> Any:
+    try:
+        return timm.create_model(name, **options, **more)
+    except TypeError as error:
+        raise UsageError(f"{name} does not take one of the options {', '.join(options)}: {error}") from None
+
+
+def _create_with_weights(name: str, config: Any, file: Path, options: dict[str, Any]) -> tuple[Any, int]:
+    """Return the model holding every tensor of the file, and the number of classes the file's classifier has.
+
+    timm's own conversions of older layouts run on the way. The classifier's width is read off the file; where
+    it goes by another name the published width is tried, then none.
+    """
+    tensors = read_tensors(file)
+    names = config.classifier if isinstance(config.classifier, str) else (config.classifier or ("",))[0]
+    classifier = tensors.get(f"{names}.weight")
+    widths = [len(classifier)] if classifier is not None else [config.num_classes, 0]
+    refusals = []
+    for width in widths:
+        overlay = {"state_dict": dict(tensors), "num_classes": width, "label_offset": 0, "custom_load": False}
+        try:
+            model = _create(name, options, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=width)
+        except (RuntimeError, KeyError, ValueError) as error:
+            refusals.append(_shorten(str(error)))
+            continue
+        return model, width
+    raise ModelFileError(f"{file} does not hold the weights of {name}:\n  {refusals[0]}")
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that a tap reads: its index among timm's feature maps, its channels and its stride (px)."""
+
+    index: int
+    channels: int
+    stride: int
+
+
+def _layers_by_tap(model: Any) -> dict[Tap, _Layer]:
+    """Return every tap of a model, strides first: of several layers with one stride the deepest counts."""
+    infos = model.feature_info if isinstance(model.feature_info, list) else model.feature_info.get_dicts()
+    layers = [_Layer(index, int(info["num_chs"]), int(info["reduction"])) for index, info in enumerate(infos)]
+    by_stride: dict[Tap, _Layer] = {layer.stride: layer for layer in layers}
+    made = [layer for layer in by_stride.values() if not _only_pools(model, infos[layer.index])]
+    if len(by_stride) == 1:  # a plain transformer: no pyramid, so depth takes its place
+        quarters = [len(layers) * part // QUARTERS for part in range(1, QUARTERS + 1)]
+        made = [layers[end - 1] for end in quarters if end]
+    names = ["last", *(f"last-{back}" for back in range(1, QUARTERS))]
+    return by_stride | dict(zip(names, reversed(made), strict=False))
+
+
+def _only_pools(model: Any, info: dict[str, Any]) -> bool:
+    return isinstance(find_module(model, info["module"]), nn.MaxPool2d | nn.AvgPool2d)
+
+
+def _has_hidden_layers(model: Any) -> bool:
+    """Return whether layers with weights stand between the pooled last map and the classifier (VGG's)."""
+    hidden = getattr(model, "pre_logits", None)
+    return isinstance(hidden, nn.Module) and any(True for _ in hidden.parameters())
+
+
+def _shorten(message: str, limit: int = 400) -> str:
+    text = " ".join(message.split())
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+__all__ = [
+    "FeatureBackbone",
+    "Features",
+    "Tap",
+    "WeightSource",
+    "build_backbone",
+    "build_trunk",
+    "published_weights",
+]

@@ -1,0 +1,71 @@
+"""Named tensors from a file that anyone may have made: nothing in it is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.errors import ModelFileError
+from finetune.models.pickle_scan import forbidden_globals
+
+# A zip archive, and the second pickle protocol of torch's older format.
+_TORCH_STARTS = (b"PK", b"\x80\x02")
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict in a .safetensors or torch file, on the CPU, running no code from it.
+
+    A training checkpoint is opened to its weights (the averaged ones where it has both), and the prefixes of
+    DistributedDataParallel and torch.compile are taken off the names.
+
+    Raises ModelFileError for a damaged file, and for one that asks to run anything (naming what it asks for).
+    """
+    if file.suffix == ".safetensors":
+        import safetensors
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(file))
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ModelFileError(f"{file} is damaged or no safetensors file: {error}") from None
+    content = _read_torch_file(file)
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not any(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
+        raise ModelFileError(f"{file} holds no state dict (names and tensors), but {type(content).__name__}")
+    prefixes = re.compile(r"^(module\.|_orig_mod\.)+")
+    return {prefixes.sub("", str(name)): value for name, value in content.items()}
+
+
+def _read_torch_file(file: Path) -> Any:
+    with file.open("rb") as stream:
+        first = stream.read(2)
+        wishes = forbidden_globals(stream)
+    if first not in _TORCH_STARTS:
+        if wishes:
+            raise ModelFileError(_refusal(file, wishes))
+        raise ModelFileError(f"{file} is no torch weights file: it is cut short, or something else")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
+        raise ModelFileError(_refusal(file, named or wishes)) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ModelFileError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def _refusal(file: Path, wishes: list[str]) -> str:
+    return (
+        f"{file} was refused, and nothing in it was run: it asks for {', '.join(wishes) or 'unsafe code'}. "
+        "A weights file may hold tensors only: save them as .safetensors"
+    )

@@ -1,0 +1,1 @@
+"""The training run: its configuration, objective, loop and checkpoints."""

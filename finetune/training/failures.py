@@ -1,0 +1,69 @@
+"""What a run says when it cannot go on: a loss that is not finite, no memory, a request to stop."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from finetune.cli.command import command_line
+from finetune.errors import DivergedError, ResourceError, UsageError
+from finetune.models.classifier import Classifier, has_batch_norm
+from finetune.training.config import FitConfig
+from finetune.training.data import Task
+from finetune.training.loop import NotFiniteLossError
+
+
+@contextmanager
+def told_failures(task: Task, config: FitConfig) -> Iterator[None]:
+    """Turn a loss that is not finite and a device without memory into errors that say what to do."""
+    try:
+        yield
+    except NotFiniteLossError as error:
+        files = ", ".join(str(task.manifest["path"][row]) for row in error.rows[:8])
+        raise DivergedError(
+            f"{error}; the batch's first files: {files}. The last good checkpoint is untouched. Lower "
+            "--train.lr, give --train.clip_grad 1, or look at these pictures and labels."
+        ) from None
+    except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
+        if isinstance(error, RuntimeError) and not says_out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"out of memory with --train.batch_size {config.train.batch_size} at {task.spec.image_size} px: "
+            "halve the batch size (and double --train.accumulate to keep the optimiser step), or lower "
+            "--model.image_size"
+        ) from error
+
+
+def check_finite_weights(model: Classifier, epoch: int, step: int) -> None:
+    """Raise DivergedError when a weight is NaN or infinite: a finite loss can have a gradient that is not."""
+    finite = torch.stack([torch.isfinite(parameter).all() for parameter in model.parameters()])
+    if not bool(finite.all()):
+        raise DivergedError(
+            f"weights are no longer finite after step {step} of epoch {epoch + 1}, although every loss was: "
+            "a gradient overflowed. The last good checkpoint is untouched. Lower --train.lr or give "
+            "--train.clip_grad 1"
+        )
+
+
+def says_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device, or the processor's allocator, reports that memory ran out."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
+
+
+def check_batch_norm(model: Classifier, batch_size: int) -> None:
+    """Raise UsageError for one image per process and step in a network with batch normalisation."""
+    if batch_size == 1 and has_batch_norm(model):
+        raise UsageError(
+            "batch normalisation cannot learn from one image at a time: give --train.batch_size 2 or more "
+            "for each process"
+        )
+
+
+def resume_line() -> str:
+    """Return the words that name the command to go on with."""
+    line = re.sub(r" --run\.resume[= ]\S+", "", command_line())
+    return f"go on with:\n  {line} --run.resume auto"

@@ -1,0 +1,217 @@
+"""A frozen backbone asked once for every picture: its features kept, and the head trained from them.
+
+Of every picture `views` augmented views are kept; epoch e shows view e modulo `views`, and view v is what
+epoch v would show without a cache. So as long as a stage has no more epochs than views, and always without
+augmentation, the head sees what it would see anyway. Features are kept as the backbone makes them: the
+number format under autocast, the memory layout, every map and the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.cli.console import progress, say
+from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
+from finetune.models.backbone import Features
+from finetune.training.config import FitConfig
+from finetune.training.feature_store import FeatureStore, Layout, open_store
+from finetune.training.learner import Learner
+from finetune.training.optimization.distributed import gather_rows
+from finetune.training.optimization.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Features of a batch of pictures: `target` int64 (B,), `index` int64 (B,) the manifest rows."""
+
+    features: Features
+    target: Tensor
+    index: Tensor
+    crops: int = 1
+
+    def to(self, device: torch.device) -> FeatureBatch:
+        """Return the batch with features and targets on `device`; the index stays on the CPU."""
+        maps = {tap: values.to(device, non_blocking=True) for tap, values in self.features.maps.items()}
+        features = Features(self.features.embedding.to(device, non_blocking=True), maps)
+        return FeatureBatch(features, self.target.to(device, non_blocking=True), self.index, self.crops)
+
+
+def cached_views(config: FitConfig, recipe: Recipe) -> int:
+    """Return how many views of each picture the frozen stage keeps; 0 where it asks the backbone every time.
+
+    Says why where features were asked for and cannot be kept.
+    """
+    train, stage = config.train, recipe.stages[0]
+    plain = train.augment == "none"
+    asked = int(plain) if train.frozen_views == -1 else train.frozen_views
+    if stage.train != "head" or not asked:
+        return 0
+    mixing = [name for name in ("mixup", "cutmix") if getattr(train, name)]
+    if recipe.hooks.batch_transform is not None or mixing:
+        reason = mixing[0] if mixing else f"the {config.head.name} head"
+        say(f"{reason} remakes the images of every batch: the frozen backbone is asked in every epoch")
+        return 0
+    return 1 if plain else min(asked, stage.epochs)
+
+
+class FeatureCache:
+    """Training batches of features, in the order of `batches` and as many.
+
+    Args:
+        learner: its frozen backbone makes the features.
+        batches: the pictures, and which of them make up each batch.
+        rows: the manifest rows to train on.
+        target: the class of every manifest row.
+        views: views kept of each picture, at least 1.
+        folder: where a file lies for what does not fit in a quarter of the memory; the file has no name and
+            goes with this object or its process.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        batches: TrainBatches,
+        rows: np.ndarray,
+        target: np.ndarray,
+        *,
+        views: int,
+        folder: Path,
+    ) -> None:
+        self.batch_size, self.steps_per_epoch = batches.batch_size, batches.steps_per_epoch
+        self._learner, self._batches, self._folder = learner, batches, folder
+        self._rows, self._target, self._views = np.sort(rows), target, views
+        self._store: FeatureStore | None = None
+        self._filled: set[int] = set()
+
+    @property
+    def in_memory(self) -> int:
+        """The bytes of memory that the features take by now."""
+        return 0 if self._store is None else self._store.in_memory
+
+    def fill(self, epoch: int, between: Callable[[], None]) -> None:
+        """Ask the backbone for the view that an epoch shows, unless it is here already.
+
+        Several processes share the work and each keeps all of it. `between` is called after each batch.
+        """
+        view = epoch % self._views
+        if view in self._filled:
+            return
+        world = self._learner.world
+        size = self.batch_size
+        parts = [self._rows[start : start + size] for start in range(0, len(self._rows), size)]
+        title = f"features, view {view + 1}/{self._views}"
+        with progress(len(self._rows), title) as bar:
+            own = [part[world.rank :: world.size] for part in parts]
+            drawn = self._batches.drawn(view, [rows for rows in own if len(rows)])
+            for part, rows in zip(parts, own, strict=True):
+                self._keep(view, next(drawn) if len(rows) else None)
+                bar.advance(len(part))
+                between()
+        self._filled.add(view)
+
+    def _keep(self, view: int, batch: Batch | None) -> None:
+        """Write the features of a batch, and those that the other processes made meanwhile."""
+        if batch is None:
+            assert self._store is not None, "the first batch has a picture for every process"
+            index, records = torch.empty(0, dtype=torch.int64), self._store.layout.none()
+        else:
+            features, index = look(self._learner, batch.images), batch.index
+            if self._store is None:
+                self._store = self._open(Layout.of(features))
+            records = self._store.layout.pack(features)
+        shared = gather_rows({"index": index, "records": records}, self._learner.world)
+        assert self._store is not None
+        self._store.write(self._slots(view, shared["index"].numpy()), shared["records"].numpy())
+
+    def _open(self, layout: Layout) -> FeatureStore:
+        slots, processes = self._views * len(self._rows), self._learner.world.size
+        store = open_store(layout, slots, self._folder, processes=processes)
+        views = f"{self._views} views" if self._views > 1 else "one view"
+        again = f"; after {self._views} epochs the same views come again" if self._views > 1 else ""
+        say(
+            f"the frozen backbone is asked once: the features of {views} of each of "
+            f"{len(self._rows)} pictures are kept {store.where}{again}"
+        )
+        return store
+
+    def _slots(self, view: int, index: np.ndarray) -> np.ndarray:
+        return np.asarray(view * len(self._rows) + np.searchsorted(self._rows, index))
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[FeatureBatch]:
+        """Yield this rank's batches of one epoch, from `start_step` on, after `fill`."""
+        view = epoch % self._views
+        if self._store is None or view not in self._filled:
+            raise RuntimeError(f"the features of epoch {epoch + 1} were not computed yet: call fill first")
+        for rows in self._batches.epoch_rows(epoch, start_step):
+            features = self._store.layout.unpack(self._store.read(self._slots(view, rows)))
+            target = torch.from_numpy(self._target[rows].astype(np.int64))
+            yield FeatureBatch(features, target, torch.from_numpy(rows.copy()))
+
+
+class EvalFeatures:
+    """Batches to evaluate: looked at by the frozen backbone the first time, read back afterwards.
+
+    Args:
+        learner: its frozen backbone makes the features.
+        batches: the pictures.
+        folder: where a file lies for what does not fit in memory, as in `FeatureCache`.
+        beside: the training features, with which these share the quarter of the memory.
+    """
+
+    def __init__(self, learner: Learner, batches: EvalBatches, folder: Path, beside: FeatureCache) -> None:
+        self._learner, self._batches, self._folder, self._beside = learner, batches, folder, beside
+        self._store: FeatureStore | None = None
+        self._kept: list[tuple[Tensor, Tensor, int]] = []
+        self._complete = False
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        return self._read() if self._complete else self._look()
+
+    def _look(self) -> Iterator[FeatureBatch]:
+        self._kept, count = [], 0
+        for batch in self._batches:
+            features = look(self._learner, batch.images)
+            if self._store is None:
+                self._store = open_store(
+                    Layout.of(features),
+                    self._batches.pictures,
+                    self._folder,
+                    processes=self._learner.world.size,
+                    taken=self._beside.in_memory,
+                )
+            slots = np.arange(count, count + len(batch.images))
+            self._store.write(slots, self._store.layout.pack(features).numpy())
+            count += len(batch.images)
+            self._kept.append((batch.target.clone(), batch.index.clone(), batch.crops))
+            yield FeatureBatch(features, batch.target, batch.index, batch.crops)
+        self._complete = True
+
+    def _read(self) -> Iterator[FeatureBatch]:
+        start = 0
+        for target, index, crops in self._kept:
+            assert self._store is not None
+            slots = np.arange(start, start + len(target) * crops)
+            start += len(slots)
+            features = self._store.layout.unpack(self._store.read(slots))
+            yield FeatureBatch(features, target, index, crops)
+
+
+@torch.no_grad()
+def look(learner: Learner, images: Tensor) -> Features:
+    """Return what the backbone makes of uint8 images (B, S, S, 3) in evaluation mode, on its device."""
+    images = normalise(images.to(learner.precision.device), learner.spec.mean, learner.spec.std)
+    backbone = learner.core.backbone
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with learner.precision.autocast():
+            found: Features = backbone(learner.precision.arrange(images))
+    finally:
+        backbone.train(was_training)
+    return found

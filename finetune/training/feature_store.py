@@ -1,0 +1,166 @@
+"""Where features lie between epochs: a record of bytes per picture, in memory or in a file without a name."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.cli.machine import memory_bytes
+from finetune.errors import ResourceError
+from finetune.models.backbone import Features, Tap
+from finetune.runs.atomic import check_free_space, write_error
+
+ALIGN = 8  # bytes; every part of a record starts at a multiple
+MEMORY_SHARE = 4  # all stores together may take one part in this many of the memory
+REMEDY = "or give --train.frozen_views 0 to ask the frozen backbone in every epoch"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One tensor of a record: its tap (None for the embedding), format, shape, order in memory and place."""
+
+    tap: Tap | None
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    channels_last: bool
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the features of one picture become a record of `size` bytes, and back, bit for bit."""
+
+    parts: tuple[_Part, ...]
+    size: int
+
+    @classmethod
+    def of(cls, features: Features) -> Layout:
+        """Return the layout for features like these (a batch of any number)."""
+        parts, start = [], 0
+        for tap, values in _tensors(features):
+            last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
+            last = last and not values.is_contiguous()
+            size = values[0].numel() * values.element_size()
+            parts.append(_Part(tap, values.dtype, tuple(values.shape[1:]), last, start, size))
+            start += -(-size // ALIGN) * ALIGN
+        return cls(tuple(parts), start)
+
+    def none(self) -> Tensor:
+        """Return the records of no picture at all, uint8 (0, size)."""
+        return torch.empty((0, self.size), dtype=torch.uint8)
+
+    def pack(self, features: Features) -> Tensor:
+        """Return records, uint8 (B, size), on the CPU."""
+        tensors = dict(_tensors(features))
+        records = torch.zeros((len(features.embedding), self.size), dtype=torch.uint8)
+        for part in self.parts:
+            values = tensors[part.tap].detach().cpu()
+            ordered = values.permute(0, 2, 3, 1) if part.channels_last else values
+            if part.size:
+                flat = ordered.reshape(len(values), -1).contiguous().view(torch.uint8)
+                records[:, part.start : part.start + part.size] = flat
+        return records
+
+    def unpack(self, records: np.ndarray) -> Features:
+        """Return the features in records, uint8 (B, size), on the CPU."""
+        whole, count = torch.from_numpy(records), len(records)
+        tensors: dict[Tap | None, Tensor] = {}
+        for part in self.parts:
+            if not (part.size and count):
+                tensors[part.tap] = torch.empty((count, *part.shape), dtype=part.dtype)
+                continue
+            values = whole[:, part.start : part.start + part.size].contiguous().view(part.dtype)
+            if part.channels_last:
+                channels, height, width = part.shape
+                tensors[part.tap] = values.view(count, height, width, channels).permute(0, 3, 1, 2)
+            else:
+                tensors[part.tap] = values.view(count, *part.shape)
+        embedding = tensors.pop(None)
+        return Features(embedding, {tap: values for tap, values in tensors.items() if tap is not None})
+
+
+class FeatureStore:
+    """`slots` records of one layout, in memory; `in_memory` is how many bytes of it they take."""
+
+    def __init__(self, layout: Layout, slots: int) -> None:
+        self.layout, self.slots = layout, slots
+        self.in_memory = slots * layout.size
+        self.where = f"in memory ({_told(self.in_memory)})"
+        self._records = np.empty((slots, layout.size), np.uint8)
+
+    def write(self, slots: np.ndarray, records: np.ndarray) -> None:
+        """Put records, uint8 (n, size), into these slots."""
+        self._records[slots] = records
+
+    def read(self, slots: np.ndarray) -> np.ndarray:
+        """Return a copy of the records in these slots, uint8 (n, size)."""
+        return np.asarray(self._records[slots])
+
+
+class FileStore(FeatureStore):
+    """`slots` records of one layout in a file of `folder` that has no name: it goes with its process.
+
+    Raises ResourceError when the disk is too small for all of them.
+    """
+
+    def __init__(self, layout: Layout, slots: int, folder: Path) -> None:
+        self.layout, self.slots = layout, slots
+        size = slots * layout.size
+        self.in_memory = 0
+        self.where = f"in a file without a name in {folder} ({_told(size)}), gone when the stage ends"
+        try:
+            check_free_space(folder, size)
+            stream = tempfile.TemporaryFile(dir=folder, prefix=".crl-features-")  # noqa: SIM115
+            weakref.finalize(self, stream.close)
+            self._descriptor = stream.fileno()
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._descriptor, 0, max(1, size))
+        except OSError as error:
+            raise ResourceError(f"{write_error(error, folder / 'features', size)}, {REMEDY}") from error
+        except ResourceError as error:
+            raise ResourceError(f"{error}, {REMEDY}") from error
+
+    def write(self, slots: np.ndarray, records: np.ndarray) -> None:
+        """Put records, uint8 (n, size), into these slots."""
+        for slot, record in zip(slots.tolist(), records, strict=True):
+            try:
+                os.pwrite(self._descriptor, record.tobytes(), slot * self.layout.size)
+            except OSError as error:
+                raise ResourceError(f"the kept features cannot be written: {error}, {REMEDY}") from error
+
+    def read(self, slots: np.ndarray) -> np.ndarray:
+        """Return the records in these slots, uint8 (n, size)."""
+        records = np.empty((len(slots), self.layout.size), np.uint8)
+        for place, slot in enumerate(slots.tolist()):
+            found = os.pread(self._descriptor, self.layout.size, slot * self.layout.size)
+            records[place] = np.frombuffer(found, np.uint8)
+        return records
+
+
+def open_store(
+    layout: Layout, slots: int, folder: Path, *, processes: int = 1, taken: int = 0
+) -> FeatureStore:
+    """Return a store in memory where a quarter of it does for all processes, else in a file of `folder`.
+
+    `taken` is what other stores of this process have of that quarter already, in bytes.
+    """
+    if (taken + slots * layout.size) * processes * MEMORY_SHARE <= memory_bytes():
+        return FeatureStore(layout, slots)
+    return FileStore(layout, slots, folder)
+
+
+def _tensors(features: Features) -> list[tuple[Tap | None, Tensor]]:
+    return [(None, features.embedding), *features.maps.items()]
+
+
+def _told(size: int) -> str:
+    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
+    return f"{size / unit:.1f} {name}"

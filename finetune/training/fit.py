@@ -1,0 +1,345 @@
+"""A task and a configuration -> a trained model in a run folder, through kills and back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from finetune.cli.console import Progress as Bar
+from finetune.cli.console import progress, say
+from finetune.errors import DataError, InterruptedRunError, ModelFileError
+from finetune.images.augment import build_augment
+from finetune.images.batches import EvalBatches, TrainBatches
+from finetune.models.bundle import check_class_names
+from finetune.models.classifier import Classifier
+from finetune.runs.atomic import check_free_space
+from finetune.runs.folder import RunFolder, versions
+from finetune.runs.interrupts import StopRequest
+from finetune.training.checkpoint import CheckpointFolder, state_bytes
+from finetune.training.config import FitConfig
+from finetune.training.data import Task, check_task
+from finetune.training.epoch_metrics import GRADIENT_MEANS, Totals
+from finetune.training.failures import check_batch_norm, check_finite_weights, resume_line, told_failures
+from finetune.training.feature_cache import EvalFeatures, FeatureCache, cached_views
+from finetune.training.head_init import check_hooks, prepare_head
+from finetune.training.learner import Learner, build_learner
+from finetune.training.loop import train_one_epoch
+from finetune.training.optimization.distributed import World, all_true, any_true, barrier, wrap_model
+from finetune.training.predict import evaluate_batches, row_batches, worker_count
+from finetune.training.run_progress import Progress
+
+
+@dataclass
+class Fitted:
+    """A trained model, ready to be evaluated, and what its run should tell.
+
+    `others` holds the weights that were not selected, as state dicts on the CPU: "best" (on validation) where
+    the last ones are selected and any were validated, "last" where the best ones are. It is empty after a run
+    without epochs.
+    """
+
+    model: Classifier
+    learner: Learner
+    facts: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def fit(task: Task, config: FitConfig, folder: RunFolder, world: World) -> Fitted:
+    """Train until the last epoch (or the last one worth training) and return the chosen weights' model.
+
+    Starts from the newest good checkpoint of the folder where there is one. Raises InterruptedRunError after
+    a signal, with everything saved and the command to go on with; DataError for a loss that is not finite,
+    naming step, rate and files; ResourceError when memory runs out, naming the batch size and two remedies.
+    """
+    check_task(task, config, world)
+    checkpoints = CheckpointFolder(folder.path / "checkpoints")
+    if world.is_main:
+        checkpoints.clean()
+    saved = checkpoints.load_latest()
+    learner = build_learner(task, config, world, from_checkpoint=saved is not None)
+    check_hooks(learner.recipe.hooks, config)
+    run = FitRun(task, config, folder, world, learner, checkpoints)
+    with told_failures(task, config), StopRequest() as stop:
+        run.start(saved, stop)
+        run.train(stop)
+    return run.finish()
+
+
+@dataclass
+class FitRun:
+    """One call of `fit`: its parts, its progress, and how they are saved."""
+
+    task: Task
+    config: FitConfig
+    folder: RunFolder
+    world: World
+    learner: Learner
+    checkpoints: CheckpointFolder
+    progress: Progress = field(default_factory=Progress)
+    entered: bool = False
+    kept: FeatureCache | None = None
+    kept_val: EvalFeatures | None = None
+
+    @cached_property
+    def train_batches(self) -> TrainBatches:
+        """The training rows; made once, so that worker processes live as long as the run."""
+        train = self.config.train
+        return TrainBatches(
+            self.task.source,
+            self.task.manifest.label,
+            self.task.train,
+            augment=build_augment(train.augment, self.task.spec),
+            batch_size=train.batch_size,
+            seed=train.seed,
+            workers=worker_count(self.config.run.workers),
+            rank=self.world.rank,
+            world_size=self.world.size,
+            views=self.learner.recipe.hooks.views,
+        )
+
+    @cached_property
+    def val_batches(self) -> EvalBatches:
+        """The validation rows, made once too."""
+        return row_batches(self.learner, self.task, self.task.val, self.config)
+
+    def train(self, stop: StopRequest) -> None:
+        """Go through the remaining epochs: train, validate, record, save; stop when nothing improves."""
+        epochs = self.config.train.epochs
+        saver = Saver(self, stop)
+        for epoch in range(self.progress.epoch, epochs):
+            if self._nothing_improves():
+                train = self.config.train
+                say(f"no better {train.monitor} for {train.patience} epochs: stopping")
+                break
+            self._enter_stage(epoch)
+            batches = self._batches(epoch, stop)
+            saver.epoch = epoch
+            images = batches.steps_per_epoch * batches.batch_size
+            done = self.progress.step * batches.batch_size
+            with progress(images, f"epoch {epoch + 1}/{epochs}", done=done) as saver.bar:
+                totals = train_one_epoch(
+                    self.learner,
+                    batches,
+                    epoch,
+                    start_step=self.progress.step,
+                    totals=self.progress.totals,
+                    after_step=saver,
+                )
+            if saver.left_early:
+                where = f"step {self.progress.step} of epoch {epoch + 1}"
+                raise InterruptedRunError(f"stopped, everything up to {where} is saved; {resume_line()}")
+            self._close_epoch(epoch, totals, saver)
+            if any_true(stop.requested, self.world):
+                raise InterruptedRunError(f"stopped, epoch {epoch + 1} is saved; {resume_line()}")
+
+    def start(self, saved: tuple[dict[str, Any], Path] | None, stop: StopRequest) -> None:
+        """Begin with a checkpoint's state, or at the first step with what the head wants prepared."""
+        if saved is not None:
+            self._restore(*saved)
+        else:
+            prepare_head(self.learner, self.task, self.config, stop)
+        if self.world.is_main:  # last, previous, best and the one being written, and the finished model
+            check_free_space(self.folder.path, 5 * state_bytes(self.learner.state()))
+        self.folder.truncate_metrics(self.progress.epoch)
+
+    def _restore(self, state: dict[str, Any], file: Path) -> None:
+        """Put a checkpoint's state back, after checking that it is this task's."""
+        check_class_names(state["class_names"], self.task.manifest.class_names, file)
+        changed = [name for name, value in self.task.identity.items() if state["task"].get(name) != value]
+        if changed:
+            raise DataError(
+                f"the data changed since {file} was written ({', '.join(changed)}: other images, labels, "
+                "people or split): restore the data, or start anew with another --run.dir"
+            )
+        for reason in inexact_reasons(state, self.learner):
+            say(f"{reason}: the resumed run is statistically equivalent, no longer bit-exact")
+        try:
+            self.learner.load_state(state["learner"])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ModelFileError(f"{file} does not fit this configuration: {error}") from error
+        self.progress = Progress.restored(state["progress"], self.learner.precision.device, self.world)
+        say(f"resuming from {file}: epoch {self.progress.epoch + 1}, step {self.progress.step}")
+
+    def save(self) -> None:
+        """Write the checkpoint to go on from; every process must call this, the first one writes."""
+        progress = self.progress.state(self.world)
+        if not self.world.is_main:
+            return
+        state = {
+            "learner": self.learner.state(),
+            "progress": progress,
+            "class_names": list(self.task.manifest.class_names),
+            "task": self.task.identity,
+            "world_size": self.world.size,
+            "versions": versions(),
+            "device": f"{self.learner.precision.device_name}, {self.learner.precision.dtype_name}",
+        }
+        self.checkpoints.save(state, epoch=self.progress.epoch, step=self.progress.step)
+
+    def finish(self) -> Fitted:
+        """Return the model with the weights that the configuration selects, and the run's facts."""
+        if self.learner.ema:
+            self.learner.ema.copy_to(self.learner.core)
+        selected, others = self._select()
+        facts = {
+            "selected": selected,
+            "minutes": round(self.progress.seconds / 60, 3),
+            "best_validation": self.progress.best,
+            "best_epoch": self.progress.best_epoch if self.progress.best is not None else None,
+            "epochs_run": self.progress.epoch,
+        }
+        return Fitted(self.learner.core.eval(), self.learner, facts, others)
+
+    def _select(self) -> tuple[str, dict[str, dict[str, Tensor]]]:
+        """Leave the selected weights in the model; return their name, and the others by theirs."""
+        wanted, core = self.config.train.select, self.learner.core
+        if self.progress.best is None and wanted == "last":
+            return "last", {}
+        barrier(self.world)  # the first process may still be writing the best ones
+        try:
+            best = self.checkpoints.load_best()["model"]
+        except ModelFileError as error:
+            lost = "are tested instead of" if wanted == "best" else "are kept without"
+            say(f"notice: {error}\n        the last epoch's weights {lost} the best ones")
+            return "last, for the best were damaged" if wanted == "best" else "last", {}
+        if wanted == "last":
+            return "last", {"best": best}
+        last = {name: value.detach().cpu().clone() for name, value in core.state_dict().items()}
+        core.load_state_dict(best)
+        return "best", {"last": last}
+
+    def _enter_stage(self, epoch: int) -> None:
+        """Freeze and free parameters; the wrapper is made anew, for it watches the free ones only."""
+        learner = self.learner
+        learner.enter_stage(epoch)
+        if learner.recipe.starts_stage(epoch) or not self.entered:
+            self.entered = True
+            learner.model = wrap_model(learner.core, self.world, learner.precision.device)
+            if self.config.run.compile:
+                learner.model.compile()
+            self._keep_features(epoch)
+
+    def _keep_features(self, epoch: int) -> None:
+        """Begin to keep a frozen backbone's features, or forget them when it is freed."""
+        learner, folder = self.learner, self.folder.path
+        self.kept = self.kept_val = None
+        if learner.recipe.stage_at(epoch).train != "head":
+            return
+        views = cached_views(self.config, learner.recipe)
+        if views:
+            rows, target = self.task.train, self.task.manifest.label
+            self.kept = FeatureCache(learner, self.train_batches, rows, target, views=views, folder=folder)
+            self.kept_val = EvalFeatures(learner, self.val_batches, folder, beside=self.kept)
+
+    def _batches(self, epoch: int, stop: StopRequest) -> TrainBatches | FeatureCache:
+        """Return what this epoch trains on: pictures, or the features that a frozen backbone made of them."""
+        if self.kept is None:
+            return self.train_batches
+
+        def leave_if_asked() -> None:
+            if any_true(stop.requested, self.world):
+                self.save()
+                told = f"stopped while features were computed for epoch {epoch + 1}, all before it is saved"
+                raise InterruptedRunError(f"{told}; {resume_line()}")
+
+        self.kept.fill(epoch, leave_if_asked)
+        return self.kept
+
+    def _close_epoch(self, epoch: int, totals: Totals, saver: Saver) -> None:
+        check_finite_weights(self.learner.core, epoch, self.train_batches.steps_per_epoch)
+        scores = self._validate()
+        self.progress.seconds += saver.lap()
+        row = {
+            "epoch": epoch,
+            "step": (epoch + 1) * self.train_batches.steps_per_epoch,
+            "stage": self.learner.recipe.stage_at(epoch).name,
+            "lr": max(group["lr"] for group in self.learner.optimizer.param_groups),
+            **totals.means(self.world),
+            **{f"val_{name}": value for name, value in scores.items()},
+        }
+        self._keep_best(epoch, scores.get(self.config.train.monitor))
+        self.folder.append_metrics({**row, "seconds": round(self.progress.seconds, 2)})
+        self.progress.epoch, self.progress.step, self.progress.totals = epoch + 1, 0, None
+        self.save()
+        shown = {name: value for name, value in row.items() if name.startswith(("train_", "val_"))}
+        told = [f"{name} {value:.4f}" for name, value in shown.items() if name not in GRADIENT_MEANS]
+        say(f"epoch {epoch + 1}/{self.config.train.epochs}  {'  '.join(told)}")
+
+    def _validate(self) -> dict[str, float]:
+        if len(self.task.val) == 0:
+            return {}
+        with self.learner.averaged():
+            found = evaluate_batches(self.learner, self.kept_val or self.val_batches)
+        return self.task.scorer(found["probs"], found["target"])
+
+    def _keep_best(self, epoch: int, metric: float | None) -> None:
+        last_start = self.learner.recipe.last_start
+        if metric is None or not self.progress.take_score(float(metric), epoch, last_start):
+            return
+        if self.world.is_main:
+            with self.learner.averaged():
+                self.checkpoints.save_best({"model": self.learner.core.state_dict(), "epoch": epoch})
+
+    def _nothing_improves(self) -> bool:
+        patience = self.config.train.patience
+        return bool(patience) and self.progress.in_vain(self.learner.recipe.last_start) >= patience
+
+
+def inexact_reasons(state: dict[str, Any], learner: Learner) -> list[str]:
+    """Return why a resumed run may differ in its last bits from an unbroken one; empty when it cannot."""
+    world, device = learner.world, f"{learner.precision.device_name}, {learner.precision.dtype_name}"
+    now, before = versions(), state["versions"]
+    changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if now[name] != before.get(name)]
+    reasons = {
+        f"{world.size} processes instead of {state['world_size']}": state["world_size"] != world.size,
+        f"other versions ({', '.join(changed)})": bool(changed),
+        f"on {device} instead of {state['device']}": state["device"] != device,
+        "run.deterministic is off": not learner.config.run.deterministic,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+class Saver:
+    """Called after every optimiser step: moves the bar, saves when it is time, and stops when asked to."""
+
+    def __init__(self, run: FitRun, stop: StopRequest) -> None:
+        check_batch_norm(run.learner.core, run.train_batches.batch_size // run.world.size)
+        self.run, self.stop = run, stop
+        self.bar: Bar | None = None
+        self.epoch = 0
+        self.left_early = False
+        self.last_save = self.last_lap = time.monotonic()
+        self.ask_every, self.calls = 1 if run.world.size == 1 else 10, 0
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap."""
+        now = time.monotonic()
+        seconds, self.last_lap = now - self.last_lap, now
+        return seconds
+
+    def __call__(self, step: int, totals: Totals) -> bool:
+        """Return whether to leave the epoch here, after saving; `step` counts the epoch's finished steps."""
+        run, steps = self.run, self.run.train_batches.steps_per_epoch
+        if self.bar is not None:
+            self.bar.advance(step * run.train_batches.batch_size - self.bar.done)
+        self.calls += 1
+        if step == steps or self.calls % self.ask_every:
+            return False
+        stopped = any_true(self.stop.requested, run.world)
+        due = time.monotonic() - self.last_save >= 60 * run.config.run.checkpoint_minutes
+        if not (stopped or any_true(due, run.world)):
+            return False
+        if not all_true(totals.finite(), run.world):
+            return False  # the loop is about to name the batch that spoilt the weights
+        check_finite_weights(run.learner.core, self.epoch, step)
+        run.progress.seconds += self.lap()
+        run.progress.step, run.progress.totals = step, totals
+        run.save()
+        self.last_save = time.monotonic()
+        self.left_early = stopped
+        return stopped

@@ -1,0 +1,275 @@
+"""Configuration -> what learns: model, objective, optimiser, recipe and precision in one object."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from core_losses import LOSSES, build_loss
+from finetune.cli.console import say
+from finetune.errors import ModelFileError
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.backbone import build_backbone
+from finetune.models.bundle import load_bundle
+from finetune.models.classifier import Classifier, build_classifier, num_parameters
+from finetune.seeding import derive_seed
+from finetune.training.config import FitConfig, LossConfig
+from finetune.training.data import Task
+from finetune.training.objective import Objective
+from finetune.training.optimization.distributed import World
+from finetune.training.optimization.optim import Ema, build_optimizer, parameter_groups, set_weight_decay
+from finetune.training.optimization.precision import Precision, choose_precision
+from finetune.training.optimization.recipe import Recipe, fine_tune_recipe
+
+
+@dataclass
+class Learner:
+    """The model and everything that changes while it learns, or decides how.
+
+    `core` is the classifier itself; `model` is what the forward pass goes through, which may wrap it
+    (torch.compile, several processes).
+    """
+
+    core: Classifier
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    recipe: Recipe
+    precision: Precision
+    world: World
+    spec: PreprocessSpec
+    config: FitConfig
+    num_classes: int
+    scaler: torch.amp.GradScaler | None = None
+    ema: Ema | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model: nn.Module = self.core
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that later steps depend on, as plain values and tensors."""
+        return {
+            "model": self.core.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "ema": self.ema.state_dict() if self.ema else None,
+            "provenance": self.provenance,
+            "notes": self.notes,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned; rates, decay and momentum stay as they are configured now.
+
+        Raises ValueError, KeyError or RuntimeError for the state of another model or optimiser.
+        """
+        self.core.load_state_dict(state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.provenance, self.notes = state["provenance"], state["notes"]
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema and state["ema"]:
+            decay = self.ema.decay
+            self.ema.load_state_dict(state["ema"])
+            self.ema.decay = decay
+        elif self.ema:
+            self.ema = Ema(self.core, self.ema.decay)
+
+    def enter_stage(self, epoch: int) -> None:
+        """Freeze and free parameters, and set the weight decay, as the stage of this epoch wants it."""
+        self.recipe.enter(self.core, epoch)
+        decay = self.recipe.stage_at(epoch).weight_decay
+        own = self.config.train.weight_decay if decay is None else decay
+        set_weight_decay(self.optimizer, self.core, own)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the model hold the moving average inside the `with`, where there is one."""
+        if self.ema is None:
+            yield
+            return
+        with self.ema.swapped(self.core):
+            yield
+
+
+def build_learner(task: Task, config: FitConfig, world: World, *, from_checkpoint: bool = False) -> Learner:
+    """Return a learner at the start of its run; the first weights depend on the seed alone.
+
+    With `from_checkpoint` no pretrained weights are looked for, because `load_state` brings them.
+    """
+    precision = choose_precision(config.device, config.run.precision)
+    if world.size > 1 and precision.device.type == "cuda":
+        precision = choose_precision(f"cuda:{world.local_rank}", config.run.precision)
+    say(precision.describe())
+    prepare_torch(config, precision)
+    torch.manual_seed(derive_seed(config.train.seed, "weights"))
+    core = build_core(config, task.manifest.num_classes, task.spec, from_checkpoint=from_checkpoint)
+    precision.place(core)
+    if not from_checkpoint:
+        say(f"{config.model.backbone}: {num_parameters(core):,} weights, {core.backbone.weights.describe()}")
+        for note in core.backbone.notes:
+            say(note)
+    train = config.train
+    rates = {"lr": train.lr, "head_lr_multiplier": train.head_lr_multiplier}
+    groups = parameter_groups(core, weight_decay=train.weight_decay, **rates)
+    return Learner(
+        core=core,
+        objective=build_objective(config, task, precision.device),
+        optimizer=build_optimizer(train.optimizer, groups, lr=train.lr, momentum=train.momentum),
+        recipe=build_recipe(config, core),
+        precision=precision,
+        world=world,
+        spec=task.spec,
+        config=config,
+        num_classes=task.manifest.num_classes,
+        scaler=precision.build_scaler(),
+        ema=Ema(core, train.ema) if train.ema else None,
+        provenance=core.backbone.weights.to_dict(),
+        notes=list(core.backbone.notes),
+    )
+
+
+def build_core(
+    config: FitConfig, num_classes: int, spec: PreprocessSpec, *, from_checkpoint: bool = False
+) -> Classifier:
+    """Return the configured classifier, with the configured weights unless a checkpoint will bring them."""
+    model = config.model
+    return build_classifier(
+        model.backbone,
+        config.head.name,
+        num_classes,
+        weights="none" if from_checkpoint else model.weights,
+        image_size=spec.image_size,
+        drop_rate=model.drop_rate,
+        drop_path_rate=model.drop_path_rate,
+        second=model.second,
+        second_weights="none" if from_checkpoint else model.second_weights,
+        taps=config.head.taps or None,
+        head_options=config.head.options,
+    )
+
+
+def spec_of(config: FitConfig) -> PreprocessSpec:
+    """Return the preprocessing of a configuration; no weights are looked for."""
+    model = config.model
+    shape = build_backbone(model.backbone, "none", image_size=model.image_size)
+    return shape.preprocess_spec(model.image_size, model.resize, model.resize_ratio)
+
+
+def build_recipe(config: FitConfig, core: Classifier) -> Recipe:
+    """Return the stages of the configured training."""
+    train = config.train
+    return fine_tune_recipe(
+        max(1, train.epochs),  # a network that is tested untrained has a recipe all the same
+        train.frozen_epochs,
+        lr=train.lr,
+        head_lr_multiplier=train.head_lr_multiplier,
+        schedule=train.schedule,
+        warmup_epochs=train.warmup_epochs,
+        milestones=train.milestones,
+        gamma=train.gamma,
+        frozen_lr=train.frozen_lr,
+        frozen_weight_decay=train.frozen_weight_decay,
+        frozen_schedule=train.frozen_schedule,
+        hooks=core.head.hooks(),
+    )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load moments and counts alone: torch's own loading would bring back the former options too."""
+    own = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    if [group.keys() for group in own] != [group.keys() - {"params"} for group in state["param_groups"]]:
+        raise ValueError("the checkpoint was written by another optimiser")
+    optimizer.load_state_dict(state)
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group.update(options)
+
+
+def build_objective(config: FitConfig, task: Task, device: torch.device) -> Objective:
+    """Return the class loss for every classifier of the head, and the losses chosen for single ones."""
+    branches = {name: build_loss(loss).to(device) for name, loss in config.loss.branches.items()}
+    return Objective(build_class_loss(config.loss, task).to(device), branches)
+
+
+def build_class_loss(config: LossConfig, task: Task) -> nn.Module:
+    """Return the configured loss, its class weights taken from the training rows."""
+    counts = np.bincount(task.manifest.label[task.train], minlength=task.manifest.num_classes)
+    options: dict[str, Any] = {**config.parameters()}
+    if config.class_weights != "none":
+        options["weight"] = torch.tensor(class_weights(counts, config.class_weights), dtype=torch.float32)
+    return build_loss(config.name, label_smoothing=config.label_smoothing, **options)
+
+
+def loss_settings(config: LossConfig) -> dict[str, Any]:
+    """Return the loss's name and all that decides its value: parameters with their defaults, and options.
+
+    >>> loss_settings(LossConfig(name="crl", beta=0.5))["alpha"]
+    1.5
+    """
+    parameters = inspect.signature(LOSSES[config.name]).parameters
+    shared = ("options", "weight", "ignore_index", "reduction", "label_smoothing")
+    defaults = {name: item.default for name, item in parameters.items() if name not in shared}
+    options: dict[str, Any] = {
+        "label_smoothing": config.label_smoothing,
+        "class_weights": config.class_weights,
+    }
+    if config.branches:
+        options["branches"] = dict(config.branches)
+    return {"name": config.name, **defaults, **config.parameters(), **options}
+
+
+def class_weights(counts: np.ndarray, rule: str) -> np.ndarray:
+    """Return a weight per class for counts (K,), proportional to 1 / n or 1 / sqrt(n), mean one over images.
+
+    A class without an image gets the weight of one with a single image; nothing ever multiplies it.
+    """
+    frequency = np.maximum(counts, 1).astype(float)
+    raw = 1 / frequency if rule == "inverse" else 1 / np.sqrt(frequency)
+    weights: np.ndarray = raw * counts.sum() / (raw * counts).sum()
+    return weights
+
+
+def prepare_torch(config: FitConfig, precision: Precision) -> None:
+    """Ask for the same numbers every time, or for speed, where the device offers the choice."""
+    if precision.device.type == "cuda":
+        if config.run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the library starts
+        torch.use_deterministic_algorithms(config.run.deterministic, warn_only=True)
+        torch.backends.cudnn.benchmark = not config.run.deterministic
+
+
+def load_classifier(file: Path) -> tuple[Classifier, PreprocessSpec, dict[str, Any]]:
+    """Return the finished model in a model.safetensors, its preprocessing and its facts, ready to evaluate.
+
+    Raises ModelFileError for a file that is damaged or does not hold what it says.
+    """
+    state, facts = load_bundle(file)
+    try:
+        spec = PreprocessSpec.from_dict(facts["preprocess"])
+        model, head = facts["model"], facts["head"]
+        core = build_classifier(
+            model["backbone"],
+            head["name"],
+            len(facts["class_names"]),
+            weights="none",
+            image_size=spec.image_size,
+            second=model.get("second", ""),
+            second_weights="none",
+            taps=tuple(head.get("taps", ())) or None,
+            head_options=head.get("options", {"dropout": head["dropout"]} if head.get("dropout") else {}),
+        )
+        core.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise ModelFileError(f"{file} does not hold the model that its facts describe: {error}") from None
+    return core.eval(), spec, facts

@@ -1,0 +1,209 @@
+"""The two loops everything else serves: one epoch of training, one pass of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.errors import CrlError
+from finetune.images.batches import Batch, TrainBatches, normalise
+from finetune.images.mixing import mix
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.backbone import Features
+from finetune.models.classifier import Classifier
+from finetune.seeding import numpy_generator, seed_step
+from finetune.training.epoch_metrics import Totals, pushes
+from finetune.training.feature_cache import FeatureBatch, FeatureCache
+from finetune.training.learner import Learner
+from finetune.training.optimization.distributed import World, gather_rows
+from finetune.training.optimization.optim import clip_gradients, set_learning_rates
+from finetune.training.optimization.precision import Precision
+
+
+@dataclass
+class LossWatch:
+    """Finds the first loss that is not finite, asking the device only now and then (at every step on CPU)."""
+
+    every: int
+    epoch: int
+    recent: list[tuple[int, torch.Tensor, np.ndarray, float]] = field(default_factory=list)
+
+    def add(self, step: int, loss: torch.Tensor, rows: torch.Tensor, lr: float) -> None:
+        """Remember a step's loss; look at the remembered ones when it is time."""
+        self.recent.append((step, loss.detach(), rows.numpy(), lr))
+        if len(self.recent) >= self.every:
+            self.look()
+
+    def look(self) -> None:
+        """Raise NotFiniteLossError for the first remembered loss that is NaN or infinite; forget the rest."""
+        remembered, self.recent = self.recent, []
+        if not remembered or bool(torch.isfinite(torch.stack([loss for _, loss, _, _ in remembered])).all()):
+            return
+        step, loss, rows, lr = next(item for item in remembered if not bool(torch.isfinite(item[1])))
+        raise NotFiniteLossError(self.epoch, step, float(loss), rows, lr)
+
+
+class NotFiniteLossError(CrlError):
+    """The loss became NaN or infinite; carries epoch and step (from 0), value, rows of the batch and rate."""
+
+    def __init__(self, epoch: int, step: int, value: float, rows: np.ndarray, lr: float) -> None:
+        super().__init__(
+            f"the loss is {value} at step {step + 1} of epoch {epoch + 1} (learning rate {lr:g})"
+        )
+        self.epoch, self.step, self.value, self.rows, self.lr = epoch, step, value, rows, lr
+
+
+def train_one_epoch(
+    learner: Learner,
+    batches: TrainBatches | FeatureCache,
+    epoch: int,
+    *,
+    start_step: int = 0,
+    totals: Totals | None = None,
+    after_step: Callable[[int, Totals], bool] | None = None,
+) -> Totals:
+    """Train on one epoch's batches from `start_step` on and return the totals over the whole epoch.
+
+    `totals` are those of the steps before `start_step`. `after_step(steps_done, totals)` is called whenever
+    gradients are spent, so that what it saves can be resumed from; returning True ends the epoch early.
+    Everything random is a function of (seed, epoch, step, rank), so a resumed epoch equals an unbroken one.
+
+    Raises NotFiniteLossError at the first loss that is NaN or infinite.
+    """
+    model, train, precision = learner.model, learner.config.train, learner.precision
+    totals = totals or Totals.zero(precision.device)
+    watch = LossWatch(every=1 if precision.device.type == "cpu" else 20, epoch=epoch)
+    model.train()
+    learner.optimizer.zero_grad(set_to_none=True)
+    steps = batches.steps_per_epoch
+    remaining: Iterator[Batch | FeatureBatch] = batches.epoch(epoch, start_step)
+    for step, batch in enumerate(remaining, start_step):
+        seed_step(train.seed, epoch, step, learner.world.rank)
+        lr = set_learning_rates(learner.optimizer, learner.recipe.rates(epoch, step, steps))
+        given, target = network_input(learner, batch, epoch, step)
+        with precision.autocast():
+            output = model(given, target)
+        loss = learner.objective(output, target).total
+        watch.add(step, loss, batch.index, lr)
+        window = _window(step, steps, train.accumulate)
+        backward(learner, loss / window)
+        totals.add(loss, output, target, pushes(learner.objective.main, output, target))
+        if (step + 1) % train.accumulate == 0 or step + 1 == steps:
+            spend_gradients(learner)
+            if after_step is not None and after_step(step + 1, totals):
+                break
+    watch.look()
+    return totals
+
+
+def network_input(
+    learner: Learner, batch: Batch | FeatureBatch, epoch: int, step: int
+) -> tuple[Tensor | Features, Tensor]:
+    """Return what the model gets of a batch, and its targets: images after all transforms, or features."""
+    if isinstance(batch, FeatureBatch):
+        there = batch.to(learner.precision.device)
+        return there.features, there.target
+    return transform_batch(learner, *to_device(batch, learner), epoch, step)
+
+
+def to_device(batch: Batch, learner: Learner) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch on the device: images normalised there (B, 3, S, S), target int64 (B,)."""
+    device = learner.precision.device
+    images = batch.images.to(device, non_blocking=True)
+    images = normalise(images, learner.spec.mean, learner.spec.std)
+    return learner.precision.arrange(images), batch.target.to(device, non_blocking=True)
+
+
+def transform_batch(
+    learner: Learner, images: torch.Tensor, target: torch.Tensor, epoch: int, step: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the batch after the head's own transform, then mixup or cutmix with its soft targets, if any."""
+    train, change = learner.config.train, learner.recipe.hooks.batch_transform
+    generator = numpy_generator(train.seed, "batch", epoch, step, learner.world.rank)
+    if change is not None:
+        images, target = change(images, target, generator)
+    if not (train.mixup or train.cutmix):
+        return images, target
+    return mix(
+        images, target, learner.num_classes, mixup=train.mixup, cutmix=train.cutmix, generator=generator
+    )
+
+
+def backward(learner: Learner, loss: torch.Tensor) -> None:
+    """Add the loss's gradients, scaled where half precision needs it."""
+    (learner.scaler.scale(loss) if learner.scaler else loss).backward()  # type: ignore[no-untyped-call]
+
+
+def spend_gradients(learner: Learner) -> None:
+    """Clip, step, forget the gradients and move the average."""
+    if learner.scaler:
+        learner.scaler.unscale_(learner.optimizer)
+    if learner.config.train.clip_grad:
+        clip_gradients(learner.core.parameters(), learner.config.train.clip_grad)
+    if learner.scaler:
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
+    else:
+        learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    if learner.ema:
+        learner.ema.update(learner.core)
+
+
+def _window(step: int, steps: int, accumulate: int) -> int:
+    """Return how many batches share the optimiser step that `step` belongs to (the last may hold fewer)."""
+    start = step - step % accumulate
+    return min(accumulate, steps - start)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Classifier,
+    batches: Iterable[Batch | FeatureBatch],
+    spec: PreprocessSpec,
+    precision: Precision,
+    world: World,
+) -> dict[str, np.ndarray]:
+    """Return {"index": rows (N,), "target": (N,), "probs": (N, K) float32}, sorted by row, each row once.
+
+    Where a picture has several crops its probabilities are averaged. Every process answers with the first
+    one's batch-norm statistics, those that are saved.
+    """
+    model.eval()
+    follow_first_process(model, world)
+    rows: dict[str, list[torch.Tensor]] = {"index": [], "target": [], "probs": []}
+    for batch in batches:
+        with precision.autocast():
+            logits = _answer(model, batch, spec, precision)
+        probs = logits.float().softmax(1).view(-1, batch.crops, logits.shape[1]).mean(1)
+        rows["index"].append(batch.index)
+        rows["target"].append(batch.target)
+        rows["probs"].append(probs.cpu())
+    nothing = {"index": torch.int64, "target": torch.int64, "probs": torch.float32}
+    joined = {name: torch.cat([torch.empty(0, dtype=nothing[name]), *parts]) for name, parts in rows.items()}
+    gathered = gather_rows(joined, world)
+    order = np.argsort(np.asarray(gathered["index"]), kind="stable")
+    return {name: np.asarray(values)[order] for name, values in gathered.items()}
+
+
+def _answer(
+    model: Classifier, batch: Batch | FeatureBatch, spec: PreprocessSpec, precision: Precision
+) -> Tensor:
+    if isinstance(batch, FeatureBatch):
+        return model.head.infer(batch.to(precision.device).features)
+    images = normalise(batch.images.to(precision.device, non_blocking=True), spec.mean, spec.std)
+    return model.infer(precision.arrange(images))
+
+
+def follow_first_process(model: Classifier, world: World) -> None:
+    """Give every process the first one's buffers: each counts the statistics of its own share of pictures."""
+    if world.size == 1:
+        return
+    buffers = dict(model.named_buffers())
+    everyone = gather_rows({name: buffer[None] for name, buffer in buffers.items()}, world)
+    for name, buffer in buffers.items():
+        buffer.copy_(everyone[name][0])

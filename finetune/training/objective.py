@@ -1,0 +1,92 @@
+"""One number to minimise: the class loss on every classifier of a head, plus the head's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from finetune.errors import UsageError
+from finetune.models.heads.registry import Branch, HeadOutput, head_class, resolved
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+MAIN = "main"
+
+
+def unknown_branches(head: str, options: Mapping[str, Any], losses: Iterable[str]) -> list[str]:
+    """Return a sentence for every branch that is to have a loss of its own and that the head does not have.
+
+    >>> unknown_branches("linear", {}, ["main", "side"])
+    ['loss.branches.side: no branch is called side; the linear head with these options has main']
+    """
+    names = [MAIN, *head_class(head).branch_names(**resolved(head, options))]
+    has = f"the {head} head with these options has {', '.join(names)}"
+    return [
+        f"loss.branches.{name}: no branch is called {name}; {has}" for name in losses if name not in names
+    ]
+
+
+@dataclass(frozen=True)
+class ObjectiveValue:
+    """The sum to minimise, and what each part adds to it (weighted, detached scalars by name)."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """total = loss(logits, target) + sum_b w_b * loss_b(branch logits, branch target) + sum_t w_t * term_t.
+
+    `loss` is any callable (logits, target) -> scalar; targets are passed on as they are, int64 or soft.
+    `branch_losses` replaces it on single classifiers, by the branch's name ("main" for the main logits).
+    A domain branch keeps cross-entropy unless it is replaced by name. Half-precision logits become float32
+    first. A class loss's weights belong to the classes: a branch of another width that would meet them is
+    refused.
+    """
+
+    loss: Loss
+    branch_losses: Mapping[str, Loss] = field(default_factory=dict)
+
+    def __call__(self, output: HeadOutput, target: Tensor) -> ObjectiveValue:
+        """Return the value for one batch.
+
+        Raises UsageError when a replaced branch does not exist, listing those that do, or when class weights
+        meet a branch with another number of classes, and ValueError when two parts share a name.
+        """
+        branches = {MAIN: Branch(output.logits), **output.branches}
+        unknown = sorted(set(self.branch_losses) - set(branches))
+        if unknown:
+            raise UsageError(f"no branch is called {', '.join(unknown)}; this head has {', '.join(branches)}")
+        if MAIN in output.branches or set(branches) & set(output.terms):
+            raise ValueError(f"parts must differ in name: main, {[*output.branches]}, {[*output.terms]}")
+        weighted = {
+            name: branch.weight * self._branch(name, branch, target) for name, branch in branches.items()
+        }
+        weighted |= {name: weight * value for name, (value, weight) in output.terms.items()}
+        total = torch.stack(list(weighted.values())).sum()
+        return ObjectiveValue(total, {name: value.detach() for name, value in weighted.items()})
+
+    @property
+    def main(self) -> Loss:
+        """The loss on the main logits."""
+        return self.branch_losses.get(MAIN, self.loss)
+
+    def _branch(self, name: str, branch: Branch, target: Tensor) -> Tensor:
+        loss = self.branch_losses.get(name, F.cross_entropy if branch.domain else self.loss)
+        weight = getattr(loss, "weight", None)
+        if isinstance(weight, Tensor) and len(weight) != branch.logits.shape[1]:
+            raise UsageError(
+                f"loss.class_weights are those of {len(weight)} classes and cannot weigh the branch {name}, "
+                f"which has {branch.logits.shape[1]}: give it a loss of its own (--loss.branches.{name} cel) "
+                "or --loss.class_weights none"
+            )
+        half = branch.logits.dtype in (torch.bfloat16, torch.float16)
+        return loss(
+            branch.logits.float() if half else branch.logits,
+            target if branch.target is None else branch.target,
+        )

@@ -1,0 +1,1 @@
+"""General data sets in memory."""

@@ -1,0 +1,314 @@
+"""Train a study's cells, many at once where that pays; each is kept as soon as it is tested."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.cli.console import progress, say
+from finetune.errors import DataError, UsageError, listing
+from finetune.experiments.study.cells import Cell, CellPlan, read_cell, write_cell
+from finetune.experiments.study.from_runs import time_text
+from finetune.metrics.classification import macro_f1, top_k_accuracy
+from finetune.runs.atomic import atomic_file, remove_stale
+from finetune.runs.config_file import config_changes
+from finetune.runs.lock import FolderLock
+from finetune.runs.strict_json import to_plain
+from finetune.seeding import derive_seed
+from finetune.training.config import to_dict
+from generalcls.config import GeneralConfig
+from generalcls.data.datasets import GeneralData
+from generalcls.networks.registry import (
+    Network,
+    build_network,
+    count_parameters,
+    network_facts,
+    suitable_network,
+)
+from generalcls.parallel.device_data import ResidentImages, Scaling
+from generalcls.parallel.dispatch import choose_numbers, computes_side_by_side, models_together
+from generalcls.parallel.engine import Training, memory_error
+from generalcls.parallel.model_stack import ModelStack
+from generalcls.parallel.objectives import StackObjective, has_plain_logits
+from generalcls.parallel.optimizers import Member
+
+PREDICTIONS = "predictions.npz"
+IN_TRAINING = "in_training"
+TOP = 5
+SAY_EVERY = 60.0  # seconds
+
+
+class CellTrainer:
+    """Trains plans on one data set with one network.
+
+    Args:
+        config: the study's.
+        data: what it is about.
+        folder: the study's folder, for checkpoints of what is in training.
+        together: models that train at once; 0 is what the configuration says.
+    """
+
+    def __init__(self, config: GeneralConfig, data: GeneralData, folder: Path, together: int = 0) -> None:
+        self.config, self.data, self.folder = config, data, folder
+        self.precision, self.dtype = choose_numbers(config)
+        self.network_name = resolve_network(config, data)
+        facts = network_facts(self.network_name)
+        self.scaling = Scaling.of(data.train.images, facts.scaling)
+        device = self.precision.device
+        self.train_images = ResidentImages(data.train, device, self.scaling, self.dtype)
+        self.test_images = ResidentImages(data.test, device, self.scaling, self.dtype)
+        first = self.build(0)
+        self.parameters = count_parameters(first)
+        self.together = together or config.run.together or models_together(first, device)
+        self.side_by_side = computes_side_by_side(first, device, self.together)
+        say(self.describe())
+        if config.run.compile == "on" and not self.side_by_side:
+            say("notice: run.compile on is for models side by side; these train one after another without it")
+        if config.train.batch_size > len(data.train.target):
+            say(
+                f"notice: train.batch_size {config.train.batch_size} is more than the "
+                f"{len(data.train.target)} training images: every step sees all of them"
+            )
+
+    def describe(self) -> str:
+        """Return what trains on what, and how, in a few lines."""
+        how = "side by side, as one batched model" if self.side_by_side else "one after another"
+        kind = str(self.dtype).removeprefix("torch.") if self.dtype == torch.float64 else ""
+        return (
+            f"{self.precision.describe()}{f' (weights {kind})' if kind else ''}\n"
+            f"{self.data.name}: {len(self.data.train.target):,} training and {len(self.data.test.target):,} "
+            f"test images, {len(self.data.class_names)} classes\n"
+            f"{self.network_name}: {self.parameters:,} weights; models train {how}"
+        )
+
+    def build(self, seed: int) -> Network:
+        """Return the network as this seed begins it, whatever the loss."""
+        torch.manual_seed(derive_seed(seed, "weights"))
+        height, width, channels = self.data.train.images.shape[1:]
+        if height != width:
+            raise DataError(f"{self.data.name}: pictures must be square, got {height} x {width}")
+        return build_network(
+            self.network_name, channels=channels, image_size=height, num_classes=len(self.data.class_names)
+        )
+
+    def read(self, plan: CellPlan) -> Cell | None:
+        """Return the plan's finished cell, or None; DataError for a cell of other data."""
+        cell = read_cell(plan.folder)
+        if cell is None:
+            return None
+        if cell.facts.get("data") != self.data.fingerprint:
+            raise DataError(
+                f"{plan.folder} was trained on other pictures or another split than there are now: restore "
+                "the data, or give another --run.dir"
+            )
+        now = to_plain(self.settings())
+        stored = {key: cell.facts[key] for key in now if key in cell.facts}
+        changes = config_changes(stored, {key: now[key] for key in stored})
+        if changes:
+            lines = [f"{key}: {change}" for key, change in changes.items()]
+            raise DataError(
+                f"{plan.folder} was trained with other settings than this study's:\n{listing(lines, 40)}\n"
+                f"One table cannot hold both: remove {plan.folder} to have it trained again, or take another "
+                "--run.dir"
+            )
+        return cell
+
+    def settings(self) -> dict[str, Any]:
+        """Return what all cells of a table must share beside the data, as plain values."""
+        train = to_dict(self.config.train)
+        del train["evaluate_every"]
+        return {
+            "network": self.network_name,
+            "parameters": self.parameters,
+            "precision": "float64" if self.dtype == torch.float64 else self.precision.dtype_name,
+            "train": train,
+        }
+
+    def train(self, plans: Sequence[CellPlan]) -> None:
+        """Train these cells, as many together as pays, leaving out those that another process holds."""
+        for start in range(0, len(plans), self.together):
+            with ExitStack() as held:
+                chunk = list(_locked(plans[start : start + self.together], held))
+                chunk = [plan for plan in chunk if self.read(plan) is None]
+                if chunk:
+                    told = f"cells {start + 1} to {start + len(chunk)} of {len(plans)}"
+                    self.train_chunk(chunk, told)
+
+    def train_chunk(self, plans: Sequence[CellPlan], told: str) -> Training:
+        """Train and test these cells together, keep each, and return the training."""
+        plans = sorted(plans, key=lambda plan: (plan.arm.name, plan.seed))
+        training = self.begin(plans)
+        resumed = training.restore()
+        each = self.config.train.batch_size * len(plans)
+        total = training.total_steps * each
+        done = (training.epoch * training.batches.steps_per_epoch + training.step) * each if resumed else 0
+        diary = Diary(told, training)
+        with progress(total, told, done=done) as bar:
+            try:
+                training.run(bar.advance, diary)
+            except torch.OutOfMemoryError as error:
+                raise memory_error(training.stack, error) from error
+        self._keep(plans, training)
+        if training.checkpoint is not None:
+            training.checkpoint.unlink(missing_ok=True)
+        return training
+
+    def begin(self, plans: Sequence[CellPlan]) -> Training:
+        """Return the training of these cells before its first step."""
+        networks = [self.build(plan.seed) for plan in plans]
+        stack = ModelStack(
+            networks,
+            self.precision,
+            side_by_side=computes_side_by_side(networks[0], self.precision.device, len(networks)),
+            dtype=self.dtype,
+            compiled=self._compiles(),
+        )
+        members = [Member(plan.arm.name, plan.seed, plan.lr_factor) for plan in plans]
+        objective = StackObjective.of([plan.arm for plan in plans]).to(self.precision.device)
+        key = hashlib.sha256(repr(members).encode()).hexdigest()[:16]
+        return Training(
+            stack,
+            members,
+            objective,
+            self.train_images,
+            self.test_images,
+            self.config.train,
+            checkpoint=self.folder / IN_TRAINING / f"{key}.pt",
+            checkpoint_minutes=self.config.run.checkpoint_minutes,
+            identity={"data": self.data.fingerprint, **self.settings()},
+        )
+
+    def _compiles(self) -> bool:
+        wish = self.config.run.compile
+        return wish == "on" or (wish == "auto" and self.precision.device.type == "cuda")
+
+    def _keep(self, plans: Sequence[CellPlan], training: Training) -> None:
+        """Test every model once more than the curves did, at its end, and write its cell."""
+        logits = training.evaluate()
+        for plan, own, history in zip(plans, logits, training.history, strict=True):
+            cell = self._cell(plan, own, history, training)
+            plan.folder.mkdir(parents=True, exist_ok=True)
+            write_predictions(plan.folder / PREDICTIONS, own, self.data.test.target)
+            write_cell(cell, plan.folder)
+            told = (
+                f"{plan.arm.title}, seed {plan.seed}: {cell.scores['accuracy']:.2f} %, {cell.seconds:.1f} s"
+            )
+            say(f"{told}, diverged: its answers are not numbers" if cell.facts["diverged"] else told)
+
+    def _cell(
+        self, plan: CellPlan, logits: np.ndarray, history: list[dict[str, Any]], training: Training
+    ) -> Cell:
+        plain, blend = has_plain_logits(plan.arm), history[-1].get("blend")
+        rows = history if plain else [_without_factors(row) for row in history]
+        return Cell(
+            arm=plan.arm.name,
+            seed=plan.seed,
+            scores=test_scores(logits, self.data.test.target),
+            history=rows,
+            gradient_factor=_mean(rows, "gradient_factor") if plain else None,
+            gradient_ratio=training.gradient_ratio(plan.arm.name, plan.seed) if plain else None,
+            lr_factor=plan.lr_factor,
+            seconds=training.seconds / len(training.members),
+            device=self.precision.device_name,
+            facts={
+                "data": self.data.fingerprint,
+                **self.settings(),
+                "lr": self.config.train.lr * plan.lr_factor,
+                **({} if blend is None else {"blend at the end": blend}),
+                "diverged": not bool(np.isfinite(logits).all()),
+                "together": len(training.members),
+                "n_train": len(self.data.train.target),
+                "n_test": len(self.data.test.target),
+            },
+        )
+
+
+class Diary:
+    """Says at the end of an epoch how far a long training is, once in a minute: a log shows no moving bar.
+
+    Args:
+        told: what is in training.
+        training: it.
+    """
+
+    def __init__(self, told: str, training: Training) -> None:
+        self.told, self.training = told, training
+        self._start = self._last = time.monotonic()
+        self._from = training.epoch
+
+    def __call__(self) -> None:
+        """Say it, if a minute has passed since it was said."""
+        now, training = time.monotonic(), self.training
+        if now - self._last < SAY_EVERY or training.epoch >= training.config.epochs:
+            return
+        self._last = now
+        left = (training.config.epochs - training.epoch) * (now - self._start) / (training.epoch - self._from)
+        say(f"{self.told}: epoch {training.epoch} of {training.config.epochs}, about {time_text(left)} left")
+
+
+def resolve_network(config: GeneralConfig, data: GeneralData) -> str:
+    """Return the network's name, chosen by the data set where it says auto."""
+    if config.network.name != "auto":
+        return config.network.name
+    return suitable_network(data.name, data.train.images.shape[1])
+
+
+def test_scores(logits: np.ndarray, target: np.ndarray) -> dict[str, float | None]:
+    """Return accuracy, macro-F1 and, above five classes, top-5 accuracy in per cent.
+
+    An answer that is not a number, as a model that diverged gives it, is wrong, whatever the target.
+
+    Args:
+        logits: (N, K).
+        target: int64 (N,).
+    """
+    lost = ~np.isfinite(logits).all(axis=1)
+    if lost.any():
+        logits = np.where(lost[:, None], 0.0, logits)
+        logits[lost, target[lost]] = -1.0
+    preds, classes = logits.argmax(axis=1), logits.shape[1]
+    return {
+        "accuracy": 100 * float(np.mean(preds == target)),
+        "macro_f1": 100 * macro_f1(logits, target, classes),
+        "top5": 100 * top_k_accuracy(logits, target, TOP) if classes > TOP else None,
+    }
+
+
+def write_predictions(file: Path, logits: np.ndarray, target: np.ndarray) -> None:
+    """Write a cell's answers: `target`, `preds` int64 (N,) and `log_odds` float32 (N,) of the true class."""
+    from core_losses import log_odds
+
+    truth = torch.from_numpy(np.ascontiguousarray(target))
+    odds = log_odds(torch.from_numpy(logits), truth).numpy()
+    with atomic_file(file) as stream:
+        np.savez_compressed(stream, target=target, preds=logits.argmax(axis=1), log_odds=odds)
+
+
+def _locked(plans: Sequence[CellPlan], held: ExitStack) -> Iterator[CellPlan]:
+    """Yield the plans whose folders could be locked, until `held` closes."""
+    for plan in plans:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FolderLock(plan.folder)
+        except UsageError:
+            say(f"{plan.arm.title}, seed {plan.seed}: left to another process, which is at work on it")
+            continue
+        held.callback(lock.release)
+        remove_stale(plan.folder)
+        yield plan
+
+
+def _without_factors(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "gradient_factor": None, "gradient_ratio": None}
+
+
+def _mean(rows: Sequence[dict[str, Any]], key: str) -> float | None:
+    values = [row[key] for row in rows if row[key] is not None]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,246 @@
+"""Age tables: dialects, the gaps between groups, people, and every cell that cannot be right."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from agecls.data.age_table import read_age_table
+from agecls.data.groups import AgeGroups
+from finetune.errors import DataError, UsageError
+
+GOOD = ["path,age,subject", "a.jpg,1,p1", "b.jpg,30,p2", "c.jpg,61,p2"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+def _table(folder: Path, lines: list[str], name: str = "table.csv") -> Path:
+    file = folder / name
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def test_ages_become_groups_and_people_become_subjects_and_users(folder: Path):
+    reading = read_age_table(_table(folder, GOOD))
+    manifest = reading.manifest
+    assert manifest.label.tolist() == [0, 4, 7]
+    assert manifest["age"].tolist() == [1, 30, 61]
+    assert manifest["subject"].tolist() == manifest["user"].tolist() == ["p1", "p2", "p2"]
+    assert manifest["fold"].tolist() == [-1, -1, -1]
+    assert manifest["source_id"].tolist() == ["table.csv:2", "table.csv:3", "table.csv:4"]
+    assert manifest.file(0) == folder / "a.jpg"
+    assert (reading.report.subjects, reading.report.subjects_known) == (2, True)
+    assert json.loads(json.dumps(reading.report.to_dict()))["images"] == 3
+
+
+def test_ages_in_the_gaps_are_left_out_and_counted(folder: Path):
+    report = read_age_table(_table(folder, [*GOOD, "d.jpg,3.5,p3"])).report
+    assert (report.rows, report.images, report.in_gaps, report.gap_ages) == (4, 3, 1, {3: 1})
+
+
+def test_an_age_in_a_gap_need_not_have_its_picture(folder: Path):
+    assert read_age_table(_table(folder, [*GOOD, "gone.jpg,3,p3"])).report.missing_images == 0
+
+
+def test_own_groups_are_followed(folder: Path):
+    manifest = read_age_table(_table(folder, GOOD), groups=AgeGroups.parse("0-17,18-59,60+")).manifest
+    assert manifest.class_names == ("0-17", "18-59", "60+")
+    assert manifest.label.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("separator", "word"), [(";", "semicolon"), ("\t", "tab")])
+def test_other_separators_a_byte_order_mark_and_crlf_are_told_apart(folder: Path, separator: str, word: str):
+    plain = read_age_table(_table(folder, GOOD)).manifest
+    text = "\r\n".join(line.replace(",", separator) for line in GOOD) + "\r\n\r\n"
+    file = folder / "other.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    reading = read_age_table(file)
+    assert reading.manifest.fingerprint == plain.fingerprint
+    assert word in reading.report.notices[0]
+
+
+def test_parquet_reads_like_csv(folder: Path):
+    table = pa.table({"path": ["a.jpg", "b.jpg"], "age": [1, 30], "subject": [1, 2]})
+    pq.write_table(table, folder / "table.parquet")
+    manifest = read_age_table(folder / "table.parquet").manifest
+    assert manifest.label.tolist() == [0, 4]
+    assert manifest["subject"].tolist() == ["1", "2"]
+    pq.write_table(table.set_column(1, "age", pa.array([1, None], pa.int64())), folder / "table.parquet")
+    with pytest.raises(DataError, match="row 2: age ''"):
+        read_age_table(folder / "table.parquet")
+
+
+def test_quoted_cells_may_hold_the_separator(folder: Path):
+    (folder / "x, y.jpg").write_bytes(b"x")
+    manifest = read_age_table(_table(folder, [*GOOD, '"x, y.jpg",5,"Doe, J."'])).manifest
+    assert (manifest["path"][3], manifest["subject"][3]) == ("x, y.jpg", "Doe, J.")
+
+
+def test_groups_genders_users_and_folds_are_read_where_named(folder: Path):
+    lines = ["file;grp;who;album;sex;part", "a.jpg;0-2;p1;u1;F;0", "b.jpg;60+;p2;u1;male;1"]
+    manifest = read_age_table(
+        _table(folder, lines),
+        path_column="file",
+        group_column="grp",
+        subject_column="who",
+        user_column="album",
+        gender_column="sex",
+        fold_column="part",
+    ).manifest
+    assert manifest.label.tolist() == [0, 7]
+    assert manifest["user"].tolist() == ["u1", "u1"]
+    assert manifest["gender"].tolist() == ["f", "m"]
+    assert manifest["fold"].tolist() == [0, 1]
+    assert np.isnan(manifest["age"]).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("d.jpg,old,p3", "age 'old' must be a number of years from 0 to 120"),
+        ("d.jpg,-1,p3", "age '-1'"),
+        ("d.jpg,1975,p3", "age '1975'"),
+        ("d.jpg,nan,p3", "age 'nan'"),
+        ("d.jpg,inf,p3", "age 'inf'"),
+        ("d.jpg,,p3", "age ''"),
+        (",5,p3", "path '' is empty"),
+        ("d.jpg,5,", "subject '' is empty"),
+    ],
+)
+def test_a_cell_that_cannot_be_right_is_named_with_its_row(folder: Path, row: str, complaint: str):
+    with pytest.raises(DataError, match=rf"table\.csv: 1 of 4 rows(.|\n)*row 5: {complaint}"):
+        read_age_table(_table(folder, [*GOOD, row]))
+
+
+def test_all_wrong_cells_are_listed_at_once(folder: Path):
+    with pytest.raises(DataError, match=r"2 of 5 rows(.|\n)*row 5: (.|\n)*row 6: "):
+        read_age_table(_table(folder, [*GOOD, "d.jpg,x,p", "e.jpg,y,p"]))
+
+
+def test_an_unknown_group_lists_the_known_ones(folder: Path):
+    with pytest.raises(DataError, match=r"row 2: grp '60-100' must be one of 0-2, .*60\+"):
+        read_age_table(_table(folder, ["path,grp,subject", "a.jpg,60-100,p"]), group_column="grp")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"), [("gender_column", "x"), ("fold_column", "-1"), ("fold_column", "a")]
+)
+def test_a_gender_or_fold_that_cannot_be_right_is_named(folder: Path, column: str, cell: str):
+    with pytest.raises(DataError, match="row 2: extra"):
+        read_age_table(
+            _table(folder, ["path,age,subject,extra", f"a.jpg,1,p,{cell}"]),
+            **{column: "extra"},  # type: ignore[arg-type]
+        )
+
+
+def test_a_table_without_subjects_is_refused_unless_that_is_said(folder: Path):
+    file = _table(folder, ["path,age", "a.jpg,1", "b.jpg,30"])
+    with pytest.raises(
+        DataError, match=r"missing columns: subject; found: path, age(.|\n)*subject_column none"
+    ):
+        read_age_table(file)
+    reading = read_age_table(file, subject_column=None)
+    assert reading.manifest["subject"].tolist() == ["a.jpg", "b.jpg"]
+    assert reading.report.subjects_known is False
+    assert "NO SUBJECTS" in reading.report.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [("a.jpg,1,p1", "the same row twice"), ("./a.jpg,30,p1", "two labels"), ("a.jpg,1,p9", "two people")],
+)
+def test_a_file_listed_twice_is_refused_with_both_rows(folder: Path, row: str, kind: str):
+    with pytest.raises(DataError, match=rf"a\.jpg: table\.csv:2 and table\.csv:5 \(.*{kind}"):
+        read_age_table(_table(folder, [*GOOD, row]))
+
+
+def test_missing_pictures_are_refused_counted_or_dropped(folder: Path):
+    file = _table(folder, [*GOOD, "gone.jpg,5,p3"])
+    with pytest.raises(DataError, match=r"1 of 4 listed images(.|\n)*gone\.jpg"):
+        read_age_table(file)
+    counted, dropped = read_age_table(file, missing="count"), read_age_table(file, missing="drop")
+    assert (len(counted.manifest), counted.report.missing_images) == (4, 1)
+    assert (len(dropped.manifest), dropped.report.missing_images, dropped.report.images) == (3, 1, 3)
+
+
+def test_paths_out_of_the_root_need_to_be_allowed(folder: Path):
+    inner = folder / "inner"
+    inner.mkdir()
+    for path in ("../a.jpg", str(folder / "a.jpg")):
+        file = _table(inner, ["path,age,subject", f"{path},1,p1"])
+        with pytest.raises(DataError, match=r"table\.csv:2: (.|\n)*"):
+            read_age_table(file)
+        manifest = read_age_table(file, follow=True).manifest
+        assert manifest.file(0).samefile(folder / "a.jpg")
+
+
+def test_a_link_out_of_the_root_needs_to_be_allowed(folder: Path):
+    inner = folder / "inner"
+    inner.mkdir()
+    (inner / "a.jpg").symlink_to(folder / "a.jpg")
+    file = _table(inner, GOOD[:2])
+    with pytest.raises(DataError, match="outside the data root"):
+        read_age_table(file)
+    assert read_age_table(file, follow=True).report.images == 1
+
+
+def test_another_root_can_be_given(folder: Path):
+    tables = folder / "tables"
+    tables.mkdir()
+    assert read_age_table(_table(tables, GOOD), root=folder).manifest.file(0) == folder / "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        (["path,age,subject"], "no row follows"),
+        (["path,age,age,subject", "a.jpg,1,1,p"], "named twice: age"),
+        (["file,age,subject", "a.jpg,1,p"], "line 1: missing columns: path; found: file, age, subject"),
+        (["path,age,subject", "a.jpg,1,p,9"], "line 2: 4 cells under 3 columns"),
+        (
+            ["path|age|subject", "a.jpg|1|p"],
+            r"missing columns: path, age, subject; found: path\|age\|subject",
+        ),
+        (["path,age,subject", '"a.jpg,1,p'], "not readable as CSV"),
+        (["path,age,subject", "a.jpg,3,p"], "none of 1 rows is usable"),
+    ],
+)
+def test_a_malformed_table_is_refused(folder: Path, lines: list[str], complaint: str):
+    with pytest.raises(DataError, match=complaint):
+        read_age_table(_table(folder, lines))
+
+
+def test_files_that_are_no_tables_are_refused(folder: Path):
+    with pytest.raises(DataError, match="is not there"):
+        read_age_table(folder / "nothing.csv")
+    (folder / "bad.csv").write_bytes(b"path,age,subject\n\xff")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_age_table(folder / "bad.csv")
+    (folder / "bad.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="not readable as parquet"):
+        read_age_table(folder / "bad.parquet")
+    with pytest.raises(UsageError, match=r"must be \.csv"):
+        read_age_table(folder / "a.jpg")
+    with pytest.raises(UsageError, match="age_column or a group_column"):
+        read_age_table(_table(folder, GOOD), age_column=None)
+
+
+@pytest.mark.real_data
+def test_fg_net_gives_its_731_images_in_groups(real_data: Path):
+    reading = read_age_table(real_data / "fgnet" / "fgnet.csv")
+    report = reading.report
+    assert (report.rows, report.images, report.in_gaps) == (1002, 731, 271)
+    assert report.per_group == [109, 123, 166, 185, 89, 35, 16, 8]
+    assert (report.subjects, report.missing_images) == (82, 0)
+    assert not any(math.isnan(age) for age in reading.manifest["age"])

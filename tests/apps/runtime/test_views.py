@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import apps.runtime.views
+from apps.runtime.views import in_batches, views
+from finetune.errors import DataError, UsageError
+from finetune.images.preprocess import PreprocessSpec, preprocess
+from tests.apps.tiny_onnx import SPEC
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+@pytest.mark.parametrize("at_once", [1, 3, 8, 100])
+def test_batches_keep_the_order(monkeypatch: pytest.MonkeyPatch, cores: int, at_once: int):
+    """However late a picture is ready, it comes in its place."""
+    monkeypatch.setattr(apps.runtime.views, "core_count", lambda: cores)
+
+    def make(picture: object) -> int:
+        number = int(str(picture))
+        time.sleep(0.002 * (number % 3))
+        return number
+
+    numbers = [Path(str(number)) for number in range(10)]
+    found = list(in_batches(numbers, make, at_once))
+    assert [number for batch in found for number in batch] == list(range(10))
+    assert [len(batch) for batch in found] == [min(at_once, 10 - start) for start in range(0, 10, at_once)]
+
+
+def test_no_picture_no_batch():
+    assert list(in_batches([], lambda picture: picture, 4)) == []
+
+
+def test_the_next_batch_is_made_while_this_one_is_looked_at_and_none_further(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(apps.runtime.views, "core_count", lambda: 4)
+    made: list[object] = []
+    batches = in_batches([Path(str(number)) for number in range(12)], lambda item: made.append(item), 3)
+    next(batches)
+    time.sleep(0.1)
+    assert len(made) == 6
+    batches.close()
+    assert len(made) == 6
+
+
+def test_an_error_ends_everything_and_leaves_no_thread(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(apps.runtime.views, "core_count", lambda: 4)
+    before = threading.active_count()
+
+    def make(picture: object) -> object:
+        if picture == Path("5"):
+            raise DataError("five is bad")
+        return picture
+
+    with pytest.raises(DataError, match="five is bad"):
+        list(in_batches([Path(str(number)) for number in range(12)], make, 3))
+    assert threading.active_count() == before
+
+
+def test_views_are_the_test_crops_of_the_prepared_picture():
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    assert views(image, SPEC, "ten").shape == (10, 32, 32, 3)
+    np.testing.assert_array_equal(views(image, SPEC)[0], preprocess(image, SPEC))
+
+
+def test_what_is_no_picture():
+    for wrong in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 0, 3), np.uint8)):
+        with pytest.raises(UsageError, match=r"RGB, uint8 \(H, W, 3\)"):
+            views(wrong, SPEC)
+
+
+def test_a_strip_that_would_fill_the_memory():
+    spec = PreprocessSpec(32, "short", 36, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    strip = np.zeros((1, 2_000_000, 3), np.uint8)
+    with pytest.raises(DataError, match="2000000 x 1 pixels would become 72000000 x 36"):
+        views(strip, spec)
+
+
+def test_a_name_is_no_picture():
+    with pytest.raises(UsageError, match=r"got str 'a\.png'; of a name make a Path"):
+        views("a.png", SPEC)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="got NoneType"):
+        views(None, SPEC)  # type: ignore[arg-type]

@@ -1,0 +1,127 @@
+"""Arms from words: names fit for folders, titles for tables, controls, the grid, and refusals."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from core_losses import LOSSES, build_loss
+from finetune.errors import UsageError
+from finetune.experiments.study.arm_names import MARGIN_HEADS, own_defaults
+from finetune.experiments.study.arms import build_arms, grid_arm
+from finetune.training.config import LossConfig
+
+
+def names(*words: str, **options) -> list[str]:
+    return [arm.name for arm in build_arms(words, **options)]
+
+
+def test_the_baseline_is_first_wherever_it_is_listed():
+    assert names("crl", "cel", controls=False) == ["cel", "crl"]
+    assert names("crl", controls=False) == ["cel", "crl"]
+    assert names(controls=False) == ["cel"]
+
+
+def test_controls_are_added_where_they_are_not_listed():
+    assert names("crl") == ["cel", "crl", "focal", "cel-smoothing0.1", "cel-lr-mean-crl"]
+    assert names("focal:gamma=1", "cel:label_smoothing=0.2") == ["cel", "focal-gamma1", "cel-smoothing0.2"]
+    assert names("crl", smoothing=0, lr_match=()) == ["cel", "crl", "focal"]
+    assert names("crl:label_smoothing=0.1", lr_match=("mean",))[1:] == [
+        "crl-smoothing0.1",
+        "focal",
+        "cel-smoothing0.1",
+    ]
+
+
+def test_a_matched_arm_is_cross_entropy_and_knows_its_partner():
+    matched = build_arms(["crl:alpha=1:beta=0.5", "crl"], lr_match=("ratio", "mean"))[-4:]
+    assert [(arm.matches, arm.matches_by) for arm in matched] == [
+        ("crl-alpha1-beta0.5", "mean"),
+        ("crl-alpha1-beta0.5", "ratio"),
+        ("crl", "mean"),
+        ("crl", "ratio"),
+    ]
+    assert all(arm.loss == LossConfig("cel") for arm in matched)
+    assert matched[0].title == "CE, rate matched to CRL (alpha 1, beta 0.5, mean factor)"
+    assert matched[3].title == "CE, rate matched to CRL (ratio of sums)"
+
+
+def test_the_grid_has_no_doubles_and_its_arms_have_no_controls():
+    found = names("crl", grid=True, grid_alphas=(1.0, 1.5), grid_betas=(0.0, 0.5, 1.0))
+    assert found == [
+        *["cel", "crl", "focal", "cel-smoothing0.1", "cel-lr-mean-crl"],
+        *["crl-alpha1-beta0.5", "crl-alpha1.5-beta0.5", "crl-alpha1-beta1"],
+    ]
+    assert grid_arm(1.5, 0.0) == "cel"
+    assert len(names("crl", controls=False, grid=True)) == 1 + 20
+    assert names("crl:beta=0.5", controls=False, grid=True).count("crl-alpha1.5-beta0.5") == 1
+
+
+@pytest.mark.parametrize(("alphas", "betas"), [((1.0,), (0.0,)), ((1.0,), ()), ((), (1.0,))])
+def test_a_grid_without_cells_is_refused(alphas, betas):
+    with pytest.raises(UsageError, match="grid needs an alpha and a beta above 0"):
+        build_arms(["crl"], grid=True, grid_alphas=alphas, grid_betas=betas)
+
+
+def test_every_arm_says_all_parameters_of_its_loss():
+    for arm in build_arms([*LOSSES], controls=False):
+        module = build_loss(arm.loss.name, **arm.loss.parameters())
+        for key, value in own_defaults(arm.loss.name).items():
+            assert getattr(module, key) == getattr(arm.loss, key) == value
+    assert build_arms(["crl"], controls=False)[1].loss == LossConfig("crl", alpha=1.5, beta=1.0)
+
+
+def test_titles_are_what_tables_show():
+    arms = build_arms(["nllr", "nllr:clamp=1e-7", "focal", "tce", "dualce:beta=0.5"])
+    assert [arm.title for arm in arms] == [
+        *["CE", "NLLR", "NLLR (clamp 1e-07)", "focal (gamma 2)", "TCE (a 0.8)", "DualCE (alpha 1, beta 0.5)"],
+        "CE, label smoothing 0.1",
+    ]
+
+
+def test_names_are_folders_on_every_system():
+    arms = build_arms([*LOSSES, "nllr:clamp=1e-7", "crl:alpha=0.25"], grid=True)
+    assert all(re.fullmatch(r"[a-z0-9.-]+", arm.name) for arm in arms)
+    assert len({arm.name for arm in arms}) == len({arm.title for arm in arms}) == len(arms)
+
+
+def test_margin_heads_are_arms_with_all_of_their_options():
+    arms = build_arms([*MARGIN_HEADS, "lsoftmax:margin=2"], controls=False)[1:]
+    assert [arm.head for arm in arms] == [*MARGIN_HEADS, "lsoftmax"]
+    assert [arm.name for arm in arms] == [*MARGIN_HEADS, "lsoftmax-margin2"]
+    assert arms[0].head_options["margin"] == 4
+    assert arms[-1].title == "L-Softmax (m 2)"
+    assert all(arm.loss == LossConfig("cel") for arm in arms)
+    with pytest.raises(UsageError, match="does not take the option gamma"):
+        build_arms(["lsoftmax:gamma=2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["clr"], r"did you mean crl.*losses: cel.*margin heads: lsoftmax"),
+        (["crl:gamma=2"], "crl takes alpha, beta, label_smoothing, not gamma"),
+        (["crl:alpha=-1"], "alpha must be a finite number >= 0"),
+        (["crl:alpha=nan"], "alpha must be a number, got nan"),
+        (["focal:gamma=two"], "gamma must be a number, got two"),
+        (["cel:label_smoothing=1"], r"label_smoothing must lie in \[0, 1\)"),
+        (["crl:alpha"], "must read NAME or NAME:OPTION=VALUE"),
+        (["crl:alpha=1:alpha=2"], "gives an option twice"),
+        (["crl", "crl:alpha=1.5"], "crl stands twice"),
+        (["cel", "cel"], "cel stands twice"),
+        (["lsoftmax:margin=0"], "losses: lsoftmax:margin=0: .*margin must be a whole number from 1 to 4"),
+        (["cosface:scale=0"], "scale must be a finite number > 0"),
+        (["cosface:scale=-1"], "scale must be a finite number > 0"),
+        (["arcface:margin=2"], r"margin must be in \[0, pi / 2\]"),
+        (["asoftmax:blend_start=-1"], "blend_start must be a finite number >= 0"),
+    ],
+)
+def test_what_cannot_be_an_arm_is_refused(words, said):
+    with pytest.raises(UsageError, match=said):
+        build_arms(words)
+
+
+def test_unknown_matchings_are_refused():
+    with pytest.raises(UsageError, match="lr_match takes mean, ratio"):
+        build_arms(["crl"], lr_match=("median",))

@@ -1,0 +1,67 @@
+"""Missing image files are found, and links do not lead out of the data root unnoticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import DataError, UsageError
+from finetune.images.files import check_missing_rule, missing_files, refuse_missing
+
+
+def test_missing_files_are_marked_in_row_order(tmp_path: Path):
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "bébé 写真.jpg").write_bytes(b"x")
+    paths = ["a b/bébé 写真.jpg", "gone.jpg", "a b", "n" * 300 + ".jpg"]
+    assert missing_files(tmp_path, paths).tolist() == [False, True, True, True]
+
+
+def test_a_link_out_of_the_root_is_refused_unless_followed(tmp_path: Path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "x.jpg").write_bytes(b"x")
+    (root / "link.jpg").symlink_to(elsewhere / "x.jpg")
+    (root / "folder").symlink_to(elsewhere)
+    for path in ("link.jpg", "folder/x.jpg"):
+        words = r"outside the data root(.|\n)*--data.follow true(.|\n)*elsewhere"
+        with pytest.raises(DataError, match=words):
+            missing_files(root, [path])
+        assert missing_files(root, [path], follow=True).tolist() == [False]
+
+
+def test_a_link_inside_the_root_and_a_linked_root_are_fine(tmp_path: Path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "x.jpg").write_bytes(b"x")
+    (root / "y.jpg").symlink_to(root / "x.jpg")
+    (tmp_path / "alias").symlink_to(root)
+    assert missing_files(tmp_path / "alias", ["x.jpg", "y.jpg"]).tolist() == [False, False]
+
+
+def test_a_sibling_whose_name_begins_like_the_root_is_outside(tmp_path: Path):
+    for name in ("root", "root2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "root2" / "x.jpg").write_bytes(b"x")
+    (tmp_path / "root" / "x.jpg").symlink_to(tmp_path / "root2" / "x.jpg")
+    with pytest.raises(DataError, match="outside"):
+        missing_files(tmp_path / "root", ["x.jpg"])
+
+
+def test_a_link_loop_counts_as_missing(tmp_path: Path):
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    assert missing_files(tmp_path, ["one", "one/x.jpg"]).tolist() == [True, True]
+
+
+def test_refusing_missing_images_lists_them_and_says_how_many(tmp_path: Path):
+    refuse_missing(tmp_path, [], 3)
+    with pytest.raises(DataError, match=r"2 of 3(.|\n)*--data.missing drop(.|\n)*b\.jpg"):
+        refuse_missing(tmp_path, ["a.jpg", "b.jpg"], 3)
+
+
+def test_an_unknown_rule_for_missing_images_lists_the_known_ones():
+    check_missing_rule("count")
+    with pytest.raises(UsageError, match="error, count, drop"):
+        check_missing_rule("skip")

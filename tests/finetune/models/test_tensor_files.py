@@ -1,0 +1,77 @@
+import argparse
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from finetune.errors import ModelFileError
+from finetune.models.tensor_files import read_tensors
+
+
+class Malicious:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_safetensors_and_torch_files_of_either_format_read_alike(tmp_path):
+    tensors = {"a.weight": torch.arange(4.0), "b": torch.ones(2, 2)}
+    save_file(tensors, tmp_path / "w.safetensors")
+    torch.save(tensors, tmp_path / "w.pth")
+    torch.save(tensors, tmp_path / "w.bin", _use_new_zipfile_serialization=False)
+    for name in ("w.safetensors", "w.pth", "w.bin"):
+        read = read_tensors(tmp_path / name)
+        assert read.keys() == tensors.keys()
+        assert all(torch.equal(read[key], tensors[key]) for key in tensors)
+
+
+def test_a_training_checkpoint_is_opened_to_its_averaged_weights_without_wrapper_prefixes(tmp_path):
+    state = {
+        "args": argparse.Namespace(lr=0.1),
+        "state_dict": {"module.a": torch.zeros(1)},
+        "state_dict_ema": {"module._orig_mod.a": torch.ones(1)},
+    }
+    torch.save(state, tmp_path / "w.pth")
+    assert read_tensors(tmp_path / "w.pth") == {"a": torch.ones(1)}
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle 2", "pickle 4"])
+def test_a_malicious_pickle_is_refused_by_name_and_not_run(tmp_path, form):
+    file, trace = tmp_path / "w.pth", tmp_path / "was_run"
+    content = {"a": torch.ones(1), "b": Malicious(f"touch {trace}")}
+    if form.startswith("pickle"):
+        file.write_bytes(pickle.dumps(Malicious(f"touch {trace}"), protocol=int(form[-1])))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(
+        ModelFileError, match=rf"nothing in it was run: it asks for {os.name}\.system"
+    ) as refusal:
+        read_tensors(file)
+    assert not trace.exists()
+    assert refusal.value.exit_code == 4
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_file_cut_short_is_called_damaged(tmp_path, suffix):
+    whole = tmp_path / f"whole.{suffix}"
+    tensors = {"a": torch.ones(1000)}
+    if suffix == "pth":
+        torch.save(tensors, whole)
+    else:
+        save_file(tensors, whole)
+    (tmp_path / f"cut.{suffix}").write_bytes(whole.read_bytes()[:1500])
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_tensors(tmp_path / f"cut.{suffix}")
+
+
+def test_a_web_page_and_a_file_without_tensors_are_refused(tmp_path):
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
+    with pytest.raises(ModelFileError, match="no torch weights file"):
+        read_tensors(tmp_path / "page.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ModelFileError, match=r"holds no state dict.*list"):
+        read_tensors(tmp_path / "list.pth")

@@ -1,0 +1,78 @@
+"""Predictions: in float32 whatever trained, and the same for any batch size and number of workers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.errors import DivergedError
+from finetune.training.data import Task
+from finetune.training.learner import build_learner
+from finetune.training.optimization.distributed import World
+from finetune.training.predict import evaluate_batches, predict, row_batches, worker_count
+from tests.finetune.quick import QUICK, quick
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_predictions_are_equal_for_any_workers_and_batch_size(task: Task):
+    learner = build_learner(task, QUICK, World())
+    base = predict(learner, task, task.val, QUICK)
+    assert base["index"].tolist() == task.val.tolist()
+    workers = predict(learner, task, task.val, quick(run_workers=2))
+    np.testing.assert_array_equal(workers["probs"], base["probs"])
+    for size in (1, 4, 15, 100):
+        probs = predict(learner, task, task.val, QUICK, batch_size=size)["probs"]
+        np.testing.assert_allclose(probs, base["probs"], atol=1e-6)
+
+
+def test_predictions_are_in_float32_whatever_the_training_used(task: Task):
+    learner = build_learner(task, QUICK, World())
+    half = build_learner(task, quick(run_precision="bfloat16"), World())
+    np.testing.assert_array_equal(
+        predict(half, task, task.val, QUICK)["probs"], predict(learner, task, task.val, QUICK)["probs"]
+    )
+    rough = evaluate_batches(half, row_batches(half, task, task.val, QUICK))["probs"]
+    assert not np.array_equal(rough, predict(half, task, task.val, QUICK)["probs"])
+
+
+def test_answers_that_are_no_numbers_are_of_a_training_that_diverged(task: Task):
+    learner = build_learner(task, QUICK, World())
+    with torch.no_grad():
+        next(learner.core.head.parameters()).fill_(3e38)
+    with pytest.raises(DivergedError, match="answers are no numbers"):
+        predict(learner, task, task.val, QUICK)
+
+
+def test_the_processes_share_the_rows(task: Task):
+    learner = build_learner(task, QUICK, World())
+    shown = []
+    for rank in range(2):
+        learner = replace(learner, world=World(rank, 2))
+        shown += [
+            int(row)
+            for batch in row_batches(learner, task, task.val, QUICK, batch_size=4)
+            for row in batch.index
+        ]
+    assert sorted(shown) == task.val.tolist()
+
+
+def test_no_rows_are_no_predictions(task: Task):
+    learner = build_learner(task, QUICK, World())
+    assert len(predict(learner, task, np.arange(0), QUICK)["index"]) == 0
+
+
+@pytest.mark.parametrize(("cores", "chosen"), [(1, 0), (2, 0), (3, 2), (8, 7), (64, 8)])
+def test_workers_are_chosen_by_the_number_of_cores(cores: int, chosen: int, monkeypatch: pytest.MonkeyPatch):
+    def affinity(_: Any) -> set[int]:
+        return set(range(cores))
+
+    monkeypatch.setattr(os, "sched_getaffinity", affinity, raising=False)
+    assert worker_count(-1) == chosen
+    assert worker_count(5) == 5
+    assert worker_count(0) == 0
