@@ -21,9 +21,11 @@ from agecls.card_facts import (
 )
 from agecls.data.groups import AgeGroups
 from agecls.report_sections import age_gaps
-from agecls.results import AgeResult, Predictions
 from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
+from agecls.task import TASK
 from finetune.errors import UsageError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval
 from finetune.runs.folder import read_json
@@ -104,12 +106,12 @@ def _sisters(members: Mapping[str, Any], found: Predictions) -> dict[str, Any]:
     return {**members, "groups": group_cells(found), **crossing_rates(found)}
 
 
-def choose_model(run: Path, fold: int | None) -> tuple[AgeResult, int | None]:
+def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
     """Return the result that tells most of a model, and the model's fold; None for the average of all folds.
 
     The folder of one fold of a finished cross-validation leads to the cross-validation itself.
     """
-    result = AgeResult.load(run)
+    result = Result.load(run, TASK)
     if result.run["kind"] == "age_cv":
         if fold is not None and fold not in result.folds:
             raise UsageError(f"{run} has no fold {fold}: choose among {result.folds}")
@@ -122,11 +124,11 @@ def choose_model(run: Path, fold: int | None) -> tuple[AgeResult, int | None]:
         record = read_json(whole / "run.json")
         same = all(record.get(key) == result.run.get(key) for key in SAME_EXPERIMENT)
         if record.get("kind") == "age_cv" and same:
-            return AgeResult.load(whole), own
+            return Result.load(whole, TASK), own
     return result, own
 
 
-def _single(result: AgeResult, own: Predictions, fold: int) -> dict[str, Any]:
+def _single(result: Result, own: Predictions, fold: int) -> dict[str, Any]:
     """Return the scores of one model on its own test images."""
     if not len(own):
         return {}
@@ -143,7 +145,7 @@ def _single(result: AgeResult, own: Predictions, fold: int) -> dict[str, Any]:
     }
 
 
-def _members(result: AgeResult) -> dict[str, Any]:
+def _members(result: Result) -> dict[str, Any]:
     """Return the scores of all models of a cross-validation, each on its own test images."""
     scores = score_cross_validation(result.predictions)
     taken = ("n", "subjects", "folds", "balanced_accuracy", "ece", "brier", "nll", "rps")
@@ -162,7 +164,7 @@ def _members(result: AgeResult) -> dict[str, Any]:
     }
 
 
-def _baseline(result: AgeResult, fold: int | None) -> dict[str, Any] | None:
+def _baseline(result: Result, fold: int | None) -> dict[str, Any] | None:
     """Return what naming the commonest training group for everything scores, as the run's report found it."""
     file = result.folder / "report.json"
     report = read_json(file) if file.is_file() else {}
@@ -201,12 +203,12 @@ def group_cells(found: Predictions) -> list[dict[str, Any]]:
 
 def gender_cells(found: Predictions) -> list[dict[str, Any]]:
     """Return a row per gender with the group most of its images belong to; no row where none is known."""
-    present = [label for label in GENDERS if (found.gender == label).any()]
+    present = [label for label in GENDERS if (found["gender"] == label).any()]
     if not set(present) - {""}:
         return []
-    rows = _cells(found, found.gender, {label: GENDERS[label] for label in present})
+    rows = _cells(found, found["gender"], {label: GENDERS[label] for label in present})
     for label, row in zip(present, rows, strict=True):
-        counts = np.bincount(found.target[found.gender == label], minlength=len(found.class_names))
+        counts = np.bincount(found.target[found["gender"] == label], minlength=len(found.class_names))
         most = int(counts.argmax())
         row["mostly"] = {"group": found.class_names[most], "images": int(counts[most])}
     return rows
@@ -264,10 +266,10 @@ def crossing_rates(found: Predictions) -> dict[str, Any]:
 def _crossing(found: Predictions, true: Sequence[int], named: Sequence[int]) -> dict[str, Any]:
     cell = found.select(np.isin(found.target, true))
     hits = np.isin(cell.preds, named)
-    subjects = len(np.unique(cell.subject))
+    subjects = len(np.unique(cell["subject"]))
     told: dict[str, Any] = {"rate": None, "interval": None}
     if subjects >= FEWEST_SUBJECTS:
-        ends = cluster_bootstrap_interval(100.0 * hits, cell.subject)
+        ends = cluster_bootstrap_interval(100.0 * hits, cell["subject"])
         told = {"rate": ends.estimate, "interval": [ends.low, ends.high]}
     return {
         "of": [found.class_names[index] for index in true],
@@ -279,7 +281,7 @@ def _crossing(found: Predictions, true: Sequence[int], named: Sequence[int]) -> 
     }
 
 
-def _training(result: AgeResult, fold: int | None) -> dict[str, Any]:
+def _training(result: Result, fold: int | None) -> dict[str, Any]:
     """Return how the model was trained, as far as a reader of a card asks."""
     run = result.run
     single = result.folder / f"fold{fold}" / "run.json"

@@ -8,9 +8,9 @@ from typing import Any
 
 from agecls.data.groups import POLICIES
 from agecls.data.read import TABLE_POLICY
-from agecls.results import AgeResult
 from agecls.scores import FEWEST_SUBJECTS
 from agecls.synthetic.adience import is_drawn
+from finetune.experiments.result import Result
 from finetune.runs.folder import read_json
 
 INTENDED_USE = (
@@ -41,7 +41,7 @@ SAME_SCORE = 0.5  # percentage points that another device may move an accuracy b
 ALL_IMAGES = "trained on every image, tested on none"
 
 
-def data_facts(result: AgeResult, fold: int | None) -> dict[str, Any]:
+def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
     """Return whose pictures a run was trained and tested on, by which rules, and how many.
 
     Args:
@@ -80,19 +80,19 @@ def data_facts(result: AgeResult, fold: int | None) -> dict[str, Any]:
     }
 
 
-def _origin(result: AgeResult) -> tuple[str, str]:
+def _origin(result: Result) -> tuple[str, str]:
     counts = result.run.get("counts") or {}
     if result.run.get("policy") == TABLE_POLICY:
         table = PureWindowsPath(str(counts.get("table") or "")).name
         return "table", f"the table {table}" if table else "a table"
-    if is_drawn(result.predictions.user.tolist() or _manifest_users(result)):
+    if is_drawn(result.predictions["user"].tolist() or _manifest_users(result)):
         return "drawn", "drawn look-alike faces, not photographs"
     if counts.get("edition") in ("older", "current"):
         return "adience", f"Adience, {counts['edition']} edition of its lists"
     return "adience-like", "a folder in Adience's layout"
 
 
-def _manifest_users(result: AgeResult) -> list[str]:
+def _manifest_users(result: Result) -> list[str]:
     manifest = result.manifest
     return [] if manifest is None or "user" not in manifest else manifest["user"].tolist()
 
@@ -142,7 +142,7 @@ def pretraining_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in source.items() if value} | ({"file": file} if file else {})
 
 
-def detector_facts(result: AgeResult) -> dict[str, Any] | None:
+def detector_facts(result: Result) -> dict[str, Any] | None:
     """Return what a face detector's crops cost, where `age evaluate RUN --crop detector` was kept in the run.
 
     It is looked for in evaluation.json of the run's subfolders, and belongs to all models of the run, each on

@@ -71,9 +71,10 @@ def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:
 
 def train(config: AgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Fine-tune one model and test it once on its test fold."""
-    from agecls.single import train_single
+    from agecls.task import TASK
+    from finetune.experiments.train import train_run
 
-    return train_single(config)
+    return train_run(TASK, config)
 
 
 def cross_validate(config: CrossValidationConfig, words: Mapping[str, str]) -> dict[str, Any]:
@@ -92,10 +93,11 @@ def evaluate(config: EvaluateAgeConfig, words: Mapping[str, str]) -> dict[str, A
 
 def compare(config: CompareConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Compare two results image by image (or two lists of seeds, joined by commas)."""
-    from agecls.comparison import compare_folders
+    from agecls.task import TASK
+    from finetune.experiments.compare.compare import compare_folders
 
     first, second = ([Path(name) for name in words[side].split(",")] for side in ("a", "b"))
-    return compare_folders(first, second, config)
+    return compare_folders(TASK, first, second, config)
 
 
 def study(config: AgeStudyConfig, words: Mapping[str, str]) -> dict[str, Any]:

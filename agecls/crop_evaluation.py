@@ -18,10 +18,12 @@ import numpy as np
 from agecls.data.read import read_data
 from agecls.faces.crop import MAX_ASPECT, MAX_DROP, MAX_MARGIN, FaceCrop, crop_of_run
 from agecls.faces.detector import Face, FaceDetector, build_detector, crop_face, missing_detector_message
-from agecls.results import AgeResult, Predictions
 from agecls.scores import exact_accuracy, one_off_accuracy
+from agecls.task import TASK
 from finetune.cli.console import progress, say, table
 from finetune.errors import DataError, UsageError, listing
+from finetune.experiments.predictions import Predictions, join_predictions
+from finetune.experiments.result import Result
 from finetune.images.cache import open_pictures
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
@@ -106,13 +108,13 @@ def evaluate_recropped(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any
         "data": "the run's own test images" if _own_data(config) else "other data",
         "detector": detector.name,
         "crop": crop.to_dict(),
-        **crop_report(_joined(own), _joined(cut), np.array(found)),
+        **crop_report(join_predictions(own), join_predictions(cut), np.array(found)),
     }
     tell(summary)
     if config.out is not None:
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
-        _joined(cut).write(out / "predictions.parquet")
+        join_predictions(cut).write(out / "predictions.parquet")
         write_json(out / "evaluation.json", summary)
         say(f"predictions.parquet (of the detector's crops) and evaluation.json lie in {out}")
     return summary
@@ -185,7 +187,7 @@ def shown_pictures(folder: Path, config: EvaluateAgeConfig) -> list[Shown]:
     place = {path: row for row, path in enumerate(manifest["path"].tolist())}
     shown = []
     for file in files:
-        frame = AgeResult.load(file.parent).predictions
+        frame = Result.load(file.parent, TASK).predictions
         unknown = [path for path in frame.path.tolist() if path not in place]
         if unknown:
             raise DataError(f"{folder}/manifest.parquet lacks images that were tested:\n{listing(unknown)}")
@@ -253,7 +255,7 @@ def crop_report(own: Predictions, cut: Predictions, found: np.ndarray) -> dict[s
     }
     return {
         "n": len(own),
-        "subjects": len(np.unique(own.subject)),
+        "subjects": len(np.unique(own["subject"])),
         "found": int(found.sum()),
         "not_found": int((~found).sum()),
         "equal_predictions": 100 * float((own.preds == cut.preds).mean()),
@@ -308,7 +310,7 @@ def _compared(own: Predictions, cut: Predictions) -> dict[str, Any]:
     result: dict[str, Any] = {"n": len(own)}
     for name, score in SCORES.items():
         hits = [100.0 * getattr(side, "correct" if name == "exact" else "one_off") for side in (own, cut)]
-        paired = paired_cluster_bootstrap(hits[0], hits[1], own.subject, own.fold)
+        paired = paired_cluster_bootstrap(hits[0], hits[1], own["subject"], own.fold)
         result[name] = {
             "own": score(own.preds, own.target),
             "detector": score(cut.preds, cut.target),
@@ -330,9 +332,3 @@ def _own_manifest(folder: Path) -> Manifest:
             root = Path(read_json(home / "run.json")["data_root"])
             return Manifest.load(home / "manifest.parquet", root)
     raise DataError(f"{folder} holds no manifest.parquet, so its pictures cannot be found again")
-
-
-def _joined(parts: list[Predictions]) -> Predictions:
-    names = ("path", "subject", "user", "gender", "age", "fold", "target", "probs")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Predictions(parts[0].class_names, **columns)

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from agecls.config import AgeConfig, CrossValidationConfig
 from agecls.fold_processes import run_on_devices
-from agecls.report import report_result
-from agecls.results import AgeResult, Predictions
+from agecls.report import report_result, tell
+from agecls.task import CROSS_VALIDATION, TASK
 from finetune.cli.command import command_line
-from finetune.cli.console import say, table
+from finetune.cli.console import say
 from finetune.errors import CrlError, DataError, UsageError, listing
+from finetune.experiments.predictions import join_predictions
+from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.result import Result
+from finetune.images.manifest import Manifest
 from finetune.runs.config_file import CONFIG_NAME, config_changes
 from finetune.runs.folder import RunFolder, read_json
 from finetune.runs.lock import LOCK_NAME
 from finetune.training.config import FREE_KEYS, to_dict
 
 if TYPE_CHECKING:
-    from agecls.experiment import Experiment
+    from finetune.experiments.run import Experiment
 
 
 def fold_folder(folder: Path, fold: int) -> Path:
@@ -42,15 +44,15 @@ def cross_validate(config: CrossValidationConfig) -> dict[str, Any]:
 
     Returns the report's JSON object, or, while folds remain, {"finished": [...], "remaining": [...]}.
     """
-    from agecls.experiment import check_run_place, prepare_experiment, run_fold
+    from finetune.experiments.run import check_run_place, prepare_experiment, run_split
     from finetune.training.optimization.distributed import World
 
     refuse_torchrun()
     folder = Path(config.run.dir)
     check_run_place(config)
-    experiment = prepare_experiment(config)
+    experiment = prepare_experiment(TASK, config)
     config = replace(config, head=experiment.config.head)
-    folds = [split.fold for split in experiment.splits]
+    folds = experiment.splits.folds
     wanted = _wanted_folds(config.folds, folds)
     claim_folder(folder, config)
     config = replace(config, run=replace(config.run, resume="auto"))
@@ -69,7 +71,8 @@ def cross_validate(config: CrossValidationConfig) -> dict[str, Any]:
             for fold in waiting:
                 if is_finished(fold_folder(folder, fold)):  # by another process meanwhile
                     continue
-                run_fold(experiment, fold, fold_folder(folder, fold), World())
+                split = experiment.split(fold)
+                run_split(experiment, split, fold_folder(folder, fold), World(), keep_table=False)
     finished = finished_folds(experiment, folder)
     remaining = [fold for fold in folds if fold not in finished]
     if remaining or not config.report:
@@ -108,17 +111,13 @@ def refuse_torchrun() -> None:
 
 def finished_folds(experiment: Experiment, folder: Path) -> list[int]:
     """Return the folds that are complete; DataError when one was run on other images than are there now."""
-    now = {
-        "manifest": experiment.data.manifest.fingerprint,
-        "pictures": experiment.source.content,
-        "split": experiment.split_hash,
-    }
+    now = experiment.identity
     found = []
-    for fold in (split.fold for split in experiment.splits):
+    for fold in experiment.splits.folds:
         own = fold_folder(folder, fold)
         if not is_finished(own):
             continue
-        record = read_json(own / "run.json")
+        record = read_json(own / RECORD_FILE)
         changed = config_changes({name: record.get(name) for name in now}, now)
         if changed:
             changes = [f"{name}: {change}" for name, change in changed.items()]
@@ -163,34 +162,49 @@ def shared_config(config: AgeConfig) -> dict[str, Any]:
 
 def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Join the folds' predictions and records into the result's own, then score, draw and report."""
-    folds = [AgeResult.load(fold_folder(folder, split.fold)) for split in experiment.splits]
+    folds = [Result.load(fold_folder(folder, split.fold), TASK) for split in experiment.splits]
     refuse_mixed_folds(folds)
     manifest = experiment.data.manifest
-    record = dict(folds[0].run) | {
-        "kind": "age_cv",
-        "command": command_line(),
-        "folds": [split.fold for split in experiment.splits],
-        "n": sum(len(fold.predictions) for fold in folds),
-        "subjects": len(set(manifest["subject"].tolist())),
-        "minutes": round(sum(fold.run["minutes"] for fold in folds), 3),
-        "devices": sorted({fold.run["device"]["used"] for fold in folds}),
-    }
-    for own in ("fold", "scores", "n_train", "n_validation", "best_validation", "best_epoch", "epochs_run"):
-        record.pop(own, None)
+    record = joined_record(folds, manifest)
     with RunFolder.open(
         folder, shared_config(experiment.config), resume="auto", free_keys=FREE_KEYS, wait_seconds=60
     ) as run:
         manifest.save(folder / "manifest.parquet")
         join_predictions([fold.predictions for fold in folds]).write(folder / "predictions.parquet")
-        run.write_json("run.json", record)
+        record.write(run.path / RECORD_FILE)
         train_labels = {split.fold: manifest.label[split.train] for split in experiment.splits}
-        report = report_result(AgeResult.load(folder), train_labels)
+        report = report_result(Result.load(folder, TASK), train_labels)
     tell(report)
     say(f"report: {folder / 'report.md'}")
     return report
 
 
-def refuse_mixed_folds(folds: list[AgeResult]) -> None:
+def joined_record(folds: list[Result], manifest: Manifest) -> RunRecord:
+    """Return the record of all folds together: what they share, and what can be added up."""
+    first = folds[0].record
+    shared = {key: value for key, value in first.extra.items() if key != "fold"}
+    return replace(
+        first,
+        kind=CROSS_VALIDATION,
+        command=command_line(),
+        n=sum(len(fold.predictions) for fold in folds),
+        minutes=round(sum(fold.record.minutes or 0.0 for fold in folds), 3),
+        scores=None,
+        n_train=None,
+        n_validation=None,
+        best_validation=None,
+        best_epoch=None,
+        epochs_run=None,
+        extra=shared
+        | {
+            "folds": [fold.record.extra["fold"] for fold in folds],
+            "subjects": len(set(manifest["subject"].tolist())),
+            "devices": sorted({str((fold.record.device or {})["used"]) for fold in folds}),
+        },
+    )
+
+
+def refuse_mixed_folds(folds: list[Result]) -> None:
     """Raise DataError when folds were trained with different settings: they are no one experiment."""
     own = (*FREE_KEYS, "data.fold")
     for other in folds[1:]:
@@ -201,34 +215,3 @@ def refuse_mixed_folds(folds: list[AgeResult]) -> None:
                 f"{folds[0].folder} and {other.folder} were trained differently:\n{listing(lines)}\n"
                 "Remove the folds that should be trained again, then give --run.resume auto"
             )
-
-
-def join_predictions(parts: list[Predictions]) -> Predictions:
-    """Return the predictions of all parts together."""
-    names = ("path", "subject", "user", "gender", "age", "fold", "target", "probs")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Predictions(parts[0].class_names, **columns)
-
-
-def tell(report: Mapping[str, Any]) -> None:
-    """Print the headline: each score, its spread over folds, its interval and the constant predictor's."""
-    rows = []
-    for name in ("exact", "one_off"):
-        low, high = report["intervals"][f"{name}_mean"]
-        spread = "-" if report[f"{name}_sd"] is None else f"{report[f'{name}_sd']:.2f}"
-        baseline = "-" if report["baseline"] is None else f"{report['baseline'][f'{name}_mean']:.2f}"
-        folds = " ".join(f"{value:.1f}" for value in report[f"{name}_per_fold"])
-        pooled = f"{report[f'{name}_pooled']:.2f}"
-        rows.append(
-            [
-                name,
-                f"{report[f'{name}_mean']:.2f}",
-                spread,
-                f"[{low:.1f}, {high:.1f}]",
-                pooled,
-                baseline,
-                folds,
-            ]
-        )
-    header = ["%", "mean of folds", "sd", "95 % interval", "pooled", "constant", "folds"]
-    table(f"{report['n']} images of {report['subjects']} subjects, policy {report['policy']}", header, rows)

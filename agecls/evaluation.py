@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.data.read import AgeData, read_data
-from agecls.results import AgeResult, Predictions
+from agecls.data.read import read_data
 from agecls.scores import age_scores, slice_scores
+from agecls.task import TASK
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
+from finetune.experiments.task import TaskData
 from finetune.images.cache import open_pictures
 from finetune.images.manifest import Manifest
 from finetune.runs.folder import read_json, write_json
@@ -77,7 +80,7 @@ def own_predictions(folder: Path, config: EvaluateAgeConfig) -> Predictions:
     Raises DataError for a run that tested nothing, UsageError when other test crops than its own are asked
     for: they would need the pictures again.
     """
-    result = AgeResult.load(folder)
+    result = Result.load(folder, TASK)
     if not len(result.predictions):
         raise DataError(
             f"{folder} tested no image (--data.fold -1): name images by --data.table or --data.root"
@@ -114,7 +117,7 @@ def model_files(folder: Path) -> list[Path]:
     return files
 
 
-def predict_data(folder: Path, data: AgeData, config: EvaluateAgeConfig) -> Predictions:
+def predict_data(folder: Path, data: TaskData, config: EvaluateAgeConfig) -> Predictions:
     """Return the predictions of a run's models for every image of `data`, averaged over the models."""
     files = model_files(folder)
     refuse_training_images(folder, data.manifest)
@@ -130,14 +133,10 @@ def frame_of(manifest: Manifest) -> Predictions:
     count, classes = len(manifest), len(manifest.class_names)
     return Predictions(
         manifest.class_names,
-        path=manifest["path"],
-        subject=manifest["subject"],
-        user=manifest["user"] if "user" in manifest else manifest["subject"],
-        gender=manifest["gender"] if "gender" in manifest else np.full(count, ""),
-        age=manifest["age"] if "age" in manifest else np.full(count, np.nan),
-        fold=np.zeros(count),
-        target=manifest.label,
-        probs=np.full((count, classes), 1 / classes),
+        manifest["path"],
+        manifest.label,
+        np.full((count, classes), 1 / classes),
+        TASK.image_columns(manifest, np.arange(count), 0),
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agecls import report_sections
-from agecls.pictures import draw_confusion, draw_group_bars, group_recalls
-from agecls.results import AgeResult
+from agecls.figures import draw_confusion, draw_group_bars, group_recalls
 from agecls.scores import score_cross_validation, slice_scores
+from finetune.cli.console import table
+from finetune.experiments.result import Result
+from finetune.experiments.sections import CURVES_NOTE, DATA_NOTE, FIGURES, figure
 from finetune.figures import markdown
 from finetune.figures.gallery import draw_heat_maps
 from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
@@ -21,11 +23,9 @@ from finetune.metrics.classification import confusion_matrix
 from finetune.runs.atomic import write_bytes
 from finetune.runs.folder import image_files, write_json
 
-PICTURES = "pictures"
-
 
 def report_result(
-    result: AgeResult,
+    result: Result,
     train_labels: Mapping[int, np.ndarray] | None = None,
     *,
     resamples: int = 2000,
@@ -62,15 +62,15 @@ def report_result(
 
 
 def draw_pictures(
-    result: AgeResult, groups: Sequence[Mapping[str, Any]], confusion: np.ndarray
+    result: Result, groups: Sequence[Mapping[str, Any]], confusion: np.ndarray
 ) -> list[Picture]:
     """Draw a result's pictures into its folder; `groups` are the rows of `slice_scores(..., "group")`."""
     found, names = result.predictions, result.class_names
-    place, made = result.folder / PICTURES, []
+    place, made = result.folder / FIGURES, []
     exact, one_off = group_recalls(confusion)
     ends = [np.array([cell[key] or (np.nan, np.nan) for cell in groups]) for key in INTERVALS]
     draw_confusion(confusion, names, place / "confusion.png")
-    made.append(Picture(_in_pictures("confusion"), "Confusion matrix", "All test images of all folds."))
+    made.append(figure("confusion", "Confusion matrix", "All test images of all folds."))
     draw_group_bars(
         names,
         confusion.sum(axis=1),
@@ -80,14 +80,12 @@ def draw_pictures(
         exact_interval=ends[0],
         one_off_interval=ends[1],
     )
-    made.append(Picture(_in_pictures("groups"), "Accuracy per group", "Intervals from 30 subjects on."))
+    made.append(figure("groups", "Accuracy per group", "Intervals from 30 subjects on."))
     if any(result.curves.values()):
         draw_learning_curves(list(result.curves.values()), place / "learning_curves.png")
-        made.append(Picture(_in_pictures("learning_curves"), "Learning curves", CURVES_NOTE))
+        made.append(figure("learning_curves", "Learning curves", CURVES_NOTE))
     draw_reliability(found.probs, found.target, place / "reliability.png")
-    made.append(
-        Picture(_in_pictures("reliability"), "Reliability diagram", "Bins without an image are empty.")
-    )
+    made.append(figure("reliability", "Reliability diagram", "Bins without an image are empty."))
     rows = choose_typical(found.target, found.probs)
     draw_heat_maps(
         image_files(result.run, found.path[rows]),
@@ -97,16 +95,11 @@ def draw_pictures(
         place / "heat_map.png",
         subtitle="per true group, the image of median probability of the true group",
     )
-    made.append(Picture(_in_pictures("heat_map"), "Softmax heat map", FACES_NOTE))
+    made.append(figure("heat_map", "Softmax heat map", DATA_NOTE))
     return made
 
 
 INTERVALS = ("exact_interval", "one_off_interval")
-CURVES_NOTE = (
-    "Training accuracy is measured on augmented pictures while the weights still move. "
-    "Values of different losses cannot be compared."
-)
-FACES_NOTE = "It shows pictures of the data set: mind its terms before passing them on."
 
 
 def write_report(folder: Path, record: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Path:
@@ -151,5 +144,25 @@ def _other_slice(cells: Sequence[Mapping[str, Any]] | None, name: str) -> str | 
     return f"{report_sections.per_slice(cells, name)}\n\nCells of fewer than 30 subjects have counts only."
 
 
-def _in_pictures(name: str) -> PurePosixPath:
-    return PurePosixPath(PICTURES) / f"{name}.png"
+def tell(report: Mapping[str, Any]) -> None:
+    """Print the headline: each score, its spread over folds, its interval and the constant predictor's."""
+    rows = []
+    for name in ("exact", "one_off"):
+        low, high = report["intervals"][f"{name}_mean"]
+        spread = "-" if report[f"{name}_sd"] is None else f"{report[f'{name}_sd']:.2f}"
+        baseline = "-" if report["baseline"] is None else f"{report['baseline'][f'{name}_mean']:.2f}"
+        folds = " ".join(f"{value:.1f}" for value in report[f"{name}_per_fold"])
+        pooled = f"{report[f'{name}_pooled']:.2f}"
+        rows.append(
+            [
+                name,
+                f"{report[f'{name}_mean']:.2f}",
+                spread,
+                f"[{low:.1f}, {high:.1f}]",
+                pooled,
+                baseline,
+                folds,
+            ]
+        )
+    header = ["%", "mean of folds", "sd", "95 % interval", "pooled", "constant", "folds"]
+    table(f"{report['n']} images of {report['subjects']} subjects, policy {report['policy']}", header, rows)

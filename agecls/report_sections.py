@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from agecls.data.groups import AgeGroups
-from agecls.pictures import group_recalls
+from agecls.figures import group_recalls
 from agecls.published import PAPER, TABLE_X
 from finetune.errors import UsageError
+from finetune.experiments import sections
 from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, number, table
 
 Record = Mapping[str, Any]
@@ -127,25 +128,7 @@ def calibration(record: Record) -> str:
 
 def what_ran(record: Record) -> str:
     """Return what is needed to run it again, and what it ran on."""
-    device = record.get("device") or {}
-    used, name, asked = (_plain(device.get(key)) for key in ("used", "name", "asked"))
-    lines = [
-        ("command", code(record.get("command", NOT_MEASURED))),
-        ("loss", escape(record["loss_text"])),
-        ("backbone", escape(_plain(record.get("backbone")))),
-        ("weights it started from", escape(_plain(record.get("pretraining")))),
-        ("protocol", escape(_plain(record.get("protocol")))),
-        ("test crops", escape(_plain(record.get("test_crops")))),
-        ("image size", escape(_plain(record.get("image_size")))),
-        ("epochs", escape(_plain(record.get("epochs")))),
-        ("batch size", escape(_plain(record.get("batch_size")))),
-        ("seed", escape(_plain(record.get("seed")))),
-        ("device", escape(f"{used} ({name}), asked for {asked}")),
-        ("precision", escape(_plain(record.get("precision")))),
-        ("minutes", number(record.get("minutes"), 1)),
-        ("versions", escape(_plain(record.get("versions")))),
-    ]
-    return table(["what", "this run"], lines, numbers_from=2)
+    return sections.what_ran(record, [("protocol", "protocol")])
 
 
 def data_line(record: Record) -> str:
@@ -159,9 +142,7 @@ def data_line(record: Record) -> str:
         f"Label policy {code(record.get('policy', NOT_MEASURED))}: {record['n']:,} test images of "
         f"{record['subjects']:,} subjects, in effect {number(record.get('effective_subjects'), 0)} of equal "
         f"weight.{exclusive} Images per group: {counts}.{left_out(record.get('counts') or {})}\n\n"
-        f"Manifest {code(record.get('manifest', NOT_MEASURED))}, "
-        f"split {code(record.get('split', NOT_MEASURED))}. "
-        "Only results with the same policy, manifest and split can be compared."
+        f"{sections.same_data(record, 'policy')}"
     )
 
 
@@ -235,14 +216,6 @@ def age_gaps(class_names: Sequence[str]) -> list[str]:
     pairs = pairwise(bounds)
     ends = [(upper + 1, lower - 1) for (_, upper), (lower, _) in pairs if upper is not None]
     return [f"{low}" if low == high else f"{low}-{high}" for low, high in ends if low <= high]
-
-
-def _plain(value: Any) -> str:
-    if value is None or value == "":
-        return NOT_MEASURED
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if item not in (None, ""))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _times(factor: float, value: float | None) -> float | None:

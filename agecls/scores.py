@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agecls.results import Predictions
+from finetune.experiments.predictions import Predictions
 from finetune.metrics import classification as metrics
 from finetune.metrics.bootstrap import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
 from finetune.runs.strict_json import json_text
@@ -168,11 +168,11 @@ def score_cross_validation(
     scores["exact_pooled"], scores["one_off_pooled"] = scores.pop("exact"), scores.pop("one_off")
     folds, counts = np.unique(predictions.fold, return_counts=True)
     scores |= {"folds": folds, "per_fold_n": counts, **_over_folds(predictions, folds)}
-    pairs = np.unique(np.stack([predictions.subject, predictions.fold.astype(str)]), axis=1)
+    pairs = np.unique(np.stack([predictions["subject"], predictions.fold.astype(str)]), axis=1)
     scores |= {
-        "subjects": len(np.unique(predictions.subject)),
-        "users": len(np.unique(predictions.user)),
-        "effective_subjects": effective_clusters(predictions.subject),
+        "subjects": len(np.unique(predictions["subject"])),
+        "users": len(np.unique(predictions["user"])),
+        "effective_subjects": effective_clusters(predictions["subject"]),
         "subjects_in_several_folds": int((np.unique(pairs[0], return_counts=True)[1] > 1).sum()),
         "intervals": _intervals(predictions, "subject", resamples, seed),
         "intervals_by_user": None,
@@ -213,12 +213,14 @@ def cell_scores(name: str, cell: Predictions, *, resamples: int = 2000, seed: in
 
     `cell` holds the images of the cell alone.
     """
-    subjects = len(np.unique(cell.subject))
+    subjects = len(np.unique(cell["subject"]))
     row: dict[str, Any] = {"name": name, "images": len(cell), "subjects": subjects}
     for measure, hits in (("exact", cell.correct), ("one_off", cell.one_off)):
         row[measure], row[f"{measure}_interval"] = None, None
         if subjects >= FEWEST_SUBJECTS:
-            interval = cluster_bootstrap_interval(100.0 * hits, cell.subject, resamples=resamples, seed=seed)
+            interval = cluster_bootstrap_interval(
+                100.0 * hits, cell["subject"], resamples=resamples, seed=seed
+            )
             row[measure], row[f"{measure}_interval"] = interval.estimate, [interval.low, interval.high]
     return row
 
@@ -246,7 +248,7 @@ def _over_folds(predictions: Predictions, folds: np.ndarray) -> dict[str, Any]:
 
 
 def _intervals(predictions: Predictions, unit: str, resamples: int, seed: int) -> dict[str, Any]:
-    clusters = {"subject": predictions.subject, "user": predictions.user}[unit]
+    clusters = {"subject": predictions["subject"], "user": predictions["user"]}[unit]
     result: dict[str, Any] = {"unit": unit, "resamples": resamples, "seed": seed}
     estimates: tuple[tuple[str, Statistic], ...] = (("mean", "mean_of_strata"), ("pooled", "pooled"))
     for measure, hits in (("exact", predictions.correct), ("one_off", predictions.one_off)):
@@ -267,12 +269,12 @@ def _group_cells(predictions: Predictions) -> Cells:
 
 
 def _gender_cells(predictions: Predictions) -> Cells:
-    genders = np.where(predictions.gender == "", "not recorded", predictions.gender)
+    genders = np.where(predictions["gender"] == "", "not recorded", predictions["gender"])
     return [(str(name), genders == name) for name in np.unique(genders)]
 
 
 def _subject_count_cells(predictions: Predictions) -> Cells:
-    _, subject, counts = np.unique(predictions.subject, return_inverse=True, return_counts=True)
+    _, subject, counts = np.unique(predictions["subject"], return_inverse=True, return_counts=True)
     images = counts[subject]
     cells = []
     for low, high in SUBJECT_SIZES:

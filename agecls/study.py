@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from agecls.config import AgeConfig, AgeStudyConfig, CrossValidationConfig
 from agecls.published import TABLE_X
+from agecls.task import TASK
 from finetune.experiments.study.cells import Cell, CellPlan
 from finetune.training.config import to_dict
 
 if TYPE_CHECKING:
-    from agecls.experiment import Experiment
+    from finetune.experiments.run import Experiment
     from finetune.experiments.study.report import StudyPage
     from finetune.experiments.study.statistics import Measure
 
@@ -40,8 +41,8 @@ def study_losses(config: AgeStudyConfig) -> dict[str, Any]:
     what report.json holds, and the study's folder.
     """
     from agecls.cross_validation import shared_config
-    from agecls.experiment import prepare_experiment
     from finetune.experiments.config import arms_of, seeds_of
+    from finetune.experiments.run import prepare_experiment
     from finetune.experiments.study.finished_runs import end_study
     from finetune.experiments.study.from_runs import (
         CellTrainer,
@@ -55,7 +56,7 @@ def study_losses(config: AgeStudyConfig) -> dict[str, Any]:
     config = study_config(config)
     arms, seeds, folder = arms_of(config), seeds_of(config), Path(config.run.dir)
     check_arms(config, arms)
-    experiment = prepare_experiment(config)
+    experiment = prepare_experiment(TASK, config)
     if config.cell == "train":
         experiment.split(config.data.fold)  # refuses a fold that is not there, before a folder is made
     config = replace(config, head=experiment.config.head)
@@ -81,13 +82,13 @@ def run_config(config: AgeStudyConfig, plan: CellPlan) -> CrossValidationConfig 
 def train_cell(config: AgeStudyConfig, plan: CellPlan) -> None:
     """Leave the complete result of a cell, with its report, in the cell's folder."""
     from agecls.cross_validation import cross_validate
-    from agecls.single import train_single
+    from finetune.experiments.train import train_run
 
     own = run_config(config, plan)
     if isinstance(own, CrossValidationConfig):
         cross_validate(own)
     else:
-        train_single(own)
+        train_run(TASK, own)
 
 
 def read_cell(config: AgeStudyConfig, experiment: Experiment, plan: CellPlan) -> Cell | None:
@@ -98,12 +99,7 @@ def read_cell(config: AgeStudyConfig, experiment: Experiment, plan: CellPlan) ->
 
     own = run_config(config, plan)
     expected = shared_config(own) if isinstance(own, CrossValidationConfig) else to_dict(own)
-    identity = {
-        "manifest": experiment.data.manifest.fingerprint,
-        "pictures": experiment.source.content,
-        "split": experiment.split_hash,
-    }
-    run = read_run(plan, FILES, expected, identity)
+    run = read_run(plan, FILES, expected, experiment.identity)
     if run is None:
         return None
     scores = read_json(plan.folder / "report.json")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agecls.config import AgeDataConfig
-from agecls.data.folds import Split, export_splits, find_duplicate_contents, split_hash, verify_splits
-from agecls.data.read import AgeData, make_age_splits, read_data, tell_twins
+from agecls.data.folds import export_splits, find_duplicate_contents, split_hash, verify_splits
+from agecls.data.read import make_age_splits, read_data, tell_twins
 from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
+from finetune.experiments.splits import Splits
+from finetune.experiments.task import TaskData
 
 
 def verify_data(
@@ -25,9 +26,9 @@ def verify_data(
     named. Raises DataError when pictures cannot be read or people are shared, after everything was printed.
     """
     data = read_data(config, lists_only=True)
-    splits, split = make_age_splits(data, config)
+    splits = make_age_splits(data, config)
     result = dict(data.report) | {
-        "split": split,
+        "split": splits.hash,
         "protocol": config.protocol,
         "manifest": data.manifest.fingerprint,
     }
@@ -35,16 +36,16 @@ def verify_data(
     result["validation_per_fold"] = [len(split.val) for split in splits]
     print_counts(data, result, config.allow_subject_overlap)
     if against is not None:
-        check_against(Path(against), data, split, config)
+        check_against(Path(against), data, splits.hash, config)
     if export is not None:
-        export_splits(splits, data.manifest, Path(export))
+        export_splits(splits.splits, data.manifest, Path(export))
         say(f"the splits lie in {export}")
     if not quick:
         check_pictures(data, splits, config, result)
     return result
 
 
-def check_against(folder: Path, data: AgeData, split: str, config: AgeDataConfig) -> None:
+def check_against(folder: Path, data: TaskData, split: str, config: AgeDataConfig) -> None:
     """Raise DataError unless the exported lists in `folder` are whole and are the splits of this data."""
     listed = verify_splits(folder, data.manifest, allow_subject_overlap=config.allow_subject_overlap)
     found = split_hash(listed, data.manifest)
@@ -53,13 +54,13 @@ def check_against(folder: Path, data: AgeData, split: str, config: AgeDataConfig
     say(f"the lists in {folder} are the splits of this data")
 
 
-def fold_counts(data: AgeData) -> list[int]:
+def fold_counts(data: TaskData) -> list[int]:
     """Return the number of images of each fold."""
     _, counts = np.unique(data.manifest["fold"], return_counts=True)
     return [int(count) for count in counts]
 
 
-def print_counts(data: AgeData, result: dict[str, Any], overlap_allowed: bool) -> None:
+def print_counts(data: TaskData, result: dict[str, Any], overlap_allowed: bool) -> None:
     """Print the fold by group table and what was dropped, repaired or missing."""
     manifest = data.manifest
     rows = []
@@ -86,14 +87,7 @@ def print_counts(data: AgeData, result: dict[str, Any], overlap_allowed: bool) -
     say(f"no {unshared} is shared between training, validation and test in any fold")
 
 
-def among(split: Split, there: np.ndarray) -> Split:
-    """Return a split of the rows that are `there`, bool (N,), numbered as in the manifest of these alone."""
-    place = np.cumsum(there) - 1
-    parts = {name: place[rows[there[rows]]] for name, rows in split.parts()}
-    return replace(split, **parts)
-
-
-def check_pictures(data: AgeData, splits: list[Split], config: AgeDataConfig, result: dict[str, Any]) -> None:
+def check_pictures(data: TaskData, splits: Splits, config: AgeDataConfig, result: dict[str, Any]) -> None:
     """Open every picture that is there; refuse unreadable ones, warn of equal ones across train and test."""
     from finetune.images.cache_file import map_files
     from finetune.images.decode import reason_to_refuse
@@ -107,7 +101,7 @@ def check_pictures(data: AgeData, splits: list[Split], config: AgeDataConfig, re
     bad = {str(file): reason for file, reason in zip(present, found, strict=True) if reason is not None}
     result["bad_images"] = bad
     say(f"{len(present)} pictures opened, {len(bad)} cannot be read")
-    twins = find_duplicate_contents(data.manifest.select(there), [among(split, there) for split in splits])
+    twins = find_duplicate_contents(data.manifest.select(there), [split.among(there) for split in splits])
     result["duplicate_contents"] = [list(pair) for pair in twins]
     tell_twins(twins, config)
     if bad:

@@ -81,13 +81,14 @@ def train(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> dic
 
 def compare(folder: Path, first: str, second: str) -> dict[str, Any]:
     """Compare two losses on the same faces, image by image."""
-    from agecls.comparison import compare_folders
     from agecls.config import CompareConfig
+    from agecls.task import TASK
     from finetune.cli.console import say
+    from finetune.experiments.compare.compare import compare_folders
 
     say(f"\nthe same faces, {second} against {first}")
     out = folder / "comparison" / f"{second}-against-{first}"
-    return compare_folders([folder / first], [folder / second], CompareConfig(out=str(out)))
+    return compare_folders(TASK, [folder / first], [folder / second], CompareConfig(out=str(out)))
 
 
 def export(folder: Path, loss: str) -> Path:

@@ -9,22 +9,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from agecls.results import AgeResult
-from agecls.results import Predictions as AgePredictions
 from agecls.scores import age_scores
+from agecls.task import TASK as AGE
 from apps.runtime.session import OnnxClassifier
 from finegrained.config import FineDataConfig
 from finegrained.data.boxes import picture_boxes
-from finegrained.results import KIND, FineResult
-from finegrained.results import Predictions as FinePredictions
 from finegrained.scores import fine_scores
+from finegrained.task import KIND
+from finegrained.task import TASK as FINE
 from finetune.errors import DataError, UsageError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import TEST_CROPS
 from finetune.runs.folder import read_json
-
-# Both have class_names, path, target, probs, preds, correct, `select` and `write`.
-Predictions = AgePredictions | FinePredictions
 
 
 class RunResult(ABC):
@@ -79,7 +77,7 @@ class AgeRun(RunResult):
 
     measures: ClassVar[Mapping[str, str]] = {"exact": "exact", "one_off": "one-off"}
 
-    def __init__(self, result: AgeResult) -> None:
+    def __init__(self, result: Result) -> None:
         super().__init__(result.folder, result.run, result.class_names)
         self.result = result
 
@@ -101,7 +99,7 @@ class AgeRun(RunResult):
             raise DataError(f"{self.folder} has no test images for {model.path} (fold {fold}): {told}")
         return fold
 
-    def tested(self, part: int) -> AgePredictions:
+    def tested(self, part: int) -> Predictions:
         """Return the predictions of one fold."""
         own = self.result.predictions
         return own.select(own.fold == part)
@@ -121,7 +119,7 @@ class FineRun(RunResult):
 
     measures: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5"}
 
-    def __init__(self, result: FineResult) -> None:
+    def __init__(self, result: Result) -> None:
         super().__init__(result.folder, result.run, result.class_names)
         self.result = result
 
@@ -131,7 +129,7 @@ class FineRun(RunResult):
             raise DataError(f"{self.folder} tested no picture: show {model.path} others by --data.*")
         return -1
 
-    def tested(self, part: int) -> FinePredictions:  # noqa: ARG002
+    def tested(self, part: int) -> Predictions:  # noqa: ARG002
         """Return the predictions of the test part."""
         return self.result.predictions
 
@@ -160,5 +158,5 @@ def load_run(folder: Path) -> RunResult:
     """Return a finished run of the study that its run.json names; DataError for what is no result."""
     record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     if record.get("kind") == KIND:
-        return FineRun(FineResult.load(folder))
-    return AgeRun(AgeResult.load(folder))
+        return FineRun(Result.load(folder, FINE))
+    return AgeRun(Result.load(folder, AGE))

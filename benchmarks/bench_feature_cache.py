@@ -33,7 +33,7 @@ from finetune.models.heads import registry as heads
 from finetune.models.heads.registry import FeatureDims, Head, HeadOutput
 from finetune.runs.folder import RunFolder
 from finetune.training.config import FitConfig, HeadConfig, ModelConfig, RunConfig, TrainConfig, to_dict
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.fit import fit
 from finetune.training.learner import spec_of
 from finetune.training.optimization.distributed import World
@@ -61,7 +61,7 @@ class MapHead(Head):
         return HeadOutput(self.classifier(values.amax((2, 3))))
 
 
-def draw_task(folder: Path, count: int, config: FitConfig) -> Task:
+def draw_task(folder: Path, count: int, config: FitConfig) -> TrainingData:
     """Write smooth random pictures and return the task of telling their classes; an eighth validates."""
     generator = np.random.default_rng(0)
     for number in range(count):
@@ -71,10 +71,10 @@ def draw_task(folder: Path, count: int, config: FitConfig) -> Task:
     manifest = Manifest(folder, tuple(f"class {number}" for number in range(CLASSES)), columns)
     spec, rows = spec_of(config), np.arange(count)
     source = open_source(manifest, spec, cache_dir=folder.parent / "cache", workers=2)
-    return Task(manifest, source, spec, rows[: -count // 8], rows[-count // 8 :], "one split")
+    return TrainingData(manifest, source, spec, rows[: -count // 8], rows[-count // 8 :], "one split")
 
 
-def seconds_per_epoch(task: Task, config: FitConfig, folder: Path) -> tuple[list[float], nn.Module]:
+def seconds_per_epoch(task: TrainingData, config: FitConfig, folder: Path) -> tuple[list[float], nn.Module]:
     """Train and return the seconds of each epoch, and the model."""
     with RunFolder.open(folder, to_dict(config), resume="never") as run:
         fitted = fit(task, config, run, World())

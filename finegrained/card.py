@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from finegrained.results import FineResult
 from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import is_drawn
+from finegrained.task import TASK
+from finetune.experiments.result import Result
 from finetune.runs.strict_json import json_text
 
 INTENDED_USE = (
@@ -67,7 +68,7 @@ def fine_card(run: Path, *, tested: bool = True) -> dict[str, Any]:
 
     Raises DataError for a folder that is no finished fine-grained run.
     """
-    result = FineResult.load(Path(run))
+    result = Result.load(Path(run), TASK)
     run_facts, found = result.run, result.predictions
     scores = fine_scores(found.probs, found.target, found.class_names) if tested and len(found) else None
     crop = dict(run_facts.get("crop") or {"kind": "image", "margin": 0.0})
@@ -89,7 +90,7 @@ def fine_card(run: Path, *, tested: bool = True) -> dict[str, Any]:
     return plain
 
 
-def data_facts(result: FineResult, crop: Mapping[str, Any]) -> dict[str, Any]:
+def data_facts(result: Result, crop: Mapping[str, Any]) -> dict[str, Any]:
     """Return which pictures a run was trained and tested on, by which rule, and how many.
 
     Returns kind (the layout), name, about (a paragraph), official (whether it is the whole published set),
@@ -134,7 +135,7 @@ def _metrics(scores: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[s
     }
 
 
-def _training(result: FineResult) -> dict[str, Any]:
+def _training(result: Result) -> dict[str, Any]:
     """Return how the model was trained, as far as a reader of a card asks."""
     run = result.run
     keys = ("backbone", "head", "head_options", "seed", "epochs", "batch_size", "image_size", "selected")

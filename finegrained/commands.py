@@ -87,9 +87,10 @@ def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:
 
 def train(config: FineConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Fine-tune one model and test it once on the test split."""
-    from finegrained.train import train_run
+    from finegrained.task import TASK
+    from finetune.experiments.train import train_run
 
-    return train_run(config)
+    return train_run(TASK, config)
 
 
 def evaluate(config: EvaluateFineConfig, words: Mapping[str, str]) -> dict[str, Any]:
@@ -101,10 +102,11 @@ def evaluate(config: EvaluateFineConfig, words: Mapping[str, str]) -> dict[str, 
 
 def compare(config: CompareConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Compare two results picture by picture (or two lists of seeds, joined by commas)."""
-    from finegrained.comparison import compare_folders
+    from finegrained.task import TASK
+    from finetune.experiments.compare.compare import compare_folders
 
     first, second = ([Path(name) for name in words[side].split(",")] for side in ("a", "b"))
-    return compare_folders(first, second, config)
+    return compare_folders(TASK, first, second, config)
 
 
 def study(config: FineStudyConfig, words: Mapping[str, str]) -> dict[str, Any]:

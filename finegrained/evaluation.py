@@ -14,13 +14,14 @@ from finegrained.data.boxes import picture_boxes
 from finegrained.data.class_names import class_map, normalised
 from finegrained.data.leaks import refuse_seen_pictures
 from finegrained.data.load import read_fine_data, tell_reading
-from finegrained.heads.crop_views import show_pictures
-from finegrained.record import MODEL_FILE
-from finegrained.results import FineResult, Predictions, refuse_run_folder
 from finegrained.scores import fine_scores
+from finegrained.task import TASK
 from finetune.cli.console import say, table
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, ModelFileError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result, refuse_run_folder
+from finetune.experiments.run import MODEL_FILE
 from finetune.images.cache import open_pictures
 from finetune.images.cache_file import content_digest, hash_files
 from finetune.images.manifest import Manifest
@@ -29,6 +30,7 @@ from finetune.runs.folder import write_json
 from finetune.training.learner import load_classifier
 from finetune.training.optimization.distributed import World
 from finetune.training.optimization.precision import choose_precision
+from finetune.training.predict import show_images
 
 if TYPE_CHECKING:
     from finegrained.commands import EvaluateFineConfig
@@ -59,7 +61,7 @@ def evaluate_run(folder: Path, config: EvaluateFineConfig) -> dict[str, Any]:
     """
     if config.out is not None:
         refuse_run_folder(Path(config.out))
-    result = FineResult.load(folder)
+    result = Result.load(folder, TASK)
     crops = config.evaluate.test_crops or str(result.run["test_crops"])
     other_data = config.data.root is not None or config.data.table is not None
     as_tested = crops == result.run["test_crops"] and config.weights == "selected"
@@ -76,14 +78,14 @@ def evaluate_run(folder: Path, config: EvaluateFineConfig) -> dict[str, Any]:
     return summary
 
 
-def own_predictions(result: FineResult) -> Predictions:
+def own_predictions(result: Result) -> Predictions:
     """Return what the run predicted when it ended; DataError where it tested nothing."""
     if not len(result.predictions):
         raise DataError(f"{result.folder} tested no picture: name pictures by --data.root or --data.table")
     return result.predictions
 
 
-def own_pictures(result: FineResult) -> Shown:
+def own_pictures(result: Result) -> Shown:
     """Return the run's own test pictures; DataError where its table or its data folder is gone."""
     manifest = trained_table(result)
     if not manifest.root.is_dir():
@@ -106,20 +108,20 @@ def tell_shown_again() -> None:
     )
 
 
-def own_data(result: FineResult) -> FineDataConfig:
+def own_data(result: Result) -> FineDataConfig:
     """Return how the run cut its pictures out, as data options."""
     crop = result.run["crop"]
     return FineDataConfig(crop=crop["kind"], box_margin=crop["margin"])
 
 
-def trained_table(result: FineResult) -> Manifest:
+def trained_table(result: Result) -> Manifest:
     """Return the run's table of pictures with its column part; DataError where it is gone."""
     if result.manifest is None or "part" not in result.manifest:
         raise DataError(f"{result.folder} lacks manifest.parquet, the table of its pictures and their parts")
     return result.manifest
 
 
-def other_pictures(result: FineResult, config: FineDataConfig) -> Shown:
+def other_pictures(result: Result, config: FineDataConfig) -> Shown:
     """Return the test part of the named data, or all of it where it names none, unseen by the run's model."""
     data = read_fine_data(config)
     tell_reading(data)
@@ -146,14 +148,14 @@ def other_pictures(result: FineResult, config: FineDataConfig) -> Shown:
     return Shown(manifest, rows, told, config)
 
 
-def same_pictures(manifest: Manifest, result: FineResult) -> bool:
+def same_pictures(manifest: Manifest, result: Result) -> bool:
     """Tell whether the files of this table, row by row, are the ones that the run was made of."""
     files = [manifest.file(row) for row in range(len(manifest))]
     found: bool = content_digest(hash_files(files, core_count())) == result.run.get("pictures")
     return found
 
 
-def predict_again(result: FineResult, shown: Shown, config: EvaluateFineConfig, crops: str) -> Predictions:
+def predict_again(result: Result, shown: Shown, config: EvaluateFineConfig, crops: str) -> Predictions:
     """Return what the run's model says of these pictures, its classes in its own order."""
     core, spec, facts = load_classifier(model_file(result.folder, config.weights))
     manifest, names = shown.manifest, tuple(facts["class_names"])
@@ -163,7 +165,7 @@ def predict_again(result: FineResult, shown: Shown, config: EvaluateFineConfig, 
     precision.place(core)
     part = manifest.select(shown.rows)
     boxes = picture_boxes(part, shown.data)
-    found = show_pictures(
+    found = show_images(
         core,
         open_pictures(part, spec, config.cache, boxes=boxes),
         labels[shown.rows],

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ from finegrained.figures.confusions import (
 )
 from finegrained.figures.model_pictures import draw_model_pictures
 from finegrained.published import list_hash
-from finegrained.results import FineResult
 from finegrained.scores import fine_scores
 from finetune.cli.console import say
 from finetune.errors import DataError
+from finetune.experiments.result import Result
+from finetune.experiments.sections import CURVES_NOTE, DATA_NOTE, FIGURES, figure, what_ran
 from finetune.figures import markdown
 from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
 from finetune.figures.markdown import Picture, show_pictures
@@ -33,16 +34,10 @@ from finetune.metrics.classification import confusion_matrix
 from finetune.runs.atomic import write_bytes
 from finetune.runs.folder import image_files, write_json
 
-PICTURES = PurePosixPath("pictures")
 PAIRS_KEPT = 50  # of report.json; confusions.csv has every kind of mistake
-CURVES_NOTE = (
-    "Training accuracy is measured on augmented pictures while the weights still move. "
-    "Values of different losses cannot be compared."
-)
-PICTURES_NOTE = "It shows pictures of the data set: mind its terms before passing them on."
 
 
-def report_run(result: FineResult) -> dict[str, Any]:
+def report_run(result: Result) -> dict[str, Any]:
     """Score a run's test predictions and write pictures/, two tables, report.json and report.md beside them.
 
     Args:
@@ -68,7 +63,7 @@ def report_run(result: FineResult) -> dict[str, Any]:
         "confused_pairs": [_told(pair, names) for pair in pairs[:PAIRS_KEPT]],
     }
     pictures = draw_pictures(result, record, pairs)
-    drawn, missing = draw_model_pictures(result, PICTURES)
+    drawn, missing = draw_model_pictures(result, FIGURES)
     for note in missing:
         say(f"note: not drawn: {note}")
     record["not_drawn"] = missing
@@ -81,33 +76,27 @@ def _told(pair: ConfusedPair, names: Sequence[str]) -> dict[str, Any]:
     return {**asdict(pair), "first": names[pair.first], "second": names[pair.second]}
 
 
-def draw_pictures(
-    result: FineResult, record: Mapping[str, Any], pairs: Sequence[ConfusedPair]
-) -> list[Picture]:
+def draw_pictures(result: Result, record: Mapping[str, Any], pairs: Sequence[ConfusedPair]) -> list[Picture]:
     """Draw the pictures that need no model into the result's folder; return them in the page's order."""
-    found, names, place = result.predictions, result.class_names, result.folder / PICTURES
+    found, names, place = result.predictions, result.class_names, result.folder / FIGURES
     files = image_files(result.run, found.path)
     made = []
     draw_class_accuracy(record["per_class"], place / "classes.png")
-    made.append(_picture("classes", "Accuracy per class", "All test images."))
+    made.append(figure("classes", "Accuracy per class", "All test images."))
     if pairs:
         drawn = pairs[:PAIRS_DRAWN]
         draw_confused_pairs(files, found.probs, found.target, names, drawn, place / "confused_pairs.png")
-        made.append(_picture("confused_pairs", "Most confused pairs", PICTURES_NOTE))
+        made.append(figure("confused_pairs", "Most confused pairs", DATA_NOTE))
         draw_confused_heat_map(
             files, found.probs, found.target, names, pairs, place / "heat_map.png", name=result.loss_text
         )
-        made.append(_picture("heat_map", "Softmax heat map over the confused classes", PICTURES_NOTE))
+        made.append(figure("heat_map", "Softmax heat map over the confused classes", DATA_NOTE))
     if result.history:
         draw_learning_curves([result.history], place / "learning_curves.png", unit="run")
-        made.append(_picture("learning_curves", "Learning curves", CURVES_NOTE))
+        made.append(figure("learning_curves", "Learning curves", CURVES_NOTE))
     draw_reliability(found.probs, found.target, place / "reliability.png", unit="class")
-    made.append(_picture("reliability", "Reliability diagram", "Bins without an image are empty."))
+    made.append(figure("reliability", "Reliability diagram", "Bins without an image are empty."))
     return made
-
-
-def _picture(name: str, title: str, caption: str) -> Picture:
-    return Picture(PICTURES / f"{name}.png", title, caption)
 
 
 def write_tables(
@@ -165,8 +154,20 @@ def _page(record: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
         ("Pictures", show_pictures(pictures)),
         ("Not drawn", report_sections.not_drawn(record)),
         ("Data", report_sections.data_line(record)),
-        ("What was run", report_sections.what_ran(record)),
+        ("What was run", what_ran(record)),
         ("Reported by others", report_sections.reported_by_others(record)),
     ]
     title = f"Fine-grained recognition: {record['title']}"
     return markdown.page(markdown.escape(title), sections)
+
+
+def tell(report: Mapping[str, Any]) -> None:
+    """Print a run's scores in one line, with the interval and what guessing would reach."""
+    interval, baseline = report["top1_interval"], report.get("baseline")
+    top5 = "" if report["top5"] is None else f", top-5 {report['top5']:.2f} %"
+    level = f"{100 * interval['level']:.0f} %"
+    guess = f"; always guessing the commonest class {baseline['top1']:.2f} %" if baseline else ""
+    say(
+        f"{report['selected']} weights: top-1 {report['top1']:.2f} % ({level} interval {interval['low']:.1f} "
+        f"to {interval['high']:.1f}){top5} of {report['n']} test images{guess}"
+    )

@@ -13,6 +13,7 @@ from typing import Any
 from finegrained.data.class_names import display_name
 from finegrained.figures.class_accuracy import ranked
 from finegrained.published import FULL_TEST, PAPER, TABLE_IX, TEST_LISTS, Reported
+from finetune.experiments import sections
 from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, number, table
 
 Record = Mapping[str, Any]
@@ -41,7 +42,8 @@ def headline(record: Record) -> str:
         rows.append([f"top-1 of always answering {name}", number(baseline["top1"]), ""])
     notes = (
         f"{record['n']:,} test images of {record['classes_tested']:,} classes, tested once, when training "
-        f"had ended, with the {_plain(record.get('selected'))} weights. Interval: {escape(ends['method'])}. "
+        f"had ended, with the {sections.plain(record.get('selected'))} weights. Interval: "
+        f"{escape(ends['method'])}. "
         "It tells how sure the accuracy is for other test images of these classes, not for other seeds."
     )
     untested = record["classes"] - record["classes_tested"]
@@ -131,9 +133,7 @@ def data_line(record: Record) -> str:
         f"Layout {code(record.get('policy', NOT_MEASURED))}: {_count(record, 'n_train')} training, "
         f"{_count(record, 'n_validation')} validation and {record['n']:,} test images of "
         f"{record['classes']:,} classes{cut}.{notices and chr(10)}{notices}\n\n"
-        f"Manifest {code(record.get('manifest', NOT_MEASURED))}, split "
-        f"{code(record.get('split', NOT_MEASURED))}. Only results with the same layout, manifest and split "
-        "can be compared."
+        f"{sections.same_data(record, 'layout')}"
     )
 
 
@@ -172,30 +172,6 @@ def _count(record: Record, key: str) -> str:
 
 def _texts(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list | tuple) else []
-
-
-def what_ran(record: Record) -> str:
-    """Return what is needed to run it again, and what it ran on."""
-    device = record.get("device") or {}
-    used, name, asked = (_plain(device.get(key)) for key in ("used", "name", "asked"))
-    options = record.get("head_options") or {}
-    head = _plain(record.get("head")) + (f" ({_plain(options)})" if options else "")
-    lines = [
-        ("command", code(record.get("command", NOT_MEASURED))),
-        ("head", escape(head)),
-        ("loss", escape(record["loss_text"])),
-        ("backbone", escape(_plain(record.get("backbone")))),
-        ("weights it started from", escape(_plain(record.get("pretraining")))),
-        ("preprocessing", escape(_plain(record.get("preprocess")))),
-        ("test crops", escape(_plain(record.get("test_crops")))),
-        ("training", escape(_plain(record.get("train")))),
-        ("device", escape(f"{used} ({name}), asked for {asked}")),
-        ("precision", escape(_plain(record.get("precision")))),
-        ("minutes", number(record.get("minutes"), 1)),
-        ("versions", escape(_plain(record.get("versions")))),
-    ]
-    whole = "Everything that was chosen is in config.yaml."
-    return f"{table(['what', 'this run'], lines, numbers_from=2)}\n\n{whole}"
 
 
 def reported_by_others(record: Record) -> str | None:
@@ -242,13 +218,3 @@ def _reported(row: Reported, data_set: str) -> list[str]:
     network = f"{row.network} ({row.on_cars})" if on_cars and row.on_cars else row.network
     cells = ["", score] if row.loss == "CRL" else [score, rerun]
     return [row.method, network, row.loss, *cells]
-
-
-def _plain(value: Any) -> str:
-    if value is None or value in ("", [], {}):
-        return NOT_MEASURED
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if item not in (None, ""))
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join(_plain(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from finegrained.config import FineConfig, FineStudyConfig
 from finegrained.published import TABLE_IX, Reported
+from finegrained.task import TASK
 from finetune.errors import DataError
 from finetune.experiments.study.cells import Cell, CellPlan
 from finetune.training.config import to_dict
 
 if TYPE_CHECKING:
-    from finegrained.experiment import Experiment
+    from finetune.experiments.run import Experiment
     from finetune.experiments.study.report import StudyPage
     from finetune.experiments.study.statistics import Measure
 
@@ -42,8 +43,8 @@ def study_losses(config: FineStudyConfig) -> dict[str, Any]:
 
     Finished cells are never trained again. Returns what report.json holds, and the study's folder.
     """
-    from finegrained.experiment import prepare_experiment
     from finetune.experiments.config import arms_of, seeds_of
+    from finetune.experiments.run import prepare_experiment
     from finetune.experiments.study.finished_runs import end_study
     from finetune.experiments.study.from_runs import (
         CellTrainer,
@@ -57,8 +58,8 @@ def study_losses(config: FineStudyConfig) -> dict[str, Any]:
     config = study_config(config)
     arms, seeds, folder = arms_of(config), seeds_of(config), Path(config.run.dir)
     check_arms(config, arms)
-    experiment = prepare_experiment(run_config(config))
-    if not len(experiment.split.test):
+    experiment = prepare_experiment(TASK, run_config(config))
+    if not len(experiment.split(0).test):
         raise DataError("the data name no test picture, so there is nothing to compare losses by")
     read = partial(read_cell, experiment)
     train = partial(train_cell, experiment)
@@ -83,29 +84,26 @@ def cell_experiment(experiment: Experiment, plan: CellPlan) -> Experiment:
 
 def train_cell(experiment: Experiment, plan: CellPlan) -> None:
     """Leave the complete run of a cell, with its report, in the cell's folder."""
-    from finegrained.experiment import run_experiment
-    from finegrained.train import is_finished, tell
-    from finetune.runs.folder import read_json
+    from finetune.experiments.record import RECORD_FILE, RunRecord
+    from finetune.experiments.run import is_finished, run_split
+    from finetune.experiments.train import report_run
     from finetune.training.optimization.distributed import World
 
     own = cell_experiment(experiment, plan)
-    if not is_finished(own, plan.folder):
-        run_experiment(own, plan.folder, World())
-    tell(read_json(plan.folder / "run.json"), plan.folder)
+    split = own.split(0)
+    left = not is_finished(own, split, plan.folder)
+    if left:
+        run_split(own, split, plan.folder, World())
+    report_run(own, split, plan.folder, RunRecord.read(plan.folder / RECORD_FILE), again=left)
 
 
 def read_cell(experiment: Experiment, plan: CellPlan) -> Cell | None:
     """Return the finished cell; None while it is not finished, DataError where it is of another study."""
-    from finegrained.experiment import plain
+    from finetune.experiments.run import plain
     from finetune.experiments.study.finished_runs import cell_of, read_run
 
     config = cell_experiment(experiment, plan).config
-    identity = {
-        "manifest": experiment.data.manifest.fingerprint,
-        "pictures": experiment.source.content,
-        "split": experiment.split.hash,
-    }
-    run = read_run(plan, FILES, to_dict(plain(config, plan.folder)), identity)
+    run = read_run(plan, FILES, to_dict(plain(TASK, config, plan.folder)), experiment.identity)
     if run is None:
         return None
     scores = run.record["scores"]

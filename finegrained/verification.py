@@ -10,10 +10,12 @@ import numpy as np
 
 from finegrained.config import FineDataConfig
 from finegrained.data.boxes import CORNERS
-from finegrained.data.load import FineData, make_fine_split, read_fine_data, tell_twins, twins_report
-from finegrained.data.splits import FineSplit, as_split, equal_contents
+from finegrained.data.load import make_fine_split, read_fine_data, tell_twins, twins_report
+from finegrained.data.splits import equal_contents
 from finetune.cli.console import on_one_line, say, table
 from finetune.errors import DataError, UsageError, listing
+from finetune.experiments.splits import Split
+from finetune.experiments.task import TaskData
 from finetune.images.manifest import Manifest
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -24,9 +26,9 @@ def verify_fine_data(
 ) -> dict[str, Any]:
     """Read, count and check a data set; print what was found and return it.
 
-    The result holds the report of `finegrained.data.load.FineData`, and: split (the hash), parts (rows to
-    train, validate and test on), manifest (the fingerprint); where pictures were opened, bad_images (file ->
-    reason) and the pairs of files with equal bytes: duplicate_contents (a file learned from and a tested
+    The result holds the report of `finegrained.data.load.read_fine_data`, and: split (the hash), parts (rows
+    to train, validate and test on), manifest (the fingerprint); where pictures were opened, bad_images (file
+    -> reason) and the pairs of files with equal bytes: duplicate_contents (a file learned from and a tested
     one; same_content too), same_content_validation (training and validation), same_content_classes (of two
     classes).
     Pictures are opened one by one unless `quick` or `metadata_only`. `write` names a .csv or .parquet for
@@ -39,9 +41,10 @@ def verify_fine_data(
     """
     target = _table_file(write)
     data = read_fine_data(config, lists_only=True)
-    split = make_fine_split(data, config)
+    splits = make_fine_split(data, config)
+    split = splits.splits[0]
     result: dict[str, Any] = dict(data.report) | {
-        "split": split.hash,
+        "split": splits.hash,
         "parts": {name: len(rows) for name, rows in split.parts()},
         "manifest": data.manifest.fingerprint,
     }
@@ -56,7 +59,7 @@ def verify_fine_data(
     return result
 
 
-def check_lists(data: FineData, config: FineDataConfig) -> None:
+def check_lists(data: TaskData, config: FineDataConfig) -> None:
     """Raise DataError for listed pictures that are not there and for boxes that hold no pixel."""
     report, faults = data.report, []
     if report["missing_images"] and config.missing == "error":
@@ -82,11 +85,11 @@ def bad_boxes(manifest: Manifest) -> list[str]:
     return [f"{manifest['path'][row]}: {', '.join(map(str, boxes[row].tolist()))}" for row in bad]
 
 
-def print_counts(data: FineData, split: FineSplit) -> None:
+def print_counts(data: TaskData, split: Split) -> None:
     """Print the counts of images, classes and parts, what is held out, and what the reader noticed."""
     report, manifest = data.report, data.manifest
     name = report["data_set"] or "own data"
-    say(f"{name} in {on_one_line(str(manifest.root))} (layout {data.layout})")
+    say(f"{name} in {on_one_line(str(manifest.root))} (layout {data.policy})")
     own = ", ".join(f"{report[part]} {part}" for part in ("train", "val", "test") if report[part])
     say(f"{report['images']} images, {report['classes']} classes, {own or 'no parts named'}")
     rows = []
@@ -107,7 +110,7 @@ def print_counts(data: FineData, split: FineSplit) -> None:
         say(f"missing: {report['missing_images']} listed images are not there, {then}:\n{first}")
 
 
-def check_pictures(data: FineData, split: FineSplit, config: FineDataConfig, result: dict[str, Any]) -> None:
+def check_pictures(data: TaskData, split: Split, config: FineDataConfig, result: dict[str, Any]) -> None:
     """Open every picture that is there; refuse unreadable ones, tell of equal ones across the parts."""
     from finetune.images.cache_file import map_files
     from finetune.images.decode import reason_to_refuse
@@ -122,7 +125,7 @@ def check_pictures(data: FineData, split: FineSplit, config: FineDataConfig, res
     bad = {str(file): reason for file, reason in zip(present, reasons, strict=True) if reason is not None}
     result["bad_images"] = bad
     say(f"{len(present)} pictures opened, {len(bad)} cannot be read")
-    twins = equal_contents(data.manifest.select(there), _among(data, split, there))
+    twins = equal_contents(data.manifest.select(there), split.among(there))
     result |= {"duplicate_contents": [list(pair) for pair in twins.tested], **twins_report(twins)}
     tell_twins(twins, config)
     if not twins.tested:
@@ -133,13 +136,6 @@ def check_pictures(data: FineData, split: FineSplit, config: FineDataConfig, res
             f"{len(bad)} of {len(present)} pictures cannot be read; mend them, or train without them "
             f"by saying --data.skip_bad true:\n{listing(lines, 50)}"
         )
-
-
-def _among(data: FineData, split: FineSplit, there: np.ndarray) -> FineSplit:
-    """Return the split of the rows that are `there`, numbered as in the manifest of these alone."""
-    place = np.cumsum(there) - 1
-    train, val, test = (place[rows[there[rows]]] for _, rows in split.parts())
-    return as_split(data.manifest.select(there), train, val, test)
 
 
 def _table_file(write: str | None) -> Path | None:

@@ -21,11 +21,11 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from agecls.results import AgeResult
 
 from agecls.commands import main
 from agecls.config import AgeDataConfig
 from agecls.data.read import make_age_splits, read_data
-from agecls.results import AgeResult
 from agecls.synthetic.adience import write_lookalike_adience
 from apps.config import ExportConfig
 from apps.export import run as export

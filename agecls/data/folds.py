@@ -8,35 +8,19 @@ import json
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from finetune.errors import DataError, UsageError, listing
+from finetune.experiments.splits import PARTS, Split
 from finetune.images.duplicates import equal_files
 from finetune.images.manifest import Manifest
 
 Protocol = Literal["fixed", "grouped", "rotate"]
-PARTS = ("train", "val", "test")
 VALIDATION_SHARES = 8  # "grouped" holds out one of eight groups of albums
 EXPORTED_COLUMNS = ("path", "label", "class_name", "subject", "user", "source_id")
-
-
-@dataclass(frozen=True)
-class Split:
-    """One fold's parts: sorted row indices of the manifest, int64, `val` empty where there is none."""
-
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
-    protocol: str
-    fold: int
-
-    def parts(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield ("train", rows), ("val", rows) and ("test", rows)."""
-        yield from zip(PARTS, (self.train, self.val, self.test), strict=True)
 
 
 def make_splits(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +11,6 @@ from agecls.config import AgeDataConfig
 from agecls.data.adience import read_adience
 from agecls.data.age_table import read_age_table
 from agecls.data.folds import (
-    Split,
     assign_folds,
     find_duplicate_contents,
     make_splits,
@@ -25,24 +21,13 @@ from agecls.data.folds import (
 from agecls.data.groups import AgeGroups
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.manifest import Manifest
-
-if TYPE_CHECKING:
-    pass
+from finetune.experiments.splits import Splits
+from finetune.experiments.task import TaskData
 
 TABLE_POLICY = "table"
 
 
-@dataclass(frozen=True)
-class AgeData:
-    """The images of one configuration: `policy` names the label rule, `report` tells every row's fate."""
-
-    manifest: Manifest
-    policy: str
-    report: Mapping[str, Any]
-
-
-def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> AgeData:
+def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> TaskData:
     """Read Adience or a table as configured; with `lists_only` absent pictures are counted, not refused.
 
     A table without official folds gets `n_folds` of its own, grouped by subject and stratified, unless
@@ -59,22 +44,22 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
         data = _without_bad_images(data)
     if with_folds and official_folds(data.manifest) is None:
         folds = assign_folds(data.manifest, n_folds=config.n_folds, seed=config.fold_seed)
-        data = AgeData(data.manifest.with_column("fold", folds), data.policy, data.report)
+        data = TaskData(data.manifest.with_column("fold", folds), data.policy, data.report)
     return data
 
 
-def make_age_splits(data: AgeData, config: AgeDataConfig) -> tuple[list[Split], str]:
-    """Return the splits of the configured protocol, checked for shared people, and their hash."""
+def make_age_splits(data: TaskData, config: AgeDataConfig) -> Splits:
+    """Return the splits of the configured protocol, checked for shared people."""
     splits = make_splits(data.manifest, config.protocol, allow_subject_overlap=config.allow_subject_overlap)
-    return splits, split_hash(splits, data.manifest)
+    return Splits(tuple(splits), split_hash(splits, data.manifest))
 
 
-def check_contents(data: AgeData, splits: list[Split], config: AgeDataConfig) -> None:
+def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> None:
     """Tell of groups without an image in a part of a split, and of equal pictures in training and in test."""
-    absent = missing_classes(splits, data.manifest)
+    absent = missing_classes(splits.splits, data.manifest)
     if absent:
         say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
-    tell_twins(find_duplicate_contents(data.manifest, splits), config)
+    tell_twins(find_duplicate_contents(data.manifest, splits.splits), config)
 
 
 def tell_twins(twins: list[tuple[str, str]], config: AgeDataConfig) -> None:
@@ -87,7 +72,7 @@ def tell_twins(twins: list[tuple[str, str]], config: AgeDataConfig) -> None:
         say(f"warning: {told}")
 
 
-def _read_adience(config: AgeDataConfig, missing: str) -> AgeData:
+def _read_adience(config: AgeDataConfig, missing: str) -> TaskData:
     assert config.root is not None
     root = _folder(config.root, "--data.root")
     folds_dir = None if config.folds_dir is None else _folder(config.folds_dir, "--data.folds_dir")
@@ -99,10 +84,10 @@ def _read_adience(config: AgeDataConfig, missing: str) -> AgeData:
         missing=missing,  # type: ignore[arg-type]
         follow=config.follow,
     )
-    return AgeData(reading.manifest, config.policy, reading.report.to_dict())
+    return TaskData(reading.manifest, config.policy, reading.report.to_dict())
 
 
-def _read_table(config: AgeDataConfig, missing: str) -> AgeData:
+def _read_table(config: AgeDataConfig, missing: str) -> TaskData:
     assert config.table is not None
     reading = read_age_table(
         Path(config.table),
@@ -118,7 +103,7 @@ def _read_table(config: AgeDataConfig, missing: str) -> AgeData:
         missing=missing,  # type: ignore[arg-type]
         follow=config.follow,
     )
-    return AgeData(reading.manifest, TABLE_POLICY, reading.report.to_dict())
+    return TaskData(reading.manifest, TABLE_POLICY, reading.report.to_dict())
 
 
 def _folder(name: str, option: str) -> Path:
@@ -128,10 +113,10 @@ def _folder(name: str, option: str) -> Path:
     return folder
 
 
-def _without_bad_images(data: AgeData) -> AgeData:
+def _without_bad_images(data: TaskData) -> TaskData:
     from finetune.images.decode import find_bad_images
 
     files = [data.manifest.file(row) for row in range(len(data.manifest))]
     bad = {str(file): reason for file, reason in find_bad_images(files, workers=os.cpu_count() or 1)}
     good = np.array([str(file) not in bad for file in files])
-    return AgeData(data.manifest.select(good), data.policy, {**data.report, "bad_images": bad})
+    return TaskData(data.manifest.select(good), data.policy, {**data.report, "bad_images": bad})

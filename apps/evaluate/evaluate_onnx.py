@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ import numpy as np
 from agecls.config import AgeDataConfig
 from agecls.data.folds import assign_folds
 from agecls.data.read import read_data
-from agecls.evaluation import SLICES, print_slice
-from agecls.results import Predictions
+from agecls.evaluation import SLICES, frame_of, print_slice
 from agecls.scores import age_scores, slice_scores
 from apps.config import EvaluateOnnxConfig
 from apps.evaluate.reproduce_run import repeat_run, short_list, write_results
@@ -73,7 +73,7 @@ def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) ->
     files: list[Picture] = [manifest.file(row) for row in range(len(manifest))]
     crops = [model.facts.test_crops for model in models]
     found = probabilities(models, files, crops, batch_size=config.batch_size, told="pictures")
-    average = _predictions(manifest, np.mean(found, axis=0))
+    average = replace(frame_of(manifest), probs=np.mean(found, axis=0))
     scored = [age_scores(probs, manifest.label) for probs in found]
     both = age_scores(average.probs, average.target)
     rows = [[model.title, *_score_cells(scores)] for model, scores in zip(models, scored, strict=True)]
@@ -113,22 +113,6 @@ def _fingerprints(manifest: Manifest, config: AgeDataConfig) -> list[str]:
         folds = assign_folds(manifest, n_folds=config.n_folds, seed=config.fold_seed)
         found.append(manifest.with_column("fold", folds).fingerprint)
     return found
-
-
-def _predictions(manifest: Manifest, probs: np.ndarray) -> Predictions:
-    count, columns = len(manifest), manifest.columns
-    people = columns.get("subject", columns["path"])
-    return Predictions(
-        manifest.class_names,
-        path=columns["path"],
-        subject=people,
-        user=columns.get("user", people),
-        gender=columns.get("gender", np.full(count, "")),
-        age=columns.get("age", np.full(count, np.nan)),
-        fold=np.zeros(count),
-        target=manifest.label,
-        probs=probs,
-    )
 
 
 def _score_cells(scores: Mapping[str, Any]) -> list[object]:

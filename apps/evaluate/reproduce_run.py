@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from apps.config import EvaluateOnnxConfig
-from apps.run_results import Predictions, RunResult, load_run
+from apps.run_results import RunResult, load_run
 from apps.runtime.cut_pictures import files_or_cuts
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, listing
+from finetune.experiments.predictions import Predictions, join_predictions
 from finetune.images.manifest import Manifest
 from finetune.runs.folder import write_json
 
@@ -133,18 +134,15 @@ def _agreement(trained: Predictions, found: Predictions) -> dict[str, Any]:
     }
 
 
-def _joined(parts: Sequence[Predictions]) -> Predictions:
-    names = [item.name for item in fields(parts[0]) if item.name != "class_names"]
-    columns: Any = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return replace(parts[0], **columns)
-
-
 def _tell_repeats(repeats: Sequence[Repeat], result: RunResult, config: EvaluateOnnxConfig) -> dict[str, Any]:
     """Print a line per model and one per precision, write what was asked for, return the summary."""
     lines, pooled, tables = [repeat.facts() for repeat in repeats], {}, {}
     for precision in dict.fromkeys(repeat.model.facts.precision for repeat in repeats):
         own = [repeat for repeat in repeats if repeat.model.facts.precision == precision]
-        trained, found = _joined([part.trained for part in own]), _joined([part.found for part in own])
+        trained, found = (
+            join_predictions([part.trained for part in own]),
+            join_predictions([part.found for part in own]),
+        )
         pooled[precision] = _agreement(trained, found) | result.scores(found)
         tables["predictions.parquet" if precision == "fp32" else f"predictions-{precision}.parquet"] = found
     rows = [[line["title"], line["precision"], _fold(line), *_cells(line)] for line in lines]

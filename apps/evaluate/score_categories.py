@@ -18,10 +18,10 @@ from finegrained.config import FineDataConfig
 from finegrained.data.boxes import picture_boxes
 from finegrained.data.class_names import class_map, normalised
 from finegrained.data.load import read_fine_data
-from finegrained.results import Predictions
 from finegrained.scores import fine_scores
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.experiments.predictions import Predictions
 from finetune.images.manifest import Manifest
 
 SHARED = ("root", "table", "missing", "skip_bad", "follow", "same_content")  # options that mean the same here

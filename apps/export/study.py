@@ -82,12 +82,13 @@ class AgeStudy(Study):
 
     def tested(self, folder: Path, record: Record, file: Path, fold: int) -> Tested | None:  # noqa: ARG002
         """Return the predictions of the fold's own images."""
-        from agecls.results import Predictions
+        from agecls.task import TASK
+        from finetune.experiments.predictions import Predictions
 
         stored = folder / "predictions.parquet"
         if not stored.is_file():
             return None
-        own = Predictions.read(stored, tuple(record["class_names"]))
+        own = Predictions.read(stored, record["class_names"], TASK.columns, may_be_empty=TASK.may_be_empty)
         own = own.select(own.fold == fold)
         return Tested(own.path, own.probs)
 
@@ -122,7 +123,7 @@ class FineStudy(Study):
 
     def tested(self, folder: Path, record: Record, file: Path, fold: int) -> Tested | None:  # noqa: ARG002
         """Return the predictions of the test part, for the weights that were selected."""
-        from finegrained.results import Predictions
+        from finetune.experiments.predictions import Predictions
 
         stored = folder / "predictions.parquet"
         if file.name != MODEL_FILE or not stored.is_file():

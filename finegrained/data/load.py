@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,15 +12,18 @@ from finegrained.config import FineDataConfig
 from finegrained.data.image_table import read_image_table
 from finegrained.data.layouts import detect_layout, read_layout
 from finegrained.data.reading import FineReading, ReadingRules, counts
-from finegrained.data.splits import EqualContents, FineSplit, Pairs, as_split, equal_contents, hold_out
+from finegrained.data.splits import EqualContents, Pairs, as_split, equal_contents, hold_out, split_hash
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
+from finetune.experiments.splits import Split, Splits
+from finetune.experiments.task import TaskData
 from finetune.images.manifest import Manifest
 
 
-@dataclass(frozen=True)
-class FineData:
-    """The images of one configuration: their table, the layout it was read from and every row's fate.
+def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> TaskData:
+    """Read the configured data set; with `lists_only` absent pictures are counted, not refused.
+
+    With `skip_bad`, pictures that cannot be decoded are dropped and listed in the report under "bad_images".
 
     The report's keys: images, classes, train, val, test, per_class and per_class_train (min, median, max),
     layout, data_set (a title or None), official (the published data set, whole), missing_images,
@@ -30,17 +31,6 @@ class FineData:
     (file -> reason) where unreadable ones were dropped; same_content, same_content_validation and
     same_content_classes (pairs of paths, `finegrained.data.splits.EqualContents`) once contents were
     compared.
-    """
-
-    manifest: Manifest
-    layout: str
-    report: Mapping[str, Any]
-
-
-def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> FineData:
-    """Read the configured data set; with `lists_only` absent pictures are counted, not refused.
-
-    With `skip_bad`, pictures that cannot be decoded are dropped and listed in the report under "bad_images".
 
     Raises UsageError without a folder or a table, or where pictures are wanted of lists alone; DataError as
     the readers do.
@@ -57,12 +47,12 @@ def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> FineD
     missing = "count" if lists_only and config.missing == "error" else config.missing
     rules = ReadingRules(config.subset, config.metadata_only, missing, config.follow)
     reading = _read(config, rules)
-    data = FineData(reading.manifest, reading.layout, reading.report)
+    data = TaskData(reading.manifest, reading.layout, reading.report)
     return _without_bad_images(data) if config.skip_bad and not lists_only else data
 
 
-def make_fine_split(data: FineData, config: FineDataConfig) -> FineSplit:
-    """Return the rows to train, to validate and to test on.
+def make_fine_split(data: TaskData, config: FineDataConfig) -> Splits:
+    """Return the one split: the rows to train, to validate and to test on.
 
     The test part is the data set's own; a set without one gives a stratified `test_share` of each class, and
     that is said. Validation rows are the set's own where it has any, else a stratified `val_share` of the
@@ -86,10 +76,10 @@ def make_fine_split(data: FineData, config: FineDataConfig) -> FineSplit:
         val = hold_out(manifest, train, config.val_share, config.split_seed, "validation")
     result = as_split(manifest, np.setdiff1d(train, val), val, test)
     _check_classes(manifest, result)
-    return result
+    return Splits((result,), split_hash(manifest, result))
 
 
-def check_contents(data: FineData, split: FineSplit, config: FineDataConfig) -> FineData:
+def check_contents(data: TaskData, split: Split, config: FineDataConfig) -> TaskData:
     """Return the data with the files of equal bytes in their report; tell of them, or refuse them.
 
     Raises DataError where pictures learned from are tested and `same_content` says error.
@@ -126,7 +116,7 @@ def _told(pairs: Pairs, where: str) -> str:
     return f"{len(pairs)} pairs of pictures {where} are the same bytes:\n{lines}"
 
 
-def tell_reading(data: FineData) -> None:
+def tell_reading(data: TaskData) -> None:
     """Say what the reader noticed, and how many listed pictures were dropped and why."""
     report = data.report
     for notice in report["notices"]:
@@ -162,7 +152,7 @@ def _made_test(manifest: Manifest, rows: np.ndarray, config: FineDataConfig) -> 
     return test
 
 
-def _check_classes(manifest: Manifest, split: FineSplit) -> None:
+def _check_classes(manifest: Manifest, split: Split) -> None:
     size = np.bincount(manifest.label[split.train], minlength=manifest.num_classes)
     absent = [manifest.class_names[index] for index in np.flatnonzero(size == 0)]
     if absent:
@@ -171,7 +161,7 @@ def _check_classes(manifest: Manifest, split: FineSplit) -> None:
         )
 
 
-def _without_bad_images(data: FineData) -> FineData:
+def _without_bad_images(data: TaskData) -> TaskData:
     from finetune.images.decode import find_bad_images
 
     files = [data.manifest.file(row) for row in range(len(data.manifest))]

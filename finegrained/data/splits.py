@@ -4,52 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
-from finegrained.data.reading import SPLITS
+from finetune.experiments.splits import PARTS, Split
 from finetune.images.duplicates import equal_files
 from finetune.images.manifest import Manifest
 from finetune.seeding import numpy_generator
 
 
-@dataclass(frozen=True)
-class FineSplit:
-    """Sorted row indices of the manifest, int64; `val` is empty where nothing is held out.
-
-    `hash` is the SHA-256 of which file is in which part: two runs with one hash trained and tested on the
-    same files, in whatever order the table held them.
-    """
-
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
-    hash: str
-
-    def parts(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield ("train", rows), ("val", rows) and ("test", rows)."""
-        yield from zip(SPLITS, (self.train, self.val, self.test), strict=True)
-
-
-def as_split(manifest: Manifest, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> FineSplit:
-    """Return the split of these rows, sorted, with its hash.
+def as_split(manifest: Manifest, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Split:
+    """Return the split of these rows, sorted.
 
     Raises ValueError when a row or a file is in two parts.
     """
     parts = [np.sort(np.asarray(rows, dtype=np.int64)) for rows in (train, val, test)]
-    digest = hashlib.sha256()
     seen: set[str] = set()
-    for name, rows in zip(SPLITS, parts, strict=True):
-        paths = sorted(manifest["path"][rows].tolist())
-        if seen & set(paths):
-            raise ValueError(f"{len(seen & set(paths))} files of part {name} are in another part too")
-        seen |= set(paths)
-        digest.update(json.dumps([name, paths]).encode())
-    return FineSplit(parts[0], parts[1], parts[2], digest.hexdigest())
+    for name, rows in zip(PARTS, parts, strict=True):
+        paths = set(manifest["path"][rows].tolist())
+        if seen & paths:
+            raise ValueError(f"{len(seen & paths)} files of part {name} are in another part too")
+        seen |= paths
+    return Split(parts[0], parts[1], parts[2])
+
+
+def split_hash(manifest: Manifest, split: Split) -> str:
+    """Return the SHA-256 of which file is in which part; the order of rows plays no part."""
+    digest = hashlib.sha256()
+    for name, rows in split.parts():
+        digest.update(json.dumps([name, sorted(manifest["path"][rows].tolist())]).encode())
+    return digest.hexdigest()
 
 
 def hold_out(manifest: Manifest, rows: np.ndarray, share: float, seed: int, purpose: str) -> np.ndarray:
@@ -95,7 +81,7 @@ class EqualContents(NamedTuple):
     relabelled: Pairs
 
 
-def equal_contents(manifest: Manifest, split: FineSplit) -> EqualContents:
+def equal_contents(manifest: Manifest, split: Split) -> EqualContents:
     """Return the pairs of files with equal bytes that no two parts and no two classes should share.
 
     Raises DataError when a listed file cannot be read.

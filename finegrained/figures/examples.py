@@ -15,7 +15,7 @@ from finegrained.figures.image_grid import Line, answer_line
 from finetune.errors import DataError, listing
 
 if TYPE_CHECKING:
-    from finegrained.results import FineResult
+    from finetune.experiments.result import Result
     from finetune.images.cache import ImageSource
     from finetune.images.preprocess import PreprocessSpec
 
@@ -76,7 +76,7 @@ def choose_examples(probs: np.ndarray, target: np.ndarray, each: int = EACH) -> 
     return chosen[0], chosen[1]
 
 
-def read_examples(result: FineResult, rows: Sequence[int], spec: PreprocessSpec) -> list[Example]:
+def read_examples(result: Result, rows: Sequence[int], spec: PreprocessSpec) -> list[Example]:
     """Return these rows of a result's predictions as the network saw them in evaluation.
 
     Args:
@@ -97,7 +97,7 @@ def read_examples(result: FineResult, rows: Sequence[int], spec: PreprocessSpec)
     ]
 
 
-def _open_pictures(result: FineResult, paths: np.ndarray, spec: PreprocessSpec) -> ImageSource:
+def _open_pictures(result: Result, paths: np.ndarray, spec: PreprocessSpec) -> ImageSource:
     """Return the prepared pictures of these paths, cut to their boxes where the run's were."""
     from finetune.images.cache import open_pictures
 

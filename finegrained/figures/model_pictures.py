@@ -14,7 +14,7 @@ from finetune.errors import CrlError
 from finetune.figures.markdown import Picture
 
 if TYPE_CHECKING:
-    from finegrained.results import FineResult
+    from finetune.experiments.result import Result
     from finetune.images.preprocess import PreprocessSpec
     from finetune.models.classifier import Classifier
 
@@ -33,7 +33,7 @@ DETECTOR_NOTE = (
 )
 
 
-def draw_model_pictures(result: FineResult, place: PurePosixPath) -> tuple[list[Picture], list[str]]:
+def draw_model_pictures(result: Result, place: PurePosixPath) -> tuple[list[Picture], list[str]]:
     """Draw the pictures that need the model into `place` under the result's folder.
 
     Returns the pictures, and a sentence for each that could not be drawn: no model or pictures there, a file
@@ -60,7 +60,7 @@ def draw_model_pictures(result: FineResult, place: PurePosixPath) -> tuple[list[
     return made, notes
 
 
-def _load(result: FineResult, file: Path) -> tuple[Classifier, PreprocessSpec, list[Example]]:
+def _load(result: Result, file: Path) -> tuple[Classifier, PreprocessSpec, list[Example]]:
     from finetune.training.learner import load_classifier
 
     core, spec, _ = load_classifier(file)
@@ -69,7 +69,7 @@ def _load(result: FineResult, file: Path) -> tuple[Classifier, PreprocessSpec, l
 
 
 def _draw_attention(
-    core: Classifier, spec: PreprocessSpec, examples: list[Example], result: FineResult, out: Path
+    core: Classifier, spec: PreprocessSpec, examples: list[Example], result: Result, out: Path
 ) -> bool:
     from finetune.models.grad_cam import grad_cam
 
@@ -100,7 +100,7 @@ def _has_one_cell(core: Classifier, spec: PreprocessSpec, crop: np.ndarray) -> b
 
 
 def _draw_detectors(
-    core: Classifier, spec: PreprocessSpec, examples: list[Example], result: FineResult, out: Path
+    core: Classifier, spec: PreprocessSpec, examples: list[Example], result: Result, out: Path
 ) -> bool:
     """Draw a DFL head's detectors; other heads have none, and False is returned."""
     from finegrained.heads.dfl import DflHead

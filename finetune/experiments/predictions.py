@@ -1,8 +1,10 @@
-"""What every study's predictions.parquet has in common: the probabilities' columns, and what must hold."""
+"""What a run predicted for its test images: predictions.parquet, its columns, and what must hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,120 @@ from finetune.runs.atomic import atomic_file
 # How far a row's probabilities may be from a sum of one: float32 softmax is off by 1e-6, a forgotten softmax
 # by 1.
 SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """One row per test image: which it is, what was right, and the probability of every class.
+
+    `class_names` are the K classes in order. `path` (N,) str, `target` int64 (N,), `probs` float64 (N, K),
+    and `columns`: what a task records of each image besides, by name, each (N,), as text, int64 or float64.
+
+    Raises DataError, naming the row, when columns differ in length, a target lies outside [0, K), or a row of
+    probabilities is negative, not finite or does not sum to 1.
+    """
+
+    class_names: tuple[str, ...]
+    path: np.ndarray
+    target: np.ndarray
+    probs: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "path", np.asarray(self.path).astype(str))
+        object.__setattr__(self, "target", np.asarray(self.target).astype(np.int64))
+        object.__setattr__(self, "probs", np.asarray(self.probs).astype(np.float64))
+        object.__setattr__(self, "columns", {name: _column(v) for name, v in self.columns.items()})
+        all_columns = {"path": self.path, **self.columns, "target": self.target}
+        check_predictions(all_columns, self.probs, len(self.class_names))
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return a task's own column, such as the subject of each image."""
+        return self.columns[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    @cached_property
+    def preds(self) -> np.ndarray:
+        """The most probable class of each image, int64 (N,); the first of equal ones."""
+        return np.asarray(self.probs.argmax(axis=1))
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """Whether the predicted class is the target, bool (N,)."""
+        return np.asarray(self.preds == self.target)
+
+    @cached_property
+    def one_off(self) -> np.ndarray:
+        """Whether the predicted class is the target or next to it, bool (N,); for ordered classes."""
+        return np.asarray(np.abs(self.preds - self.target) <= 1)
+
+    @cached_property
+    def log_odds(self) -> np.ndarray:
+        """log p_k - log sum_{j != k} p_j, float64 (N, K); the sum keeps the digits of p near 1."""
+        return log_odds(self.probs)
+
+    @property
+    def fold(self) -> np.ndarray:
+        """The fold that each image was tested in, int64 (N,); 0 for a run with one test part."""
+        return self.columns.get("fold", np.zeros(len(self), dtype=np.int64))
+
+    def select(self, rows: np.ndarray) -> Predictions:
+        """Return these rows (indices or a boolean mask)."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return replace(
+            self, path=self.path[rows], target=self.target[rows], probs=self.probs[rows], columns=columns
+        )
+
+    def in_order(self) -> Predictions:
+        """Return the predictions sorted by (fold, path), the order of the file."""
+        return self.select(np.lexsort((self.path, self.fold)))
+
+    def write(self, file: Path) -> None:
+        """Write predictions.parquet, sorted by (fold, path), float32 probabilities prob_0 ... prob_{K-1}."""
+        rows = self.in_order()
+        write_predictions(file, {"path": rows.path, **rows.columns, "target": rows.target}, rows.probs)
+
+    @classmethod
+    def read(
+        cls,
+        file: Path,
+        class_names: Sequence[str],
+        columns: Sequence[str] = (),
+        *,
+        may_be_empty: Sequence[str] = (),
+    ) -> Predictions:
+        """Read what `write` wrote, with a task's own `columns`, of which some `may_be_empty`.
+
+        Raises DataError, naming the file and the missing columns or wrong rows.
+        """
+        names = ("path", *columns, "target")
+        found, probs = read_predictions(file, names, len(class_names), may_be_empty=may_be_empty)
+        own = {name: found[name] for name in columns}
+        try:
+            return cls(tuple(class_names), found["path"], found["target"], probs, own)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of all parts, which have the same classes and columns, together."""
+    path, target, probs = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("path", "target", "probs")
+    )
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
+    return Predictions(parts[0].class_names, path, target, probs, columns)
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    found = np.asarray(values)
+    kind = {"i": np.int64, "u": np.int64, "f": np.float64}.get(found.dtype.kind, str)
+    return found.astype(kind)
 
 
 def check_predictions(

@@ -25,7 +25,7 @@ def plain_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingData:
     """What to learn from, and how its validation part is scored.
 
     `source[row]` gives the prepared picture of a manifest row; `train` and `val` are row indices (val may be
@@ -50,7 +50,7 @@ class Task:
         }
 
 
-def check_task(task: Task, config: FitConfig, world: World) -> None:
+def check_task(task: TrainingData, config: FitConfig, world: World) -> None:
     """Raise DataError or UsageError where training could only fail later: classes, rows, batch sizes."""
     counts = np.bincount(task.manifest.label[task.train], minlength=task.manifest.num_classes)
     if (counts > 0).sum() < 2:
@@ -65,7 +65,7 @@ def check_task(task: Task, config: FitConfig, world: World) -> None:
         raise DataError(f"{len(task.train)} training images are fewer than {world.size} processes")
 
 
-def _check_validation(task: Task, config: FitConfig) -> None:
+def _check_validation(task: TrainingData, config: FitConfig) -> None:
     """Raise UsageError where weights are to be chosen by a validation metric that there will not be."""
     train = config.train
     if train.select == "last" and not train.patience:

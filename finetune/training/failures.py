@@ -12,12 +12,12 @@ from finetune.cli.command import command_line
 from finetune.errors import DivergedError, ResourceError, UsageError
 from finetune.models.classifier import Classifier, has_batch_norm
 from finetune.training.config import FitConfig
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.loop import NotFiniteLossError
 
 
 @contextmanager
-def told_failures(task: Task, config: FitConfig) -> Iterator[None]:
+def told_failures(task: TrainingData, config: FitConfig) -> Iterator[None]:
     """Turn a loss that is not finite and a device without memory into errors that say what to do."""
     try:
         yield

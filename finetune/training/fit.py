@@ -22,7 +22,7 @@ from finetune.runs.folder import RunFolder, versions
 from finetune.runs.interrupts import StopRequest
 from finetune.training.checkpoint import CheckpointFolder, state_bytes
 from finetune.training.config import FitConfig
-from finetune.training.data import Task, check_task
+from finetune.training.data import TrainingData, check_task
 from finetune.training.epoch_metrics import GRADIENT_MEANS, Totals
 from finetune.training.failures import check_batch_norm, check_finite_weights, resume_line, told_failures
 from finetune.training.feature_cache import EvalFeatures, FeatureCache, cached_views
@@ -49,7 +49,7 @@ class Fitted:
     others: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
-def fit(task: Task, config: FitConfig, folder: RunFolder, world: World) -> Fitted:
+def fit(task: TrainingData, config: FitConfig, folder: RunFolder, world: World) -> Fitted:
     """Train until the last epoch (or the last one worth training) and return the chosen weights' model.
 
     Starts from the newest good checkpoint of the folder where there is one. Raises InterruptedRunError after
@@ -74,7 +74,7 @@ def fit(task: Task, config: FitConfig, folder: RunFolder, world: World) -> Fitte
 class FitRun:
     """One call of `fit`: its parts, its progress, and how they are saved."""
 
-    task: Task
+    task: TrainingData
     config: FitConfig
     folder: RunFolder
     world: World

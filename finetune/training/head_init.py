@@ -14,7 +14,7 @@ from finetune.images.batches import EvalBatches, normalise
 from finetune.models.heads.registry import Hooks, head_class
 from finetune.runs.interrupts import StopRequest
 from finetune.training.config import FitConfig
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.failures import resume_line
 from finetune.training.learner import Learner
 from finetune.training.optimization.distributed import any_true
@@ -31,7 +31,7 @@ class TrainPictures:
     of them. Where a stop is requested meanwhile the iteration raises InterruptedRunError.
     """
 
-    def __init__(self, learner: Learner, task: Task, config: FitConfig, stop: StopRequest) -> None:
+    def __init__(self, learner: Learner, task: TrainingData, config: FitConfig, stop: StopRequest) -> None:
         self._learner, self._stop = learner, stop
         self._count = len(task.train)
         self._batches = EvalBatches(
@@ -57,7 +57,7 @@ class TrainPictures:
                 bar.advance(len(batch.target))
 
 
-def prepare_head(learner: Learner, task: Task, config: FitConfig, stop: StopRequest) -> None:
+def prepare_head(learner: Learner, task: TrainingData, config: FitConfig, stop: StopRequest) -> None:
     """Let the head initialise its weights from the training pictures, if it wants to.
 
     The model is in evaluation mode meanwhile, and a moving average starts from what comes out.

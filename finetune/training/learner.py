@@ -23,7 +23,7 @@ from finetune.models.bundle import load_bundle
 from finetune.models.classifier import Classifier, build_classifier, num_parameters
 from finetune.seeding import derive_seed
 from finetune.training.config import FitConfig, LossConfig
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.objective import Objective
 from finetune.training.optimization.distributed import World
 from finetune.training.optimization.optim import Ema, build_optimizer, parameter_groups, set_weight_decay
@@ -101,7 +101,9 @@ class Learner:
             yield
 
 
-def build_learner(task: Task, config: FitConfig, world: World, *, from_checkpoint: bool = False) -> Learner:
+def build_learner(
+    task: TrainingData, config: FitConfig, world: World, *, from_checkpoint: bool = False
+) -> Learner:
     """Return a learner at the start of its run; the first weights depend on the seed alone.
 
     With `from_checkpoint` no pretrained weights are looked for, because `load_state` brings them.
@@ -196,13 +198,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         group.update(options)
 
 
-def build_objective(config: FitConfig, task: Task, device: torch.device) -> Objective:
+def build_objective(config: FitConfig, task: TrainingData, device: torch.device) -> Objective:
     """Return the class loss for every classifier of the head, and the losses chosen for single ones."""
     branches = {name: build_loss(loss).to(device) for name, loss in config.loss.branches.items()}
     return Objective(build_class_loss(config.loss, task).to(device), branches)
 
 
-def build_class_loss(config: LossConfig, task: Task) -> nn.Module:
+def build_class_loss(config: LossConfig, task: TrainingData) -> nn.Module:
     """Return the configured loss, its class weights taken from the training rows."""
     counts = np.bincount(task.manifest.label[task.train], minlength=task.manifest.num_classes)
     options: dict[str, Any] = {**config.parameters()}

@@ -1,4 +1,4 @@
-"""A learner's answers for rows of its task: the batches to show and the probabilities that come back."""
+"""A model's answers for rows of a table of images: batches to show, probabilities back."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import numpy as np
 from finetune.cli.machine import core_count
 from finetune.errors import DivergedError
 from finetune.images.batches import Batch, EvalBatches
+from finetune.images.cache import ImageSource
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.classifier import Classifier
+from finetune.models.two_view import TwoView
 from finetune.training.config import FitConfig
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.feature_cache import FeatureBatch
 from finetune.training.learner import Learner
 from finetune.training.loop import evaluate
+from finetune.training.optimization.distributed import World
+from finetune.training.optimization.precision import Precision
 
 
 def predict(
     learner: Learner,
-    task: Task,
+    task: TrainingData,
     rows: np.ndarray,
     config: FitConfig,
     *,
@@ -31,8 +37,18 @@ def predict(
 
     Raises DivergedError where an answer is no number: finite weights can be too large to compute with.
     """
-    batches = row_batches(learner, task, rows, config, crops=crops, batch_size=batch_size)
-    found = evaluate(learner.core, batches, learner.spec, learner.precision.in_float32(), learner.world)
+    found = show_images(
+        learner.core,
+        task.source,
+        task.manifest.label,
+        rows,
+        task.spec,
+        precision=learner.precision.in_float32(),
+        world=learner.world,
+        crops=crops,
+        batch_size=batch_size,
+        workers=config.run.workers,
+    )
     check_answers(found["probs"])
     return found
 
@@ -48,7 +64,7 @@ def check_answers(probs: np.ndarray) -> None:
 
 def row_batches(
     learner: Learner,
-    task: Task,
+    task: TrainingData,
     rows: np.ndarray,
     config: FitConfig,
     *,
@@ -78,3 +94,45 @@ def worker_count(asked: int) -> int:
     """Return how many processes prepare batches: `asked`, or for -1 none on small machines, else up to 8."""
     cores = core_count()
     return asked if asked >= 0 else 0 if cores <= 2 else min(8, cores - 1)
+
+
+def show_images(
+    core: Classifier,
+    source: ImageSource,
+    label: np.ndarray,
+    rows: np.ndarray,
+    spec: PreprocessSpec,
+    *,
+    precision: Precision,
+    world: World,
+    crops: str,
+    batch_size: int,
+    workers: int,
+) -> dict[str, np.ndarray]:
+    """Return {"index", "target", "probs"} of these rows, sorted by row, each row once.
+
+    Args:
+        core: the classifier, on the precision's device.
+        source: the prepared images by manifest row.
+        label: int64, the class index of every manifest row.
+        rows: which to show.
+        spec: how the images were prepared.
+        precision: device and number format.
+        world: the processes that share the work.
+        crops: center, flip, ten, or cam: the mean of what the network says of the centre and of the region
+            that its own activations point to (`finetune.models.two_view.TwoView`).
+        batch_size: images at once.
+        workers: processes that prepare batches, -1 by the number of cores.
+    """
+    batches = EvalBatches(
+        source,
+        label,
+        rows,
+        spec,
+        crops="center" if crops == "cam" else crops,
+        batch_size=batch_size,
+        workers=worker_count(workers),
+        rank=world.rank,
+        world_size=world.size,
+    )
+    return evaluate(TwoView(core, spec) if crops == "cam" else core, batches, spec, precision, world)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from agecls.results import AgeResult, Predictions
+
 from tests.agecls.drawing import NAMES, made_up_answers
 
 FOLDS, IMAGES = 5, 240

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agecls.results import AgeResult, Predictions
+from agecls.single import train_single
 
 from agecls.card import age_card, choose_model, crossing_rates, yaw_cells, young_and_adult
 from agecls.card_facts import not_measured, pretraining_facts
-from agecls.results import AgeResult, Predictions
 from agecls.scores import score_cross_validation
-from agecls.single import train_single
 from agecls.synthetic.adience import album_name, is_drawn
 from finetune.cli.console import quiet, reset
 from finetune.errors import DataError, UsageError

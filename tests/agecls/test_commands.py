@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from agecls.results import AgeResult
 
 from agecls.commands import COMMANDS
-from agecls.results import AgeResult
 from tests.agecls.tiny_ages import as_table, crl, listed_rows, one_object, single, tiny, words
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from agecls.compare_report import per_seed, what_differs, write_comparison
 from agecls.comparison import compare_results, compare_seeds
 from agecls.results import AgeResult
+
 from finetune.figures.markdown import escape
 from tests.agecls.results_by_hand import make_result
 from tests.finetune.drawing import pixels_of

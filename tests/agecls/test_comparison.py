@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from agecls.comparison import compare_folders, compare_results, compare_seeds
-from agecls.config import CompareConfig
 from agecls.results import AgeResult, Predictions
+
+from agecls.config import CompareConfig
 from finetune.errors import DataError, UsageError
 from finetune.metrics.bootstrap import mcnemar, paired_cluster_bootstrap
 

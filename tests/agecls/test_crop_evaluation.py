@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from agecls.results import AgeResult, Predictions
 
 from agecls import crop_evaluation as recropping
 from agecls.commands import EvaluateAgeConfig
@@ -15,7 +16,6 @@ from agecls.crop_evaluation import crop_for_run, crop_report, face_of, find_face
 from agecls.evaluation import evaluate_run
 from agecls.faces.crop import FaceCrop
 from agecls.faces.detector import Face, FaceDetector, crop_face
-from agecls.results import AgeResult, Predictions
 from finetune.errors import DataError, UsageError
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, preprocess

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agecls.results import AgeResult
+from agecls.single import train_single
 
 from agecls.config import EvaluateConfig
 from agecls.cross_validation import cross_validate, fold_folder, is_finished
-from agecls.results import AgeResult
-from agecls.single import train_single
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.models.bundle import load_bundle
 from tests.agecls.tiny_ages import as_table, content, resumed, same_predictions, single, tiny, words

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agecls.results import AgeResult, Predictions
+from agecls.single import train_single
 
 from agecls.commands import EvaluateAgeConfig
 from agecls.config import AgeDataConfig, EvaluateAgainConfig, EvaluateConfig
 from agecls.evaluation import evaluate_run, model_files
-from agecls.results import AgeResult, Predictions
-from agecls.single import train_single
 from finetune.errors import DataError, ModelFileError, UsageError
 from tests.agecls.tiny_ages import as_table, listed_rows, picture, single, tiny
 

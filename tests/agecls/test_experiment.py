@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from agecls.experiment import check_run_place, prepare_experiment, run_fold, validation_scores
 from agecls.results import AgeResult
+
 from finetune.errors import DataError, UsageError
 from finetune.images.cache import BadImagesError
 from finetune.models.bundle import load_bundle

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from agecls.results import AgeResult, Predictions
+
 from finetune.errors import DataError
 from finetune.images.manifest import Manifest
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from agecls.results import Predictions
+
 from agecls.scores import (
     DECODERS,
     age_scores,

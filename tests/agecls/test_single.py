@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
-
 from agecls.results import AgeResult
 from agecls.single import train_single
+
 from finetune.errors import DataError, UsageError
 from finetune.images.manifest import Manifest
 from finetune.models.bundle import load_bundle

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agecls.results import AgeResult
 
 from agecls import study
 from agecls.config import AgeStudyConfig, CrossValidationConfig
 from agecls.cross_validation import shared_config
-from agecls.results import AgeResult
 from finetune.errors import DataError, InterruptedRunError, UsageError
 from finetune.experiments.config import arms_of
 from finetune.experiments.study.cells import cell_folder

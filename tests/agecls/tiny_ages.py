@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agecls.results import AgeResult
 
 from agecls.config import AgeConfig, AgeDataConfig, CrossValidationConfig
-from agecls.results import AgeResult
 from apps.cli import main
 from finetune.cli.console import reset
 from finetune.training.config import LossConfig, ModelConfig, RunConfig, TrainConfig

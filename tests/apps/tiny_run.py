@@ -9,8 +9,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-
 from agecls.results import Predictions
+
 from apps.config import EvaluateOnnxConfig
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import preprocess

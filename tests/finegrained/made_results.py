@@ -8,8 +8,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-
 from finegrained.results import FineResult, Predictions
+
 from finetune.images.manifest import Manifest
 
 PER_CLASS = 6

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-
-from finegrained.card import UNTESTED, fine_card
 from finegrained.experiment import prepare_experiment, run_experiment
 from finegrained.results import FineResult
+
+from finegrained.card import UNTESTED, fine_card
 from finegrained.scores import fine_scores
 from finetune.errors import DataError
 from finetune.training.optimization.distributed import World

@@ -6,9 +6,9 @@ import json
 import re
 
 import pytest
+from finegrained.results import FineResult
 
 from finegrained.commands import COMMANDS
-from finegrained.results import FineResult
 from finetune.models.heads.registry import head_options
 from tests.finegrained.tiny_birds import birds, fine
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from finegrained.compare_report import differences, per_seed, telling_columns, what_differs, write_comparison
 from finegrained.comparison import compare_results, compare_seeds
 from finegrained.results import FineResult
+
 from finetune.figures.markdown import escape
 from tests.finegrained.made_results import make_result
 from tests.finetune.drawing import pixels_of

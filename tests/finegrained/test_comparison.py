@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from finegrained.comparison import compare_folders, compare_results, compare_seeds
-from finegrained.config import CompareConfig
 from finegrained.results import FineResult, Predictions
+
+from finegrained.config import CompareConfig
 from finetune.errors import DataError, UsageError
 from finetune.metrics.bootstrap import mcnemar, paired_cluster_bootstrap, student_interval
 from finetune.metrics.classification import balanced_accuracy, top_k_accuracy

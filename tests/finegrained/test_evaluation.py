@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from finegrained.experiment import prepare_experiment, run_experiment
+from finegrained.results import FineResult, Predictions
 
 from finegrained.config import EvaluateAgainConfig, FineDataConfig
 from finegrained.evaluation import evaluate_run, labels_by_name, model_file, trained_table
-from finegrained.experiment import prepare_experiment, run_experiment
-from finegrained.results import FineResult, Predictions
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.images.manifest import Manifest
 from finetune.models.bundle import load_bundle, save_bundle

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from finegrained.config import FineConfig, FineEvaluateConfig
-from finegrained.data.splits import FineSplit
 from finegrained.experiment import check_run_place, describe_data, prepare_experiment, run_experiment
 from finegrained.record import part_names
 from finegrained.results import FineResult
+
+from finegrained.config import FineConfig, FineEvaluateConfig
+from finegrained.data.splits import FineSplit
 from finetune.errors import DataError, UsageError
 from finetune.models.heads.registry import head_options
 from finetune.training.optimization.distributed import World

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from finegrained.results import FineResult, Predictions
+
 from finetune.errors import DataError
 from finetune.images.manifest import Manifest
 

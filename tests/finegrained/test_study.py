@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finegrained.results import FineResult
 
 from finegrained import study
 from finegrained.config import FineConfig, FineStudyConfig
-from finegrained.results import FineResult
 from finetune.errors import DataError, DivergedError, InterruptedRunError, UsageError
 from finetune.runs.folder import read_json_lines
 from finetune.runs.lock import FolderLock

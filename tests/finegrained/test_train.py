@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from finegrained.config import FineConfig
 from finegrained.experiment import prepare_experiment, run_experiment
 from finegrained.results import FineResult
+from finegrained.train import is_finished, summary_line, train_run
+
+from finegrained.config import FineConfig
 from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import write_lookalike_folders
-from finegrained.train import is_finished, summary_line, train_run
 from finetune.cli.options import load_config
 from finetune.errors import UsageError
 from finetune.models.bundle import load_bundle, save_bundle, weights_hash

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune.cli import console
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from tests.finetune.quick import task_of
 
 
@@ -22,7 +22,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def task(pictures: Path) -> Task:
+def task(pictures: Path) -> TrainingData:
     """Forty-five of them to train on and fifteen to validate."""
     return task_of(pictures)
 

@@ -21,7 +21,7 @@ from finetune.errors import InterruptedRunError
 from finetune.runs.folder import RunFolder
 from finetune.training.checkpoint import CheckpointFolder, weights_hash
 from finetune.training.config import FREE_KEYS, FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.fit import Fitted, fit
 from finetune.training.optimization.distributed import World
 from tests.finetune.tiny_run import build_task
@@ -45,7 +45,7 @@ def quick(**changes: Any) -> FitConfig:
 
 
 def train(
-    task: Task,
+    task: TrainingData,
     folder: Path,
     config: FitConfig,
     *,
@@ -67,7 +67,7 @@ def train(
         return fit(task, config, opened, world)
 
 
-def task_of(root: Path, config: FitConfig = QUICK, *, val: int = 15) -> Task:
+def task_of(root: Path, config: FitConfig = QUICK, *, val: int = 15) -> TrainingData:
     """Return the task over the drawn pictures in `root`."""
     return build_task(root, config, val=val)
 
@@ -123,7 +123,7 @@ def all_finite(state: dict[str, Any]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
 
 
-def break_off(task: Task, folder: Path, config: FitConfig, call: int) -> str:
+def break_off(task: TrainingData, folder: Path, config: FitConfig, call: int) -> str:
     """Run until Ctrl-C during the given training step and return what the run says."""
     with pytest.MonkeyPatch.context() as patch:
         disturb_loss(patch, at_call(call, lambda: os.kill(os.getpid(), signal.SIGINT)))

@@ -16,7 +16,7 @@ from finetune.models.backbone import build_backbone
 from finetune.runs.folder import RunFolder
 from finetune.training.checkpoint import weights_hash
 from finetune.training.config import FREE_KEYS, FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.fit import Fitted, fit
 from finetune.training.optimization.distributed import World
 
@@ -56,14 +56,14 @@ def draw_pictures(root: Path, count: int = 60, classes: int = 3) -> Manifest:
     )
 
 
-def build_task(root: Path, config: FitConfig = CONFIG, *, val: int = 15) -> Task:
+def build_task(root: Path, config: FitConfig = CONFIG, *, val: int = 15) -> TrainingData:
     """Return a task over the pictures in `root`, the last `val` of them for validation."""
     manifest = draw_pictures(root) if not (root / "0.png").exists() else read_pictures(root)
     shape = build_backbone(config.model.backbone, "none", image_size=config.model.image_size)
     spec = shape.preprocess_spec(config.model.image_size)
     source = open_source(manifest, spec, cache_dir=root.parent / "cache", workers=1)
     rows = np.arange(len(manifest))
-    return Task(manifest, source, spec, rows[: len(rows) - val], rows[len(rows) - val :], "one split")
+    return TrainingData(manifest, source, spec, rows[: len(rows) - val], rows[len(rows) - val :], "one split")
 
 
 def read_pictures(root: Path) -> Manifest:

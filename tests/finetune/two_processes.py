@@ -17,7 +17,7 @@ import torch
 from finetune.errors import InterruptedRunError
 from finetune.models.bundle import weights_hash
 from finetune.training.config import FitConfig
-from finetune.training.data import Task, plain_scores
+from finetune.training.data import TrainingData, plain_scores
 from finetune.training.epoch_metrics import Totals
 from finetune.training.fit import Fitted
 from finetune.training.optimization.distributed import World, barrier, gather_rows, start_world, stop_world
@@ -37,7 +37,7 @@ KEPT = quick(
 LONG = quick(model_backbone="test_vit", train_lr=0.005, train_epochs=1, train_batch_size=2)
 
 
-def odd_task(root: Path) -> Task:
+def odd_task(root: Path) -> TrainingData:
     """Return the task with 13 validation rows, one row alone, and 45 to train on."""
     task = task_of(root)
     return replace(task, val=task.val[:13])
@@ -50,7 +50,7 @@ def states(fitted: Fitted, world: World) -> list[str]:
     return [bytes(row).decode() for row in letters]
 
 
-def trained(task: Task, folder: Path, config: FitConfig, world: World) -> Fitted:
+def trained(task: TrainingData, folder: Path, config: FitConfig, world: World) -> Fitted:
     """Train in a folder that the first process has made."""
     if world.is_main:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def trained(task: Task, folder: Path, config: FitConfig, world: World) -> Fitted
     return train(task, folder, config, world=world)
 
 
-def without_batch_norm(task: Task, folder: Path, world: World) -> dict[str, Any]:
+def without_batch_norm(task: TrainingData, folder: Path, world: World) -> dict[str, Any]:
     """Train, keep the weights, and predict an odd number of rows, and a single one."""
     fitted = trained(task, folder / "plain", PLAIN, world)
     if world.is_main:
@@ -69,7 +69,7 @@ def without_batch_norm(task: Task, folder: Path, world: World) -> dict[str, Any]
     return {**told, "states": states(fitted, world)}
 
 
-def with_batch_norm(task: Task, folder: Path, world: World) -> dict[str, Any]:
+def with_batch_norm(task: TrainingData, folder: Path, world: World) -> dict[str, Any]:
     """Train with statistics that differ between processes, and predict."""
     seen: list[list[list[float]]] = []
 
@@ -84,7 +84,7 @@ def with_batch_norm(task: Task, folder: Path, world: World) -> dict[str, Any]:
     return {"states": states(fitted, world), "probs": found["probs"].tolist(), "seen": seen, "best": best}
 
 
-def stopped_and_resumed(task: Task, folder: Path, world: World) -> dict[str, Any]:
+def stopped_and_resumed(task: TrainingData, folder: Path, world: World) -> dict[str, Any]:
     """Stop the second process by a signal, mid-epoch, go on, and compare with an unbroken run."""
     whole = states(trained(task, folder / "whole", LONG, world), world)
     places = []
@@ -100,7 +100,7 @@ def stopped_and_resumed(task: Task, folder: Path, world: World) -> dict[str, Any
     return {"whole": whole, "resumed": resumed, "places": places}
 
 
-def with_kept_features(task: Task, folder: Path, world: World) -> dict[str, Any]:
+def with_kept_features(task: TrainingData, folder: Path, world: World) -> dict[str, Any]:
     """Train on a frozen backbone's features; the last picture of the table has no partner to share with."""
     task = replace(task, train=task.train[:41])
     fitted = trained(task, folder / "kept", KEPT, world)

@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from agecls.results import Predictions
 
 from agecls.config import AgeDataConfig
 from agecls.data.read import read_data
-from agecls.results import Predictions
 from agecls.scores import age_scores
 from apps.config import EvaluateOnnxConfig
 from apps.evaluate.evaluate_onnx import evaluate_onnx

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agecls.results import AgeResult, Predictions
 
 import apps.runtime.side_by_side
 from agecls.config import AgeDataConfig
-from agecls.results import AgeResult, Predictions
 from apps.evaluate.evaluate_onnx import evaluate_onnx
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.images.decode import BadImageError

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finegrained.experiment import prepare_experiment, run_experiment
+from finegrained.results import FineResult, Predictions
 
 from agecls.config import AgeDataConfig
 from apps.config import EvaluateOnnxConfig, ExplainConfig, ExportConfig
@@ -17,8 +19,6 @@ from apps.explain import CUT_NOTE, explain_pictures
 from apps.export.images import RunPictures
 from apps.export.run import export_run
 from apps.runtime.session import OnnxClassifier
-from finegrained.experiment import prepare_experiment, run_experiment
-from finegrained.results import FineResult, Predictions
 from finetune.cli.console import reset
 from finetune.errors import ModelFileError, UsageError
 from finetune.images.boxes import cut

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agecls.results import Predictions
 
 from agecls.cross_validation import cross_validate
-from agecls.results import Predictions
 from agecls.synthetic.adience import write_lookalike_adience
 from apps.config import ExportConfig
 from apps.export.images import RunPictures

@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from agecls.results import AgeResult
 from onnx import numpy_helper
 
 import apps.export.convert
 import apps.export.run
 from agecls.cross_validation import cross_validate
-from agecls.results import AgeResult
 from agecls.synthetic.adience import write_lookalike_adience
 from apps.config import ExportConfig
 from apps.export.graph import build_graph

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from finegrained.results import FineResult
 
 from finegrained.figures.examples import choose_examples, read_examples
-from finegrained.results import FineResult
 from finetune.errors import DataError
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import PreprocessSpec, preprocess

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from finegrained.results import FineResult
 
 from finegrained.figures.model_pictures import MODEL, _has_one_cell, _responder, draw_model_pictures
-from finegrained.results import FineResult
 from finetune.images.batches import normalise
 from finetune.models.bundle import save_bundle
 from finetune.models.classifier import build_classifier

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from agecls.results import AgeResult, Predictions
+
 from finetune.errors import DataError
 from finetune.experiments.run_settings import (
     check_comparable,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-
 from finetune.experiments.training_record import training_facts
-from finetune.training.data import Task
+
+from finetune.training.data import TrainingData
 from finetune.training.learner import build_learner
 from finetune.training.optimization.distributed import World
 from tests.finetune.quick import quick
 
 
-def test_the_record_tells_the_settings_and_what_really_ran(task: Task):
+def test_the_record_tells_the_settings_and_what_really_ran(task: TrainingData):
     config = quick(train_seed=7, train_lr=0.25)
     facts = training_facts(config, build_learner(task, config, World()))
     assert (facts["seed"], facts["train"]["lr"], facts["epochs"]) == (7, 0.25, 2)

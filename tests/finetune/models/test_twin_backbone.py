@@ -19,7 +19,7 @@ from finetune.models.heads.registry import HEADS, FeatureDims, Head, HeadOutput
 from finetune.models.twin_backbone import TwinBackbone
 from finetune.models.two_view import TwoView
 from finetune.training.config import FitConfig, HeadConfig, to_dict
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.learner import build_learner, load_classifier
 from finetune.training.optimization.distributed import World
 from finetune.training.optimization.optim import parameter_groups
@@ -102,7 +102,7 @@ def test_names_weights_and_what_never_decays_are_those_of_both():
     assert sum(len(each["params"]) for each in groups) == len(list(core.parameters()))
 
 
-def test_two_backbones_train_resume_save_and_load(task: Task, tmp_path: Path):
+def test_two_backbones_train_resume_save_and_load(task: TrainingData, tmp_path: Path):
     config = configured()
     before = build_learner(task, config, World()).core.state_dict()
     fitted = train(task, tmp_path / "run", config)
@@ -125,7 +125,7 @@ def test_two_backbones_train_resume_save_and_load(task: Task, tmp_path: Path):
         torch.testing.assert_close(again.infer(images), fitted.model.infer(images))
 
 
-def test_a_frozen_pair_is_cached_and_explained(task: Task, tmp_path: Path):
+def test_a_frozen_pair_is_cached_and_explained(task: TrainingData, tmp_path: Path):
     config = configured()
     config = replace(config, train=replace(config.train, frozen_epochs=1, augment="none"))
     kept = train(task, tmp_path / "kept", config)

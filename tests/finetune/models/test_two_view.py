@@ -13,7 +13,7 @@ from finetune.images.preprocess import PreprocessSpec
 from finetune.models.classifier import Classifier, build_classifier
 from finetune.models.layers import as_maps
 from finetune.models.two_view import TwoView, square_around
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.loop import evaluate
 from finetune.training.optimization.distributed import World
 from finetune.training.optimization.precision import choose_precision
@@ -127,7 +127,7 @@ def test_features_without_places_are_refused_in_words():
         as_maps(None, torch.zeros(2, 15, 8))
 
 
-def test_it_takes_the_place_of_the_classifier_in_evaluation(task: Task):
+def test_it_takes_the_place_of_the_classifier_in_evaluation(task: TrainingData):
     core, precision = network("test_vit", 32), choose_precision("cpu", "float32")
     batches = EvalBatches(task.source, task.manifest.label, task.val, task.spec, batch_size=4)
     found = evaluate(TwoView(core, task.spec), batches, task.spec, precision, World())

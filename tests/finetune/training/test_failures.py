@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune.errors import DataError, DivergedError, ResourceError, UsageError
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.failures import (
     check_batch_norm,
     check_finite_weights,
@@ -23,7 +23,7 @@ from finetune.training.optimization.distributed import World
 from tests.finetune.quick import QUICK, quick
 
 
-def test_a_loss_that_is_not_finite_names_files_and_remedies(task: Task):
+def test_a_loss_that_is_not_finite_names_files_and_remedies(task: TrainingData):
     error = NotFiniteLossError(1, 4, float("nan"), np.arange(20, 32), 0.02)
     with pytest.raises(DivergedError) as told, told_failures(task, QUICK):
         raise error
@@ -46,7 +46,7 @@ def test_a_loss_that_is_not_finite_names_files_and_remedies(task: Task):
         MemoryError(),
     ],
 )
-def test_every_kind_of_exhausted_memory_gets_two_remedies(task: Task, error: Exception):
+def test_every_kind_of_exhausted_memory_gets_two_remedies(task: TrainingData, error: Exception):
     rule = r"--train\.batch_size 8 at 32 px.*halve.*or lower"
     with pytest.raises(ResourceError, match=rule) as told, told_failures(task, QUICK):
         raise error
@@ -55,7 +55,7 @@ def test_every_kind_of_exhausted_memory_gets_two_remedies(task: Task, error: Exc
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), KeyError("x"), UsageError("no")])
-def test_other_errors_pass_unchanged(task: Task, error: Exception):
+def test_other_errors_pass_unchanged(task: TrainingData, error: Exception):
     with pytest.raises(type(error)) as told, told_failures(task, QUICK):
         raise error
     assert told.value is error
@@ -66,7 +66,7 @@ def test_memory_words_are_recognised():
     assert not says_out_of_memory(RuntimeError("out of range"))
 
 
-def test_one_picture_is_refused_only_for_batch_norm(task: Task):
+def test_one_picture_is_refused_only_for_batch_norm(task: TrainingData):
     norm = build_learner(task, QUICK, World()).core
     check_batch_norm(norm, 2)
     with pytest.raises(UsageError, match="batch normalisation cannot learn from one image"):
@@ -75,7 +75,7 @@ def test_one_picture_is_refused_only_for_batch_norm(task: Task):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_weight_that_is_not_finite_is_found(task: Task, value: float):
+def test_a_weight_that_is_not_finite_is_found(task: TrainingData, value: float):
     core = build_learner(task, QUICK, World()).core
     check_finite_weights(core, 0, 3)
     with torch.no_grad():

@@ -22,7 +22,7 @@ from finetune.models.backbone import FeatureBackbone, Features
 from finetune.models.heads import registry as heads
 from finetune.models.heads.registry import FeatureDims, Head, HeadOutput, Hooks, LinearHead
 from finetune.training.config import FitConfig, HeadConfig
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.feature_cache import EvalFeatures, cached_views
 from finetune.training.feature_store import FeatureStore, FileStore, Layout
 from finetune.training.fit import Fitted
@@ -94,7 +94,7 @@ def assert_same_metrics(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("head", ["map", "linear"])
 def test_a_stage_without_augmentation_learns_what_it_learns_uncached(
-    task: Task, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
 ):
     config = configured(head, train_ema=0.9, model_drop_rate=0.3)
     plain = train(task, tmp_path / "plain", replace(config, train=replace(config.train, frozen_views=0)))
@@ -106,7 +106,7 @@ def test_a_stage_without_augmentation_learns_what_it_learns_uncached(
     assert sum(counting.asked) == frozen + 8 * STEPS + len(task.val), "once, and in the free epoch"
 
 
-def test_views_enough_for_every_epoch_learn_what_is_learned_uncached(task: Task, tmp_path: Path):
+def test_views_enough_for_every_epoch_learn_what_is_learned_uncached(task: TrainingData, tmp_path: Path):
     config = configured(train_augment="standard", train_frozen_views=5)
     plain = train(task, tmp_path / "plain", replace(config, train=replace(config.train, frozen_views=0)))
     kept = train(task, tmp_path / "kept", config)
@@ -115,7 +115,7 @@ def test_views_enough_for_every_epoch_learn_what_is_learned_uncached(task: Task,
 
 
 def test_fewer_views_than_epochs_come_again(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     counting = Counting(monkeypatch)
     config = configured(train_augment="standard", train_frozen_views=2, train_epochs=3)
@@ -134,7 +134,7 @@ def _place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.mark.usefixtures("_place")
-def test_a_killed_stage_resumes_bit_for_bit_and_leaves_no_file(task: Task, tmp_path: Path):
+def test_a_killed_stage_resumes_bit_for_bit_and_leaves_no_file(task: TrainingData, tmp_path: Path):
     config = configured(train_augment="flip", train_frozen_views=2, train_frozen_schedule="cosine")
     whole = train(task, tmp_path / "whole", config)
     for number, call in enumerate((2, 2 * STEPS + 3)):
@@ -146,7 +146,7 @@ def test_a_killed_stage_resumes_bit_for_bit_and_leaves_no_file(task: Task, tmp_p
 
 
 def test_training_and_validation_share_the_memory_and_no_picture_is_kept(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     stores: list[FeatureStore] = []
     made: list[EvalFeatures] = []
@@ -175,7 +175,7 @@ def test_training_and_validation_share_the_memory_and_no_picture_is_kept(
 
 
 def test_a_stop_while_features_are_computed_saves_and_resumes(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = configured(train_epochs=2, train_frozen_epochs=2)
     whole = trained_hash(train(task, tmp_path / "whole", config))
@@ -215,7 +215,7 @@ def test_when_features_are_kept(capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_head_that_remakes_batches_gets_pictures_in_the_frozen_stage_too(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen: list[int] = []
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import finetune.training.loop
 from finetune.errors import DataError, DivergedError, ResourceError, UsageError
 from finetune.training.checkpoint import CheckpointFolder, weights_hash
-from finetune.training.data import Task, plain_scores
+from finetune.training.data import TrainingData, plain_scores
 from finetune.training.fit import Fitted
 from finetune.training.learner import build_learner
 from finetune.training.optimization.distributed import World
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_loss_that_becomes_nan_names_step_rate_and_files_and_spoils_no_checkpoint(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     disturb_loss(monkeypatch, lambda call, loss, *_: loss * float("nan") if call == STEPS + 3 else loss)
     with pytest.raises(
@@ -53,7 +53,7 @@ def test_a_loss_that_becomes_nan_names_step_rate_and_files_and_spoils_no_checkpo
 
 
 def test_a_loss_seen_late_on_an_accelerator_spoils_no_checkpoint_either(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     watch = finetune.training.loop.LossWatch
     monkeypatch.setattr(finetune.training.loop, "LossWatch", lambda every, epoch: watch(20, epoch))
@@ -66,7 +66,7 @@ def test_a_loss_seen_late_on_an_accelerator_spoils_no_checkpoint_either(
 
 @pytest.mark.parametrize("call", [2 * STEPS, 2 * STEPS - 2])
 def test_a_gradient_that_overflows_behind_a_finite_loss_spoils_no_checkpoint(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ):
     def overflow(number: int, loss: Tensor, logits: Tensor, target: Tensor) -> Tensor:
         return loss + (logits.sum() * 0).sqrt() if number == call else loss
@@ -79,7 +79,7 @@ def test_a_gradient_that_overflows_behind_a_finite_loss_spoils_no_checkpoint(
 
 
 def test_out_of_memory_names_the_batch_size_and_two_remedies(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def exhaust() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -92,7 +92,9 @@ def test_out_of_memory_names_the_batch_size_and_two_remedies(
         assert part in str(told.value)
 
 
-def test_a_fault_of_our_own_keeps_its_traceback(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_fault_of_our_own_keeps_its_traceback(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def fail() -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
@@ -101,12 +103,14 @@ def test_a_fault_of_our_own_keeps_its_traceback(task: Task, tmp_path: Path, monk
         train(task, tmp_path, QUICK)
 
 
-def few(task: Task, rows: int) -> Task:
+def few(task: TrainingData, rows: int) -> TrainingData:
     """Return the task with its first training rows alone."""
     return replace(task, train=task.train[:rows])
 
 
-def test_one_picture_at_a_time_is_refused_with_batch_norm_and_fine_without(task: Task, tmp_path: Path):
+def test_one_picture_at_a_time_is_refused_with_batch_norm_and_fine_without(
+    task: TrainingData, tmp_path: Path
+):
     with pytest.raises(UsageError, match="batch_size 2 or more"):
         train(task, tmp_path / "norm", quick(train_batch_size=1))
     train(
@@ -115,7 +119,7 @@ def test_one_picture_at_a_time_is_refused_with_batch_norm_and_fine_without(task:
     assert metrics(tmp_path / "none")[0]["step"] == 3
 
 
-def test_a_last_batch_of_one_is_left_out_and_a_small_set_is_one_batch(task: Task, tmp_path: Path):
+def test_a_last_batch_of_one_is_left_out_and_a_small_set_is_one_batch(task: TrainingData, tmp_path: Path):
     train(few(task, 9), tmp_path / "nine", quick(train_epochs=1))
     assert metrics(tmp_path / "nine")[0]["step"] == 1
     train(few(task, 5), tmp_path / "five", quick(train_epochs=2, train_batch_size=64))
@@ -123,7 +127,7 @@ def test_a_last_batch_of_one_is_left_out_and_a_small_set_is_one_batch(task: Task
 
 
 def test_gradients_left_at_the_end_of_an_epoch_are_spent(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     spent, spend = [], finetune.training.loop.spend_gradients
     monkeypatch.setattr(
@@ -138,7 +142,7 @@ def test_gradients_left_at_the_end_of_an_epoch_are_spent(
     [(48, 16, 2), (40, 40, 8)],  # in the second the epoch ends before the eight batches are there
 )
 def test_accumulated_batches_equal_one_large_batch_without_batch_norm(
-    task: Task, tmp_path: Path, rows: int, large: int, accumulate: int
+    task: TrainingData, tmp_path: Path, rows: int, large: int, accumulate: int
 ):
     task = replace(task, train=np.arange(rows), val=np.arange(48, 60))
     options = {"model_backbone": "test_vit", "train_schedule": "constant", "train_epochs": 1}
@@ -152,7 +156,7 @@ def test_accumulated_batches_equal_one_large_batch_without_batch_norm(
     assert first["train_loss"] == pytest.approx(second["train_loss"], abs=1e-5)
 
 
-def test_one_class_alone_is_refused_with_the_counts(task: Task, tmp_path: Path):
+def test_one_class_alone_is_refused_with_the_counts(task: TrainingData, tmp_path: Path):
     single = replace(task, train=task.train[task.manifest.label[task.train] == 1])
     with pytest.raises(DataError, match=r"two classes with images.*'r': 0, 'g': 15, 'b': 0"):
         train(single, tmp_path, QUICK)
@@ -160,7 +164,9 @@ def test_one_class_alone_is_refused_with_the_counts(task: Task, tmp_path: Path):
         train(few(task, 0), tmp_path, QUICK)
 
 
-def test_a_class_missing_in_validation_keeps_its_index_and_counts_for_nothing(task: Task, tmp_path: Path):
+def test_a_class_missing_in_validation_keeps_its_index_and_counts_for_nothing(
+    task: TrainingData, tmp_path: Path
+):
     part = task.val[task.manifest.label[task.val] != 1]
     found = []
 
@@ -176,7 +182,7 @@ def test_a_class_missing_in_validation_keeps_its_index_and_counts_for_nothing(ta
     assert metrics(tmp_path)[0]["val_balanced_accuracy"] == pytest.approx(sum(recalls) / 2)
 
 
-def test_a_frozen_backbone_changes_in_no_bit_and_the_head_learns(task: Task, tmp_path: Path):
+def test_a_frozen_backbone_changes_in_no_bit_and_the_head_learns(task: TrainingData, tmp_path: Path):
     config = quick(train_frozen_epochs=1, train_epochs=1, model_drop_rate=0.5)
     before = build_learner(task, config, World()).core.state_dict()
     after = train(task, tmp_path, config).model.state_dict()
@@ -187,7 +193,7 @@ def test_a_frozen_backbone_changes_in_no_bit_and_the_head_learns(task: Task, tmp
     assert metrics(tmp_path)[0]["stage"] == "head"
 
 
-def test_the_average_is_what_is_validated_and_returned(task: Task, tmp_path: Path):
+def test_the_average_is_what_is_validated_and_returned(task: TrainingData, tmp_path: Path):
     found: list[np.ndarray] = []
 
     def scorer(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -204,7 +210,7 @@ def test_the_average_is_what_is_validated_and_returned(task: Task, tmp_path: Pat
     np.testing.assert_array_equal(predict(fitted.learner, task, task.val, config)["probs"], found[-1])
 
 
-def scripted(task: Task, accuracies: list[float]) -> Task:
+def scripted(task: TrainingData, accuracies: list[float]) -> TrainingData:
     """Return the task whose validation gives these accuracies, epoch by epoch."""
     remaining = iter(accuracies)
     return replace(
@@ -221,7 +227,9 @@ def state_of(fitted: Fitted) -> dict[str, Tensor]:
     return fitted.model.state_dict()
 
 
-def test_training_stops_when_nothing_improves_and_the_best_weights_come_back(task: Task, tmp_path: Path):
+def test_training_stops_when_nothing_improves_and_the_best_weights_come_back(
+    task: TrainingData, tmp_path: Path
+):
     fitted = train(scripted(task, COURSE), tmp_path, PATIENT)
     facts = fitted.facts
     assert (facts["best_epoch"], facts["best_validation"], facts["epochs_run"]) == (1, 0.6, 4)
@@ -232,7 +240,9 @@ def test_training_stops_when_nothing_improves_and_the_best_weights_come_back(tas
     assert any(not torch.equal(last(tmp_path)["learner"]["model"][n], v) for n, v in state_of(fitted).items())
 
 
-def test_the_weights_that_are_not_selected_are_given_beside_those_that_are(task: Task, tmp_path: Path):
+def test_the_weights_that_are_not_selected_are_given_beside_those_that_are(
+    task: TrainingData, tmp_path: Path
+):
     config = quick(train_epochs=3, train_ema=0.9)
     chosen = train(scripted(task, [0.3, 0.6, 0.5]), tmp_path / "last", config)
     assert chosen.facts["selected"] == "last"
@@ -248,7 +258,7 @@ def test_the_weights_that_are_not_selected_are_given_beside_those_that_are(task:
 
 
 def test_damaged_best_weights_are_told_and_not_given(
-    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     train(task, tmp_path, QUICK)
     best = tmp_path / "checkpoints" / "best.ckpt"
@@ -267,7 +277,7 @@ def test_damaged_best_weights_are_told_and_not_given(
     ],
 )
 def test_patience_begins_with_the_last_stage(
-    task: Task, tmp_path: Path, accuracies: list[float], run: int, best: int
+    task: TrainingData, tmp_path: Path, accuracies: list[float], run: int, best: int
 ):
     config = quick(train_epochs=7, train_frozen_epochs=3, train_patience=2, train_select="best")
     facts = train(scripted(task, accuracies), tmp_path, config).facts
@@ -275,12 +285,12 @@ def test_patience_begins_with_the_last_stage(
     assert facts["best_validation"] == accuracies[best]
 
 
-def test_frozen_epochs_alone_have_patience_too(task: Task, tmp_path: Path):
+def test_frozen_epochs_alone_have_patience_too(task: TrainingData, tmp_path: Path):
     config = replace(PATIENT, train=replace(PATIENT.train, frozen_epochs=9))
     assert train(scripted(task, COURSE), tmp_path, config).facts["epochs_run"] == 4
 
 
-def test_a_run_that_stopped_early_stays_stopped_when_it_is_resumed(task: Task, tmp_path: Path):
+def test_a_run_that_stopped_early_stays_stopped_when_it_is_resumed(task: TrainingData, tmp_path: Path):
     first = trained_hash(train(scripted(task, COURSE), tmp_path, PATIENT))
     again = train(scripted(task, COURSE[4:]), tmp_path, PATIENT)
     assert (trained_hash(again), again.facts["epochs_run"]) == (first, 4)
@@ -288,7 +298,7 @@ def test_a_run_that_stopped_early_stays_stopped_when_it_is_resumed(task: Task, t
 
 
 def test_choosing_by_validation_without_validation_images_is_refused_before_training(
-    task: Task, tmp_path: Path
+    task: TrainingData, tmp_path: Path
 ):
     blind = replace(task, val=task.val[:0])
     for number, config in enumerate((quick(train_select="best"), quick(train_patience=1))):
@@ -300,7 +310,7 @@ def test_choosing_by_validation_without_validation_images_is_refused_before_trai
     assert not [name for name in metrics(tmp_path / "blind")[0] if name.startswith("val_")]
 
 
-def test_an_untrained_network_can_be_tested(task: Task, tmp_path: Path):
+def test_an_untrained_network_can_be_tested(task: TrainingData, tmp_path: Path):
     config = quick(train_epochs=0)
     before = build_learner(task, config, World()).core.state_dict()
     fitted = train(task, tmp_path, config)
@@ -308,7 +318,7 @@ def test_an_untrained_network_can_be_tested(task: Task, tmp_path: Path):
     assert fitted.facts["epochs_run"] == 0
 
 
-def test_metrics_tell_epoch_step_stage_rate_and_scores(task: Task, tmp_path: Path):
+def test_metrics_tell_epoch_step_stage_rate_and_scores(task: TrainingData, tmp_path: Path):
     train(task, tmp_path, quick(train_schedule="step", train_milestones=(1,), train_head_lr_multiplier=5.0))
     rows = metrics(tmp_path)
     assert [(row["epoch"], row["step"], row["stage"]) for row in rows] == [(0, 5, "all"), (1, 10, "all")]
@@ -332,7 +342,9 @@ def test_metrics_tell_epoch_step_stage_rate_and_scores(task: Task, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_compiled_model_learns_the_same(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_compiled_model_learns_the_same(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     compiled, compile_module = [], torch.nn.Module.compile
 
     def trace_only(module: torch.nn.Module) -> None:

@@ -21,7 +21,7 @@ from finetune.models.heads.registry import Hooks, LinearHead
 from finetune.runs.folder import RunFolder
 from finetune.training.checkpoint import CheckpointFolder
 from finetune.training.config import FREE_KEYS, to_dict
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from tests.finetune.quick import (
     QUICK,
     STEPS,
@@ -41,7 +41,9 @@ RICH = quick(train_ema=0.9, train_mixup=0.2, train_frozen_epochs=1, train_epochs
 
 
 @pytest.fixture(scope="module")
-def unbroken(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
+def unbroken(
+    task: TrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, list[dict[str, Any]]]:
     """The hash and the metrics of the rich run that nothing happens to."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("unbroken")
@@ -58,7 +60,7 @@ def unbroken(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
     ],
 )
 def test_a_run_stopped_anywhere_resumes_to_the_same_weights_and_metrics(
-    task: Task, tmp_path: Path, unbroken: tuple[str, list[dict[str, Any]]], call: int, place: str
+    task: TrainingData, tmp_path: Path, unbroken: tuple[str, list[dict[str, Any]]], call: int, place: str
 ):
     told = break_off(task, tmp_path, RICH, call)
     assert place in told
@@ -66,7 +68,9 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_weights_and_metrics(
     assert (trained_hash(train(task, tmp_path, RICH)), metrics(tmp_path)) == unbroken
 
 
-def test_a_run_stopped_between_accumulated_batches_saves_after_the_optimiser_step(task: Task, tmp_path: Path):
+def test_a_run_stopped_between_accumulated_batches_saves_after_the_optimiser_step(
+    task: TrainingData, tmp_path: Path
+):
     config = quick(train_accumulate=2, train_epochs=1)
     whole = trained_hash(train(task, tmp_path / "whole", config))
     assert "step 4 of epoch 1" in break_off(task, tmp_path / "cut", config, call=3)
@@ -74,7 +78,9 @@ def test_a_run_stopped_between_accumulated_batches_saves_after_the_optimiser_ste
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
-def test_a_finished_run_is_not_trained_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_finished_run_is_not_trained_again(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     first = trained_hash(train(task, tmp_path, QUICK))
 
     def never(call: int, loss: Tensor, logits: Tensor, target: Tensor) -> Tensor:
@@ -85,7 +91,7 @@ def test_a_finished_run_is_not_trained_again(task: Task, tmp_path: Path, monkeyp
     assert len(metrics(tmp_path)) == 2
 
 
-def test_keys_called_free_change_no_weight(task: Task, tmp_path: Path):
+def test_keys_called_free_change_no_weight(task: TrainingData, tmp_path: Path):
     config = quick(train_augment="standard")
     whole = trained_hash(train(task, tmp_path / "whole", config))
     break_off(task, tmp_path / "cut", config, call=3)
@@ -99,7 +105,7 @@ def test_keys_called_free_change_no_weight(task: Task, tmp_path: Path):
     assert trained_hash(train(task, tmp_path / "cut", other)) == whole
 
 
-def test_a_changed_configuration_is_shown_and_refused_until_it_is_allowed(task: Task, tmp_path: Path):
+def test_a_changed_configuration_is_shown_and_refused_until_it_is_allowed(task: TrainingData, tmp_path: Path):
     break_off(task, tmp_path, QUICK, call=STEPS)
     changed = quick(train_weight_decay=0.5, train_momentum=0.5)
     with pytest.raises(UsageError) as told:
@@ -114,7 +120,7 @@ def test_a_changed_configuration_is_shown_and_refused_until_it_is_allowed(task: 
     assert {group["momentum"] for group in groups} == {0.5}
 
 
-def test_a_changed_backbone_does_not_fit_the_checkpoint(task: Task, tmp_path: Path):
+def test_a_changed_backbone_does_not_fit_the_checkpoint(task: TrainingData, tmp_path: Path):
     break_off(task, tmp_path, QUICK, call=STEPS)
     other = quick(model_backbone="test_vit")
     with pytest.raises(ModelFileError, match="does not fit this configuration"):
@@ -123,7 +129,7 @@ def test_a_changed_backbone_does_not_fit_the_checkpoint(task: Task, tmp_path: Pa
         train(task, tmp_path, quick(train_optimizer="adamw"), allow_change=["*"])
 
 
-def test_an_average_begun_at_a_resumption_starts_from_the_trained_weights(task: Task, tmp_path: Path):
+def test_an_average_begun_at_a_resumption_starts_from_the_trained_weights(task: TrainingData, tmp_path: Path):
     break_off(task, tmp_path, QUICK, call=2 * STEPS)
     trained = last(tmp_path)["learner"]["model"]
     fitted = train(task, tmp_path, quick(train_ema=0.99), allow_change=["train.ema"])
@@ -133,7 +139,7 @@ def test_an_average_begun_at_a_resumption_starts_from_the_trained_weights(task: 
 
 @pytest.mark.parametrize("damage", ["bit", "cut"])
 def test_a_damaged_last_checkpoint_falls_back_to_the_previous_one(
-    task: Task,
+    task: TrainingData,
     tmp_path: Path,
     unbroken: tuple[str, list[dict[str, Any]]],
     damage: str,
@@ -150,7 +156,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_previous_one(
     assert "previous.ckpt instead" in told
 
 
-def test_without_any_whole_checkpoint_the_run_refuses_to_begin_again(task: Task, tmp_path: Path):
+def test_without_any_whole_checkpoint_the_run_refuses_to_begin_again(task: TrainingData, tmp_path: Path):
     break_off(task, tmp_path, QUICK, call=STEPS + 2)
     for file in (tmp_path / "checkpoints").glob("*.ckpt"):
         file.write_bytes(file.read_bytes()[:1000])
@@ -160,7 +166,7 @@ def test_without_any_whole_checkpoint_the_run_refuses_to_begin_again(task: Task,
 
 @pytest.mark.parametrize("full_at", [1, 2])
 def test_a_full_disk_at_a_checkpoint_leaves_the_former_one_and_the_run_resumes(
-    task: Task, tmp_path: Path, unbroken: tuple[str, list[dict[str, Any]]], full_at: int
+    task: TrainingData, tmp_path: Path, unbroken: tuple[str, list[dict[str, Any]]], full_at: int
 ):
     calls, write = 0, torch.save
 
@@ -181,7 +187,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_former_one_and_the_run_resumes(
     assert not list((tmp_path / "checkpoints").glob("*.tmp"))
 
 
-def test_a_checkpoint_of_other_classes_or_another_split_is_refused(task: Task, tmp_path: Path):
+def test_a_checkpoint_of_other_classes_or_another_split_is_refused(task: TrainingData, tmp_path: Path):
     break_off(task, tmp_path, QUICK, call=STEPS)
     manifest = task.manifest
     more = Manifest(manifest.root, (*manifest.class_names, "white"), manifest.columns)
@@ -193,7 +199,7 @@ def test_a_checkpoint_of_other_classes_or_another_split_is_refused(task: Task, t
         train(replace(task, split_hash="another"), tmp_path, QUICK)
 
 
-def test_changed_labels_or_pictures_are_refused_when_a_run_goes_on(task: Task, tmp_path: Path):
+def test_changed_labels_or_pictures_are_refused_when_a_run_goes_on(task: TrainingData, tmp_path: Path):
     break_off(task, tmp_path, QUICK, call=STEPS)
     relabelled = task.manifest.with_column("label", (task.manifest.label + 1) % 3)
     with pytest.raises(DataError, match=r"\(manifest:"):
@@ -206,7 +212,7 @@ def test_changed_labels_or_pictures_are_refused_when_a_run_goes_on(task: Task, t
 
 
 def test_damaged_best_weights_cost_the_choice_and_not_the_run(
-    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     config = replace(QUICK, train=replace(QUICK.train, select="best"))
     train(task, tmp_path, config)
@@ -218,7 +224,7 @@ def test_damaged_best_weights_cost_the_choice_and_not_the_run(
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_epoch(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("finetune.runs.atomic.free_bytes", lambda folder: 10**6)
     with pytest.raises(ResourceError, match="disk full: need"):
@@ -227,7 +233,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_epoch(
 
 
 def test_a_new_run_that_is_refused_leaves_no_claim_on_its_folder(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("finetune.training.fit.build_learner", refuse)
     with pytest.raises(ModelFileError, match="no such weights"):
@@ -242,7 +248,7 @@ def refuse(*_: object, **__: object) -> None:
 
 
 def test_resuming_with_other_versions_or_processes_says_that_exactness_is_lost(
-    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     break_off(task, tmp_path, QUICK, call=STEPS)
     assert "bit-exact" not in capsys.readouterr().out
@@ -253,7 +259,7 @@ def test_resuming_with_other_versions_or_processes_says_that_exactness_is_lost(
     assert "no longer bit-exact" in told
 
 
-def test_two_runs_of_one_folder_exclude_each_other(task: Task, tmp_path: Path):
+def test_two_runs_of_one_folder_exclude_each_other(task: TrainingData, tmp_path: Path):
     with (
         RunFolder.open(tmp_path, to_dict(QUICK), resume="auto"),
         pytest.raises(UsageError, match=f"being written by process {os.getpid()}"),
@@ -263,7 +269,10 @@ def test_two_runs_of_one_folder_exclude_each_other(task: Task, tmp_path: Path):
 
 
 def test_a_clock_that_jumps_changes_neither_rates_nor_weights(
-    task: Task, tmp_path: Path, unbroken: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+    task: TrainingData,
+    tmp_path: Path,
+    unbroken: tuple[str, list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     dice = np.random.default_rng(0)
     monkeypatch.setattr(time, "time", lambda: float(dice.uniform(-1e9, 4e9)))
@@ -273,7 +282,7 @@ def test_a_clock_that_jumps_changes_neither_rates_nor_weights(
     assert (trained_hash(fitted), metrics(tmp_path)) == unbroken
 
 
-def test_a_frozen_stage_with_values_of_its_own_resumes_bit_for_bit(task: Task, tmp_path: Path):
+def test_a_frozen_stage_with_values_of_its_own_resumes_bit_for_bit(task: TrainingData, tmp_path: Path):
     config = quick(
         train_epochs=4,
         train_frozen_epochs=2,
@@ -299,7 +308,7 @@ def test_a_frozen_stage_with_values_of_its_own_resumes_bit_for_bit(task: Task, t
 
 
 def test_a_head_prepares_once_and_never_at_a_resumption(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     prepared = []
     hooks = Hooks(prepare=lambda model, pictures: prepared.append(sum(len(target) for _, target in pictures)))

@@ -17,7 +17,7 @@ from finetune.images.batches import normalise
 from finetune.images.preprocess import center_crop
 from finetune.models.classifier import Classifier
 from finetune.models.heads.registry import Hooks, LinearHead
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from tests.finetune.quick import QUICK, STEPS, disturb_loss, last, quick, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,7 +29,7 @@ def with_hooks(patch: pytest.MonkeyPatch, hooks: Hooks) -> None:
 
 
 def test_a_head_sees_every_training_picture_in_order_plain_and_twice(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen: list[tuple[Tensor, Tensor]] = []
     modes: list[tuple[bool, bool]] = []
@@ -54,7 +54,7 @@ def test_a_head_sees_every_training_picture_in_order_plain_and_twice(
 
 
 def test_the_moving_average_starts_from_the_prepared_weights(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def prepare(core: Classifier, pictures: Pairs) -> None:
         core.head.classifier.bias.fill_(7.0)
@@ -70,7 +70,7 @@ def test_the_moving_average_starts_from_the_prepared_weights(
 
 
 def test_a_stop_while_the_head_is_prepared_leaves_at_once_and_the_run_begins_again(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen: list[int] = []
 
@@ -96,7 +96,7 @@ def join(images: Tensor, target: Tensor, generator: np.random.Generator) -> tupl
 
 
 def test_a_head_may_train_on_two_views_of_every_picture(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with_hooks(monkeypatch, Hooks(batch_transform=join, views=2))
     shapes: list[tuple[int, ...]] = []
@@ -111,7 +111,7 @@ def test_a_head_may_train_on_two_views_of_every_picture(
 
 
 def test_a_transform_of_the_batch_refuses_mixing_and_views_need_a_transform(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with_hooks(monkeypatch, Hooks(batch_transform=join, views=2))
     told = r"train\.mixup and train\.cutmix cannot be used with the linear head.*--train\.mixup 0"

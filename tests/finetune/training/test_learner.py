@@ -12,7 +12,7 @@ import torch
 from finetune.errors import ModelFileError
 from finetune.models.bundle import load_bundle, save_bundle, weights_hash
 from finetune.training.config import HeadConfig, LossConfig, to_dict
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.learner import (
     build_class_loss,
     build_learner,
@@ -30,7 +30,7 @@ from tests.finetune.quick import QUICK, quick
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_the_first_weights_depend_on_the_seed_alone(task: Task):
+def test_the_first_weights_depend_on_the_seed_alone(task: TrainingData):
     torch.rand(5)
     first = weights_hash(build_learner(task, QUICK, World()).core.state_dict())
     other = weights_hash(build_learner(task, quick(train_lr=0.5, train_epochs=9), World()).core.state_dict())
@@ -38,7 +38,7 @@ def test_the_first_weights_depend_on_the_seed_alone(task: Task):
     assert weights_hash(build_learner(task, quick(train_seed=1), World()).core.state_dict()) != first
 
 
-def test_entering_a_stage_sets_its_weight_decay_on_what_decays(task: Task):
+def test_entering_a_stage_sets_its_weight_decay_on_what_decays(task: TrainingData):
     config = quick(train_frozen_epochs=1, train_frozen_weight_decay=0.3, train_weight_decay=0.0)
     learner = build_learner(task, config, World())
     shapes = [{parameter.ndim > 1 for parameter in g["params"]} for g in learner.optimizer.param_groups]
@@ -68,7 +68,7 @@ def test_class_weights_worked_by_hand():
         assert (weights * counts).sum() / counts.sum() == pytest.approx(1)
 
 
-def test_the_class_loss_weighs_the_training_rows_only(task: Task):
+def test_the_class_loss_weighs_the_training_rows_only(task: TrainingData):
     label = task.manifest.label
     rows = np.concatenate(
         [np.flatnonzero(label == 0)[:2], np.flatnonzero(label == 1)[:4], np.flatnonzero(label == 2)[:4]]
@@ -78,12 +78,12 @@ def test_the_class_loss_weighs_the_training_rows_only(task: Task):
     assert build_class_loss(LossConfig(), task).weight is None
 
 
-def test_the_loss_gets_its_own_parameters_and_smoothing(task: Task):
+def test_the_loss_gets_its_own_parameters_and_smoothing(task: TrainingData):
     loss = build_class_loss(LossConfig(name="crl", alpha=2.0, beta=0.5, label_smoothing=0.1), task)
     assert (loss.alpha, loss.beta, loss.label_smoothing) == (2.0, 0.5, 0.1)
 
 
-def test_single_classifiers_get_the_losses_chosen_for_them(task: Task):
+def test_single_classifiers_get_the_losses_chosen_for_them(task: TrainingData):
     config = replace(QUICK, loss=LossConfig(name="crl", alpha=2.0, branches={"main": "cel"}))
     objective = build_objective(config, task, torch.device("cpu"))
     assert (type(objective.loss).__name__, objective.loss.alpha) == ("CompetingRatioLoss", 2.0)
@@ -93,7 +93,7 @@ def test_single_classifiers_get_the_losses_chosen_for_them(task: Task):
     assert loss_settings(config.loss)["branches"] == {"main": "cel"}
 
 
-def test_a_state_put_back_is_the_state(task: Task):
+def test_a_state_put_back_is_the_state(task: TrainingData):
     config = quick(train_ema=0.9)
     learner = build_learner(task, config, World())
     batch = torch.randn(4, 3, 32, 32)
@@ -131,7 +131,7 @@ def test_an_optimiser_takes_moments_and_keeps_its_own_options():
         load_optimizer(adam, old.state_dict())
 
 
-def test_the_average_is_in_the_model_only_inside_the_context(task: Task):
+def test_the_average_is_in_the_model_only_inside_the_context(task: TrainingData):
     learner = build_learner(task, quick(train_ema=0.5), World())
     assert learner.ema is not None
     own = weights_hash(learner.core.state_dict())
@@ -145,7 +145,7 @@ def test_the_average_is_in_the_model_only_inside_the_context(task: Task):
         assert weights_hash(plain.core.state_dict()) == own
 
 
-def finished(task: Task, file: Path) -> torch.nn.Module:
+def finished(task: TrainingData, file: Path) -> torch.nn.Module:
     """Write an untrained finished model and return it."""
     config = replace(QUICK, head=HeadConfig(options={"dropout": 0.3}))
     core = build_learner(task, config, World()).core.eval()
@@ -159,7 +159,7 @@ def finished(task: Task, file: Path) -> torch.nn.Module:
     return core
 
 
-def test_a_finished_model_comes_back_ready_to_answer(task: Task, tmp_path: Path):
+def test_a_finished_model_comes_back_ready_to_answer(task: TrainingData, tmp_path: Path):
     core = finished(task, tmp_path / "model.safetensors")
     again, spec, facts = load_classifier(tmp_path / "model.safetensors")
     assert not again.training
@@ -172,7 +172,7 @@ def test_a_finished_model_comes_back_ready_to_answer(task: Task, tmp_path: Path)
 
 @pytest.mark.parametrize("change", [{"model": None}, {"class_names": ["r", "g"]}])
 def test_a_finished_model_that_contradicts_its_facts_is_refused(
-    task: Task, tmp_path: Path, change: dict[str, object]
+    task: TrainingData, tmp_path: Path, change: dict[str, object]
 ):
     finished(task, tmp_path / "a.safetensors")
     state, facts = load_bundle(tmp_path / "a.safetensors")

@@ -14,7 +14,7 @@ from torch import Tensor
 from finetune.images.augment import build_augment
 from finetune.images.batches import EvalBatches, TrainBatches, normalise
 from finetune.models.heads.registry import Hooks
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.epoch_metrics import Totals
 from finetune.training.learner import Learner, build_learner
 from finetune.training.loop import (
@@ -32,7 +32,7 @@ from tests.finetune.quick import QUICK, STEPS, quick
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def learning(task: Task, **changes: Any) -> tuple[Learner, TrainBatches]:
+def learning(task: TrainingData, **changes: Any) -> tuple[Learner, TrainBatches]:
     """Return a learner at its start and its batches."""
     config = quick(**changes)
     learner = build_learner(task, config, World())
@@ -73,7 +73,7 @@ def test_a_window_of_accumulation_ends_with_the_epoch():
     assert [_window(step, 3, 1) for step in range(3)] == [1] * 3
 
 
-def test_an_epoch_is_the_same_in_one_piece_and_in_two(task: Task):
+def test_an_epoch_is_the_same_in_one_piece_and_in_two(task: TrainingData):
     whole, batches = learning(task, train_mixup=0.4, model_drop_rate=0.3)
     totals = train_one_epoch(whole, batches, 0)
     parted, batches = learning(task, train_mixup=0.4, model_drop_rate=0.3)
@@ -92,7 +92,7 @@ def test_an_epoch_is_the_same_in_one_piece_and_in_two(task: Task):
         assert torch.equal(parted.core.state_dict()[name], value)
 
 
-def test_the_rates_follow_the_recipe_step_by_step(task: Task, monkeypatch: pytest.MonkeyPatch):
+def test_the_rates_follow_the_recipe_step_by_step(task: TrainingData, monkeypatch: pytest.MonkeyPatch):
     learner, batches = learning(task, train_warmup_epochs=1, train_head_lr_multiplier=10.0, train_lr=0.01)
     rates = []
 
@@ -107,7 +107,7 @@ def test_the_rates_follow_the_recipe_step_by_step(task: Task, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("mixing", [{"train_mixup": 0.5}, {"train_cutmix": 1.0}])
-def test_mixed_pictures_bring_soft_targets_to_the_loss(task: Task, mixing: dict[str, float]):
+def test_mixed_pictures_bring_soft_targets_to_the_loss(task: TrainingData, mixing: dict[str, float]):
     learner, batches = learning(task, **mixing)
     seen: list[Tensor] = []
 
@@ -123,7 +123,7 @@ def test_mixed_pictures_bring_soft_targets_to_the_loss(task: Task, mixing: dict[
     assert 0 <= totals.means(World())["train_accuracy"] <= 1
 
 
-def test_a_heads_own_batch_transform_comes_before_mixing(task: Task):
+def test_a_heads_own_batch_transform_comes_before_mixing(task: TrainingData):
     learner, _ = learning(task)
     hooks = Hooks(
         batch_transform=lambda images, target, rng: (torch.cat([images, -images]), target.repeat(2))
@@ -136,12 +136,14 @@ def test_a_heads_own_batch_transform_comes_before_mixing(task: Task):
     assert soft.shape == (4, 3)
 
 
-def evaluated(learner: Learner, task: Task, rows: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
+def evaluated(
+    learner: Learner, task: TrainingData, rows: np.ndarray, **options: Any
+) -> dict[str, np.ndarray]:
     batches = EvalBatches(task.source, task.manifest.label, rows, task.spec, **{"batch_size": 8, **options})
     return evaluate(learner.core, batches, task.spec, learner.precision, World())
 
 
-def test_evaluation_shows_each_row_once_in_order_whatever_the_batch_size(task: Task):
+def test_evaluation_shows_each_row_once_in_order_whatever_the_batch_size(task: TrainingData):
     learner, batches = learning(task)
     train_one_epoch(learner, batches, 0)
     rows = np.array([40, 3, 17, 59, 8, 0, 21])
@@ -158,7 +160,7 @@ def test_evaluation_shows_each_row_once_in_order_whatever_the_batch_size(task: T
     np.testing.assert_array_equal(workers["probs"], found["probs"])
 
 
-def test_evaluation_leaves_no_mark_on_the_model(task: Task):
+def test_evaluation_leaves_no_mark_on_the_model(task: TrainingData):
     learner, _ = learning(task)
     before = {name: value.clone() for name, value in learner.core.state_dict().items()}
     evaluated(learner, task, task.val)
@@ -166,7 +168,7 @@ def test_evaluation_leaves_no_mark_on_the_model(task: Task):
     assert all(torch.equal(before[name], value) for name, value in learner.core.state_dict().items())
 
 
-def test_the_crops_of_a_picture_are_averaged(task: Task):
+def test_the_crops_of_a_picture_are_averaged(task: TrainingData):
     learner, batches = learning(task)
     train_one_epoch(learner, batches, 0)
     both = evaluated(learner, task, task.val, crops="flip")["probs"]
@@ -180,13 +182,13 @@ def test_the_crops_of_a_picture_are_averaged(task: Task):
     np.testing.assert_allclose(both, (centre + mirrored) / 2, atol=1e-5)
 
 
-def test_no_rows_give_no_predictions(task: Task):
+def test_no_rows_give_no_predictions(task: TrainingData):
     learner, _ = learning(task)
     found = evaluated(learner, task, np.arange(0))
     assert [len(found[name]) for name in ("index", "target", "probs")] == [0, 0, 0]
 
 
-def test_training_is_the_same_with_and_without_worker_processes(task: Task):
+def test_training_is_the_same_with_and_without_worker_processes(task: TrainingData):
     learner, batches = learning(task, train_augment="strong")
     here = train_one_epoch(learner, batches, 0).sums
     learner, _ = learning(task, train_augment="strong")
@@ -197,7 +199,7 @@ def test_training_is_the_same_with_and_without_worker_processes(task: Task):
     assert torch.equal(train_one_epoch(learner, batches, 0).sums, here)
 
 
-def test_gradients_are_clipped_to_the_configured_norm(task: Task, monkeypatch: pytest.MonkeyPatch):
+def test_gradients_are_clipped_to_the_configured_norm(task: TrainingData, monkeypatch: pytest.MonkeyPatch):
     learner, batches = learning(task, train_clip_grad=1e-3)
     norms: list[float] = []
     step = learner.optimizer.step
@@ -213,7 +215,7 @@ def test_gradients_are_clipped_to_the_configured_norm(task: Task, monkeypatch: p
     assert max(norms) <= 1e-3 * 1.001
 
 
-def test_quick_runs_are_in_float32_on_the_processor(task: Task, tmp_path: Path):
+def test_quick_runs_are_in_float32_on_the_processor(task: TrainingData, tmp_path: Path):
     learner, _ = learning(task)
     assert (learner.precision.dtype_name, learner.precision.device.type) == ("float32", "cpu")
     assert QUICK.run.precision == "float32"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from finetune.errors import DivergedError
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from finetune.training.learner import build_learner
 from finetune.training.optimization.distributed import World
 from finetune.training.predict import evaluate_batches, predict, row_batches, worker_count
@@ -20,7 +20,7 @@ from tests.finetune.quick import QUICK, quick
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_predictions_are_equal_for_any_workers_and_batch_size(task: Task):
+def test_predictions_are_equal_for_any_workers_and_batch_size(task: TrainingData):
     learner = build_learner(task, QUICK, World())
     base = predict(learner, task, task.val, QUICK)
     assert base["index"].tolist() == task.val.tolist()
@@ -31,7 +31,7 @@ def test_predictions_are_equal_for_any_workers_and_batch_size(task: Task):
         np.testing.assert_allclose(probs, base["probs"], atol=1e-6)
 
 
-def test_predictions_are_in_float32_whatever_the_training_used(task: Task):
+def test_predictions_are_in_float32_whatever_the_training_used(task: TrainingData):
     learner = build_learner(task, QUICK, World())
     half = build_learner(task, quick(run_precision="bfloat16"), World())
     np.testing.assert_array_equal(
@@ -41,7 +41,7 @@ def test_predictions_are_in_float32_whatever_the_training_used(task: Task):
     assert not np.array_equal(rough, predict(half, task, task.val, QUICK)["probs"])
 
 
-def test_answers_that_are_no_numbers_are_of_a_training_that_diverged(task: Task):
+def test_answers_that_are_no_numbers_are_of_a_training_that_diverged(task: TrainingData):
     learner = build_learner(task, QUICK, World())
     with torch.no_grad():
         next(learner.core.head.parameters()).fill_(3e38)
@@ -49,7 +49,7 @@ def test_answers_that_are_no_numbers_are_of_a_training_that_diverged(task: Task)
         predict(learner, task, task.val, QUICK)
 
 
-def test_the_processes_share_the_rows(task: Task):
+def test_the_processes_share_the_rows(task: TrainingData):
     learner = build_learner(task, QUICK, World())
     shown = []
     for rank in range(2):
@@ -62,7 +62,7 @@ def test_the_processes_share_the_rows(task: Task):
     assert sorted(shown) == task.val.tolist()
 
 
-def test_no_rows_are_no_predictions(task: Task):
+def test_no_rows_are_no_predictions(task: TrainingData):
     learner = build_learner(task, QUICK, World())
     assert len(predict(learner, task, np.arange(0), QUICK)["index"]) == 0
 

@@ -16,7 +16,7 @@ from finetune.models.backbone import Features
 from finetune.models.heads.margin import MarginHead
 from finetune.models.heads.registry import HEADS, build_head, check_head_options, head_options
 from finetune.training.config import HeadConfig
-from finetune.training.data import Task
+from finetune.training.data import TrainingData
 from tests.finetune.quick import metrics, quick, train
 
 NAMES = [name for name, kind in HEADS.items() if issubclass(kind, MarginHead)]
@@ -119,7 +119,7 @@ def test_what_cannot_be_a_margin_head_is_refused(name: str, options: dict[str, A
         check_head_options(name, {"margin": "wide"})
 
 
-def test_soft_targets_are_refused_by_the_head_and_before_the_run(task: Task, tmp_path: Path):
+def test_soft_targets_are_refused_by_the_head_and_before_the_run(task: TrainingData, tmp_path: Path):
     with pytest.raises(UsageError, match="soft targets, as mixup and cutmix make them"):
         head_of("arcface").train()(Features(X), torch.rand(4, 3))
     config = replace(quick(train_mixup=0.2), head=HeadConfig("arcface", options=head_options("arcface")))
@@ -127,7 +127,7 @@ def test_soft_targets_are_refused_by_the_head_and_before_the_run(task: Task, tmp
         train(task, tmp_path, config)
 
 
-def test_a_run_writes_lambda_down_and_no_gradient_factor(task: Task, tmp_path: Path):
+def test_a_run_writes_lambda_down_and_no_gradient_factor(task: TrainingData, tmp_path: Path):
     options = {**head_options("lsoftmax"), "blend_start": 10.0, "blend_rate": 1.0, "blend_lowest": 0.5}
     train(task, tmp_path, replace(quick(), head=HeadConfig("lsoftmax", options=options)))
     rows = metrics(tmp_path)

@@ -1,4 +1,4 @@
-"""How often each age group is recognised: the confusion matrix and bars per group."""
+"""Figures of age groups: the confusion matrix, bars per group, and where two results disagree."""
 
 from __future__ import annotations
 
@@ -8,11 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.experiments.result import Result
+from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.figures import canvas
+from finetune.figures.gallery import draw_gallery, draw_heat_maps
+from finetune.figures.markdown import Picture
+from finetune.figures.selection import choose_disagreements, choose_telling
+from finetune.runs.folder import image_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+PICKED = (
+    "Chosen by rule, not by eye: per true group the image on which the two probabilities of the true group "
+    "differ most. Single images show what kind of picture is concerned, not which result is better."
+)
+TELLING = (
+    "Chosen by rule, not by eye: per true group the image on which the two differ most among those that only "
+    "one gets right, else among those that both get right; a group without either has no row."
+)
 
 
 def draw_confusion(counts: np.ndarray, class_names: Sequence[str], out: Path) -> Path:
@@ -177,3 +192,34 @@ def _draw_legend(figure: Figure, colours: dict[str, str]) -> None:
 
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="upper right", ncols=2, bbox_to_anchor=(0.995, 0.985))
+
+
+def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
+    """Draw the gallery of disagreements and the heat maps of the most telling images under `out`."""
+    first, second = a.predictions.in_order(), b.predictions.in_order()
+    target, folder = first.target, out / FIGURES
+    files = image_files(a.run, first.path)
+    rows = choose_disagreements(target, first.probs, second.probs)
+    draw_gallery(
+        rows,
+        files,
+        target,
+        first.probs,
+        second.probs,
+        a.class_names,
+        folder / "disagreements.png",
+        names=(names[0], names[1]),
+    )
+    shown = choose_telling(target, first.probs, second.probs)
+    draw_heat_maps(
+        [files[row] for row in shown],
+        target[shown],
+        {name: side.probs[shown] for name, side in zip(names, (first, second), strict=True)},
+        a.class_names,
+        folder / "heat_maps.png",
+        subtitle="per true group, the image on which the two differ most, where only one is right if any",
+    )
+    return [
+        figure("disagreements", "Where the two disagree", f"{PICKED} {DATA_NOTE}"),
+        figure("heat_maps", "Softmax heat maps", f"{TELLING} {DATA_NOTE}"),
+    ]

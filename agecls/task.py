@@ -1,0 +1,186 @@
+"""The age task: what the shared code asks about faces with age groups, their folds and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agecls.config import AgeConfig, AgeDataConfig
+from agecls.data.folds import shared_people
+from agecls.data.read import check_contents, make_age_splits, read_data
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.splits import Split, Splits
+from finetune.experiments.task import Measure, Resampling, Task, TaskData
+from finetune.images.manifest import Manifest
+
+if TYPE_CHECKING:
+    from finetune.experiments.record import RunRecord
+    from finetune.experiments.result import Result
+    from finetune.experiments.run import Experiment
+    from finetune.figures.markdown import Picture
+
+FOLD, CROSS_VALIDATION = "age_fold", "age_cv"
+
+
+class AgeTask(Task):
+    """Age groups of faces, young to old, tested on subjects that no model was trained on."""
+
+    name = "age"
+    title = "Age groups"
+    kinds = (FOLD, CROSS_VALIDATION)
+    result_of = "a cross-validation"
+    written_by = "crl age cv writes them when its folds are finished"
+    ordered = True
+    columns = ("subject", "user", "gender", "age", "fold")
+    may_be_empty = ("age",)
+    config_type = AgeConfig
+    measures = (
+        Measure(
+            "exact",
+            "exact accuracy",
+            frozenset({"compare", "conclusion", "study", "card", "demo", "evaluate"}),
+            hits=lambda found: found.correct,
+            over="folds",
+            study_key="accuracy",
+            report_key="exact_mean",
+        ),
+        Measure(
+            "one_off",
+            "one-off accuracy",
+            frozenset({"compare", "conclusion", "study", "card", "demo", "evaluate"}),
+            hits=lambda found: found.one_off,
+            over="folds",
+            report_key="one_off_mean",
+        ),
+        Measure("macro_f1", "macro F1", frozenset({"study", "card"})),
+    )
+
+    def read(self, config: AgeDataConfig, *, lists_only: bool = False) -> TaskData:
+        """Read Adience or a table, with folds."""
+        return read_data(config, lists_only=lists_only)
+
+    def splits(self, data: TaskData, config: AgeDataConfig) -> Splits:
+        """Return one split per fold; no subject is in two parts of a split."""
+        return make_age_splits(data, config)
+
+    def describe(self, data: TaskData, splits: Splits) -> str:  # noqa: ARG002
+        """Return how many images, subjects and images of each group there are."""
+        manifest = data.manifest
+        counts = zip(manifest.class_names, manifest.class_counts(), strict=True)
+        groups = ", ".join(f"{name} {count}" for name, count in counts)
+        people = len(set(manifest["subject"].tolist()))
+        return f"{len(manifest)} images of {people} subjects, policy {data.policy}: {groups}"
+
+    def check(self, data: TaskData, splits: Splits, config: AgeDataConfig) -> TaskData:
+        """Tell of groups without an image in a part, and of equal images in training and test."""
+        check_contents(data, splits, config)
+        return data
+
+    def configure(self, config: AgeConfig, data: TaskData) -> AgeConfig:  # noqa: ARG002
+        """Return the configuration: nothing depends on the data set."""
+        return config
+
+    def part_config(self, config: AgeConfig, split: Split) -> AgeConfig:
+        """Return the configuration of one fold."""
+        return replace(config, data=replace(config.data, fold=split.fold))
+
+    def chosen_fold(self, config: AgeConfig) -> int:
+        """Return data.fold; -1 trains on everything."""
+        return config.data.fold
+
+    def boxes(self, manifest: Manifest, crop: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Return None: faces come cut out."""
+        return
+
+    def crop_of(self, config: AgeDataConfig) -> Mapping[str, Any]:  # noqa: ARG002
+        """Return nothing: faces come cut out."""
+        return {}
+
+    def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """Return accuracy, balanced accuracy and one-off accuracy in the unit interval."""
+        from finetune.training.data import plain_scores
+
+        one_off = float((np.abs(probs.argmax(1) - target) <= 1).mean())
+        return {**plain_scores(probs, target), "one_off": one_off}
+
+    def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
+        """Return what is known of the subject of each image, and the fold that it was tested in."""
+        count = len(rows)
+        subject = manifest["subject"][rows]
+        return {
+            "subject": subject,
+            "user": manifest["user"][rows] if "user" in manifest else subject,
+            "gender": manifest["gender"][rows] if "gender" in manifest else np.full(count, ""),
+            "age": manifest["age"][rows] if "age" in manifest else np.full(count, np.nan),
+            "fold": np.full(count, fold, dtype=np.int64),
+        }
+
+    def run_scores(self, predictions: Predictions, train_labels: np.ndarray) -> dict[str, Any]:  # noqa: ARG002
+        """Return exact and one-off accuracy, ordinal errors and calibration."""
+        from agecls.scores import age_scores
+
+        return age_scores(predictions.probs, predictions.target)
+
+    def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:
+        """Return the fold, the protocol, and how many subjects there are and are shared."""
+        manifest = experiment.data.manifest
+        return {
+            "fold": split.fold,
+            "protocol": experiment.config.data.protocol,
+            "subjects": len(set(manifest["subject"].tolist())),
+            "shared_people": shared_people(experiment.splits.splits, manifest),
+        }
+
+    def table(self, experiment: Experiment, split: Split) -> Manifest:  # noqa: ARG002
+        """Return the table as it was read."""
+        return experiment.data.manifest
+
+    def summary(self, record: RunRecord, split: Split) -> str | None:
+        """Return the fold's accuracies and minutes; None where nothing was tested."""
+        scores = record.scores
+        if not scores:
+            return None
+        told = f"exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %"
+        return f"fold {split.fold}: {told} of {scores['n']} test images, {record.minutes:.1f} min"
+
+    def report(self, result: Result, train_labels: Mapping[int, np.ndarray] | None) -> dict[str, Any]:
+        """Score a result and write its report."""
+        from agecls.report import report_result
+
+        return report_result(result, train_labels)
+
+    def tell(self, report: Mapping[str, Any]) -> None:
+        """Print the accuracies over folds with their intervals."""
+        from agecls.report import tell
+
+        tell(report)
+
+    def resampling(self, predictions: Predictions) -> Resampling:
+        """Return subjects within folds, and albums where these hold several subjects."""
+        subject, user = predictions["subject"], predictions["user"]
+        further = {"user": user} if len(np.unique(user)) != len(np.unique(subject)) else {}
+        return Resampling("subject", subject, predictions.fold, further)
+
+    def tested(self, predictions: Predictions) -> dict[str, Any]:
+        """Return how many subjects and users there are, and the subjects' effective number (Kish)."""
+        from finetune.metrics.bootstrap import effective_clusters
+
+        subject = predictions["subject"]
+        return {
+            "subjects": len(np.unique(subject)),
+            "users": len(np.unique(predictions["user"])),
+            "effective_subjects": effective_clusters(subject),
+        }
+
+    def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
+        """Draw the gallery of disagreements and the heat maps of the most telling images."""
+        from agecls.figures import draw_comparison
+
+        return draw_comparison(a, b, names, out)
+
+
+TASK = AgeTask()

@@ -1,0 +1,110 @@
+"""Where two results disagree: images that only one of them gets right, and softmax heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from finegrained.data.class_names import display_name
+from finegrained.figures.class_heat_map import draw_class_heat_map
+from finegrained.figures.image_grid import Line, Strip, Tile, answer_line, draw_grid, show_file
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
+from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
+from finetune.figures import canvas
+from finetune.figures.gallery import short_names
+from finetune.figures.markdown import Picture
+from finetune.figures.selection import choose_disagreements, choose_telling
+from finetune.runs.folder import image_files
+
+PICKED = (
+    "Chosen by rule, not by eye: per true class the image on which the two probabilities of the true class "
+    "differ most, of at most eight classes. Single images show what kind of picture is concerned, not which "
+    "result is better."
+)
+TELLING = (
+    "Chosen by rule, not by eye: per true class, of at most eight classes, the image on which the two differ "
+    "most among those that only one gets right (where the data have up to eight classes, else among those "
+    "that both get right). Columns: their classes, and what either result takes them for."
+)
+SIDE, COLUMNS = 1.36, 20  # inches of a gallery picture; columns of the heat maps
+
+
+def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
+    """Draw the gallery of disagreements and the heat maps of the most telling images under `out`.
+
+    A picture that would be empty, as the heat maps of two results that are right nowhere, is left out.
+    """
+    first, second = a.predictions.in_order(), b.predictions.in_order()
+    files, called = image_files(a.run, first.path), (names[0], names[1])
+    draw_disagreements(files, first, second, called, out / FIGURES / "disagreements.png")
+    made = [
+        figure("disagreements", "Where the two disagree", f"{PICKED} {DATA_NOTE}"),
+    ]
+    shown = choose_telling(first.target, first.probs, second.probs)
+    if shown:
+        draw_class_heat_map(
+            [files[row] for row in shown],
+            first.target[shown],
+            {name: side.probs[shown] for name, side in zip(called, (first, second), strict=True)},
+            a.class_names,
+            telling_columns(first, second, shown),
+            out / FIGURES / "heat_maps.png",
+            subtitle="per true class, the image on which the two differ most, where only one is right if any",
+        )
+        made.append(figure("heat_maps", "Softmax heat maps", f"{TELLING} {DATA_NOTE}"))
+    return made
+
+
+def telling_columns(first: Predictions, second: Predictions, rows: Sequence[int]) -> list[int]:
+    """Return the classes that get a column: of each row its true one and what either result says, 20 at most.
+
+    All classes where there are no more than eight, in official order.
+    """
+    classes = len(first.class_names)
+    if classes <= 8:
+        return list(range(classes))
+    seen: dict[int, None] = {}
+    for row in rows:
+        seen |= dict.fromkeys(int(side[row]) for side in (first.target, first.preds, second.preds))
+    return list(seen)[:COLUMNS]
+
+
+def draw_disagreements(
+    files: Sequence[Path], first: Predictions, second: Predictions, names: tuple[str, str], out: Path
+) -> Path:
+    """Draw images that both, only the first, and only the second get right, with both answers below each.
+
+    Args:
+        files: (N,) image files in the order of the predictions.
+        first, second: the two results' predictions of the same images in the same order.
+        names: what the two results are called.
+        out: the PNG to write.
+
+    Returns:
+        `out`.
+    """
+    short = short_names(names)
+    strips = []
+    for kind in choose_disagreements(first.target, first.probs, second.probs):
+        rows = [row for row in kind.picks if row is not None]
+        tiles = [_tile(files[row], row, first, second, short) for row in rows]
+        strips.append(Strip(tiles or [None], heading=kind.title(short)))
+    title = f"Where {short[0]} and {short[1]} disagree: {canvas.count_text(len(files), 'test image')}"
+    subtitle = (
+        "per true class, the image on which the two probabilities of the true class differ most, of at most "
+        "8 classes\nabove it the true class, below it both answers"
+    )
+    spelled = [f"{mark} = {name}" for mark, name in zip(short, names, strict=True) if name.upper() != mark]
+    subtitle += f"\n{', '.join(spelled)}" if spelled else ""
+    return draw_grid(out, title, subtitle, strips, side=SIDE)
+
+
+def _tile(file: Path, row: int, first: Predictions, second: Predictions, short: tuple[str, str]) -> Tile:
+    names, truth = first.class_names, int(first.target[row])
+    answers = []
+    for mark, side in zip(short, (first, second), strict=True):
+        said = int(side.preds[row])
+        words = answer_line(display_name(names[said]), float(side.probs[row, said]), said == truth, mark)
+        answers.append(words)
+    return Tile(show_file(file), (Line(display_name(names[truth]), bold=True),), tuple(answers))

@@ -1,0 +1,196 @@
+"""The category task: what the shared code asks about fine-grained images, their one test part, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finegrained.config import FineConfig, FineDataConfig
+from finegrained.data.boxes import picture_boxes
+from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.splits import Split, Splits
+from finetune.experiments.task import Measure, Resampling, Task, TaskData
+from finetune.images.manifest import Manifest
+
+if TYPE_CHECKING:
+    from finetune.experiments.record import RunRecord
+    from finetune.experiments.result import Result
+    from finetune.experiments.run import Experiment
+    from finetune.figures.markdown import Picture
+
+KIND = "fine_run"
+TOP = 5
+
+
+def top5_hits(found: Predictions) -> np.ndarray:
+    """Return whether the target is among the five most probable classes, bool (N,); ties by class order."""
+    best = np.argsort(-found.probs, axis=1, kind="stable")[:, :TOP]
+    return np.asarray((best == found.target[:, None]).any(axis=1))
+
+
+class CategoryTask(Task):
+    """Visually similar categories with one test part."""
+
+    name = "fine"
+    title = "Fine-grained recognition"
+    kinds = (KIND,)
+    result_of = "a fine-grained run"
+    written_by = "crl fine train writes them when it ends; an interrupted run goes on with --run.resume auto"
+    ordered = False
+    columns = ()
+    may_be_empty = ()
+    config_type = FineConfig
+    measures = (
+        Measure(
+            "top1",
+            "top-1 accuracy",
+            frozenset({"compare", "conclusion", "study", "card", "demo", "evaluate"}),
+            hits=lambda found: found.correct,
+            study_key="accuracy",
+        ),
+        Measure(
+            "top5",
+            "top-5 accuracy",
+            frozenset({"compare", "study", "card", "demo", "evaluate"}),
+            hits=top5_hits,
+            fewest_classes=TOP + 1,
+        ),
+        Measure(
+            "per_class",
+            "mean of the per-class accuracies",
+            frozenset({"compare"}),
+            hits=lambda found: found.correct,
+            over="classes",
+            report_key="balanced_accuracy",
+        ),
+        Measure("macro_f1", "macro F1", frozenset({"study", "card"})),
+    )
+
+    def read(self, config: FineDataConfig, *, lists_only: bool = False) -> TaskData:
+        """Read CUB-200-2011, Stanford Cars, class folders or a table."""
+        return read_fine_data(config, lists_only=lists_only)
+
+    def splits(self, data: TaskData, config: FineDataConfig) -> Splits:
+        """Return the one split."""
+        return make_fine_split(data, config)
+
+    def describe(self, data: TaskData, splits: Splits) -> str:
+        """Return how many images and classes there are, and how many images each part has."""
+        (split,) = splits
+        parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
+        return f"{data.policy}: {len(data.manifest)} images of {data.manifest.num_classes} classes: {parts}"
+
+    def check(self, data: TaskData, splits: Splits, config: FineDataConfig) -> TaskData:
+        """Tell what the reader noticed; return the data with the files of equal bytes in their report."""
+        tell_reading(data)
+        return check_contents(data, splits.splits[0], config)
+
+    def configure(self, config: FineConfig, data: TaskData) -> FineConfig:
+        """Return the configuration with the head's presets for this data set."""
+        from finegrained.recipes import data_set_of, with_presets
+
+        return with_presets(config, data_set_of(data.policy, data.manifest.class_names))
+
+    def part_config(self, config: FineConfig, split: Split) -> FineConfig:  # noqa: ARG002
+        """Return the configuration: there is one part."""
+        return config
+
+    def chosen_fold(self, config: FineConfig) -> int:  # noqa: ARG002
+        """Return 0: there is one test part."""
+        return 0
+
+    def boxes(self, manifest: Manifest, crop: Mapping[str, Any]) -> np.ndarray | None:
+        """Return the boxes to cut out where the crop is "box"."""
+        kind, margin = crop.get("kind", "image"), crop.get("margin", 0.0)
+        return picture_boxes(manifest, FineDataConfig(crop=kind, box_margin=margin))
+
+    def crop_of(self, config: FineDataConfig) -> Mapping[str, Any]:
+        """Return whether images are cut to their boxes, and by which margin."""
+        return {"kind": config.crop, "margin": config.box_margin}
+
+    def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """Return accuracy and balanced accuracy in the unit interval."""
+        from finetune.training.data import plain_scores
+
+        return plain_scores(probs, target)
+
+    def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """Return nothing: only the path is known of an image."""
+        return {}
+
+    def run_scores(self, predictions: Predictions, train_labels: np.ndarray) -> dict[str, Any]:
+        """Return top-1 with its interval, top-5, scores per class, and the majority-class baseline."""
+        from finegrained.scores import commonest_class_baseline, fine_scores
+
+        names = predictions.class_names
+        baseline = commonest_class_baseline(train_labels, predictions.target, names)
+        return {**fine_scores(predictions.probs, predictions.target, names), "baseline": baseline}
+
+    def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:  # noqa: ARG002
+        """Return the data set, whether it is the published one, how images are cut, and the protocol."""
+        from finegrained.recipes import data_set_of
+
+        data, config = experiment.data, experiment.config
+        return {
+            "data_set": data_set_of(data.policy, data.manifest.class_names),
+            "subset": config.data.subset,
+            "official": bool(data.report.get("official", False)),
+            "crop": dict(self.crop_of(config.data)),
+            "protocol": protocol(data, config.data),
+        }
+
+    def table(self, experiment: Experiment, split: Split) -> Manifest:
+        """Return the table with the part of each image and the hash of its file."""
+        from finegrained.data.leaks import content_hashes
+
+        manifest = experiment.data.manifest
+        parts = split.part_names(len(manifest))
+        return manifest.with_column("part", parts).with_column("sha256", content_hashes(manifest))
+
+    def summary(self, record: RunRecord, split: Split) -> str | None:  # noqa: ARG002
+        """Return None: the scores are told with the report."""
+        return None
+
+    def report(self, result: Result, train_labels: Mapping[int, np.ndarray] | None) -> dict[str, Any]:  # noqa: ARG002
+        """Score a run and write its report."""
+        from finegrained.report import report_run
+
+        return report_run(result)
+
+    def tell(self, report: Mapping[str, Any]) -> None:
+        """Print the scores in one line."""
+        from finegrained.report import tell
+
+        tell(report)
+
+    def resampling(self, predictions: Predictions) -> Resampling:
+        """Return single images: nothing that ties images together is recorded."""
+        everyone = np.arange(len(predictions))
+        return Resampling("image", everyone, np.zeros(len(predictions), dtype=np.int64))
+
+    def tested(self, predictions: Predictions) -> dict[str, Any]:  # noqa: ARG002
+        """Return nothing: only the number of images is known."""
+        return {}
+
+    def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
+        """Draw the gallery of disagreements and the heat maps of the most telling images."""
+        from finegrained.figures.disagreements import draw_comparison
+
+        return draw_comparison(a, b, names, out)
+
+
+def protocol(data: TaskData, config: FineDataConfig) -> str:
+    """Return in words where the validation part and the test part come from, and what was tested once."""
+    report = data.report
+    validation = f"validation {config.val_share:g} of train"
+    if report.get("val"):
+        validation = f"validation the data's own part of {report['val']}"
+    test = "test split" if report.get("test") else f"held-out test part ({config.test_share:g})"
+    return f"{validation}, {test} scored once"
+
+
+TASK = CategoryTask()

@@ -1,0 +1,184 @@
+"""Two results side by side for people: compare.md with the paired tests, the gallery and the heat maps.
+
+Every number and the conclusion come from the comparison (`finetune.experiments.compare.compare`); no sentence
+here says that one result is better than the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.experiments.result import Result
+from finetune.experiments.task import Measure, Task, measures_for
+from finetune.figures.markdown import (
+    NOT_MEASURED,
+    escape,
+    interval,
+    number,
+    page,
+    show_pictures,
+    table,
+)
+from finetune.runs.atomic import write_bytes
+
+Comparison = Mapping[str, Any]
+CONTROLLED = {
+    "nothing": "No setting differs.",
+    "loss": "Only the loss differs.",
+    "head": "Only the head differs.",
+}
+UNCONTROLLED = (
+    "**Not a controlled comparison**: more than the loss alone, or the head alone, differs, so no difference "
+    "can be attributed to one of them."
+)
+
+
+def write_comparison(
+    a: Result, b: Result, comparison: Comparison, out: Path, *, pictures: bool = True
+) -> Path:
+    """Write compare.md and its figures into the folder `out`; return the page.
+
+    Args:
+        a, b: the two results; where several seeds were compared, one of each side, for the figures.
+        comparison: what `compare_results` or `compare_seeds` returned for them.
+        out: a folder; it is made if need be.
+        pictures: draw the gallery of disagreements and the heat maps.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = a.task.draw_comparison(a, b, comparison["names"], out) if pictures else []
+    first, second = map(escape, comparison["names"])
+    sections = (
+        ("Conclusion", escape(comparison["conclusion"])),
+        ("Differences", differences(comparison, a.task)),
+        ("Folds", per_fold(comparison, a.task)),
+        ("Seeds", per_seed(comparison, a.task)),
+        ("What differs", what_differs(comparison)),
+        ("Pictures", show_pictures(drawn)),
+    )
+    file = out / "compare.md"
+    write_bytes(file, page(f"{second} against {first}", sections).encode())
+    return file
+
+
+def differences(comparison: Comparison, task: Task) -> str:
+    """Return the table of the accuracies of both results, with the paired difference and its test."""
+    first, second = map(escape, comparison["names"])
+    header = ["accuracy (%)", first, second, "difference (points)", "95 % interval", "p"]
+    rows = []
+    notes = _resampled(comparison)
+    for measure, found in _present(comparison, task):
+        rows += [[words, *_cells(kind)] for words, kind in _kinds(measure, found)]
+        if found.get("reason"):
+            notes += f" No interval and no p for the {measure.label}: {found['reason']}."
+    concluded = measures_for(task, "conclusion")
+    if len(concluded) < len(rows):
+        about = " and ".join(measure.label for measure in concluded)
+        notes += f" The conclusion is about {about}; p is not corrected for looking several times."
+    test = comparison.get("mcnemar")
+    if test:
+        notes += (
+            f" McNemar's exact test on {task.measures[0].label}: {test['b']:,} images only the first has "
+            f"right, {test['c']:,} only the second, p = {test['p']:.2g}"
+        )
+        tied = "; it takes images as independent, which those of one subject are not."
+        notes += tied if comparison["unit"] != "image" else "."
+    return f"{table(header, rows)}\n\n{notes}"
+
+
+def _resampled(comparison: Comparison) -> str:
+    """Return the sentences that say what is compared, and what is resampled how often."""
+    unit = comparison["unit"]
+    where = f"{comparison['n']:,} images of {comparison['classes']:,} classes"
+    if "subjects" in comparison:
+        equal = number(comparison["effective_subjects"], 0)
+        where += f" and {comparison['subjects']:,} subjects (in effect {equal} of equal weight)"
+    within = "; for the mean over classes within each class" if unit == "image" else " within folds"
+    whole = "images" if unit == "image" else f"whole {unit}s"
+    return (
+        f"Second minus first on the same {where}. Intervals and p resample {whole}, paired, "
+        f"{comparison['resamples']:,} times{within}. An interval that contains zero shows no difference."
+    )
+
+
+def _present(comparison: Comparison, task: Task) -> list[tuple[Measure, Mapping[str, Any]]]:
+    measures = measures_for(task, "compare")
+    return [(measure, comparison[measure.key]) for measure in measures if comparison[measure.key]]
+
+
+def _kinds(measure: Measure, found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the rows of one measure: its words and its numbers."""
+    if measure.over != "folds":
+        return [(measure.label, found)]
+    rows = [
+        (f"{measure.label}, mean over folds", found),
+        (f"{measure.label}, pooled over images", found["pooled"]),
+    ]
+    for key in found:
+        if key.startswith("by_") and found[key]:
+            unit = f"{found[key]['clusters']:,} {key.removeprefix('by_')}s resampled"
+            rows.append((f"{measure.label}, mean over folds, {unit}", {**found, **found[key]}))
+    return rows
+
+
+def _cells(found: Mapping[str, Any]) -> list[str]:
+    size = [number(found["a"]), number(found["b"]), f"{found['difference']:+.2f}"]
+    if found["interval"] is None:
+        return [*size, NOT_MEASURED, NOT_MEASURED]
+    low, high = found["interval"]
+    return [*size, f"{low:+.2f} to {high:+.2f}", f"{found['p']:.2g}"]
+
+
+def per_fold(comparison: Comparison, task: Task) -> str | None:
+    """Return the table of differences per fold; None where there is one test part."""
+    found = [(m, numbers) for m, numbers in _present(comparison, task) if "per_fold" in numbers]
+    if not found:
+        return None
+    columns = zip(comparison["folds"], *(numbers["per_fold"] for _, numbers in found), strict=True)
+    rows = [[str(fold), *(f"{value:+.2f}" for value in values)] for fold, *values in columns]
+    return table(["fold", *(f"{measure.label}: difference" for measure, _ in found)], rows)
+
+
+def per_seed(comparison: Comparison, task: Task) -> str | None:
+    """Return a table per concluded measure: each seed, mean, sd and interval; None for one seed."""
+    if not comparison.get("per_seed"):
+        return None
+    tables = [_seed_table(comparison, measure) for measure in measures_for(task, "conclusion")]
+    notes = (
+        f"Intervals are Student's over {len(comparison['seeds'])} seeds, for these test "
+        f"{comparison['unit']}s; sd divides by n - 1. Seeds of both sides are paired."
+    )
+    return "\n\n".join([*tables, notes])
+
+
+def _seed_table(comparison: Comparison, measure: Measure) -> str:
+    first, second = map(escape, comparison["names"])
+    header = [f"{measure.label} (%)", first, second, "difference"]
+    rows = [[f"seed {row['seed']}", *_seed_cells(row[measure.key])] for row in comparison["per_seed"]]
+    scores = comparison["seed_scores"][measure.key]
+    sides = [scores["a"], scores["b"], comparison["seed_difference"][measure.key]]
+    rows += [
+        ["mean ± sd", *(f"{number(side['mean'])} ± {number(side['sd'])}" for side in sides)],
+        ["95 % interval", *(interval(side["interval"], 2) for side in sides)],
+    ]
+    return table(header, rows)
+
+
+def _seed_cells(found: Mapping[str, float]) -> list[str]:
+    return [number(found["a"]), number(found["b"]), f"{found['difference']:+.2f}"]
+
+
+def what_differs(comparison: Comparison) -> str:
+    """Return the settings that differ and whether the loss alone, or the head alone, does."""
+    lead = CONTROLLED.get(comparison["changed"], UNCONTROLLED)
+    first, second = map(escape, comparison["names"])
+    items: Sequence[Mapping[str, Any]] = [*comparison["settings"], *comparison["environment"]]
+    if not items:
+        return lead
+    rows = [[escape(item["field"]), *(_cell(item[side]) for side in ("a", "b"))] for item in items]
+    return f"{lead}\n\n{table(['setting', first, second], rows, numbers_from=3)}"
+
+
+def _cell(value: Any) -> str:
+    return NOT_MEASURED if value is None else escape(value)

@@ -1,0 +1,178 @@
+"""A run's record, run.json: what was trained on what, how, where, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import DataError
+from finetune.runs.folder import read_json, write_json
+
+if TYPE_CHECKING:
+    from finetune.training.config import FitConfig
+    from finetune.training.learner import Learner
+
+RECORD_FILE = "run.json"
+# Written as null where a run has them and could not tell their value: a run without validation.
+NULLABLE = ("best_validation", "best_epoch")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What run.json holds; a field is None where the run did not record it, and is then not written.
+
+    Args:
+        kind: which task's run it is, and whether of one part or of all folds (age_fold, age_cv, fine_run).
+        class_names: the K classes in the order of the probabilities.
+        manifest: fingerprint of the table of images.
+        policy: the rule by which labels were read: a label policy, or a data set's layout.
+        split: hash of the parts.
+        pictures: hash of the images' bytes.
+        protocol: how the parts were made.
+        test_crops: the views of a test image whose probabilities are averaged.
+        command: the command line.
+        loss: name and parameters, flat.
+        backbone: timm's name of the network.
+        head: the head's name.
+        head_options: its options, defaults included.
+        pretraining: where the first weights came from.
+        seed: of the training.
+        precision: number formats, in words.
+        preprocess: the PreprocessSpec as plain values.
+        image_size: pixels.
+        epochs: asked for.
+        batch_size: of all processes together.
+        processes: that trained together.
+        threads: of each.
+        train: the section train of the configuration.
+        device: asked, used and name.
+        versions: of Python, this toolkit and its libraries.
+        scores: of the test images, in percent; empty where nothing was tested.
+        n: test images.
+        n_train: training images.
+        n_validation: validation images.
+        counts: what the reader met.
+        data_root: the folder that the images were read from.
+        selected: which weights were kept: last or best.
+        minutes: of training.
+        best_validation: the best validation score.
+        best_epoch: the epoch it came from.
+        epochs_run: epochs trained.
+        extra: what only one task records, and keys of other versions, as they are in the file.
+    """
+
+    kind: str
+    class_names: tuple[str, ...]
+    manifest: str | None = None
+    policy: str | None = None
+    split: str | None = None
+    pictures: str | None = None
+    protocol: str | None = None
+    test_crops: str | None = None
+    command: str | None = None
+    loss: Mapping[str, Any] | None = None
+    backbone: str | None = None
+    head: str | None = None
+    head_options: Mapping[str, Any] | None = None
+    pretraining: Mapping[str, Any] | None = None
+    seed: int | None = None
+    precision: str | None = None
+    preprocess: Mapping[str, Any] | None = None
+    image_size: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    processes: int | None = None
+    threads: int | None = None
+    train: Mapping[str, Any] | None = None
+    device: Mapping[str, Any] | None = None
+    versions: Mapping[str, Any] | None = None
+    scores: Mapping[str, Any] | None = None
+    n: int | None = None
+    n_train: int | None = None
+    n_validation: int | None = None
+    counts: Mapping[str, Any] | None = None
+    data_root: str | None = None
+    selected: str | None = None
+    minutes: float | None = None
+    best_validation: float | None = None
+    best_epoch: int | None = None
+    epochs_run: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> RunRecord:
+        """Return the record of a JSON object; keys that are no field go to `extra`."""
+        known = {item.name for item in fields(cls)} - {"extra"}
+        own = {key: value for key, value in content.items() if key in known}
+        own["class_names"] = tuple(own.get("class_names", ()))
+        return cls(**{"kind": "", **own}, extra={key: v for key, v in content.items() if key not in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object: every field that is recorded, then `extra`."""
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "extra"}
+        own["class_names"] = list(self.class_names)
+        kept = {
+            key: value
+            for key, value in own.items()
+            if value is not None or (key in NULLABLE and self.epochs_run is not None)
+        }
+        return kept | dict(self.extra)
+
+    @classmethod
+    def read(cls, file: Path) -> RunRecord:
+        """Read a run.json.
+
+        Raises DataError, naming the file, where it is missing or damaged, or tells no classes.
+        """
+        content = read_json(file)
+        if not isinstance(content, Mapping):
+            raise DataError(f"{file} must hold a JSON object, got {type(content).__name__}")
+        if not isinstance(content.get("class_names"), list) or not content["class_names"]:
+            raise DataError(f"{file} lacks class_names, the list of classes in order")
+        return cls.from_dict(content)
+
+    def write(self, file: Path) -> None:
+        """Write run.json, whole or not at all."""
+        write_json(file, self.to_dict())
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What two runs of the same images share: table, bytes and split."""
+        return {"manifest": self.manifest, "pictures": self.pictures, "split": self.split}
+
+
+def training_facts(config: FitConfig, learner: Learner) -> dict[str, Any]:
+    """Return a run's command, model, loss, preprocessing, settings, device and versions, by field."""
+    import torch
+
+    from finetune.cli.command import command_line
+    from finetune.runs.folder import versions
+    from finetune.training.config import to_dict
+    from finetune.training.learner import loss_settings
+
+    return {
+        "command": command_line(),
+        "loss": loss_settings(config.loss),
+        "backbone": config.model.backbone,
+        "head": config.head.name,
+        "head_options": dict(config.head.options),
+        "pretraining": learner.provenance,
+        "seed": config.train.seed,
+        "device": {
+            "asked": config.device,
+            "used": str(learner.precision.device),
+            "name": learner.precision.device_name,
+        },
+        "precision": learner.precision.describe(),
+        "preprocess": learner.spec.to_dict(),
+        "image_size": learner.spec.image_size,
+        "epochs": config.train.epochs,
+        "batch_size": config.train.batch_size,
+        "processes": learner.world.size,
+        "threads": torch.get_num_threads(),
+        "train": to_dict(config.train),
+        "versions": versions(),
+    }

@@ -1,0 +1,148 @@
+"""A finished run, read and checked: its record, configuration, predictions and learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.errors import DataError, UsageError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.run_settings import loss_text
+from finetune.experiments.task import Task, task_of
+from finetune.images.manifest import Manifest
+from finetune.runs.folder import check_result_files, read_config, read_json_lines
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A result folder: `record` (run.json), `config` (config.yaml, empty where absent), predictions."""
+
+    folder: Path
+    record: RunRecord
+    config: Mapping[str, Any]
+    predictions: Predictions
+    task: Task
+
+    @classmethod
+    def load(cls, folder: Path, task: Task | None = None) -> Result:
+        """Read a folder that a finished run or cross-validation left behind.
+
+        Without `task` any installed task's result is read.
+
+        Raises DataError when the folder is no such result (saying what was looked for), when run.json or
+        config.yaml cannot be read, when predictions.parquet is incomplete or wrong, or when its headline
+        score is not the one that run.json records.
+        """
+        folder = Path(folder)
+        what, written_by = ("a finished run", "a run's command writes them when it ends")
+        if task is not None:
+            what, written_by = task.result_of, task.written_by
+        check_result_files(folder, what, written_by)
+        record = RunRecord.read(folder / RECORD_FILE)
+        if task is None:
+            task = task_of(record.kind, folder / RECORD_FILE)
+        elif record.kind not in task.kinds:
+            raise DataError(
+                f'{folder / RECORD_FILE} is not of {what}: its "kind" must be {" or ".join(task.kinds)}, got '
+                f"{record.kind!r}"
+            )
+        predictions = Predictions.read(
+            folder / "predictions.parquet", record.class_names, task.columns, may_be_empty=task.may_be_empty
+        )
+        if record.n is not None and record.n != len(predictions):
+            raise DataError(
+                f"{folder}: run.json tells of {record.n} test images, predictions.parquet has "
+                f"{len(predictions)}: one of the files is of another run, or the run did not come to its end"
+            )
+        _check_headline(folder, record, predictions, task)
+        return cls(folder, record, read_config(folder / "config.yaml"), predictions, task)
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """The record as run.json holds it."""
+        return self.record.to_dict()
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """The table of images of the run, or None where manifest.parquet is absent."""
+        file = self.folder / "manifest.parquet"
+        return Manifest.load(file, Path(self.record.data_root or self.folder)) if file.is_file() else None
+
+    @cached_property
+    def curves(self) -> dict[int, list[dict[str, Any]]]:
+        """The rows of each fold's metrics.jsonl, by fold; folds without the file are left out.
+
+        The folder of a single run holds its own.
+        """
+        files = {fold: self.folder / f"fold{fold}" / "metrics.jsonl" for fold in self.folds}
+        if len(self.folds) <= 1 and (self.folder / "metrics.jsonl").is_file():
+            files = {fold: self.folder / "metrics.jsonl" for fold in self.folds or [0]}
+        return {fold: read_json_lines(file) for fold, file in files.items() if file.is_file()}
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of a single run's metrics.jsonl, one per epoch; empty where the file is absent."""
+        return next(iter(self.curves.values()), [])
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that were tested, ascending."""
+        return [int(fold) for fold in np.unique(self.predictions.fold)]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the probabilities."""
+        return self.predictions.class_names
+
+    @property
+    def loss_text(self) -> str:
+        """The loss as words, with the parameters it was given: "crl (alpha 1.5, beta 1)"."""
+        return loss_text(self.record.loss or {})
+
+    @property
+    def title(self) -> str:
+        """Head, backbone and loss in one line: "dcl on resnet50.tv_in1k with crl (alpha 1.5, beta 1)"."""
+        record = self.record
+        head, backbone = record.head or "unknown head", record.backbone or "unknown backbone"
+        return f"{head} on {backbone} with {self.loss_text}"
+
+    @property
+    def seed(self) -> int:
+        """The training's seed; DataError where run.json does not record it."""
+        if not isinstance(self.record.seed, int):
+            raise DataError(f"{self.folder / RECORD_FILE} tells no seed, so its run cannot be paired by seed")
+        return self.record.seed
+
+
+def refuse_run_folder(out: Path) -> None:
+    """Raise UsageError where the results of a look at runs would go into the folder of a run."""
+    if (out / RECORD_FILE).exists():
+        raise UsageError(
+            f"--out {out} is a run's own folder, whose predictions would be overwritten; name another "
+            f"folder, such as {out.parent / (out.name + '-again')}"
+        )
+
+
+def _check_headline(folder: Path, record: RunRecord, predictions: Predictions, task: Task) -> None:
+    """Raise DataError unless run.json's headline accuracy is that of the predictions.
+
+    They are stored in float32: an image whose two best classes became equal may count either way.
+    """
+    key, label = task.measures[0].key, task.measures[0].label
+    told = (record.scores or {}).get(key)
+    if told is None or not len(predictions):
+        return
+    best = predictions.probs.max(axis=1, keepdims=True)
+    unsure = int(((predictions.probs == best).sum(axis=1) > 1).sum())
+    found = 100 * float(predictions.correct.mean())
+    if abs(found - told) > 100 * unsure / len(predictions) + 1e-6:
+        raise DataError(
+            f"{folder}: run.json tells of {label} {told:.4f} %, but predictions.parquet gives {found:.4f} %: "
+            "one of the files is of another run or was overwritten; bring back the run's own, or train again"
+        )

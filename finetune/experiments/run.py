@@ -1,0 +1,236 @@
+"""One configuration made concrete, and the run that trains on a split, tests once and leaves a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.cli.console import say
+from finetune.errors import CrlError, UsageError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import RECORD_FILE, RunRecord, training_facts
+from finetune.experiments.splits import Split, Splits
+from finetune.experiments.task import Task, TaskData
+from finetune.images.cache import ImageSource, open_pictures
+from finetune.images.preprocess import PreprocessSpec
+from finetune.models.bundle import save_bundle
+from finetune.models.heads.registry import head_class, resolved
+from finetune.runs.config_file import config_changes
+from finetune.runs.folder import RunFolder, check_content, read_config, read_json
+from finetune.runs.strict_json import to_plain
+from finetune.training.config import FREE_KEYS, to_dict
+from finetune.training.data import TrainingData
+from finetune.training.fit import Fitted, fit
+from finetune.training.learner import spec_of
+from finetune.training.optimization.distributed import World, any_true, barrier
+from finetune.training.predict import predict
+
+MODEL_FILE = "model.safetensors"
+FINISHED = (RECORD_FILE, "predictions.parquet", "manifest.parquet", MODEL_FILE)
+NOT_IN_MODEL = ("counts", "command", "data_root", "head_options")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything of a run that is known before its first step; `config` has every option of the head."""
+
+    task: Task
+    config: Any
+    data: TaskData
+    splits: Splits
+    spec: PreprocessSpec
+    source: ImageSource
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What every run on this data has in its record: table, bytes and split."""
+        return {
+            "manifest": self.data.manifest.fingerprint,
+            "pictures": self.source.content,
+            "split": self.splits.hash,
+        }
+
+    def split(self, fold: int) -> Split:
+        """Return the split that tests `fold`; -1 trains on every image and tests on none."""
+        return self.splits.of_fold(fold, len(self.data.manifest))
+
+    def training_data(self, split: Split) -> TrainingData:
+        """Return what is learned from: the training rows, and the validation rows scored each epoch."""
+        return TrainingData(
+            self.data.manifest,
+            self.source,
+            self.spec,
+            split.train,
+            split.val,
+            self.splits.hash,
+            self.task.validation_scores,
+        )
+
+
+def check_run_place(config: Any) -> None:
+    """Raise UsageError, before any long work, where the results have no place or another run's."""
+    if not config.run.dir:
+        raise UsageError("no place for the results: give --run.dir FOLDER")
+    check_content(Path(config.run.dir), config.run.resume)
+
+
+def prepare_experiment(task: Task, config: Any) -> Experiment:
+    """Read the data, split and check them, fill in the head's options, and open the images."""
+    head_class(config.head.name)  # a misspelt head costs no reading
+    data = task.read(config.data)
+    splits = task.splits(data, config.data)
+    say(task.describe(data, splits))
+    data = task.check(data, splits, config.data)
+    config = task.configure(config, data)
+    options = resolved(config.head.name, config.head.options)
+    config = replace(config, head=replace(config.head, options=options))
+    spec = spec_of(config)
+    boxes = task.boxes(data.manifest, task.crop_of(config.data))
+    source = open_pictures(data.manifest, spec, config.run.cache, boxes=boxes)
+    return Experiment(task, config, data, splits, spec, source)
+
+
+def plain(task: Task, config: Any, folder: Path) -> Any:
+    """Return the configuration as config.yaml keeps it: one run's, without how this one call began."""
+    own = {item.name: getattr(config, item.name) for item in fields(task.config_type)}
+    run = replace(config.run, dir=str(folder), resume="never", allow_change=())
+    return task.config_type(**{**own, "run": run})
+
+
+def run_split(
+    experiment: Experiment, split: Split, folder: Path, world: World, *, keep_table: bool = True
+) -> None:
+    """Train on one split, test once with the selected weights, and leave a complete run folder.
+
+    `keep_table` also writes the table of images; a cross-validation keeps one for all its folds.
+    """
+    task = experiment.task
+    config = task.part_config(experiment.config, split)
+    if len(experiment.splits) > 1:
+        parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test images"
+        say(f"fold {split.fold}: {parts}")
+    own = plain(task, config, folder)
+    with open_run(config, own, folder, world) as run:
+        data = experiment.training_data(split)
+        fitted = fit(data, own, run, world)
+        asked = own.evaluate
+        found = predict(
+            fitted.learner, data, split.test, own, crops=asked.test_crops, batch_size=asked.batch_size
+        )
+        if world.is_main:
+            record = write_results(experiment, split, fitted, found, run, keep_table=keep_table)
+            if told := task.summary(record, split):
+                say(told)
+        barrier(world)
+
+
+def open_run(config: Any, own: Any, folder: Path, world: World) -> RunFolder:
+    """Open the run folder; when the first process may not, all leave together instead of waiting for it."""
+    refused: CrlError | None = None
+    try:
+        run = RunFolder.open(
+            folder,
+            to_dict(own),
+            resume=config.run.resume,
+            allow_change=config.run.allow_change,
+            free_keys=FREE_KEYS,
+            writer=world.is_main,
+        )
+    except CrlError as error:
+        refused = error
+    if any_true(refused is not None, world):
+        raise refused or UsageError("the first process was refused; its message says why")
+    return run
+
+
+def write_results(
+    experiment: Experiment,
+    split: Split,
+    fitted: Fitted,
+    found: Mapping[str, np.ndarray],
+    run: RunFolder,
+    *,
+    keep_table: bool,
+) -> RunRecord:
+    """Write the weights, the predictions and the table of images, and run.json last of all; return it."""
+    manifest, task = experiment.data.manifest, experiment.task
+    rows = found["index"]
+    predictions = Predictions(
+        manifest.class_names,
+        manifest["path"][rows],
+        found["target"],
+        found["probs"].reshape(len(rows), manifest.num_classes),
+        task.image_columns(manifest, rows, split.fold),
+    )
+    scores = task.run_scores(predictions, manifest.label[split.train]) if len(rows) else {}
+    record = run_record(experiment, split, fitted, scores)
+    save_weights(experiment, fitted, record, run.path)
+    predictions.write(run.path / "predictions.parquet")
+    if keep_table:
+        task.table(experiment, split).save(run.path / "manifest.parquet")
+    record.write(run.path / RECORD_FILE)
+    return record
+
+
+def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Mapping[str, Any]) -> RunRecord:
+    """Return what run.json tells: data, label rule, split, model, loss, device and versions."""
+    config, manifest = experiment.config, experiment.data.manifest
+    return RunRecord.from_dict(
+        {
+            "kind": experiment.task.kinds[0],
+            **training_facts(config, fitted.learner),
+            "class_names": list(manifest.class_names),
+            "policy": experiment.data.policy,
+            **experiment.identity,
+            "test_crops": config.evaluate.test_crops,
+            "scores": dict(scores),
+            "n": len(split.test),
+            "n_train": len(split.train),
+            "n_validation": len(split.val),
+            "counts": {key: told for key, told in experiment.data.report.items() if key != "class_names"},
+            "data_root": str(manifest.root.resolve()),
+            **experiment.task.facts(experiment, split),
+            **fitted.facts,
+        }
+    )
+
+
+def save_weights(experiment: Experiment, fitted: Fitted, record: RunRecord, folder: Path) -> None:
+    """Write the selected weights to model.safetensors, and the others beside them under their name.
+
+    The others were never tested, so their file carries no scores.
+    """
+    config = experiment.config
+    facts = {key: value for key, value in record.to_dict().items() if key not in NOT_IN_MODEL} | {
+        "model": to_dict(config.model),
+        "head": to_dict(config.head),
+        "ordered_classes": experiment.task.ordered,
+        "notes": fitted.learner.notes,
+    }
+    save_bundle(folder / MODEL_FILE, fitted.model.state_dict(), {**facts, "weights": record.selected})
+    for name, state in fitted.others.items():
+        save_bundle(folder / other_file(name), state, {**facts, "scores": {}, "weights": name})
+
+
+def other_file(name: str) -> str:
+    """Return the file of the weights that were not selected: model-best.safetensors."""
+    return f"model-{name}.safetensors"
+
+
+def is_finished(experiment: Experiment, split: Split, folder: Path) -> bool:
+    """Tell whether the folder holds this very run, complete: its settings, its images and its results.
+
+    A run that is to go on with another configuration, or on other images, is not finished.
+    """
+    task, config = experiment.task, experiment.config
+    if config.run.resume != "auto" or not all((folder / name).is_file() for name in FINISHED):
+        return False
+    asked = to_plain(to_dict(plain(task, task.part_config(config, split), folder)))
+    changed = config_changes(read_config(folder / "config.yaml"), asked)
+    record = read_json(folder / RECORD_FILE)
+    same = all(record.get(key) == own for key, own in experiment.identity.items())
+    return same and changed.keys() <= set(FREE_KEYS)

@@ -1,0 +1,67 @@
+"""Parts of a report that are the same whatever the task: each a function from the record to Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from finetune.figures.markdown import NOT_MEASURED, Picture, code, escape, number, table
+
+Record = Mapping[str, Any]
+FIGURES = PurePosixPath("pictures")  # the folder of a report's figures
+CURVES_NOTE = (
+    "Training accuracy is measured on augmented images while the weights still move. "
+    "Values of different losses cannot be compared."
+)
+DATA_NOTE = "It shows images of the data set: mind its terms before passing them on."
+
+
+def figure(name: str, title: str, caption: str) -> Picture:
+    """Return a figure of a report by its file's name without folder and ending."""
+    return Picture(FIGURES / f"{name}.png", title, caption)
+
+
+def what_ran(record: Record, rows: Sequence[tuple[str, str]] = ()) -> str:
+    """Return what is needed to run it again, and what it ran on; `rows` are the task's own, (what, key)."""
+    device = record.get("device") or {}
+    used, name, asked = (plain(device.get(key)) for key in ("used", "name", "asked"))
+    options = record.get("head_options") or {}
+    head = plain(record.get("head")) + (f" ({plain(options)})" if options else "")
+    lines = [
+        ("command", code(record.get("command", NOT_MEASURED))),
+        ("head", escape(head)),
+        ("loss", escape(record["loss_text"])),
+        ("backbone", escape(plain(record.get("backbone")))),
+        ("weights it started from", escape(plain(record.get("pretraining")))),
+        *((what, escape(plain(record.get(key)))) for what, key in rows),
+        ("preprocessing", escape(plain(record.get("preprocess")))),
+        ("test crops", escape(plain(record.get("test_crops")))),
+        ("training", escape(plain(record.get("train")))),
+        ("device", escape(f"{used} ({name}), asked for {asked}")),
+        ("precision", escape(plain(record.get("precision")))),
+        ("minutes", number(record.get("minutes"), 1)),
+        ("versions", escape(plain(record.get("versions")))),
+    ]
+    whole = "Everything that was chosen is in config.yaml."
+    return f"{table(['what', 'this run'], lines, numbers_from=2)}\n\n{whole}"
+
+
+def same_data(record: Record, policy: str) -> str:
+    """Return the hashes that two comparable runs share; `policy` is what the task calls its label rule."""
+    return (
+        f"Manifest {code(record.get('manifest', NOT_MEASURED))}, split "
+        f"{code(record.get('split', NOT_MEASURED))}. Only results with the same {policy}, manifest and split "
+        "can be compared."
+    )
+
+
+def plain(value: Any) -> str:
+    """Return a setting's value as words: "not measured" for none, mappings and lists spelled out."""
+    if value is None or value in ("", [], {}):
+        return NOT_MEASURED
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items() if item not in (None, ""))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(plain(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

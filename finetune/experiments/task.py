@@ -1,0 +1,203 @@
+"""What the shared code asks of a task, and how tasks are found.
+
+A task is a kind of question to images: which age group, which category. It says how its data are read, split,
+scored and told about; training, testing, reports, comparisons and studies are written once, here, for all of
+them. Tasks are found by the entry points of installed packages in the group "crl_toolkit.tasks": a name and
+an object that is a `Task`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from finetune.errors import DataError, UsageError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.splits import Split, Splits
+from finetune.images.manifest import Manifest
+
+if TYPE_CHECKING:
+    from finetune.experiments.record import RunRecord
+    from finetune.experiments.result import Result
+    from finetune.experiments.run import Experiment
+    from finetune.figures.markdown import Picture
+
+ENTRY_POINTS = "crl_toolkit.tasks"
+Place = Literal["compare", "conclusion", "study", "card", "demo", "evaluate"]
+Over = Literal["folds", "images", "classes"]
+Sections = Sequence[tuple[str, str | None]]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The images of one configuration: their table, the rule their labels follow, and every row's fate.
+
+    `policy` is the label policy or the layout that was read; `report` is ready for JSON.
+    """
+
+    manifest: Manifest
+    policy: str
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One score of a task, and where it is shown.
+
+    Args:
+        key: its name in a result's scores: "exact", "top1".
+        label: in words: "exact accuracy".
+        places: where it is shown; "conclusion" is the sentence on a comparison.
+        hits: predictions -> 1.0 or 0.0 for each image, (N,); None for a score that is no mean over images.
+        over: the mean is taken over folds (of each fold's mean), over images, or over classes.
+        study_key: its name in a study's cells; "" for `key`.
+        report_key: its name in report.json where a study finds it; "" for `key`.
+        fewest_classes: it says something from so many classes on.
+    """
+
+    key: str
+    label: str
+    places: frozenset[Place]
+    hits: Callable[[Predictions], np.ndarray] | None = None
+    over: Over = "images"
+    study_key: str = ""
+    report_key: str = ""
+    fewest_classes: int = 2
+
+
+def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
+    """Return the task's measures that are shown in this place, in the task's order."""
+    return tuple(measure for measure in task.measures if place in measure.places)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """What is drawn again when an interval is computed: whole clusters, within strata.
+
+    Args:
+        unit: one cluster in words: "subject" or "image".
+        clusters: (N,), the cluster of each image.
+        strata: (N,), such as the fold; clusters are drawn within each.
+        further: more cautious clusters by their unit, such as the albums that hold several subjects.
+    """
+
+    unit: str
+    clusters: np.ndarray
+    strata: np.ndarray
+    further: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """Everything that the shared code asks of a task."""
+
+    name: str  # the noun of the command line: age, fine
+    title: str  # of its pages: "Age groups"
+    kinds: tuple[str, ...]  # of its runs' run.json; the first is that of a single run
+    result_of: str  # "a cross-validation"; a result folder in words
+    written_by: str  # which command writes a result folder, in words
+    ordered: bool  # whether the classes have an order, young to old
+    columns: tuple[str, ...]  # the predictions' own columns, in the order of the file
+    may_be_empty: tuple[str, ...]  # which of them may have empty cells
+    measures: tuple[Measure, ...]  # every score that is shown anywhere; the first is the headline
+    config_type: type[Any]  # the configuration of a single run
+
+    def read(self, config: Any, *, lists_only: bool = False) -> TaskData:
+        """Read the configured data set; with `lists_only` absent images are counted, not refused."""
+
+    def splits(self, data: TaskData, config: Any) -> Splits:
+        """Return the parts to train, validate and test on; no image is in two parts of a split."""
+
+    def describe(self, data: TaskData, splits: Splits) -> str:
+        """Return the line that says what was read and how it is used."""
+
+    def check(self, data: TaskData, splits: Splits, config: Any) -> TaskData:
+        """Say what the reader noticed, and refuse or report equal images in two parts."""
+
+    def configure(self, config: Any, data: TaskData) -> Any:
+        """Return the configuration with what depends on the data set filled in."""
+
+    def part_config(self, config: Any, split: Split) -> Any:
+        """Return the configuration of the run on one split."""
+
+    def chosen_fold(self, config: Any) -> int:
+        """Return the fold that a single run tests."""
+
+    def boxes(self, manifest: Manifest, crop: Mapping[str, Any]) -> np.ndarray | None:
+        """Return the part of each image that is looked at, (N, 4) in px; None for whole images."""
+
+    def crop_of(self, config: Any) -> Mapping[str, Any]:
+        """Return how a configuration cuts its images out, as run.json records it under "crop"."""
+
+    def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """Return what an epoch's validation reports, in the unit interval."""
+
+    def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
+        """Return the task's own columns of the predictions of these rows."""
+
+    def run_scores(self, predictions: Predictions, train_labels: np.ndarray) -> dict[str, Any]:
+        """Return what run.json records as scores; empty where nothing was tested."""
+
+    def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:
+        """Return what run.json records of this task's data besides what every task's does."""
+
+    def table(self, experiment: Experiment, split: Split) -> Manifest:
+        """Return the table of images as a single run keeps it."""
+
+    def summary(self, record: RunRecord, split: Split) -> str | None:
+        """Return a tested run's scores in one line; None where they are told with the report."""
+
+    def report(self, result: Result, train_labels: Mapping[int, np.ndarray] | None) -> dict[str, Any]:
+        """Score a result, write its report, tables and figures, and return what report.json holds."""
+
+    def tell(self, report: Mapping[str, Any]) -> None:
+        """Print the headline of a report."""
+
+    def resampling(self, predictions: Predictions) -> Resampling:
+        """Return what is drawn again for intervals of these predictions."""
+
+    def tested(self, predictions: Predictions) -> dict[str, Any]:
+        """Return what is counted of the tested images besides their number, such as subjects."""
+
+    def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
+        """Draw where two results differ under `out`; return the figures in the page's order."""
+
+
+@cache
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def task_names() -> list[str]:
+    """Return the names of the installed tasks, sorted; no task is imported."""
+    return sorted(_entry_points())
+
+
+def load_task(name: str) -> Task:
+    """Return an installed task; UsageError lists those there are."""
+    if name not in _entry_points():
+        raise UsageError(
+            f"no task is called {name!r}; there is {', '.join(task_names()) or 'none'} (crl doctor tells why "
+            "one may be missing)"
+        )
+    found: Task = _entry_points()[name].load()
+    return found
+
+
+def find_task(kind: str) -> Task | None:
+    """Return the installed task whose runs are of this kind; None where no task has such runs."""
+    return next((task for task in map(load_task, task_names()) if kind in task.kinds), None)
+
+
+def task_of(kind: str, file: Path) -> Task:
+    """Return the task of a run of this kind, read from `file`; DataError lists the kinds there are."""
+    found = find_task(kind)
+    if found is None:
+        kinds = [known for name in task_names() for known in load_task(name).kinds]
+        raise DataError(f'{file}: its "kind" is {kind!r}; runs that are read are {", ".join(kinds)}')
+    return found

@@ -1,0 +1,70 @@
+"""`train`: one model on one split, alone or under torchrun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.experiments.task import Task
+
+if TYPE_CHECKING:
+    from finetune.experiments.record import RunRecord
+    from finetune.experiments.run import Experiment
+    from finetune.experiments.splits import Split
+
+
+def train_run(task: Task, config: Any) -> dict[str, Any]:
+    """Fine-tune on the training rows, test once on the test rows, report, and return the run's record.
+
+    Where something was tested, what report.json holds is returned with it. A run that is finished is left as
+    it is.
+    """
+    from finetune.cli.console import quiet, say
+    from finetune.experiments.record import RECORD_FILE, RunRecord
+    from finetune.experiments.run import check_run_place, is_finished, prepare_experiment, run_split
+    from finetune.training.optimization.distributed import any_true, start_world, stop_world
+    from finetune.training.optimization.precision import choose_precision
+
+    world = start_world(choose_precision(config.device, config.run.precision).device)
+    if not world.is_main:
+        quiet()
+    try:
+        if world.is_main:
+            check_run_place(config)
+        folder = Path(config.run.dir)
+        experiment = prepare_experiment(task, config)
+        split = experiment.split(task.chosen_fold(config))
+        left = any_true(not is_finished(experiment, split, folder), world)
+        if left:
+            run_split(experiment, split, folder, world)
+        record = RunRecord.read(folder / RECORD_FILE)
+        if world.is_main and not left:
+            say(f"the run in {folder} is finished: nothing is trained and nothing is tested again")
+        result = {"run": str(folder), **record.to_dict()}
+        if world.is_main:
+            result |= report_run(experiment, split, folder, record, again=left)
+            say(f"the run lies in {folder}")
+        return result
+    finally:
+        stop_world()
+
+
+def report_run(
+    experiment: Experiment, split: Split, folder: Path, record: RunRecord, *, again: bool
+) -> dict[str, Any]:
+    """Write the report of a run that tested something, and return it; a finished one is told as it stands."""
+    from finetune.cli.console import say
+    from finetune.experiments.result import Result
+    from finetune.runs.folder import read_json
+
+    if not record.n:
+        return {}
+    task, page, stored = experiment.task, folder / "report.md", folder / "report.json"
+    if again or not (page.is_file() and stored.is_file()):
+        labels = experiment.data.manifest.label[split.train]
+        report = task.report(Result.load(folder, task), {split.fold: labels})
+    else:
+        report = dict(read_json(stored))
+    task.tell(report)
+    say(f"report: {page}")
+    return report
