@@ -21,18 +21,19 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from agecls.results import AgeResult
 
 from agecls.commands import main
 from agecls.config import AgeDataConfig
 from agecls.data.read import make_age_splits, read_data
 from agecls.synthetic.adience import write_lookalike_adience
+from agecls.task import TASK
 from apps.config import ExportConfig
 from apps.export import run as export
 from apps.export.run import export_run
 from apps.runtime.session import OnnxClassifier
 from finetune.cli import console
 from finetune.errors import CrlError, DataError, ModelFileError
+from finetune.experiments.result import Result
 from finetune.images.decode import decode_image
 from finetune.models.backbone import build_backbone
 from finetune.training.checkpoint import CheckpointFolder
@@ -237,7 +238,7 @@ def test_6_no_picture_is_silently_skipped_swapped_or_rewritten(
 ):
     folder, _, untouched = trained
     assert untouched, "training must not change a byte of the data"
-    tested = AgeResult.load(folder).predictions
+    tested = Result.load(folder, TASK).predictions
     manifest = read_data(AgeDataConfig(root=str(faces))).manifest
     fold = manifest["fold"] == 0
     assert sorted(tested.path.tolist()) == sorted(manifest["path"][fold].tolist())

@@ -106,7 +106,7 @@ def fit_affine(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the (2, 3) matrix of the affine map that brings points (n, 2) nearest to targets (n, 2).
 
     >>> square = np.array([(0.0, 0.0), (2.0, 0.0), (0.0, 2.0), (2.0, 2.0)])
-    >>> fit_affine(square, square * (2, 3) + (1, 0)).round(6).tolist()
+    >>> (fit_affine(square, square * (2, 3) + (1, 0)).round(6) + 0.0).tolist()
     [[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]
     """
     centre = points.mean(axis=0)

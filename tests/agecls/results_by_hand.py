@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from agecls.results import AgeResult, Predictions
 
+from agecls.task import TASK
+from finetune.experiments.result import Result
+from tests.agecls.age_predictions import age_predictions
 from tests.agecls.drawing import NAMES, made_up_answers
 
 FOLDS, IMAGES = 5, 240
@@ -44,7 +46,7 @@ def run_record(**changes: Any) -> dict[str, Any]:
 
 def make_result(
     folder: Path, *, answers: int = 0, without: tuple[int, ...] = (), albums: bool = False, **changes: Any
-) -> AgeResult:
+) -> Result:
     """Write a result folder and read it back.
 
     `answers` seeds the made-up probabilities, `without` names groups without an image; with `albums` two
@@ -55,7 +57,7 @@ def make_result(
     person = np.arange(IMAGES) // 3
     subject = np.array([f"s{number:03d}" for number in person])
     fold = np.minimum(person % 7, FOLDS - 1)  # folds differ in size, so mean over folds and pooled differ
-    found = Predictions(
+    found = age_predictions(
         NAMES,
         path=np.array([f"faces/odd|_name {index:03d}.jpg" for index in range(IMAGES)]),
         subject=subject,
@@ -75,4 +77,4 @@ def make_result(
         ]
         (folder / f"fold{fold}").mkdir()
         (folder / f"fold{fold}" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return AgeResult.load(folder)
+    return Result.load(folder, TASK)

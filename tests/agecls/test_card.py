@@ -2,22 +2,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from agecls.results import AgeResult, Predictions
-from agecls.single import train_single
 
 from agecls.card import age_card, choose_model, crossing_rates, yaw_cells, young_and_adult
 from agecls.card_facts import not_measured, pretraining_facts
 from agecls.scores import score_cross_validation
 from agecls.synthetic.adience import album_name, is_drawn
+from agecls.task import TASK
 from finetune.cli.console import quiet, reset
 from finetune.errors import DataError, UsageError
+from finetune.experiments.result import Result
+from finetune.experiments.train import train_run
 from finetune.images.manifest import Manifest
 from finetune.runs.folder import read_json
+from tests.agecls.age_predictions import age_predictions, with_columns
 from tests.agecls.results_by_hand import FOLDS, make_result
 from tests.agecls.tiny_ages import as_table, single, tiny
 
@@ -83,8 +84,16 @@ def test_false_adults_and_false_minors_by_hand():
     names = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60+")
     blank = np.full(8, "")
     people = np.array([f"p{row}" for row in range(8)])
-    found = Predictions(
-        names, people, people, people, blank, np.full(8, np.nan), np.zeros(8), target, np.eye(8)[named]
+    found = age_predictions(
+        names,
+        path=people,
+        subject=people,
+        user=people,
+        gender=blank,
+        age=np.full(8, np.nan),
+        fold=np.zeros(8, dtype=int),
+        target=target,
+        probs=np.eye(8)[named],
     )
     rates = crossing_rates(found)
     adult, minor = rates["false_adult"], rates["false_minor"]
@@ -98,7 +107,7 @@ def test_false_adults_and_false_minors_by_hand():
     assert adult["of"] == ["0-2", "4-6", "8-12", "15-20"]
     assert adult["named"] == ["25-32", "38-43", "48-53", "60+"]
     many = found.select(np.tile(np.arange(8), 30))
-    many = replace(many, subject=np.arange(240).astype(str))
+    many = with_columns(many, subject=np.arange(240).astype(str))
     assert crossing_rates(many)["false_adult"]["rate"] == pytest.approx(40)
 
 
@@ -246,12 +255,12 @@ def test_a_single_run_and_one_that_tested_nothing(faces, tmp_path):
     quiet()
     try:
         for fold, name in ((1, "one"), (-1, "all")):
-            train_single(single(tiny(faces, tmp_path / name), fold=fold, **options))
+            train_run(TASK, single(tiny(faces, tmp_path / name), fold=fold, **options))
     finally:
         reset()
     one = age_card(tmp_path / "one", None)
     assert one["metrics"]["fold"] == 1
-    assert one["metrics"]["n"] == len(AgeResult.load(tmp_path / "one").predictions)
+    assert one["metrics"]["n"] == len(Result.load(tmp_path / "one", TASK).predictions)
     assert one["card"]["data"]["kind"] == "table"
     assert any(text.startswith("Gender") for text in one["card"]["not_measured"])
     with pytest.raises(UsageError, match="run of fold 1"):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from agecls.results import AgeResult
 
 from agecls.commands import COMMANDS
+from agecls.task import TASK
+from finetune.experiments.result import Result
 from tests.agecls.tiny_ages import as_table, crl, listed_rows, one_object, single, tiny, words
 
 
@@ -200,7 +201,7 @@ def test_two_processes_of_torchrun_train_as_one(faces, tmp_path):
     assert found.returncode == 0, found.stderr
     record = one_object(found.stdout)
     assert (record["processes"], record["fold"]) == (2, 0)
-    result = AgeResult.load(tmp_path / "run").predictions
+    result = Result.load(tmp_path / "run", TASK).predictions
     own = [row for row in listed_rows(faces) if row["fold"] == "0"]
     assert len(result) == len(own) == len(set(result.path))
 

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agecls.compare_report import per_seed, what_differs, write_comparison
-from agecls.comparison import compare_results, compare_seeds
-from agecls.results import AgeResult
 
+from agecls.task import TASK
+from finetune.experiments.compare.compare import compare_results, compare_seeds
+from finetune.experiments.compare.page import per_seed, what_differs, write_comparison
+from finetune.experiments.result import Result
 from finetune.figures.markdown import escape
 from tests.agecls.results_by_hand import make_result
 from tests.finetune.drawing import pixels_of
 
-Compared = tuple[AgeResult, AgeResult, dict[str, Any]]
+Compared = tuple[Result, Result, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_gallery_and_heat_maps_are_drawn_even_without_the_image_files(compared: 
 
 def test_more_than_the_loss_is_not_a_controlled_comparison():
     item = {"field": "train.lr", "a": 0.1, "b": None}
-    comparison = {"names": ["a|1", "b"], "controlled": False, "settings": [item], "environment": []}
+    comparison = {"names": ["a|1", "b"], "changed": "more", "settings": [item], "environment": []}
     text = what_differs(comparison)
     assert "**Not a controlled comparison**" in text
     assert "| train.lr | 0.1 | n/a |" in text
@@ -66,13 +67,13 @@ def test_more_than_the_loss_is_not_a_controlled_comparison():
 
 
 def test_two_equal_runs_differ_in_nothing():
-    assert what_differs({"names": ["a", "b"], "controlled": True, "settings": [], "environment": []}) == (
+    assert what_differs({"names": ["a", "b"], "changed": "nothing", "settings": [], "environment": []}) == (
         "No setting differs."
     )
 
 
 def test_seeds_are_listed_with_their_spread(compared: Compared, tmp_path: Path):
-    assert per_seed(compared[2]) is None
+    assert per_seed(compared[2], TASK) is None
     sides = [
         [
             make_result(tmp_path / f"{name}{seed}", answers=seed + shift, seed=seed, loss={"name": name})
@@ -81,10 +82,12 @@ def test_seeds_are_listed_with_their_spread(compared: Compared, tmp_path: Path):
         for shift, name in enumerate(("cel", "crl"))
     ]
     comparison = compare_seeds(*sides, resamples=50)
-    text = per_seed(comparison)
+    text = per_seed(comparison, TASK)
     assert text is not None
     for row in comparison["per_seed"]:
-        assert f"| {row['seed']} | {row['exact']:+.2f} | {row['one_off']:+.2f} |" in text
+        for found in (row["exact"], row["one_off"]):
+            cells = f"{found['a']:.2f} | {found['b']:.2f} | {found['difference']:+.2f}"
+            assert f"| seed {row['seed']} | {cells} |" in text
     assert "over 2 seeds" in text
     page = write_comparison(sides[0][0], sides[1][0], comparison, tmp_path / "out", pictures=False)
     assert "McNemar" not in page.read_text(encoding="utf-8")

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agecls.comparison import compare_folders, compare_results, compare_seeds
-from agecls.results import AgeResult, Predictions
 
 from agecls.config import CompareConfig
+from agecls.task import TASK
 from finetune.errors import DataError, UsageError
+from finetune.experiments.compare.compare import compare_folders, compare_results, compare_seeds
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import RunRecord
+from finetune.experiments.result import Result
 from finetune.metrics.bootstrap import mcnemar, paired_cluster_bootstrap
+from tests.agecls.age_predictions import age_predictions, with_columns
 
 GROUPS = ("0-2", "4-6", "8-12", "15-20")
 RUN = {
@@ -34,8 +38,8 @@ def predictions(hits: np.ndarray, target: np.ndarray | None = None) -> Predictio
     index = np.arange(len(hits))
     target = index % 4 if target is None else target
     preds = np.where(hits, target, (target + 2) % 4)
-    return Predictions(
-        class_names=GROUPS,
+    return age_predictions(
+        GROUPS,
         path=np.array([f"{row:05}.jpg" for row in index]),
         subject=np.array([f"s{row // 2}" for row in index]),
         user=np.array([f"u{row // 4}" for row in index]),
@@ -47,11 +51,9 @@ def predictions(hits: np.ndarray, target: np.ndarray | None = None) -> Predictio
     )
 
 
-def result(
-    hits: np.ndarray, name: str = "run", config: dict[str, Any] | None = None, **run: Any
-) -> AgeResult:
+def result(hits: np.ndarray, name: str = "run", config: dict[str, Any] | None = None, **run: Any) -> Result:
     """Return a result in memory; `run` replaces values of its run.json."""
-    return AgeResult(Path(name), RUN | run, config or {}, predictions(hits))
+    return Result(Path(name), RunRecord.from_dict(RUN | run), config or {}, predictions(hits), TASK)
 
 
 def answers(share: float, images: int = 240, seed: int = 0) -> np.ndarray:
@@ -66,7 +68,7 @@ def test_a_difference_is_second_minus_first_on_the_same_images():
     expected = paired_cluster_bootstrap(
         100.0 * first,
         100.0 * second,
-        frame.subject,
+        frame["subject"],
         frame.fold,
         statistic="mean_of_strata",
         resamples=500,
@@ -99,9 +101,10 @@ def test_identical_results_differ_by_nothing():
     for measure in ("exact", "one_off"):
         assert (found[measure]["difference"], found[measure]["interval"], found[measure]["p"]) == (
             0,
-            [0, 0],
-            1,
+            None,
+            None,
         )
+        assert found[measure]["reason"] == "they are right and wrong on the same images"
     assert found["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
     assert found["settings"] == []
     assert found["conclusion"].startswith("No difference in exact accuracy was shown")
@@ -121,17 +124,21 @@ def test_a_difference_within_the_noise_is_not_claimed():
 def test_a_difference_that_vanishes_when_albums_are_resampled_is_not_claimed():
     """All the gain lies in one album of many subjects: subjects agree, albums do not."""
     base = predictions(np.zeros(240, dtype=bool))
-    user = np.where(np.arange(240) // 2 < 40, "big album", base.user)
-    before = replace(base, user=user, fold=np.zeros(240, dtype=int))
+    user = np.where(np.arange(240) // 2 < 40, "big album", base["user"])
+    before = with_columns(base, user=user, fold=np.zeros(240, dtype=int))
     after = replace(
         before, probs=np.where((user == "big album")[:, None], np.eye(4)[base.target], before.probs)
     )
-    sides = [AgeResult(Path(name), RUN, {}, rows) for name, rows in (("a", before), ("b", after))]
+    sides = [
+        Result(Path(name), RunRecord.from_dict(RUN), {}, rows, TASK)
+        for name, rows in (("a", before), ("b", after))
+    ]
     found = compare_results(*sides, resamples=500)
     assert found["exact"]["interval"][0] > 0
     assert found["exact"]["by_user"]["interval"][0] == 0
-    assert found["conclusion"].startswith("No difference in exact accuracy was shown: b is higher than a")
-    assert "whole albums instead of subjects" in found["conclusion"]
+    assert found["conclusion"].startswith("No difference in exact accuracy was shown: b minus a is +")
+    albums = len(np.unique(user))
+    assert f"; the interval over {albums} users contains zero." in found["conclusion"]
 
 
 @pytest.mark.parametrize(("field", "value"), [("manifest", "99"), ("policy", "gillevi"), ("split", "77")])
@@ -158,11 +165,11 @@ def test_other_test_images_or_labels_are_refused_by_name():
         compare_results(a, fewer)
     other = np.where(np.arange(240) == 5, 0, rows.target)
     relabelled = replace(a, folder=Path("b"), predictions=replace(rows, target=other))
-    with pytest.raises(DataError, match=r"differ in target:\n  00005.jpg: 1 and 0"):
+    with pytest.raises(DataError, match=r"differ in the true class:\n  00005.jpg: 4-6 and 0-2"):
         compare_results(a, relabelled)
     for column in ("subject", "user"):
-        renamed = np.where(np.arange(240) == 5, "x", a.predictions.user)
-        regrouped = replace(a, folder=Path("b"), predictions=replace(rows, **{column: renamed}))
+        renamed = np.where(np.arange(240) == 5, "x", a.predictions["user"])
+        regrouped = replace(a, folder=Path("b"), predictions=with_columns(rows, **{column: renamed}))
         with pytest.raises(DataError, match=rf"differ in {column}:\n"):
             compare_results(a, regrouped)
 
@@ -202,7 +209,7 @@ def test_a_missing_configuration_is_told():
     assert found["notes"] == ["no config.yaml in bare: only the settings in run.json were compared"]
 
 
-def seeds_of(share: float, first: int, **run: Any) -> list[AgeResult]:
+def seeds_of(share: float, first: int, **run: Any) -> list[Result]:
     return [result(answers(share, seed=first + k), f"s{first}-{k}", seed=k, **run) for k in (2, 0, 1)]
 
 
@@ -215,7 +222,7 @@ def test_seeds_average_correctness_per_image_and_pair_by_seed():
     expected = paired_cluster_bootstrap(
         100 * first,
         100 * second,
-        frame.subject,
+        frame["subject"],
         frame.fold,
         statistic="mean_of_strata",
         resamples=300,
@@ -224,7 +231,7 @@ def test_seeds_average_correctness_per_image_and_pair_by_seed():
     assert found["exact"]["interval"] == pytest.approx([expected.low, expected.high])
     assert [row["seed"] for row in found["per_seed"]] == found["seeds"] == [0, 1, 2]
     alone = compare_results(side_a[1], side_b[1], resamples=50)
-    assert found["per_seed"][0]["exact"] == pytest.approx(alone["exact"]["difference"])
+    assert found["per_seed"][0]["exact"]["difference"] == pytest.approx(alone["exact"]["difference"])
     assert found["per_seed"][0]["mcnemar"] == alone["mcnemar"]
     assert found["seed_difference"]["exact"]["mean"] == pytest.approx(found["exact"]["difference"])
     assert found["controlled"]
@@ -239,7 +246,7 @@ def test_seeds_that_disagree_among_themselves_prove_nothing():
     found = compare_seeds(side_a, side_b, resamples=300)
     assert found["exact"]["interval"][0] > 0
     assert found["conclusion"].startswith("No difference in exact accuracy was shown: crl")
-    assert "when the 3 seeds are taken as the sample" in found["conclusion"]
+    assert "the interval over 3 seeds, -" in found["conclusion"]
 
 
 def test_unpaired_seeds_are_refused():
@@ -254,7 +261,7 @@ def test_unpaired_seeds_are_refused():
 
 def test_seeds_of_different_settings_on_one_side_are_told():
     side_b = seeds_of(0.5, 10)
-    side_b[0] = replace(side_b[0], run=side_b[0].run | {"epochs": 3})
+    side_b[0] = replace(side_b[0], record=replace(side_b[0].record, epochs=3))
     notes = compare_seeds(seeds_of(0.5, 20), side_b, resamples=50)["notes"]
     assert any(note.startswith("not seeds of one setting: epochs differ among") for note in notes)
 
@@ -266,7 +273,7 @@ def test_folders_are_compared_and_the_result_is_written(tmp_path, capsys):
         (folder / "run.json").write_text(json.dumps({"kind": "age_cv", **RUN, **run}), encoding="utf-8")
         predictions(answers(share)).write(folder / "predictions.parquet")
     config = CompareConfig(resamples=100, pictures=False)
-    found = compare_folders([tmp_path / "a"], [tmp_path / "b"], config)
+    found = compare_folders(TASK, [tmp_path / "a"], [tmp_path / "b"], config)
     out = tmp_path / "b-against-a"
     written = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert written["exact"]["difference"] == pytest.approx(found["exact"]["difference"])
@@ -274,7 +281,7 @@ def test_folders_are_compared_and_the_result_is_written(tmp_path, capsys):
     assert found["page"] == str(out / "compare.md")
     assert found["conclusion"] in capsys.readouterr().out
     elsewhere = replace(config, out=str(tmp_path / "new" / "place"))
-    compare_folders([tmp_path / "a"], [tmp_path / "b"], elsewhere)
+    compare_folders(TASK, [tmp_path / "a"], [tmp_path / "b"], elsewhere)
     assert sorted(path.name for path in (tmp_path / "new" / "place").iterdir()) == [
         "compare.md",
         "comparison.json",
@@ -288,7 +295,7 @@ def test_the_folder_of_a_study_is_answered_with_its_cells(tmp_path):
     (cell / "run.json").touch()
     for folder in (tmp_path / "study", cell.parent):
         with pytest.raises(DataError, match=r"whose cells are the results; name one of them:\n  .*seed-0"):
-            compare_folders([folder], [cell], CompareConfig(pictures=False))
+            compare_folders(TASK, [folder], [cell], CompareConfig(pictures=False))
 
 
 def test_several_seeds_do_not_take_the_place_of_one(tmp_path):
@@ -302,10 +309,10 @@ def test_several_seeds_do_not_take_the_place_of_one(tmp_path):
             predictions(answers(share, seed=seed)).write(folder / "predictions.parquet")
     config = CompareConfig(resamples=50, pictures=False)
     cel, crl = ([cells / arm / f"seed-{seed}" for seed in range(2)] for arm in ("cel", "crl"))
-    compare_folders(cel[:1], crl[:1], config)
-    found = compare_folders(cel[::-1], crl, config)
+    compare_folders(TASK, cel[:1], crl[:1], config)
+    found = compare_folders(TASK, cel[::-1], crl, config)
     made = sorted(file.parent.name for file in cells.rglob("comparison.json"))
     assert made == ["crl-seed-0-against-cel-seed-0", "crl-seed-0-against-cel-seed-0-2-seeds"]
     assert found["folders"]["b"] == ["../seed-0", "../seed-1"]
     with pytest.raises(UsageError, match="holds the comparison of other results"):
-        compare_folders(crl, cel, replace(config, out=str(Path(found["page"]).parent)))
+        compare_folders(TASK, crl, cel, replace(config, out=str(Path(found["page"]).parent)))

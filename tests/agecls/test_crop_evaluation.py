@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from agecls.results import AgeResult, Predictions
 
 from agecls import crop_evaluation as recropping
 from agecls.commands import EvaluateAgeConfig
@@ -16,9 +15,13 @@ from agecls.crop_evaluation import crop_for_run, crop_report, face_of, find_face
 from agecls.evaluation import evaluate_run
 from agecls.faces.crop import FaceCrop
 from agecls.faces.detector import Face, FaceDetector, crop_face
+from agecls.task import TASK
 from finetune.errors import DataError, UsageError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, preprocess
+from tests.agecls.age_predictions import age_predictions
 from tests.agecls.tiny_ages import as_table, crl, one_object
 
 TABLE = {"group_column": "group", "user_column": "user", "gender_column": "gender"}
@@ -76,14 +79,14 @@ def asked(tmp_path: Path, margin: float | None = 0.0, **data: object) -> Evaluat
 
 def test_crops_that_are_the_pictures_change_nothing(pair, boxes, tmp_path):
     told = evaluate_run(pair[0], asked(tmp_path))
-    own = AgeResult.load(pair[0]).predictions
+    own = Result.load(pair[0], TASK).predictions
     assert (told["n"], told["found"], told["not_found"]) == (len(own), len(own), 0)
     assert told["equal_predictions"] == 100
     for score, hits in (("exact", own.correct), ("one_off", own.one_off)):
         found = told["all"][score]
         assert found["own"] == found["detector"] == pytest.approx(100 * hits.mean())
         assert (found["difference"], found["interval"]) == (0, [0, 0])
-    names = AgeResult.load(pair[0]).class_names
+    names = Result.load(pair[0], TASK).class_names
     cut = Predictions.read(tmp_path / "out" / "predictions.parquet", names)
     assert cut.probs == pytest.approx(own.in_order().probs, abs=1e-6)
     assert (cut.fold == own.in_order().fold).all()
@@ -95,9 +98,9 @@ def test_other_crops_give_other_answers(pair, boxes, tmp_path):
     told = evaluate_run(pair[0], asked(tmp_path))
     assert told["crop"] == FaceCrop.of("plain", 0).to_dict()
     assert told["detector"] == boxes.name
-    names = AgeResult.load(pair[0]).class_names
+    names = Result.load(pair[0], TASK).class_names
     cut = Predictions.read(tmp_path / "out" / "predictions.parquet", names)
-    own = AgeResult.load(pair[0]).predictions.in_order()
+    own = Result.load(pair[0], TASK).predictions.in_order()
     assert np.abs(cut.probs - own.probs).max() > 1e-3
     assert told["equal_predictions"] == pytest.approx(100 * (cut.preds == own.preds).mean())
     widened = evaluate_run(pair[0], asked(tmp_path, margin=0.5))
@@ -121,7 +124,7 @@ def test_where_no_face_is_found_the_picture_is_shown_whole_and_counted(pair, box
 
 def test_a_single_run_is_shown_its_own_test_fold(pair, boxes, tmp_path):
     told = evaluate_run(pair[0] / "fold2", asked(tmp_path))
-    own = AgeResult.load(pair[0] / "fold2").predictions
+    own = Result.load(pair[0] / "fold2", TASK).predictions
     assert told["n"] == len(own)
     assert told["all"]["exact"]["own"] == pytest.approx(100 * own.correct.mean())
 
@@ -159,7 +162,7 @@ def test_the_crop_is_the_one_the_run_was_trained_on(pair, tmp_path):
 
 
 def test_a_measured_margin_is_kept_inside_its_bounds(pair):
-    manifest = AgeResult.load(pair[0]).manifest
+    manifest = Result.load(pair[0], TASK).manifest
     for squeezed in (True, False):
         large = measured_crop(manifest, Boxes((-0.5, 0, 2, 2)), squeezed=squeezed)
         assert large == FaceCrop("plain", 0, 0.0 - 0.25)
@@ -202,9 +205,14 @@ def test_the_face_of_a_picture_is_the_one_in_its_middle():
 def test_what_recropping_costs_by_hand():
     def predictions(preds: list[int]) -> Predictions:
         probs = np.eye(3)[preds] * 0.7 + 0.1
-        columns = {"path": list("abcd"), "subject": ["1", "1", "2", "3"], "user": ["1", "1", "2", "3"]}
+        columns = {
+            "path": np.array(list("abcd")),
+            "subject": ["1", "1", "2", "3"],
+            "user": ["1", "1", "2", "3"],
+        }
         columns |= {"gender": [""] * 4, "age": [np.nan] * 4, "fold": [0] * 4, "target": [0, 1, 2, 2]}
-        return Predictions(("0-2", "4-6", "8+"), **columns, probs=probs)
+        columns = {name: np.array(values) for name, values in columns.items()}
+        return age_predictions(("0-2", "4-6", "8+"), **columns, probs=probs)
 
     told = crop_report(
         predictions([0, 1, 2, 0]), predictions([0, 2, 0, 0]), np.array([True, True, True, False])

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agecls.results import AgeResult
-from agecls.single import train_single
 
 from agecls.config import EvaluateConfig
 from agecls.cross_validation import cross_validate, fold_folder, is_finished
+from agecls.task import TASK
 from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.experiments.result import Result
+from finetune.experiments.train import train_run
 from finetune.models.bundle import load_bundle
 from tests.agecls.tiny_ages import as_table, content, resumed, same_predictions, single, tiny, words
 
@@ -38,7 +39,7 @@ def scores_of(folder: Path) -> dict:
 
 
 def test_report_holds_what_is_promised_and_its_scores_follow_from_the_predictions(pair):
-    report, result = report_of(pair[0]), AgeResult.load(pair[0])
+    report, result = report_of(pair[0]), Result.load(pair[0], TASK)
     found = result.predictions
     assert set(report) >= PROMISED
     right = found.probs.argmax(1) == found.target
@@ -50,7 +51,7 @@ def test_report_holds_what_is_promised_and_its_scores_follow_from_the_prediction
         assert report[f"{name}_sd"] == pytest.approx(np.std(per_fold, ddof=1))
         assert report[f"{name}_pooled"] == pytest.approx(100 * hits.mean())
     assert report["n"] == len(found) == len(set(found.path))
-    assert report["subjects"] == len(set(found.subject))
+    assert report["subjects"] == len(set(found["subject"]))
     assert report["policy"] == "core8"
 
 
@@ -147,13 +148,13 @@ def test_folds_keep_the_numbers_of_the_table(faces, tmp_path):
     config = tiny(faces, tmp_path / "run", table=str(table), **columns)
     report = cross_validate(config)
     assert report["folds"] == [1, 2, 3, 4, 5]
-    found = AgeResult.load(tmp_path / "run").predictions
+    found = Result.load(tmp_path / "run", TASK).predictions
     official = {row.split(",")[0]: int(row.split(",")[-1]) for row in table.read_text().splitlines()[1:]}
     assert dict(zip(found.path.tolist(), found.fold.tolist(), strict=True)) == official
 
 
 def test_train_on_a_fold_equals_the_fold_of_the_cross_validation(faces, pair, tmp_path):
-    train_single(single(tiny(faces, tmp_path / "alone"), fold=3))
+    train_run(TASK, single(tiny(faces, tmp_path / "alone"), fold=3))
     weights, facts = load_bundle(tmp_path / "alone" / "model.safetensors")
     expected, expected_facts = load_bundle(pair[0] / "fold3" / "model.safetensors")
     assert weights.keys() == expected.keys()
@@ -163,12 +164,12 @@ def test_train_on_a_fold_equals_the_fold_of_the_cross_validation(faces, pair, tm
 
 
 def test_ten_crops_and_their_mirrors_change_the_answers_only(faces, pair, tmp_path):
-    expected = AgeResult.load(pair[0] / "fold0").predictions
+    expected = Result.load(pair[0] / "fold0", TASK).predictions
     weights, _ = load_bundle(pair[0] / "fold0" / "model.safetensors")
     for crops in ("flip", "ten"):
         config = replace(tiny(faces, tmp_path / crops), evaluate=EvaluateConfig(test_crops=crops), folds=(0,))
         cross_validate(config)
-        found = AgeResult.load(tmp_path / crops / "fold0")
+        found = Result.load(tmp_path / crops / "fold0", TASK)
         assert found.run["test_crops"] == crops
         assert (found.predictions.path == expected.path).all()
         assert not np.array_equal(found.predictions.probs, expected.probs)
@@ -183,7 +184,7 @@ def test_validation_people_are_nobody_elses(faces, tmp_path, protocol):
     cross_validate(config)
     rows = [json.loads(line) for line in (tmp_path / "run/fold4/metrics.jsonl").read_text().splitlines()]
     assert all(0 <= row["val_accuracy"] <= row["val_one_off"] <= 1 for row in rows)
-    record = AgeResult.load(tmp_path / "run" / "fold4").run
+    record = Result.load(tmp_path / "run" / "fold4", TASK).run
     assert record["n"] + record["n_train"] + record["n_validation"] == len({*record_paths(faces)})
     assert record["best_epoch"] == max(rows, key=lambda row: row["val_accuracy"])["epoch"]
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agecls.results import AgeResult, Predictions
-from agecls.single import train_single
 
 from agecls.commands import EvaluateAgeConfig
 from agecls.config import AgeDataConfig, EvaluateAgainConfig, EvaluateConfig
 from agecls.evaluation import evaluate_run, model_files
+from agecls.task import TASK
 from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
+from finetune.experiments.train import train_run
 from tests.agecls.tiny_ages import as_table, listed_rows, picture, single, tiny
 
 TABLE = {"group_column": "group", "user_column": "user", "gender_column": "gender"}
@@ -56,7 +58,7 @@ def test_slices_cover_every_image_and_small_cells_have_counts_only(pair, tmp_pat
 def test_another_table_is_predicted_by_all_folds_together(pair, others, other_faces, tmp_path):
     summary = evaluate_run(pair[0], asked(tmp_path, **others))
     assert summary["n"] == len(listed_rows(other_faces))
-    names = AgeResult.load(pair[0]).class_names
+    names = Result.load(pair[0], TASK).class_names
     together = Predictions.read(tmp_path / "out" / "predictions.parquet", names)
     assert 100 * together.correct.mean() == pytest.approx(summary["exact"])
     single_probs = []
@@ -70,7 +72,7 @@ def test_another_table_is_predicted_by_all_folds_together(pair, others, other_fa
 
 
 def test_more_crops_give_other_probabilities_of_the_same_images(pair, others, tmp_path):
-    names = AgeResult.load(pair[0]).class_names
+    names = Result.load(pair[0], TASK).class_names
     found = {}
     for crops in ("center", "flip", "ten"):
         evaluate_run(pair[0] / "fold0", asked(tmp_path, crops=crops, **others))
@@ -97,7 +99,7 @@ def test_other_crops_than_the_runs_own_need_the_pictures(pair, tmp_path):
 
 def test_centre_crops_are_refused_for_a_run_that_was_tested_with_ten(faces, tmp_path):
     config = single(tiny(faces, tmp_path / "run"))
-    train_single(replace(config, evaluate=EvaluateConfig(test_crops="ten")))
+    train_run(TASK, replace(config, evaluate=EvaluateConfig(test_crops="ten")))
     assert evaluate_run(tmp_path / "run", asked(tmp_path))["n"]
     with pytest.raises(UsageError, match="tested with ten crops"):
         evaluate_run(tmp_path / "run", asked(tmp_path, crops="center"))
@@ -151,7 +153,7 @@ def test_a_damaged_model_is_named(pair, others, tmp_path):
 
 
 def test_a_run_on_everything_is_scored_on_other_data_only(faces, others, tmp_path):
-    train_single(single(tiny(faces, tmp_path / "all"), fold=-1))
+    train_run(TASK, single(tiny(faces, tmp_path / "all"), fold=-1))
     with pytest.raises(DataError, match="tested no image"):
         evaluate_run(tmp_path / "all", asked(tmp_path))
     config = asked(tmp_path, **others)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agecls.experiment import check_run_place, prepare_experiment, run_fold, validation_scores
-from agecls.results import AgeResult
 
+from agecls.task import TASK
 from finetune.errors import DataError, UsageError
+from finetune.experiments.result import Result
+from finetune.experiments.run import check_run_place, prepare_experiment, run_split
 from finetune.images.cache import BadImagesError
 from finetune.models.bundle import load_bundle
 from finetune.runs.folder import read_config
@@ -24,7 +25,8 @@ WATCHED = """
 import re, sys
 from pathlib import Path
 import numpy as np
-from agecls.experiment import prepare_experiment
+from finetune.experiments.run import prepare_experiment
+from agecls.task import TASK
 from finetune.images.augment import build_augment
 from finetune.images.batches import EvalBatches, TrainBatches
 from tests.agecls.tiny_ages import tiny
@@ -36,9 +38,9 @@ def own_memory():
 table, cache = Path(sys.argv[1]), sys.argv[2]
 config = tiny(table.parent, Path("unused"), table=str(table), root=None, fold_column="fold")
 config = replace(config, model=replace(config.model, image_size=112), run=replace(config.run, cache=cache))
-experiment = prepare_experiment(config)
+experiment = prepare_experiment(TASK, config)
 peak, label = own_memory(), experiment.data.manifest.label
-for split in experiment.splits[:2]:
+for split in experiment.splits.splits[:2]:
     augment = build_augment("flip", experiment.spec)
     train = TrainBatches(experiment.source, label, split.train, augment=augment, batch_size=32, seed=0)
     test = EvalBatches(experiment.source, label, split.test, experiment.spec, batch_size=32)
@@ -55,7 +57,7 @@ def test_an_experiment_without_a_place_is_refused(faces, tmp_path):
 
 
 def test_every_option_of_the_head_is_kept(faces, tmp_path, pair):
-    assert prepare_experiment(tiny(faces, tmp_path)).config.head.options == {"dropout": 0.0}
+    assert prepare_experiment(TASK, tiny(faces, tmp_path)).config.head.options == {"dropout": 0.0}
     for folder in (pair[1], pair[1] / "fold2"):
         assert read_config(folder / "config.yaml")["head"]["options"] == {"dropout": 0.0}
     facts = load_bundle(pair[1] / "fold2" / "model.safetensors")[1]
@@ -63,7 +65,7 @@ def test_every_option_of_the_head_is_kept(faces, tmp_path, pair):
 
 
 def test_splits_are_found_by_the_fold_they_test(faces, tmp_path):
-    experiment = prepare_experiment(tiny(faces, tmp_path))
+    experiment = prepare_experiment(TASK, tiny(faces, tmp_path))
     manifest = experiment.data.manifest
     assert set(manifest["fold"][experiment.split(3).test].tolist()) == {3}
     everything = experiment.split(-1)
@@ -75,15 +77,15 @@ def test_splits_are_found_by_the_fold_they_test(faces, tmp_path):
 
 def test_pixels_do_not_depend_on_the_cache(faces, tmp_path):
     config = tiny(faces, tmp_path)
-    cached = prepare_experiment(config).source
-    direct = prepare_experiment(replace(config, run=replace(config.run, cache="none"))).source
+    cached = prepare_experiment(TASK, config).source
+    direct = prepare_experiment(TASK, replace(config, run=replace(config.run, cache="none"))).source
     assert len(cached) == len(direct) == len(listed_rows(faces))
     assert all(np.array_equal(cached[row], direct[row]) for row in range(len(cached)))
 
 
 def test_validation_scores_by_hand():
     probs = np.eye(4)[[0, 1, 3, 3]]
-    scores = validation_scores(probs, np.array([0, 0, 0, 3]))
+    scores = TASK.validation_scores(probs, np.array([0, 0, 0, 3]))
     assert scores["accuracy"] == 0.5
     assert scores["one_off"] == 0.75
     assert scores["balanced_accuracy"] == pytest.approx((1 / 3 + 1) / 2)
@@ -109,11 +111,12 @@ def test_an_unreadable_picture_stops_the_run_or_is_left_out_and_recorded(faces, 
     place = "none" if cache == "none" else str(tmp_path / "cache")
     config = replace(config, run=replace(config.run, cache=place))
     with pytest.raises(BadImagesError, match=r"(?s)1 of \d+ .*page.jpg.*--data.skip_bad true"):
-        prepare_experiment(config)
+        prepare_experiment(TASK, config)
     assert issubclass(BadImagesError, DataError)
     skipping = replace(config, data=replace(config.data, skip_bad=True))
-    run_fold(prepare_experiment(skipping), 0, tmp_path / "run", World())
-    record = AgeResult.load(tmp_path / "run").run
+    experiment = prepare_experiment(TASK, skipping)
+    run_split(experiment, experiment.split(0), tmp_path / "run", World())
+    record = Result.load(tmp_path / "run", TASK).run
     assert [Path(file).name for file in record["counts"]["bad_images"]] == ["page.jpg"]
     assert record["n"] + record["n_train"] == len(listed_rows(faces))
 

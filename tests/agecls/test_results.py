@@ -11,10 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from agecls.results import AgeResult, Predictions
 
+from agecls.task import TASK
 from finetune.errors import DataError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
+from tests.agecls.age_predictions import age_predictions, with_columns
 
 GROUPS = ("0-2", "4-6", "8-12", "15-20")
 
@@ -26,8 +29,8 @@ def synthetic_predictions(seed: int = 0, images: int = 60, strength: float = 1.0
     target = np.random.default_rng(99).integers(0, len(GROUPS), images)
     logits = rng.normal(size=(images, len(GROUPS))) + strength * np.eye(len(GROUPS))[target]
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return Predictions(
-        class_names=GROUPS,
+    return age_predictions(
+        GROUPS,
         path=np.array([f"faces/{index:04}.jpg" for index in range(images)]),
         subject=np.array([f"s{index:03}" for index in person]),
         user=np.array([f"u{index // 2:03}" for index in person]),
@@ -80,7 +83,7 @@ def _columns(file: Path) -> tuple[list[str], list[Any]]:
 
 def test_what_is_written_is_read_back_in_the_contracts_columns(tmp_path):
     written = synthetic_predictions()
-    result = AgeResult.load(write_result(tmp_path / "run", written))
+    result = Result.load(write_result(tmp_path / "run", written), TASK)
     names, _ = _columns(result.folder / "predictions.parquet")
     assert names == [
         "path",
@@ -94,16 +97,17 @@ def test_what_is_written_is_read_back_in_the_contracts_columns(tmp_path):
     ]
     assert pq.read_schema(result.folder / "predictions.parquet").field("prob_0").type == pa.float32()
     rows = written.in_order()
-    for name in ("path", "subject", "user", "gender", "fold", "target", "probs"):
+    for name in ("path", "target", "probs"):
         np.testing.assert_array_equal(getattr(result.predictions, name), getattr(rows, name))
-    np.testing.assert_array_equal(result.predictions.age, rows.age)
+    for name in ("subject", "user", "gender", "age", "fold"):
+        np.testing.assert_array_equal(result.predictions[name], rows[name])
     assert result.folds == [0, 1, 2]
     assert result.class_names == GROUPS
 
 
 def test_rows_are_sorted_by_fold_then_path(tmp_path):
     shuffled = synthetic_predictions().select(np.random.default_rng(0).permutation(60))
-    rows = AgeResult.load(write_result(tmp_path / "run", shuffled)).predictions
+    rows = Result.load(write_result(tmp_path / "run", shuffled), TASK).predictions
     keys = list(zip(rows.fold.tolist(), rows.path.tolist(), strict=True))
     assert keys == sorted(keys)
 
@@ -136,12 +140,12 @@ def test_a_folder_that_is_no_result_is_refused_with_what_was_looked_for(tmp_path
     folder = write_result(tmp_path / "run", synthetic_predictions())
     (folder / missing).unlink()
     with pytest.raises(DataError, match=f"lacks {missing}.*run.json and predictions.parquet"):
-        AgeResult.load(folder)
+        Result.load(folder, TASK)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="it does not exist"):
-        AgeResult.load(tmp_path / "nowhere")
+        Result.load(tmp_path / "nowhere", TASK)
 
 
 def test_missing_columns_are_named_with_the_file(tmp_path):
@@ -150,13 +154,13 @@ def test_missing_columns_are_named_with_the_file(tmp_path):
         file, lambda columns: {name: columns[name] for name in columns if name not in ("subject", "prob_3")}
     )
     with pytest.raises(DataError, match=r"predictions.parquet lacks the columns subject, prob_3"):
-        AgeResult.load(file.parent)
+        Result.load(file.parent, TASK)
 
 
 def test_more_probabilities_than_class_names_are_refused(tmp_path):
     folder = write_result(tmp_path / "run", synthetic_predictions(), class_names=list(GROUPS[:3]))
     with pytest.raises(DataError, match="prob_3 beyond the 3 class names"):
-        AgeResult.load(folder)
+        Result.load(folder, TASK)
 
 
 @pytest.mark.parametrize("value", [0.9, np.nan, -3.0])
@@ -170,14 +174,14 @@ def test_probabilities_that_do_not_sum_to_one_are_refused_by_row(tmp_path, value
 
     rewrite(file, break_row)
     with pytest.raises(DataError, match=r"predictions.parquet.*sum to 1:\n  row 7 \(faces"):
-        AgeResult.load(file.parent)
+        Result.load(file.parent, TASK)
 
 
 def test_a_target_outside_the_groups_is_refused_by_row(tmp_path):
     file = write_result(tmp_path / "run", synthetic_predictions()) / "predictions.parquet"
     rewrite(file, lambda columns: columns | {"target": np.where(np.arange(60) == 3, 4, columns["target"])})
     with pytest.raises(DataError, match=r"targets must lie in \[0, 3\]:\n  row 3 .*target 4"):
-        AgeResult.load(file.parent)
+        Result.load(file.parent, TASK)
 
 
 def test_empty_cells_are_refused(tmp_path):
@@ -186,38 +190,38 @@ def test_empty_cells_are_refused(tmp_path):
         file, lambda columns: columns | {"subject": np.array([None, *columns["subject"][1:]], dtype=object)}
     )
     with pytest.raises(DataError, match="empty cells in subject"):
-        AgeResult.load(file.parent)
+        Result.load(file.parent, TASK)
 
 
 def test_a_damaged_file_and_an_unfinished_run_are_refused(tmp_path):
     folder = write_result(tmp_path / "half", synthetic_predictions(), n=61)
     with pytest.raises(DataError, match=r"61 test images, predictions\.parquet has 60"):
-        AgeResult.load(folder)
+        Result.load(folder, TASK)
     (folder / "predictions.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(DataError, match="cannot be read as parquet"):
-        AgeResult.load(folder)
+        Result.load(folder, TASK)
 
 
 def test_other_kinds_of_run_and_broken_records_are_refused(tmp_path):
     other = write_result(tmp_path / "other", synthetic_predictions(), kind="fine_train")
-    with pytest.raises(DataError, match="must begin with age_, got 'fine_train'"):
-        AgeResult.load(other)
+    with pytest.raises(DataError, match="must be age_fold or age_cv, got 'fine_train'"):
+        Result.load(other, TASK)
     nameless = write_result(tmp_path / "nameless", synthetic_predictions(), class_names=None)
     with pytest.raises(DataError, match="lacks class_names"):
-        AgeResult.load(nameless)
+        Result.load(nameless, TASK)
     (other / "run.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match="not valid JSON"):
-        AgeResult.load(other)
+    with pytest.raises(DataError, match="is no valid JSON"):
+        Result.load(other, TASK)
 
 
 def test_columns_of_unequal_length_are_refused():
     with pytest.raises(DataError, match="differ in length"):
-        replace(synthetic_predictions(), user=np.array(["u"]))
+        with_columns(synthetic_predictions(), user=np.array(["u"]))
 
 
 def test_curves_manifest_and_configuration_are_read_where_they_are(tmp_path):
     folder = write_result(tmp_path / "run", synthetic_predictions(), config={"train": {"lr": 0.1}})
-    bare = AgeResult.load(folder)
+    bare = Result.load(folder, TASK)
     assert bare.manifest is None
     assert bare.curves == {}
     assert bare.config == {"train": {"lr": 0.1}}
@@ -225,14 +229,14 @@ def test_curves_manifest_and_configuration_are_read_where_they_are(tmp_path):
     (folder / "fold1" / "metrics.jsonl").write_text('{"epoch": 0, "val_accuracy": null}\n', encoding="utf-8")
     manifest = Manifest(folder, GROUPS, {"path": np.array(["a.jpg"]), "label": np.array([2])})
     manifest.save(folder / "manifest.parquet")
-    full = AgeResult.load(folder)
+    full = Result.load(folder, TASK)
     assert full.curves == {1: [{"epoch": 0, "val_accuracy": None}]}
     assert full.manifest is not None
     assert full.manifest.fingerprint == manifest.fingerprint
 
 
 def test_the_loss_is_told_with_the_parameters_that_were_given(tmp_path):
-    plain = AgeResult.load(write_result(tmp_path / "cel", synthetic_predictions()))
+    plain = Result.load(write_result(tmp_path / "cel", synthetic_predictions()))
     loss = {"name": "crl", "alpha": 1.5, "beta": 0, "label_smoothing": 0.0, "class_weights": "none"}
-    told = AgeResult.load(write_result(tmp_path / "crl", synthetic_predictions(), loss=loss))
+    told = Result.load(write_result(tmp_path / "crl", synthetic_predictions(), loss=loss))
     assert (plain.loss_text, told.loss_text) == ("cel", "crl (alpha 1.5, beta 0)")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from agecls.results import Predictions
 
 from agecls.scores import (
     DECODERS,
@@ -19,7 +17,9 @@ from agecls.scores import (
     score_cross_validation,
     slice_scores,
 )
+from finetune.experiments.predictions import Predictions
 from finetune.metrics.bootstrap import cluster_bootstrap_interval, effective_clusters
+from tests.agecls.age_predictions import age_predictions, with_columns
 
 # core8 on Adience: images per fold (rows) and group (columns).
 CORE8 = np.array(
@@ -45,7 +45,9 @@ def many(
     """Return predictions with the columns that scores do not read filled in."""
     columns = {"user": subject, "gender": np.full(len(target), ""), "age": np.full(len(target), np.nan)}
     path = np.array([f"{row:06}.jpg" for row in range(len(target))])
-    return Predictions(GROUPS, path, subject, fold=fold, target=target, probs=probs, **(columns | more))
+    return age_predictions(
+        GROUPS, path=path, subject=subject, fold=fold, target=target, probs=probs, **(columns | more)
+    )
 
 
 def simulated(seed: int = 0, subjects: int = 100) -> Predictions:
@@ -171,7 +173,7 @@ def test_intervals_resample_subjects_and_then_albums_within_folds():
     scores = score_cross_validation(predictions, resamples=500, seed=3)
     expected = cluster_bootstrap_interval(
         100.0 * predictions.correct,
-        predictions.subject,
+        predictions["subject"],
         predictions.fold,
         statistic="mean_of_strata",
         resamples=500,
@@ -205,7 +207,7 @@ def test_one_fold_has_no_sd_and_no_baseline_of_its_own_test_labels():
 def test_subjects_in_several_folds_are_told():
     predictions = simulated()
     assert score_cross_validation(predictions, resamples=50)["subjects_in_several_folds"] == 0
-    leaky = replace(predictions, fold=np.arange(len(predictions)) % 5)
+    leaky = with_columns(predictions, fold=np.arange(len(predictions)) % 5)
     assert score_cross_validation(leaky, resamples=50)["subjects_in_several_folds"] > 50
 
 
@@ -237,7 +239,7 @@ def test_adience_holds_no_more_than_265_effective_subjects(real_data):
 
 def test_albums_that_are_single_subjects_need_no_second_interval():
     predictions = simulated()
-    alone = replace(predictions, user=predictions.subject)
+    alone = with_columns(predictions, user=predictions["subject"])
     assert score_cross_validation(alone, resamples=50)["intervals_by_user"] is None
 
 
@@ -268,7 +270,9 @@ def test_gender_slices_hold_every_image_and_an_interval():
     assert sum(row["images"] for row in rows) == len(predictions)
     for row, gender in zip(rows, ("f", "m", ""), strict=True):
         assert row["subjects"] == 50
-        assert row["exact"] == pytest.approx(100 * predictions.correct[predictions.gender == gender].mean())
+        assert row["exact"] == pytest.approx(
+            100 * predictions.correct[predictions["gender"] == gender].mean()
+        )
         assert row["exact_interval"][0] < row["exact"] < row["exact_interval"][1]
         assert row["exact"] <= row["one_off"]
 
@@ -277,7 +281,7 @@ def test_subject_count_slices_split_by_images_per_person():
     predictions = simulated(subjects=150)
     rows = slice_scores(predictions, "subject_count", resamples=50)
     assert [row["name"] for row in rows] == ["1 image", "2-4 images", "5-9 images"]
-    _, counts = np.unique(predictions.subject, return_counts=True)
+    _, counts = np.unique(predictions["subject"], return_counts=True)
     assert rows[0]["subjects"] == rows[0]["images"] == (counts == 1).sum()
     assert rows[1]["images"] == counts[(counts >= 2) & (counts <= 4)].sum()
 

@@ -4,48 +4,49 @@ import json
 from dataclasses import replace
 
 import pytest
-from agecls.results import AgeResult
-from agecls.single import train_single
 
+from agecls.task import TASK
 from finetune.errors import DataError, UsageError
+from finetune.experiments.result import Result
+from finetune.experiments.train import train_run
 from finetune.images.manifest import Manifest
 from finetune.models.bundle import load_bundle
 from tests.agecls.tiny_ages import as_table, listed_rows, resumed, single, tiny
 
 
 def test_a_single_run_is_tested_once_on_its_own_fold(faces, tmp_path):
-    record = train_single(single(tiny(faces, tmp_path / "run"), fold=2))
+    record = train_run(TASK, single(tiny(faces, tmp_path / "run"), fold=2))
     own = [row for row in listed_rows(faces) if row["fold"] == "2"]
     assert (record["kind"], record["fold"], record["n"]) == ("age_fold", 2, len(own))
-    result = AgeResult.load(tmp_path / "run")
-    assert set(result.predictions.subject) == {row["face_id"] for row in own}
+    result = Result.load(tmp_path / "run", TASK)
+    assert set(result.predictions["subject"]) == {row["face_id"] for row in own}
     assert record["scores"]["exact"] == pytest.approx(100 * result.predictions.correct.mean())
     saved = Manifest.load(tmp_path / "run" / "manifest.parquet", faces)
     assert saved.fingerprint == record["manifest"]
 
 
 def test_fold_minus_one_trains_on_everything_and_tests_on_nothing(faces, tmp_path):
-    record = train_single(single(tiny(faces, tmp_path / "run"), fold=-1))
+    record = train_run(TASK, single(tiny(faces, tmp_path / "run"), fold=-1))
     assert (record["n"], record["n_train"], record["scores"]) == (0, len(listed_rows(faces)), {})
-    assert len(AgeResult.load(tmp_path / "run").predictions) == 0
+    assert len(Result.load(tmp_path / "run", TASK).predictions) == 0
     _, facts = load_bundle(tmp_path / "run" / "model.safetensors")
     assert facts["class_names"] == ["0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60+"]
 
 
 def test_an_unknown_fold_is_refused_before_the_folder_is_made(faces, tmp_path):
     with pytest.raises(UsageError, match=r"--data\.fold 5: there are folds \[0, 1, 2, 3, 4\], or -1"):
-        train_single(single(tiny(faces, tmp_path / "run"), fold=5))
+        train_run(TASK, single(tiny(faces, tmp_path / "run"), fold=5))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_with_a_run_is_refused_and_resumed_when_asked(faces, tmp_path):
     config = tiny(faces, tmp_path / "run")
-    first = train_single(single(config, fold=0))
+    first = train_run(TASK, single(config, fold=0))
     with pytest.raises(UsageError, match="not empty"):
-        train_single(single(config, fold=0))
+        train_run(TASK, single(config, fold=0))
     with pytest.raises(UsageError, match=r"data\.fold: 0 -> 1"):
-        train_single(single(resumed(config), fold=1))
-    again = train_single(single(resumed(config), fold=0))
+        train_run(TASK, single(resumed(config), fold=1))
+    again = train_run(TASK, single(resumed(config), fold=0))
     assert again["scores"] == first["scores"]
 
 
@@ -56,12 +57,12 @@ def test_training_on_one_group_alone_is_refused_with_counts(faces, tmp_path):
     columns = {"group_column": "group", "user_column": "user", "fold_column": "fold"}
     config = tiny(faces, tmp_path / "run", table=str(file), **columns)
     with pytest.raises(DataError, match=r"training needs images of two classes, found .*0-2: 0"):
-        train_single(single(config, fold=0))
+        train_run(TASK, single(config, fold=0))
 
 
 def test_metrics_are_one_row_per_epoch(faces, tmp_path):
     config = single(tiny(faces, tmp_path / "run"), fold=1, protocol="grouped")
-    train_single(replace(config, train=replace(config.train, epochs=2)))
+    train_run(TASK, replace(config, train=replace(config.train, epochs=2)))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1]
     assert all(

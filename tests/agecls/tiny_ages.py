@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agecls.results import AgeResult
 
 from agecls.config import AgeConfig, AgeDataConfig, CrossValidationConfig
+from agecls.task import TASK
 from apps.cli import main
 from finetune.cli.console import reset
+from finetune.experiments.result import Result
 from finetune.training.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 
 TINY = CrossValidationConfig(
@@ -87,7 +88,7 @@ def one_object(out: str) -> dict[str, Any]:
 
 def same_predictions(first: Path, second: Path) -> bool:
     """Tell whether two folders hold the same predictions, to the last bit."""
-    a, b = AgeResult.load(first).predictions, AgeResult.load(second).predictions
+    a, b = Result.load(first, TASK).predictions, Result.load(second, TASK).predictions
     return (a.probs == b.probs).all() and (a.path == b.path).all() and (a.target == b.target).all()
 
 

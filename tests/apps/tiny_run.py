@@ -9,11 +9,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from agecls.results import Predictions
 
 from apps.config import EvaluateOnnxConfig
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import preprocess
+from tests.agecls.age_predictions import age_predictions
 from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, tiny_facts, write_tiny
 
 IMAGES = 24
@@ -59,8 +59,16 @@ def make_run(folder: Path) -> Path:
     }
     (run / "run.json").write_text(json.dumps(record))
     nothing = np.full(IMAGES, "")
-    predictions = Predictions(
-        GROUPS, manifest["path"], people, people, nothing, np.full(IMAGES, np.nan), fold, target, probs
+    predictions = age_predictions(
+        GROUPS,
+        path=manifest["path"],
+        subject=people,
+        user=people,
+        gender=nothing,
+        age=np.full(IMAGES, np.nan),
+        fold=fold,
+        target=target,
+        probs=probs,
     )
     predictions.write(run / "predictions.parquet")
     return run

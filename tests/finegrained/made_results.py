@@ -8,8 +8,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from finegrained.results import FineResult, Predictions
 
+from finegrained.task import TASK
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 
 PER_CLASS = 6
@@ -76,7 +78,7 @@ def make_result(
     per_class: int = PER_CLASS,
     pictures: bool = False,
     **changes: Any,
-) -> FineResult:
+) -> Result:
     """Write a result folder and read it back.
 
     `answers` seeds the made-up probabilities, of which a share of about `hit` is right; with `pictures` the
@@ -101,7 +103,7 @@ def make_result(
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     split = np.array(["test"] * len(target))
     Manifest(root, names, {"path": paths, "label": target, "split": split}).save(folder / "manifest.parquet")
-    return FineResult.load(folder)
+    return Result.load(folder, TASK)
 
 
 def _draw_picture(file: Path, index: int, classes: int) -> None:

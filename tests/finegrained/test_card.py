@@ -6,26 +6,25 @@ import json
 from pathlib import Path
 
 import pytest
-from finegrained.experiment import prepare_experiment, run_experiment
-from finegrained.results import FineResult
 
 from finegrained.card import UNTESTED, fine_card
 from finegrained.scores import fine_scores
+from finegrained.task import TASK
 from finetune.errors import DataError
-from finetune.training.optimization.distributed import World
-from tests.finegrained.tiny_birds import birds, tiny
+from finetune.experiments.result import Result
+from tests.finegrained.tiny_birds import birds, run_whole, tiny
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("card")
     config = tiny(birds(folder / "birds", classes=6, per_class=6), folder / "run")
-    run_experiment(prepare_experiment(config), folder / "run", World())
+    run_whole(config)
     return folder / "run"
 
 
 def test_the_scores_are_those_of_the_run_s_predictions(run: Path):
-    found, result = fine_card(run), FineResult.load(run)
+    found, result = fine_card(run), Result.load(run, TASK)
     own = result.predictions
     wanted = fine_scores(own.probs, own.target, own.class_names)
     for name in ("n", "top1", "top5", "balanced_accuracy", "nll", "ece"):

@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finegrained.compare_report import differences, per_seed, telling_columns, what_differs, write_comparison
-from finegrained.comparison import compare_results, compare_seeds
-from finegrained.results import FineResult
 
+from finegrained.figures.disagreements import telling_columns
+from finegrained.task import TASK
+from finetune.experiments.compare.compare import compare_results, compare_seeds
+from finetune.experiments.compare.page import (
+    differences,
+    per_seed,
+    what_differs,
+    write_comparison,
+)
+from finetune.experiments.result import Result
 from finetune.figures.markdown import escape
 from tests.finegrained.made_results import make_result
 from tests.finetune.drawing import pixels_of
 
-Compared = tuple[FineResult, FineResult, dict[str, Any]]
+Compared = tuple[Result, Result, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def test_what_resampling_cannot_tell_reads_n_a_with_the_reason(compared: Compare
         "p": None,
         "reason": "nothing varies",
     }
-    text = differences({**compared[2], "per_class": found})
+    text = differences({**compared[2], "per_class": found}, TASK)
     assert "| 50.00 | 75.00 | +25.00 | n/a | n/a |" in text
     assert "No interval and no p for the mean of the per-class accuracies: nothing varies." in text
 
@@ -107,7 +114,7 @@ def test_what_is_controlled_is_said(changed: str, words: str):
 
 
 def test_seeds_are_listed_with_mean_sd_and_interval(compared: Compared, tmp_path: Path):
-    assert per_seed(compared[2]) is None
+    assert per_seed(compared[2], TASK) is None
     sides = [
         [
             make_result(tmp_path / f"{name}{seed}", 6, answers=seed + shift, seed=seed, loss={"name": name})
@@ -116,7 +123,7 @@ def test_seeds_are_listed_with_mean_sd_and_interval(compared: Compared, tmp_path
         for shift, name in ((1, "cel"), (9, "crl"))
     ]
     comparison = compare_seeds(*sides, resamples=50)
-    text = per_seed(comparison)
+    text = per_seed(comparison, TASK)
     assert text is not None
     for row in comparison["per_seed"]:
         found = row["top1"]
@@ -124,6 +131,6 @@ def test_seeds_are_listed_with_mean_sd_and_interval(compared: Compared, tmp_path
             f"| seed {row['seed']} | {found['a']:.2f} | {found['b']:.2f} | {found['difference']:+.2f} |"
             in text
         )
-    spread = comparison["seed_difference"]
+    spread = comparison["seed_difference"]["top1"]
     assert f"{spread['mean']:.2f} ± {spread['sd']:.2f}" in text
-    assert "{:.2f} to {:.2f}".format(*comparison["seed_scores"]["b"]["interval"]) in text
+    assert "{:.2f} to {:.2f}".format(*comparison["seed_scores"]["top1"]["b"]["interval"]) in text

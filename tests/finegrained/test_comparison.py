@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finegrained.comparison import compare_folders, compare_results, compare_seeds
-from finegrained.results import FineResult, Predictions
 
 from finegrained.config import CompareConfig
+from finegrained.task import TASK
 from finetune.errors import DataError, UsageError
+from finetune.experiments.compare.compare import compare_folders, compare_results, compare_seeds
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import RunRecord
+from finetune.experiments.result import Result
 from finetune.metrics.bootstrap import mcnemar, paired_cluster_bootstrap, student_interval
 from finetune.metrics.classification import balanced_accuracy, top_k_accuracy
 from tests.finegrained.made_results import class_names, make_result
@@ -42,11 +45,9 @@ def predictions(hits: np.ndarray, seed: int = 0) -> Predictions:
     return Predictions(NAMES, np.array([f"{row:05}.jpg" for row in index]), target, probs)
 
 
-def result(
-    hits: np.ndarray, name: str = "run", config: dict[str, Any] | None = None, **run: Any
-) -> FineResult:
+def result(hits: np.ndarray, name: str = "run", config: dict[str, Any] | None = None, **run: Any) -> Result:
     """Return a result in memory; `run` replaces values of its run.json."""
-    return FineResult(Path(name), RUN | run, config or {}, predictions(hits))
+    return Result(Path(name), RunRecord.from_dict(RUN | run), config or {}, predictions(hits), TASK)
 
 
 def answers(share: float, images: int = 400, seed: int = 0) -> np.ndarray:
@@ -123,7 +124,7 @@ def test_seeds_that_all_differ_by_the_same_have_no_interval_over_seeds():
         for share, loss in ((0.5, "cel"), (0.7, "crl"))
     ]
     found = compare_seeds(*sides, resamples=50)
-    assert found["seed_difference"]["interval"] is None
+    assert found["seed_difference"]["top1"]["interval"] is None
     assert "there is no interval over seeds" in found["conclusion"]
 
 
@@ -134,7 +135,7 @@ def test_a_difference_within_the_noise_is_not_claimed():
     low, high = found["top1"]["interval"]
     assert low < 0 < high
     assert "No difference in top-1 accuracy was shown: crl (alpha 1.5) minus cel is" in found["conclusion"]
-    assert "the interval over images holds zero and McNemar's exact p is" in found["conclusion"]
+    assert "the interval over images contains zero and McNemar's exact p is" in found["conclusion"]
     assert "One seed a side" in found["conclusion"]
 
 
@@ -225,7 +226,7 @@ def test_names_tell_the_two_apart(first: dict[str, Any], second: dict[str, Any],
     assert compare_results(a, b, resamples=20)["names"] == names
 
 
-def seeds(share: float, shift: float, base: int, **run: Any) -> list[FineResult]:
+def seeds(share: float, shift: float, base: int, **run: Any) -> list[Result]:
     """Return three runs, the second side's accuracy rising by `shift` from seed to seed."""
     return [
         result(answers(share + shift * seed, seed=base + seed), f"s{seed}", seed=seed, **run)
@@ -240,11 +241,11 @@ def test_seeds_are_paired_and_their_spread_is_students():
         100 * (y.predictions.correct.mean() - x.predictions.correct.mean()) for x, y in zip(a, b, strict=True)
     ]
     assert [row["top1"]["difference"] for row in found["per_seed"]] == pytest.approx(single)
-    assert found["seed_difference"]["mean"] == pytest.approx(np.mean(single))
-    assert found["seed_difference"]["sd"] == pytest.approx(np.std(single, ddof=1))
-    assert found["seed_difference"]["interval"] == pytest.approx(student_interval(single))
+    assert found["seed_difference"]["top1"]["mean"] == pytest.approx(np.mean(single))
+    assert found["seed_difference"]["top1"]["sd"] == pytest.approx(np.std(single, ddof=1))
+    assert found["seed_difference"]["top1"]["interval"] == pytest.approx(student_interval(single))
     scores = [100 * x.predictions.correct.mean() for x in a]
-    assert found["seed_scores"]["a"]["interval"] == pytest.approx(student_interval(scores))
+    assert found["seed_scores"]["top1"]["a"]["interval"] == pytest.approx(student_interval(scores))
     assert found["top1"]["difference"] == pytest.approx(np.mean(single))
     assert "mcnemar" not in found
     assert "over 3 seeds the 95 % interval is" in found["conclusion"]
@@ -255,7 +256,7 @@ def test_a_difference_that_the_seeds_do_not_share_is_not_claimed():
     a, b = seeds(0.5, 0, 10), seeds(0.44, 0.16, 20, loss=CRL)
     found = compare_seeds(a, b, resamples=300)
     assert found["top1"]["interval"][0] > 0
-    assert found["seed_difference"]["interval"][0] < 0
+    assert found["seed_difference"]["top1"]["interval"][0] < 0
     assert found["conclusion"].startswith("No difference in top-1 accuracy was shown")
     assert "the interval over 3 seeds" in found["conclusion"]
 
@@ -275,7 +276,7 @@ def test_folders_are_compared_and_the_record_lies_beside_the_second(tmp_path: Pa
     make_result(tmp_path / "a", 6, answers=1, loss={"name": "cel"})
     make_result(tmp_path / "b", 6, answers=2)
     config = CompareConfig(resamples=50, pictures=False)
-    found = compare_folders([tmp_path / "a"], [tmp_path / "b"], config)
+    found = compare_folders(TASK, [tmp_path / "a"], [tmp_path / "b"], config)
     out = tmp_path / "b-against-a"
     assert found["page"] == str((out / "compare.md").resolve())
     written = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
@@ -288,7 +289,7 @@ def test_folders_of_several_seeds_go_where_they_are_told(tmp_path: Path):
         make_result(tmp_path / f"b{seed}", 6, answers=seed + 5, seed=seed)
     config = CompareConfig(out=str(tmp_path / "out"), resamples=50, pictures=False)
     sides = [[tmp_path / f"{side}{seed}" for seed in range(2)] for side in "ab"]
-    assert len(compare_folders(*sides, config)["per_seed"]) == 2
+    assert len(compare_folders(TASK, *sides, config)["per_seed"]) == 2
     assert "mean ± sd" in (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
 
 
@@ -296,7 +297,7 @@ def test_a_runs_own_folder_is_no_place_for_a_comparison(tmp_path):
     sides = [make_result(tmp_path / name, answers=at).folder for at, name in enumerate("ab")]
     before = sorted(sides[1].iterdir())
     with pytest.raises(UsageError, match="is a run's own folder"):
-        compare_folders([sides[0]], [sides[1]], CompareConfig(out=str(sides[1]), pictures=False))
+        compare_folders(TASK, [sides[0]], [sides[1]], CompareConfig(out=str(sides[1]), pictures=False))
     assert sorted(sides[1].iterdir()) == before
 
 
@@ -306,8 +307,8 @@ def test_the_cells_of_a_study_are_told_apart_by_their_arms(tmp_path: Path):
         make_result(cells / arm / "seed-0", 6, answers=number, loss={"name": arm})
     config = CompareConfig(resamples=50, pictures=False)
     for arm in ("cel", "focal"):
-        compare_folders([cells / arm / "seed-0"], [cells / "crl" / "seed-0"], config)
+        compare_folders(TASK, [cells / arm / "seed-0"], [cells / "crl" / "seed-0"], config)
     made = sorted(file.parent.name for file in (cells / "crl").rglob("comparison.json"))
     assert made == ["crl-seed-0-against-cel-seed-0", "crl-seed-0-against-focal-seed-0"]
     with pytest.raises(DataError, match=r"whose cells are the results; name one of them:\n  .*cel.seed-0"):
-        compare_folders([tmp_path / "study"], [cells / "crl" / "seed-0"], config)
+        compare_folders(TASK, [tmp_path / "study"], [cells / "crl" / "seed-0"], config)

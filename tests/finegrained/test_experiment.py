@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from finegrained.experiment import check_run_place, describe_data, prepare_experiment, run_experiment
-from finegrained.record import part_names
-from finegrained.results import FineResult
 
 from finegrained.config import FineConfig, FineEvaluateConfig
-from finegrained.data.splits import FineSplit
+from finegrained.task import TASK
 from finetune.errors import DataError, UsageError
+from finetune.experiments.result import Result
+from finetune.experiments.run import check_run_place, prepare_experiment
+from finetune.experiments.splits import Split
 from finetune.models.heads.registry import head_options
-from finetune.training.optimization.distributed import World
-from tests.finegrained.tiny_birds import birds, tiny, trained
+from tests.finegrained.tiny_birds import birds, run_whole, tiny, trained
 
 
 @pytest.fixture(scope="module")
@@ -26,42 +24,40 @@ def birds_folder(tmp_path_factory):
 
 def predictions(config: FineConfig) -> np.ndarray:
     """Run without a report and return the test probabilities."""
-    folder = Path(config.run.dir)
-    run_experiment(prepare_experiment(config), folder, World())
-    return FineResult.load(folder).predictions.probs
+    return Result.load(run_whole(config), TASK).predictions.probs
 
 
 def test_the_parts_are_disjoint_and_whole(birds_folder, tmp_path):
-    experiment = prepare_experiment(tiny(birds_folder, tmp_path))
-    manifest, split = experiment.data.manifest, experiment.split
+    experiment = prepare_experiment(TASK, tiny(birds_folder, tmp_path))
+    manifest, split = experiment.data.manifest, experiment.split(0)
     rows = np.concatenate([split.train, split.val, split.test])
     assert sorted(rows.tolist()) == list(range(len(manifest)))
     assert set(manifest["split"][split.test].tolist()) == {"test"}
-    told = describe_data(experiment.data, split)
+    told = TASK.describe(experiment.data, experiment.splits)
     assert told == "cub: 30 images of 3 classes: 14 train, 4 validation, 12 test"
 
 
 def test_the_preset_is_filled_in_before_the_run(birds_folder, tmp_path, capsys):
-    config = prepare_experiment(tiny(birds_folder, tmp_path, head="dcl")).config
+    config = prepare_experiment(TASK, tiny(birds_folder, tmp_path, head="dcl")).config
     assert config.head.options == {**head_options("dcl"), "regions": 7, "gamma": 1.0}
     assert "dcl on cub: regions 7, gamma 1.0 (its preset" in capsys.readouterr().out
 
 
 def test_a_test_picture_among_the_training_pictures_is_told_or_refused(tmp_path, capsys):
     root = birds(tmp_path / "CUB_200_2011", per_class=4)
-    manifest = prepare_experiment(tiny(root, tmp_path)).data.manifest
+    manifest = prepare_experiment(TASK, tiny(root, tmp_path)).data.manifest
     train, test = (np.flatnonzero(manifest["split"] == part)[0] for part in ("train", "test"))
     manifest.file(int(test)).write_bytes(manifest.file(int(train)).read_bytes())
     capsys.readouterr()
-    prepare_experiment(tiny(root, tmp_path))
+    prepare_experiment(TASK, tiny(root, tmp_path))
     assert "1 pairs of pictures in training and test are the same bytes" in capsys.readouterr().out
     with pytest.raises(DataError, match=r"--data\.same_content warn"):
-        prepare_experiment(tiny(root, tmp_path, same_content="error"))
+        prepare_experiment(TASK, tiny(root, tmp_path, same_content="error"))
 
 
 def test_part_names_cover_every_row():
-    split = FineSplit(np.array([0, 3]), np.array([1]), np.array([4]), "")
-    assert part_names(split, 6).tolist() == ["train", "validation", "unused", "train", "test", "unused"]
+    split = Split(np.array([0, 3]), np.array([1]), np.array([4]))
+    assert split.part_names(6).tolist() == ["train", "validation", "unused", "train", "test", "unused"]
 
 
 def test_a_run_without_a_place_or_in_anothers_is_refused(birds_folder, tmp_path):
@@ -86,7 +82,7 @@ def test_no_training_reaches_the_test_part(birds_folder, tmp_path):
     config = tiny(birds_folder, tmp_path / "a")
     predictions(config)
     other = birds(tmp_path / "CUB_200_2011")
-    manifest = prepare_experiment(tiny(other, tmp_path / "b")).data.manifest
+    manifest = prepare_experiment(TASK, tiny(other, tmp_path / "b")).data.manifest
     black = manifest.file(int(np.flatnonzero(manifest["split"] == "test")[0]))
     for row in np.flatnonzero(manifest["split"] == "test"):
         manifest.file(int(row)).write_bytes(black.read_bytes())
@@ -102,4 +98,4 @@ def test_pictures_are_tested_with_the_crops_asked_for(birds_folder, tmp_path, cr
     center, several = predictions(config), predictions(other)
     assert center.shape == several.shape
     assert not np.array_equal(center, several)
-    assert FineResult.load(tmp_path / "b").run["test_crops"] == crops
+    assert Result.load(tmp_path / "b", TASK).run["test_crops"] == crops

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finegrained.results import FineResult, Predictions
 
+from finegrained.task import TASK
 from finetune.errors import DataError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 
 BIRDS = ("001.Auk", "002.Bunting", "003.Crow")
@@ -69,7 +71,7 @@ def test_a_result_tells_its_title_history_and_table(tmp_path):
     (folder / "config.yaml").write_text("train: {epochs: 2}\n")
     columns = {"path": np.array(["a.jpg"]), "label": np.array([1])}
     Manifest(folder, BIRDS, columns).save(folder / "manifest.parquet")
-    result = FineResult.load(folder)
+    result = Result.load(folder, TASK)
     assert result.title == "dcl on resnet18 with crl (alpha 1.5, beta 1.0)"
     assert result.class_names == BIRDS
     assert [row["epoch"] for row in result.history] == [0, 1]
@@ -82,35 +84,35 @@ def test_a_result_tells_its_title_history_and_table(tmp_path):
 def test_scores_of_other_predictions_are_refused(tmp_path, top1, whole):
     folder = write_result(tmp_path / "run", three_birds(), scores={"top1": top1})
     if whole:
-        assert len(FineResult.load(folder).predictions) == 4
+        assert len(Result.load(folder, TASK).predictions) == 4
     else:
         with pytest.raises(DataError, match=r"top-1 .*predictions\.parquet gives 75\.0000 %"):
-            FineResult.load(folder)
+            Result.load(folder, TASK)
 
 
 def test_equally_probable_classes_may_count_either_way(tmp_path):
     probs = np.array([[0.5, 0.5, 0.0], [0.1, 0.8, 0.1]])
     found = Predictions(BIRDS, np.array(["a", "b"]), np.array([1, 1]), probs)
-    assert FineResult.load(write_result(tmp_path / "run", found, scores={"top1": 100.0})).run["n"] == 2
+    assert Result.load(write_result(tmp_path / "run", found, scores={"top1": 100.0}), TASK).run["n"] == 2
 
 
 def test_what_may_be_absent_is_empty(tmp_path):
-    result = FineResult.load(write_result(tmp_path / "run", three_birds()))
+    result = Result.load(write_result(tmp_path / "run", three_birds()))
     assert (result.history, result.manifest, result.config) == ([], None, {})
 
 
 def test_a_folder_without_a_finished_run_says_what_is_missing(tmp_path):
     with pytest.raises(DataError, match="it does not exist"):
-        FineResult.load(tmp_path / "nowhere")
+        Result.load(tmp_path / "nowhere", TASK)
     with pytest.raises(DataError, match=r"it lacks run\.json and predictions\.parquet"):
-        FineResult.load(tmp_path)
+        Result.load(tmp_path, TASK)
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"kind": "age_cv"}, "\"kind\" must be fine_run, got 'age_cv'"),
-        ({"kind": None}, "got None"),
+        ({"kind": None}, "got ''"),
         ({"class_names": None}, "lacks class_names"),
         ({"n": 5}, r"tells of 5 test images, predictions\.parquet has 4"),
         ({"class_names": ["a", "b"]}, "has prob_2 beyond the 2 class names"),
@@ -119,4 +121,4 @@ def test_a_folder_without_a_finished_run_says_what_is_missing(tmp_path):
 def test_a_folder_of_something_else_is_refused(tmp_path, changes, told):
     folder = write_result(tmp_path / "run", three_birds(), **changes)
     with pytest.raises(DataError, match=told):
-        FineResult.load(folder)
+        Result.load(folder, TASK)

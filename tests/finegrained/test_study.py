@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finegrained.results import FineResult
 
 from finegrained import study
 from finegrained.config import FineConfig, FineStudyConfig
+from finegrained.task import TASK
 from finetune.errors import DataError, DivergedError, InterruptedRunError, UsageError
+from finetune.experiments.result import Result
 from finetune.runs.folder import read_json_lines
 from finetune.runs.lock import FolderLock
 from finetune.training.config import HeadConfig, LossConfig
@@ -88,7 +89,7 @@ def test_every_cell_is_an_ordinary_run_and_the_report_joins_them(whole):
     folder, summary = whole
     assert [row["name"] for row in summary["arms"]] == ["cel", "crl", "focal-gamma0"]
     for row in summary["arms"]:
-        stored = [FineResult.load(folder / "cells" / row["name"] / f"seed-{seed}") for seed in (0, 1)]
+        stored = [Result.load(folder / "cells" / row["name"] / f"seed-{seed}", TASK) for seed in (0, 1)]
         scores = [100 * float(result.predictions.correct.mean()) for result in stored]
         assert list(row["measures"]["accuracy"]["values"].values()) == pytest.approx(scores)
         assert [result.run["seed"] for result in stored] == [0, 1]
@@ -106,7 +107,7 @@ def test_seeds_are_paired_across_losses(whole):
     folder, _ = whole
     for seed in (0, 1):
         cel, crl, same = (
-            FineResult.load(folder / "cells" / arm / f"seed-{seed}").predictions
+            Result.load(folder / "cells" / arm / f"seed-{seed}", TASK).predictions
             for arm in ("cel", "crl", "focal-gamma0")
         )
         assert np.array_equal(cel.probs, same.probs)  # the same first weights, batches and augmentations

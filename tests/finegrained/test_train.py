@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finegrained.experiment import prepare_experiment, run_experiment
-from finegrained.results import FineResult
-from finegrained.train import is_finished, summary_line, train_run
 
 from finegrained.config import FineConfig
 from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import write_lookalike_folders
+from finegrained.task import TASK
 from finetune.cli.options import load_config
 from finetune.errors import UsageError
+from finetune.experiments.result import Result
+from finetune.experiments.run import is_finished, prepare_experiment
+from finetune.experiments.train import train_run
 from finetune.models.bundle import load_bundle, save_bundle, weights_hash
 from finetune.models.heads.registry import head_options
 from finetune.runs.folder import read_json
 from finetune.training.config import HeadConfig, RunConfig
 from finetune.training.learner import load_classifier
-from finetune.training.optimization.distributed import World
-from tests.finegrained.tiny_birds import birds, tiny, trained
+from tests.finegrained.tiny_birds import birds, run_whole, tiny, trained
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +36,20 @@ def birds_folder(tmp_path_factory):
 
 def quick(config: FineConfig) -> dict[str, Any]:
     """Run without a report and return the record."""
-    folder = Path(config.run.dir)
-    run_experiment(prepare_experiment(config), folder, World())
-    record: dict[str, Any] = read_json(folder / "run.json")
+    record: dict[str, Any] = read_json(run_whole(config) / "run.json")
     return record
 
 
 @pytest.fixture(scope="module")
 def run(birds_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
-    record = train_run(trained(tiny(birds_folder, folder, loss="crl"), epochs=2))
+    record = train_run(TASK, trained(tiny(birds_folder, folder, loss="crl"), epochs=2))
     return folder, record
 
 
 def test_a_run_is_complete_and_tested_on_the_test_part_alone(run):
     folder, record = run
-    result = FineResult.load(folder)
+    result = Result.load(folder, TASK)
     assert (record["kind"], record["policy"], record["data_set"]) == ("fine_run", "cub", "cub")
     assert record["n"] == len(result.predictions) == 12
     assert record["n_train"] + record["n_validation"] == 18
@@ -64,7 +62,7 @@ def test_a_run_is_complete_and_tested_on_the_test_part_alone(run):
 
 def test_the_record_holds_the_scores_of_the_stored_predictions(run):
     folder, record = run
-    found = FineResult.load(folder).predictions
+    found = Result.load(folder, TASK).predictions
     expected = fine_scores(found.probs, found.target, found.class_names)
     assert record["scores"]["top1"] == expected["top1"]
     assert record["scores"]["top1"] == pytest.approx(100 * found.correct.mean())
@@ -108,13 +106,13 @@ def test_a_finished_run_is_refused_and_left_as_it_is_when_asked(run, birds_folde
     folder, first = run
     config = trained(tiny(birds_folder, folder, loss="crl"), epochs=2)
     with pytest.raises(UsageError, match="not empty"):
-        train_run(config)
+        train_run(TASK, config)
     again = replace(config, run=replace(config.run, resume="auto"))
     with pytest.raises(UsageError, match=r"loss\.name: crl -> cel"):
-        train_run(replace(again, loss=replace(again.loss, name="cel")))
+        train_run(TASK, replace(again, loss=replace(again.loss, name="cel")))
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
     capsys.readouterr()
-    assert train_run(again)["scores"] == first["scores"]
+    assert train_run(TASK, again)["scores"] == first["scores"]
     told = capsys.readouterr().out
     assert "is finished: nothing is trained and nothing is tested again" in told
     assert str(folder / "report.md") in told
@@ -123,13 +121,13 @@ def test_a_finished_run_is_refused_and_left_as_it_is_when_asked(run, birds_folde
 
 def test_a_finished_run_writes_a_lost_report_and_goes_on_for_more_epochs(birds_folder, tmp_path):
     config = tiny(birds_folder, tmp_path / "run")
-    train_run(config)
+    train_run(TASK, config)
     (tmp_path / "run/report.md").unlink()
     again = replace(config, run=replace(config.run, resume="auto"))
-    train_run(again)
+    train_run(TASK, again)
     assert (tmp_path / "run/report.md").is_file()
     more = replace(again, run=replace(again.run, allow_change=("train.epochs",)))
-    assert train_run(trained(more, epochs=2))["epochs_run"] == 2
+    assert train_run(TASK, trained(more, epochs=2))["epochs_run"] == 2
 
 
 def test_a_finished_run_on_pictures_that_changed_is_not_taken_for_finished(birds_folder, tmp_path):
@@ -138,16 +136,18 @@ def test_a_finished_run_on_pictures_that_changed_is_not_taken_for_finished(birds
     config = tiny(root, tmp_path / "run")
     quick(config)
     again = replace(config, run=replace(config.run, resume="auto"))
-    assert is_finished(prepare_experiment(again), tmp_path / "run")
+    experiment = prepare_experiment(TASK, again)
+    assert is_finished(experiment, experiment.split(0), tmp_path / "run")
     picture = next(root.glob("images/*/*.jpg"))
     picture.write_bytes(picture.read_bytes() + b"\0")
-    assert not is_finished(prepare_experiment(again), tmp_path / "run")
+    experiment = prepare_experiment(TASK, again)
+    assert not is_finished(experiment, experiment.split(0), tmp_path / "run")
 
 
 def test_the_record_tells_of_equal_and_dropped_pictures_and_of_contents(birds_folder, tmp_path, capsys):
     root = tmp_path / "CUB_200_2011"
     shutil.copytree(birds_folder, root)
-    manifest = prepare_experiment(tiny(root, tmp_path / "none")).data.manifest
+    manifest = prepare_experiment(TASK, tiny(root, tmp_path / "none")).data.manifest
     train, test = (np.flatnonzero(manifest["split"] == part) for part in ("train", "test"))
     shutil.copy(manifest.file(int(train[0])), manifest.file(int(test[0])))
     manifest.file(int(train[3])).write_bytes(b"no picture")
@@ -159,7 +159,7 @@ def test_the_record_tells_of_equal_and_dropped_pictures_and_of_contents(birds_fo
     told = capsys.readouterr().out
     assert "1 listed images are not there and are dropped" in told
     assert "1 pictures cannot be read and are dropped" in told
-    kept = FineResult.load(tmp_path / "run").manifest
+    kept = Result.load(tmp_path / "run", TASK).manifest
     assert kept is not None
     assert kept["sha256"][0] == hashlib.sha256(kept.file(0).read_bytes()).hexdigest()
     assert kept.fingerprint == record["manifest"]
@@ -181,7 +181,7 @@ def test_dcl_gets_its_preset_and_keeps_what_was_given(birds_folder, tmp_path):
     record = quick(config)
     whole = {**head_options("dcl"), "regions": 4, "gamma": 1.0}
     assert len(whole) > 2
-    assert record["head_options"] == FineResult.load(tmp_path / "run").config["head"]["options"] == whole
+    assert record["head_options"] == Result.load(tmp_path / "run", TASK).config["head"]["options"] == whole
     assert load_bundle(tmp_path / "run" / "model.safetensors")[1]["head"]["options"] == whole
 
 
@@ -191,7 +191,7 @@ def test_a_runs_configuration_runs_again_as_it_is(run, tmp_path):
     assert config.head.options == {"dropout": 0.0}
     again = replace(config, run=replace(config.run, dir=str(tmp_path / "again")))
     assert quick(again)["scores"] == record["scores"]
-    assert FineResult.load(tmp_path / "again").config["head"] == FineResult.load(folder).config["head"]
+    assert Result.load(tmp_path / "again", TASK).config["head"] == Result.load(folder, TASK).config["head"]
 
 
 def test_a_model_with_some_of_its_options_still_loads(run, tmp_path):
@@ -207,18 +207,19 @@ def test_a_box_crop_changes_what_the_network_sees(run, birds_folder, tmp_path):
         trained(tiny(birds_folder, tmp_path / "run", loss="crl", crop="box", box_margin=0.1), epochs=2)
     )
     assert record["crop"] == {"kind": "box", "margin": 0.1}
-    whole, cut = (FineResult.load(place).predictions for place in (folder, tmp_path / "run"))
+    whole, cut = (Result.load(place, TASK).predictions for place in (folder, tmp_path / "run"))
     assert np.array_equal(whole.path, cut.path)
     assert not np.array_equal(whole.probs, cut.probs)
 
 
 def test_a_run_needs_a_place(birds_folder):
     with pytest.raises(UsageError, match=r"give --run\.dir FOLDER"):
-        train_run(replace(tiny(birds_folder, Path()), run=RunConfig(workers=0, cache="none")))
+        train_run(TASK, replace(tiny(birds_folder, Path()), run=RunConfig(workers=0, cache="none")))
 
 
-def test_the_summary_names_the_interval_and_the_baseline(run):
-    line = summary_line(run[1])
+def test_the_summary_names_the_interval_and_the_baseline(run, capsys):
+    TASK.tell(run[1])
+    line = capsys.readouterr().out.strip()
     assert line.startswith("last weights: top-1 ")
     assert "95 % interval" in line
     assert "12 test images" in line

@@ -11,8 +11,11 @@ import pytest
 from finegrained.commands import EvaluateFineConfig, main
 from finegrained.config import FineConfig, FineDataConfig, FineModelConfig, FineTrainConfig
 from finegrained.synthetic.datasets import write_lookalike_cub
+from finegrained.task import TASK
 from finetune.cli.console import reset
+from finetune.experiments.run import prepare_experiment, run_split
 from finetune.training.config import HeadConfig, LossConfig, RunConfig
+from finetune.training.optimization.distributed import World
 
 TINY = FineConfig(
     model=FineModelConfig(backbone="test_resnet", weights="none", image_size=32, resize_ratio=1.125),
@@ -38,6 +41,14 @@ def tiny(root: Path, folder: Path, *, loss: str = "cel", head: str = "linear", *
 def trained(config: FineConfig, **changes: Any) -> FineConfig:
     """Return the configuration with other training options."""
     return replace(config, train=replace(config.train, **changes))
+
+
+def run_whole(config: FineConfig) -> Path:
+    """Train and test once, without a report; return the run's folder."""
+    experiment = prepare_experiment(TASK, config)
+    folder = Path(config.run.dir)
+    run_split(experiment, experiment.split(0), folder, World())
+    return folder
 
 
 def shown(**options: Any) -> EvaluateFineConfig:

@@ -60,12 +60,11 @@ def _doubts(comparison: Mapping[str, Any], measure: Measure) -> list[str]:
     elif contains_zero(found["interval"]):
         doubts.append(f"the interval over {unit}s contains zero")
     for name, further in _further(found):
-        if further["interval"] is None or contains_zero(further["interval"]):
-            doubts.append(
-                f"so does the one over {further['clusters']:,} {name}s"
-                if doubts
-                else f"the interval over {further['clusters']:,} {name}s contains zero"
-            )
+        over = f"{further['clusters']:,} {name}s"
+        if further["interval"] is None:
+            doubts.append(f"there is no interval over {over}, for {further['reason']}")
+        elif contains_zero(further["interval"]):
+            doubts.append(f"the interval over {over} contains zero")
     test = comparison.get("mcnemar")
     if test and unit == "image" and test["p"] >= LEVEL:
         doubts.append(f"McNemar's exact p is {test['p']:.2g}")

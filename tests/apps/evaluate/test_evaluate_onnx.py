@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from agecls.results import Predictions
 
 from agecls.config import AgeDataConfig
 from agecls.data.read import read_data
@@ -17,6 +16,7 @@ from agecls.scores import age_scores
 from apps.config import EvaluateOnnxConfig
 from apps.evaluate.evaluate_onnx import evaluate_onnx
 from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.experiments.predictions import Predictions
 from finetune.images.preprocess import preprocess
 from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, tiny_facts, write_tiny
 from tests.apps.tiny_run import exported, make_run, own, write_pictures

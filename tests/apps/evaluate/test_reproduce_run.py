@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agecls.results import AgeResult, Predictions
 
 import apps.runtime.side_by_side
 from agecls.config import AgeDataConfig
+from agecls.task import TASK
 from apps.evaluate.evaluate_onnx import evaluate_onnx
 from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
 from finetune.images.decode import BadImageError
 from tests.apps.tiny_onnx import GROUPS
 from tests.apps.tiny_run import IMAGES, exported, make_run, own
@@ -25,7 +27,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_trained_counts_are_repeated(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     found = evaluate_onnx([exported(run, 1), exported(run, 0)], own(run, out=str(tmp_path / "out")))
-    trained = AgeResult.load(run).predictions
+    trained = Result.load(run, TASK).predictions
     right = [int(trained.select(trained.fold == fold).correct.sum()) for fold in (0, 1)]
     assert [line["fold"] for line in found["models"]] == [0, 1]
     assert [line["right_trained"] for line in found["models"]] == right

@@ -10,13 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from finegrained.results import Predictions
 
 from agecls.config import AgeDataConfig
 from apps.config import EvaluateOnnxConfig
 from apps.evaluate.evaluate_onnx import evaluate_onnx
 from finegrained.scores import fine_scores
 from finetune.errors import ModelFileError, UsageError
+from finetune.experiments.predictions import Predictions
 from finetune.images.preprocess import preprocess
 from tests.apps.tiny_onnx import SPEC, expected_probs, tiny_facts, write_tiny
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finegrained.experiment import prepare_experiment, run_experiment
-from finegrained.results import FineResult, Predictions
 
 from agecls.config import AgeDataConfig
 from apps.config import EvaluateOnnxConfig, ExplainConfig, ExportConfig
@@ -19,8 +17,12 @@ from apps.explain import CUT_NOTE, explain_pictures
 from apps.export.images import RunPictures
 from apps.export.run import export_run
 from apps.runtime.session import OnnxClassifier
+from finegrained.task import TASK
 from finetune.cli.console import reset
 from finetune.errors import ModelFileError, UsageError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import Result
+from finetune.experiments.run import prepare_experiment, run_experiment
 from finetune.images.boxes import cut
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import preprocess
@@ -38,7 +40,7 @@ def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny(
         birds(folder / "birds", classes=6, per_class=10), folder / "run", crop="box", box_margin=0.1
     )
-    run_experiment(prepare_experiment(trained(config, epochs=2)), folder / "run", World())
+    run_experiment(prepare_experiment(TASK, trained(config, epochs=2)), folder / "run", World())
     reset()
     return folder / "run"
 
@@ -91,7 +93,7 @@ def test_pictures_are_cut_as_in_training(boxed: Path):
     pictures = RunPictures.open(boxed)
     train, test = pictures.rows(-1)
     assert set(pictures.manifest["part"][train].tolist()) == {"train"}
-    assert len(test) == len(FineResult.load(boxed).predictions)
+    assert len(test) == len(Result.load(boxed, TASK).predictions)
     manifest, row = pictures.manifest, int(test[0])
     corners = np.array([manifest[name][row] for name in ("x1", "y1", "x2", "y2")])
     grow = 0.1 * (corners[2:] - corners[:2])
@@ -112,7 +114,7 @@ def test_a_record_of_whole_pictures_does_not_repeat_a_run_on_boxes(boxed: Path, 
 
 def test_the_trained_answers_are_repeated(boxed: Path, file: Path, tmp_path: Path):
     found = evaluate_onnx([file], again(boxed, out=str(tmp_path)))
-    own = FineResult.load(boxed).predictions
+    own = Result.load(boxed, TASK).predictions
     assert found["models"][0]["fold"] is None
     line = found["pooled"]["fp32"]
     assert (line["n"], line["same_answer"]) == (len(own), len(own))
@@ -127,7 +129,7 @@ def test_the_trained_answers_are_repeated(boxed: Path, file: Path, tmp_path: Pat
 def test_the_same_data_named_as_a_folder_scores_the_same(boxed: Path, file: Path):
     root = json.loads((boxed / "run.json").read_text())["data_root"]
     found = evaluate_onnx([file], EvaluateOnnxConfig(data=AgeDataConfig(root=root), device="cpu"))
-    own = FineResult.load(boxed)
+    own = Result.load(boxed, TASK)
     assert found["n"] == len(own.predictions)
     assert found["top1"] == pytest.approx(own.run["scores"]["top1"])
     assert found["nll"] == pytest.approx(own.run["scores"]["nll"], rel=1e-3)

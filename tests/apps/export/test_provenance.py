@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agecls.results import Predictions
 
 from agecls.cross_validation import cross_validate
 from agecls.synthetic.adience import write_lookalike_adience
@@ -21,6 +20,7 @@ from apps.export.provenance import check_member, check_repeats
 from apps.export.run import export_run, load_members
 from finetune.cli.console import reset
 from finetune.errors import ModelFileError
+from finetune.experiments.predictions import Predictions
 from finetune.models.bundle import load_bundle, save_bundle
 from tests.agecls.tiny_ages import tiny
 

@@ -14,13 +14,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from agecls.results import AgeResult
 from onnx import numpy_helper
 
 import apps.export.convert
 import apps.export.run
 from agecls.cross_validation import cross_validate
 from agecls.synthetic.adience import write_lookalike_adience
+from agecls.task import TASK
 from apps.config import ExportConfig
 from apps.export.graph import build_graph
 from apps.export.images import RunPictures, spread
@@ -29,6 +29,7 @@ from apps.runtime.metadata import METADATA_KEY
 from apps.runtime.session import OnnxClassifier
 from finetune.cli.console import reset
 from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.experiments.result import Result
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import preprocess
 from finetune.models.classifier import build_classifier
@@ -83,7 +84,7 @@ def test_a_fold_becomes_one_file_with_its_card(exported: dict[str, Any]):
 
 
 def test_the_file_answers_as_the_run_did(run: Path, exported: dict[str, Any]):
-    model, result = OnnxClassifier(exported["file"], device="cpu"), AgeResult.load(run)
+    model, result = OnnxClassifier(exported["file"], device="cpu"), Result.load(run, TASK)
     own = result.predictions.select(result.predictions.fold == 2)
     assert result.manifest is not None
     found = model.predict([result.manifest.root / path for path in own.path.tolist()])
@@ -160,7 +161,7 @@ def test_the_ensemble_averages_the_folds(run: Path, tmp_path: Path):
 def test_int8_is_gated_by_accuracy(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    tested = AgeResult.load(run).predictions
+    tested = Result.load(run, TASK).predictions
     right = [int((tested.correct & (tested.fold == fold)).sum()) for fold in range(5)]
     fold = int(np.argmax(right))
     own = tested.select(tested.fold == fold)

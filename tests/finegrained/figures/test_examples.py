@@ -8,10 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from finegrained.results import FineResult
 
 from finegrained.figures.examples import choose_examples, read_examples
+from finegrained.task import TASK
 from finetune.errors import DataError
+from finetune.experiments.result import Result
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import PreprocessSpec, preprocess
 from tests.finegrained.made_results import made_up_probs, make_result
@@ -45,12 +46,12 @@ def test_few_images_are_all_taken(count: int):
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> FineResult:
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A result with its pictures."""
     return make_result(tmp_path_factory.mktemp("examples") / "run", 3, per_class=2, pictures=True)
 
 
-def test_crops_are_those_of_evaluation(result: FineResult):
+def test_crops_are_those_of_evaluation(result: Result):
     rows = [4, 1]
     for row, example in zip(rows, read_examples(result, rows, SPEC), strict=True):
         file = Path(result.run["data_root"]) / result.predictions.path[row]
@@ -68,7 +69,7 @@ def test_crops_are_cut_to_the_boxes_where_the_run_cut_them(tmp_path: Path):
     for name, value in (("x1", 10.0), ("y1", 20.0), ("x2", 30.0), ("y2", 50.0)):
         manifest = manifest.with_column(name, np.full(len(manifest), value))
     manifest.save(run.folder / "manifest.parquet")
-    cut = replace(FineResult.load(run.folder), run={**run.run, "crop": {"kind": "box", "margin": 0.0}})
+    cut = replace(Result.load(run.folder, TASK), run={**run.run, "crop": {"kind": "box", "margin": 0.0}})
     (example,) = read_examples(cut, [0], SPEC)
     whole = decode_image(Path(run.run["data_root"]) / run.predictions.path[0])
     assert np.array_equal(example.crop, preprocess(np.ascontiguousarray(whole[20:50, 10:30]), SPEC))
@@ -88,14 +89,14 @@ def test_a_run_without_its_table_of_images_is_an_error(tmp_path: Path):
         read_examples(run, [0], SPEC)
 
 
-def test_the_lines_tell_truth_and_answer(result: FineResult):
+def test_the_lines_tell_truth_and_answer(result: Result):
     (example,) = read_examples(result, [0], SPEC)
     above, below = replace(example, target=0, said=1, probability=0.25).lines(result.class_names)
     assert above[0].text == "Odd Albatross 1"
     assert below[0].text == "✗ Odd Bunting 2 25 %"
 
 
-def test_made_pictures_differ_by_class(result: FineResult):
+def test_made_pictures_differ_by_class(result: Result):
     files = [Path(result.run["data_root"]) / path for path in result.predictions.path[[0, 2, 4]]]
     middles = {tuple(cv2.imread(str(file))[30, 30].tolist()) for file in files}
     assert len(middles) == 3

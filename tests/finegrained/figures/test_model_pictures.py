@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from finegrained.results import FineResult
 
 from finegrained.figures.model_pictures import MODEL, _has_one_cell, _responder, draw_model_pictures
+from finetune.experiments.result import Result
 from finetune.images.batches import normalise
 from finetune.models.bundle import save_bundle
 from finetune.models.classifier import build_classifier
@@ -21,7 +21,7 @@ PLACE = PurePosixPath("pictures")
 BACKBONE = "test_resnet"
 
 
-def with_model(folder: Path, head: str, pictures: bool = True, **options: Any) -> FineResult:
+def with_model(folder: Path, head: str, pictures: bool = True, **options: Any) -> Result:
     """Return a result whose folder holds an untrained model with this head."""
     result = make_result(folder, 3, per_class=3, pictures=pictures, hit=0.5)
     generator = torch.random.get_rng_state()

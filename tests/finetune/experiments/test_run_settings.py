@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agecls.results import AgeResult, Predictions
 
+from agecls.task import TASK
 from finetune.errors import DataError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import RunRecord
+from finetune.experiments.result import Result
 from finetune.experiments.run_settings import (
     check_comparable,
     differing,
@@ -21,11 +24,11 @@ from finetune.experiments.run_settings import (
 SAME = {"manifest": "1", "policy": "core8", "split": "2", "class_names": ["0-2", "4-6"]}
 
 
-def bare_result(name: str = "run", config: dict[str, Any] | None = None, **run: Any) -> AgeResult:
+def bare_result(name: str = "run", config: dict[str, Any] | None = None, **run: Any) -> Result:
     """Return a result without images: only its settings matter here."""
-    none = np.empty(0)
-    rows = Predictions(("0-2", "4-6"), none, none, none, none, none, none, none, np.empty((0, 2)))
-    return AgeResult(Path(name), SAME | run, config or {}, rows)
+    none = np.empty(0, dtype=np.int64)
+    rows = Predictions(("0-2", "4-6"), none, none, np.empty((0, 2)))
+    return Result(Path(name), RunRecord.from_dict(SAME | run), config or {}, rows, TASK)
 
 
 def test_nested_fields_are_compared_one_by_one():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from finetune.experiments.training_record import training_facts
 
+from finetune.experiments.record import training_facts
 from finetune.training.data import TrainingData
 from finetune.training.learner import build_learner
 from finetune.training.optimization.distributed import World
