@@ -23,7 +23,7 @@ from agecls.task import TASK
 from finetune.cli.console import progress, say, table
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.predictions import Predictions, join_predictions
-from finetune.experiments.result import Result
+from finetune.experiments.result import Result, model_files
 from finetune.images.cache import open_pictures
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
@@ -176,7 +176,7 @@ def measured_crop(manifest: Manifest, detector: FaceDetector, *, squeezed: bool)
 
 def shown_pictures(folder: Path, config: EvaluateAgeConfig) -> list[Shown]:
     """Return which pictures are shown to which model: own test images fold by fold, or other data to all."""
-    from agecls.evaluation import frame_of, model_files, refuse_training_images
+    from agecls.evaluation import frame_of, refuse_training_images
 
     files = model_files(folder)
     if not _own_data(config):

@@ -13,9 +13,9 @@ from agecls.data.read import read_data
 from agecls.scores import age_scores, slice_scores
 from agecls.task import TASK
 from finetune.cli.console import say, table
-from finetune.errors import DataError, ModelFileError, UsageError, listing
+from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.predictions import Predictions
-from finetune.experiments.result import Result
+from finetune.experiments.result import Result, model_files
 from finetune.experiments.task import TaskData
 from finetune.images.cache import open_pictures
 from finetune.images.manifest import Manifest
@@ -104,17 +104,6 @@ def print_slice(name: str, rows: list[dict[str, Any]]) -> None:
             told = [f"{row['exact']:.1f} [{low:.1f}, {high:.1f}]", f"{row['one_off']:.1f}"]
         lines.append([row["name"], row["images"], row["subjects"], *told])
     table(f"by {name.replace('_', ' ')}", ["", "images", "subjects", "exact %", "one-off %"], lines)
-
-
-def model_files(folder: Path) -> list[Path]:
-    """Return a finished run's models: its own, or one per fold; ModelFileError without any."""
-    own = folder / "model.safetensors"
-    files = [own] if own.is_file() else sorted(folder.glob("fold*/model.safetensors"))
-    if not files:
-        raise ModelFileError(f"{folder} holds no model.safetensors, nor do folders fold0, fold1, ... in it")
-    if not (folder / "run.json").is_file():
-        raise ModelFileError(f"{folder} is not finished (no run.json): go on with it by --run.resume auto")
-    return files
 
 
 def predict_data(folder: Path, data: TaskData, config: EvaluateAgeConfig) -> Predictions:

@@ -12,9 +12,10 @@ import numpy as np
 from agecls.config import AgeConfig, AgeDataConfig
 from agecls.data.folds import shared_people
 from agecls.data.read import check_contents, make_age_splits, read_data
+from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
-from finetune.experiments.splits import Split, Splits
-from finetune.experiments.task import Measure, Resampling, Task, TaskData
+from finetune.experiments.splits import ALL, Split, Splits
+from finetune.experiments.task import CropChoice, Measure, Resampling, Task, TaskData
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -119,8 +120,12 @@ class AgeTask(Task):
             "fold": np.full(count, fold, dtype=np.int64),
         }
 
-    def run_scores(self, predictions: Predictions, train_labels: np.ndarray) -> dict[str, Any]:  # noqa: ARG002
-        """Return exact and one-off accuracy, ordinal errors and calibration."""
+    def scores(
+        self,
+        predictions: Predictions,
+        train_labels: np.ndarray | None = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Return exact and one-off accuracy, ordinal errors and calibration; a report has the baseline."""
         from agecls.scores import age_scores
 
         return age_scores(predictions.probs, predictions.target)
@@ -175,6 +180,33 @@ class AgeTask(Task):
             "users": len(np.unique(predictions["user"])),
             "effective_subjects": effective_clusters(subject),
         }
+
+    def model_rows(self, record: RunRecord, manifest: Manifest, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the fold's rows; -1 learned from all and was tested on none."""
+        from agecls.data.folds import make_splits
+
+        splits = make_splits(manifest, record.protocol or "fixed", allow_subject_overlap=True)  # type: ignore[arg-type]
+        if fold not in (ALL, *(split.fold for split in splits)):
+            raise DataError(
+                f"the table of images has folds {[split.fold for split in splits]}, none is {fold}"
+            )
+        own = Splits(tuple(splits), "").of_fold(fold, len(manifest))
+        return own.train, own.test
+
+    def model_crop(
+        self, folder: Path, record: RunRecord, asked: CropChoice
+    ) -> tuple[Mapping[str, Any] | None, str]:
+        """Return the crop that the run or the options tell, or that a detector measures on its images."""
+        from agecls.model_crop import face_crop_of
+
+        crop, source = face_crop_of(folder, record.to_dict(), asked)
+        return crop.to_dict(), source
+
+    def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:  # noqa: ARG002
+        """Return what `agecls.card.age_card` tells."""
+        from agecls.card import age_card
+
+        return age_card(folder, fold)
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

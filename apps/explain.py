@@ -152,7 +152,7 @@ def trained_explainer(file: Path) -> Explainer:
 
 def checkpoint_of(model: Path, fold: int | None) -> Path:
     """Return the one model.safetensors that is meant; UsageError where the fold must be said."""
-    from agecls.evaluation import model_files
+    from finetune.experiments.result import model_files
 
     if model.is_file():
         return model

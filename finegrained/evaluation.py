@@ -20,8 +20,8 @@ from finetune.cli.console import say, table
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, ModelFileError
 from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import MODEL_FILE
 from finetune.experiments.result import Result, refuse_run_folder
-from finetune.experiments.run import MODEL_FILE
 from finetune.images.cache import open_pictures
 from finetune.images.cache_file import content_digest, hash_files
 from finetune.images.manifest import Manifest

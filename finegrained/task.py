@@ -11,9 +11,10 @@ import numpy as np
 from finegrained.config import FineConfig, FineDataConfig
 from finegrained.data.boxes import picture_boxes
 from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
+from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import Split, Splits
-from finetune.experiments.task import Measure, Resampling, Task, TaskData
+from finetune.experiments.task import CropChoice, Measure, Resampling, Task, TaskData
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -122,13 +123,15 @@ class CategoryTask(Task):
         """Return nothing: only the path is known of an image."""
         return {}
 
-    def run_scores(self, predictions: Predictions, train_labels: np.ndarray) -> dict[str, Any]:
+    def scores(self, predictions: Predictions, train_labels: np.ndarray | None = None) -> dict[str, Any]:
         """Return top-1 with its interval, top-5, scores per class, and the majority-class baseline."""
         from finegrained.scores import commonest_class_baseline, fine_scores
 
-        names = predictions.class_names
-        baseline = commonest_class_baseline(train_labels, predictions.target, names)
-        return {**fine_scores(predictions.probs, predictions.target, names), "baseline": baseline}
+        names, target = predictions.class_names, predictions.target
+        found = fine_scores(predictions.probs, target, names)
+        if train_labels is None:
+            return found
+        return {**found, "baseline": commonest_class_baseline(train_labels, target, names)}
 
     def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:  # noqa: ARG002
         """Return the data set, whether it is the published one, how images are cut, and the protocol."""
@@ -175,6 +178,32 @@ class CategoryTask(Task):
     def tested(self, predictions: Predictions) -> dict[str, Any]:  # noqa: ARG002
         """Return nothing: only the number of images is known."""
         return {}
+
+    def model_rows(self, record: RunRecord, manifest: Manifest, fold: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG002
+        """Return the rows of the parts train and test, as the run's own table names them."""
+        if "part" not in manifest:
+            raise DataError("the run's table of images does not tell which were trained and tested on")
+        return np.flatnonzero(manifest["part"] == "train"), np.flatnonzero(manifest["part"] == "test")
+
+    def model_crop(
+        self,
+        folder: Path,
+        record: RunRecord,  # noqa: ARG002
+        asked: CropChoice,
+    ) -> tuple[Mapping[str, Any] | None, str]:
+        """Return None; UsageError where a face crop is asked for."""
+        if asked.face_crop != "auto" or asked.face_margin is not None or asked.detector is not None:
+            raise UsageError(
+                f"{folder} is a fine-grained run, whose pictures show no faces: leave out --face_crop, "
+                "--face_margin and --detector"
+            )
+        return None, ""
+
+    def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:  # noqa: ARG002
+        """Return what `finegrained.card.fine_card` tells."""
+        from finegrained.card import fine_card
+
+        return fine_card(folder, tested=tested)
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from apps.config import EvaluateOnnxConfig
-from apps.run_results import RunResult, load_run
 from apps.runtime.cut_pictures import files_or_cuts
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table
-from finetune.errors import DataError, ModelFileError, listing
+from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.experiments.predictions import Predictions, join_predictions
+from finetune.experiments.result import Result
+from finetune.experiments.task import measures_for
 from finetune.images.manifest import Manifest
+from finetune.images.preprocess import TEST_CROPS
 from finetune.runs.folder import write_json
 
 COUNTS = ("images", "right, trained", "right, onnx", "same answer", "max |dp|")
@@ -59,15 +61,15 @@ def repeat_run(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> 
     Raises ModelFileError when an fp32 model gets another number right than the trained one, or a model is of
     another run; UsageError for a model that averages folds; DataError for pictures that are not there.
     """
-    result = load_run(Path(str(config.run)))
+    result = Result.load(Path(str(config.run)))
     by_fold: dict[int, list[OnnxClassifier]] = {}
     for model in models:
         by_fold.setdefault(_own_part(model, result), []).append(model)
-    manifest, crops = _run_manifest(result, config), result.crops
-    boxes = result.boxes(manifest)
+    manifest, crops = _run_manifest(result, config), _crops(result)
+    boxes = result.task.boxes(manifest, result.record.extra.get("crop") or {})
     repeats: list[Repeat] = []
     for fold, members in sorted(by_fold.items()):
-        trained = result.tested(fold)
+        trained = _tested(result, fold)
         rows = _test_rows(trained, manifest, config)
         pictures = files_or_cuts([manifest.file(row) for row in rows], None if boxes is None else boxes[rows])
         told = "test images" if fold == -1 else f"fold {fold}"
@@ -83,26 +85,79 @@ def repeat_run(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> 
     return summary
 
 
-def _own_part(model: OnnxClassifier, result: RunResult) -> int:
+def _own_part(model: OnnxClassifier, result: Result) -> int:
     """Return the fold whose images the model was not trained on, after checking that it is of this run."""
     if model.class_names != result.class_names:
         raise ModelFileError(
             f"{model.path} has other classes than {result.folder}: {short_list(model.class_names)}"
         )
-    told = result.told_twice(model)
+    told = _recorded_twice(model, result)
     other = [words for words, own, run in told if None not in (own, run) and own != run]
     if other:
         raise ModelFileError(f"{model.path} is not of {result.folder}: another {', another '.join(other)}")
-    return result.part(model)
+    return _part(model, result)
 
 
-def _run_manifest(result: RunResult, config: EvaluateOnnxConfig) -> Manifest:
+def _recorded_twice(model: OnnxClassifier, result: Result) -> list[tuple[str, Any, Any]]:
+    """Return what a model and its run both record: the words for it, and either's value, None if absent."""
+    facts, record = model.facts, result.record
+    return [
+        ("table of images", facts.data.get("manifest"), record.manifest),
+        ("split", facts.data.get("split"), record.split),
+        ("loss", facts.loss.get("name"), (record.loss or {}).get("name")),
+        ("backbone", facts.architecture.get("backbone"), record.backbone),
+        ("seed", facts.training.get("seed"), record.seed),
+        ("head", facts.architecture.get("head"), record.head),
+        ("choice of weights", facts.data.get("weights"), record.selected),
+    ]
+
+
+def _part(model: OnnxClassifier, result: Result) -> int:
+    """Return the fold whose images a model was tested on, -1 for the one test part of a run without folds.
+
+    Raises UsageError for a model that averages folds, DataError for one whose fold was not tested and for a
+    run that tested nothing.
+    """
+    if "fold" not in result.task.columns:
+        if not len(result.predictions):
+            raise DataError(f"{result.folder} tested no picture: show {model.path} others by --data.*")
+        return -1
+    fold = model.facts.data.get("fold")
+    if model.facts.architecture.get("members", 1) != 1 or not isinstance(fold, int):
+        raise UsageError(
+            f"{model.path} averages models of several folds, which together were trained on every image "
+            f"of {result.folder}: export single folds to repeat the run, or show it other images by --data.*"
+        )
+    if fold not in result.folds:
+        told = "every image was trained on" if fold == -1 else f"tested are {result.folds}"
+        raise DataError(f"{result.folder} has no test images for {model.path} (fold {fold}): {told}")
+    return fold
+
+
+def _tested(result: Result, fold: int) -> Predictions:
+    """Return what the trained model of this fold predicted."""
+    own = result.predictions
+    return own if fold == -1 else own.select(own.fold == fold)
+
+
+def _crops(result: Result) -> str:
+    """Return the views of an image that the run averaged over; UsageError where no file can show them."""
+    crops = result.record.test_crops or "center"
+    if crops not in TEST_CROPS:
+        raise UsageError(
+            f"{result.folder} was tested with {crops} crops, for which a file would have to look twice: "
+            "instead of --run give --data.root, and the pictures' centres are scored"
+        )
+    return crops
+
+
+def _run_manifest(result: Result, config: EvaluateOnnxConfig) -> Manifest:
     """Return the run's table of images (a fold's lies a folder higher), where the pictures lie now."""
     places = (result.folder, result.folder.resolve().parent)
     files = [place / "manifest.parquet" for place in places if (place / "manifest.parquet").is_file()]
     if not files:
         raise DataError(f"{result.folder} lacks manifest.parquet, the table of its images")
-    root = config.data.root or result.run.get("data_root") or result.folder
+    root = config.data.root or result.record.data_root or result.folder
     return Manifest.load(files[0], Path(str(root)))
 
 
@@ -134,23 +189,25 @@ def _agreement(trained: Predictions, found: Predictions) -> dict[str, Any]:
     }
 
 
-def _tell_repeats(repeats: Sequence[Repeat], result: RunResult, config: EvaluateOnnxConfig) -> dict[str, Any]:
+def _tell_repeats(repeats: Sequence[Repeat], result: Result, config: EvaluateOnnxConfig) -> dict[str, Any]:
     """Print a line per model and one per precision, write what was asked for, return the summary."""
     lines, pooled, tables = [repeat.facts() for repeat in repeats], {}, {}
+    measures = measures_for(result.task, "evaluate")
     for precision in dict.fromkeys(repeat.model.facts.precision for repeat in repeats):
         own = [repeat for repeat in repeats if repeat.model.facts.precision == precision]
         trained, found = (
             join_predictions([part.trained for part in own]),
             join_predictions([part.found for part in own]),
         )
-        pooled[precision] = _agreement(trained, found) | result.scores(found)
+        scores = result.task.scores(found)
+        pooled[precision] = _agreement(trained, found) | {m.key: scores[m.key] for m in measures}
         tables["predictions.parquet" if precision == "fp32" else f"predictions-{precision}.parquet"] = found
     rows = [[line["title"], line["precision"], _fold(line), *_cells(line)] for line in lines]
     rows += [["pooled", precision, "", *_cells(line)] for precision, line in pooled.items()]
     header = ["model", "precision", "fold", *COUNTS]
     table(f"exported models beside the trained ones of {config.run}", header, rows)
     for precision, line in pooled.items():
-        known = {words: line[name] for name, words in result.measures.items() if line[name] is not None}
+        known = {m.label: line[m.key] for m in measures if line[m.key] is not None}
         told = ", ".join(f"{words} {value:.2f} %" for words, value in known.items())
         say(f"{precision}: {told}, pooled over {line['n']} images")
     summary = {"run": str(config.run), "models": lines, "pooled": pooled}
@@ -167,7 +224,7 @@ def _cells(line: Mapping[str, Any]) -> list[object]:
     return [*counts, f"{line['largest_difference']:.1e}"]
 
 
-def _refuse_differences(repeats: Sequence[Repeat], result: RunResult) -> None:
+def _refuse_differences(repeats: Sequence[Repeat], result: Result) -> None:
     """Raise ModelFileError where an fp32 model gets another number of images right than the trained one."""
     wrong = [
         f"{repeat.model.path}: {line['right_onnx']} of {line['n']} right, trained {line['right_trained']}"
@@ -176,7 +233,7 @@ def _refuse_differences(repeats: Sequence[Repeat], result: RunResult) -> None:
         and (line := repeat.facts())["right_onnx"] != line["right_trained"]
     ]
     if wrong:
-        versions = result.run.get("versions") or {}
+        versions = result.record.versions or {}
         told = ", ".join(f"{name} {versions[name]}" for name in ("opencv", "pillow") if name in versions)
         raise ModelFileError(
             f"{len(wrong)} exported models do not repeat what {result.folder} scored:\n{listing(wrong)}\n"

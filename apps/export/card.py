@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from agecls.model_crop import NOT_MEASURED as NOT_MEASURED_CROP
 from apps.export import card_category as category
 from apps.export import card_scores as measured
 from apps.export.card_origin import how_checked, how_trained, in_words, licence, one_line, the_file
 from apps.export.card_scores import NOT_MEASURED
-from apps.export.crop import NOT_MEASURED as NOT_MEASURED_CROP
 from apps.runtime.metadata import ModelFacts
 from finetune.figures.markdown import escape, page
 

@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from apps.export.study import Study, study_of
+from apps.export.plan import exported_task
 from finetune.errors import DataError
+from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
+from finetune.experiments.task import Task
 from finetune.images.boxes import cut
 from finetune.images.decode import decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, preprocess
-from finetune.runs.folder import read_json
 
 BATCH = 32
 
@@ -27,15 +28,15 @@ class RunPictures:
     """The table of a run's images, where they lie, and which of them each fold trained and tested on.
 
     Args:
-        record: the contents of run.json.
+        record: the run's record.
         manifest: the run's images.
-        study: that the run belongs to.
+        task: that the run belongs to.
         boxes: the part of each picture that is looked at, (N, 4) in px; None for whole pictures.
     """
 
-    record: dict[str, Any]
+    record: RunRecord
     manifest: Manifest
-    study: Study
+    task: Task
     boxes: np.ndarray | None = None
 
     @classmethod
@@ -45,27 +46,36 @@ class RunPictures:
         Raises DataError, saying how to mend it, where the table or the folder of pictures is not there, or
         the table is not the one that the run was made with.
         """
-        record = read_json(folder / "run.json")
+        record = RunRecord.read(folder / RECORD_FILE)
         places = [
             place for place in (folder, folder.resolve().parent) if (place / "manifest.parquet").is_file()
         ]
         if not places:
             raise DataError(f"{folder} lacks manifest.parquet, the table of its images: is the run finished?")
-        root = Path(str(record.get("data_root", "")))
+        root = Path(record.data_root or "")
         manifest = Manifest.load(places[0] / "manifest.parquet", root)
-        if manifest.fingerprint != record.get("manifest"):
+        if manifest.fingerprint != record.manifest:
             raise DataError(f"{places[0] / 'manifest.parquet'} is not the table that {folder} was made with")
-        if not record.get("data_root") or not root.is_dir():
+        if not record.data_root or not root.is_dir():
             raise DataError(
                 f"the pictures of {folder} lay in {root}, where there is no folder now. An export is checked "
                 f"on them: put them back, or write their new place as data_root into {folder / 'run.json'}"
             )
-        study = study_of(record)
-        return cls(record, manifest, study, study.boxes(record, manifest))
+        task = exported_task(record.kind)
+        return cls(record, manifest, task, task.boxes(manifest, record.extra.get("crop") or {}))
 
     def rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows that the model of `fold` was trained on and tested on; -1 is of no fold."""
-        return self.study.rows(self.record, self.manifest, fold)
+        return self.task.model_rows(self.record, self.manifest, fold)
+
+    def tested(self, folder: Path, file: Path, fold: int) -> Predictions | None:
+        """Return what the run predicted with the weights in `file`; None where it never tested them."""
+        stored = folder / "predictions.parquet"
+        if file.name != MODEL_FILE or not stored.is_file():
+            return None
+        columns, empty = self.task.columns, self.task.may_be_empty
+        own = Predictions.read(stored, self.record.class_names, columns, may_be_empty=empty)
+        return own.select(own.fold == fold) if "fold" in own else own
 
     def check_rows(self, folds: list[int], count: int) -> np.ndarray:
         """Return `count` rows over the folds' test images, and training images where these are few."""

@@ -11,6 +11,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from apps.runtime.metadata import ModelFacts, PrecisionName
+from finetune.experiments.record import RunRecord
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
 from finetune.runs.strict_json import to_plain
 
@@ -48,7 +49,7 @@ class Member:
 
 def build_facts(
     title: str,
-    run: Mapping[str, Any],
+    run: RunRecord,
     members: Sequence[Member],
     *,
     crop: Mapping[str, Any] | None,
@@ -59,7 +60,7 @@ def build_facts(
 
     Args:
         title: what the model is called.
-        run: the contents of the run's run.json.
+        run: the run's record.
         members: the models in the file.
         crop: how a face is cut out, as plain values; None for a model of no faces.
         crop_source: where that is known from, in words; empty for a model of no faces.
@@ -153,22 +154,22 @@ def _architecture(members: Sequence[Member]) -> dict[str, Any]:
     }
 
 
-def _data(run: Mapping[str, Any], members: Sequence[Member]) -> dict[str, Any]:
-    counts = run.get("counts") or {}
+def _data(run: RunRecord, members: Sequence[Member]) -> dict[str, Any]:
+    counts = run.counts or {}
     folds = [member.fold for member in members]
     one = members[0].facts if len(members) == 1 else {}
     return {
-        "policy": run.get("policy"),
-        "protocol": run.get("protocol"),
+        "policy": run.policy,
+        "protocol": run.protocol,
         "fold": folds[0] if len(folds) == 1 else None,
         "folds": folds,
         "images": counts.get("images"),
-        "subjects": run.get("subjects"),
+        "subjects": run.extra.get("subjects"),
         "n_train": one.get("n_train"),
         "n_validation": one.get("n_validation"),
         "n_test": one.get("n"),
-        "manifest": run.get("manifest"),
-        "split": run.get("split"),
+        "manifest": run.manifest,
+        "split": run.split,
         **({"weights": one["weights"]} if one.get("weights") else {}),
     }
 

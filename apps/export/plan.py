@@ -8,9 +8,20 @@ from pathlib import Path
 
 from apps.config import ExportConfig
 from finetune.errors import UsageError, listing
+from finetune.experiments.record import RECORD_FILE
+from finetune.experiments.result import model_files
+from finetune.experiments.study.cells import CELL_FILE, study_hint
+from finetune.experiments.task import Task, find_task, load_task, task_names
 from finetune.runs.atomic import check_writable
+from finetune.runs.folder import read_json
 
 CARD = "README.md"
+GENERAL = "general_run"
+NOT_EXPORTED = (
+    "cannot be exported: its networks are small ones for comparing losses. Train a model on the same "
+    "pictures as class folders with crl fine train --data.layout folders --data.root FOLDER, and export that "
+    "run"
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,6 @@ def plan_exports(named: Path, config: ExportConfig) -> list[Plan]:
 
     See `apps.export.run.export_run` for what is refused.
     """
-    from agecls.evaluation import model_files
-    from finetune.runs.folder import read_json
-
     _check_options(config)
     folder, weights = run_and_weights(named)
     _check_folder(folder)
@@ -83,14 +91,39 @@ def plan_exports(named: Path, config: ExportConfig) -> list[Plan]:
     return plans
 
 
-def _check_folder(folder: Path) -> None:
-    from apps.export.study import check_study
+def exported_task(kind: str) -> Task:
+    """Return the task of a run of this kind; UsageError lists the kinds that can be exported.
 
+    Runs of the first release record no kind: they are of age groups.
+    """
+    if kind == GENERAL:
+        raise UsageError(f"a run of the general study {NOT_EXPORTED}")
+    found = find_task(kind or "age_fold")
+    if found is None:
+        kinds = [known for name in task_names() for known in load_task(name).kinds]
+        raise UsageError(f"a run of kind {kind!r} cannot be exported; can be: {', '.join(kinds)}")
+    return found
+
+
+def check_exportable(folder: Path) -> None:
+    """Raise UsageError, before any work, for a run that cannot be exported and for the folder of a study.
+
+    A study's folder, or an arm's in it, is answered with the cells that can be named in its place.
+    """
+    if (folder / RECORD_FILE).is_file():
+        exported_task(str(read_json(folder / RECORD_FILE).get("kind", "")))
+    elif (folder / CELL_FILE).is_file() or any(folder.glob(f"cells/*/*/{CELL_FILE}")):
+        raise UsageError(f"{folder} is of the general study, whose model {NOT_EXPORTED}")
+    elif hint := study_hint(folder):
+        raise UsageError(hint)
+
+
+def _check_folder(folder: Path) -> None:
     if folder.suffix == ".onnx":
         raise UsageError(f"{folder} is an exported model already; crl export takes the folder of a run")
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; crl export takes the folder of a finished run")
-    check_study(folder)
+    check_exportable(folder)
     if not (folder / "run.json").is_file():
         runs = sorted(str(file.parent) for file in folder.glob("*/run.json"))
         if runs and not folder.joinpath("config.yaml").exists():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from apps.export.graph import EnsembleGraph, ExportGraph
     from apps.export.images import RunPictures
     from apps.export.plan import Plan
+    from finetune.experiments.record import RunRecord
 
 SAME = {"manifest": "table of images", "split": "split", "seed": "seed", "backbone": "backbone"}
 # The processor repeats itself to about 1e-6; a graphics card may have multiplied with ten bits.
@@ -21,14 +22,14 @@ TOLERANCE, TOLERANCE_CARD = 1e-3, 1e-2
 REMEDY = "put the run's own file back, or train it again"
 
 
-def check_member(file: Path, fold: int, facts: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+def check_member(file: Path, fold: int, facts: Mapping[str, Any], record: RunRecord) -> None:
     """Raise ModelFileError where a model's own facts are of another fold or another run than its folder's.
 
     Args:
         file: the model, for the message.
         fold: the one whose scores would stand in its card; -1 where the run tested none.
         facts: what the model's file tells.
-        record: the contents of the run's run.json.
+        record: the run's own.
     """
     own = facts.get("fold", -1)
     if own != fold:
@@ -36,7 +37,7 @@ def check_member(file: Path, fold: int, facts: Mapping[str, Any], record: Mappin
         wanted = "no test fold" if fold == -1 else f"fold {fold}"
         raise ModelFileError(f"{file} holds the model of {told}, its place is that of {wanted}: {REMEDY}")
     for key, words in SAME.items():
-        here, there = facts.get(key), record.get(key)
+        here, there = facts.get(key), getattr(record, key)
         if here is not None and there is not None and here != there:
             raise ModelFileError(f"{file} is of another run: its {words} is {here}, not {there}: {REMEDY}")
 
@@ -63,15 +64,15 @@ def check_repeats(
 
     Raises ModelFileError where the probabilities are not those in predictions.parquet.
     """
-    if pictures.record.get("test_crops", "center") != "center":
+    if (pictures.record.test_crops or "center") != "center":
         return 0
-    device = pictures.record.get("device") or {}
+    device = pictures.record.device or {}
     tolerance = TOLERANCE if device.get("used", "cpu") == "cpu" else TOLERANCE_CARD
     paths = pictures.manifest["path"][rows].tolist()
     members = [graph] if len(plan.files) == 1 else list(graph.members)  # type: ignore[arg-type]
     compared = 0
     for member, own, fold in zip(members, plan.files, plan.folds, strict=True):
-        tested = pictures.study.tested(folder, pictures.record, own, fold)
+        tested = pictures.tested(folder, own, fold)
         if tested is None:
             continue
         place = {path: row for row, path in enumerate(tested.path.tolist())}

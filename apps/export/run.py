@@ -25,6 +25,7 @@ from apps.export.simplify import tidy
 from apps.runtime.metadata import METADATA_KEY, ModelFacts, PrecisionName
 from finetune.cli.console import say, table
 from finetune.errors import ModelFileError, UsageError
+from finetune.experiments.record import MODEL_FILE, RunRecord
 from finetune.images.preprocess import PreprocessSpec
 from finetune.runs.atomic import atomic_file, write_bytes
 
@@ -55,7 +56,7 @@ def export_run(named: Path, config: ExportConfig) -> dict[str, Any]:
     pictures = RunPictures.open(folder)
     for plan in plans:
         refuse_former_export(plan, config.overwrite)
-    crop, crop_source = pictures.study.face_crop(folder, pictures.record, config)
+    crop, crop_source = pictures.task.model_crop(folder, pictures.record, config)
     made = [export_model(folder, plan, pictures, crop, crop_source, config) for plan in plans]
     rows = [
         [item["title"], item["precision"], f"{item['size_bytes'] / 1e6:.1f}", item["file"]] for item in made
@@ -88,7 +89,7 @@ def export_model(
         members,
         crop=crop,
         crop_source=crop_source,
-        card=pictures.study.card(folder, plan.files[0], plan.fold),
+        card=pictures.task.card(folder, plan.fold, tested=plan.files[0].name == MODEL_FILE),
     )
     with tempfile.TemporaryDirectory(prefix="crl-export-") as scratch:
         check = Check(Path(scratch), facts, graph, real)
@@ -104,9 +105,7 @@ def export_model(
     return write_export(plan, model, finished_facts(facts, config.precision, parity))
 
 
-def load_members(
-    plan: Plan, record: Mapping[str, Any]
-) -> tuple[list[Member], list[Classifier], PreprocessSpec]:
+def load_members(plan: Plan, record: RunRecord) -> tuple[list[Member], list[Classifier], PreprocessSpec]:
     """Return the facts, the classifiers and the shared preprocessing of the plan's models.
 
     `record` is the run's own. Raises ModelFileError for a damaged file, one of another fold or run, and where

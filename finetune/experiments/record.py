@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from finetune.training.learner import Learner
 
 RECORD_FILE = "run.json"
+MODEL_FILE = "model.safetensors"  # the weights that a run was tested with
 # Written as null where a run has them and could not tell their value: a run without validation.
 NULLABLE = ("best_validation", "best_epoch")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
 from finetune.experiments.run_settings import loss_text
 from finetune.experiments.task import Task, task_of
 from finetune.images.manifest import Manifest
@@ -118,6 +118,17 @@ class Result:
         if not isinstance(self.record.seed, int):
             raise DataError(f"{self.folder / RECORD_FILE} tells no seed, so its run cannot be paired by seed")
         return self.record.seed
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return a finished run's models: its own, or one per fold; ModelFileError without any."""
+    own = folder / MODEL_FILE
+    files = [own] if own.is_file() else sorted(folder.glob(f"fold*/{MODEL_FILE}"))
+    if not files:
+        raise ModelFileError(f"{folder} holds no {MODEL_FILE}, nor do folders fold0, fold1, ... in it")
+    if not (folder / RECORD_FILE).is_file():
+        raise ModelFileError(f"{folder} is not finished (no run.json): go on with it by --run.resume auto")
+    return files
 
 
 def refuse_run_folder(out: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from finetune.cli.console import say
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import RECORD_FILE, RunRecord, training_facts
+from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
 from finetune.experiments.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
 from finetune.images.cache import ImageSource, open_pictures
@@ -29,7 +29,6 @@ from finetune.training.learner import spec_of
 from finetune.training.optimization.distributed import World, any_true, barrier
 from finetune.training.predict import predict
 
-MODEL_FILE = "model.safetensors"
 FINISHED = (RECORD_FILE, "predictions.parquet", "manifest.parquet", MODEL_FILE)
 NOT_IN_MODEL = ("counts", "command", "data_root", "head_options")
 
@@ -166,7 +165,7 @@ def write_results(
         found["probs"].reshape(len(rows), manifest.num_classes),
         task.image_columns(manifest, rows, split.fold),
     )
-    scores = task.run_scores(predictions, manifest.label[split.train]) if len(rows) else {}
+    scores = task.scores(predictions, manifest.label[split.train]) if len(rows) else {}
     record = run_record(experiment, split, fitted, scores)
     save_weights(experiment, fitted, record, run.path)
     predictions.write(run.path / "predictions.parquet")

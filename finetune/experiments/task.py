@@ -93,6 +93,22 @@ class Resampling:
     further: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+class CropChoice(Protocol):
+    """What a person may ask of the face crop that an exported model carries."""
+
+    @property
+    def face_crop(self) -> str:
+        """Aligned, faces, plain, or auto."""
+
+    @property
+    def face_margin(self) -> float | None:
+        """Fraction of the face box added on every side; None for the style's own."""
+
+    @property
+    def detector(self) -> str | None:
+        """A face detector's file; None looks in the usual places."""
+
+
 class Task(Protocol):
     """Everything that the shared code asks of a task."""
 
@@ -140,8 +156,8 @@ class Task(Protocol):
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return the task's own columns of the predictions of these rows."""
 
-    def run_scores(self, predictions: Predictions, train_labels: np.ndarray) -> dict[str, Any]:
-        """Return what run.json records as scores; empty where nothing was tested."""
+    def scores(self, predictions: Predictions, train_labels: np.ndarray | None = None) -> dict[str, Any]:
+        """Return every score of these predictions, ready for JSON; with training labels a baseline's too."""
 
     def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:
         """Return what run.json records of this task's data besides what every task's does."""
@@ -163,6 +179,20 @@ class Task(Protocol):
 
     def tested(self, predictions: Predictions) -> dict[str, Any]:
         """Return what is counted of the tested images besides their number, such as subjects."""
+
+    def model_rows(self, record: RunRecord, manifest: Manifest, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows that a run's model of `fold` learned from and was tested on; -1 is of no fold."""
+
+    def model_crop(
+        self, folder: Path, record: RunRecord, asked: CropChoice
+    ) -> tuple[Mapping[str, Any] | None, str]:
+        """Return how a face is cut out for a run's models, None for no face, and how that is known."""
+
+    def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:
+        """Return {"metrics", "card"} of a run's model, and under "data" what else is known of its data.
+
+        `tested` is whether the card is about the weights that the run tested; others have no scores.
+        """
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw where two results differ under `out`; return the figures in the page's order."""

@@ -10,11 +10,11 @@ import pytest
 
 from agecls.commands import EvaluateAgeConfig
 from agecls.config import AgeDataConfig, EvaluateAgainConfig, EvaluateConfig
-from agecls.evaluation import evaluate_run, model_files
+from agecls.evaluation import evaluate_run
 from agecls.task import TASK
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.predictions import Predictions
-from finetune.experiments.result import Result
+from finetune.experiments.result import Result, model_files
 from finetune.experiments.train import train_run
 from tests.agecls.tiny_ages import as_table, listed_rows, picture, single, tiny
 

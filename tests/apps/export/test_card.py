@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agecls.card import age_card
+from agecls.model_crop import NOT_MEASURED
 from apps.export.card import write_card
-from apps.export.crop import NOT_MEASURED
 from apps.runtime.metadata import ModelFacts
 from tests.agecls.results_by_hand import make_result
 from tests.apps.tiny_onnx import tiny_facts

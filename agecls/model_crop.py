@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agecls.crop_evaluation import can_measure, crop_for_run
 from agecls.faces.crop import FaceCrop, crop_of_run
 from agecls.faces.detector import build_detector
-from apps.config import ExportConfig
 from finetune.cli.console import say
+from finetune.experiments.task import CropChoice
 
 GIVEN, FROM_LAYOUT = "given at the export", "that of the pictures it was trained on"
 NOT_MEASURED = "a default that nobody measured"
 
 
-def face_crop_of(folder: Path, run: Mapping[str, Any], config: ExportConfig) -> tuple[FaceCrop, str]:
+def face_crop_of(folder: Path, run: Mapping[str, Any], config: CropChoice) -> tuple[FaceCrop, str]:
     """Return how faces are to be cut out for a run's models and where that is known from, and say so.
 
     Args:
@@ -27,8 +28,6 @@ def face_crop_of(folder: Path, run: Mapping[str, Any], config: ExportConfig) -> 
     none is found the plain crop's default is used, and it is said how to measure.
     Raises UsageError for a crop, margin or detector that is not offered, or a detector file that is absent.
     """
-    from agecls.crop_evaluation import can_measure, crop_for_run
-
     rule = crop_of_run(run, config.face_crop, config.face_margin)
     chosen = config.face_crop != "auto" or config.face_margin is not None
     source = GIVEN if chosen else FROM_LAYOUT
