@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from agecls.config import AgeConfig, CrossValidationConfig
 from agecls.fold_processes import run_on_devices
-from agecls.report import report_result, tell
+from agecls.report import tell
 from agecls.task import CROSS_VALIDATION, TASK
 from finetune.cli.command import command_line
 from finetune.cli.console import say
 from finetune.errors import CrlError, DataError, UsageError, listing
 from finetune.experiments.predictions import join_predictions
 from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.report import report_result
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.runs.config_file import CONFIG_NAME, config_changes

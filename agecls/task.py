@@ -15,7 +15,7 @@ from agecls.data.read import check_contents, make_age_splits, read_data
 from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import ALL, Split, Splits
-from finetune.experiments.task import CropChoice, Measure, Resampling, Task, TaskData
+from finetune.experiments.task import CropChoice, Measure, Resampling, Sections, Task, TaskData
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class AgeTask(Task):
     kinds = (FOLD, CROSS_VALIDATION)
     result_of = "a cross-validation"
     written_by = "crl age cv writes them when its folds are finished"
+    class_unit = "group"
+    part_unit = "fold"
     ordered = True
     columns = ("subject", "user", "gender", "age", "fold")
     may_be_empty = ("age",)
@@ -152,11 +154,51 @@ class AgeTask(Task):
         told = f"exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %"
         return f"fold {split.fold}: {told} of {scores['n']} test images, {record.minutes:.1f} min"
 
-    def report(self, result: Result, train_labels: Mapping[int, np.ndarray] | None) -> dict[str, Any]:
-        """Score a result and write its report."""
-        from agecls.report import report_result
+    def report_scores(
+        self,
+        result: Result,
+        train_labels: Mapping[int, np.ndarray] | None,
+        *,
+        resamples: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Return the scores over folds with their baseline, the slices, and the confusion matrix."""
+        from agecls.report import report_scores
 
-        return report_result(result, train_labels)
+        return report_scores(result, train_labels, resamples=resamples, seed=seed)
+
+    def figures(self, result: Result, record: Mapping[str, Any]) -> tuple[list[Picture], list[str]]:
+        """Draw the confusion matrix, the bars of the groups and a softmax heat map."""
+        from agecls.report import draw_figures
+
+        return draw_figures(result, record), []
+
+    def write_tables(self, result: Result, record: Mapping[str, Any]) -> None:
+        """Write nothing: report.json has every number."""
+
+    def sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return the result, the folds, the groups and other slices, and calibration."""
+        from agecls.report import sections
+
+        return sections(record)
+
+    def data_section(self, record: Mapping[str, Any]) -> str:
+        """Return which images were tested, by which label rule."""
+        from agecls.report_sections import data_line
+
+        return data_line(record)
+
+    def reported_by_others(self, record: Mapping[str, Any]) -> str | None:
+        """Return the numbers published on Adience, or None on other data."""
+        from agecls.report_sections import reported_by_others
+
+        return reported_by_others(record)
+
+    def closing_sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return what the model must not be used for."""
+        from agecls.report_sections import responsible_use
+
+        return [("Use", responsible_use(record))]
 
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the accuracies over folds with their intervals."""

@@ -14,8 +14,9 @@ from finegrained.data.load import check_contents, make_fine_split, read_fine_dat
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import Split, Splits
-from finetune.experiments.task import CropChoice, Measure, Resampling, Task, TaskData
+from finetune.experiments.task import CropChoice, Measure, Resampling, Sections, Task, TaskData
 from finetune.images.manifest import Manifest
+from finetune.metrics.classification import confusion_matrix
 
 if TYPE_CHECKING:
     from finetune.experiments.record import RunRecord
@@ -41,6 +42,8 @@ class CategoryTask(Task):
     kinds = (KIND,)
     result_of = "a fine-grained run"
     written_by = "crl fine train writes them when it ends; an interrupted run goes on with --run.resume auto"
+    class_unit = "class"
+    part_unit = "run"
     ordered = False
     columns = ()
     may_be_empty = ()
@@ -158,11 +161,54 @@ class CategoryTask(Task):
         """Return None: the scores are told with the report."""
         return None
 
-    def report(self, result: Result, train_labels: Mapping[int, np.ndarray] | None) -> dict[str, Any]:  # noqa: ARG002
-        """Score a run and write its report."""
-        from finegrained.report import report_run
+    def report_scores(
+        self,
+        result: Result,
+        train_labels: Mapping[int, np.ndarray] | None,  # noqa: ARG002
+        *,
+        resamples: int,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Return top-1 with its interval, scores per class and the most confused pairs."""
+        from finegrained.report import report_scores
 
-        return report_run(result)
+        return report_scores(result)
+
+    def figures(self, result: Result, record: Mapping[str, Any]) -> tuple[list[Picture], list[str]]:
+        """Draw the classes, the most confused pairs, a heat map, and where the model looked."""
+        from finegrained.report import draw_figures
+
+        return draw_figures(result, record)
+
+    def write_tables(self, result: Result, record: Mapping[str, Any]) -> None:
+        """Write per_class.csv and confusions.csv."""
+        from finegrained.report import write_tables
+
+        found = result.predictions
+        confusion = confusion_matrix(found.probs, found.target, len(found.class_names))
+        write_tables(result.folder, record["per_class"], confusion, found.class_names)
+
+    def sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return the result, the classes, the most confused pairs, and calibration."""
+        from finegrained.report import sections
+
+        return sections(record)
+
+    def data_section(self, record: Mapping[str, Any]) -> str:
+        """Return which images were used, and their flaws."""
+        from finegrained.report_sections import data_line
+
+        return data_line(record)
+
+    def reported_by_others(self, record: Mapping[str, Any]) -> str | None:
+        """Return the published numbers where the whole official test part was tested, else None."""
+        from finegrained.report_sections import reported_by_others
+
+        return reported_by_others(record)
+
+    def closing_sections(self, record: Mapping[str, Any]) -> Sections:  # noqa: ARG002
+        """Return no further sections."""
+        return []
 
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the scores in one line."""

@@ -117,6 +117,8 @@ class Task(Protocol):
     kinds: tuple[str, ...]  # of its runs' run.json; the first is that of a single run
     result_of: str  # "a cross-validation"; a result folder in words
     written_by: str  # which command writes a result folder, in words
+    class_unit: str  # what one class is: group, class
+    part_unit: str  # what one learning curve is of: fold, run
     ordered: bool  # whether the classes have an order, young to old
     columns: tuple[str, ...]  # the predictions' own columns, in the order of the file
     may_be_empty: tuple[str, ...]  # which of them may have empty cells
@@ -168,8 +170,33 @@ class Task(Protocol):
     def summary(self, record: RunRecord, split: Split) -> str | None:
         """Return a tested run's scores in one line; None where they are told with the report."""
 
-    def report(self, result: Result, train_labels: Mapping[int, np.ndarray] | None) -> dict[str, Any]:
-        """Score a result, write its report, tables and figures, and return what report.json holds."""
+    def report_scores(
+        self,
+        result: Result,
+        train_labels: Mapping[int, np.ndarray] | None,
+        *,
+        resamples: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Return every score of a result that its report shows, ready for JSON."""
+
+    def figures(self, result: Result, record: Mapping[str, Any]) -> tuple[list[Picture], list[str]]:
+        """Draw the task's own figures; return them in order, and why others could not be drawn."""
+
+    def write_tables(self, result: Result, record: Mapping[str, Any]) -> None:
+        """Write the task's own tables beside the report."""
+
+    def sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return the first sections of a report, (title, Markdown); None leaves one out."""
+
+    def data_section(self, record: Mapping[str, Any]) -> str:
+        """Return which images were used, and the hashes that two comparable runs share."""
+
+    def reported_by_others(self, record: Mapping[str, Any]) -> str | None:
+        """Return published numbers of this very test, or None."""
+
+    def closing_sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return the last sections of a report."""
 
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the headline of a report."""

@@ -34,7 +34,7 @@ def test_the_scores_of_a_fold_are_of_its_own_test_images(tmp_path):
     assert metrics["exact"] == pytest.approx(100 * (fold.probs.argmax(1) == fold.target).mean())
     assert metrics["one_off"] == pytest.approx(100 * (abs(fold.probs.argmax(1) - fold.target) <= 1).mean())
     assert metrics["mae"] == pytest.approx(abs(fold.probs.argmax(1) - fold.target).mean())
-    assert metrics["subjects"] == len(set(fold.subject))
+    assert metrics["subjects"] == len(set(fold["subject"]))
     for index, cell in enumerate(card["card"]["groups"]):
         rows = fold.target == index
         assert (cell["images"], cell["right"]) == (rows.sum(), (rows & fold.correct).sum())

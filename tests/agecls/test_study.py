@@ -28,7 +28,8 @@ from tests.agecls.tiny_ages import tiny
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Draw no pictures, which take most of a tiny run's time."""
-    monkeypatch.setattr("agecls.report.draw_pictures", lambda *_: [])
+    monkeypatch.setattr("agecls.report.draw_figures", lambda *_: [])
+    monkeypatch.setattr("finetune.experiments.report.draw_shared", lambda *_: [])
     monkeypatch.setattr("finetune.experiments.study.report.draw_study", lambda *_: {})
 
 

@@ -29,7 +29,8 @@ def birds_folder(tmp_path_factory):
 
 def leave_out_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the reports of the cells and of the study have no pictures."""
-    monkeypatch.setattr("finegrained.report.draw_pictures", lambda *_: [])
+    monkeypatch.setattr("finegrained.report.draw_class_figures", lambda *_: [])
+    monkeypatch.setattr("finetune.experiments.report.draw_shared", lambda *_: [])
     monkeypatch.setattr("finegrained.report.draw_model_pictures", lambda *_: ([], []))
     monkeypatch.setattr("finetune.experiments.study.report.draw_study", lambda *_: {})
 

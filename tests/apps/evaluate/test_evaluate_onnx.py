@@ -100,7 +100,7 @@ def test_what_must_be_named(tmp_path: Path, table: Path):
         evaluate_onnx([file], EvaluateOnnxConfig(device="cpu"))
     with pytest.raises(UsageError, match="give one of them"):
         evaluate_onnx([file], others(table, run="somewhere"))
-    with pytest.raises(DataError, match="is not the result of a cross-validation"):
+    with pytest.raises(DataError, match="is not the result of a finished run"):
         evaluate_onnx([file], own(tmp_path / "nowhere"))
 
 

@@ -13,6 +13,7 @@ import torch
 
 from agecls.cross_validation import cross_validate
 from agecls.synthetic.adience import write_lookalike_adience
+from agecls.task import TASK
 from apps.config import ExportConfig
 from apps.export.images import RunPictures
 from apps.export.plan import plan_exports
@@ -20,11 +21,13 @@ from apps.export.provenance import check_member, check_repeats
 from apps.export.run import export_run, load_members
 from finetune.cli.console import reset
 from finetune.errors import ModelFileError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import RunRecord
+from finetune.experiments.result import Result
 from finetune.models.bundle import load_bundle, save_bundle
 from tests.agecls.tiny_ages import tiny
 
 RECORD = {"manifest": "m", "split": "s", "seed": 0, "backbone": "b"}
+OWN = RunRecord.from_dict(RECORD)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,10 @@ def test_every_model_is_compared_on_the_images_of_its_own_fold(run: Path):
     real = pictures.load(rows, spec)
     graph = build_graph(cores, spec, torch.from_numpy(real[:4]))
     assert check_repeats(run, plan, graph, pictures, rows, real) == len(rows) == 10
-    several = replace(pictures, record=pictures.record | {"test_crops": "flip"})
+    several = replace(pictures, record=replace(pictures.record, test_crops="flip"))
     assert check_repeats(run, plan, graph, several, rows, real) == 0
 
-    tested = Predictions.read(run / "predictions.parquet", tuple(pictures.record["class_names"]))
+    tested = Result.load(run, TASK).predictions
     probs = tested.probs.copy()
     place = tested.path.tolist().index(pictures.manifest["path"][rows[3]])
     probs[place] = np.roll(probs[place], 1)
@@ -90,12 +93,12 @@ def test_every_model_is_compared_on_the_images_of_its_own_fold(run: Path):
 
 def test_facts_of_another_run_are_refused(tmp_path: Path):
     file = tmp_path / "model.safetensors"
-    check_member(file, 2, {**RECORD, "fold": 2}, RECORD)
-    check_member(file, -1, RECORD, RECORD)
-    check_member(file, 0, {"fold": 0}, RECORD)
+    check_member(file, 2, {**RECORD, "fold": 2}, OWN)
+    check_member(file, -1, RECORD, OWN)
+    check_member(file, 0, {"fold": 0}, OWN)
     for fold, own, told in ((-1, {"fold": 3}, "model of fold 3, .* no test fold"), (2, {}, "no test fold, ")):
         with pytest.raises(ModelFileError, match=told):
-            check_member(file, fold, {**RECORD, **own}, RECORD)
+            check_member(file, fold, {**RECORD, **own}, OWN)
     for key, words in (
         ("manifest", "table of images"),
         ("split", "split"),
@@ -103,4 +106,4 @@ def test_facts_of_another_run_are_refused(tmp_path: Path):
         ("backbone", "b"),
     ):
         with pytest.raises(ModelFileError, match=f"of another run: its {words}"):
-            check_member(file, 0, {**RECORD, "fold": 0, key: "other"}, RECORD)
+            check_member(file, 0, {**RECORD, "fold": 0, key: "other"}, OWN)
