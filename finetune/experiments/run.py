@@ -102,7 +102,7 @@ def plain(task: Task, config: Any, folder: Path) -> Any:
 
 
 def kept_options(task: Task, config: Any) -> dict[str, Any]:
-    """Return a configuration as config.yaml of a joined result or a study keeps it: without one call's own."""
+    """Return a configuration as a joined result or a study keeps it: without what belongs to one call."""
     return {name: value for name, value in to_dict(config).items() if name not in task.call_options}
 
 
