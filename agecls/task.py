@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.config import AgeConfig, AgeDataConfig
+from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig
 from agecls.data.folds import shared_people
 from agecls.data.read import check_contents, make_age_splits, read_data
 from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import ALL, Split, Splits
-from finetune.experiments.task import CropChoice, Measure, Resampling, Sections, Task, TaskData
+from finetune.experiments.task import (
+    CropChoice,
+    FoldsRun,
+    Measure,
+    Resampling,
+    Sections,
+    StudyText,
+    Task,
+    TaskData,
+)
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -24,7 +34,12 @@ if TYPE_CHECKING:
     from finetune.experiments.run import Experiment
     from finetune.figures.markdown import Picture
 
-FOLD, CROSS_VALIDATION = "age_fold", "age_cv"
+STUDY_NOTES = (
+    "Every cell is an ordinary result in cells/ARM/seed-N: `crl age compare` pairs two of them, or two lists "
+    "of seeds, person by person, and `crl export` takes any of their models.",
+    "Seeds are not people: a difference that holds over seeds holds for these test people; what other people "
+    "would have shown is what the intervals of `crl age compare` are about.",
+)
 
 
 class AgeTask(Task):
@@ -32,7 +47,7 @@ class AgeTask(Task):
 
     name = "age"
     title = "Age groups"
-    kinds = (FOLD, CROSS_VALIDATION)
+    kinds = ("age_fold", "age_cv")
     result_of = "a cross-validation"
     written_by = "crl age cv writes them when its folds are finished"
     class_unit = "group"
@@ -41,6 +56,8 @@ class AgeTask(Task):
     columns = ("subject", "user", "gender", "age", "fold")
     may_be_empty = ("age",)
     config_type = AgeConfig
+    call_options = ("folds", "devices", "report")
+    cell_files = ("run.json", "predictions.parquet", "manifest.parquet", "report.json", "report.md")
     measures = (
         Measure(
             "exact",
@@ -249,6 +266,30 @@ class AgeTask(Task):
         from agecls.card import age_card
 
         return age_card(folder, fold)
+
+    def folds_run(self, config: AgeStudyConfig) -> FoldsRun | None:
+        """Return the cross-validation that a cell is, unless it is one model of `train`."""
+        from agecls.cross_validation import cross_validate
+
+        if config.cell == "train":
+            return None
+        return FoldsRun(CrossValidationConfig, partial(cross_validate, self))
+
+    def study_text(self, config: AgeStudyConfig, report: Mapping[str, Any]) -> StudyText:
+        """Return what a cell is, and the accuracies that others reported on Adience's folds."""
+        from agecls.published import accuracy_by_arm
+        from agecls.report_sections import reported_by_others
+
+        whole, backbone = config.cell == "cv", config.model.backbone
+        kind = "cross-validation" if whole else "training"
+        folds = f"folds {', '.join(map(str, report['folds']))}"
+        on_adience = whole and reported_by_others(report) is not None
+        return StudyText(
+            f"Losses compared: age groups, {backbone}, {report['policy']}",
+            f"cell: one {kind} ({folds}, protocol {config.data.protocol})",
+            STUDY_NOTES,
+            accuracy_by_arm(backbone, config.model.weights != "none") if on_adience else {},
+        )
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

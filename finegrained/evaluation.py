@@ -33,7 +33,7 @@ from finetune.training.optimization.precision import choose_precision
 from finetune.training.predict import show_images
 
 if TYPE_CHECKING:
-    from finegrained.commands import EvaluateFineConfig
+    from finegrained.config import EvaluateFineConfig
 
 # How many of the classes recognised worst are printed.
 WORST = 5

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finegrained.config import FineConfig, FineDataConfig
+from finegrained.config import FineConfig, FineDataConfig, FineStudyConfig
 from finegrained.data.boxes import picture_boxes
 from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import Split, Splits
-from finetune.experiments.task import CropChoice, Measure, Resampling, Sections, Task, TaskData
+from finetune.experiments.task import CropChoice, Measure, Resampling, Sections, StudyText, Task, TaskData
 from finetune.images.manifest import Manifest
 from finetune.metrics.classification import confusion_matrix
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 KIND = "fine_run"
 TOP = 5
+STUDY_NOTES = (
+    "Every cell is an ordinary run in cells/ARM/seed-N: `crl fine compare` pairs two of them, or two lists "
+    "of seeds, picture by picture, and `crl export` takes any.",
+)
 
 
 def top5_hits(found: Predictions) -> np.ndarray:
@@ -48,6 +52,15 @@ class CategoryTask(Task):
     columns = ()
     may_be_empty = ()
     config_type = FineConfig
+    call_options = ()
+    cell_files = (
+        "run.json",
+        "predictions.parquet",
+        "manifest.parquet",
+        "model.safetensors",
+        "report.json",
+        "report.md",
+    )
     measures = (
         Measure(
             "top1",
@@ -250,6 +263,22 @@ class CategoryTask(Task):
         from finegrained.card import fine_card
 
         return fine_card(folder, tested=tested)
+
+    def folds_run(self, config: FineStudyConfig) -> None:  # noqa: ARG002
+        """Return None: a cell is a single run."""
+        return
+
+    def study_text(self, config: FineStudyConfig, report: Mapping[str, Any]) -> StudyText:
+        """Return which head was trained, and the scores that others reported with it on the official test."""
+        from finegrained.published import top1_by_arm
+        from finegrained.report_sections import reported_by_others
+
+        official = reported_by_others(report) is not None
+        return StudyText(
+            f"Losses compared: {config.head.name} on {config.model.backbone}, {report['policy']}",
+            notes=STUDY_NOTES,
+            published=top1_by_arm(report["head"], report["backbone"], report["data_set"]) if official else {},
+        )
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

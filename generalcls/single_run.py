@@ -35,7 +35,7 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     data that cannot be read and for a finished run of another loss, seed, data or settings.
     """
     from finetune.experiments.study.cells import CellPlan
-    from finetune.experiments.study.from_runs import check_place
+    from finetune.experiments.study.folder import check_place
     from finetune.runs.folder import RunFolder, read_json
     from finetune.training.config import to_dict
     from generalcls.data.datasets import read_general_data

@@ -1,12 +1,111 @@
-"""What a person may choose about a comparison of losses, whatever the data: the options of all studies."""
+"""What a person may choose about any task: its data's files, tests, comparisons, and studies of losses.
+
+A task's own options add to these; a field that it describes again has its own words in --help.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from finetune.errors import UsageError
 from finetune.experiments.study.arms import GRID_ALPHAS, GRID_BETAS, Arm, Matching, build_arms
+
+TestCrops = Literal["center", "flip", "ten", "cam"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images lie, and what is done about files that are missing, broken or equal.
+
+    Args:
+        root: the data set's folder, or the image root of a table.
+        table: CSV or parquet with a row per image; its folder is the image root unless root is given.
+        missing: what to do with listed images that are not there: error, or drop (counted and recorded).
+        skip_bad: drop unreadable images (counted and recorded) instead of stopping.
+        follow: allow image paths that leave the data root.
+        same_content: what to do when training and test hold the same image under two names: warn or error.
+    """
+
+    root: str | None = None
+    table: str | None = None
+    missing: Literal["error", "drop"] = "error"
+    skip_bad: bool = False
+    follow: bool = False
+    same_content: Literal["warn", "error"] = "warn"
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """A look at a data set without training.
+
+    Args:
+        quick: count and check the lists only; do not open every picture.
+    """
+
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How test pictures are shown to the network.
+
+    Args:
+        test_crops: center; flip (the centre and its mirror); ten (four corners and the centre, mirrored); or
+            cam (the centre, and the region its activations point to, enlarged).
+        batch_size: pictures at once (memory only; the scores do not depend on it).
+    """
+
+    test_crops: TestCrops = "center"
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class EvaluateAgainConfig:
+    """How pictures are shown to a network that was tested before.
+
+    Args:
+        test_crops: center, flip, ten or cam; null shows them as the run's own test did.
+        batch_size: pictures at once (memory only; the scores do not depend on it).
+    """
+
+    test_crops: TestCrops | None = None
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class EvaluateRunConfig:
+    """A trained run on its own test images, or on other data.
+
+    Args:
+        device: auto, cpu, cuda or cuda:1.
+        cache: where decoded pictures are kept: auto (the user's cache folder), none, or one named.
+        out: folder for predictions.parquet and evaluation.json; null writes nothing.
+    """
+
+    device: str = "auto"
+    cache: str = "auto"
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A paired comparison of two results.
+
+    Args:
+        out: folder for the comparison's page and pictures; null puts it beside the second result.
+        resamples: bootstrap resamples, at least 1: over subjects where they are known, else over images.
+        pictures: draw the gallery and the heat maps.
+    """
+
+    out: str | None = None
+    resamples: int = 5000
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1:
+            raise UsageError(f"resamples must be 1 or more (5000 is usual), got {self.resamples}")
 
 
 @dataclass(frozen=True)

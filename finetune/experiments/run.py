@@ -100,6 +100,11 @@ def plain(task: Task, config: Any, folder: Path) -> Any:
     return task.config_type(**{**own, "run": run})
 
 
+def kept_options(task: Task, config: Any) -> dict[str, Any]:
+    """Return a configuration as a joined result or a study keeps it: without what belongs to one call."""
+    return {name: value for name, value in to_dict(config).items() if name not in task.call_options}
+
+
 def run_split(
     experiment: Experiment, split: Split, folder: Path, world: World, *, keep_table: bool = True
 ) -> None:

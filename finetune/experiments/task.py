@@ -70,6 +70,16 @@ class Measure:
     report_key: str = ""
     fewest_classes: int = 2
 
+    @property
+    def study_name(self) -> str:
+        """Its name in a study's cells."""
+        return self.study_key or self.key
+
+    @property
+    def report_name(self) -> str:
+        """Its name in report.json."""
+        return self.report_key or self.key
+
 
 def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
     """Return the task's measures that are shown in this place, in the task's order."""
@@ -109,12 +119,44 @@ class CropChoice(Protocol):
         """A face detector's file; None looks in the usual places."""
 
 
+@dataclass(frozen=True)
+class FoldsRun:
+    """A run over several folds, joined into one result.
+
+    Args:
+        config_type: its configuration.
+        train: leaves the complete result of a configuration, with its report, in config.run.dir; finished
+            folds are not trained again.
+    """
+
+    config_type: type[Any]
+    train: Callable[[Any], object]
+
+
+@dataclass(frozen=True)
+class StudyText:
+    """What a task says on the page of a study of losses.
+
+    Args:
+        title: of the page.
+        cell: what one cell is, in a line; empty where it is a run on the one split there is.
+        notes: what a reader must know.
+        published: what others report by the arm's name, with its source; empty where the data, the network
+            or the test differ from theirs.
+    """
+
+    title: str
+    cell: str = ""
+    notes: tuple[str, ...] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
+
+
 class Task(Protocol):
     """Everything that the shared code asks of a task."""
 
     name: str  # the noun of the command line: age, fine
     title: str  # of its pages: "Age groups"
-    kinds: tuple[str, ...]  # of its runs' run.json; the first is that of a single run
+    kinds: tuple[str, ...]  # of its runs' run.json; the first is a single run's, the last a joined result's
     result_of: str  # "a cross-validation"; a result folder in words
     written_by: str  # which command writes a result folder, in words
     class_unit: str  # what one class is: group, class
@@ -124,6 +166,8 @@ class Task(Protocol):
     may_be_empty: tuple[str, ...]  # which of them may have empty cells
     measures: tuple[Measure, ...]  # every score that is shown anywhere; the first is the headline
     config_type: type[Any]  # the configuration of a single run
+    call_options: tuple[str, ...]  # options that belong to one call: config.yaml of joined results lacks them
+    cell_files: tuple[str, ...]  # what a finished cell of a study has; report.md is written last
 
     def read(self, config: Any, *, lists_only: bool = False) -> TaskData:
         """Read the configured data set; with `lists_only` absent images are counted, not refused."""
@@ -220,6 +264,12 @@ class Task(Protocol):
 
         `tested` is whether the card is about the weights that the run tested; others have no scores.
         """
+
+    def folds_run(self, config: Any) -> FoldsRun | None:
+        """Return the run over folds that a cell of this study is; None where it is a single run."""
+
+    def study_text(self, config: Any, report: Mapping[str, Any]) -> StudyText:
+        """Return what a study's page says of this task; `report` is the report.json of any cell."""
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw where two results differ under `out`; return the figures in the page's order."""

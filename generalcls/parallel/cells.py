@@ -15,7 +15,7 @@ import torch
 from finetune.cli.console import progress, say
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.study.cells import Cell, CellPlan, read_cell, write_cell
-from finetune.experiments.study.from_runs import time_text
+from finetune.experiments.study.schedule import time_text
 from finetune.metrics.classification import macro_f1, top_k_accuracy
 from finetune.runs.atomic import atomic_file, remove_stale
 from finetune.runs.config_file import config_changes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.compare.conclusion import conclude
 from finetune.experiments.compare.folder import place_comparison, write_record
+from finetune.experiments.config import CompareConfig
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result, refuse_run_folder
 from finetune.experiments.run_settings import (
@@ -44,24 +45,8 @@ UNCONTROLLED = "not a controlled comparison"  # how `setting_differences` begins
 Pair = tuple[Predictions, Predictions]
 
 
-class CompareOptions(Protocol):
-    """Where a comparison goes, how often it resamples, and whether it draws."""
-
-    @property
-    def out(self) -> str | None:
-        """The folder; None beside the second result."""
-
-    @property
-    def resamples(self) -> int:
-        """Bootstrap resamples."""
-
-    @property
-    def pictures(self) -> bool:
-        """Whether figures are drawn."""
-
-
 def compare_folders(
-    task: Task, first: Sequence[Path], second: Sequence[Path], config: CompareOptions
+    task: Task, first: Sequence[Path], second: Sequence[Path], config: CompareConfig
 ) -> dict[str, Any]:
     """Compare two result folders, or two lists of seeds; write comparison.json, compare.md and the figures.
 
