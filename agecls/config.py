@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from finetune.errors import UsageError
+from finetune.experiments import config as shared
 from finetune.experiments.config import ComparisonConfig
 from finetune.training.config import FitConfig
 
@@ -80,16 +81,49 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateAgainConfig:
+class EvaluateAgainConfig(shared.EvaluateAgainConfig):
     """How pictures are shown to a network that was tested before.
 
     Args:
         test_crops: center, flip or ten; null shows them as the run's own test did.
-        batch_size: pictures at once (memory only; the scores do not depend on it).
     """
 
     test_crops: Literal["center", "flip", "ten"] | None = None
-    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class VerifyConfig(shared.VerifyConfig):
+    """A look at a data set without training.
+
+    Args:
+        export: folder to write every fold's train, validation and test lists to (relative paths, CSV).
+        against: folder of such lists; it is an error when they are not the splits of this data.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    export: str | None = None
+    against: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateAgeConfig(shared.EvaluateRunConfig):
+    """A trained run on its own test images, or on any other data.
+
+    Args:
+        crop: own (pictures as they are), or detector: also cut out again by a face detector, to tell what the
+            crops made in use cost against those of the data.
+        detector: the YuNet face detector's ONNX file; null looks in the usual places.
+        face_crop: how the detector's faces are cut out: aligned, faces, plain, or auto (as the run's pictures
+            are: told by Adience's layout, measured on others).
+        face_margin: share of the face box added on every side for faces and plain; null is the style's own.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
+    crop: Literal["own", "detector"] = "own"
+    detector: str | None = None
+    face_crop: Literal["auto", "aligned", "faces", "plain"] = "auto"
+    face_margin: float | None = None
 
 
 @dataclass(frozen=True)

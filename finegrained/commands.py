@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from finegrained.config import (
     CompareConfig,
-    EvaluateAgainConfig,
+    EvaluateFineConfig,
     FineConfig,
-    FineDataConfig,
     FineStudyConfig,
+    VerifyConfig,
 )
 from finegrained.recipes import RECIPES
 from finetune.cli.command import Command, choose_command
-
-
-@dataclass(frozen=True)
-class VerifyConfig:
-    """A look at a data set without training.
-
-    Args:
-        quick: count and check the lists only; do not open every picture.
-        write: file to write the table of images to (.csv or .parquet); null writes none.
-    """
-
-    data: FineDataConfig = field(default_factory=FineDataConfig)
-    quick: bool = False
-    write: str | None = None
-
-
-@dataclass(frozen=True)
-class EvaluateFineConfig:
-    """A trained run on its own test pictures, or on any other data of its classes.
-
-    Args:
-        weights: selected (model.safetensors) or other (the file beside it: best where last was selected).
-        device: auto, cpu, cuda or cuda:1.
-        cache: where decoded pictures are kept: auto (the user's cache folder), none, or one named.
-        workers: processes that prepare batches; -1 chooses by the number of cores.
-        out: folder for predictions.parquet and evaluation.json; null writes nothing.
-    """
-
-    data: FineDataConfig = field(default_factory=FineDataConfig)
-    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
-    weights: Literal["selected", "other"] = "selected"
-    device: str = "auto"
-    cache: str = "auto"
-    workers: int = -1
-    out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +45,10 @@ class CostConfig:
 
 def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Count a data set and check what can be checked before training."""
-    from finegrained.verification import verify_fine_data
+    from finegrained.task import TASK
+    from finetune.experiments.data_checks import verify_data
 
-    return verify_fine_data(config.data, quick=config.quick, write=config.write)
+    return verify_data(TASK, config)
 
 
 def train(config: FineConfig, words: Mapping[str, str]) -> dict[str, Any]:
@@ -95,9 +61,10 @@ def train(config: FineConfig, words: Mapping[str, str]) -> dict[str, Any]:
 
 def evaluate(config: EvaluateFineConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Score a run on its own test pictures or on other data of its classes."""
-    from finegrained.evaluation import evaluate_run
+    from finegrained.task import TASK
+    from finetune.experiments.evaluate import evaluate_run
 
-    return evaluate_run(Path(words["run"]), config)
+    return evaluate_run(TASK, Path(words["run"]), config)
 
 
 def compare(config: CompareConfig, words: Mapping[str, str]) -> dict[str, Any]:

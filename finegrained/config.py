@@ -9,12 +9,15 @@ papers did instead.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from finetune.errors import UsageError
+from finetune.experiments import config as shared
 from finetune.experiments.config import ComparisonConfig
 from finetune.training.config import FitConfig, ModelConfig, TrainConfig
 
+TABLE_SUFFIXES = (".csv", ".parquet")
 Layout = Literal["auto", "cub", "cars-O", "cars-S", "cars-K", "folders"]
 Crops = Literal["center", "flip", "ten", "cam"]
 
@@ -100,16 +103,38 @@ class FineEvaluateConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateAgainConfig:
+class EvaluateAgainConfig(shared.EvaluateAgainConfig):
     """How pictures are shown to a network that was tested before.
 
     Args:
         test_crops: center, flip, ten or cam; null shows them as the run's own test did.
-        batch_size: pictures at once (memory only; the scores do not depend on it).
     """
 
     test_crops: Crops | None = None
-    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class VerifyConfig(shared.VerifyConfig):
+    """A look at a data set without training.
+
+    Args:
+        write: file to write the table of images to (.csv or .parquet); null writes none.
+    """
+
+    data: FineDataConfig = field(default_factory=FineDataConfig)
+    write: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.write is not None and Path(self.write).suffix.lower() not in TABLE_SUFFIXES:
+            raise UsageError(f"--write {self.write}: the table must end in {' or '.join(TABLE_SUFFIXES)}")
+
+
+@dataclass(frozen=True)
+class EvaluateFineConfig(shared.EvaluateRunConfig):
+    """A trained run on its own test pictures, or on any other data of its classes."""
+
+    data: FineDataConfig = field(default_factory=FineDataConfig)
+    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,59 @@
-"""What a person may choose about a comparison of losses, whatever the data: the options of all studies."""
+"""What a person may choose whatever the task: a look at data, an evaluation, a comparison of losses."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from finetune.errors import UsageError
 from finetune.experiments.study.arms import GRID_ALPHAS, GRID_BETAS, Arm, Matching, build_arms
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """A look at a data set without training; a task adds its `data` and options of its own.
+
+    Args:
+        quick: count and check the lists only; do not open every picture.
+    """
+
+    data: Any = None
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateAgainConfig:
+    """How images are shown to a network that was tested before; a task says which crops there are.
+
+    Args:
+        test_crops: null shows them as the run's own test did.
+        batch_size: pictures at once (memory only; the scores do not depend on it).
+    """
+
+    test_crops: str | None = None
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class EvaluateRunConfig:
+    """A finished run on its own test images, or on other data; a task adds its `data`.
+
+    Args:
+        weights: selected (model.safetensors) or other (the file beside it: best where last was selected).
+        device: auto, cpu, cuda or cuda:1.
+        cache: where decoded pictures are kept: auto (the user's cache folder), none, or one named.
+        workers: processes that prepare batches; -1 chooses by the number of cores.
+        out: folder for predictions.parquet and evaluation.json; null writes nothing.
+    """
+
+    data: Any = None
+    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
+    weights: Literal["selected", "other"] = "selected"
+    device: str = "auto"
+    cache: str = "auto"
+    workers: int = -1
+    out: str | None = None
 
 
 @dataclass(frozen=True)
