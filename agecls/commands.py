@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,11 @@ from finetune.experiments.commands import task_commands
 RECIPES = Path(__file__).parent / "configs"
 
 
-def verify(config: VerifyAgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Count a data set and check what can be checked before training."""
-    from agecls.verification import verify_data
-
-    return verify_data(config.data, quick=config.quick, export=config.export, against=config.against)
-
-
 def evaluate(config: EvaluateAgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Score a run on its own test images or on other data, whole and in slices."""
-    from agecls.evaluation import evaluate_run
+    """Score a run on its own test images or on other data, whole and in slices, or with other crops."""
+    from agecls.evaluation import evaluate_age_run
 
-    return evaluate_run(Path(words["run"]), config)
+    return evaluate_age_run(Path(words["run"]), config)
 
 
 def cross_validate(config: CrossValidationConfig, words: Mapping[str, str]) -> dict[str, Any]:
@@ -37,15 +31,12 @@ def cross_validate(config: CrossValidationConfig, words: Mapping[str, str]) -> d
 
 SHARED = task_commands(
     TASK,
-    verify=Command(
-        VerifyAgeConfig, "count a data set: folds, groups, subjects, missing and bad images", verify
-    ),
-    evaluate=Command(
+    verify=(VerifyAgeConfig, "count a data set: folds, groups, subjects, missing and bad images"),
+    evaluate=(
         EvaluateAgeConfig,
         "score a run on its own test images or any table, sliced by group, gender and subject",
-        evaluate,
-        {"run": "a run folder of train or cv"},
     ),
+    evaluated="a run folder of train or cv",
     study_config=AgeStudyConfig,
     train_about="fine-tune one model and test it once on its test fold",
     recipes=RECIPES,
@@ -60,6 +51,7 @@ COMMANDS = {
         recipes=RECIPES,
     ),
     **SHARED,
+    "evaluate": replace(SHARED["evaluate"], run=evaluate),
 }
 
 

@@ -9,46 +9,40 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from agecls.data.read import read_data
+from agecls.config import EvaluateAgeConfig
 from agecls.faces.crop import MAX_ASPECT, MAX_DROP, MAX_MARGIN, FaceCrop, crop_of_run
 from agecls.faces.detector import Face, FaceDetector, build_detector, crop_face, missing_detector_message
 from agecls.scores import exact_accuracy, one_off_accuracy
 from agecls.task import TASK
 from finetune.cli.console import progress, say, table
 from finetune.errors import DataError, UsageError, listing
+from finetune.experiments.evaluate import (
+    Shown,
+    chosen_crops,
+    names_data,
+    other_images,
+    own_images,
+    predict_shown,
+    table_of,
+    write_evaluation,
+)
 from finetune.experiments.predictions import Predictions, join_predictions
-from finetune.experiments.result import Result, model_files
-from finetune.images.cache import open_pictures
+from finetune.experiments.result import Result, model_files, refuse_run_folder
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, prepare
 from finetune.metrics.bootstrap import paired_cluster_bootstrap
-from finetune.runs.folder import read_json, write_json
-
-if TYPE_CHECKING:
-    from agecls.config import EvaluateAgeConfig
+from finetune.runs.folder import read_json
 
 MEASURED, FEWEST_MEASURED = 256, 10
 SCORES = {"exact": exact_accuracy, "one_off": one_off_accuracy}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Pictures and the model that answers: `files` average their probabilities; `rows` of the manifest.
-
-    `frame` holds the rows' targets, people and folds, in the order of `rows`.
-    """
-
-    files: tuple[Path, ...]
-    manifest: Manifest
-    rows: np.ndarray
-    frame: Predictions
 
 
 class RecroppedSource:
@@ -89,6 +83,8 @@ def evaluate_recropped(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any
 
     Raises UsageError without a detector, DataError for pictures that cannot be read.
     """
+    if config.out is not None:
+        refuse_run_folder(Path(config.out))
     detector = build_detector(config.detector)
     if detector is None:
         raise UsageError(missing_detector_message())
@@ -97,26 +93,25 @@ def evaluate_recropped(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any
     own: list[Predictions] = []
     cut: list[Predictions] = []
     found: list[bool] = []
-    for shown in shown_pictures(folder, config):
-        faces = find_faces(shown.manifest, shown.rows, detector)
-        whole, cut_out = _answers(shown, faces, crop, config)
+    result, pictures = shown_pictures(folder, config)
+    for shown in pictures:
+        rows = np.arange(len(shown.manifest))
+        faces = find_faces(shown.manifest, rows, detector)
+        whole, cut_out = _answers(shown, faces, crop, config, chosen_crops(result, config))
         own.append(replace(shown.frame, probs=whole))
         cut.append(replace(shown.frame, probs=cut_out))
-        found += [faces[int(row)] is not None for row in shown.rows]
+        found += [faces[int(row)] is not None for row in rows]
     summary = {
         "run": str(folder),
-        "data": "the run's own test images" if _own_data(config) else "other data",
+        "data": "other data" if names_data(config) else "the run's own test images",
         "detector": detector.name,
         "crop": crop.to_dict(),
         **crop_report(join_predictions(own), join_predictions(cut), np.array(found)),
     }
     tell(summary)
     if config.out is not None:
-        out = Path(config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        join_predictions(cut).write(out / "predictions.parquet")
-        write_json(out / "evaluation.json", summary)
-        say(f"predictions.parquet (of the detector's crops) and evaluation.json lie in {out}")
+        whose = " (of the detector's crops)"
+        write_evaluation(Path(config.out), join_predictions(cut), summary, whose)
     return summary
 
 
@@ -134,7 +129,7 @@ def crop_for_run(
     if not can_measure(run, style, margin):
         return rule
     squeezed = (run.get("preprocess") or {}).get("resize") == "warp"
-    measured = measured_crop(_own_manifest(folder), detector, squeezed=squeezed)
+    measured = measured_crop(table_of(folder), detector, squeezed=squeezed)
     if measured is None:
         say(f"the faces of {folder} were not found often enough to measure their margin")
     return measured or rule
@@ -174,31 +169,12 @@ def measured_crop(manifest: Manifest, detector: FaceDetector, *, squeezed: bool)
     return FaceCrop("plain", *(round(float(value), 3) for value in median))
 
 
-def shown_pictures(folder: Path, config: EvaluateAgeConfig) -> list[Shown]:
-    """Return which pictures are shown to which model: own test images fold by fold, or other data to all."""
-    from agecls.evaluation import frame_of, refuse_training_images
-
-    files = model_files(folder)
-    if not _own_data(config):
-        manifest = read_data(config.data, with_folds=False).manifest
-        refuse_training_images(folder, manifest)
-        return [Shown(tuple(files), manifest, np.arange(len(manifest)), frame_of(manifest))]
-    manifest = _own_manifest(folder)
-    place = {path: row for row, path in enumerate(manifest["path"].tolist())}
-    shown = []
-    for file in files:
-        frame = Result.load(file.parent, TASK).predictions
-        unknown = [path for path in frame.path.tolist() if path not in place]
-        if unknown:
-            raise DataError(f"{folder}/manifest.parquet lacks images that were tested:\n{listing(unknown)}")
-        rows = np.array([place[path] for path in frame.path.tolist()], dtype=np.int64)
-        if len(rows):
-            shown.append(Shown((file,), manifest, rows, frame))
-    if not shown:
-        raise DataError(
-            f"{folder} tested no image (--data.fold -1): name images by --data.table or --data.root"
-        )
-    return shown
+def shown_pictures(folder: Path, config: EvaluateAgeConfig) -> tuple[Result, list[Shown]]:
+    """Return the run and which pictures its models are shown: own test images fold by fold, or other data."""
+    model_files(folder, config.weights)
+    result = Result.load(folder, TASK)
+    other = names_data(config)
+    return result, [other_images(result, config)[0]] if other else own_images(result, config.weights)
 
 
 def find_faces(manifest: Manifest, rows: np.ndarray, detector: FaceDetector) -> dict[int, Face | None]:
@@ -292,18 +268,14 @@ def tell(summary: Mapping[str, Any]) -> None:
 
 
 def _answers(
-    shown: Shown, faces: Mapping[int, Face | None], crop: FaceCrop, config: EvaluateAgeConfig
+    shown: Shown, faces: Mapping[int, Face | None], crop: FaceCrop, config: EvaluateAgeConfig, crops: str
 ) -> np.ndarray:
     """Return the models' mean probabilities, float (2, N, K): for the own crops, for the detector's."""
-    from agecls.evaluation import predict_pictures
 
-    sources = [
-        lambda spec: open_pictures(shown.manifest, spec, config.cache),
-        lambda spec: RecroppedSource(shown.manifest, spec, faces, crop),
-    ]
-    models = [predict_pictures(file, sources, shown.manifest, shown.rows, config) for file in shown.files]
-    mean: np.ndarray = np.mean(models, axis=0)
-    return mean
+    def recropped(spec: PreprocessSpec) -> RecroppedSource:
+        return RecroppedSource(shown.manifest, spec, faces, crop)
+
+    return predict_shown(shown, [partial(shown.open, cache=config.cache), recropped], config, crops)
 
 
 def _compared(own: Predictions, cut: Predictions) -> dict[str, Any]:
@@ -319,16 +291,3 @@ def _compared(own: Predictions, cut: Predictions) -> dict[str, Any]:
             "p": paired.p,
         }
     return result
-
-
-def _own_data(config: EvaluateAgeConfig) -> bool:
-    return config.data.root is None and config.data.table is None
-
-
-def _own_manifest(folder: Path) -> Manifest:
-    """Return a run's table of images; a fold of a cross-validation has it in the folder above."""
-    for home in (folder, folder.resolve().parent):
-        if (home / "manifest.parquet").is_file() and (home / "run.json").is_file():
-            root = Path(read_json(home / "run.json")["data_root"])
-            return Manifest.load(home / "manifest.parquet", root)
-    raise DataError(f"{folder} holds no manifest.parquet, so its pictures cannot be found again")

@@ -16,6 +16,7 @@ from finetune.cli.console import say
 from finetune.errors import CrlError, DataError, UsageError, listing
 from finetune.experiments.predictions import join_predictions
 from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.report import report_result
 from finetune.experiments.result import Result
 from finetune.experiments.run import (
     Experiment,

@@ -1,68 +1,35 @@
-"""`evaluate`: a trained run on its own test images, or on any other data, whole and in slices."""
+"""What `evaluate` adds for age groups: slices, and crops made by a face detector."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from agecls.data.read import read_data
+from agecls.config import EvaluateAgeConfig
 from agecls.scores import age_scores, slice_scores
-from agecls.task import TASK
 from finetune.cli.console import say, table
-from finetune.errors import DataError, UsageError, listing
+from finetune.errors import UsageError
 from finetune.experiments.predictions import Predictions
-from finetune.experiments.result import Result, model_files
-from finetune.experiments.task import TaskData
-from finetune.images.cache import open_pictures
-from finetune.images.manifest import Manifest
-from finetune.runs.folder import read_json, write_json
-
-if TYPE_CHECKING:
-    from agecls.config import EvaluateAgeConfig
-    from finetune.images.cache import ImageSource
-    from finetune.images.preprocess import PreprocessSpec
 
 SLICES = ("group", "gender", "subject_count")
 
 
-def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
-    """Score a run folder and return the scores with their slices.
+def evaluate_age_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
+    """Score a run folder and return the scores with their slices (`finetune.experiments.evaluate`).
 
-    Without data in the configuration the run's own test predictions are scored. With data, its images are
-    shown to the run's model; a cross-validation's folds each predict and their probabilities are averaged,
-    which is refused for images that the folds were trained on. With `crop` "detector" the pictures
-    are also cut out again by a face detector, and what that costs is returned (`agecls.crop_evaluation`).
+    With `crop` "detector" the pictures are also cut out again by a face detector, and what that costs is
+    returned (`agecls.crop_evaluation`). Raises UsageError for options of re-cropping without it.
     """
     if config.crop == "detector":
         from agecls.crop_evaluation import evaluate_recropped
 
         return evaluate_recropped(folder, config)
+    from agecls.task import TASK
+    from finetune.experiments.evaluate import evaluate_run
+
     refuse_unused(config)
-    if config.data.root is None and config.data.table is None:
-        predictions, asked = own_predictions(folder, config), "the run's own test images"
-    else:
-        data = read_data(config.data, with_folds=False)
-        predictions, asked = predict_data(folder, data, config), f"{len(data.manifest)} images of other data"
-    scores = age_scores(predictions.probs, predictions.target)
-    slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
-    summary = {"run": str(folder), "data": asked, **scores, "slices": slices}
-    told = (
-        f"exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %, pooled over {scores['n']} images"
-    )
-    say(f"{asked}: {told}")
-    for name, rows in slices.items():
-        print_slice(name, rows)
-    if config.out is not None:
-        out = Path(config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        predictions.write(out / "predictions.parquet")
-        write_json(out / "evaluation.json", summary)
-        say(f"predictions.parquet and evaluation.json lie in {out}")
-    return summary
+    return evaluate_run(TASK, folder, config)
 
 
 def refuse_unused(config: EvaluateAgeConfig) -> None:
@@ -74,27 +41,23 @@ def refuse_unused(config: EvaluateAgeConfig) -> None:
         raise UsageError(f"{', '.join(unused)} would change nothing: add --crop detector")
 
 
-def own_predictions(folder: Path, config: EvaluateAgeConfig) -> Predictions:
-    """Return what a run predicted for its test images when it ended.
-
-    Raises DataError for a run that tested nothing, UsageError when other test crops than its own are asked
-    for: they would need the pictures again.
-    """
-    result = Result.load(folder, TASK)
-    if not len(result.predictions):
-        raise DataError(
-            f"{folder} tested no image (--data.fold -1): name images by --data.table or --data.root"
-        )
-    asked, own = config.evaluate.test_crops, result.run.get("test_crops")
-    if asked is not None and asked != own:
-        raise UsageError(
-            f"{folder} was tested with {own} crops, and its stored predictions are what is scored without "
-            f"--data.*; give --evaluate.test_crops {asked} when training, or name other data"
-        )
-    return result.predictions
+def evaluation_scores(predictions: Predictions) -> dict[str, Any]:
+    """Return the scores pooled over the images, and under "slices" the rows of each slice."""
+    slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
+    return {**age_scores(predictions.probs, predictions.target), "slices": slices}
 
 
-def print_slice(name: str, rows: list[dict[str, Any]]) -> None:
+def tell_evaluation(summary: Mapping[str, Any]) -> None:
+    """Print both accuracies and every slice."""
+    say(
+        f"{summary['data']} ({summary['test_crops']} crops, {summary['weights']} weights): exact "
+        f"{summary['exact']:.2f} %, one-off {summary['one_off']:.2f} %, pooled over {summary['n']} images"
+    )
+    for name, rows in summary["slices"].items():
+        print_slice(name, rows)
+
+
+def print_slice(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print one slice; cells with too few subjects show their counts alone."""
     lines = []
     for row in rows:
@@ -104,92 +67,3 @@ def print_slice(name: str, rows: list[dict[str, Any]]) -> None:
             told = [f"{row['exact']:.1f} [{low:.1f}, {high:.1f}]", f"{row['one_off']:.1f}"]
         lines.append([row["name"], row["images"], row["subjects"], *told])
     table(f"by {name.replace('_', ' ')}", ["", "images", "subjects", "exact %", "one-off %"], lines)
-
-
-def predict_data(folder: Path, data: TaskData, config: EvaluateAgeConfig) -> Predictions:
-    """Return the predictions of a run's models for every image of `data`, averaged over the models."""
-    files = model_files(folder)
-    refuse_training_images(folder, data.manifest)
-    manifest = data.manifest
-    rows = np.arange(len(manifest))
-    sources = [lambda spec: open_pictures(manifest, spec, config.cache)]
-    found = [predict_pictures(file, sources, manifest, rows, config) for file in files]
-    return replace(frame_of(manifest), probs=np.mean(found, axis=0)[0])
-
-
-def frame_of(manifest: Manifest) -> Predictions:
-    """Return a manifest's rows as predictions to be: all but the probabilities, which are all alike."""
-    count, classes = len(manifest), len(manifest.class_names)
-    return Predictions(
-        manifest.class_names,
-        manifest["path"],
-        manifest.label,
-        np.full((count, classes), 1 / classes),
-        TASK.image_columns(manifest, np.arange(count), 0),
-    )
-
-
-def refuse_training_images(folder: Path, manifest: Manifest) -> None:
-    """Raise DataError when a run would be tested on images of the data set it was trained on.
-
-    That is the same list of images wherever it lies, or any file that is on both lists.
-    """
-    record = read_json(folder / "run.json")
-    same = record.get("manifest") == manifest.fingerprint
-    shared: list[str] = []
-    if (folder / "manifest.parquet").is_file():
-        trained = Manifest.load(folder / "manifest.parquet", Path(record["data_root"]))
-        same = same or without_folds(trained).fingerprint == without_folds(manifest).fingerprint
-        known = {trained.file(row).resolve() for row in range(len(trained))}
-        rows = range(len(manifest))
-        shared = [str(manifest["path"][row]) for row in rows if manifest.file(row).resolve() in known]
-    if same or shared:
-        count = len(manifest) if same else len(shared)
-        raise DataError(
-            f"{count} of {len(manifest)} images belong to the data set that {folder} was trained on:\n"
-            f"{listing(shared or manifest['path'].tolist())}\n"
-            "Without --data.* the run's own test images are scored; else name other data"
-        )
-
-
-def without_folds(manifest: Manifest) -> Manifest:
-    """Return the manifest as it is before anybody made folds."""
-    return manifest.with_column("fold", np.full(len(manifest), -1))
-
-
-def predict_pictures(
-    file: Path,
-    sources: Sequence[Callable[[PreprocessSpec], ImageSource]],
-    manifest: Manifest,
-    rows: np.ndarray,
-    config: EvaluateAgeConfig,
-) -> list[np.ndarray]:
-    """Return one model's probabilities (N, K) for these rows of a manifest, in their order, from each source.
-
-    Args:
-        file: the model.safetensors.
-        sources: each opens the manifest's pictures, prepared as the model's specification says.
-        manifest: whose classes must be the model's.
-        rows: int (N,), manifest rows; one may come twice.
-        config: device, test crops and batch size.
-    """
-    from finetune.images.batches import EvalBatches
-    from finetune.models.bundle import check_class_names
-    from finetune.training.learner import load_classifier
-    from finetune.training.loop import evaluate
-    from finetune.training.optimization.distributed import World
-    from finetune.training.optimization.precision import choose_precision
-
-    core, spec, facts = load_classifier(file)
-    check_class_names(facts["class_names"], manifest.class_names)
-    precision = choose_precision(config.device).in_float32()
-    say(precision.describe())
-    precision.place(core)
-    unique, place = np.unique(rows, return_inverse=True)
-    crops = config.evaluate.test_crops or facts.get("test_crops", "center")
-    probs = []
-    for open_source in sources:
-        pictures, size = open_source(spec), config.evaluate.batch_size
-        batches = EvalBatches(pictures, manifest.label, unique, spec, crops=crops, batch_size=size)
-        probs.append(evaluate(core, batches, spec, precision, World())["probs"][place])
-    return probs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig
+from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig, VerifyAgeConfig
 from agecls.data.folds import shared_people
 from agecls.data.read import check_contents, make_age_splits, read_data
 from finetune.errors import DataError
@@ -83,6 +83,10 @@ class AgeTask(Task):
         """Read Adience or a table, with folds."""
         return read_data(config, lists_only=lists_only)
 
+    def read_other(self, config: AgeDataConfig, result: Result) -> TaskData:  # noqa: ARG002
+        """Read Adience or a table without making folds: it may have as few subjects as it likes."""
+        return read_data(config, with_folds=False)
+
     def splits(self, data: TaskData, config: AgeDataConfig) -> Splits:
         """Return one split per fold; no subject is in two parts of a split."""
         return make_age_splits(data, config)
@@ -99,6 +103,16 @@ class AgeTask(Task):
         """Tell of groups without an image in a part, and of equal images in training and test."""
         check_contents(data, splits, config)
         return data
+
+    def verify_lists(self, data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dict[str, Any]:
+        """Count folds, groups and subjects; export the splits or compare them with exported ones."""
+        from agecls.verification import verify_lists
+
+        return verify_lists(data, splits, config)
+
+    def faults(self, data: TaskData, config: AgeDataConfig) -> list[str]:  # noqa: ARG002
+        """Return nothing: missing images are counted, and splits are checked as they are made."""
+        return []
 
     def configure(self, config: AgeConfig, data: TaskData) -> AgeConfig:  # noqa: ARG002
         """Return the configuration: nothing depends on the data set."""
@@ -126,6 +140,13 @@ class AgeTask(Task):
 
         one_off = float((np.abs(probs.argmax(1) - target) <= 1).mean())
         return {**plain_scores(probs, target), "one_off": one_off}
+
+    def labels(self, manifest: Manifest, class_names: Sequence[str]) -> np.ndarray:
+        """Return the labels as they are: groups have an order, so both lists must be the same."""
+        from finetune.models.bundle import check_class_names
+
+        check_class_names(class_names, manifest.class_names)
+        return manifest.label
 
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return what is known of the subject of each image, and the fold that it was tested in."""
@@ -222,6 +243,18 @@ class AgeTask(Task):
         from agecls.report import tell
 
         tell(report)
+
+    def evaluation_scores(self, predictions: Predictions) -> dict[str, Any]:
+        """Return the pooled scores and their slices."""
+        from agecls.evaluation import evaluation_scores
+
+        return evaluation_scores(predictions)
+
+    def tell_evaluation(self, summary: Mapping[str, Any]) -> None:
+        """Print both accuracies, and a table per slice."""
+        from agecls.evaluation import tell_evaluation
+
+        tell_evaluation(summary)
 
     def resampling(self, predictions: Predictions) -> Resampling:
         """Return subjects within folds, and albums where these hold several subjects."""

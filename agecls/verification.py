@@ -1,48 +1,39 @@
-"""`verify`: what a data set holds, before an hour is spent on it."""
+"""What `verify` counts and does for age data: folds, groups and subjects, and lists of splits."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agecls.config import AgeDataConfig
-from agecls.data.folds import export_splits, find_duplicate_contents, split_hash, verify_splits
-from agecls.data.read import make_age_splits, read_data, tell_twins
+from agecls.config import AgeDataConfig, VerifyAgeConfig
+from agecls.data.folds import export_splits, split_hash, verify_splits
 from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
 from finetune.experiments.splits import Splits
 from finetune.experiments.task import TaskData
 
 
-def verify_data(
-    config: AgeDataConfig, *, quick: bool = False, export: str | None = None, against: str | None = None
-) -> dict[str, Any]:
-    """Read, count and check a data set; return the counts.
+def verify_lists(data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dict[str, Any]:
+    """Print the counts, export the splits or compare them with exported ones, and return what was counted.
 
-    Pictures that are there are opened one by one unless `quick`, and equal ones across training and test are
-    named. Raises DataError when pictures cannot be read or people are shared, after everything was printed.
+    Raises DataError where the exported lists are other splits.
     """
-    data = read_data(config, lists_only=True)
-    splits = make_age_splits(data, config)
-    result = dict(data.report) | {
-        "split": splits.hash,
-        "protocol": config.protocol,
-        "manifest": data.manifest.fingerprint,
+    counts = {
+        "protocol": config.data.protocol,
+        "per_fold": fold_counts(data),
+        "policy": data.policy,
+        "validation_per_fold": [len(split.val) for split in splits],
     }
-    result |= {"per_fold": fold_counts(data), "policy": data.policy}
-    result["validation_per_fold"] = [len(split.val) for split in splits]
-    print_counts(data, result, config.allow_subject_overlap)
-    if against is not None:
-        check_against(Path(against), data, splits.hash, config)
-    if export is not None:
-        export_splits(splits.splits, data.manifest, Path(export))
-        say(f"the splits lie in {export}")
-    if not quick:
-        check_pictures(data, splits, config, result)
-    return result
+    print_counts(data, counts, config.data.allow_subject_overlap)
+    if config.against is not None:
+        check_against(Path(config.against), data, splits.hash, config.data)
+    if config.export is not None:
+        export_splits(splits.splits, data.manifest, Path(config.export))
+        say(f"the splits lie in {config.export}")
+    return counts
 
 
 def check_against(folder: Path, data: TaskData, split: str, config: AgeDataConfig) -> None:
@@ -60,11 +51,11 @@ def fold_counts(data: TaskData) -> list[int]:
     return [int(count) for count in counts]
 
 
-def print_counts(data: TaskData, result: dict[str, Any], overlap_allowed: bool) -> None:
+def print_counts(data: TaskData, counts: Mapping[str, Any], overlap_allowed: bool) -> None:
     """Print the fold by group table and what was dropped, repaired or missing."""
     manifest = data.manifest
     rows = []
-    for fold, images in zip(np.unique(manifest["fold"]).tolist(), result["per_fold"], strict=True):
+    for fold, images in zip(np.unique(manifest["fold"]).tolist(), counts["per_fold"], strict=True):
         part = manifest.select(manifest["fold"] == fold)
         people = len(set(part["subject"].tolist()))
         rows.append([f"fold {fold}", *part.class_counts().tolist(), images, people])
@@ -85,25 +76,3 @@ def print_counts(data: TaskData, result: dict[str, Any], overlap_allowed: bool) 
     known = data.report.get("subjects_known", True)
     unshared = "subject, user or file" if known and not overlap_allowed else "file"
     say(f"no {unshared} is shared between training, validation and test in any fold")
-
-
-def check_pictures(data: TaskData, splits: Splits, config: AgeDataConfig, result: dict[str, Any]) -> None:
-    """Open every picture that is there; refuse unreadable ones, warn of equal ones across train and test."""
-    from finetune.images.cache_file import map_files
-    from finetune.images.decode import reason_to_refuse
-
-    files = [data.manifest.file(row) for row in range(len(data.manifest))]
-    there = np.array([file.is_file() for file in files])
-    if not there.any():
-        return
-    present = [file for file, found in zip(files, there, strict=True) if found]
-    found = map_files(reason_to_refuse, present, os.cpu_count() or 1, "opening pictures")
-    bad = {str(file): reason for file, reason in zip(present, found, strict=True) if reason is not None}
-    result["bad_images"] = bad
-    say(f"{len(present)} pictures opened, {len(bad)} cannot be read")
-    twins = find_duplicate_contents(data.manifest.select(there), [split.among(there) for split in splits])
-    result["duplicate_contents"] = [list(pair) for pair in twins]
-    tell_twins(twins, config)
-    if bad:
-        reasons = [f"{file}: {reason}" for file, reason in bad.items()]
-        raise DataError(f"{len(bad)} of {len(present)} pictures cannot be read:\n{listing(reasons, 50)}")

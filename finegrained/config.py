@@ -119,17 +119,10 @@ class VerifyFineConfig(VerifyConfig):
 
 @dataclass(frozen=True)
 class EvaluateFineConfig(EvaluateRunConfig):
-    """A trained run on its own test pictures, or on any other data of its classes.
-
-    Args:
-        weights: selected (model.safetensors) or other (the file beside it: best where last was selected).
-        workers: processes that prepare batches; -1 chooses by the number of cores.
-    """
+    """A trained run on its own test pictures, or on any other data of its classes."""
 
     data: FineDataConfig = field(default_factory=FineDataConfig)
     evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
-    weights: Literal["selected", "other"] = "selected"
-    workers: int = -1
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finegrained.config import FineConfig, FineDataConfig, FineStudyConfig
+from finegrained.config import FineConfig, FineDataConfig, FineStudyConfig, VerifyFineConfig
 from finegrained.data.boxes import picture_boxes
 from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
+from finetune.cli.console import say
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import Split, Splits
@@ -91,6 +92,18 @@ class CategoryTask(Task):
         """Read CUB-200-2011, Stanford Cars, class folders or a table."""
         return read_fine_data(config, lists_only=lists_only)
 
+    def read_other(self, config: FineDataConfig, result: Result) -> TaskData:
+        """Read the data, and say where images are cut out otherwise than the run's."""
+        data = read_fine_data(config)
+        tell_reading(data)
+        own, asked = result.run["crop"], self.crop_of(config)
+        if own != asked:
+            say(
+                f"note: the model was trained with --data.crop {own['kind']} --data.box_margin "
+                f"{own['margin']:g}; these pictures are shown with {asked['kind']} and {asked['margin']:g}"
+            )
+        return data
+
     def splits(self, data: TaskData, config: FineDataConfig) -> Splits:
         """Return the one split."""
         return make_fine_split(data, config)
@@ -105,6 +118,18 @@ class CategoryTask(Task):
         """Tell what the reader noticed; return the data with the files of equal bytes in their report."""
         tell_reading(data)
         return check_contents(data, splits.splits[0], config)
+
+    def verify_lists(self, data: TaskData, splits: Splits, config: VerifyFineConfig) -> dict[str, Any]:
+        """Count images, classes and parts; write the table of images."""
+        from finegrained.verification import verify_lists
+
+        return verify_lists(data, splits, config)
+
+    def faults(self, data: TaskData, config: FineDataConfig) -> list[str]:
+        """Return the listed images that are not there and the boxes that hold no pixel."""
+        from finegrained.verification import faults
+
+        return faults(data, config)
 
     def configure(self, config: FineConfig, data: TaskData) -> FineConfig:
         """Return the configuration with the head's presets for this data set."""
@@ -135,6 +160,12 @@ class CategoryTask(Task):
 
         return plain_scores(probs, target)
 
+    def labels(self, manifest: Manifest, class_names: Sequence[str]) -> np.ndarray:
+        """Return the labels moved by class name, "/" read as "-"."""
+        from finegrained.evaluation import labels_by_name
+
+        return labels_by_name(manifest, class_names)
+
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:  # noqa: ARG002
         """Return nothing: only the path is known of an image."""
         return {}
@@ -164,7 +195,7 @@ class CategoryTask(Task):
 
     def table(self, experiment: Experiment, split: Split) -> Manifest:
         """Return the table with the part of each image and the hash of its file."""
-        from finegrained.data.leaks import content_hashes
+        from finetune.experiments.data_checks import content_hashes
 
         manifest = experiment.data.manifest
         parts = split.part_names(len(manifest))
@@ -228,6 +259,16 @@ class CategoryTask(Task):
         from finegrained.report import tell
 
         tell(report)
+
+    def evaluation_scores(self, predictions: Predictions) -> dict[str, Any]:
+        """Return every score, and those of each class."""
+        return self.scores(predictions)
+
+    def tell_evaluation(self, summary: Mapping[str, Any]) -> None:
+        """Print the scores and the classes recognised worst."""
+        from finegrained.evaluation import tell_evaluation
+
+        tell_evaluation(summary)
 
     def resampling(self, predictions: Predictions) -> Resampling:
         """Return single images: nothing that ties images together is recorded."""

@@ -15,7 +15,6 @@ import numpy as np
 
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.splits import PARTS, Split
-from finetune.images.duplicates import equal_files
 from finetune.images.manifest import Manifest
 
 Protocol = Literal["fixed", "grouped", "rotate"]
@@ -265,19 +264,3 @@ def _read_split(folder: Path, fold: int, protocol: str, manifest: Manifest) -> S
     if strangers:
         raise DataError(f"{len(strangers)} lines do not fit the data set:\n{listing(strangers)}")
     return Split(parts[0], parts[1], parts[2], protocol, fold)
-
-
-def find_duplicate_contents(manifest: Manifest, splits: Sequence[Split]) -> list[tuple[str, str]]:
-    """Return pairs of different files with equal bytes, one of them tested by a model that learned the other.
-
-    Only files of equal size are read. Raises DataError when a listed file cannot be read.
-    """
-    pairs: set[tuple[str, str]] = set()
-    for twins in equal_files(manifest):
-        for split in splits:
-            learned = np.intersect1d(twins, np.concatenate([split.train, split.val]))
-            for row in np.intersect1d(twins, split.test):
-                one = str(manifest["path"][row])
-                others = set(manifest["path"][learned].tolist())
-                pairs.update((min(one, other), max(one, other)) for other in others)
-    return sorted(pairs)

@@ -10,17 +10,11 @@ import numpy as np
 from agecls.config import AgeDataConfig
 from agecls.data.adience import read_adience
 from agecls.data.age_table import read_age_table
-from agecls.data.folds import (
-    assign_folds,
-    find_duplicate_contents,
-    make_splits,
-    missing_classes,
-    official_folds,
-    split_hash,
-)
+from agecls.data.folds import assign_folds, make_splits, missing_classes, official_folds, split_hash
 from agecls.data.groups import AgeGroups
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
+from finetune.experiments.data_checks import equal_contents, tell_twins
 from finetune.experiments.splits import Splits
 from finetune.experiments.task import TaskData
 
@@ -55,21 +49,11 @@ def make_age_splits(data: TaskData, config: AgeDataConfig) -> Splits:
 
 
 def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> None:
-    """Tell of groups without an image in a part of a split, and of equal pictures in training and in test."""
+    """Tell of groups without an image in a part of a split, and of equal pictures across parts or groups."""
     absent = missing_classes(splits.splits, data.manifest)
     if absent:
         say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
-    tell_twins(find_duplicate_contents(data.manifest, splits.splits), config)
-
-
-def tell_twins(twins: list[tuple[str, str]], config: AgeDataConfig) -> None:
-    """Tell of pairs of pictures in training and test that are the same bytes; DataError where configured."""
-    if twins:
-        pairs = listing([" = ".join(pair) for pair in twins])
-        told = f"{len(twins)} pairs of pictures in training and test are the same bytes:\n{pairs}"
-        if config.same_content == "error":
-            raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
-        say(f"warning: {told}")
+    tell_twins(equal_contents(data.manifest, splits), config.same_content)
 
 
 def _read_adience(config: AgeDataConfig, missing: str) -> TaskData:

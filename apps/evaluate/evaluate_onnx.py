@@ -13,8 +13,9 @@ import numpy as np
 from agecls.config import AgeDataConfig
 from agecls.data.folds import assign_folds
 from agecls.data.read import read_data
-from agecls.evaluation import SLICES, frame_of, print_slice
+from agecls.evaluation import SLICES, print_slice
 from agecls.scores import age_scores, slice_scores
+from agecls.task import TASK
 from apps.config import EvaluateOnnxConfig
 from apps.evaluate.reproduce_run import repeat_run, short_list, write_results
 from apps.runtime.session import OnnxClassifier, check_same_classes
@@ -22,6 +23,7 @@ from apps.runtime.side_by_side import probabilities
 from apps.runtime.views import Picture
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.experiments.evaluate import frame_of
 from finetune.images.manifest import Manifest
 from finetune.runs.atomic import check_writable
 
@@ -73,7 +75,8 @@ def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) ->
     files: list[Picture] = [manifest.file(row) for row in range(len(manifest))]
     crops = [model.facts.test_crops for model in models]
     found = probabilities(models, files, crops, batch_size=config.batch_size, told="pictures")
-    average = replace(frame_of(manifest), probs=np.mean(found, axis=0))
+    frame = frame_of(TASK, manifest, manifest.class_names, manifest.label)
+    average = replace(frame, probs=np.mean(found, axis=0))
     scored = [age_scores(probs, manifest.label) for probs in found]
     both = age_scores(average.probs, average.target)
     rows = [[model.title, *_score_cells(scores)] for model, scores in zip(models, scored, strict=True)]

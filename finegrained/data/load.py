@@ -12,9 +12,10 @@ from finegrained.config import FineDataConfig
 from finegrained.data.image_table import read_image_table
 from finegrained.data.layouts import detect_layout, read_layout
 from finegrained.data.reading import FineReading, ReadingRules, counts
-from finegrained.data.splits import EqualContents, Pairs, as_split, equal_contents, hold_out, split_hash
+from finegrained.data.splits import as_split, hold_out, split_hash
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
+from finetune.experiments.data_checks import equal_contents, tell_twins, twins_report
 from finetune.experiments.splits import Split, Splits
 from finetune.experiments.task import TaskData
 from finetune.images.manifest import Manifest
@@ -29,7 +30,7 @@ def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> TaskD
     layout, data_set (a title or None), official (the published data set, whole), missing_images,
     missing_first, missing_rule, metadata_only, files (SHA-256 of each list), class_names, notices; bad_images
     (file -> reason) where unreadable ones were dropped; same_content, same_content_validation and
-    same_content_classes (pairs of paths, `finegrained.data.splits.EqualContents`) once contents were
+    same_content_classes (pairs of paths, `finetune.experiments.data_checks.EqualContents`) once contents were
     compared.
 
     Raises UsageError without a folder or a table, or where pictures are wanted of lists alone; DataError as
@@ -84,36 +85,9 @@ def check_contents(data: TaskData, split: Split, config: FineDataConfig) -> Task
 
     Raises DataError where pictures learned from are tested and `same_content` says error.
     """
-    twins = equal_contents(data.manifest, split)
-    tell_twins(twins, config)
+    twins = equal_contents(data.manifest, [split])
+    tell_twins(twins, config.same_content)
     return replace(data, report={**data.report, **twins_report(twins)})
-
-
-def twins_report(twins: EqualContents) -> dict[str, list[list[str]]]:
-    """Return the pairs by the names that reports give them, ready for JSON."""
-    names = ("same_content", "same_content_validation", "same_content_classes")
-    return {name: [list(pair) for pair in pairs] for name, pairs in zip(names, twins, strict=True)}
-
-
-def tell_twins(twins: EqualContents, config: FineDataConfig) -> None:
-    """Tell of pairs of equal pictures across parts or classes.
-
-    Raises DataError where pictures learned from are tested and `same_content` says error.
-    """
-    if twins.relabelled:
-        say(f"warning: {_told(twins.relabelled, 'with two classes')}")
-    if twins.validated:
-        say(f"warning: {_told(twins.validated, 'in training and validation')}")
-    if twins.tested:
-        told = _told(twins.tested, "in training and test")
-        if config.same_content == "error":
-            raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
-        say(f"warning: {told}")
-
-
-def _told(pairs: Pairs, where: str) -> str:
-    lines = listing([" = ".join(pair) for pair in pairs])
-    return f"{len(pairs)} pairs of pictures {where} are the same bytes:\n{lines}"
 
 
 def tell_reading(data: TaskData) -> None:

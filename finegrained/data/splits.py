@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 
 from finetune.experiments.splits import PARTS, Split
-from finetune.images.duplicates import equal_files
 from finetune.images.manifest import Manifest
 from finetune.seeding import numpy_generator
 
@@ -64,39 +61,3 @@ def _some(manifest: Manifest, rows: np.ndarray, count: int, seed: int, purpose: 
     in_order = rows[np.argsort(manifest["path"][rows])]
     name = manifest.class_names[int(manifest.label[rows[0]])]
     return numpy_generator(seed, purpose, name).permutation(in_order)[:count]
-
-
-Pairs = list[tuple[str, str]]
-
-
-class EqualContents(NamedTuple):
-    """Pairs of files with equal bytes, sorted.
-
-    `tested` pairs a file learned from (training or validation) with a tested one, `validated` a training file
-    with a validation one; `relabelled` pairs a file with another that has another class.
-    """
-
-    tested: Pairs
-    validated: Pairs
-    relabelled: Pairs
-
-
-def equal_contents(manifest: Manifest, split: Split) -> EqualContents:
-    """Return the pairs of files with equal bytes that no two parts and no two classes should share.
-
-    Raises DataError when a listed file cannot be read.
-    """
-    train, val, test = (set(rows.tolist()) for _, rows in split.parts())
-    path, label, groups = manifest["path"], manifest.label, list(equal_files(manifest))
-
-    def across(one: set[int], other: set[int]) -> Pairs:
-        rows = (
-            (a, b) for twins in groups for a in one.intersection(twins) for b in other.intersection(twins)
-        )
-        return sorted((str(path[a]), str(path[b])) for a, b in rows)
-
-    changed = chain.from_iterable(
-        ((twins[0], row) for row in twins[1:] if label[row] != label[twins[0]]) for twins in groups
-    )
-    relabelled = sorted((str(path[a]), str(path[b])) for a, b in changed)
-    return EqualContents(across(train | val, test), across(train, val), relabelled)

@@ -16,8 +16,9 @@ Words = Mapping[str, str]
 def task_commands(
     task: Task,
     *,
-    verify: Command,
-    evaluate: Command,
+    verify: tuple[type[Any], str],
+    evaluate: tuple[type[Any], str],
+    evaluated: str,
     study_config: type[Any],
     train_about: str,
     recipes: Path,
@@ -26,18 +27,31 @@ def task_commands(
 
     Args:
         task: what is trained, compared and studied.
-        verify: counts and checks its data.
-        evaluate: scores its runs again.
+        verify: the options of a look at its data, and what that is, in a line.
+        evaluate: the options of an evaluation of a finished run, and what that is, in a line.
+        evaluated: which folder an evaluation takes, in words.
         study_config: the options of its study of losses.
         train_about: what `train` does, in a line.
         recipes: the folder of its YAML files, which train and study find by name.
     """
+
+    def verify_data(config: Any, words: Words) -> dict[str, Any]:
+        """Count a data set and check what can be checked before training."""
+        from finetune.experiments.data_checks import verify_data as run
+
+        return run(task, config)
 
     def train(config: Any, words: Words) -> dict[str, Any]:
         """Fine-tune one model and test it once."""
         from finetune.experiments.train import train_run
 
         return train_run(task, config)
+
+    def evaluate_run(config: Any, words: Words) -> dict[str, Any]:
+        """Score a run on its own test images or on other data."""
+        from finetune.experiments.evaluate import evaluate_run as run
+
+        return run(task, Path(words["run"]), config)
 
     def compare(config: CompareConfig, words: Words) -> dict[str, Any]:
         """Compare two results image by image, or two lists of seeds, joined by commas."""
@@ -58,9 +72,9 @@ def task_commands(
     }
     about = "many losses, each with the same seeds, and what their paired differences say"
     return {
-        "verify": verify,
+        "verify": Command(*verify, verify_data),
         "train": Command(task.config_type, train_about, train, recipes=recipes),
-        "evaluate": evaluate,
+        "evaluate": Command(*evaluate, evaluate_run, {"run": evaluated}),
         "compare": Command(CompareConfig, "two results, paired on the same images", compare, sides),
         "study": Command(study_config, about, study, recipes=recipes),
     }

@@ -6,8 +6,8 @@ A task's own options add to these; a field that it describes again has its own w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from finetune.errors import UsageError
 from finetune.experiments.study.arms import GRID_ALPHAS, GRID_BETAS, Arm, Matching, build_arms
@@ -44,6 +44,7 @@ class VerifyConfig:
         quick: count and check the lists only; do not open every picture.
     """
 
+    data: Any = None  # each task's own
     quick: bool = False
 
 
@@ -79,13 +80,19 @@ class EvaluateRunConfig:
     """A trained run on its own test images, or on other data.
 
     Args:
+        weights: selected (model.safetensors) or other (the file beside it: best where last was selected).
         device: auto, cpu, cuda or cuda:1.
         cache: where decoded pictures are kept: auto (the user's cache folder), none, or one named.
+        workers: processes that prepare batches; -1 chooses by the number of cores.
         out: folder for predictions.parquet and evaluation.json; null writes nothing.
     """
 
+    data: Any = None  # each task's own
+    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
+    weights: Literal["selected", "other"] = "selected"
     device: str = "auto"
     cache: str = "auto"
+    workers: int = -1
     out: str | None = None
 
 

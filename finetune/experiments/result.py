@@ -16,7 +16,7 @@ from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
 from finetune.experiments.run_settings import loss_text
 from finetune.experiments.task import Task, task_of
 from finetune.images.manifest import Manifest
-from finetune.runs.folder import check_result_files, read_config, read_json_lines
+from finetune.runs.folder import check_result_files, read_config, read_json, read_json_lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,15 +120,40 @@ class Result:
         return self.record.seed
 
 
-def model_files(folder: Path) -> list[Path]:
-    """Return a finished run's models: its own, or one per fold; ModelFileError without any."""
+def model_files(folder: Path, weights: str = "selected") -> list[Path]:
+    """Return a finished run's models, its own or one per fold: those tested, or the `other` weights.
+
+    Raises ModelFileError for a folder without models, one that is not finished, and a model without others.
+    """
     own = folder / MODEL_FILE
     files = [own] if own.is_file() else sorted(folder.glob(f"fold*/{MODEL_FILE}"))
     if not files:
         raise ModelFileError(f"{folder} holds no {MODEL_FILE}, nor do folders fold0, fold1, ... in it")
     if not (folder / RECORD_FILE).is_file():
-        raise ModelFileError(f"{folder} is not finished (no run.json): go on with it by --run.resume auto")
-    return files
+        raise ModelFileError(
+            f"{folder} is not finished (no {RECORD_FILE}): go on with it by --run.resume auto"
+        )
+    return files if weights == "selected" else [_other_weights(file.parent) for file in files]
+
+
+def _other_weights(folder: Path) -> Path:
+    others = sorted(folder.glob("model-*.safetensors"))
+    if len(others) != 1:
+        found = ", ".join(file.name for file in others) or "none"
+        raise ModelFileError(
+            f"--weights other: {folder} should hold one further file of weights, model-best.safetensors or "
+            f"model-last.safetensors; there is {found} (a run without validation keeps its last weights)"
+        )
+    return others[0]
+
+
+def run_table(folder: Path) -> Manifest | None:
+    """Return a run's table of images (a fold's may lie in the folder above); None where there is none."""
+    for home in (folder, folder.resolve().parent):
+        if (home / "manifest.parquet").is_file() and (home / RECORD_FILE).is_file():
+            root = read_json(home / RECORD_FILE).get("data_root") or home
+            return Manifest.load(home / "manifest.parquet", Path(root))
+    return None
 
 
 def refuse_run_folder(out: Path) -> None:

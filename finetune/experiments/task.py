@@ -172,6 +172,9 @@ class Task(Protocol):
     def read(self, config: Any, *, lists_only: bool = False) -> TaskData:
         """Read the configured data set; with `lists_only` absent images are counted, not refused."""
 
+    def read_other(self, config: Any, result: Result) -> TaskData:
+        """Read data that a finished run's models are shown, and say what there is to know of them."""
+
     def splits(self, data: TaskData, config: Any) -> Splits:
         """Return the parts to train, validate and test on; no image is in two parts of a split."""
 
@@ -180,6 +183,12 @@ class Task(Protocol):
 
     def check(self, data: TaskData, splits: Splits, config: Any) -> TaskData:
         """Say what the reader noticed, and refuse or report equal images in two parts."""
+
+    def verify_lists(self, data: TaskData, splits: Splits, config: Any) -> dict[str, Any]:
+        """Print the counts of a data set, do what options of `verify` ask, and return what is reported."""
+
+    def faults(self, data: TaskData, config: Any) -> list[str]:
+        """Return why `verify` refuses the lists of a data set, each fault in words."""
 
     def configure(self, config: Any, data: TaskData) -> Any:
         """Return the configuration with what depends on the data set filled in."""
@@ -198,6 +207,9 @@ class Task(Protocol):
 
     def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
         """Return what an epoch's validation reports, in the unit interval."""
+
+    def labels(self, manifest: Manifest, class_names: Sequence[str]) -> np.ndarray:
+        """Return a table's labels as indices of a model's classes; ModelFileError for other classes."""
 
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return the task's own columns of the predictions of these rows."""
@@ -244,6 +256,12 @@ class Task(Protocol):
 
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the headline of a report."""
+
+    def evaluation_scores(self, predictions: Predictions) -> dict[str, Any]:
+        """Return the scores of an evaluation, ready for JSON."""
+
+    def tell_evaluation(self, summary: Mapping[str, Any]) -> None:
+        """Print an evaluation: its scores, and run, data, weights and test_crops."""
 
     def resampling(self, predictions: Predictions) -> Resampling:
         """Return what is drawn again for intervals of these predictions."""

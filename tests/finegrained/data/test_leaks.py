@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from finegrained.data.leaks import content_hashes, refuse_seen_pictures
+
 from finetune.errors import DataError
 from finetune.images.manifest import Manifest
 
