@@ -26,8 +26,8 @@ from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_
 from finetune.errors import UsageError
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval
+from finetune.runs.files import json_text
 from finetune.runs.folder import read_json
-from finetune.runs.strict_json import json_text
 
 ADULT = 18
 OLDEST_YOUTH = 20  # a group may hold ages on both sides of 18 up to here: Adience's 15-20 does

@@ -19,7 +19,7 @@ from finetune.errors import DataError, UsageError, listing
 from finetune.figures.evidence import enlarged, overlay
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import PreprocessSpec, preprocess
-from finetune.runs.atomic import check_writable, write_bytes
+from finetune.runs.files import check_writable, write_bytes
 
 GAP = 4  # white pixels between the crop and the overlay
 CUT_NOTE = "the model was trained on pictures cut to the object's box; give it pictures that are cut likewise"

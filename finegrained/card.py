@@ -10,7 +10,7 @@ from typing import Any
 from finegrained.results import FineResult
 from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import is_drawn
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text
 
 INTENDED_USE = (
     "research on telling look-alike categories apart and on loss functions; sorting pictures that show one "

@@ -28,7 +28,7 @@ from finetune.figures.markdown import (
     table,
 )
 from finetune.figures.selection import choose_disagreements, choose_telling
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 from finetune.runs.folder import image_files
 
 Comparison = Mapping[str, Any]

@@ -30,7 +30,7 @@ from finetune.figures import markdown
 from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
 from finetune.figures.markdown import Picture, show_pictures
 from finetune.metrics.classification import confusion_matrix
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 from finetune.runs.folder import image_files, write_json
 
 PICTURES = PurePosixPath("pictures")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.errors import ResourceError
-from finetune.runs.atomic import free_bytes
+from finetune.runs.files import free_bytes
 
 TOOLKIT = "crl-toolkit"
 LOW_BYTES, FEW_BYTES = 500_000_000, 5_000_000_000

@@ -23,7 +23,7 @@ from apps.runtime.views import Picture
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.images.manifest import Manifest
-from finetune.runs.atomic import check_writable
+from finetune.runs.files import check_writable
 
 
 def evaluate_onnx(models: Sequence[Path], config: EvaluateOnnxConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apps.config import ExportConfig
 from finetune.errors import UsageError, listing
-from finetune.runs.atomic import check_writable
+from finetune.runs.files import check_writable
 
 CARD = "README.md"
 

@@ -26,7 +26,7 @@ from apps.runtime.metadata import METADATA_KEY, ModelFacts, PrecisionName
 from finetune.cli.console import say, table
 from finetune.errors import ModelFileError, UsageError
 from finetune.images.preprocess import PreprocessSpec
-from finetune.runs.atomic import atomic_file, write_bytes
+from finetune.runs.files import atomic_file, write_bytes
 
 if TYPE_CHECKING:
     from apps.export.graph import EnsembleGraph, ExportGraph

@@ -23,7 +23,7 @@ from finetune.cli.console import progress, say
 from finetune.cli.machine import core_count
 from finetune.errors import CrlError, InterruptedRunError, ResourceError, UsageError
 from finetune.figures.canvas import count_text
-from finetune.runs.atomic import check_writable
+from finetune.runs.files import check_writable
 from finetune.runs.interrupts import StopRequest
 
 if TYPE_CHECKING:

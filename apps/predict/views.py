@@ -17,7 +17,7 @@ from apps.predict.writers import on_one_line, readable
 from finetune.cli.console import format_table
 from finetune.errors import UsageError
 from finetune.figures.canvas import count_text
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 
 if TYPE_CHECKING:
     from apps.heatmap.heatmap import HeatMap

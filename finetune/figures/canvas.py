@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.figures.shades import BLUES, readable_ink, shade
-from finetune.runs.atomic import atomic_file
+from finetune.runs.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

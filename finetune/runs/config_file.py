@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from finetune.errors import DataError, UsageError, listing
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 
 CONFIG_NAME = "config.yaml"
 _ABSENT = "(absent)"

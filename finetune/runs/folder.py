@@ -17,10 +17,9 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.errors import DataError, UsageError
-from finetune.runs.atomic import is_stale, remove_stale, write_bytes, write_error
 from finetune.runs.config_file import CONFIG_NAME, settle_config
+from finetune.runs.files import is_stale, json_text, remove_stale, to_plain, write_bytes, write_error
 from finetune.runs.lock import LOCK_NAME, FolderLock
-from finetune.runs.strict_json import json_text, to_plain
 from finetune.training.config import FREE_KEYS
 
 PACKAGES = {

@@ -17,7 +17,7 @@ from finetune.images.augment import build_augment
 from finetune.images.batches import EvalBatches, TrainBatches
 from finetune.models.bundle import check_class_names
 from finetune.models.classifier import Classifier
-from finetune.runs.atomic import check_free_space
+from finetune.runs.files import check_free_space
 from finetune.runs.folder import RunFolder, versions
 from finetune.runs.interrupts import StopRequest
 from finetune.training.checkpoint import CheckpointFolder, state_bytes

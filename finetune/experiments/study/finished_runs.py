@@ -13,8 +13,8 @@ from finetune.errors import DataError, listing
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell, CellPlan
 from finetune.runs.config_file import CONFIG_NAME, config_changes
+from finetune.runs.files import to_plain
 from finetune.runs.folder import read_config, read_json, read_json_lines
-from finetune.runs.strict_json import to_plain
 from finetune.training.config import FREE_KEYS, FitConfig
 
 if TYPE_CHECKING:

@@ -220,7 +220,7 @@ def test_damaged_best_weights_cost_the_choice_and_not_the_run(
 def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_epoch(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("finetune.runs.atomic.free_bytes", lambda folder: 10**6)
+    monkeypatch.setattr("finetune.runs.files.free_bytes", lambda folder: 10**6)
     with pytest.raises(ResourceError, match="disk full: need"):
         train(task, tmp_path, QUICK)
     assert not (tmp_path / "metrics.jsonl").exists()
