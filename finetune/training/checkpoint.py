@@ -21,7 +21,7 @@ from torch import Tensor
 from finetune.cli.console import say
 from finetune.errors import ModelFileError, listing
 from finetune.models.bundle import check_class_names, load_bundle, save_bundle, weights_hash
-from finetune.models.pickle_scan import forbidden_globals
+from finetune.models.tensor_files import forbidden_globals
 from finetune.runs.files import atomic_file, remove_stale
 
 __all__ = [
