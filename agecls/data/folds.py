@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.duplicates import equal_files
+from finetune.images.checks import equal_files
 from finetune.images.manifest import Manifest
 
 Protocol = Literal["fixed", "grouped", "rotate"]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from finegrained.data.reading import SPLITS
-from finetune.images.duplicates import equal_files
+from finetune.images.checks import equal_files
 from finetune.images.manifest import Manifest
 from finetune.seeding import numpy_generator
 
