@@ -96,7 +96,6 @@ TORCH_FREE = (
     "agecls.config",
     "finetune.figures.canvas",
     "finetune.cli.machine",
-    "finetune.figures.shades",
     "finetune.figures.heat_map",
     "agecls.faces.crop",
     "agecls.faces.alignment",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetune.figures.canvas import INK, MUTED, PAPER, VERMILION
-from finetune.figures.shades import BLUES, readable_ink, shade
+from finetune.figures.canvas import BLUES, INK, MUTED, PAPER, VERMILION, readable_ink, shade
 
 LEVELS = 40  # steps of the scale beside nought
 NIGHT = ("#17222e", "#17395a", "#1a5a94", "#2f83c9", "#74b6ea", "#b7dcf7", "#e3f2fd")

@@ -12,7 +12,7 @@ import numpy as np
 from finetune.experiments.study.arm_names import value_text
 from finetune.experiments.study.arms import BASELINE, Arm, grid_arm
 from finetune.figures import canvas
-from finetune.figures.shades import BLUES, readable_ink, shade
+from finetune.figures.canvas import BLUES, readable_ink, shade
 from finetune.metrics.paired_tests import SAME_TO
 
 if TYPE_CHECKING:

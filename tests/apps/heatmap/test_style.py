@@ -7,8 +7,7 @@ import re
 import pytest
 
 from apps.heatmap import style as style
-from finetune.figures.canvas import INK, MUTED, PAPER, VERMILION
-from finetune.figures.shades import READABLE, contrast, luminance
+from finetune.figures.canvas import INK, MUTED, PAPER, READABLE, VERMILION, contrast, luminance
 
 GRAPHIC = 3.0  # WCAG 2.2, success criterion 1.4.11: least contrast of a mark with what it lies on
 
