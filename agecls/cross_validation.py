@@ -18,10 +18,10 @@ from agecls.results import AgeResult, Predictions
 from finetune.cli.command import command_line
 from finetune.cli.console import say, table
 from finetune.errors import CrlError, DataError, UsageError, listing
-from finetune.runs.config_file import CONFIG_NAME, config_changes
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, config_changes
 from finetune.runs.folder import RunFolder, read_json
 from finetune.runs.lock import LOCK_NAME
-from finetune.training.config import FREE_KEYS, to_dict
+from finetune.training.config import to_dict
 
 if TYPE_CHECKING:
     from agecls.experiment import Experiment

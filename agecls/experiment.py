@@ -20,8 +20,9 @@ from finetune.images.cache import ImageSource, open_pictures
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.bundle import save_bundle
 from finetune.models.heads.registry import resolved
+from finetune.runs.config_file import FREE_KEYS
 from finetune.runs.folder import RunFolder, check_content
-from finetune.training.config import FREE_KEYS, to_dict
+from finetune.training.config import to_dict
 from finetune.training.data import Task
 from finetune.training.fit import Fitted, fit
 from finetune.training.learner import spec_of

@@ -50,10 +50,10 @@ def is_finished(experiment: Experiment, folder: Path) -> bool:
     """
     from finegrained.experiment import plain
     from finegrained.record import MODEL_FILE
-    from finetune.runs.config_file import config_changes
+    from finetune.runs.config_file import FREE_KEYS, config_changes
     from finetune.runs.files import to_plain
     from finetune.runs.folder import read_config, read_json
-    from finetune.training.config import FREE_KEYS, to_dict
+    from finetune.training.config import to_dict
 
     needed = ("run.json", "predictions.parquet", "manifest.parquet", MODEL_FILE)
     if experiment.config.run.resume != "auto" or not all((folder / name).is_file() for name in needed):

@@ -16,6 +16,19 @@ CONFIG_NAME = "config.yaml"
 _ABSENT = "(absent)"
 
 
+# What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.
+FREE_KEYS = (
+    "device",
+    "run.dir",
+    "run.resume",
+    "run.allow_change",
+    "run.checkpoint_minutes",
+    "run.cache",
+    "run.workers",
+    "evaluate.batch_size",
+)
+
+
 def settle_config(
     folder: Path, config: dict[str, Any], allow_change: Sequence[str], free_keys: Sequence[str]
 ) -> tuple[bool, list[str]]:

@@ -17,10 +17,9 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.errors import DataError, UsageError
-from finetune.runs.config_file import CONFIG_NAME, settle_config
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, settle_config
 from finetune.runs.files import is_stale, json_text, remove_stale, to_plain, write_bytes, write_error
 from finetune.runs.lock import LOCK_NAME, FolderLock
-from finetune.training.config import FREE_KEYS
 
 PACKAGES = {
     "toolkit": "crl-toolkit",

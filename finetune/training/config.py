@@ -321,19 +321,6 @@ def _refused_names(config: FitConfig) -> list[str]:
     return refused
 
 
-# What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.
-FREE_KEYS = (
-    "device",
-    "run.dir",
-    "run.resume",
-    "run.allow_change",
-    "run.checkpoint_minutes",
-    "run.cache",
-    "run.workers",
-    "evaluate.batch_size",
-)
-
-
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as nested plain dicts and lists, ready for YAML and JSON."""
 

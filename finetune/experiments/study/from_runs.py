@@ -16,10 +16,10 @@ from finetune.errors import CrlError, DivergedError, UsageError
 from finetune.experiments.config import ComparisonConfig
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import CellPlan
-from finetune.runs.config_file import CONFIG_NAME, config_changes
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, config_changes
 from finetune.runs.folder import RunFolder, check_content
 from finetune.runs.lock import LOCK_NAME, FolderLock
-from finetune.training.config import FREE_KEYS, FitConfig, LossConfig, to_dict
+from finetune.training.config import FitConfig, LossConfig, to_dict
 
 C = TypeVar("C", bound=FitConfig)
 

@@ -18,9 +18,10 @@ from torch import Tensor
 from finetune.errors import DataError, ModelFileError, ResourceError, UsageError
 from finetune.images.manifest import Manifest
 from finetune.models.heads.registry import Hooks, LinearHead
+from finetune.runs.config_file import FREE_KEYS
 from finetune.runs.folder import RunFolder
 from finetune.training.checkpoint import CheckpointFolder
-from finetune.training.config import FREE_KEYS, to_dict
+from finetune.training.config import to_dict
 from finetune.training.data import Task
 from tests.finetune.quick import (
     QUICK,
