@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 # Okabe and Ito's palette, told apart with every common kind of colour blindness, and neutral greys.
 BLUE, SKY, VERMILION = "#0072B2", "#A9D3EE", "#D55E00"
 INK, MUTED, FAINT, PAPER = "#1F2933", "#5F6B76", "#D5DAE0", "#FFFFFF"
-SEQUENTIAL = "Blues"  # one hue, light to dark: reads the same in grey; its colours are shades.BLUES
+SEQUENTIAL = "Blues"  # one hue, light to dark: reads the same in grey; its colours are BLUES
 WIDTH_INCHES = 8.0
 DOTS_PER_INCH = 160
 TOP_MARGIN = 0.10  # inches above the title

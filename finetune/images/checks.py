@@ -1,4 +1,4 @@
-"""Checks of a table's image files: which are there, whether a link leads one out of the root, which are equal."""
+"""A table's image files: which are there, which a link leads out of the root, which hold equal bytes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from finetune.runs.files import write_bytes
 CONFIG_NAME = "config.yaml"
 _ABSENT = "(absent)"
 
-
 # What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.
 FREE_KEYS = (
     "device",

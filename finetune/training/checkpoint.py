@@ -29,6 +29,7 @@ from finetune.training.optimization.distributed import World
 
 __all__ = [
     "CheckpointFolder",
+    "Progress",
     "check_class_names",
     "load_bundle",
     "load_checkpoint",
