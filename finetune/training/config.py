@@ -287,8 +287,7 @@ def _refused_names(config: FitConfig) -> list[str]:
     """Return what is wrong with the choices by name: the loss with its parameters, augmentation and head."""
     from core_losses import build_loss
     from finetune.images.augment import POLICIES
-    from finetune.models.heads.registry import check_head_options, head_names
-    from finetune.training.objective import unknown_branches
+    from finetune.models.heads.registry import check_head_options, head_names, unknown_branches
 
     choices = (
         ("train.augment", config.train.augment, list(POLICIES)),

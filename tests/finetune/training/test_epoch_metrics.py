@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core_losses import CompetingRatioLoss, NLLRLoss
-from finetune.models.heads.registry import HeadOutput
+from finetune.models.heads.base import HeadOutput
 from finetune.training.checkpoint import Progress
 from finetune.training.epoch_metrics import Totals, pushes
 from finetune.training.optimization.distributed import World

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from finetune.errors import DataError, ModelFileError, ResourceError, UsageError
 from finetune.images.manifest import Manifest
-from finetune.models.heads.registry import Hooks, LinearHead
+from finetune.models.heads.base import Hooks
+from finetune.models.heads.linear import LinearHead
 from finetune.runs.config_file import FREE_KEYS
 from finetune.runs.folder import RunFolder
 from finetune.training.checkpoint import CheckpointFolder
