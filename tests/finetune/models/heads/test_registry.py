@@ -95,7 +95,16 @@ def test_resolved_options_are_all_of_them_with_those_given_in_place():
 
 
 def test_only_the_backbone_imports_timm():
-    modules = ["heads", "objective", "optim", "recipe", "precision", "model", "mixing", "weights"]
+    modules = [
+        "models.heads.registry",
+        "models.classifier",
+        "models.weights",
+        "images.mixing",
+        "training.objective",
+        "training.optimization.optim",
+        "training.optimization.recipe",
+        "training.optimization.precision",
+    ]
     code = "import sys\n" + "".join(f"import finetune.{name}\n" for name in modules)
     result = subprocess.run([sys.executable, "-c", code + "assert 'timm' not in sys.modules"], check=False)
     assert result.returncode == 0
