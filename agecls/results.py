@@ -12,10 +12,16 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import DataError
-from finetune.experiments.predictions import check_predictions, log_odds, read_predictions, write_predictions
+from finetune.experiments.predictions import (
+    check_predictions,
+    check_result_files,
+    log_odds,
+    read_predictions,
+    write_predictions,
+)
 from finetune.experiments.run_settings import loss_text
 from finetune.images.manifest import Manifest
-from finetune.runs.folder import check_result_files, read_config, read_json_lines
+from finetune.runs.folder import read_config, read_json_lines
 
 TEXT_COLUMNS = ("path", "subject", "user", "gender")
 COLUMNS = (*TEXT_COLUMNS, "age", "fold", "target")

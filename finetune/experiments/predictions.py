@@ -9,7 +9,9 @@ import numpy as np
 
 from finetune.errors import DataError, listing
 from finetune.metrics.classification import SMALLEST_PROBABILITY
-from finetune.runs.files import atomic_file
+from finetune.runs.files import (
+    atomic_file,
+)
 
 # How far a row's probabilities may be from a sum of one: float32 softmax is off by 1e-6, a forgotten softmax
 # by 1.
@@ -100,3 +102,22 @@ def log_odds(probs: np.ndarray) -> np.ndarray:
     return np.asarray(
         np.log(np.maximum(probs, SMALLEST_PROBABILITY)) - np.log(np.maximum(others, SMALLEST_PROBABILITY))
     )
+
+
+def check_result_files(folder: Path, what: str, written_by: str) -> None:
+    """Raise DataError unless a folder holds run.json and predictions.parquet; of a study it names the cells.
+
+    `what` the folder should be and by which command it is `written_by` are told in words.
+    """
+    from finetune.experiments.study.cells import study_hint
+
+    needed = ("run.json", "predictions.parquet")
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        if hint := study_hint(folder):
+            raise DataError(hint)
+        found = "it does not exist" if not folder.is_dir() else f"it lacks {' and '.join(missing)}"
+        raise DataError(
+            f"{folder} is not the result of {what}: {found}. A result folder holds "
+            f"{' and '.join(needed)} ({written_by})"
+        )

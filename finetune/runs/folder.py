@@ -227,25 +227,6 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
         raise DataError(f"{file} is not valid JSON lines: {error}") from None
 
 
-def check_result_files(folder: Path, what: str, written_by: str) -> None:
-    """Raise DataError unless a folder holds run.json and predictions.parquet; of a study it names the cells.
-
-    `what` the folder should be and by which command it is `written_by` are told in words.
-    """
-    from finetune.experiments.study.cells import study_hint
-
-    needed = ("run.json", "predictions.parquet")
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        if hint := study_hint(folder):
-            raise DataError(hint)
-        found = "it does not exist" if not folder.is_dir() else f"it lacks {' and '.join(missing)}"
-        raise DataError(
-            f"{folder} is not the result of {what}: {found}. A result folder holds "
-            f"{' and '.join(needed)} ({written_by})"
-        )
-
-
 def image_files(run: Mapping[str, Any], paths: np.ndarray) -> list[Path]:
     """Return the files of these image paths, under the folder that a run (run.json) read its images from."""
     root = Path(str(run.get("data_root", ".")))
