@@ -163,3 +163,47 @@ class CompareConfig:
     out: str | None = None
     resamples: int = 5000
     pictures: bool = True
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """A look at a data set without training.
+
+    Args:
+        quick: count and check the lists only; do not open every picture.
+        export: folder to write every fold's train, validation and test lists to (relative paths, CSV).
+        against: folder of such lists; it is an error when they are not the splits of this data.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    quick: bool = False
+    export: str | None = None
+    against: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateAgeConfig:
+    """A trained run on its own test images, or on any other data.
+
+    Args:
+        crop: own (pictures as they are), or detector: also cut out again by a face detector, to tell what the
+            crops made in use cost against those of the data.
+        detector: the YuNet face detector's ONNX file; null looks in the usual places.
+        face_crop: how the detector's faces are cut out: aligned, faces, plain, or auto (as the run's pictures
+            are: told by Adience's layout, measured on others).
+        face_margin: share of the face box added on every side for faces and plain; null is the style's own.
+        device: auto, cpu, cuda or cuda:1.
+        cache: where decoded pictures of other data are kept: auto (the user's cache folder), none, or one
+            named.
+        out: folder for predictions.parquet and evaluation.json; null writes nothing.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
+    crop: Literal["own", "detector"] = "own"
+    detector: str | None = None
+    face_crop: Literal["auto", "aligned", "faces", "plain"] = "auto"
+    face_margin: float | None = None
+    device: str = "auto"
+    cache: str = "auto"
+    out: str | None = None

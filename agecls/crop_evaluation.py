@@ -30,7 +30,7 @@ from finetune.metrics.bootstrap import paired_cluster_bootstrap
 from finetune.runs.folder import read_json, write_json
 
 if TYPE_CHECKING:
-    from agecls.commands import EvaluateAgeConfig
+    from agecls.config import EvaluateAgeConfig
 
 MEASURED, FEWEST_MEASURED = 256, 10
 SCORES = {"exact": exact_accuracy, "one_off": one_off_accuracy}

@@ -19,7 +19,7 @@ from finetune.images.manifest import Manifest
 from finetune.runs.folder import read_json, write_json
 
 if TYPE_CHECKING:
-    from agecls.commands import EvaluateAgeConfig
+    from agecls.config import EvaluateAgeConfig
     from finetune.images.cache import ImageSource
     from finetune.images.preprocess import PreprocessSpec
 

@@ -3,79 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from finegrained.config import (
     CompareConfig,
-    EvaluateAgainConfig,
+    CostConfig,
+    EvaluateFineConfig,
     FineConfig,
-    FineDataConfig,
     FineStudyConfig,
+    VerifyConfig,
 )
 from finegrained.recipes import RECIPES
 from finetune.cli.command import Command, choose_command
-
-
-@dataclass(frozen=True)
-class VerifyConfig:
-    """A look at a data set without training.
-
-    Args:
-        quick: count and check the lists only; do not open every picture.
-        write: file to write the table of images to (.csv or .parquet); null writes none.
-    """
-
-    data: FineDataConfig = field(default_factory=FineDataConfig)
-    quick: bool = False
-    write: str | None = None
-
-
-@dataclass(frozen=True)
-class EvaluateFineConfig:
-    """A trained run on its own test pictures, or on any other data of its classes.
-
-    Args:
-        weights: selected (model.safetensors) or other (the file beside it: best where last was selected).
-        device: auto, cpu, cuda or cuda:1.
-        cache: where decoded pictures are kept: auto (the user's cache folder), none, or one named.
-        workers: processes that prepare batches; -1 chooses by the number of cores.
-        out: folder for predictions.parquet and evaluation.json; null writes nothing.
-    """
-
-    data: FineDataConfig = field(default_factory=FineDataConfig)
-    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
-    weights: Literal["selected", "other"] = "selected"
-    device: str = "auto"
-    cache: str = "auto"
-    workers: int = -1
-    out: str | None = None
-
-
-@dataclass(frozen=True)
-class CostConfig:
-    """What heads cost on backbones: parameters, operations, speed and memory; nothing is downloaded.
-
-    Args:
-        heads: the heads to measure, by name or NAME:OPTION=VALUE; empty takes all.
-        backbones: the backbones, by name.
-        image_size: side of the network's input in pixels.
-        classes: number of classes.
-        batch_size: pictures at once where speed and memory are measured; at least 2.
-        repeats: timed steps after the warm-up, of which the median counts; 0 counts and times nothing.
-        device: auto, cpu, cuda or cuda:1.
-        out: Markdown file to write the table to; null writes none.
-    """
-
-    heads: tuple[str, ...] = ()
-    backbones: tuple[str, ...] = ("resnet50",)
-    image_size: int = 448
-    classes: int = 200
-    batch_size: int = 4
-    repeats: int = 5
-    device: str = "auto"
-    out: str | None = None
 
 
 def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:

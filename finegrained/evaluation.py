@@ -31,7 +31,7 @@ from finetune.training.optimization.distributed import World
 from finetune.training.optimization.precision import choose_precision
 
 if TYPE_CHECKING:
-    from finegrained.commands import EvaluateFineConfig
+    from finegrained.config import EvaluateFineConfig
 
 # How many of the classes recognised worst are printed.
 WORST = 5

@@ -33,7 +33,7 @@ from finetune.runs.folder import versions
 from finetune.training.optimization.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
-    from finegrained.commands import CostConfig
+    from finegrained.config import CostConfig
     from finetune.models.backbone import Features
 
 

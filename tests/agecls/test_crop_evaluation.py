@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from agecls import crop_evaluation as recropping
-from agecls.commands import EvaluateAgeConfig
-from agecls.config import AgeDataConfig
+from agecls.config import AgeDataConfig, EvaluateAgeConfig
 from agecls.crop_evaluation import crop_for_run, crop_report, face_of, find_faces, measured_crop
 from agecls.evaluation import evaluate_run
 from agecls.faces.crop import FaceCrop

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agecls.commands import EvaluateAgeConfig
-from agecls.config import AgeDataConfig, EvaluateAgainConfig, EvaluateConfig
+from agecls.config import AgeDataConfig, EvaluateAgainConfig, EvaluateAgeConfig, EvaluateConfig
 from agecls.evaluation import evaluate_run, model_files
 from agecls.results import AgeResult, Predictions
 from agecls.single import train_single
