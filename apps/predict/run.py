@@ -29,7 +29,7 @@ from finetune.runs.interrupts import StopRequest
 if TYPE_CHECKING:
     import numpy as np
 
-    from agecls.faces.detector import Face
+    from agecls.faces.alignment import Face
     from apps.config import PredictConfig
     from apps.runtime.session import OnnxClassifier
 
@@ -175,7 +175,7 @@ class GivenBox:
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return the face, none where its box lies outside the picture, uint8 (H, W, 3)."""
-        from agecls.faces.detector import Face
+        from agecls.faces.alignment import Face
 
         x, y, width, height = self.box
         outside = x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0

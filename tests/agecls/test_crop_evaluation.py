@@ -12,8 +12,9 @@ from agecls import crop_evaluation as recropping
 from agecls.config import AgeDataConfig, EvaluateAgeConfig
 from agecls.crop_evaluation import crop_for_run, crop_report, face_of, find_faces, measured_crop
 from agecls.evaluation import evaluate_run
+from agecls.faces.alignment import Face, crop_face
 from agecls.faces.crop import FaceCrop
-from agecls.faces.detector import Face, FaceDetector, crop_face
+from agecls.faces.detector import FaceDetector
 from agecls.results import AgeResult, Predictions
 from finetune.errors import DataError, UsageError
 from finetune.images.manifest import Manifest

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from agecls.faces.alignment import Face, crop_face
 from agecls.faces.crop import FaceCrop
-from agecls.faces.detector import Face, crop_face
 from apps.commands import COMMANDS
 from apps.config import PredictConfig
 from apps.predict.run import ThreadDetectors, predict_paths, split_words

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from agecls.faces.detector import Face
+from agecls.faces.alignment import Face
 from apps.predict.predict import Answer
 from apps.predict.writers import (
     FACE_COLUMNS,
