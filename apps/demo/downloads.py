@@ -41,7 +41,8 @@ def write_downloads(answer: Answer, folder: UploadFolder, paths: Sequence[str | 
         folder: where uploads and results are kept.
         paths: the pictures of the answer; those that are no uploads do not count.
     """
-    from apps.heatmap.heatmap import draw_png, to_csv
+    from apps.heatmap.heatmap import to_csv
+    from apps.heatmap.picture import draw_png
 
     came = arrival(folder, paths)
     found = answer.heat_map()

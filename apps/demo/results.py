@@ -25,7 +25,7 @@ def results_html(answer: Answer, notice: str = "") -> str:
     parts = ['<h2 class="crl-sr">Results</h2>']
     parts += [f'<p class="crl-status" role="status">{safe(answer.status)}</p>', _errors(answer)]
     if answer.rows:
-        from apps.heatmap.heatmap import to_html
+        from apps.heatmap.html import to_html
 
         single = len(answer.rows) == 1
         cards = "".join(_card(answer, row, opened=single) for row in answer.rows)

@@ -10,9 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from apps.heatmap.html import to_html, to_html_page
 from apps.heatmap.names import names_for_people
-from apps.heatmap.picture import draw_png, fits_png
 from finetune.errors import DataError, UsageError
 
 MAX_COLUMNS = 25  # classes up to which every class has a column
@@ -187,18 +185,3 @@ def safe_cell(text: str) -> str:
     """
     text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text
-
-
-__all__ = [
-    "MAX_COLUMNS",
-    "TOP",
-    "HeatMap",
-    "draw_png",
-    "fits_png",
-    "heat_map",
-    "names_for_people",
-    "safe_cell",
-    "to_csv",
-    "to_html",
-    "to_html_page",
-]

@@ -140,7 +140,9 @@ class HeatMapRows:
 
         Nothing is written where no picture was answered by every model.
         """
-        from apps.heatmap.heatmap import draw_png, fits_png, to_csv, to_html_page
+        from apps.heatmap.heatmap import to_csv
+        from apps.heatmap.html import to_html_page
+        from apps.heatmap.picture import draw_png, fits_png
 
         rows = [answers for answers in self._rows.values() if len(answers) == len(self._titles)]
         if not rows:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.heatmap.heatmap import heat_map, to_html, to_html_page
+from apps.heatmap.heatmap import heat_map
+from apps.heatmap.html import to_html, to_html_page
 
 VOID = {"img", "meta", "wbr", "br"}
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.heatmap.heatmap import draw_png, fits_png, heat_map
+from apps.heatmap.heatmap import heat_map
+from apps.heatmap.picture import draw_png, fits_png
 from finetune.errors import UsageError
 from finetune.figures import canvas
 from finetune.figures.canvas import VERMILION
