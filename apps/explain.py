@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from apps.config import ExplainConfig
-from apps.heatmap.encoding import encode_image
+from apps.heatmap.picture import encode_image
 from apps.predict.inputs import find_sources
 from apps.predict.views import safe_name, shortened
 from apps.predict.writers import on_one_line

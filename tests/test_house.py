@@ -122,7 +122,7 @@ TORCH_FREE = (
     "apps.doctor.run",
     "apps.doctor.checks",
     "apps.doctor.probes",
-    "apps.heatmap.encoding",
+    "apps.heatmap.picture",
     "apps.explain",
     "apps.export.card",
 )

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from apps.heatmap.encoding import encode_image
+from apps.heatmap.picture import encode_image
 
 
 def data_uri(image: np.ndarray, kind: str = ".png") -> str:

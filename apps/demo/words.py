@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from apps.demo.looks import MOST_COVERED
 from apps.demo.text import data_uri, safe
-from apps.heatmap.names import names_for_people
+from apps.heatmap.heatmap import names_for_people
 
 if TYPE_CHECKING:
     from apps.demo.examples import Examples

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.heatmap.encoding import encode_image
-from apps.heatmap.names import names_for_people
+from apps.heatmap.heatmap import names_for_people
+from apps.heatmap.picture import encode_image
 from apps.predict.predict import Answer
 from apps.predict.writers import on_one_line, readable
 from finetune.cli.console import format_table
