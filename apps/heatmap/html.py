@@ -7,11 +7,10 @@ import hashlib
 import unicodedata
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.heatmap.heatmap import short_names
+from apps.heatmap.heatmap import HeatMap, short_names
 from apps.heatmap.picture import encode_image
 from finetune.figures.canvas import (
     BLUES,
@@ -27,9 +26,6 @@ from finetune.figures.canvas import (
 from finetune.figures.heat_map import cell_text
 from finetune.images.preprocess import resize
 
-if TYPE_CHECKING:
-    from apps.heatmap.heatmap import HeatMap
-
 NAME_LIMIT, COLUMN_LIMIT = 44, 60  # characters of a picture's and of a class's name
 ONE_LINE = 24  # characters of a turned class name from which on it is told where the pointer rests as well
 UPRIGHT, FEW = 6, 4  # names up to so long are not turned; of so few columns they may be twice as long
@@ -37,7 +33,6 @@ WIDE = 10  # columns of a model from which on its name stands at their left, whe
 DENSE = 16  # columns of all models together from which on cells shrink
 THUMBNAIL = 96  # px; shown at half of that, so that it stays sharp on a phone
 JOINERS = "\u200c\u200d"  # letters of Persian, Hindi and emoji depend on them
-
 LEVELS = 40  # steps of the scale beside nought
 NIGHT = ("#17222e", "#17395a", "#1a5a94", "#2f83c9", "#74b6ea", "#b7dcf7", "#e3f2fd")
 NIGHT_INK, NIGHT_PAPER, NIGHT_MUTED, NIGHT_TRUTH = "#e8eef4", "#0e141b", "#9fb0c0", "#ff8a3d"

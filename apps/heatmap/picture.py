@@ -1,4 +1,4 @@
-"""The heat map as a PNG, to print or to show."""
+"""The heat map as a PNG, and pixels as the bytes of a picture file, for all programs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from apps.heatmap.heatmap import short_names
+from apps.heatmap.heatmap import HeatMap, short_names
 from finetune.errors import UsageError
 from finetune.figures import canvas
 from finetune.figures.heat_map import MARKS, NAME_LIMIT, Panel, RowLabels, draw_heat_map_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from apps.heatmap.heatmap import HeatMap
 
 MAX_ROWS, MAX_CELLS = 400, 12_000  # what viewers still open, and a few seconds of drawing
 
