@@ -73,7 +73,6 @@ TORCH_FREE = (
     "finegrained.config",
     "finegrained.data.cub",
     "finegrained.data.cars",
-    "finegrained.data.cars_by_class",
     "finegrained.data.load",
     "finegrained.data.folders",
     "finegrained.data.image_table",

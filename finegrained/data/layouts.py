@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finegrained.data import cars, cars_by_class, cub, folders
+from finegrained.data import cars, cub, folders
+from finegrained.data import cars as cars_by_class
 from finegrained.data.reading import OFFICIAL_CARS, OFFICIAL_CUB, FineReading, ReadingRules
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.folders import PART_NAMES, find_class_folders, stand_in
