@@ -12,8 +12,8 @@ import numpy as np
 from finegrained.config import FineDataConfig
 from finegrained.data.boxes import picture_boxes
 from finegrained.data.class_names import class_map, normalised
-from finegrained.data.leaks import refuse_seen_pictures
 from finegrained.data.load import read_fine_data, tell_reading
+from finegrained.data.splits import refuse_seen_pictures
 from finegrained.heads.crop_views import show_pictures
 from finegrained.record import MODEL_FILE
 from finegrained.results import FineResult, Predictions, refuse_run_folder

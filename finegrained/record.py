@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finegrained.data.leaks import content_hashes
+from finegrained.data.splits import content_hashes
 from finegrained.recipes import data_set_of
 from finegrained.results import KIND, Predictions
 from finegrained.scores import commonest_class_baseline, fine_scores
