@@ -204,7 +204,7 @@ class DflHead(Head):
     def explain(self, features: Features) -> Mapping[str, Tensor]:
         """Return "responses" (B, K k, h, w) of every detector, class-major, and "responses2" on two scales.
 
-        `finegrained.figures.detector_boxes` turns those of one picture and one class into boxes.
+        `finegrained.figures.detectors` turns those of one picture and one class into boxes.
         """
         return {
             f"responses{suffix}": stream.responses(features.maps[tap])
