@@ -1,4 +1,7 @@
-"""Read Stanford Cars where .mat files hold the labels: one folder (layout O) or train and test apart (S)."""
+"""Read Stanford Cars: labels in .mat files (layouts O and S), or folders by class with lists in CSV (K).
+
+In layout O all pictures lie in one folder, in layout S training and test pictures lie apart.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,6 @@ NUMBERINGS = (
     "cars_test (00001.jpg, five digits, listed by devkit/) are numbered differently: a list of one with the "
     "pictures of the other gives wrong labels"
 )
-
 NAMES, LISTS = "names.csv", {"train": "anno_train.csv", "test": "anno_test.csv"}
 PICTURE_FOLDERS = ("car_data/car_data", "car_data", "")
 

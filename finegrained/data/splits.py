@@ -1,4 +1,4 @@
-"""Training, validation and test rows of a fine-grained data set; no image is in two of them, nor tested once seen."""
+"""Training, validation and test rows of a data set: no image is in two of them, or tested that was seen."""
 
 from __future__ import annotations
 

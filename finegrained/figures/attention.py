@@ -26,7 +26,6 @@ Look = Callable[[np.ndarray, int], np.ndarray]
 
 NOTHING = "no evidence anywhere"
 ONE_CELL = "the last map has one cell"  # it cannot tell one place from another
-
 MODEL = "model.safetensors"
 CHOSEN_NOTE = (
     "Chosen by rule, not by eye: of the right and of the wrong answers four each, spread evenly over the "

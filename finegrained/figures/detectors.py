@@ -22,14 +22,13 @@ COLOURS = ("#F0E442", "#56B4E9", "#D55E00")  # Okabe and Ito's yellow, sky and v
 STROKE, EDGE = 2.2, 1.4  # points: a frame's line, and its dark edges together
 LABEL = (16.0, 13.0)  # points: room for the number of a detector, of two digits
 SIDE = 1.78  # inches: a picture of the grid
+CELLS = 11.5  # VGG's relu4_3 sees 92 px at a stride of 8
+SHARE = 0.35  # of the picture's shorter side: a larger box would show the whole object
 
 Box = tuple[float, float, float, float]
 
 # crop -> responses of all detectors, float (K k, h, w), class-major
 Respond = Callable[[np.ndarray], np.ndarray]
-
-CELLS = 11.5  # VGG's relu4_3 sees 92 px at a stride of 8
-SHARE = 0.35  # of the picture's shorter side: a larger box would show the whole object
 
 
 def draw_detectors(

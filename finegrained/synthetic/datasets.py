@@ -1,4 +1,7 @@
-"""Small made-up data sets in the real layouts of CUB-200-2011, class folders and Stanford Cars, all drawn."""
+"""Small made-up data sets in the layouts of CUB-200-2011 and class folders, and what all made-up ones share.
+
+Those of Stanford Cars are written by `finegrained.synthetic.cars`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from finetune.seeding import numpy_generator
 
 COLOURS = ("Rusty", "Mossy", "Snowy", "Sooty", "Dusky", "Amber", "Azure", "Ashen")
 KINDS = ("Finch", "Wren", "Gull", "Tern", "Warbler")
-
 DRAWN = "Drawn"
 TEST_SHARE = 0.4
 

@@ -13,7 +13,6 @@ from generalcls.data.locate import Layout, find_place
 
 CifarName = Literal["cifar10", "cifar100"]
 PARQUET = ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet")
-
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
