@@ -1,4 +1,4 @@
-"""The words of the demo's page, its few lines of script, and words and pixels from outside made fit for it."""
+"""The words of the demo's page, its lines of script, and words and pixels from outside made fit for it."""
 
 from __future__ import annotations
 
