@@ -19,7 +19,7 @@ from apps.demo import results as demo_results
 from apps.demo import startup as demo_start
 from apps.demo import text as demo_page
 from apps.demo import theme as demo_look
-from apps.demo.downloads import write_downloads
+from apps.demo.results import write_downloads
 from finetune.cli.console import say
 from finetune.runs.interrupts import HANGUP, StopRequest
 
