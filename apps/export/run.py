@@ -19,8 +19,8 @@ import onnx
 from apps.config import ExportConfig
 from apps.export.images import RunPictures, spread
 from apps.export.metadata import Member, build_facts, finished_facts
+from apps.export.parity import check_member, check_repeats
 from apps.export.plan import CARD, Plan, plan_exports, refuse_former_export, run_and_weights
-from apps.export.provenance import check_member, check_repeats
 from apps.export.simplify import tidy
 from apps.runtime.metadata import METADATA_KEY, ModelFacts, PrecisionName
 from finetune.cli.console import say, table
