@@ -109,7 +109,6 @@ TORCH_FREE = (
     "apps.predict.predict",
     "apps.predict.inputs",
     "apps.predict.loader",
-    "apps.predict.video_frames",
     "apps.predict.writers",
     "apps.predict.views",
     "apps.predict.summary",

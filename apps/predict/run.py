@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.doctor.checks import refuse_twins
-from apps.predict.inputs import Found, find_sources, read_list
+from apps.predict.inputs import Found, check_fps, find_sources, read_list
 from apps.predict.predict import Answer, predict_pictures, unique_titles
 from apps.predict.summary import Tally, described, say_plan
-from apps.predict.video_frames import check_fps
 from apps.predict.views import HeatMapRows, LookFolder, TerminalTable
 from apps.predict.writers import SUFFIXES, Layout, check_suffix, on_one_line, open_predictions, readable
 from finetune.cli.console import progress, say
