@@ -21,11 +21,11 @@ from apps.doctor.checks import (
     check_environment,
     check_packages,
     check_threads,
+    check_weights,
     cpu_quota,
     find_twins,
     refuse_twins,
 )
-from apps.doctor.weight_files import check_weights
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import ResourceError

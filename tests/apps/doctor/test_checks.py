@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -8,15 +10,18 @@ import pytest
 
 from apps.doctor import checks as doctor_checks
 from apps.doctor.checks import (
+    LISTED,
     check_disk,
     check_environment,
     check_packages,
     check_threads,
+    check_weights,
     cpu_quota,
     families,
     find_twins,
     refuse_twins,
     requirement,
+    torch_checkpoints,
 )
 from finetune.errors import ResourceError
 
@@ -209,3 +214,54 @@ def test_variables_that_are_ignored_or_switch_downloads_off_are_noted():
     )
     assert gradio.found.startswith("GRADIO_SERVER_NAME, GRADIO_SHARE: set, and ignored by crl demo")
     assert hub.status == "note"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without any weights: a working folder, a hub cache and a torch cache of its own."""
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path
+
+
+def put(file: Path, size: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(bytes(size))
+
+
+def test_what_lies_in_the_caches_and_in_weights_is_named_with_its_size(home: Path):
+    put(home / "hub/models--timm--resnet18.a1_in1k/blobs/0a", 46_800_000)
+    snapshot = home / "hub/models--timm--resnet18.a1_in1k/snapshots/c0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to("../../blobs/0a")
+    put(home / "hub/models--timm--half/snapshots/c0/config.json", 10)
+    put(home / "torch/hub/checkpoints/vgg.pth", 1_500_000)
+    put(home / "weights/own\x1b.safetensors", 2_000_000)
+    put(home / "weights/face.onnx", 5)
+    finding = check_weights()
+    assert finding.status == "ok"
+    assert finding.found == (
+        f"timm/resnet18.a1_in1k (46.8 MB), {home}/torch/hub/checkpoints/vgg.pth (1.5 MB), "
+        "weights/own\\x1b.safetensors (2.0 MB)"
+    )
+
+
+def test_nothing_is_a_note_that_says_where_was_looked(home: Path):
+    finding = check_weights()
+    assert finding.status == "note"
+    assert finding.found == f"none in {home}/hub, {torch_checkpoints()} and ./weights"
+    assert "crl doctor --backbone NAME" in finding.repair
+
+
+def test_many_are_counted(home: Path):
+    for number in range(LISTED + 3):
+        put(home / f"weights/{number:02}.pth", 1)
+    assert check_weights().found.endswith(f"{LISTED - 1:02}.pth (0.0 MB) and 3 more")
+
+
+def test_torch_is_not_needed():
+    code = "import sys, apps.doctor.checks as w; w.check_weights(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
