@@ -1,4 +1,4 @@
-"""The right half of the demo's page: an answer as HTML, readable by eye, by keyboard and by ear, and as files."""
+"""The right half of the demo's page: an answer as HTML, readable by eye, keyboard and ear, and as files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 TOP = 5
 LONG = 12  # characters of a class's name from which on it is set smaller
 TABLE_CLASSES = 25  # a table with more columns is better read from the CSV file
-
 DRAWING = threading.Lock()  # matplotlib keeps its settings for the whole process
 
 

@@ -1,4 +1,4 @@
-"""What an installation can be asked without importing its parts: packages, disk, threads, variables."""
+"""What an installation can be asked without importing its parts: packages, disk, threads, weights."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from finetune.runs.files import free_bytes
 TOOLKIT = "crl-toolkit"
 LOW_BYTES, FEW_BYTES = 500_000_000, 5_000_000_000
 QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 LISTED = 12
 
@@ -248,5 +247,5 @@ def _in_hub(cache: Path) -> Iterator[tuple[str, int]]:
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, int]]:
     for file in sorted(folder.glob("*")):
-        if file.suffix in SUFFIXES and file.is_file():
+        if file.suffix in WEIGHT_SUFFIXES and file.is_file():
             yield str(file), file.stat().st_size

@@ -8,14 +8,12 @@ from typing import Any
 
 from apps.export import card_category as category
 from apps.export import card_scores as measured
-from apps.export.card_category import data_rows as category_rows
 from apps.export.card_scores import NOT_MEASURED
 from apps.export.crop import NOT_MEASURED as NOT_MEASURED_CROP
 from apps.runtime.metadata import ModelFacts
 from finetune.figures.markdown import code, escape, page, table
 
 FEW_CLASSES = 12
-
 UNKNOWN = "unknown"
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -210,7 +208,7 @@ def how_trained(facts: ModelFacts) -> str:
     """Return network, loss, data, split, settings and what the training began from, as a table."""
     rows = [("network", told(facts.architecture)), ("loss", told(facts.loss))]
     data, training = facts.card.get("data") or {}, facts.card.get("training") or {}
-    of_data = _data_rows if facts.task == "age" else category_rows
+    of_data = _data_rows if facts.task == "age" else category.data_rows
     rows += of_data(data, training) if data else [("data", told(facts.data))]
     settings = dict(facts.training) or {
         key: training[key] for key in ("seed", "epochs", "batch_size") if key in training

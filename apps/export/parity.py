@@ -1,7 +1,7 @@
 """An exported file against the trained model, and the trained model against its run's record.
 
-Real and random pictures, three batch sizes, every output. A run's weights must be those whose scores its record
-tells: files are copied by hand, too.
+Real and random pictures, three batch sizes, every output. A run's weights must be those whose scores its
+record tells: files are copied by hand, too.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ BATCHES = (1, 2, 7)
 FEWEST_REAL = 16
 RANDOM = 16
 TOLERANCE = 1e-4
-
-Answers = dict[str, np.ndarray]
-
 SAME = {"manifest": "table of images", "split": "split", "seed": "seed", "backbone": "backbone"}
 # The processor repeats itself to about 1e-6; a graphics card may have multiplied with ten bits.
 REPEAT_TOLERANCE, REPEAT_TOLERANCE_CARD = 1e-3, 1e-2
 REMEDY = "put the run's own file back, or train it again"
+
+Answers = dict[str, np.ndarray]
 
 
 def check_parity(
@@ -263,7 +262,6 @@ def check_repeats(
 def _compare_repeats(
     file: Path, graph: ExportGraph | EnsembleGraph, real: np.ndarray, wanted: np.ndarray, tolerance: float
 ) -> None:
-
     found = eager_answers(graph, real)["probs"].astype(np.float64)
     apart = float(np.abs(found - wanted).max())
     # Two classes that are equally probable within the tolerance may change places.

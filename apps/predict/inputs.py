@@ -1,4 +1,4 @@
-"""From the words of a command line to the pictures and videos they name, in the order a person expects."""
+"""From the words of a command line to the pictures and videos they name, and from a video to its frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm")
 ) | {".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
-
 CONTAINERS = "MP4, MOV, AVI, MKV, WebM"
 LATEST_END = 1.0  # seconds, or a twentieth of the whole: sound often lasts a little longer than the pictures
 
