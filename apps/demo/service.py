@@ -15,7 +15,8 @@ from agecls.faces.crop import FaceCrop
 from apps.demo.answer import Answer, Guess, Row
 from apps.demo.looks import look_at, most_looks
 from apps.predict.predict import unique_titles
-from apps.runtime.session import OnnxClassifier, check_same_classes
+from apps.runtime.session import OnnxClassifier
+from apps.runtime.side_by_side import check_same_classes
 from finetune.errors import CrlError
 from finetune.images.decode import BadImageError, decode_image
 

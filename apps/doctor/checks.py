@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.cli.console import on_one_line
-from finetune.errors import ResourceError
 from finetune.runs.files import free_bytes
 
 TOOLKIT = "crl-toolkit"
@@ -92,16 +91,6 @@ def find_twins() -> list[Finding]:
         mend = f'pip uninstall -y {" ".join(there)} && pip install "{wanted}"'
         findings.append(Finding(f"twin packages: {family.name}", "wrong", what, mend))
     return findings
-
-
-def refuse_twins() -> None:
-    """Raise ResourceError, with the commands that mend it, where twin packages are installed.
-
-    Takes a few milliseconds and imports nothing: to be called before the first of them is imported.
-    """
-    lines = [f"{finding.found}. Mend it with:\n  {finding.repair}" for finding in find_twins()]
-    if lines:
-        raise ResourceError("\n".join(lines))
 
 
 def requirement(package: str) -> str:

@@ -24,8 +24,8 @@ from apps.doctor.checks import (
     check_weights,
     cpu_quota,
     find_twins,
-    refuse_twins,
 )
+from apps.runtime.session import refuse_twins
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import ResourceError

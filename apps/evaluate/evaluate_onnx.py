@@ -17,8 +17,8 @@ from agecls.results import Predictions
 from agecls.scores import age_scores, slice_scores
 from apps.config import EvaluateOnnxConfig
 from apps.evaluate.reproduce_run import repeat_run, short_list, write_results
-from apps.runtime.session import OnnxClassifier, check_same_classes
-from apps.runtime.side_by_side import probabilities
+from apps.runtime.session import OnnxClassifier
+from apps.runtime.side_by_side import check_same_classes, probabilities
 from apps.runtime.views import Picture
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from apps.doctor.checks import refuse_twins
+from apps.doctor.checks import find_twins
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
 from apps.runtime.model_file import read_model_file
 from apps.runtime.views import Picture, check_picture, in_batches, views
@@ -231,23 +231,6 @@ class OnnxClassifier:
             raise ModelFileError(f"{self.path}: its probabilities {told}")
 
 
-def check_same_classes(models: Sequence[OnnxClassifier]) -> None:
-    """Raise ModelFileError, telling the lists apart, unless all models have the same classes in one order."""
-    for model in models[1:]:
-        first, names = models[0].class_names, model.class_names
-        if names == first:
-            continue
-        lost = [name for name in first if name not in names]
-        extra = [name for name in names if name not in first]
-        told = (
-            f"the second lacks {_few(lost)} and adds {_few(extra)}" if lost or extra else "in another order"
-        )
-        raise ModelFileError(
-            f"{models[0].path} and {model.path} have different classes and cannot stand side by side: "
-            f"{len(first)} and {len(names)}, {told}. Give them one after the other"
-        )
-
-
 def cuda_problem(index: int = 0) -> Problem | None:
     """Return why ONNX Runtime cannot use graphics card `index`; None where nothing speaks against it.
 
@@ -263,6 +246,16 @@ def cuda_problem(index: int = 0) -> Problem | None:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what library_problem tells better
         runtime.preload_dlls()
     return library_problem(runtime.cuda_version)
+
+
+def refuse_twins() -> None:
+    """Raise ResourceError, with the commands that mend it, where twin packages are installed.
+
+    Takes a few milliseconds and imports nothing: to be called before the first of them is imported.
+    """
+    lines = [f"{finding.found}. Mend it with:\n  {finding.repair}" for finding in find_twins()]
+    if lines:
+        raise ResourceError("\n".join(lines))
 
 
 def load_runtime() -> Any:
@@ -337,7 +330,3 @@ def _failure(path: Path, what: str, error: Exception) -> CrlError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
-def _few(names: Sequence[str]) -> str:
-    return (", ".join(names[:5]) + (" ..." if len(names) > 5 else "")) or "nothing"

@@ -19,10 +19,10 @@ from apps.doctor.checks import (
     cpu_quota,
     families,
     find_twins,
-    refuse_twins,
     requirement,
     torch_checkpoints,
 )
+from apps.runtime.session import refuse_twins
 from finetune.errors import ResourceError
 
 REQUIRES = [

@@ -14,7 +14,8 @@ import pytest
 
 import apps.runtime.session
 import apps.runtime.views
-from apps.runtime.session import OnnxClassifier, Prediction, check_same_classes
+from apps.runtime.session import OnnxClassifier, Prediction
+from apps.runtime.side_by_side import check_same_classes
 from finetune.errors import ModelFileError, ResourceError, UsageError
 from finetune.images.decode import BadImageError
 from finetune.images.preprocess import prepare, preprocess
