@@ -17,9 +17,9 @@ from agecls.results import Predictions
 from agecls.scores import age_scores, slice_scores
 from apps.config import EvaluateOnnxConfig
 from apps.evaluate.reproduce_run import repeat_run, short_list, write_results
+from apps.runtime.batching import Picture
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import check_same_classes, probabilities
-from apps.runtime.views import Picture
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.images.manifest import Manifest

@@ -11,7 +11,7 @@ import numpy as np
 
 from apps.config import EvaluateOnnxConfig
 from apps.run_results import Predictions, RunResult, load_run
-from apps.runtime.cut_pictures import files_or_cuts
+from apps.runtime.batching import files_or_cuts
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table

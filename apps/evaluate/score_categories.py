@@ -11,7 +11,7 @@ import numpy as np
 from agecls.config import AgeDataConfig
 from apps.config import EvaluateOnnxConfig
 from apps.evaluate.reproduce_run import short_list
-from apps.runtime.cut_pictures import files_or_cuts
+from apps.runtime.batching import files_or_cuts
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finegrained.config import FineDataConfig

@@ -13,7 +13,7 @@ import numpy as np
 
 from agecls.faces.crop import FaceCrop
 from apps.predict.loader import Picture, Seen, stream_pictures
-from apps.runtime.views import views
+from apps.runtime.batching import views
 from finetune.cli.machine import core_count
 from finetune.images.preprocess import TEST_CROPS
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from apps.doctor.checks import find_twins
+from apps.runtime.batching import Picture, check_picture, in_batches, views
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
 from apps.runtime.model_file import read_model_file
-from apps.runtime.views import Picture, check_picture, in_batches, views
 from finegrained.data.class_names import normalised
 from finetune.cli.machine import core_count
 from finetune.errors import CrlError, ModelFileError, ResourceError, UsageError

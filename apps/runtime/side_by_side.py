@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from apps.runtime.batching import Picture, in_batches, views
 from apps.runtime.session import OnnxClassifier
-from apps.runtime.views import Picture, in_batches, views
 from finegrained.data.class_names import normalised
 from finetune.cli.console import progress
 from finetune.errors import ModelFileError

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+import apps.runtime.batching
 import apps.runtime.session
-import apps.runtime.views
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
 from apps.runtime.session import OnnxClassifier, cuda_problem, load_runtime
 from finetune.errors import ResourceError, UsageError
