@@ -25,13 +25,12 @@ from apps.doctor.checks import (
     cpu_quota,
     find_twins,
 )
-from apps.runtime.session import refuse_twins
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import ResourceError
 from finetune.figures.canvas import count_text
 
-__all__ = ["Finding", "refuse_twins", "run_doctor"]
+__all__ = ["Finding", "run_doctor"]
 
 MOST_SECONDS = 60.0
 SIGNS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
