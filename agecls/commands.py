@@ -40,6 +40,10 @@ def cross_validate(config: CrossValidationConfig, words: Mapping[str, str]) -> d
 
 def evaluate(config: EvaluateAgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Score a run on its own test images or on other data, whole and in slices."""
+    if config.crop == "detector":
+        from agecls.crop_evaluation import evaluate_recropped
+
+        return evaluate_recropped(Path(words["run"]), config)
     from agecls.evaluation import evaluate_run
 
     return evaluate_run(Path(words["run"]), config)

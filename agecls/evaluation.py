@@ -31,13 +31,10 @@ def evaluate_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
 
     Without data in the configuration the run's own test predictions are scored. With data, its images are
     shown to the run's model; a cross-validation's folds each predict and their probabilities are averaged,
-    which is refused for images that the folds were trained on. With `crop` "detector" the pictures
-    are also cut out again by a face detector, and what that costs is returned (`agecls.crop_evaluation`).
+    which is refused for images that the folds were trained on. Pictures are shown as they are; what cutting
+    them out again by a face detector costs is told by `agecls.crop_evaluation.evaluate_recropped`.
     """
-    if config.crop == "detector":
-        from agecls.crop_evaluation import evaluate_recropped
-
-        return evaluate_recropped(folder, config)
+    assert config.crop == "own", "crops by a detector are evaluated by agecls.crop_evaluation"
     refuse_unused(config)
     if config.data.root is None and config.data.table is None:
         predictions, asked = own_predictions(folder, config), "the run's own test images"
