@@ -16,15 +16,14 @@ from typing import Any
 
 from apps.config import DoctorConfig
 from apps.doctor.checks import (
-    Finding,
     check_disk,
     check_environment,
     check_packages,
     check_threads,
     check_weights,
     cpu_quota,
-    find_twins,
 )
+from apps.runtime.installed import Finding, find_twins
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import ResourceError

@@ -17,7 +17,7 @@ from apps.predict.predict import Answer, predict_pictures, unique_titles
 from apps.predict.summary import Tally, described, say_plan
 from apps.predict.views import HeatMapRows, LookFolder, TerminalTable
 from apps.predict.writers import SUFFIXES, Layout, check_suffix, on_one_line, open_predictions, readable
-from apps.runtime.session import refuse_twins
+from apps.runtime.installed import refuse_twins
 from finetune.cli.console import progress, say
 from finetune.cli.machine import core_count
 from finetune.errors import CrlError, InterruptedRunError, ResourceError, UsageError

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from apps.doctor.checks import find_twins
 from apps.runtime.batching import Picture, check_picture, in_batches, views
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
+from apps.runtime.installed import refuse_twins
 from apps.runtime.model_file import read_model_file
 from finegrained.data.class_names import normalised
 from finetune.cli.machine import core_count
@@ -246,16 +246,6 @@ def cuda_problem(index: int = 0) -> Problem | None:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what library_problem tells better
         runtime.preload_dlls()
     return library_problem(runtime.cuda_version)
-
-
-def refuse_twins() -> None:
-    """Raise ResourceError, with the commands that mend it, where twin packages are installed.
-
-    Takes a few milliseconds and imports nothing: to be called before the first of them is imported.
-    """
-    lines = [f"{finding.found}. Mend it with:\n  {finding.repair}" for finding in find_twins()]
-    if lines:
-        raise ResourceError("\n".join(lines))
 
 
 def load_runtime() -> Any:
