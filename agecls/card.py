@@ -28,8 +28,8 @@ from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval
+from finetune.runs.files import json_text
 from finetune.runs.folder import read_json
-from finetune.runs.strict_json import json_text
 
 ADULT = 18
 OLDEST_YOUTH = 20  # a group may hold ages on both sides of 18 up to here: Adience's 15-20 does

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from agecls.config import EvaluateAgeConfig
+from agecls.faces.alignment import Face, crop_face
 from agecls.faces.crop import MAX_ASPECT, MAX_DROP, MAX_MARGIN, FaceCrop, crop_of_run
-from agecls.faces.detector import Face, FaceDetector, build_detector, crop_face, missing_detector_message
+from agecls.faces.detector import FaceDetector, build_detector, missing_detector_message
 from agecls.scores import exact_accuracy, one_off_accuracy
 from agecls.task import TASK
 from finetune.cli.console import progress, say, table

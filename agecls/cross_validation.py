@@ -27,10 +27,9 @@ from finetune.experiments.run import (
 )
 from finetune.experiments.task import Task
 from finetune.images.manifest import Manifest
-from finetune.runs.config_file import CONFIG_NAME, config_changes
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, config_changes
 from finetune.runs.folder import RunFolder, read_json
 from finetune.runs.lock import LOCK_NAME
-from finetune.training.config import FREE_KEYS
 from finetune.training.optimization.distributed import World
 
 

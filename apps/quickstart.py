@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import UsageError
-from finetune.runs.atomic import check_writable
+from finetune.runs.files import check_writable
 
 if TYPE_CHECKING:
     from agecls.config import CrossValidationConfig

@@ -11,7 +11,7 @@ from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import is_drawn
 from finegrained.task import TASK
 from finetune.experiments.result import Result
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text
 
 INTENDED_USE = (
     "research on telling look-alike categories apart and on loss functions; sorting pictures that show one "

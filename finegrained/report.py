@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from finegrained import report_sections
+from finegrained.figures.attention import draw_model_pictures
 from finegrained.figures.class_accuracy import draw_class_accuracy
 from finegrained.figures.confusions import (
     PAIRS_DRAWN,
@@ -20,7 +21,6 @@ from finegrained.figures.confusions import (
     draw_confused_heat_map,
     draw_confused_pairs,
 )
-from finegrained.figures.model_pictures import draw_model_pictures
 from finegrained.published import list_hash
 from finegrained.scores import fine_scores
 from finetune.cli.console import say
@@ -29,7 +29,7 @@ from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.experiments.task import Sections
 from finetune.figures.markdown import Picture
 from finetune.metrics.classification import confusion_matrix
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 from finetune.runs.folder import image_files
 
 PAIRS_KEPT = 50  # of report.json; confusions.csv has every kind of mistake

@@ -97,11 +97,10 @@ def keep_run(
 ) -> dict[str, Any]:
     """Write the model, metrics.jsonl, the report and, last, run.json; return its object."""
     from finetune.cli.command import command_line
-    from finetune.experiments.study.figures import draw_error_curves
+    from finetune.experiments.study.curve_figures import draw_error_curves
     from finetune.models.bundle import save_bundle
-    from finetune.runs.atomic import write_bytes
+    from finetune.runs.files import json_text, write_bytes
     from finetune.runs.folder import versions, write_json
-    from finetune.runs.strict_json import json_text
     from finetune.training.config import to_dict
 
     folder, data = Path(config.run.dir), trainer.data

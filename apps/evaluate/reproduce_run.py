@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from apps.config import EvaluateOnnxConfig
-from apps.runtime.cut_pictures import files_or_cuts
+from apps.runtime.batching import files_or_cuts
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table

@@ -12,7 +12,7 @@ from finetune.experiments.record import RECORD_FILE
 from finetune.experiments.result import model_files
 from finetune.experiments.study.cells import CELL_FILE, study_hint
 from finetune.experiments.task import Task, find_task, load_task, task_names
-from finetune.runs.atomic import check_writable
+from finetune.runs.files import check_writable
 from finetune.runs.folder import read_json
 
 CARD = "README.md"

@@ -15,7 +15,7 @@ from finetune.experiments.sections import CURVES_NOTE, FIGURES, figure, not_draw
 from finetune.experiments.task import Task
 from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
 from finetune.figures.markdown import Picture, escape, page, show_pictures
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 from finetune.runs.folder import write_json
 
 RESAMPLES = 2000

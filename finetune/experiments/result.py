@@ -14,9 +14,10 @@ from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
 from finetune.experiments.run_settings import loss_text
+from finetune.experiments.study.cells import study_hint
 from finetune.experiments.task import Task, task_of
 from finetune.images.manifest import Manifest
-from finetune.runs.folder import check_result_files, read_config, read_json, read_json_lines
+from finetune.runs.folder import read_config, read_json, read_json_lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +163,24 @@ def refuse_run_folder(out: Path) -> None:
         raise UsageError(
             f"--out {out} is a run's own folder, whose predictions would be overwritten; name another "
             f"folder, such as {out.parent / (out.name + '-again')}"
+        )
+
+
+def check_result_files(folder: Path, what: str, written_by: str) -> None:
+    """Raise DataError unless a folder holds run.json and predictions.parquet; of a study it names the cells.
+
+    `what` the folder should be and by which command it is `written_by` are told in words.
+    """
+
+    needed = ("run.json", "predictions.parquet")
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        if hint := study_hint(folder):
+            raise DataError(hint)
+        found = "it does not exist" if not folder.is_dir() else f"it lacks {' and '.join(missing)}"
+        raise DataError(
+            f"{folder} is not the result of {what}: {found}. A result folder holds "
+            f"{' and '.join(needed)} ({written_by})"
         )
 
 

@@ -19,10 +19,10 @@ from finetune.images.cache import ImageSource, open_pictures
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.bundle import save_bundle
 from finetune.models.heads.registry import head_class, resolved
-from finetune.runs.config_file import config_changes
+from finetune.runs.config_file import FREE_KEYS, config_changes
+from finetune.runs.files import to_plain
 from finetune.runs.folder import RunFolder, check_content, read_config, read_json
-from finetune.runs.strict_json import to_plain
-from finetune.training.config import FREE_KEYS, to_dict
+from finetune.training.config import to_dict
 from finetune.training.data import TrainingData
 from finetune.training.fit import Fitted, fit
 from finetune.training.learner import spec_of

@@ -21,7 +21,7 @@ from finetune.figures.markdown import (
     show_pictures,
     table,
 )
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 
 Comparison = Mapping[str, Any]
 CONTROLLED = {

@@ -12,10 +12,9 @@ from typing import Any, Literal, Protocol
 
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.config import ComparisonConfig
-from finetune.runs.config_file import CONFIG_NAME
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS
 from finetune.runs.folder import RunFolder, check_content
 from finetune.runs.lock import LOCK_NAME, FolderLock
-from finetune.training.config import FREE_KEYS
 
 # What of a study's configuration says which cells there are: it may change while the folder stays.
 CELL_KEYS = tuple(item.name for item in fields(ComparisonConfig))
