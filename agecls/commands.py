@@ -19,7 +19,7 @@ def evaluate(config: EvaluateAgeConfig, words: Mapping[str, str]) -> dict[str, A
     """Score a run on its own test images or on other data, whole and in slices, or with other crops."""
     from agecls.evaluation import evaluate_age_run
 
-    return evaluate_age_run(Path(words["run"]), config)
+    return evaluate_age_run(TASK, Path(words["run"]), config)
 
 
 def cross_validate(config: CrossValidationConfig, words: Mapping[str, str]) -> dict[str, Any]:

@@ -156,16 +156,16 @@ def claim_folder(task: Task, folder: Path, config: CrossValidationConfig) -> Non
 def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Join the folds' predictions and records into the result's own, then score, draw and report."""
     task, manifest = experiment.task, experiment.data.manifest
-    folds = [Result.load(fold_folder(folder, split.fold), task) for split in experiment.splits]
+    folds = [Result.load(fold_folder(folder, split.fold), task.form) for split in experiment.splits]
     refuse_mixed_folds(folds)
-    record = joined_record(folds, manifest, task.kinds[-1])
+    record = joined_record(folds, manifest, task.form.kinds[-1])
     content = kept_options(task, experiment.config)
     with RunFolder.open(folder, content, resume="auto", free_keys=FREE_KEYS, wait_seconds=60) as run:
         manifest.save(folder / "manifest.parquet")
         join_predictions([fold.predictions for fold in folds]).write(folder / "predictions.parquet")
         record.write(run.path / RECORD_FILE)
         train_labels = {split.fold: manifest.label[split.train] for split in experiment.splits}
-        report = report_result(Result.load(folder, task), train_labels)
+        report = report_result(task, Result.load(folder, task.form), train_labels)
     task.tell(report)
     say(f"report: {folder / 'report.md'}")
     return report

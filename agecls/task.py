@@ -13,6 +13,7 @@ import numpy as np
 from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig, VerifyAgeConfig
 from agecls.data.folds import shared_people
 from agecls.data.read import check_contents, make_age_splits, read_data
+from agecls.result_form import AGE_RESULT
 from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import ALL, Split, Splits
@@ -31,7 +32,6 @@ from finetune.images.manifest import Manifest
 if TYPE_CHECKING:
     from finetune.experiments.record import RunRecord
     from finetune.experiments.result import Result
-    from finetune.experiments.run import Experiment
     from finetune.figures.markdown import Picture
 
 STUDY_NOTES = (
@@ -47,14 +47,10 @@ class AgeTask(Task):
 
     name = "age"
     title = "Age groups"
-    kinds = ("age_fold", "age_cv")
-    result_of = "a cross-validation"
-    written_by = "crl age cv writes them when its folds are finished"
+    form = AGE_RESULT
     class_unit = "group"
     part_unit = "fold"
     ordered = True
-    columns = ("subject", "user", "gender", "age", "fold")
-    may_be_empty = ("age",)
     config_type = AgeConfig
     call_options = ("folds", "devices", "report")
     cell_files = ("run.json", "predictions.parquet", "manifest.parquet", "report.json", "report.md")
@@ -170,19 +166,19 @@ class AgeTask(Task):
 
         return age_scores(predictions.probs, predictions.target)
 
-    def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:
+    def facts(self, config: AgeConfig, data: TaskData, splits: Splits, split: Split) -> dict[str, Any]:
         """Return the fold, the protocol, and how many subjects there are and are shared."""
-        manifest = experiment.data.manifest
+        manifest = data.manifest
         return {
             "fold": split.fold,
-            "protocol": experiment.config.data.protocol,
+            "protocol": config.data.protocol,
             "subjects": len(set(manifest["subject"].tolist())),
-            "shared_people": shared_people(experiment.splits.splits, manifest),
+            "shared_people": shared_people(splits.splits, manifest),
         }
 
-    def table(self, experiment: Experiment, split: Split) -> Manifest:  # noqa: ARG002
+    def table(self, data: TaskData, split: Split) -> Manifest:  # noqa: ARG002
         """Return the table as it was read."""
-        return experiment.data.manifest
+        return data.manifest
 
     def summary(self, record: RunRecord, split: Split) -> str | None:
         """Return the fold's accuracies and minutes; None where nothing was tested."""

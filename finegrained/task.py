@@ -11,6 +11,7 @@ import numpy as np
 from finegrained.config import FineConfig, FineDataConfig, FineStudyConfig, VerifyFineConfig
 from finegrained.data.boxes import picture_boxes
 from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
+from finegrained.result_form import FINE_RESULT
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
@@ -22,7 +23,6 @@ from finetune.metrics.classification import confusion_matrix
 if TYPE_CHECKING:
     from finetune.experiments.record import RunRecord
     from finetune.experiments.result import Result
-    from finetune.experiments.run import Experiment
     from finetune.figures.markdown import Picture
 
 KIND = "fine_run"
@@ -44,14 +44,10 @@ class CategoryTask(Task):
 
     name = "fine"
     title = "Fine-grained recognition"
-    kinds = (KIND,)
-    result_of = "a fine-grained run"
-    written_by = "crl fine train writes them when it ends; an interrupted run goes on with --run.resume auto"
+    form = FINE_RESULT
     class_unit = "class"
     part_unit = "run"
     ordered = False
-    columns = ()
-    may_be_empty = ()
     config_type = FineConfig
     call_options = ()
     cell_files = (
@@ -180,11 +176,16 @@ class CategoryTask(Task):
             return found
         return {**found, "baseline": commonest_class_baseline(train_labels, target, names)}
 
-    def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:  # noqa: ARG002
+    def facts(
+        self,
+        config: FineConfig,
+        data: TaskData,
+        splits: Splits,  # noqa: ARG002
+        split: Split,  # noqa: ARG002
+    ) -> dict[str, Any]:
         """Return the data set, whether it is the published one, how images are cut, and the protocol."""
         from finegrained.recipes import data_set_of
 
-        data, config = experiment.data, experiment.config
         return {
             "data_set": data_set_of(data.policy, data.manifest.class_names),
             "subset": config.data.subset,
@@ -193,11 +194,11 @@ class CategoryTask(Task):
             "protocol": protocol(data, config.data),
         }
 
-    def table(self, experiment: Experiment, split: Split) -> Manifest:
+    def table(self, data: TaskData, split: Split) -> Manifest:
         """Return the table with the part of each image and the hash of its file."""
         from finetune.experiments.data_checks import content_hashes
 
-        manifest = experiment.data.manifest
+        manifest = data.manifest
         parts = split.part_names(len(manifest))
         return manifest.with_column("part", parts).with_column("sha256", content_hashes(manifest))
 

@@ -100,7 +100,7 @@ def exported_task(kind: str) -> Task:
         raise UsageError(f"a run of the general study {NOT_EXPORTED}")
     found = find_task(kind or "age_fold")
     if found is None:
-        kinds = [known for name in task_names() for known in load_task(name).kinds]
+        kinds = [known for name in task_names() for known in load_task(name).form.kinds]
         raise UsageError(f"a run of kind {kind!r} cannot be exported; can be: {', '.join(kinds)}")
     return found
 

@@ -22,6 +22,7 @@ RESAMPLES = 2000
 
 
 def report_result(
+    task: Task,
     result: Result,
     train_labels: Mapping[int, np.ndarray] | None = None,
     *,
@@ -31,6 +32,7 @@ def report_result(
     """Score a result and write pictures/, the task's tables, report.json and report.md into its folder.
 
     Args:
+        task: whose scores, figures and sections the report has.
         result: a finished run or cross-validation with at least one test image.
         train_labels: fold -> labels trained on, for the baseline; None leaves its choice to the task.
         resamples: bootstrap resamples.
@@ -41,7 +43,6 @@ def report_result(
 
     Raises DataError for a result without test images.
     """
-    task = result.task
     if not len(result.predictions):
         raise DataError(f"{result.folder} tested no image, so there is nothing to report")
     record: dict[str, Any] = {
@@ -55,20 +56,18 @@ def report_result(
         say(f"note: not drawn: {note}")
     record["not_drawn"] = missing
     task.write_tables(result, record)
-    figures = [*figures, *draw_shared(result)]
+    figures = [*figures, *draw_shared(task, result)]
     write_report(task, result.folder, record, figures)
     return record | {"pictures": [picture.file.as_posix() for picture in figures]}
 
 
-def draw_shared(result: Result) -> list[Picture]:
+def draw_shared(task: Task, result: Result) -> list[Picture]:
     """Draw the learning curves and the reliability diagram, which every task's report has."""
     found, place, made = result.predictions, result.folder / FIGURES, []
     if any(result.curves.values()):
-        draw_learning_curves(
-            list(result.curves.values()), place / "learning_curves.png", unit=result.task.part_unit
-        )
+        draw_learning_curves(list(result.curves.values()), place / "learning_curves.png", unit=task.part_unit)
         made.append(figure("learning_curves", "Learning curves", CURVES_NOTE))
-    draw_reliability(found.probs, found.target, place / "reliability.png", unit=result.task.class_unit)
+    draw_reliability(found.probs, found.target, place / "reliability.png", unit=task.class_unit)
     made.append(figure("reliability", "Reliability diagram", "Bins without an image are empty."))
     return made
 

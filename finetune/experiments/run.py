@@ -175,7 +175,7 @@ def write_results(
     save_weights(experiment, fitted, record, run.path)
     predictions.write(run.path / "predictions.parquet")
     if keep_table:
-        task.table(experiment, split).save(run.path / "manifest.parquet")
+        task.table(experiment.data, split).save(run.path / "manifest.parquet")
     record.write(run.path / RECORD_FILE)
     return record
 
@@ -185,7 +185,7 @@ def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Map
     config, manifest = experiment.config, experiment.data.manifest
     return RunRecord.from_dict(
         {
-            "kind": experiment.task.kinds[0],
+            "kind": experiment.task.form.kinds[0],
             **training_facts(config, fitted.learner),
             "class_names": list(manifest.class_names),
             "policy": experiment.data.policy,
@@ -197,7 +197,7 @@ def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Map
             "n_validation": len(split.val),
             "counts": {key: told for key, told in experiment.data.report.items() if key != "class_names"},
             "data_root": str(manifest.root.resolve()),
-            **experiment.task.facts(experiment, split),
+            **experiment.task.facts(config, experiment.data, experiment.splits, split),
             **fitted.facts,
         }
     )

@@ -19,13 +19,12 @@ import numpy as np
 
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.result import Result, ResultForm, check_result_files
 from finetune.experiments.splits import Split, Splits
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
-    from finetune.experiments.record import RunRecord
-    from finetune.experiments.result import Result
-    from finetune.experiments.run import Experiment
     from finetune.figures.markdown import Picture
 
 ENTRY_POINTS = "crl_toolkit.tasks"
@@ -156,14 +155,10 @@ class Task(Protocol):
 
     name: str  # the noun of the command line: age, fine
     title: str  # of its pages: "Age groups"
-    kinds: tuple[str, ...]  # of its runs' run.json; the first is a single run's, the last a joined result's
-    result_of: str  # "a cross-validation"; a result folder in words
-    written_by: str  # which command writes a result folder, in words
+    form: ResultForm  # what its result folders hold
     class_unit: str  # what one class is: group, class
     part_unit: str  # what one learning curve is of: fold, run
     ordered: bool  # whether the classes have an order, young to old
-    columns: tuple[str, ...]  # the predictions' own columns, in the order of the file
-    may_be_empty: tuple[str, ...]  # which of them may have empty cells
     measures: tuple[Measure, ...]  # every score that is shown anywhere; the first is the headline
     config_type: type[Any]  # the configuration of a single run
     call_options: tuple[str, ...]  # options that belong to one call: config.yaml of joined results lacks them
@@ -217,10 +212,10 @@ class Task(Protocol):
     def scores(self, predictions: Predictions, train_labels: np.ndarray | None = None) -> dict[str, Any]:
         """Return every score of these predictions, ready for JSON; with training labels a baseline's too."""
 
-    def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:
+    def facts(self, config: Any, data: TaskData, splits: Splits, split: Split) -> dict[str, Any]:
         """Return what run.json records of this task's data besides what every task's does."""
 
-    def table(self, experiment: Experiment, split: Split) -> Manifest:
+    def table(self, data: TaskData, split: Split) -> Manifest:
         """Return the table of images as a single run keeps it."""
 
     def summary(self, record: RunRecord, split: Split) -> str | None:
@@ -316,13 +311,20 @@ def load_task(name: str) -> Task:
 
 def find_task(kind: str) -> Task | None:
     """Return the installed task whose runs are of this kind; None where no task has such runs."""
-    return next((task for task in map(load_task, task_names()) if kind in task.kinds), None)
+    return next((task for task in map(load_task, task_names()) if kind in task.form.kinds), None)
 
 
-def task_of(kind: str, file: Path) -> Task:
-    """Return the task of a run of this kind, read from `file`; DataError lists the kinds there are."""
-    found = find_task(kind)
-    if found is None:
-        kinds = [known for name in task_names() for known in load_task(name).kinds]
-        raise DataError(f'{file}: its "kind" is {kind!r}; runs that are read are {", ".join(kinds)}')
-    return found
+def open_result(folder: Path) -> tuple[Task, Result]:
+    """Return a finished run of any installed task, and its task.
+
+    Raises what `Result.load` raises, and DataError, listing the kinds there are, for a run of no task.
+    """
+    check_result_files(folder, "a finished run", "a run's command writes them when it ends")
+    kind = RunRecord.read(folder / RECORD_FILE).kind
+    task = find_task(kind)
+    if task is None:
+        kinds = [known for name in task_names() for known in load_task(name).form.kinds]
+        raise DataError(
+            f'{folder / RECORD_FILE}: its "kind" is {kind!r}; runs that are read are {", ".join(kinds)}'
+        )
+    return task, Result.load(folder, task.form)

@@ -63,7 +63,7 @@ def report_run(
     task, page, stored = experiment.task, folder / "report.md", folder / "report.json"
     if again or not (page.is_file() and stored.is_file()):
         labels = experiment.data.manifest.label[split.train]
-        report = report_result(Result.load(folder, task), {split.fold: labels})
+        report = report_result(task, Result.load(folder, task.form), {split.fold: labels})
     else:
         report = dict(read_json(stored))
     task.tell(report)

@@ -260,7 +260,7 @@ def test_a_single_run_and_one_that_tested_nothing(faces, tmp_path):
         reset()
     one = age_card(tmp_path / "one", None)
     assert one["metrics"]["fold"] == 1
-    assert one["metrics"]["n"] == len(Result.load(tmp_path / "one", TASK).predictions)
+    assert one["metrics"]["n"] == len(Result.load(tmp_path / "one", TASK.form).predictions)
     assert one["card"]["data"]["kind"] == "table"
     assert any(text.startswith("Gender") for text in one["card"]["not_measured"])
     with pytest.raises(UsageError, match="run of fold 1"):

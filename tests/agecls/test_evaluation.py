@@ -58,7 +58,7 @@ def test_slices_cover_every_image_and_small_cells_have_counts_only(pair, tmp_pat
 def test_another_table_is_predicted_by_all_folds_together(pair, others, other_faces, tmp_path):
     summary = evaluate_run(pair[0], asked(tmp_path, **others))
     assert summary["n"] == len(listed_rows(other_faces))
-    names = Result.load(pair[0], TASK).class_names
+    names = Result.load(pair[0], TASK.form).class_names
     together = Predictions.read(tmp_path / "out" / "predictions.parquet", names)
     assert 100 * together.correct.mean() == pytest.approx(summary["exact"])
     single_probs = []
@@ -72,7 +72,7 @@ def test_another_table_is_predicted_by_all_folds_together(pair, others, other_fa
 
 
 def test_more_crops_give_other_probabilities_of_the_same_images(pair, others, tmp_path):
-    names = Result.load(pair[0], TASK).class_names
+    names = Result.load(pair[0], TASK.form).class_names
     found = {}
     for crops in ("center", "flip", "ten"):
         evaluate_run(pair[0] / "fold0", asked(tmp_path, crops=crops, **others))

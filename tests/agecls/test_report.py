@@ -28,7 +28,7 @@ PROMISED = (
 def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A reported result folder and what `report_result` returned."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    return folder, report_result(make_result(folder), resamples=RESAMPLES)
+    return folder, report_result(TASK, make_result(folder), resamples=RESAMPLES)
 
 
 def section(folder: Path, name: str) -> str:
@@ -64,7 +64,7 @@ def test_headline_shows_the_numbers_of_the_json(reported: tuple[Path, dict[str, 
 
 
 def test_albums_get_an_interval_of_their_own(tmp_path: Path):
-    record = report_result(make_result(tmp_path / "run", albums=True), resamples=RESAMPLES)
+    record = report_result(TASK, make_result(tmp_path / "run", albums=True), resamples=RESAMPLES)
     low, high = record["intervals_by_user"]["exact_mean"]
     assert record["users"] < record["subjects"]
     assert f"({record['users']} users resampled)" in section(tmp_path / "run", "Result")
@@ -135,7 +135,7 @@ def test_use_names_the_gaps_and_what_the_model_is_not_for(reported: tuple[Path, 
 
 
 def test_groups_without_images_are_said_not_scored(tmp_path: Path):
-    record = report_result(make_result(tmp_path / "run", without=(0, 6)), resamples=RESAMPLES)
+    record = report_result(TASK, make_result(tmp_path / "run", without=(0, 6)), resamples=RESAMPLES)
     groups = cells(section(tmp_path / "run", "Age groups"))
     assert record["per_group_recall"][0] is None
     assert [row[3] for row in (groups[0], groups[6])] == ["no images"] * 2

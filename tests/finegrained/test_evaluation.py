@@ -34,7 +34,7 @@ def run(birds_folder, tmp_path_factory):
 
 def as_folders(run: Path, root: Path, part: str) -> Path:
     """Copy a part's pictures into class folders without CUB's numbers' order: names reversed."""
-    manifest = Result.load(run, TASK).manifest
+    manifest = Result.load(run, TASK.form).manifest
     assert manifest is not None
     for row in np.flatnonzero(manifest["part"] == part):
         folder = root / manifest.class_names[manifest.label[row]]
@@ -49,7 +49,7 @@ def test_without_data_the_stored_predictions_are_scored(run, birds_folder, tmp_p
         summary = evaluate_run(run, shown(out=str(tmp_path / "out")))
     finally:
         hidden.rename(birds_folder)
-    own = Result.load(run, TASK)
+    own = Result.load(run, TASK.form)
     assert summary["top1"] == own.run["scores"]["top1"]
     assert "as it was tested" in summary["data"]
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["top1"] == summary["top1"]
@@ -60,7 +60,7 @@ def test_without_data_the_stored_predictions_are_scored(run, birds_folder, tmp_p
 def test_own_pictures_shown_again_give_the_stored_answers(run, birds_folder, tmp_path):
     config = shown(data=FineDataConfig(root=str(birds_folder), subset=True), out=str(tmp_path / "out"))
     summary = evaluate_run(run, config)
-    own = Result.load(run, TASK)
+    own = Result.load(run, TASK.form)
     assert summary["data"] == "12 test pictures of the run's own data"
     again = Predictions.read(tmp_path / "out" / "predictions.parquet", own.class_names)
     assert np.array_equal(again.path, own.predictions.path)
@@ -81,7 +81,9 @@ def test_the_other_weights_answer_from_their_own_file(run, tmp_path):
     state, facts = load_bundle(file)
     save_bundle(file, {name: 0 * value for name, value in state.items()}, facts)
     evaluate_run(tmp_path / "run", shown(weights="other", out=str(tmp_path / "out")))
-    found = Predictions.read(tmp_path / "out" / "predictions.parquet", Result.load(run, TASK).class_names)
+    found = Predictions.read(
+        tmp_path / "out" / "predictions.parquet", Result.load(run, TASK.form).class_names
+    )
     assert np.allclose(found.probs, 1 / 3)
 
 
@@ -99,7 +101,7 @@ def test_other_data_are_scored_by_class_name(run, tmp_path):
     root = as_folders(run, tmp_path / "folders", "test")
     out = tmp_path / "out"
     summary = evaluate_run(run, shown(data=FineDataConfig(root=str(root)), out=str(out)))
-    own = Result.load(run, TASK)
+    own = Result.load(run, TASK.form)
     assert summary["data"] == "12 pictures of other data"
     assert summary["top1"] == own.run["scores"]["top1"]
 
@@ -171,8 +173,8 @@ def test_pictures_with_the_names_of_the_runs_own_and_other_contents_are_other_da
         file.write_bytes(file.read_bytes() + b"\0")
     summary = evaluate_run(run, shown(data=FineDataConfig(root=str(root), subset=True)))
     assert summary["data"] == "12 test pictures of other data"
-    tested = Result.load(run, TASK).predictions.path[0]
-    seen = np.flatnonzero(trained_table(Result.load(run, TASK))["part"] == "train")[0]
-    shutil.copy(trained_table(Result.load(run, TASK)).file(int(seen)), root / tested)
+    tested = Result.load(run, TASK.form).predictions.path[0]
+    seen = np.flatnonzero(trained_table(Result.load(run, TASK.form))["part"] == "train")[0]
+    shutil.copy(trained_table(Result.load(run, TASK.form)).file(int(seen)), root / tested)
     with pytest.raises(DataError, match="on 1 of these 12 pictures"):
         evaluate_run(run, shown(data=FineDataConfig(root=str(root), subset=True)))

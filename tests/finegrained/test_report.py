@@ -32,7 +32,7 @@ Reported = tuple[Path, dict[str, Any]]
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     """A reported run folder and what `report_result` returned."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    return folder, report_result(make_result(folder, CLASSES, scores={"baseline": BASELINE}))
+    return folder, report_result(TASK, make_result(folder, CLASSES, scores={"baseline": BASELINE}))
 
 
 def section(folder: Path, name: str) -> str:
@@ -70,7 +70,7 @@ def test_headline_shows_the_numbers_of_the_json(reported: Reported):
 
 
 def test_few_classes_have_no_top_5_and_all_have_a_row(tmp_path: Path):
-    record = report_result(make_result(tmp_path / "run", 5))
+    record = report_result(TASK, make_result(tmp_path / "run", 5))
     assert record["top5"] is None
     assert "top-5" not in section(tmp_path / "run", "Result")
     rows = cells(section(tmp_path / "run", "Classes"))
@@ -129,7 +129,7 @@ def test_every_picture_of_the_page_exists_and_the_missing_ones_are_told(reported
 def test_a_run_without_mistakes_has_no_confusion_and_says_so(tmp_path: Path):
     made = make_result(tmp_path / "run", 6)
     sure = 0.97 * np.eye(6)[made.predictions.target] + 0.005
-    record = report_result(replace(made, predictions=replace(made.predictions, probs=sure)))
+    record = report_result(TASK, replace(made, predictions=replace(made.predictions, probs=sure)))
     assert record["top1"] == 100
     assert record["confused_pairs"] == []
     assert "No test image was taken for another class" in section(tmp_path / "run", "Most confused pairs")
@@ -140,7 +140,7 @@ def test_a_run_that_tested_nothing_is_refused(tmp_path: Path):
     made = make_result(tmp_path / "run", 3)
     nothing = made.predictions.select(np.arange(0))
     with pytest.raises(DataError, match="tested no image"):
-        report_result(replace(made, predictions=nothing))
+        report_result(TASK, replace(made, predictions=nothing))
 
 
 def test_run_and_data_are_told(reported: Reported):

@@ -198,7 +198,7 @@ def test_every_model_is_compared_on_the_images_of_its_own_fold(run: Path):
     several = replace(pictures, record=replace(pictures.record, test_crops="flip"))
     assert check_repeats(run, plan, graph, several, rows, real) == 0
 
-    tested = Result.load(run, TASK).predictions
+    tested = Result.load(run, TASK.form).predictions
     probs = tested.probs.copy()
     place = tested.path.tolist().index(pictures.manifest["path"][rows[3]])
     probs[place] = np.roll(probs[place], 1)
