@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from finegrained.commands import EvaluateFineConfig, main
-from finegrained.config import FineConfig, FineDataConfig, FineModelConfig, FineTrainConfig
+from finegrained.commands import main
+from finegrained.config import (
+    EvaluateFineConfig,
+    FineConfig,
+    FineDataConfig,
+    FineModelConfig,
+    FineTrainConfig,
+)
 from finegrained.synthetic.datasets import write_lookalike_cub
 from finegrained.task import TASK
 from finetune.cli.console import reset
