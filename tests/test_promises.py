@@ -290,7 +290,7 @@ def test_8_no_person_appears_in_both_training_and_test_folds(faces: Path, tmp_pa
     for protocol in protocols:
         config = AgeDataConfig(root=str(faces), protocol=protocol)
         data = read_data(config)
-        splits, _ = make_age_splits(data, config)
+        splits = make_age_splits(data, config)
         person = data.manifest["subject"]
         for split in splits:
             parts = [set(person[rows].tolist()) for rows in (split.train, split.val, split.test)]

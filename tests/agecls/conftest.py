@@ -7,25 +7,20 @@ from pathlib import Path
 import pytest
 
 from agecls.cross_validation import cross_validate
-from agecls.synthetic.adience import write_lookalike_adience
 from finetune.cli.console import quiet, reset
-from tests.agecls.tiny_ages import tiny
+from tests.agecls.tiny_ages import drawn_faces, tiny
 
 
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten albums of drawn people in Adience's layout; tests leave them as they are."""
-    root = tmp_path_factory.mktemp("ages") / "faces"
-    write_lookalike_adience(root, users=10, images_per_subject=2, image_size=32)
-    return root
+    return drawn_faces(tmp_path_factory.mktemp("ages") / "faces")
 
 
 @pytest.fixture(scope="session")
 def other_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten other albums of other people."""
-    root = tmp_path_factory.mktemp("others") / "faces"
-    write_lookalike_adience(root, users=10, images_per_subject=1, image_size=32, seed=1)
-    return root
+    return drawn_faces(tmp_path_factory.mktemp("others") / "faces", images_per_subject=1, seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,27 @@
+"""What `crl age verify` counts, exports and compares; what is opened is checked for every task elsewhere."""
+
 from __future__ import annotations
 
 import shutil
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from agecls.config import AgeDataConfig
+from agecls.config import AgeDataConfig, VerifyConfig
 from agecls.synthetic.adience import write_lookalike_adience
-from agecls.verification import verify_data
+from agecls.task import TASK
 from finetune.errors import DataError
+from finetune.experiments.data_checks import verify_data
 from tests.agecls.data.test_read import twins_in
 from tests.agecls.tiny_ages import listed_rows, picture
+
+
+def verify(config: AgeDataConfig, **options: Any) -> dict[str, Any]:
+    """Verify age data with these options of the command."""
+    return verify_data(TASK, VerifyConfig(data=config, **options))
+
 
 OFFICIAL = {"(0, 2)", "(4, 6)", "(8, 12)", "(15, 20)", "(25, 32)", "(38, 43)", "(48, 53)", "(60, 100)"}
 
@@ -27,7 +37,7 @@ def test_counts_of_a_lookalike_are_those_of_its_fold_files(tmp_path, edition, ca
         if row["age"].replace("(25, 23)", "(25, 32)") in OFFICIAL
     }
     per_fold = Counter(int(row["fold"]) for row in unique.values())
-    result = verify_data(AgeDataConfig(root=str(tmp_path)))
+    result = verify(AgeDataConfig(root=str(tmp_path)))
     assert result["per_fold"] == [per_fold[fold] for fold in range(5)]
     assert result["images"] == len(unique) == sum(result["per_group"])
     assert (result["duplicates"] > 0) == (result["typo_repaired"] > 0) == (edition == "older")
@@ -42,7 +52,7 @@ def test_both_editions_hold_the_same_faces(tmp_path):
     fingerprints = set()
     for edition in ("current", "older"):
         write_lookalike_adience(tmp_path / edition, users=10, image_size=16, edition=edition)
-        result = verify_data(AgeDataConfig(root=str(tmp_path / edition)), quick=True)
+        result = verify(AgeDataConfig(root=str(tmp_path / edition)), quick=True)
         fingerprints.add((result["manifest"], result["split"]))
     assert len(fingerprints) == 1
 
@@ -50,7 +60,7 @@ def test_both_editions_hold_the_same_faces(tmp_path):
 def test_lists_alone_are_counted_and_said_to_be_alone(faces, tmp_path):
     for fold in range(5):
         shutil.copy(faces / f"fold_{fold}_data.txt", tmp_path)
-    result = verify_data(AgeDataConfig(root=str(tmp_path)))
+    result = verify(AgeDataConfig(root=str(tmp_path)))
     assert result["images"] == len(listed_rows(faces))
     assert "bad_images" not in result
     assert any("no picture was looked for" in notice for notice in result["notices"])
@@ -60,28 +70,9 @@ def test_missing_pictures_are_counted_and_the_others_opened(faces, tmp_path):
     shutil.copytree(faces, tmp_path / "faces")
     gone = picture(listed_rows(faces)[4])
     (tmp_path / "faces" / gone).unlink()
-    result = verify_data(AgeDataConfig(root=str(tmp_path / "faces")))
+    result = verify(AgeDataConfig(root=str(tmp_path / "faces")))
     assert (result["missing_images"], result["missing_first"]) == (1, [gone])
     assert result["images"] == len(listed_rows(faces))
-
-
-def test_twins_are_found_although_another_picture_is_missing(faces, tmp_path, capsys):
-    config = twins_in(faces, tmp_path)
-    (tmp_path / "1.jpg").unlink()
-    result = verify_data(config)
-    assert result["duplicate_contents"] == [["0.jpg", "3.jpg"]]
-    assert "0.jpg = 3.jpg" in capsys.readouterr().out
-
-
-def test_unreadable_pictures_are_listed_with_their_reasons(faces, tmp_path):
-    shutil.copytree(faces, tmp_path / "faces")
-    names = [picture(row) for row in listed_rows(faces)[:2]]
-    (tmp_path / "faces" / names[0]).write_bytes(b"")
-    whole = (tmp_path / "faces" / names[1]).read_bytes()
-    (tmp_path / "faces" / names[1]).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"(?s)2 of \d+ pictures cannot be read:.*0 bytes.*truncated"):
-        verify_data(AgeDataConfig(root=str(tmp_path / "faces")))
-    verify_data(AgeDataConfig(root=str(tmp_path / "faces")), quick=True)
 
 
 def test_shared_people_are_not_called_exclusive_when_they_are_allowed(faces, tmp_path, capsys):
@@ -89,8 +80,8 @@ def test_shared_people_are_not_called_exclusive_when_they_are_allowed(faces, tmp
     text = (tmp_path / "t.csv").read_text().replace(",p3,", ",p0,")
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match="subject p0 is in train and test"):
-        verify_data(config)
-    verify_data(AgeDataConfig(table=config.table, fold_column="fold", allow_subject_overlap=True))
+        verify(config)
+    verify(AgeDataConfig(table=config.table, fold_column="fold", allow_subject_overlap=True))
     shown = capsys.readouterr().out
     assert "no file is shared" in shown
     assert "no subject" not in shown
@@ -100,7 +91,7 @@ def test_folds_of_a_table_keep_their_numbers(faces, tmp_path, capsys):
     config = twins_in(faces, tmp_path)
     lines = [line[:-1] + str(int(line[-1]) + 3) for line in (tmp_path / "t.csv").read_text().split()[1:]]
     (tmp_path / "t.csv").write_text("\n".join(["path,age,subject,fold", *lines]))
-    assert verify_data(config)["per_fold"] == [3, 3]
+    assert verify(config)["per_fold"] == [3, 3]
     assert "fold 4" in capsys.readouterr().out
 
 
@@ -108,7 +99,7 @@ def test_folds_of_a_table_keep_their_numbers(faces, tmp_path, capsys):
 @pytest.mark.parametrize("edition", ["current", "older"])
 def test_real_fold_files_hold_the_published_counts(real_data, edition):
     root = real_data / "adience" / f"folds_{edition}"
-    result = verify_data(AgeDataConfig(root=str(root)))
+    result = verify(AgeDataConfig(root=str(root)))
     assert (result["images"], result["edition"]) == (17393, edition)
     assert result["per_fold"] == [4377, 3092, 3285, 2963, 3676]
     assert result["per_group"] == [2488, 2140, 2124, 1642, 5004, 2293, 830, 872]
@@ -120,19 +111,19 @@ def test_real_fold_files_hold_the_published_counts(real_data, edition):
 )
 def test_real_fold_files_under_other_policies(real_data, policy, images):
     root = real_data / "adience" / "folds_older"
-    assert verify_data(AgeDataConfig(root=str(root), policy=policy), quick=True)["images"] == images
+    assert verify(AgeDataConfig(root=str(root), policy=policy), quick=True)["images"] == images
 
 
 @pytest.mark.real_data
 def test_real_validation_parts_are_the_ones_computed_by_hand(real_data):
     root = real_data / "adience" / "folds_current"
-    result = verify_data(AgeDataConfig(root=str(root), protocol="grouped"), quick=True)
+    result = verify(AgeDataConfig(root=str(root), protocol="grouped"), quick=True)
     assert result["validation_per_fold"] == [1705, 1710, 1772, 2110, 1652]
 
 
 @pytest.mark.real_data
 def test_fgnet_is_a_table_of_82_people(real_data):
-    result = verify_data(AgeDataConfig(table=str(real_data / "fgnet" / "fgnet.csv")))
+    result = verify(AgeDataConfig(table=str(real_data / "fgnet" / "fgnet.csv")))
     assert result["rows"] == 1002
     assert result["images"] + result["in_gaps"] == 1002
     assert result["subjects"] == 82
@@ -142,7 +133,7 @@ def test_fgnet_is_a_table_of_82_people(real_data):
 
 def test_splits_are_exported_and_recognised(faces, tmp_path):
     config, folder = AgeDataConfig(root=str(faces)), tmp_path / "splits"
-    split = verify_data(config, quick=True, export=str(folder))["split"]
-    assert verify_data(config, quick=True, against=str(folder))["split"] == split
+    split = verify(config, quick=True, export=str(folder))["split"]
+    assert verify(config, quick=True, against=str(folder))["split"] == split
     with pytest.raises(DataError, match="other splits of this data"):
-        verify_data(replace(config, protocol="rotate"), quick=True, against=str(folder))
+        verify(replace(config, protocol="rotate"), quick=True, against=str(folder))

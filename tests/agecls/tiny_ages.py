@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agecls.config import AgeConfig, AgeDataConfig, CrossValidationConfig
+from agecls.synthetic.adience import write_lookalike_adience
 from agecls.task import TASK
 from apps.cli import main
 from finetune.cli.console import reset
@@ -24,6 +25,12 @@ TINY = CrossValidationConfig(
     run=RunConfig(workers=0),
     device="cpu",
 )
+
+
+def drawn_faces(root: Path, **options: Any) -> Path:
+    """Write ten albums of drawn people in Adience's layout; return the folder."""
+    write_lookalike_adience(root, **({"users": 10, "images_per_subject": 2, "image_size": 32} | options))
+    return root
 
 
 def tiny(faces: Path, folder: Path, loss: str = "cel", **data: Any) -> CrossValidationConfig:

@@ -1,19 +1,22 @@
-"""What `crl fine verify` counts, opens, finds and writes."""
+"""What `crl fine verify` counts, refuses and writes; what is opened is checked for every task elsewhere."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from finegrained.config import FineDataConfig
+from finegrained.config import FineDataConfig, VerifyConfig
 from finegrained.data.load import make_fine_split, read_fine_data
 from finegrained.synthetic.datasets import write_lookalike_cub
-from finegrained.verification import bad_boxes, verify_fine_data
+from finegrained.task import TASK
+from finegrained.verification import bad_boxes
 from finetune.errors import DataError, UsageError
+from finetune.experiments.data_checks import verify_data
 from finetune.images.manifest import Manifest
 
 
@@ -23,12 +26,17 @@ def birds(tmp_path: Path) -> Path:
     return tmp_path / "birds"
 
 
+def verify(config: FineDataConfig, **options: Any) -> dict[str, Any]:
+    """Verify fine-grained data with these options of the command."""
+    return verify_data(TASK, VerifyConfig(data=config, **options))
+
+
 def _config(root: Path, **options: object) -> FineDataConfig:
     return FineDataConfig(root=str(root), subset=True, **options)  # type: ignore[arg-type]
 
 
 def test_counts_are_printed_and_returned(birds: Path, capsys: pytest.CaptureFixture[str]):
-    result = verify_fine_data(_config(birds))
+    result = verify(_config(birds))
     assert [result[name] for name in ("images", "classes", "train", "test")] == [30, 3, 18, 12]
     assert result["parts"] == {"train": 16, "val": 2, "test": 12}
     assert result["per_class"] == {"min": 10, "median": 10.0, "max": 10}
@@ -41,7 +49,7 @@ def test_counts_are_printed_and_returned(birds: Path, capsys: pytest.CaptureFixt
 
 def test_metadata_need_no_pictures(birds: Path, capsys: pytest.CaptureFixture[str]):
     shutil.rmtree(birds / "images")
-    result = verify_fine_data(_config(birds, metadata_only=True))
+    result = verify(_config(birds, metadata_only=True))
     assert (result["images"], result["missing_images"]) == (30, None)
     assert "opened" not in capsys.readouterr().out
 
@@ -51,11 +59,11 @@ def test_equal_pictures_in_training_and_validation_and_of_two_classes_are_told(
 ):
     config = _config(birds)
     data = read_fine_data(config)
-    split, label = make_fine_split(data, config), data.manifest.label
+    (split,), label = make_fine_split(data, config), data.manifest.label
     held = int(split.val[0])
     first = int(next(row for row in split.train if label[row] != label[held]))
     shutil.copy(data.manifest.file(first), data.manifest.file(held))
-    result = verify_fine_data(config)
+    result = verify(config)
     pair = [str(data.manifest["path"][row]) for row in (first, held)]
     assert (result["same_content"], result["same_content_validation"]) == ([], [pair])
     assert [sorted(pair)] == [sorted(found) for found in result["same_content_classes"]]
@@ -71,7 +79,7 @@ def test_a_box_without_an_area_is_refused_with_its_picture(birds: Path):
     with pytest.raises(
         DataError, match=r"1 boxes have no area or are no numbers:\n.*10\.0, 10\.0, 10\.0, 15\.0"
     ):
-        verify_fine_data(_config(birds), quick=True)
+        verify(_config(birds), quick=True)
 
 
 def test_boxes_that_are_no_numbers_are_found_and_unknown_ones_are_not():
@@ -85,72 +93,42 @@ def test_boxes_that_are_no_numbers_are_found_and_unknown_ones_are_not():
     assert [line.partition(":")[0] for line in found] == ["c", "d", "e"]
 
 
-def test_a_quick_look_opens_nothing(birds: Path):
-    next(birds.glob("images/*/*.jpg")).write_bytes(b"no picture")
-    assert "bad_images" not in verify_fine_data(_config(birds), quick=True)
-
-
-def test_unreadable_pictures_are_listed_and_refused_unless_they_are_to_be_skipped(birds: Path):
-    bad = sorted(birds.glob("images/*/*.jpg"))[:2]
-    bad[0].write_bytes(b"")
-    bad[1].write_bytes(bad[1].read_bytes()[:200])
-    with pytest.raises(DataError, match=r"(?s)2 of 30 pictures cannot be read.*skip_bad"):
-        verify_fine_data(_config(birds))
-    result = verify_fine_data(_config(birds, skip_bad=True))
-    assert sorted(result["bad_images"]) == sorted(map(str, bad))
-
-
 def test_missing_pictures_are_counted_and_the_others_opened(birds: Path, capsys: pytest.CaptureFixture[str]):
     sorted(birds.glob("images/*/*.jpg"))[3].unlink()
     with pytest.raises(DataError, match=r"1 of 30 listed images are not under.*--data\.missing drop"):
-        verify_fine_data(_config(birds))
+        verify(_config(birds))
     shown = capsys.readouterr().out
     assert "29 pictures opened" in shown
     assert "training stops" in shown
-    result = verify_fine_data(_config(birds, missing="drop"))
+    result = verify(_config(birds, missing="drop"))
     assert (result["images"], result["missing_images"]) == (29, 1)
 
 
 def test_no_picture_at_all_is_said(birds: Path, capsys: pytest.CaptureFixture[str]):
     shutil.rmtree(birds / "images")
     with pytest.raises(DataError, match="30 of 30 listed images are not under"):
-        verify_fine_data(_config(birds))
+        verify(_config(birds))
     assert "no picture is there" in capsys.readouterr().out
-
-
-def test_equal_pictures_across_parts_are_told_although_another_is_missing(
-    birds: Path, capsys: pytest.CaptureFixture[str]
-):
-    manifest = read_fine_data(_config(birds)).manifest
-    split = manifest["split"].tolist()
-    learned, tested = split.index("train"), split.index("test")
-    manifest.file(split.index("test", tested + 1)).unlink()
-    drop = _config(birds, missing="drop")
-    shutil.copy(manifest.file(learned), manifest.file(tested))
-    pair = [str(manifest["path"][row]) for row in (learned, tested)]
-    assert verify_fine_data(drop)["duplicate_contents"] == [pair]
-    assert " = ".join(pair) in capsys.readouterr().out
-    with pytest.raises(DataError, match="same bytes"):
-        verify_fine_data(_config(birds, same_content="error"))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_the_written_table_is_the_same_data_and_the_same_split(birds: Path, tmp_path: Path, suffix: str):
     target = tmp_path / f"table{suffix}"
-    first = verify_fine_data(_config(birds), quick=True, write=str(target))
-    second = verify_fine_data(FineDataConfig(table=str(target), root=str(birds)))
+    first = verify(_config(birds), quick=True, write=str(target))
+    second = verify(FineDataConfig(table=str(target), root=str(birds)))
     assert first["table"] == str(target)
     assert (first["manifest"], first["split"]) == (second["manifest"], second["split"])
 
 
-def test_a_table_of_another_kind_is_refused_before_anything_is_read(tmp_path: Path):
+@pytest.mark.parametrize("name", ["table.xlsx", "table", ".csv"])
+def test_a_table_of_another_kind_is_refused_before_anything_is_read(name: str):
     with pytest.raises(UsageError, match=r"\.csv or \.parquet"):
-        verify_fine_data(FineDataConfig(root=str(tmp_path / "gone")), write="table.xlsx")
+        VerifyConfig(write=name)
 
 
 @pytest.mark.real_data
 def test_the_real_metadata_are_the_official_ones(real_data: Path, capsys: pytest.CaptureFixture[str]):
     root = real_data / "cub_meta/CUB_200_2011"
-    result = verify_fine_data(FineDataConfig(root=str(root), metadata_only=True))
+    result = verify(FineDataConfig(root=str(root), metadata_only=True))
     assert result["parts"] == {"train": 5395, "val": 599, "test": 5794}
     assert "11788 images, 200 classes, 5994 train, 5794 test" in capsys.readouterr().out

@@ -16,13 +16,13 @@ from agecls.data.folds import (
     assign_folds,
     check_splits,
     export_splits,
-    find_duplicate_contents,
     make_splits,
     missing_classes,
     split_hash,
     verify_splits,
 )
 from finetune.errors import DataError, UsageError
+from finetune.experiments.data_checks import equal_contents
 from finetune.images.manifest import Manifest
 
 
@@ -267,16 +267,16 @@ def test_equal_bytes_on_two_sides_are_paired(tmp_path: Path):
         manifest.file(row).parent.mkdir(exist_ok=True)
         manifest.file(row).write_bytes(f"picture {row:04d}".encode())
     splits = make_splits(manifest)
-    assert find_duplicate_contents(manifest, splits) == []
+    assert equal_contents(manifest, splits).tested == []
     for row in (1, 20, 4):  # rows 1 and 20 lie in fold 0, row 4 in fold 1
         manifest.file(row).write_bytes(b"the same bytes")
     paths = manifest["path"]
     assert manifest["fold"][[1, 20, 4]].tolist() == [0, 0, 1]
     expected = {tuple(sorted((str(paths[1]), str(paths[4])))), tuple(sorted((str(paths[20]), str(paths[4]))))}
-    assert set(find_duplicate_contents(manifest, splits)) == expected
+    assert set(equal_contents(manifest, splits).tested) == expected
     manifest.file(3).unlink()
     with pytest.raises(DataError, match="cannot be read"):
-        find_duplicate_contents(manifest, splits)
+        equal_contents(manifest, splits)
 
 
 def test_an_unknown_protocol_lists_the_known_ones():

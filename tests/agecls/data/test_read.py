@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from agecls.config import AgeDataConfig
-from agecls.data.folds import find_duplicate_contents
 from agecls.data.read import check_contents, make_age_splits, read_data
 from finetune.errors import DataError, UsageError
+from finetune.experiments.data_checks import equal_contents
 from finetune.images.cache import cache_folder
 from tests.agecls.tiny_ages import as_table, listed_rows, picture
 
@@ -109,7 +109,7 @@ def test_shared_people_are_refused_by_name_unless_allowed(faces, tmp_path):
     with pytest.raises(DataError, match=f"subject {person} is in train and test"):
         make_age_splits(read_data(AgeDataConfig(**options)), AgeDataConfig(**options))
     allowed = AgeDataConfig(**options, allow_subject_overlap=True)
-    assert len(make_age_splits(read_data(allowed), allowed)[0]) == 5
+    assert len(make_age_splits(read_data(allowed), allowed)) == 5
 
 
 def twins_in(faces: Path, folder: Path) -> AgeDataConfig:
@@ -127,7 +127,7 @@ def twins_in(faces: Path, folder: Path) -> AgeDataConfig:
 def test_the_same_bytes_in_training_and_test_are_told_and_refused_when_asked(faces, tmp_path, capsys):
     config = twins_in(faces, tmp_path)
     data = read_data(config)
-    splits, _ = make_age_splits(data, config)
+    splits = make_age_splits(data, config)
     check_contents(data, splits, config)
     assert "0.jpg = 3.jpg" in capsys.readouterr().out
     strict = AgeDataConfig(table=config.table, fold_column="fold", same_content="error")
@@ -138,7 +138,7 @@ def test_the_same_bytes_in_training_and_test_are_told_and_refused_when_asked(fac
 def test_faces_drawn_for_tests_hold_no_twins(faces, capsys):
     config = AgeDataConfig(root=str(faces))
     data = read_data(config)
-    assert find_duplicate_contents(data.manifest, make_age_splits(data, config)[0]) == []
+    assert equal_contents(data.manifest, make_age_splits(data, config)) == ([], [], [])
 
 
 def test_the_cache_lies_where_it_is_named(monkeypatch, tmp_path):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from agecls.data.adience import AdienceReading, read_adience
-from agecls.data.folds import find_duplicate_contents, make_splits, missing_classes
+from agecls.data.folds import make_splits, missing_classes
 from agecls.synthetic.adience import write_lookalike_adience
 from agecls.synthetic.person import GROWTH, draw_person, draw_shot
 from agecls.synthetic.portrait import render
 from finetune.errors import UsageError
+from finetune.experiments.data_checks import equal_contents
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_every_protocol_splits_it_without_leak_or_missing_class(reading: Adience
         assert not any(
             "train" in line or "test" in line for line in missing_classes(splits, reading.manifest)
         )
-    assert find_duplicate_contents(reading.manifest, splits) == []
+    assert equal_contents(reading.manifest, splits).tested == []
 
 
 def test_pictures_are_square_colour_jpegs_of_the_size_asked(reading: AdienceReading):
