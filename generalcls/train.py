@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     """Train, test once at the end, keep the model, and return run.json's object.
 
     The folder is one cell of a study (cell.json, predictions.npz) with run.json, metrics.jsonl, the model and
-    a short report. A finished run is left as it is.
+    a short report. metrics.jsonl grows by a row at the end of every epoch. A finished run is left as it is.
 
     Raises UsageError for a folder that holds something else or that another process writes, and DataError for
     data that cannot be read and for a finished run of another loss, seed, data or settings.
@@ -38,8 +39,9 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     from finetune.run_folder import RunFolder, read_json
     from finetune.study.cells import CellPlan
     from finetune.study.from_runs import check_place
-    from generalcls.cells import CellTrainer
+    from generalcls.cells import IN_TRAINING, CellTrainer
     from generalcls.data import read_general_data
+    from generalcls.progress import Curve
     from generalcls.study import FREE
 
     check_place(config.run)
@@ -56,11 +58,14 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     run = config.run
     with RunFolder.open(
         folder, to_dict(config), resume=run.resume, allow_change=run.allow_change, free_keys=FREE
-    ):
-        training = trainer.train_chunk([plan], f"{arm.title}, seed {config.seed}")
+    ) as opened:
+        told = f"{arm.title}, seed {config.seed}"
+        say(f"{told}: {config.train.epochs} epochs")
+        training = trainer.train_chunk([plan], told, Curve(opened, arm))
         cell = trainer.read(plan)
         assert cell is not None
         record = keep_run(config, trainer, arm, cell, training)
+        shutil.rmtree(folder / IN_TRAINING, ignore_errors=True)
     say(f"the run lies in {folder}: report.md, {MODEL_FILE}")
     return {"run": str(folder), **record}
 
@@ -95,13 +100,12 @@ def one_arm(loss: str) -> Arm:
 def keep_run(
     config: GeneralRunOneConfig, trainer: CellTrainer, arm: Arm, cell: Cell, training: Training
 ) -> dict[str, Any]:
-    """Write the model, metrics.jsonl, the report and, last, run.json; return its object."""
+    """Write the model, the report and, last, run.json; return its object."""
     from finetune.atomic import write_bytes
     from finetune.bundle import save_bundle
     from finetune.command import command_line
     from finetune.config import to_dict
     from finetune.run_folder import versions, write_json
-    from finetune.strict_json import json_text
     from finetune.study.figures import draw_error_curves
 
     folder, data = Path(config.run.dir), trainer.data
@@ -129,8 +133,6 @@ def keep_run(
         "train": to_dict(config.train),
         "versions": versions(),
     }
-    rows = "".join(json_text(row) + "\n" for row in cell.history)
-    write_bytes(folder / "metrics.jsonl", rows.encode())
     save_bundle(folder / MODEL_FILE, plain_state(training), record)
     (folder / "pictures").mkdir(exist_ok=True)
     draw_error_curves([cell], [arm], folder / "pictures" / "error_curve.png")
