@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from argparse import SUPPRESS
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from finetune.cli.console import say
 from finetune.errors import UsageError
 
 T = TypeVar("T")
@@ -37,12 +39,14 @@ def parse_options(
     about: str,
     positionals: Mapping[str, str] | None = None,
     recipes: Path | None = None,
+    aside: Sequence[str] = (),
 ) -> tuple[T, Flags, dict[str, str]]:
     """Return the configuration, the common flags and the positional words of one command line.
 
     `--config FILE` reads YAML; dotted options (`--train.lr 0.1`) override it wherever they stand; of several
     files, and of an option given twice, the last wins. A name that is no file may be that of a YAML file in
-    the folder `recipes` (`--config paper_resnet34`).
+    the folder `recipes` (`--config paper_resnet34`). Keys named in `aside` may stand in a file, as those of
+    another command that shares it: they are not read, which is told. On the line they are unknown options.
     A yes-or-no option may stand alone (`--faces`), be turned round (`--no-serve`) or take true or false, and
     dashes may stand for the underscores of a name (`--auto-port`). Positional words may stand anywhere.
     `positionals` maps a positional's name to its help; a name ending in "..." takes one word or more, which
@@ -53,7 +57,8 @@ def parse_options(
 
     known = dict(_leaves(config_type))
     argv = _spelled_out(_with_recipes(argv, recipes), known)
-    _check_config_files(argv, config_type, recipes)
+    _refuse_on_line(argv, aside, known)
+    notices = _check_config_files(argv, config_type, recipes, aside)
     parser = ArgumentParser(prog=prog, description=about, exit_on_error=False, allow_abbrev=False)
     for name, text in (positionals or {}).items():
         repeated = name.endswith("...")
@@ -62,6 +67,8 @@ def parse_options(
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     hints, told = get_type_hints(config_type), described_fields(config_type)
+    for key in aside:
+        parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
     for item in fields(config_type):  # type: ignore[arg-type]
         hint, about_it = hints[item.name], told.get(item.name)
         if is_dataclass(hint):
@@ -82,6 +89,8 @@ def parse_options(
     except UsageError as error:
         files = ", ".join(_values_of("--config", argv))
         raise UsageError(f"{error}\n(with the options in {files})" if files else str(error)) from None
+    for notice in notices:
+        say(f"notice: {notice}, which {prog} does not take: left aside")
     return config, Flags(json=parts.json, debug=parts.debug), words
 
 
@@ -166,9 +175,20 @@ def _values_of(option: str, argv: Sequence[str]) -> list[str]:
     return joined + [value for word, value in pairwise(argv) if word == option]
 
 
-def _check_config_files(argv: Sequence[str], config_type: type, recipes: Path | None) -> None:
+def _refuse_on_line(argv: Sequence[str], aside: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Raise UsageError for an option on the line that only a file may hold."""
+    for name in (word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")):
+        if name in aside:
+            raise UsageError(f"unknown option --{name}{suggestion(name, list(known))}")
+
+
+def _check_config_files(
+    argv: Sequence[str], config_type: type, recipes: Path | None, aside: Sequence[str]
+) -> list[str]:
+    """Return what the files hold of the keys left aside, a sentence's beginning for each file."""
     import yaml
 
+    notices = []
     for name in _values_of("--config", argv):
         file = Path(name)
         if not file.is_file():
@@ -182,9 +202,13 @@ def _check_config_files(argv: Sequence[str], config_type: type, recipes: Path | 
         if not isinstance(content, dict):
             got = "nothing" if content is None else type(content).__name__
             raise UsageError(f"{name} must hold keys and values, got {got}")
-        broken = list(_unknown_keys(content, config_type, ""))
+        own = {key: value for key, value in content.items() if key not in aside}
+        broken = list(_unknown_keys(own, config_type, ""))
         if broken:
             raise UsageError(f"{name}:\n" + "\n".join(f"  {line}" for line in broken))
+        if left := [key for key in content if key in aside]:
+            notices.append(f"{file.name} also holds {', '.join(left)}")
+    return notices
 
 
 def _unknown_keys(content: Mapping[str, Any], config_type: type, prefix: str) -> Iterator[str]:

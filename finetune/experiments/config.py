@@ -122,7 +122,7 @@ class ComparisonConfig:
     Args:
         losses: words NAME or NAME:OPTION=VALUE of losses (cel, cce, nllr, crl, focal, dualce, tce) and margin
             heads (lsoftmax, asoftmax, cosface, arcface): crl:alpha=1:beta=0.5, lsoftmax:margin=2.
-            Cross-entropy (cel) is always in it, as the baseline.
+        baseline: cross-entropy (cel) is always in it, to compare with; without it only where losses lists it.
         seeds: trainings of every loss; training i of all losses has the same seed.
         first_seed: the seeds are first_seed, first_seed + 1, ...
         controls: add the focal loss, cross-entropy with label smoothing, and for every CRL listed
@@ -136,6 +136,7 @@ class ComparisonConfig:
     """
 
     losses: tuple[str, ...] = ("cel", "nllr", "crl", "focal", "cce", "dualce", "tce")
+    baseline: bool = True
     seeds: int = 5
     first_seed: int = 0
     controls: bool = True
@@ -156,13 +157,14 @@ class ComparisonConfig:
 
 
 def arms_of(config: ComparisonConfig) -> tuple[Arm, ...]:
-    """Return the arms that a configuration asks for, cross-entropy first.
+    """Return the arms that a configuration asks for, the baseline first.
 
     >>> [arm.name for arm in arms_of(ComparisonConfig(losses=("crl",), controls=False))]
     ['cel', 'crl']
     """
     return build_arms(
         config.losses,
+        baseline=config.baseline,
         controls=config.controls,
         smoothing=config.label_smoothing,
         lr_match=config.lr_match,

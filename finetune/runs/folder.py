@@ -159,7 +159,13 @@ class RunFolder:
 
     def truncate_metrics(self, epoch: int) -> None:
         """Drop the rows of `epoch` and later ones: a resumed run writes them again."""
-        self._write_metrics([row for row in self.read_metrics() if row.get("epoch", -1) < epoch])
+        self.replace_metrics([row for row in self.read_metrics() if row.get("epoch", -1) < epoch])
+
+    def replace_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Let metrics.jsonl hold these rows and no others, atomically; without rows no file is made."""
+        file = self.path / "metrics.jsonl"
+        if self.writer and (rows or file.exists()):
+            write_bytes(file, "".join(json_text(row) + "\n" for row in rows).encode())
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as indented JSON (NaN becomes null), atomically."""
@@ -179,12 +185,8 @@ class RunFolder:
         """Return what `write_table` wrote; see `finetune.runs.folder.read_table`."""
         return read_table(self.path / name)
 
-    def _write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        if self.writer and (self.path / "metrics.jsonl").exists():
-            write_bytes(self.path / "metrics.jsonl", "".join(json_text(row) + "\n" for row in rows).encode())
-
     def _mend_metrics(self) -> None:
-        self._write_metrics(self.read_metrics())
+        self.replace_metrics(self.read_metrics())
 
 
 def read_json(file: Path) -> Any:

@@ -82,6 +82,7 @@ class Arm:
 def build_arms(
     losses: Sequence[str],
     *,
+    baseline: bool = True,
     controls: bool = True,
     smoothing: float = 0.1,
     lr_match: Sequence[str] = ("mean",),
@@ -89,11 +90,12 @@ def build_arms(
     grid_alphas: Sequence[float] = GRID_ALPHAS,
     grid_betas: Sequence[float] = GRID_BETAS,
 ) -> tuple[Arm, ...]:
-    """Return the arms of a study: cross-entropy first, then what is listed, then controls, then the grid.
+    """Return the arms of a study: the baseline first, then what is listed, then controls, then the grid.
 
     Args:
         losses: words NAME or NAME:OPTION=VALUE[:OPTION=VALUE], of a loss or a margin head: crl,
-            crl:alpha=1:beta=0.5, cel:label_smoothing=0.1, lsoftmax:margin=2. "cel" is always the first arm.
+            crl:alpha=1:beta=0.5, cel:label_smoothing=0.1, lsoftmax:margin=2.
+        baseline: "cel" is the first arm, listed or not.
         controls: add, where they are not listed, the focal loss and cross-entropy with label smoothing, and
             for every listed CRL (without label smoothing) cross-entropy with its learning rate scaled by
             that CRL's gradient factor.
@@ -107,12 +109,13 @@ def build_arms(
 
     Raises:
         UsageError: for an unknown name (listing what there is), an option that its owner does not take or
-            cannot have, an arm that is listed twice, an unknown matching, and a grid without a beta above 0.
+            cannot have, an arm that is listed twice, an unknown matching, a grid without a beta above 0, and
+            where nothing is left to train.
 
     >>> [arm.name for arm in build_arms(["nllr", "crl"])]
     ['cel', 'nllr', 'crl', 'focal', 'cel-smoothing0.1', 'cel-lr-mean-crl']
     """
-    arms = {BASELINE: _arm_of(BASELINE)}
+    arms = {BASELINE: _arm_of(BASELINE)} if baseline else {}
     listed = [_arm_of(word) for word in losses]
     for arm in listed:
         if listed.count(arm) > 1:
@@ -123,6 +126,8 @@ def build_arms(
     if grid:
         for arm in _grid(grid_alphas, grid_betas):
             arms.setdefault(arm.name, arm)
+    if not arms:
+        raise UsageError("losses: nothing is left to train without the baseline; list a loss, such as nllr")
     return tuple(arms.values())
 
 

@@ -23,6 +23,14 @@ def test_the_baseline_is_first_wherever_it_is_listed():
     assert names(controls=False) == ["cel"]
 
 
+def test_without_the_baseline_only_what_is_listed():
+    assert names("nllr", baseline=False, controls=False) == ["nllr"]
+    assert names("crl", "cel", baseline=False, controls=False) == ["crl", "cel"]
+    assert names("crl", baseline=False, smoothing=0) == ["crl", "focal", "cel-lr-mean-crl"]
+    with pytest.raises(UsageError, match="nothing is left to train"):
+        build_arms([], baseline=False, controls=False)
+
+
 def test_controls_are_added_where_they_are_not_listed():
     assert names("crl") == ["cel", "crl", "focal", "cel-smoothing0.1", "cel-lr-mean-crl"]
     assert names("focal:gamma=1", "cel:label_smoothing=0.2") == ["cel", "focal-gamma1", "cel-smoothing0.2"]
