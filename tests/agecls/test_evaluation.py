@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agecls.config import AgeDataConfig, EvaluateAgainConfig, EvaluateAgeConfig, EvaluateConfig
+from agecls.config import AgeDataConfig, AgeEvaluateAgainConfig, AgeEvaluateConfig, EvaluateAgeConfig
 from agecls.evaluation import evaluate_age_run
 from agecls.task import TASK
 from finetune.errors import DataError, ModelFileError, UsageError
@@ -23,7 +23,7 @@ TABLE = {"group_column": "group", "user_column": "user", "gender_column": "gende
 def asked(tmp_path: Path, crops: str | None = None, out: bool = True, **data: object) -> EvaluateAgeConfig:
     return EvaluateAgeConfig(
         data=AgeDataConfig(**data),
-        evaluate=EvaluateAgainConfig(test_crops=crops),
+        evaluate=AgeEvaluateAgainConfig(test_crops=crops),
         device="cpu",
         cache=str(tmp_path / "cache"),
         out=str(tmp_path / "out") if out else None,
@@ -98,7 +98,7 @@ def test_other_crops_than_the_runs_own_need_the_pictures(pair, tmp_path):
 
 def test_centre_crops_are_refused_for_a_run_that_was_tested_with_ten(faces, tmp_path):
     config = single(tiny(faces, tmp_path / "run"))
-    train_run(TASK, replace(config, evaluate=EvaluateConfig(test_crops="ten")))
+    train_run(TASK, replace(config, evaluate=AgeEvaluateConfig(test_crops="ten")))
     assert evaluate_age_run(TASK, tmp_path / "run", asked(tmp_path))["n"]
     with pytest.raises(UsageError, match="tested with ten crops"):
         evaluate_age_run(TASK, tmp_path / "run", asked(tmp_path, crops="center"))

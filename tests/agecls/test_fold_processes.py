@@ -11,6 +11,7 @@ import pytest
 
 from agecls.cross_validation import cross_validate, fold_folder
 from agecls.fold_processes import start_fold, stopping
+from agecls.task import TASK
 from finetune.errors import CrlError, ResourceError
 from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words
 
@@ -18,7 +19,7 @@ from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words
 @pytest.mark.slow
 def test_one_fold_per_device_gives_the_predictions_of_one_process(faces, pair, tmp_path):
     config = replace(tiny(faces, tmp_path / "run"), folds=(1, 4), devices=("cpu", "cpu"))
-    assert cross_validate(config)["finished"] == [1, 4]
+    assert cross_validate(TASK, config)["finished"] == [1, 4]
     for fold in (1, 4):
         assert same_predictions(fold_folder(tmp_path / "run", fold), fold_folder(pair[0], fold))
         assert "fold" in (tmp_path / "run" / f"fold{fold}.log").read_text()
@@ -38,7 +39,7 @@ def test_failed_folds_are_named_with_their_logs(faces, tmp_path, monkeypatch):
     with pytest.raises(
         CrlError, match=r"(?s)folds \[1\] failed; see .*fold1.log.*--run.resume auto"
     ) as error:
-        cross_validate(config)
+        cross_validate(TASK, config)
     assert error.value.exit_code == 3
     assert sorted(fold for fold, _ in started) == [0, 1, 2, 3, 4]
     assert {device for _, device in started} == {"cpu", "cuda:1"}
@@ -48,7 +49,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_fold(faces, tmp_path, 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     config = replace(tiny(faces, tmp_path / "run"), devices=("cpu", "cuda:1"))
     with pytest.raises(ResourceError, match="cuda:1"):
-        cross_validate(config)
+        cross_validate(TASK, config)
     assert not (tmp_path / "run" / "fold0").exists()
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finegrained.config import CompareConfig
 from finegrained.task import TASK
 from finetune.errors import DataError, UsageError
 from finetune.experiments.compare.compare import compare_folders, compare_results, compare_seeds
+from finetune.experiments.config import CompareConfig
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import RunRecord
 from finetune.experiments.result import Result

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finegrained.config import EvaluateAgainConfig, FineDataConfig
+from finegrained.config import FineDataConfig
 from finegrained.evaluation import evaluate_run, labels_by_name, model_file, trained_table
 from finegrained.task import TASK
 from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.experiments.config import EvaluateAgainConfig
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest

@@ -9,7 +9,7 @@ import pytest
 
 from finetune.cli.options import load_config, parse_options
 from finetune.errors import UsageError
-from finetune.experiments.config import ComparisonConfig, arms_of, seeds_of
+from finetune.experiments.config import CompareConfig, ComparisonConfig, arms_of, seeds_of
 
 
 @dataclass(frozen=True)
@@ -98,3 +98,9 @@ def test_all_broken_rules_are_told_at_once():
         "'clr'",
     ):
         assert part in said
+
+
+@pytest.mark.parametrize("resamples", [0, -5])
+def test_a_comparison_needs_a_resample(resamples):
+    with pytest.raises(UsageError, match=f"resamples must be 1 or more.*got {resamples}"):
+        CompareConfig(resamples=resamples)
