@@ -21,15 +21,15 @@ from agecls.card_facts import (
 )
 from agecls.data.groups import AgeGroups
 from agecls.report_sections import age_gaps
+from agecls.result_form import AGE_RESULT
 from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
-from agecls.task import TASK
 from finetune.errors import UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval
+from finetune.runs.files import json_text
 from finetune.runs.folder import read_json
-from finetune.runs.strict_json import json_text
 
 ADULT = 18
 OLDEST_YOUTH = 20  # a group may hold ages on both sides of 18 up to here: Adience's 15-20 does
@@ -111,7 +111,7 @@ def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
 
     The folder of one fold of a finished cross-validation leads to the cross-validation itself.
     """
-    result = Result.load(run, TASK)
+    result = Result.load(run, AGE_RESULT)
     if result.run["kind"] == "age_cv":
         if fold is not None and fold not in result.folds:
             raise UsageError(f"{run} has no fold {fold}: choose among {result.folds}")
@@ -124,7 +124,7 @@ def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
         record = read_json(whole / "run.json")
         same = all(record.get(key) == result.run.get(key) for key in SAME_EXPERIMENT)
         if record.get("kind") == "age_cv" and same:
-            return Result.load(whole, TASK), own
+            return Result.load(whole, AGE_RESULT), own
     return result, own
 
 

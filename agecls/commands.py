@@ -1,101 +1,57 @@
-"""The age commands: each turns its options into calls of this room, and tells a person what came out."""
+"""The age commands: those of every task, and cross-validation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agecls.config import (
-    AgeConfig,
-    AgeStudyConfig,
-    CompareConfig,
-    CrossValidationConfig,
-    EvaluateAgeConfig,
-    VerifyConfig,
-)
+from agecls.config import AgeStudyConfig, CrossValidationConfig, EvaluateAgeConfig, VerifyAgeConfig
+from agecls.task import TASK
 from finetune.cli.command import Command, choose_command
+from finetune.experiments.commands import task_commands
+
+RECIPES = Path(__file__).parent / "configs"
 
 
-def verify(config: VerifyConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Count a data set and check what can be checked before training."""
-    from agecls.task import TASK
-    from finetune.experiments.data_checks import verify_data
+def evaluate(config: EvaluateAgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Score a run on its own test images or on other data, whole and in slices, or with other crops."""
+    from agecls.evaluation import evaluate_age_run
 
-    return verify_data(TASK, config)
-
-
-def train(config: AgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Fine-tune one model and test it once on its test fold."""
-    from agecls.task import TASK
-    from finetune.experiments.train import train_run
-
-    return train_run(TASK, config)
+    return evaluate_age_run(TASK, Path(words["run"]), config)
 
 
 def cross_validate(config: CrossValidationConfig, words: Mapping[str, str]) -> dict[str, Any]:
     """Run the folds, score them and write the report."""
     from agecls.cross_validation import cross_validate as run
 
-    return run(config)
+    return run(TASK, config)
 
 
-def evaluate(config: EvaluateAgeConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Score a run on its own test images or on other data, whole and in slices."""
-    from agecls.evaluation import evaluate_age_run
-
-    return evaluate_age_run(Path(words["run"]), config)
-
-
-def compare(config: CompareConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Compare two results image by image (or two lists of seeds, joined by commas)."""
-    from agecls.task import TASK
-    from finetune.experiments.compare.compare import compare_folders
-
-    first, second = ([Path(name) for name in words[side].split(",")] for side in ("a", "b"))
-    return compare_folders(TASK, first, second, config)
-
-
-def study(config: AgeStudyConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Train every loss with every seed, and report the paired differences."""
-    from agecls.study import study_losses
-
-    return study_losses(config)
-
-
-RECIPES = Path(__file__).parent / "configs"
-
+SHARED = task_commands(
+    TASK,
+    verify=(VerifyAgeConfig, "count a data set: folds, groups, subjects, missing and bad images"),
+    evaluate=(
+        EvaluateAgeConfig,
+        "score a run on its own test images or any table, sliced by group, gender and subject",
+    ),
+    evaluated="a run folder of train or cv",
+    study_config=AgeStudyConfig,
+    train_about="fine-tune one model and test it once on its test fold",
+    recipes=RECIPES,
+)
 COMMANDS = {
-    "verify": Command(
-        VerifyConfig, "count a data set: folds, groups, subjects, missing and bad images", verify
-    ),
-    "train": Command(
-        AgeConfig, "fine-tune one model and test it once on its test fold", train, recipes=RECIPES
-    ),
+    "verify": SHARED["verify"],
+    "train": SHARED["train"],
     "cv": Command(
         CrossValidationConfig,
         "subject-exclusive cross-validation with intervals and a report",
         cross_validate,
         recipes=RECIPES,
     ),
-    "evaluate": Command(
-        EvaluateAgeConfig,
-        "score a run on its own test images or any table, sliced by group, gender and subject",
-        evaluate,
-        {"run": "a run folder of train or cv"},
-    ),
-    "compare": Command(
-        CompareConfig,
-        "two results, paired on the same images",
-        compare,
-        {"a": "a result folder, or several (seeds) joined by commas", "b": "the result to compare with it"},
-    ),
-    "study": Command(
-        AgeStudyConfig,
-        "many losses, each with the same seeds, and what their paired differences say",
-        study,
-        recipes=RECIPES,
-    ),
+    **SHARED,
+    "evaluate": replace(SHARED["evaluate"], run=evaluate),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a person may choose about age data, its folds and its evaluation."""
+"""What a person may choose about age data, folds and evaluation, beside what every task's user may."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from finetune.errors import UsageError
-from finetune.experiments import config as shared
-from finetune.experiments.config import ComparisonConfig
+from finetune.experiments.config import (
+    ComparisonConfig,
+    DataConfig,
+    EvaluateAgainConfig,
+    EvaluateConfig,
+    EvaluateRunConfig,
+    VerifyConfig,
+)
 from finetune.training.config import FitConfig
 
 ADIENCE_GROUPS = "0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+"
+AgeCrops = Literal["center", "flip", "ten"]
 
 
 @dataclass(frozen=True)
-class AgeDataConfig:
+class AgeDataConfig(DataConfig):
     """Faces with age groups: Adience's own folder and fold files, or any table of path, age and subject.
 
     Args:
         root: Adience's folder (fold files and faces/ or aligned/), or the image root of a table.
         folds_dir: folder of the Adience fold files when they do not lie in root.
-        table: CSV or parquet with a row per image; its folder is the image root unless root is given.
         policy: which Adience age strings belong to which group.
         layout: which Adience pictures: auto, faces or aligned.
         groups: the age groups of a table, young to old.
@@ -36,16 +42,10 @@ class AgeDataConfig:
         n_folds: folds made for a table that has none.
         fold_seed: seed of those folds.
         fold: the test fold of `train`; -1 trains on everything and tests on nothing.
-        missing: what to do with listed images that are not there: error, or drop (counted and recorded).
-        skip_bad: drop unreadable images (counted and recorded) instead of stopping.
-        follow: allow image paths that leave the data root.
-        same_content: what to do when training and test hold the same picture under two names: warn or error.
         allow_subject_overlap: allow one person in training and test (then no claim of exclusivity is made).
     """
 
-    root: str | None = None
     folds_dir: str | None = None
-    table: str | None = None
     policy: Literal["core8", "gillevi", "paper_table", "mivolo", "l2rclip"] = "core8"
     layout: Literal["auto", "faces", "aligned"] = "auto"
     groups: str = ADIENCE_GROUPS
@@ -60,70 +60,29 @@ class AgeDataConfig:
     n_folds: int = 5
     fold_seed: int = 0
     fold: int = 0
-    missing: Literal["error", "drop"] = "error"
-    skip_bad: bool = False
-    follow: bool = False
-    same_content: Literal["warn", "error"] = "warn"
     allow_subject_overlap: bool = False
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class AgeEvaluateConfig(EvaluateConfig):
     """How test pictures are shown to the network.
 
     Args:
         test_crops: center, flip (centre and its mirror) or ten (four corners and centre, mirrored).
-        batch_size: pictures at once (memory only; the scores do not depend on it).
     """
 
-    test_crops: Literal["center", "flip", "ten"] = "center"
-    batch_size: int = 64
+    test_crops: AgeCrops = "center"
 
 
 @dataclass(frozen=True)
-class EvaluateAgainConfig(shared.EvaluateAgainConfig):
+class AgeEvaluateAgainConfig(EvaluateAgainConfig):
     """How pictures are shown to a network that was tested before.
 
     Args:
         test_crops: center, flip or ten; null shows them as the run's own test did.
     """
 
-    test_crops: Literal["center", "flip", "ten"] | None = None
-
-
-@dataclass(frozen=True)
-class VerifyConfig(shared.VerifyConfig):
-    """A look at a data set without training.
-
-    Args:
-        export: folder to write every fold's train, validation and test lists to (relative paths, CSV).
-        against: folder of such lists; it is an error when they are not the splits of this data.
-    """
-
-    data: AgeDataConfig = field(default_factory=AgeDataConfig)
-    export: str | None = None
-    against: str | None = None
-
-
-@dataclass(frozen=True)
-class EvaluateAgeConfig(shared.EvaluateRunConfig):
-    """A trained run on its own test images, or on any other data.
-
-    Args:
-        crop: own (pictures as they are), or detector: also cut out again by a face detector, to tell what the
-            crops made in use cost against those of the data.
-        detector: the YuNet face detector's ONNX file; null looks in the usual places.
-        face_crop: how the detector's faces are cut out: aligned, faces, plain, or auto (as the run's pictures
-            are: told by Adience's layout, measured on others).
-        face_margin: share of the face box added on every side for faces and plain; null is the style's own.
-    """
-
-    data: AgeDataConfig = field(default_factory=AgeDataConfig)
-    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
-    crop: Literal["own", "detector"] = "own"
-    detector: str | None = None
-    face_crop: Literal["auto", "aligned", "faces", "plain"] = "auto"
-    face_margin: float | None = None
+    test_crops: AgeCrops | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +90,7 @@ class AgeConfig(FitConfig):
     """A whole age experiment: data, model, head, loss, training, evaluation and where it all goes."""
 
     data: AgeDataConfig = field(default_factory=AgeDataConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    evaluate: AgeEvaluateConfig = field(default_factory=AgeEvaluateConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -185,15 +144,37 @@ class AgeStudyConfig(CrossValidationConfig, ComparisonConfig):
 
 
 @dataclass(frozen=True)
-class CompareConfig:
-    """A paired comparison of two results.
+class VerifyAgeConfig(VerifyConfig):
+    """A look at a data set without training.
 
     Args:
-        out: folder for the comparison's page and pictures; null puts it beside the second result.
-        resamples: bootstrap resamples over subjects.
-        pictures: draw the gallery and the heat maps.
+        export: folder to write every fold's train, validation and test lists to (relative paths, CSV).
+        against: folder of such lists; it is an error when they are not the splits of this data.
     """
 
-    out: str | None = None
-    resamples: int = 5000
-    pictures: bool = True
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    export: str | None = None
+    against: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateAgeConfig(EvaluateRunConfig):
+    """A trained run on its own test images, or on any other data.
+
+    Args:
+        crop: own (pictures as they are), or detector: also cut out again by a face detector, to tell what the
+            crops made in use cost against those of the data.
+        detector: the YuNet face detector's ONNX file; null looks in the usual places.
+        face_crop: how the detector's faces are cut out: aligned, faces, plain, or auto (as the run's pictures
+            are: told by Adience's layout, measured on others).
+        face_margin: share of the face box added on every side for faces and plain; null is the style's own.
+        cache: where decoded pictures of other data are kept: auto (the user's cache folder), none, or one
+            named.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    evaluate: AgeEvaluateAgainConfig = field(default_factory=AgeEvaluateAgainConfig)
+    crop: Literal["own", "detector"] = "own"
+    detector: str | None = None
+    face_crop: Literal["auto", "aligned", "faces", "plain"] = "auto"
+    face_margin: float | None = None

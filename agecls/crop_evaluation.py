@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from agecls.config import EvaluateAgeConfig
+from agecls.faces.alignment import Face, crop_face
 from agecls.faces.crop import MAX_ASPECT, MAX_DROP, MAX_MARGIN, FaceCrop, crop_of_run
-from agecls.faces.detector import Face, FaceDetector, build_detector, crop_face, missing_detector_message
+from agecls.faces.detector import FaceDetector, build_detector, missing_detector_message
+from agecls.result_form import AGE_RESULT
 from agecls.scores import exact_accuracy, one_off_accuracy
-from agecls.task import TASK
 from finetune.cli.console import progress, say, table
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.evaluate import (
@@ -35,6 +36,7 @@ from finetune.experiments.evaluate import (
 )
 from finetune.experiments.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder
+from finetune.experiments.task import Task
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, prepare
@@ -74,7 +76,7 @@ class RecroppedSource:
         return self._manifest.file(int(row))
 
 
-def evaluate_recropped(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
+def evaluate_recropped(task: Task, folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
     """Score a run with its pictures' own crops and with a detector's, and return both with their difference.
 
     Without data in the configuration each model of the run is shown its own test images; other data is shown
@@ -93,7 +95,7 @@ def evaluate_recropped(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any
     own: list[Predictions] = []
     cut: list[Predictions] = []
     found: list[bool] = []
-    result, pictures = shown_pictures(folder, config)
+    result, pictures = shown_pictures(task, folder, config)
     for shown in pictures:
         rows = np.arange(len(shown.manifest))
         faces = find_faces(shown.manifest, rows, detector)
@@ -169,12 +171,14 @@ def measured_crop(manifest: Manifest, detector: FaceDetector, *, squeezed: bool)
     return FaceCrop("plain", *(round(float(value), 3) for value in median))
 
 
-def shown_pictures(folder: Path, config: EvaluateAgeConfig) -> tuple[Result, list[Shown]]:
+def shown_pictures(task: Task, folder: Path, config: EvaluateAgeConfig) -> tuple[Result, list[Shown]]:
     """Return the run and which pictures its models are shown: own test images fold by fold, or other data."""
     model_files(folder, config.weights)
-    result = Result.load(folder, TASK)
+    result = Result.load(folder, AGE_RESULT)
     other = names_data(config)
-    return result, [other_images(result, config)[0]] if other else own_images(result, config.weights)
+    return result, [other_images(task, result, config)[0]] if other else own_images(
+        task, result, config.weights
+    )
 
 
 def find_faces(manifest: Manifest, rows: np.ndarray, detector: FaceDetector) -> dict[int, Face | None]:

@@ -7,26 +7,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agecls.config import AgeConfig, CrossValidationConfig
+from agecls.config import CrossValidationConfig
 from agecls.fold_processes import run_on_devices
-from agecls.report import report_result, tell
-from agecls.task import CROSS_VALIDATION, TASK
 from finetune.cli.command import command_line
 from finetune.cli.console import say
 from finetune.errors import CrlError, DataError, UsageError, listing
 from finetune.experiments.predictions import join_predictions
 from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.report import report_result
 from finetune.experiments.result import Result
+from finetune.experiments.run import (
+    Experiment,
+    check_run_place,
+    kept_options,
+    prepare_experiment,
+    run_split,
+)
+from finetune.experiments.task import Task
 from finetune.images.manifest import Manifest
-from finetune.runs.config_file import CONFIG_NAME, config_changes
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, config_changes
 from finetune.runs.folder import RunFolder, read_json
 from finetune.runs.lock import LOCK_NAME
-from finetune.training.config import FREE_KEYS, to_dict
-
-if TYPE_CHECKING:
-    from finetune.experiments.run import Experiment
+from finetune.training.optimization.distributed import World
 
 
 def fold_folder(folder: Path, fold: int) -> Path:
@@ -39,22 +43,19 @@ def is_finished(folder: Path) -> bool:
     return (folder / "run.json").is_file()
 
 
-def cross_validate(config: CrossValidationConfig) -> dict[str, Any]:
+def cross_validate(task: Task, config: CrossValidationConfig) -> dict[str, Any]:
     """Run the folds that are asked for and not finished; score and report once all are there.
 
     Returns the report's JSON object, or, while folds remain, {"finished": [...], "remaining": [...]}.
     """
-    from finetune.experiments.run import check_run_place, prepare_experiment, run_split
-    from finetune.training.optimization.distributed import World
-
     refuse_torchrun()
     folder = Path(config.run.dir)
     check_run_place(config)
-    experiment = prepare_experiment(TASK, config)
+    experiment = prepare_experiment(task, config)
     config = replace(config, head=experiment.config.head)
     folds = experiment.splits.folds
     wanted = _wanted_folds(config.folds, folds)
-    claim_folder(folder, config)
+    claim_folder(task, folder, config)
     config = replace(config, run=replace(config.run, resume="auto"))
     experiment = replace(experiment, config=config)
     finished = finished_folds(experiment, folder)
@@ -136,14 +137,14 @@ def _wanted_folds(asked: tuple[int, ...], there: list[int]) -> list[int]:
     return sorted(set(asked)) or there
 
 
-def claim_folder(folder: Path, config: CrossValidationConfig) -> None:
+def claim_folder(task: Task, folder: Path, config: CrossValidationConfig) -> None:
     """Make or reopen the result folder under its rules, write its configuration, and let go of it.
 
     Each fold holds its own lock while it runs, so that several processes may share the result folder.
     """
     with RunFolder.open(
         folder,
-        shared_config(config),
+        kept_options(task, config),
         resume=config.run.resume,
         allow_change=config.run.allow_change,
         free_keys=FREE_KEYS,
@@ -152,40 +153,31 @@ def claim_folder(folder: Path, config: CrossValidationConfig) -> None:
         pass
 
 
-def shared_config(config: AgeConfig) -> dict[str, Any]:
-    """Return what config.yaml of the result says: without what belongs to one call."""
-    content = to_dict(config)
-    for moving in ("folds", "devices", "report"):
-        content.pop(moving, None)
-    return content
-
-
 def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Join the folds' predictions and records into the result's own, then score, draw and report."""
-    folds = [Result.load(fold_folder(folder, split.fold), TASK) for split in experiment.splits]
+    task, manifest = experiment.task, experiment.data.manifest
+    folds = [Result.load(fold_folder(folder, split.fold), task.form) for split in experiment.splits]
     refuse_mixed_folds(folds)
-    manifest = experiment.data.manifest
-    record = joined_record(folds, manifest)
-    with RunFolder.open(
-        folder, shared_config(experiment.config), resume="auto", free_keys=FREE_KEYS, wait_seconds=60
-    ) as run:
+    record = joined_record(folds, manifest, task.form.kinds[-1])
+    content = kept_options(task, experiment.config)
+    with RunFolder.open(folder, content, resume="auto", free_keys=FREE_KEYS, wait_seconds=60) as run:
         manifest.save(folder / "manifest.parquet")
         join_predictions([fold.predictions for fold in folds]).write(folder / "predictions.parquet")
         record.write(run.path / RECORD_FILE)
         train_labels = {split.fold: manifest.label[split.train] for split in experiment.splits}
-        report = report_result(Result.load(folder, TASK), train_labels)
-    tell(report)
+        report = report_result(task, Result.load(folder, task.form), train_labels)
+    task.tell(report)
     say(f"report: {folder / 'report.md'}")
     return report
 
 
-def joined_record(folds: list[Result], manifest: Manifest) -> RunRecord:
+def joined_record(folds: list[Result], manifest: Manifest, kind: str) -> RunRecord:
     """Return the record of all folds together: what they share, and what can be added up."""
     first = folds[0].record
     shared = {key: value for key, value in first.extra.items() if key != "fold"}
     return replace(
         first,
-        kind=CROSS_VALIDATION,
+        kind=kind,
         command=command_line(),
         n=sum(len(fold.predictions) for fold in folds),
         minutes=round(sum(fold.record.minutes or 0.0 for fold in folds), 3),

@@ -11,11 +11,12 @@ from agecls.scores import age_scores, slice_scores
 from finetune.cli.console import say, table
 from finetune.errors import UsageError
 from finetune.experiments.predictions import Predictions
+from finetune.experiments.task import Task
 
 SLICES = ("group", "gender", "subject_count")
 
 
-def evaluate_age_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
+def evaluate_age_run(task: Task, folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
     """Score a run folder and return the scores with their slices (`finetune.experiments.evaluate`).
 
     With `crop` "detector" the pictures are also cut out again by a face detector, and what that costs is
@@ -24,12 +25,11 @@ def evaluate_age_run(folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
     if config.crop == "detector":
         from agecls.crop_evaluation import evaluate_recropped
 
-        return evaluate_recropped(folder, config)
-    from agecls.task import TASK
+        return evaluate_recropped(task, folder, config)
     from finetune.experiments.evaluate import evaluate_run
 
     refuse_unused(config)
-    return evaluate_run(TASK, folder, config)
+    return evaluate_run(task, folder, config)
 
 
 def refuse_unused(config: EvaluateAgeConfig) -> None:

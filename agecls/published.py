@@ -31,3 +31,18 @@ TABLE_X = (
     Reported("ResNet-152", "ImageNet", "CE", 62.85, 92.87),
     Reported("ResNet-152", "ImageNet", "CRL", 63.26, 93.25),
 )
+
+NETWORKS = {"resnet34": "ResNet-34", "resnet101": "ResNet-101", "resnet152": "ResNet-152"}
+ARMS = {"NLLR": "nllr", "CE": "cel", "CRL": "crl"}
+
+
+def accuracy_by_arm(backbone: str, pretrained: bool) -> dict[str, str]:
+    """Return the exact accuracies reported of this network, with their source, by a study's arm.
+
+    >>> accuracy_by_arm("resnet101.a1h_in1k", True)["crl"]
+    '62.73 (CRL paper, Table X, one run)'
+    """
+    start = "ImageNet" if pretrained else "none"
+    network = NETWORKS.get(backbone.partition(".")[0])
+    rows = [row for row in TABLE_X if (row.network, row.pretraining) == (network, start)]
+    return {ARMS[row.loss]: f"{row.exact:.2f} (CRL paper, Table X, one run)" for row in rows}

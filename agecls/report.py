@@ -1,76 +1,54 @@
-"""A finished result -> its report: pictures, report.json with every number, report.md for people."""
+"""What the report of an age result has of its own: scores over folds, slices, figures and sections."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agecls import report_sections
 from agecls.figures import draw_confusion, draw_group_bars, group_recalls
-from agecls.scores import score_cross_validation, slice_scores
+from agecls.scores import Slice, score_cross_validation, slice_scores
 from finetune.cli.console import table
 from finetune.experiments.result import Result
-from finetune.experiments.sections import CURVES_NOTE, DATA_NOTE, FIGURES, figure
-from finetune.figures import markdown
+from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
+from finetune.experiments.task import Sections
 from finetune.figures.gallery import draw_heat_maps
-from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
-from finetune.figures.markdown import Picture, show_pictures
+from finetune.figures.markdown import Picture
 from finetune.figures.selection import choose_typical
 from finetune.metrics.classification import confusion_matrix
-from finetune.runs.atomic import write_bytes
-from finetune.runs.folder import image_files, write_json
+from finetune.runs.folder import image_files
+
+INTERVALS = ("exact_interval", "one_off_interval")
+SLICES: tuple[Slice, ...] = ("group", "gender", "subject_count")
 
 
-def report_result(
-    result: Result,
-    train_labels: Mapping[int, np.ndarray] | None = None,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+def report_scores(
+    result: Result, train_labels: Mapping[int, np.ndarray] | None, *, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Score a result and write pictures/, report.json and report.md into its folder.
+    """Return the scores over folds, `slices` (name -> rows of `slice_scores`) and `confusion` (K, K).
 
-    Args:
-        result: run.json, predictions and learning curves of a finished cross-validation.
-        train_labels: fold -> labels trained on, for the baseline; None takes the other folds' test images.
-        resamples: bootstrap resamples over subjects.
-        seed: of the resampling.
-
-    Returns:
-        What report.json holds: the run's settings, every score, `slices`, `confusion` and `pictures`.
+    `train_labels` gives the labels trained on by fold, for the baseline; None takes the other folds' test
+    images.
     """
     found = result.predictions
-    scores = score_cross_validation(found, train_labels, resamples=resamples, seed=seed)
-    slices = {
-        by: slice_scores(found, by, resamples=resamples, seed=seed)
-        for by in ("group", "gender", "subject_count")
-    }
+    slices = {by: slice_scores(found, by, resamples=resamples, seed=seed) for by in SLICES}
     confusion = confusion_matrix(found.probs, found.target, len(found.class_names))
-    record = {
-        **result.run,
-        "loss_text": result.loss_text,
-        **scores,
+    return {
+        **score_cross_validation(found, train_labels, resamples=resamples, seed=seed),
         "slices": slices,
         "confusion": confusion.tolist(),
     }
-    pictures = draw_pictures(result, slices["group"], confusion)
-    write_report(result.folder, record, pictures)
-    return record | {"pictures": [picture.file.as_posix() for picture in pictures]}
 
 
-def draw_pictures(
-    result: Result, groups: Sequence[Mapping[str, Any]], confusion: np.ndarray
-) -> list[Picture]:
-    """Draw a result's pictures into its folder; `groups` are the rows of `slice_scores(..., "group")`."""
-    found, names = result.predictions, result.class_names
-    place, made = result.folder / FIGURES, []
+def draw_figures(result: Result, record: Mapping[str, Any]) -> list[Picture]:
+    """Draw the confusion matrix, the bars of the groups and a heat map into a result's folder."""
+    found, names, place = result.predictions, result.class_names, result.folder / FIGURES
+    confusion, groups = np.asarray(record["confusion"]), record["slices"]["group"]
     exact, one_off = group_recalls(confusion)
     ends = [np.array([cell[key] or (np.nan, np.nan) for cell in groups]) for key in INTERVALS]
     draw_confusion(confusion, names, place / "confusion.png")
-    made.append(figure("confusion", "Confusion matrix", "All test images of all folds."))
     draw_group_bars(
         names,
         confusion.sum(axis=1),
@@ -80,12 +58,6 @@ def draw_pictures(
         exact_interval=ends[0],
         one_off_interval=ends[1],
     )
-    made.append(figure("groups", "Accuracy per group", "Intervals from 30 subjects on."))
-    if any(result.curves.values()):
-        draw_learning_curves(list(result.curves.values()), place / "learning_curves.png")
-        made.append(figure("learning_curves", "Learning curves", CURVES_NOTE))
-    draw_reliability(found.probs, found.target, place / "reliability.png")
-    made.append(figure("reliability", "Reliability diagram", "Bins without an image are empty."))
     rows = choose_typical(found.target, found.probs)
     draw_heat_maps(
         image_files(result.run, found.path[rows]),
@@ -95,47 +67,24 @@ def draw_pictures(
         place / "heat_map.png",
         subtitle="per true group, the image of median probability of the true group",
     )
-    made.append(figure("heat_map", "Softmax heat map", DATA_NOTE))
-    return made
+    return [
+        figure("confusion", "Confusion matrix", "All test images of all folds."),
+        figure("groups", "Accuracy per group", "Intervals from 30 subjects on."),
+        figure("heat_map", "Softmax heat map", DATA_NOTE),
+    ]
 
 
-INTERVALS = ("exact_interval", "one_off_interval")
-
-
-def write_report(folder: Path, record: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Path:
-    """Write report.json and report.md into `folder` and return the latter.
-
-    Args:
-        folder: an existing folder; the pictures' paths start from it.
-        record: in one mapping the run's settings (run.json), `loss_text`, the scores of
-            `score_cross_validation`, `slices` (name -> rows of `slice_scores`, at least "group") and
-            `confusion` (K, K).
-        pictures: what to show, in this order.
-    """
-    content = {**record, "pictures": [picture.file.as_posix() for picture in pictures]}
-    write_json(folder / "report.json", content)
-    page = folder / "report.md"
-    write_bytes(page, _page(record, pictures).encode())
-    return page
-
-
-def _page(record: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
-    title = f"Age groups: {record['loss_text']}, {record.get('backbone', 'unknown backbone')}"
+def sections(record: Mapping[str, Any]) -> Sections:
+    """Return the first sections of a report: the result, the folds, the groups, other slices, calibration."""
     slices = record["slices"]
-    sections: list[tuple[str, str | None]] = [
+    return [
         ("Result", report_sections.headline(record)),
         ("Folds", report_sections.per_fold(record)),
         ("Age groups", report_sections.per_group(record)),
         ("Gender", _other_slice(slices.get("gender"), "gender")),
         ("Images per person", _other_slice(slices.get("subject_count"), "test images of the person")),
         ("Other decoders and probabilities", report_sections.calibration(record)),
-        ("Pictures", show_pictures(pictures)),
-        ("Data", report_sections.data_line(record)),
-        ("What was run", report_sections.what_ran(record)),
-        ("Reported by others", report_sections.reported_by_others(record)),
-        ("Use", report_sections.responsible_use(record)),
     ]
-    return markdown.page(markdown.escape(title), sections)
 
 
 def _other_slice(cells: Sequence[Mapping[str, Any]] | None, name: str) -> str | None:

@@ -126,11 +126,6 @@ def calibration(record: Record) -> str:
     return f"{first}\n\n{table(['over all images', 'value'], measures)}"
 
 
-def what_ran(record: Record) -> str:
-    """Return what is needed to run it again, and what it ran on."""
-    return sections.what_ran(record, [("protocol", "protocol")])
-
-
 def data_line(record: Record) -> str:
     """Return which images were tested, by which label rule, and the hashes that two comparable runs share."""
     shared = record.get("shared_people", record.get("subjects_in_several_folds"))

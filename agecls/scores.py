@@ -17,7 +17,7 @@ import numpy as np
 from finetune.experiments.predictions import Predictions
 from finetune.metrics import classification as metrics
 from finetune.metrics.bootstrap import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text
 
 # Below this many subjects a cell of a slice gets its counts and no conclusion.
 FEWEST_SUBJECTS = 30

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agecls.config import AgeConfig, AgeDataConfig, VerifyConfig
+from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig, VerifyAgeConfig
 from agecls.data.folds import shared_people
 from agecls.data.read import check_contents, make_age_splits, read_data
+from agecls.result_form import AGE_RESULT
 from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import ALL, Split, Splits
-from finetune.experiments.task import CropChoice, Measure, Resampling, Task, TaskData
+from finetune.experiments.task import (
+    CropChoice,
+    FoldsRun,
+    Measure,
+    Resampling,
+    Sections,
+    StudyText,
+    Task,
+    TaskData,
+)
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
     from finetune.experiments.record import RunRecord
     from finetune.experiments.result import Result
-    from finetune.experiments.run import Experiment
     from finetune.figures.markdown import Picture
 
-FOLD, CROSS_VALIDATION = "age_fold", "age_cv"
+STUDY_NOTES = (
+    "Every cell is an ordinary result in cells/ARM/seed-N: `crl age compare` pairs two of them, or two lists "
+    "of seeds, person by person, and `crl export` takes any of their models.",
+    "Seeds are not people: a difference that holds over seeds holds for these test people; what other people "
+    "would have shown is what the intervals of `crl age compare` are about.",
+)
 
 
 class AgeTask(Task):
@@ -32,13 +47,13 @@ class AgeTask(Task):
 
     name = "age"
     title = "Age groups"
-    kinds = (FOLD, CROSS_VALIDATION)
-    result_of = "a cross-validation"
-    written_by = "crl age cv writes them when its folds are finished"
+    form = AGE_RESULT
+    class_unit = "group"
+    part_unit = "fold"
     ordered = True
-    columns = ("subject", "user", "gender", "age", "fold")
-    may_be_empty = ("age",)
     config_type = AgeConfig
+    call_options = ("folds", "devices", "report")
+    cell_files = ("run.json", "predictions.parquet", "manifest.parquet", "report.json", "report.md")
     measures = (
         Measure(
             "exact",
@@ -85,7 +100,7 @@ class AgeTask(Task):
         check_contents(data, splits, config)
         return data
 
-    def verify_lists(self, data: TaskData, splits: Splits, config: VerifyConfig) -> dict[str, Any]:
+    def verify_lists(self, data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dict[str, Any]:
         """Count folds, groups and subjects; export the splits or compare them with exported ones."""
         from agecls.verification import verify_lists
 
@@ -151,19 +166,19 @@ class AgeTask(Task):
 
         return age_scores(predictions.probs, predictions.target)
 
-    def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:
+    def facts(self, config: AgeConfig, data: TaskData, splits: Splits, split: Split) -> dict[str, Any]:
         """Return the fold, the protocol, and how many subjects there are and are shared."""
-        manifest = experiment.data.manifest
+        manifest = data.manifest
         return {
             "fold": split.fold,
-            "protocol": experiment.config.data.protocol,
+            "protocol": config.data.protocol,
             "subjects": len(set(manifest["subject"].tolist())),
-            "shared_people": shared_people(experiment.splits.splits, manifest),
+            "shared_people": shared_people(splits.splits, manifest),
         }
 
-    def table(self, experiment: Experiment, split: Split) -> Manifest:  # noqa: ARG002
+    def table(self, data: TaskData, split: Split) -> Manifest:  # noqa: ARG002
         """Return the table as it was read."""
-        return experiment.data.manifest
+        return data.manifest
 
     def summary(self, record: RunRecord, split: Split) -> str | None:
         """Return the fold's accuracies and minutes; None where nothing was tested."""
@@ -173,11 +188,51 @@ class AgeTask(Task):
         told = f"exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %"
         return f"fold {split.fold}: {told} of {scores['n']} test images, {record.minutes:.1f} min"
 
-    def report(self, result: Result, train_labels: Mapping[int, np.ndarray] | None) -> dict[str, Any]:
-        """Score a result and write its report."""
-        from agecls.report import report_result
+    def report_scores(
+        self,
+        result: Result,
+        train_labels: Mapping[int, np.ndarray] | None,
+        *,
+        resamples: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Return the scores over folds with their baseline, the slices, and the confusion matrix."""
+        from agecls.report import report_scores
 
-        return report_result(result, train_labels)
+        return report_scores(result, train_labels, resamples=resamples, seed=seed)
+
+    def figures(self, result: Result, record: Mapping[str, Any]) -> tuple[list[Picture], list[str]]:
+        """Draw the confusion matrix, the bars of the groups and a softmax heat map."""
+        from agecls.report import draw_figures
+
+        return draw_figures(result, record), []
+
+    def write_tables(self, result: Result, record: Mapping[str, Any]) -> None:
+        """Write nothing: report.json has every number."""
+
+    def sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return the result, the folds, the groups and other slices, and calibration."""
+        from agecls.report import sections
+
+        return sections(record)
+
+    def data_section(self, record: Mapping[str, Any]) -> str:
+        """Return which images were tested, by which label rule."""
+        from agecls.report_sections import data_line
+
+        return data_line(record)
+
+    def reported_by_others(self, record: Mapping[str, Any]) -> str | None:
+        """Return the numbers published on Adience, or None on other data."""
+        from agecls.report_sections import reported_by_others
+
+        return reported_by_others(record)
+
+    def closing_sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return what the model must not be used for."""
+        from agecls.report_sections import responsible_use
+
+        return [("Use", responsible_use(record))]
 
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the accuracies over folds with their intervals."""
@@ -240,6 +295,30 @@ class AgeTask(Task):
         from agecls.card import age_card
 
         return age_card(folder, fold)
+
+    def folds_run(self, config: AgeStudyConfig) -> FoldsRun | None:
+        """Return the cross-validation that a cell is, unless it is one model of `train`."""
+        from agecls.cross_validation import cross_validate
+
+        if config.cell == "train":
+            return None
+        return FoldsRun(CrossValidationConfig, partial(cross_validate, self))
+
+    def study_text(self, config: AgeStudyConfig, report: Mapping[str, Any]) -> StudyText:
+        """Return what a cell is, and the accuracies that others reported on Adience's folds."""
+        from agecls.published import accuracy_by_arm
+        from agecls.report_sections import reported_by_others
+
+        whole, backbone = config.cell == "cv", config.model.backbone
+        kind = "cross-validation" if whole else "training"
+        folds = f"folds {', '.join(map(str, report['folds']))}"
+        on_adience = whole and reported_by_others(report) is not None
+        return StudyText(
+            f"Losses compared: age groups, {backbone}, {report['policy']}",
+            f"cell: one {kind} ({folds}, protocol {config.data.protocol})",
+            STUDY_NOTES,
+            accuracy_by_arm(backbone, config.model.weights != "none") if on_adience else {},
+        )
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

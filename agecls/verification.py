@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agecls.config import AgeDataConfig, VerifyConfig
+from agecls.config import AgeDataConfig, VerifyAgeConfig
 from agecls.data.folds import export_splits, split_hash, verify_splits
 from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
@@ -16,7 +16,7 @@ from finetune.experiments.splits import Splits
 from finetune.experiments.task import TaskData
 
 
-def verify_lists(data: TaskData, splits: Splits, config: VerifyConfig) -> dict[str, Any]:
+def verify_lists(data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dict[str, Any]:
     """Print the counts, export the splits or compare them with exported ones, and return what was counted.
 
     Raises DataError where the exported lists are other splits.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from apps.config import ExplainConfig
-from apps.heatmap.encoding import encode_image
+from apps.heatmap.picture import encode_image
 from apps.predict.inputs import find_sources
 from apps.predict.views import safe_name, shortened
 from apps.predict.writers import on_one_line
@@ -19,7 +19,7 @@ from finetune.errors import DataError, UsageError, listing
 from finetune.figures.evidence import enlarged, overlay
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import PreprocessSpec, preprocess
-from finetune.runs.atomic import check_writable, write_bytes
+from finetune.runs.files import check_writable, write_bytes
 
 GAP = 4  # white pixels between the crop and the overlay
 CUT_NOTE = "the model was trained on pictures cut to the object's box; give it pictures that are cut likewise"

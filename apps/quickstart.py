@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import UsageError
-from finetune.runs.atomic import check_writable
+from finetune.runs.files import check_writable
 
 if TYPE_CHECKING:
     from agecls.config import CrossValidationConfig
@@ -71,20 +71,21 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
 def train(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> dict[str, Any]:
     """Cross-validate one loss and return its report."""
     from agecls.cross_validation import cross_validate
+    from agecls.task import TASK
     from finetune.cli.console import say
 
     short, title = LOSSES[loss]
     say(f"\n{title} ({short}): five folds, no person on two sides")
     with one_thread():
-        return cross_validate(loss_config(config, faces, folder, loss))
+        return cross_validate(TASK, loss_config(config, faces, folder, loss))
 
 
 def compare(folder: Path, first: str, second: str) -> dict[str, Any]:
     """Compare two losses on the same faces, image by image."""
-    from agecls.config import CompareConfig
     from agecls.task import TASK
     from finetune.cli.console import say
     from finetune.experiments.compare.compare import compare_folders
+    from finetune.experiments.config import CompareConfig
 
     say(f"\nthe same faces, {second} against {first}")
     out = folder / "comparison" / f"{second}-against-{first}"

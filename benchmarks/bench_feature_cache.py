@@ -30,7 +30,7 @@ from finetune.images.cache import open_source
 from finetune.images.manifest import Manifest
 from finetune.models.backbone import Features
 from finetune.models.heads import registry as heads
-from finetune.models.heads.registry import FeatureDims, Head, HeadOutput
+from finetune.models.heads.base import FeatureDims, Head, HeadOutput
 from finetune.runs.folder import RunFolder
 from finetune.training.config import FitConfig, HeadConfig, ModelConfig, RunConfig, TrainConfig, to_dict
 from finetune.training.data import TrainingData

@@ -36,8 +36,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from agecls.faces.alignment import crop_face
 from agecls.faces.crop import FaceCrop
-from agecls.faces.detector import build_detector, crop_face
+from agecls.faces.detector import build_detector
 from apps.config import PredictConfig
 from apps.export.convert import to_int8
 from apps.export.graph import build_graph

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from finegrained.result_form import FINE_RESULT
 from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import is_drawn
-from finegrained.task import TASK
 from finetune.experiments.result import Result
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text
 
 INTENDED_USE = (
     "research on telling look-alike categories apart and on loss functions; sorting pictures that show one "
@@ -68,7 +68,7 @@ def fine_card(run: Path, *, tested: bool = True) -> dict[str, Any]:
 
     Raises DataError for a folder that is no finished fine-grained run.
     """
-    result = Result.load(Path(run), TASK)
+    result = Result.load(Path(run), FINE_RESULT)
     run_facts, found = result.run, result.predictions
     scores = fine_scores(found.probs, found.target, found.class_names) if tested and len(found) else None
     crop = dict(run_facts.get("crop") or {"kind": "image", "margin": 0.0})

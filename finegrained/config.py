@@ -13,22 +13,26 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.errors import UsageError
-from finetune.experiments import config as shared
-from finetune.experiments.config import ComparisonConfig
+from finetune.experiments.config import (
+    ComparisonConfig,
+    DataConfig,
+    EvaluateAgainConfig,
+    EvaluateConfig,
+    EvaluateRunConfig,
+    VerifyConfig,
+)
 from finetune.training.config import FitConfig, ModelConfig, TrainConfig
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 Layout = Literal["auto", "cub", "cars-O", "cars-S", "cars-K", "folders"]
-Crops = Literal["center", "flip", "ten", "cam"]
 
 
 @dataclass(frozen=True)
-class FineDataConfig:
+class FineDataConfig(DataConfig):
     """CUB-200-2011, Stanford Cars, class folders, or a table of pictures and classes.
 
     Args:
         root: the data set's folder (its parent or a doubled folder will do), or the image root of a table.
-        table: CSV or parquet with a row per image; its folder is the image root unless root is given.
         layout: auto looks for each layout's own files; naming one refuses the others.
         subset: the folder holds part of the official data set: counts are told and not asserted.
         metadata_only: read the lists alone; pictures need not be there (verify only).
@@ -37,14 +41,9 @@ class FineDataConfig:
         val_share: share of each class's training images that validates, in [0, 1); 0 trains on all.
         test_share: share of each class's images that tests where the data name no test part, in (0, 1).
         split_seed: seed of both shares.
-        missing: what to do with listed images that are not there: error, or drop (counted and recorded).
-        skip_bad: drop unreadable images (counted and recorded) instead of stopping.
-        follow: allow image paths that leave the data root.
         same_content: what to do when pictures learned from are tested under another name: warn or error.
     """
 
-    root: str | None = None
-    table: str | None = None
     layout: Layout = "auto"
     subset: bool = False
     metadata_only: bool = False
@@ -53,10 +52,6 @@ class FineDataConfig:
     val_share: float = 0.1
     test_share: float = 0.2
     split_seed: int = 0
-    missing: Literal["error", "drop"] = "error"
-    skip_bad: bool = False
-    follow: bool = False
-    same_content: Literal["warn", "error"] = "warn"
 
     def __post_init__(self) -> None:
         rules = [
@@ -89,62 +84,13 @@ class FineTrainConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
-class FineEvaluateConfig:
-    """How test pictures are shown to the network.
-
-    Args:
-        test_crops: center; flip (the centre and its mirror, as in B-CNN's protocol); ten (four corners and
-            the centre, mirrored); or cam (the centre, and the region its activations point to, enlarged).
-        batch_size: pictures at once (memory only; the scores do not depend on it).
-    """
-
-    test_crops: Crops = "center"
-    batch_size: int = 64
-
-
-@dataclass(frozen=True)
-class EvaluateAgainConfig(shared.EvaluateAgainConfig):
-    """How pictures are shown to a network that was tested before.
-
-    Args:
-        test_crops: center, flip, ten or cam; null shows them as the run's own test did.
-    """
-
-    test_crops: Crops | None = None
-
-
-@dataclass(frozen=True)
-class VerifyConfig(shared.VerifyConfig):
-    """A look at a data set without training.
-
-    Args:
-        write: file to write the table of images to (.csv or .parquet); null writes none.
-    """
-
-    data: FineDataConfig = field(default_factory=FineDataConfig)
-    write: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.write is not None and Path(self.write).suffix.lower() not in TABLE_SUFFIXES:
-            raise UsageError(f"--write {self.write}: the table must end in {' or '.join(TABLE_SUFFIXES)}")
-
-
-@dataclass(frozen=True)
-class EvaluateFineConfig(shared.EvaluateRunConfig):
-    """A trained run on its own test pictures, or on any other data of its classes."""
-
-    data: FineDataConfig = field(default_factory=FineDataConfig)
-    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
-
-
-@dataclass(frozen=True)
 class FineConfig(FitConfig):
     """A whole fine-grained experiment: data, model, head, loss, training, evaluation and where it goes."""
 
     model: FineModelConfig = field(default_factory=FineModelConfig)
     train: FineTrainConfig = field(default_factory=FineTrainConfig)
     data: FineDataConfig = field(default_factory=FineDataConfig)
-    evaluate: FineEvaluateConfig = field(default_factory=FineEvaluateConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,19 +108,49 @@ class FineStudyConfig(FineConfig, ComparisonConfig):
 
 
 @dataclass(frozen=True)
-class CompareConfig:
-    """A paired comparison of two results.
+class VerifyFineConfig(VerifyConfig):
+    """A look at a data set without training.
 
     Args:
-        out: folder for the comparison's page and pictures; null puts it beside the second result.
-        resamples: bootstrap resamples over images, at least 1.
-        pictures: draw the gallery and the heat maps.
+        write: file to write the table of images to (.csv or .parquet); null writes none.
     """
 
-    out: str | None = None
-    resamples: int = 5000
-    pictures: bool = True
+    data: FineDataConfig = field(default_factory=FineDataConfig)
+    write: str | None = None
 
     def __post_init__(self) -> None:
-        if self.resamples < 1:
-            raise UsageError(f"resamples must be 1 or more (5000 is usual), got {self.resamples}")
+        if self.write is not None and Path(self.write).suffix.lower() not in TABLE_SUFFIXES:
+            raise UsageError(f"--write {self.write}: the table must end in {' or '.join(TABLE_SUFFIXES)}")
+
+
+@dataclass(frozen=True)
+class EvaluateFineConfig(EvaluateRunConfig):
+    """A trained run on its own test pictures, or on any other data of its classes."""
+
+    data: FineDataConfig = field(default_factory=FineDataConfig)
+    evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """What heads cost on backbones: parameters, operations, speed and memory; nothing is downloaded.
+
+    Args:
+        heads: the heads to measure, by name or NAME:OPTION=VALUE; empty takes all.
+        backbones: the backbones, by name.
+        image_size: side of the network's input in pixels.
+        classes: number of classes.
+        batch_size: pictures at once where speed and memory are measured; at least 2.
+        repeats: timed steps after the warm-up, of which the median counts; 0 counts and times nothing.
+        device: auto, cpu, cuda or cuda:1.
+        out: Markdown file to write the table to; null writes none.
+    """
+
+    heads: tuple[str, ...] = ()
+    backbones: tuple[str, ...] = ("resnet50",)
+    image_size: int = 448
+    classes: int = 200
+    batch_size: int = 4
+    repeats: int = 5
+    device: str = "auto"
+    out: str | None = None

@@ -60,3 +60,24 @@ TABLE_IX = (
     Reported("DFL", "ResNet-50", "CRL", 87.52, 93.95),
     Reported("DCL", "ResNet-50", "CRL", 87.84, 94.60),
 )
+
+METHODS = {"bilinear": "B-CNN", "kernel_pooling": "Kernel pooling", "dfl": "DFL", "dcl": "DCL"}
+NETWORKS = {"vgg16": ("VGG", "VGG-16"), "vgg19": ("VGG-19",), "resnet50": ("ResNet-50",)}
+ARMS = {"CE": "cel", "CRL": "crl"}
+
+
+def top1_by_arm(head: str, backbone: str, data_set: str) -> dict[str, str]:
+    """Return the top-1 accuracies reported of this head on this network, with their source, by a study's arm.
+
+    >>> top1_by_arm("dcl", "resnet50.tv_in1k", "cars")["crl"]
+    '94.60 (CRL paper, Table IX, ResNet-50, one run)'
+    """
+    method, networks = METHODS.get(head), NETWORKS.get(backbone.partition(".")[0], ())
+    rows = [row for row in TABLE_IX if row.method == method and row.network in networks]
+    return {ARMS[row.loss]: _with_source(row, data_set == "cars") for row in rows}
+
+
+def _with_source(row: Reported, on_cars: bool) -> str:
+    score = row.cars if on_cars else row.cub
+    rerun = f", {row.rerun[on_cars]:.2f} when rerun there" if row.rerun else ""
+    return f"{score:.2f} (CRL paper, Table IX, {row.network}, one run{rerun})"

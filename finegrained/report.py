@@ -1,4 +1,4 @@
-"""A finished run -> its report: pictures, tables, report.json with every number, report.md for people."""
+"""What the report of a fine-grained run has of its own: scores per class, tables, figures and sections."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from finegrained import report_sections
+from finegrained.figures.attention import draw_model_pictures
 from finegrained.figures.class_accuracy import draw_class_accuracy
 from finegrained.figures.confusions import (
     PAIRS_DRAWN,
@@ -20,69 +21,49 @@ from finegrained.figures.confusions import (
     draw_confused_heat_map,
     draw_confused_pairs,
 )
-from finegrained.figures.model_pictures import draw_model_pictures
 from finegrained.published import list_hash
 from finegrained.scores import fine_scores
 from finetune.cli.console import say
-from finetune.errors import DataError
 from finetune.experiments.result import Result
-from finetune.experiments.sections import CURVES_NOTE, DATA_NOTE, FIGURES, figure, what_ran
-from finetune.figures import markdown
-from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
-from finetune.figures.markdown import Picture, show_pictures
+from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
+from finetune.experiments.task import Sections
+from finetune.figures.markdown import Picture
 from finetune.metrics.classification import confusion_matrix
-from finetune.runs.atomic import write_bytes
-from finetune.runs.folder import image_files, write_json
+from finetune.runs.files import write_bytes
+from finetune.runs.folder import image_files
 
 PAIRS_KEPT = 50  # of report.json; confusions.csv has every kind of mistake
 
 
-def report_run(result: Result) -> dict[str, Any]:
-    """Score a run's test predictions and write pictures/, two tables, report.json and report.md beside them.
-
-    Args:
-        result: a finished run with at least one test image.
-
-    Returns what report.json holds: the run's settings, every score, `confused_pairs`, `pictures` and
-    `not_drawn`, a sentence for each picture that could not be drawn.
-
-    Raises DataError for a run without test images.
-    """
+def report_scores(result: Result) -> dict[str, Any]:
+    """Return `fine_scores`, the run's `baseline`, the hash of the tested list, and `confused_pairs`."""
     found, names = result.predictions, result.class_names
-    if not len(found):
-        raise DataError(f"{result.folder} tested no image, so there is nothing to report")
-    confusion = confusion_matrix(found.probs, found.target, len(names))
-    pairs = confused_pairs(confusion)
-    record: dict[str, Any] = {
-        **result.run,
-        "loss_text": result.loss_text,
-        "title": result.title,
-        "baseline": (result.run.get("scores") or {}).get("baseline"),
+    pairs = confused_pairs(confusion_matrix(found.probs, found.target, len(names)))
+    return {
+        "baseline": (result.record.scores or {}).get("baseline"),
         **fine_scores(found.probs, found.target, names),
         "test_list": list_hash(found.path.tolist()),
         "confused_pairs": [_told(pair, names) for pair in pairs[:PAIRS_KEPT]],
     }
-    pictures = draw_pictures(result, record, pairs)
-    drawn, missing = draw_model_pictures(result, FIGURES)
-    for note in missing:
-        say(f"note: not drawn: {note}")
-    record["not_drawn"] = missing
-    write_tables(result.folder, record["per_class"], confusion, names)
-    write_report(result.folder, record, [*pictures, *drawn])
-    return record | {"pictures": [picture.file.as_posix() for picture in (*pictures, *drawn)]}
 
 
 def _told(pair: ConfusedPair, names: Sequence[str]) -> dict[str, Any]:
     return {**asdict(pair), "first": names[pair.first], "second": names[pair.second]}
 
 
-def draw_pictures(result: Result, record: Mapping[str, Any], pairs: Sequence[ConfusedPair]) -> list[Picture]:
-    """Draw the pictures that need no model into the result's folder; return them in the page's order."""
+def draw_figures(result: Result, record: Mapping[str, Any]) -> tuple[list[Picture], list[str]]:
+    """Draw a result's figures into its folder; return them, and why others could not be drawn."""
+    drawn, missing = draw_model_pictures(result, FIGURES)
+    return [*draw_class_figures(result, record), *drawn], missing
+
+
+def draw_class_figures(result: Result, record: Mapping[str, Any]) -> list[Picture]:
+    """Draw the figures that need no model; return them in the page's order."""
     found, names, place = result.predictions, result.class_names, result.folder / FIGURES
+    pairs = confused_pairs(confusion_matrix(found.probs, found.target, len(names)))
     files = image_files(result.run, found.path)
-    made = []
     draw_class_accuracy(record["per_class"], place / "classes.png")
-    made.append(figure("classes", "Accuracy per class", "All test images."))
+    made = [figure("classes", "Accuracy per class", "All test images.")]
     if pairs:
         drawn = pairs[:PAIRS_DRAWN]
         draw_confused_pairs(files, found.probs, found.target, names, drawn, place / "confused_pairs.png")
@@ -91,12 +72,17 @@ def draw_pictures(result: Result, record: Mapping[str, Any], pairs: Sequence[Con
             files, found.probs, found.target, names, pairs, place / "heat_map.png", name=result.loss_text
         )
         made.append(figure("heat_map", "Softmax heat map over the confused classes", DATA_NOTE))
-    if result.history:
-        draw_learning_curves([result.history], place / "learning_curves.png", unit="run")
-        made.append(figure("learning_curves", "Learning curves", CURVES_NOTE))
-    draw_reliability(found.probs, found.target, place / "reliability.png", unit="class")
-    made.append(figure("reliability", "Reliability diagram", "Bins without an image are empty."))
     return made
+
+
+def sections(record: Mapping[str, Any]) -> Sections:
+    """Return the first sections of a report: the result, the classes, the confused pairs, calibration."""
+    return [
+        ("Result", report_sections.headline(record)),
+        ("Classes", report_sections.per_class(record)),
+        ("Most confused pairs", report_sections.confusions(record)),
+        ("Probabilities", report_sections.calibration(record)),
+    ]
 
 
 def write_tables(
@@ -127,38 +113,6 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def write_report(folder: Path, record: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> Path:
-    """Write report.json and report.md into `folder` and return the latter.
-
-    Args:
-        folder: an existing folder; the pictures' paths start from it.
-        record: in one mapping the run's settings (run.json), `loss_text`, `title`, the scores of
-            `fine_scores`, `confused_pairs` and, if any, `baseline` and `not_drawn`.
-        pictures: what to show, in this order.
-    """
-    content = {**record, "pictures": [picture.file.as_posix() for picture in pictures]}
-    write_json(folder / "report.json", content)
-    page = folder / "report.md"
-    write_bytes(page, _page(record, pictures).encode())
-    return page
-
-
-def _page(record: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
-    sections: list[tuple[str, str | None]] = [
-        ("Result", report_sections.headline(record)),
-        ("Classes", report_sections.per_class(record)),
-        ("Most confused pairs", report_sections.confusions(record)),
-        ("Probabilities", report_sections.calibration(record)),
-        ("Pictures", show_pictures(pictures)),
-        ("Not drawn", report_sections.not_drawn(record)),
-        ("Data", report_sections.data_line(record)),
-        ("What was run", what_ran(record)),
-        ("Reported by others", report_sections.reported_by_others(record)),
-    ]
-    title = f"Fine-grained recognition: {record['title']}"
-    return markdown.page(markdown.escape(title), sections)
 
 
 def tell(report: Mapping[str, Any]) -> None:

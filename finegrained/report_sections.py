@@ -117,11 +117,6 @@ def calibration(record: Record) -> str:
     return table(["over all test images", "value"], rows)
 
 
-def not_drawn(record: Record) -> str | None:
-    """Return which pictures could not be drawn and why; None where all were."""
-    return "\n".join(f"- {escape(note)}" for note in record.get("not_drawn", ())) or None
-
-
 def data_line(record: Record) -> str:
     """Return which images were used, and the hashes that two comparable runs share."""
     crop = record.get("crop") or {}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from finetune.metrics import classification as metrics
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text
 
 LEVEL = 0.95
 

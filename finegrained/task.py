@@ -8,24 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finegrained.config import FineConfig, FineDataConfig, VerifyConfig
+from finegrained.config import FineConfig, FineDataConfig, FineStudyConfig, VerifyFineConfig
 from finegrained.data.boxes import picture_boxes
 from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
+from finegrained.result_form import FINE_RESULT
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import Split, Splits
-from finetune.experiments.task import CropChoice, Measure, Resampling, Task, TaskData
+from finetune.experiments.task import CropChoice, Measure, Resampling, Sections, StudyText, Task, TaskData
 from finetune.images.manifest import Manifest
+from finetune.metrics.classification import confusion_matrix
 
 if TYPE_CHECKING:
     from finetune.experiments.record import RunRecord
     from finetune.experiments.result import Result
-    from finetune.experiments.run import Experiment
     from finetune.figures.markdown import Picture
 
 KIND = "fine_run"
 TOP = 5
+STUDY_NOTES = (
+    "Every cell is an ordinary run in cells/ARM/seed-N: `crl fine compare` pairs two of them, or two lists "
+    "of seeds, picture by picture, and `crl export` takes any.",
+)
 
 
 def top5_hits(found: Predictions) -> np.ndarray:
@@ -39,13 +44,20 @@ class CategoryTask(Task):
 
     name = "fine"
     title = "Fine-grained recognition"
-    kinds = (KIND,)
-    result_of = "a fine-grained run"
-    written_by = "crl fine train writes them when it ends; an interrupted run goes on with --run.resume auto"
+    form = FINE_RESULT
+    class_unit = "class"
+    part_unit = "run"
     ordered = False
-    columns = ()
-    may_be_empty = ()
     config_type = FineConfig
+    call_options = ()
+    cell_files = (
+        "run.json",
+        "predictions.parquet",
+        "manifest.parquet",
+        "model.safetensors",
+        "report.json",
+        "report.md",
+    )
     measures = (
         Measure(
             "top1",
@@ -103,7 +115,7 @@ class CategoryTask(Task):
         tell_reading(data)
         return check_contents(data, splits.splits[0], config)
 
-    def verify_lists(self, data: TaskData, splits: Splits, config: VerifyConfig) -> dict[str, Any]:
+    def verify_lists(self, data: TaskData, splits: Splits, config: VerifyFineConfig) -> dict[str, Any]:
         """Count images, classes and parts; write the table of images."""
         from finegrained.verification import verify_lists
 
@@ -164,11 +176,16 @@ class CategoryTask(Task):
             return found
         return {**found, "baseline": commonest_class_baseline(train_labels, target, names)}
 
-    def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:  # noqa: ARG002
+    def facts(
+        self,
+        config: FineConfig,
+        data: TaskData,
+        splits: Splits,  # noqa: ARG002
+        split: Split,  # noqa: ARG002
+    ) -> dict[str, Any]:
         """Return the data set, whether it is the published one, how images are cut, and the protocol."""
         from finegrained.recipes import data_set_of
 
-        data, config = experiment.data, experiment.config
         return {
             "data_set": data_set_of(data.policy, data.manifest.class_names),
             "subset": config.data.subset,
@@ -177,11 +194,11 @@ class CategoryTask(Task):
             "protocol": protocol(data, config.data),
         }
 
-    def table(self, experiment: Experiment, split: Split) -> Manifest:
+    def table(self, data: TaskData, split: Split) -> Manifest:
         """Return the table with the part of each image and the hash of its file."""
         from finetune.experiments.data_checks import content_hashes
 
-        manifest = experiment.data.manifest
+        manifest = data.manifest
         parts = split.part_names(len(manifest))
         return manifest.with_column("part", parts).with_column("sha256", content_hashes(manifest))
 
@@ -189,11 +206,54 @@ class CategoryTask(Task):
         """Return None: the scores are told with the report."""
         return None
 
-    def report(self, result: Result, train_labels: Mapping[int, np.ndarray] | None) -> dict[str, Any]:  # noqa: ARG002
-        """Score a run and write its report."""
-        from finegrained.report import report_run
+    def report_scores(
+        self,
+        result: Result,
+        train_labels: Mapping[int, np.ndarray] | None,  # noqa: ARG002
+        *,
+        resamples: int,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Return top-1 with its interval, scores per class and the most confused pairs."""
+        from finegrained.report import report_scores
 
-        return report_run(result)
+        return report_scores(result)
+
+    def figures(self, result: Result, record: Mapping[str, Any]) -> tuple[list[Picture], list[str]]:
+        """Draw the classes, the most confused pairs, a heat map, and where the model looked."""
+        from finegrained.report import draw_figures
+
+        return draw_figures(result, record)
+
+    def write_tables(self, result: Result, record: Mapping[str, Any]) -> None:
+        """Write per_class.csv and confusions.csv."""
+        from finegrained.report import write_tables
+
+        found = result.predictions
+        confusion = confusion_matrix(found.probs, found.target, len(found.class_names))
+        write_tables(result.folder, record["per_class"], confusion, found.class_names)
+
+    def sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return the result, the classes, the most confused pairs, and calibration."""
+        from finegrained.report import sections
+
+        return sections(record)
+
+    def data_section(self, record: Mapping[str, Any]) -> str:
+        """Return which images were used, and their flaws."""
+        from finegrained.report_sections import data_line
+
+        return data_line(record)
+
+    def reported_by_others(self, record: Mapping[str, Any]) -> str | None:
+        """Return the published numbers where the whole official test part was tested, else None."""
+        from finegrained.report_sections import reported_by_others
+
+        return reported_by_others(record)
+
+    def closing_sections(self, record: Mapping[str, Any]) -> Sections:  # noqa: ARG002
+        """Return no further sections."""
+        return []
 
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the scores in one line."""
@@ -245,6 +305,22 @@ class CategoryTask(Task):
         from finegrained.card import fine_card
 
         return fine_card(folder, tested=tested)
+
+    def folds_run(self, config: FineStudyConfig) -> None:  # noqa: ARG002
+        """Return None: a cell is a single run."""
+        return
+
+    def study_text(self, config: FineStudyConfig, report: Mapping[str, Any]) -> StudyText:
+        """Return which head was trained, and the scores that others reported with it on the official test."""
+        from finegrained.published import top1_by_arm
+        from finegrained.report_sections import reported_by_others
+
+        official = reported_by_others(report) is not None
+        return StudyText(
+            f"Losses compared: {config.head.name} on {config.model.backbone}, {report['policy']}",
+            notes=STUDY_NOTES,
+            published=top1_by_arm(report["head"], report["backbone"], report["data_set"]) if official else {},
+        )
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from finegrained.config import FineDataConfig, VerifyConfig
+from finegrained.config import FineDataConfig, VerifyFineConfig
 from finegrained.data.boxes import CORNERS
 from finetune.cli.console import on_one_line, say, table
 from finetune.errors import listing
@@ -16,7 +16,7 @@ from finetune.experiments.task import TaskData
 from finetune.images.manifest import Manifest
 
 
-def verify_lists(data: TaskData, splits: Splits, config: VerifyConfig) -> dict[str, Any]:
+def verify_lists(data: TaskData, splits: Splits, config: VerifyFineConfig) -> dict[str, Any]:
     """Print the counts, write the table of images where it is asked for, and return parts and table.
 
     The table can be given back as --data.table, with its pictures' folder as --data.root; beside a .csv lies

@@ -8,9 +8,10 @@ from typing import Any
 
 from finetune.cli.console import say
 from finetune.experiments.config import arms_of, seeds_of
-from finetune.experiments.study.from_runs import check_place, claim_study, no_claim_left
+from finetune.experiments.study.folder import check_place, claim_study, no_claim_left
 from finetune.experiments.study.schedule import run_cells
-from finetune.training.config import FREE_KEYS, to_dict
+from finetune.runs.config_file import FREE_KEYS
+from finetune.training.config import to_dict
 from generalcls.config import GeneralStudyConfig
 
 # How fast and how often, but not what is learned.

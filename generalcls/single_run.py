@@ -35,7 +35,7 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     data that cannot be read and for a finished run of another loss, seed, data or settings.
     """
     from finetune.experiments.study.cells import CellPlan
-    from finetune.experiments.study.from_runs import check_place
+    from finetune.experiments.study.folder import check_place
     from finetune.runs.folder import RunFolder, read_json
     from finetune.training.config import to_dict
     from generalcls.data.datasets import read_general_data
@@ -97,11 +97,10 @@ def keep_run(
 ) -> dict[str, Any]:
     """Write the model, metrics.jsonl, the report and, last, run.json; return its object."""
     from finetune.cli.command import command_line
-    from finetune.experiments.study.figures import draw_error_curves
+    from finetune.experiments.study.curve_figures import draw_error_curves
     from finetune.models.bundle import save_bundle
-    from finetune.runs.atomic import write_bytes
+    from finetune.runs.files import json_text, write_bytes
     from finetune.runs.folder import versions, write_json
-    from finetune.runs.strict_json import json_text
     from finetune.training.config import to_dict
 
     folder, data = Path(config.run.dir), trainer.data

@@ -238,7 +238,7 @@ def test_6_no_picture_is_silently_skipped_swapped_or_rewritten(
 ):
     folder, _, untouched = trained
     assert untouched, "training must not change a byte of the data"
-    tested = Result.load(folder, TASK).predictions
+    tested = Result.load(folder, TASK.form).predictions
     manifest = read_data(AgeDataConfig(root=str(faces))).manifest
     fold = manifest["fold"] == 0
     assert sorted(tested.path.tolist()) == sorted(manifest["path"][fold].tolist())

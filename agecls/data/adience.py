@@ -14,7 +14,7 @@ import numpy as np
 from agecls.data.fold_files import FOLD_COUNT, GENDERS, FoldRow, find_fold_files, read_fold_file
 from agecls.data.groups import ADIENCE_GROUPS, TYPO_AGE, LabelPolicy, label_policy
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.files import MissingRule, check_missing_rule, missing_files, refuse_missing
+from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
 from finetune.images.manifest import Manifest
 
 Layout = Literal["auto", "aligned", "faces", "none"]

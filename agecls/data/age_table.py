@@ -14,7 +14,7 @@ import numpy as np
 
 from agecls.data.groups import ADIENCE_GROUPS, AgeGroups
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.files import MissingRule, check_missing_rule, missing_files, refuse_missing
+from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
 from finetune.images.manifest import Manifest
 from finetune.images.tables import Table, read_table
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apps.heatmap.names import names_for_people
+from apps.heatmap.heatmap import names_for_people
 
 if TYPE_CHECKING:
     from apps.heatmap.heatmap import HeatMap

@@ -17,9 +17,9 @@ from apps.config import DemoConfig
 from apps.demo import models as demo_models
 from apps.demo import results as demo_results
 from apps.demo import startup as demo_start
+from apps.demo import text as demo_page
 from apps.demo import theme as demo_look
-from apps.demo import words as demo_page
-from apps.demo.downloads import write_downloads
+from apps.demo.results import write_downloads
 from finetune.cli.console import say
 from finetune.runs.interrupts import HANGUP, StopRequest
 

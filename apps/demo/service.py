@@ -15,12 +15,14 @@ from agecls.faces.crop import FaceCrop
 from apps.demo.answer import Answer, Guess, Row
 from apps.demo.looks import look_at, most_looks
 from apps.predict.predict import unique_titles
-from apps.runtime.session import OnnxClassifier, check_same_classes
+from apps.runtime.session import OnnxClassifier
+from apps.runtime.side_by_side import check_same_classes
 from finetune.errors import CrlError
 from finetune.images.decode import BadImageError, decode_image
 
 if TYPE_CHECKING:
-    from agecls.faces.detector import Face, FaceDetector
+    from agecls.faces.alignment import Face
+    from agecls.faces.detector import FaceDetector
 
 MAX_FACES = 12  # of one picture, the largest ones: a group photograph must not hold everybody else up
 
@@ -293,7 +295,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
 def _cut(image: np.ndarray, face: Face | None, rule: FaceCrop | None, model: OnnxClassifier) -> np.ndarray:
     if face is None or rule is None:
         return image
-    from agecls.faces.detector import crop_face
+    from agecls.faces.alignment import crop_face
 
     spec = model.facts.preprocess
     return crop_face(image, face, rule, spec.resize_size, spec.interpolation)

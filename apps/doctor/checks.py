@@ -1,115 +1,21 @@
-"""What an installation can be asked without importing its parts: packages, disk, threads, variables."""
+"""What an installation can be asked without importing its parts: packages, disk, threads, weights."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
-from finetune.errors import ResourceError
-from finetune.runs.atomic import free_bytes
+from apps.runtime.installed import TOOLKIT, Finding, installed_version, required_lines
+from finetune.cli.console import on_one_line
+from finetune.runs.files import free_bytes
 
-TOOLKIT = "crl-toolkit"
 LOW_BYTES, FEW_BYTES = 500_000_000, 5_000_000_000
 QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Args:
-        name: what it is.
-        status: ok; note (it works, and could be better); wrong (something fails, or will).
-        found: what was found.
-        repair: what mends it: a command or a sentence; empty where nothing is to be done.
-    """
-
-    name: str
-    status: Literal["ok", "note", "wrong"]
-    found: str
-    repair: str = ""
-
-
-@dataclass(frozen=True)
-class Twins:
-    """Packages that write the same files: of each such family one may be installed.
-
-    Args:
-        name: what they provide.
-        packages: their names, the wanted one first.
-        strangers: those of them that are wrong even alone.
-    """
-
-    name: str
-    packages: tuple[str, ...]
-    strangers: tuple[str, ...] = ()
-
-
-def families() -> tuple[Twins, ...]:
-    """Return the families of twin packages; which ONNX Runtime is wanted depends on the machine."""
-    runtimes = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-directml", "onnxruntime-openvino")
-    on_intel = platform.machine() in ("x86_64", "AMD64") and platform.system() in ("Linux", "Windows")
-    wanted = runtimes[0] if on_intel else runtimes[1]
-    cv2 = ("opencv-python-headless", "opencv-python", "opencv-contrib-python")
-    return (
-        Twins("OpenCV", (*cv2, "opencv-contrib-python-headless")),
-        Twins("ONNX Runtime", (wanted, *(name for name in runtimes if name != wanted))),
-        Twins("Albumentations", ("albumentations", "albumentationsx"), ("albumentationsx",)),
-    )
-
-
-def installed_version(package: str) -> str | None:
-    """Return the version of an installed package, None where it is not installed; nothing is imported."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def find_twins() -> list[Finding]:
-    """Return what is wrong with twin packages, with the commands that mend it; [] where nothing is.
-
-    Both packages of a pair write the same folder: the later one breaks the other, without a word.
-    """
-    findings = []
-    for family in families():
-        there = [name for name in family.packages if installed_version(name) is not None]
-        if len(there) < 2 and not set(there) & set(family.strangers):
-            continue
-        verb = "are both installed and overwrite each other" if len(there) > 1 else "stands in the place of"
-        what = f"{' and '.join(there)} {verb}" + ("" if len(there) > 1 else f" {family.packages[0]}")
-        wanted = requirement(family.packages[0])
-        mend = f'pip uninstall -y {" ".join(there)} && pip install "{wanted}"'
-        findings.append(Finding(f"twin packages: {family.name}", "wrong", what, mend))
-    return findings
-
-
-def refuse_twins() -> None:
-    """Raise ResourceError, with the commands that mend it, where twin packages are installed.
-
-    Takes a few milliseconds and imports nothing: to be called before the first of them is imported.
-    """
-    lines = [f"{finding.found}. Mend it with:\n  {finding.repair}" for finding in find_twins()]
-    if lines:
-        raise ResourceError("\n".join(lines))
-
-
-def requirement(package: str) -> str:
-    """Return what the toolkit asks of a package, as pip takes it; the bare name where it asks nothing.
-
-    >>> requirement("nothing-we-need")
-    'nothing-we-need'
-    """
-    for line in _required_lines():
-        if re.match(r"[A-Za-z0-9._-]+", line).group().lower() == package:  # type: ignore[union-attr]
-            return line.partition(";")[0].strip()
-    return package
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+LISTED = 12
 
 
 def check_packages() -> list[Finding]:
@@ -119,7 +25,7 @@ def check_packages() -> list[Finding]:
     toolkit = installed_version(TOOLKIT)
     versions = [f"toolkit {toolkit or 'not installed'}"]
     wrong = []
-    needed = [Requirement(line) for line in _required_lines()]
+    needed = [Requirement(line) for line in required_lines()]
     for need in (need for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})):
         found, asked = installed_version(need.name), f"{need.name}{need.specifier}"
         if found is not None and need.specifier.contains(found, prereleases=True):
@@ -195,8 +101,46 @@ def check_environment(environment: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
-def _required_lines() -> list[str]:
-    try:
-        return metadata.requires(TOOLKIT) or []
-    except metadata.PackageNotFoundError:
-        return []
+def check_weights() -> Finding:
+    """Return the weights in the model hub's cache, in torch's and in ./weights, with their sizes."""
+    hub, torch_cache, own = hub_cache(), torch_checkpoints(), Path("weights")
+    found = [*_in_hub(hub), *_in_folder(torch_cache), *_in_folder(own)]
+    if not found:
+        what = f"none in {hub}, {torch_cache} and ./{own}"
+        mend = (
+            "training fetches them where it can; crl doctor --backbone NAME tells how to bring them by hand"
+        )
+        return Finding("pretrained weights", "note", on_one_line(what), mend)
+    told = [on_one_line(f"{name} ({size / 1e6:.1f} MB)") for name, size in found[:LISTED]]
+    more = f" and {len(found) - LISTED:,} more" if len(found) > LISTED else ""
+    return Finding("pretrained weights", "ok", f"{', '.join(told)}{more}")
+
+
+def hub_cache() -> Path:
+    """Return the model hub's cache folder, as its own library finds it."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def torch_checkpoints() -> Path:
+    """Return the folder that torch downloads weights to, as torch.hub finds it."""
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("TORCH_HOME", f"{caches}/torch")
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _in_hub(cache: Path) -> Iterator[tuple[str, int]]:
+    """Yield name and size of each whole download; its folder is models--OWNER--NAME/snapshots/COMMIT."""
+    seen = set()
+    for file in sorted(cache.glob("models--*/snapshots/*/*")):
+        name = file.parents[2].name.removeprefix("models--").replace("--", "/")
+        if file.name in HUB_FILES and file.is_file() and name not in seen:
+            seen.add(name)
+            yield name, file.stat().st_size
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[str, int]]:
+    for file in sorted(folder.glob("*")):
+        if file.suffix in WEIGHT_SUFFIXES and file.is_file():
+            yield str(file), file.stat().st_size

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from apps.doctor.checks import Finding
+from apps.runtime.installed import Finding
 from finetune.errors import CrlError
 from finetune.figures.canvas import count_text
 

@@ -16,22 +16,20 @@ from typing import Any
 
 from apps.config import DoctorConfig
 from apps.doctor.checks import (
-    Finding,
     check_disk,
     check_environment,
     check_packages,
     check_threads,
+    check_weights,
     cpu_quota,
-    find_twins,
-    refuse_twins,
 )
-from apps.doctor.weight_files import check_weights
+from apps.runtime.installed import Finding, find_twins
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import ResourceError
 from finetune.figures.canvas import count_text
 
-__all__ = ["Finding", "refuse_twins", "run_doctor"]
+__all__ = ["Finding", "run_doctor"]
 
 MOST_SECONDS = 60.0
 SIGNS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}

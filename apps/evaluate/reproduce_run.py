@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from apps.config import EvaluateOnnxConfig
-from apps.runtime.cut_pictures import files_or_cuts
+from apps.runtime.batching import files_or_cuts
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.experiments.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result
-from finetune.experiments.task import measures_for
+from finetune.experiments.task import Task, measures_for, open_result
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import TEST_CROPS
 from finetune.runs.folder import write_json
@@ -61,12 +61,12 @@ def repeat_run(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> 
     Raises ModelFileError when an fp32 model gets another number right than the trained one, or a model is of
     another run; UsageError for a model that averages folds; DataError for pictures that are not there.
     """
-    result = Result.load(Path(str(config.run)))
+    task, result = open_result(Path(str(config.run)))
     by_fold: dict[int, list[OnnxClassifier]] = {}
     for model in models:
         by_fold.setdefault(_own_part(model, result), []).append(model)
     manifest, crops = _run_manifest(result, config), _crops(result)
-    boxes = result.task.boxes(manifest, result.record.extra.get("crop") or {})
+    boxes = task.boxes(manifest, result.record.extra.get("crop") or {})
     repeats: list[Repeat] = []
     for fold, members in sorted(by_fold.items()):
         trained = _tested(result, fold)
@@ -80,7 +80,7 @@ def repeat_run(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> 
             Repeat(model, fold, trained, replace(trained, probs=probs))
             for model, probs in zip(members, found, strict=True)
         ]
-    summary = _tell_repeats(repeats, result, config)
+    summary = _tell_repeats(repeats, task, config)
     _refuse_differences(repeats, result)
     return summary
 
@@ -118,7 +118,7 @@ def _part(model: OnnxClassifier, result: Result) -> int:
     Raises UsageError for a model that averages folds, DataError for one whose fold was not tested and for a
     run that tested nothing.
     """
-    if "fold" not in result.task.columns:
+    if "fold" not in result.predictions:
         if not len(result.predictions):
             raise DataError(f"{result.folder} tested no picture: show {model.path} others by --data.*")
         return -1
@@ -189,17 +189,17 @@ def _agreement(trained: Predictions, found: Predictions) -> dict[str, Any]:
     }
 
 
-def _tell_repeats(repeats: Sequence[Repeat], result: Result, config: EvaluateOnnxConfig) -> dict[str, Any]:
+def _tell_repeats(repeats: Sequence[Repeat], task: Task, config: EvaluateOnnxConfig) -> dict[str, Any]:
     """Print a line per model and one per precision, write what was asked for, return the summary."""
     lines, pooled, tables = [repeat.facts() for repeat in repeats], {}, {}
-    measures = measures_for(result.task, "evaluate")
+    measures = measures_for(task, "evaluate")
     for precision in dict.fromkeys(repeat.model.facts.precision for repeat in repeats):
         own = [repeat for repeat in repeats if repeat.model.facts.precision == precision]
         trained, found = (
             join_predictions([part.trained for part in own]),
             join_predictions([part.found for part in own]),
         )
-        scores = result.task.scores(found)
+        scores = task.scores(found)
         pooled[precision] = _agreement(trained, found) | {m.key: scores[m.key] for m in measures}
         tables["predictions.parquet" if precision == "fp32" else f"predictions-{precision}.parquet"] = found
     rows = [[line["title"], line["precision"], _fold(line), *_cells(line)] for line in lines]

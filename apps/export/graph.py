@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.backbone import Features
 from finetune.models.classifier import Classifier
-from finetune.models.heads.registry import Head, LinearHead
+from finetune.models.heads.base import Head
+from finetune.models.heads.linear import LinearHead
 
 # Where the channels lie in a final feature map: its averaged axes, and the sum W.feature_map over channels.
 MAP_LAYOUTS = {"NCHW": ((2, 3), "kd,ndhw->nkhw"), "NHWC": ((1, 2), "kd,nhwd->nkhw")}

@@ -14,6 +14,7 @@ from apps.export.plan import exported_task
 from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
+from finetune.experiments.result import read_predicted
 from finetune.experiments.task import Task
 from finetune.images.boxes import cut
 from finetune.images.decode import decode_image
@@ -73,8 +74,7 @@ class RunPictures:
         stored = folder / "predictions.parquet"
         if file.name != MODEL_FILE or not stored.is_file():
             return None
-        columns, empty = self.task.columns, self.task.may_be_empty
-        own = Predictions.read(stored, self.record.class_names, columns, may_be_empty=empty)
+        own = read_predicted(folder, self.record, self.task.form)
         return own.select(own.fold == fold) if "fold" in own else own
 
     def check_rows(self, folds: list[int], count: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 from apps.runtime.metadata import ModelFacts, PrecisionName
 from finetune.experiments.record import RunRecord
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
-from finetune.runs.strict_json import to_plain
+from finetune.runs.files import to_plain
 
 # A path from the root of a disk, as text may hold one: two names or more behind a slash, or a drive's letter.
 POSIX_PATH = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s/:;,'\"()<>]+/)+[^\s/:;,'\"()<>]*")

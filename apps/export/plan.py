@@ -12,7 +12,7 @@ from finetune.experiments.record import RECORD_FILE
 from finetune.experiments.result import model_files
 from finetune.experiments.study.cells import CELL_FILE, study_hint
 from finetune.experiments.task import Task, find_task, load_task, task_names
-from finetune.runs.atomic import check_writable
+from finetune.runs.files import check_writable
 from finetune.runs.folder import read_json
 
 CARD = "README.md"
@@ -100,7 +100,7 @@ def exported_task(kind: str) -> Task:
         raise UsageError(f"a run of the general study {NOT_EXPORTED}")
     found = find_task(kind or "age_fold")
     if found is None:
-        kinds = [known for name in task_names() for known in load_task(name).kinds]
+        kinds = [known for name in task_names() for known in load_task(name).form.kinds]
         raise UsageError(f"a run of kind {kind!r} cannot be exported; can be: {', '.join(kinds)}")
     return found
 

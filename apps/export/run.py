@@ -19,15 +19,15 @@ import onnx
 from apps.config import ExportConfig
 from apps.export.images import RunPictures, spread
 from apps.export.metadata import Member, build_facts, finished_facts
+from apps.export.parity import check_member, check_repeats
 from apps.export.plan import CARD, Plan, plan_exports, refuse_former_export, run_and_weights
-from apps.export.provenance import check_member, check_repeats
 from apps.export.simplify import tidy
 from apps.runtime.metadata import METADATA_KEY, ModelFacts, PrecisionName
 from finetune.cli.console import say, table
 from finetune.errors import ModelFileError, UsageError
 from finetune.experiments.record import MODEL_FILE, RunRecord
 from finetune.images.preprocess import PreprocessSpec
-from finetune.runs.atomic import atomic_file, write_bytes
+from finetune.runs.files import atomic_file, write_bytes
 
 if TYPE_CHECKING:
     from apps.export.graph import EnsembleGraph, ExportGraph

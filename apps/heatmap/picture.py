@@ -1,19 +1,20 @@
-"""The heat map as a PNG, to print or to show."""
+"""The heat map as a PNG, and pixels as the bytes of a picture file, for all programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apps.heatmap.names import short_names
+import cv2
+import numpy as np
+
+from apps.heatmap.heatmap import HeatMap, short_names
 from finetune.errors import UsageError
 from finetune.figures import canvas
 from finetune.figures.heat_map import MARKS, NAME_LIMIT, Panel, RowLabels, draw_heat_map_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from apps.heatmap.heatmap import HeatMap
 
 MAX_ROWS, MAX_CELLS = 400, 12_000  # what viewers still open, and a few seconds of drawing
 
@@ -66,3 +67,18 @@ def _row_labels(found: HeatMap) -> RowLabels:
             axes.imshow(crop, interpolation="antialiased")
 
     return RowLabels("picture", found.rows, notes, draw if found.thumbnails is not None else None)
+
+
+def encode_image(image: np.ndarray, kind: str = ".png", quality: int | None = None) -> bytes:
+    """Return uint8 (H, W, 3) RGB pixels as a picture file: exact as .png, smaller as .jpg.
+
+    `quality` (0-100) is a .jpg's, None for OpenCV's own. Raises ValueError where OpenCV cannot write it.
+
+    >>> encode_image(np.zeros((8, 8, 3), np.uint8))[1:4]
+    b'PNG'
+    """
+    options = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    made, data = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), options)
+    if not made:
+        raise ValueError(f"the picture of shape {image.shape} could not be written as {kind}")
+    return bytes(data.tobytes())

@@ -18,8 +18,7 @@ from typing import Generic, TypeVar
 import cv2
 import numpy as np
 
-from apps.predict.inputs import Source, source_of
-from apps.predict.video_frames import check_fps, read_frames
+from apps.predict.inputs import Source, check_fps, read_frames, source_of
 from finetune.errors import DataError
 from finetune.images.decode import BadImageError, decode_image
 

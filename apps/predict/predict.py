@@ -13,12 +13,12 @@ import numpy as np
 
 from agecls.faces.crop import FaceCrop
 from apps.predict.loader import Picture, Seen, stream_pictures
-from apps.runtime.views import views
+from apps.runtime.batching import views
 from finetune.cli.machine import core_count
 from finetune.images.preprocess import TEST_CROPS
 
 if TYPE_CHECKING:
-    from agecls.faces.detector import Face
+    from agecls.faces.alignment import Face
     from apps.runtime.session import OnnxClassifier
 
 MOST_WORKERS = 16  # each may hold a picture of 50 megapixels
@@ -151,7 +151,7 @@ class ViewCutter:
 
 
 def _face_pixels(image: np.ndarray, face: Face | None, rule: FaceCrop, model: OnnxClassifier) -> np.ndarray:
-    from agecls.faces.detector import crop_face
+    from agecls.faces.alignment import crop_face
 
     if face is None:
         raise TypeError("a model that expects a face was given none")

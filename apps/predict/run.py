@@ -12,24 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apps.doctor.checks import refuse_twins
-from apps.predict.inputs import Found, find_sources, read_list
+from apps.predict.inputs import Found, check_fps, find_sources, read_list
 from apps.predict.predict import Answer, predict_pictures, unique_titles
 from apps.predict.summary import Tally, described, say_plan
-from apps.predict.video_frames import check_fps
 from apps.predict.views import HeatMapRows, LookFolder, TerminalTable
 from apps.predict.writers import SUFFIXES, Layout, check_suffix, on_one_line, open_predictions, readable
+from apps.runtime.installed import refuse_twins
 from finetune.cli.console import progress, say
 from finetune.cli.machine import core_count
 from finetune.errors import CrlError, InterruptedRunError, ResourceError, UsageError
 from finetune.figures.canvas import count_text
-from finetune.runs.atomic import check_writable
+from finetune.runs.files import check_writable
 from finetune.runs.interrupts import StopRequest
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from agecls.faces.detector import Face
+    from agecls.faces.alignment import Face
     from apps.config import PredictConfig
     from apps.runtime.session import OnnxClassifier
 
@@ -175,7 +174,7 @@ class GivenBox:
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return the face, none where its box lies outside the picture, uint8 (H, W, 3)."""
-        from agecls.faces.detector import Face
+        from agecls.faces.alignment import Face
 
         x, y, width, height = self.box
         outside = x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.heatmap.encoding import encode_image
-from apps.heatmap.names import names_for_people
+from apps.heatmap.heatmap import names_for_people
+from apps.heatmap.picture import encode_image
 from apps.predict.predict import Answer
 from apps.predict.writers import on_one_line, readable
 from finetune.cli.console import format_table
 from finetune.errors import UsageError
 from finetune.figures.canvas import count_text
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 
 if TYPE_CHECKING:
     from apps.heatmap.heatmap import HeatMap
@@ -140,7 +140,9 @@ class HeatMapRows:
 
         Nothing is written where no picture was answered by every model.
         """
-        from apps.heatmap.heatmap import draw_png, fits_png, to_csv, to_html_page
+        from apps.heatmap.heatmap import to_csv
+        from apps.heatmap.html import to_html_page
+        from apps.heatmap.picture import draw_png, fits_png
 
         rows = [answers for answers in self._rows.values() if len(answers) == len(self._titles)]
         if not rows:

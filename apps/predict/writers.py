@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from apps.predict.predict import Answer
 from finetune.cli.console import on_one_line as on_one_line
 from finetune.errors import UsageError
-from finetune.runs.atomic import atomic_file
+from finetune.runs.files import atomic_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 METADATA_KEY = "crl_toolkit.models"

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 from agecls.faces.crop import FaceCrop
 from finetune.errors import CrlError, ModelFileError
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text
 
 METADATA_KEY = "crl_toolkit"
 SCHEMA = 1

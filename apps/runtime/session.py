@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from apps.doctor.checks import refuse_twins
+from apps.runtime.batching import Picture, check_picture, in_batches, views
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
+from apps.runtime.installed import refuse_twins
 from apps.runtime.model_file import read_model_file
-from apps.runtime.views import Picture, check_picture, in_batches, views
 from finegrained.data.class_names import normalised
 from finetune.cli.machine import core_count
 from finetune.errors import CrlError, ModelFileError, ResourceError, UsageError
@@ -231,23 +231,6 @@ class OnnxClassifier:
             raise ModelFileError(f"{self.path}: its probabilities {told}")
 
 
-def check_same_classes(models: Sequence[OnnxClassifier]) -> None:
-    """Raise ModelFileError, telling the lists apart, unless all models have the same classes in one order."""
-    for model in models[1:]:
-        first, names = models[0].class_names, model.class_names
-        if names == first:
-            continue
-        lost = [name for name in first if name not in names]
-        extra = [name for name in names if name not in first]
-        told = (
-            f"the second lacks {_few(lost)} and adds {_few(extra)}" if lost or extra else "in another order"
-        )
-        raise ModelFileError(
-            f"{models[0].path} and {model.path} have different classes and cannot stand side by side: "
-            f"{len(first)} and {len(names)}, {told}. Give them one after the other"
-        )
-
-
 def cuda_problem(index: int = 0) -> Problem | None:
     """Return why ONNX Runtime cannot use graphics card `index`; None where nothing speaks against it.
 
@@ -337,7 +320,3 @@ def _failure(path: Path, what: str, error: Exception) -> CrlError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
-def _few(names: Sequence[str]) -> str:
-    return (", ".join(names[:5]) + (" ..." if len(names) > 5 else "")) or "nothing"

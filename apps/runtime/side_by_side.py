@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from apps.runtime.session import OnnxClassifier, check_same_classes
-from apps.runtime.views import Picture, in_batches, views
+from apps.runtime.batching import Picture, in_batches, views
+from apps.runtime.session import OnnxClassifier
 from finegrained.data.class_names import normalised
 from finetune.cli.console import progress
+from finetune.errors import ModelFileError
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import TEST_CROPS
 
@@ -71,3 +72,24 @@ def align_classes(models: Sequence[OnnxClassifier]) -> list[str]:
         model.answer_in_order_of(first)
         notes.append(f"{model.title}: {model.order_note}")
     return notes
+
+
+def check_same_classes(models: Sequence[OnnxClassifier]) -> None:
+    """Raise ModelFileError, telling the lists apart, unless all models have the same classes in one order."""
+    for model in models[1:]:
+        first, names = models[0].class_names, model.class_names
+        if names == first:
+            continue
+        lost = [name for name in first if name not in names]
+        extra = [name for name in names if name not in first]
+        told = (
+            f"the second lacks {_few(lost)} and adds {_few(extra)}" if lost or extra else "in another order"
+        )
+        raise ModelFileError(
+            f"{models[0].path} and {model.path} have different classes and cannot stand side by side: "
+            f"{len(first)} and {len(names)}, {told}. Give them one after the other"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return (", ".join(names[:5]) + (" ..." if len(names) > 5 else "")) or "nothing"

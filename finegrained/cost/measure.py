@@ -28,12 +28,12 @@ from finetune.errors import UsageError
 from finetune.models.backbone import published_weights
 from finetune.models.classifier import Classifier, build_classifier, num_parameters
 from finetune.models.heads.registry import check_head_options, head_names
-from finetune.runs.atomic import check_writable, write_bytes
+from finetune.runs.files import check_writable, write_bytes
 from finetune.runs.folder import versions
 from finetune.training.optimization.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
-    from finegrained.commands import CostConfig
+    from finegrained.config import CostConfig
     from finetune.models.backbone import Features
 
 

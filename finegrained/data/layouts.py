@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finegrained.data import cars, cars_by_class, cub, folders
+from finegrained.data import cars, cub, folders
 from finegrained.data.reading import OFFICIAL_CARS, OFFICIAL_CUB, FineReading, ReadingRules
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.folders import PART_NAMES, find_class_folders, stand_in
@@ -68,7 +68,7 @@ def _is_cars_split(folder: Path) -> bool:
 
 
 def _is_cars_by_class(folder: Path) -> bool:
-    return (folder / cars_by_class.LISTS["train"]).is_file() and (folder / cars_by_class.NAMES).is_file()
+    return (folder / cars.LISTS["train"]).is_file() and (folder / cars.NAMES).is_file()
 
 
 KINDS = {
@@ -82,7 +82,7 @@ KINDS = {
     "cars-K": _Kind(
         "anno_train.csv and names.csv (Stanford Cars by class)",
         _is_cars_by_class,
-        cars_by_class.read_cars_by_class,
+        cars.read_cars_by_class,
     ),
     "folders": _Kind(
         "a folder of pictures for each class, alone or under train/, val/, test/",

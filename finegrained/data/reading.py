@@ -13,7 +13,7 @@ import numpy as np
 
 from finegrained.data.class_names import CARS, CUB, TITLES, class_table, normalised
 from finetune.errors import DataError, listing
-from finetune.images.files import MissingRule, check_missing_rule, missing_files, refuse_missing
+from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
 from finetune.images.manifest import Manifest
 
 SPLITS = ("train", "val", "test")

@@ -28,7 +28,7 @@ from finegrained.heads.pooling import (
     match_sizes,
 )
 from finetune.errors import UsageError
-from finetune.models.heads.registry import FeatureDims, Head, HeadOutput
+from finetune.models.heads.base import FeatureDims, Head, HeadOutput
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Features, Tap

@@ -18,11 +18,11 @@ from torch import Tensor
 from finegrained.heads.bilinear import unit_classifier
 from finegrained.heads.pooling import EVERYDAY_SCALE, RELATIVE_EPS, check_positive, check_weights, improved
 from finegrained.heads.tensor_sketch import TensorSketch, single_map
-from finetune.models.heads.registry import Head, HeadOutput
+from finetune.models.heads.base import Head, HeadOutput
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Features, Tap
-    from finetune.models.heads.registry import FeatureDims
+    from finetune.models.heads.base import FeatureDims
 
 
 class CompactBilinearHead(Head):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from finegrained.heads.bilinear import unit_classifier
 from finegrained.heads.pooling import check_weights, constant_scale, full_precision, gram, wide
 from finetune.errors import UsageError
-from finetune.models.heads.registry import FeatureDims, Head, HeadOutput
+from finetune.models.heads.base import FeatureDims, Head, HeadOutput
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Features, Tap

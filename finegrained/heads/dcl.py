@@ -32,7 +32,7 @@ from finegrained.heads.dcl_regions import (
     shuffle_regions_as_released,
 )
 from finetune.errors import UsageError
-from finetune.models.heads.registry import Branch, FeatureDims, Head, HeadOutput, Hooks
+from finetune.models.heads.base import Branch, FeatureDims, Head, HeadOutput, Hooks
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Features, Tap

@@ -13,11 +13,10 @@ from finegrained.heads.dfl_init import DetectorInit, PeakVectors, class_filters
 from finegrained.heads.pooling import check_weights
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError
-from finetune.models.heads.registry import Branch, FeatureDims, Head, HeadOutput, Hooks, Pictures
+from finetune.models.heads.base import Branch, FeatureDims, Head, HeadOutput, Hooks, HostModel, Pictures
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Features, Tap
-    from finetune.models.classifier import Classifier
 
 
 class PartStream(nn.Module):
@@ -205,7 +204,7 @@ class DflHead(Head):
     def explain(self, features: Features) -> Mapping[str, Tensor]:
         """Return "responses" (B, K k, h, w) of every detector, class-major, and "responses2" on two scales.
 
-        `finegrained.figures.detector_boxes` turns those of one picture and one class into boxes.
+        `finegrained.figures.detectors` turns those of one picture and one class into boxes.
         """
         return {
             f"responses{suffix}": stream.responses(features.maps[tap])
@@ -223,7 +222,7 @@ class DflHead(Head):
         logits: Tensor = self.cls5(pooled)
         return logits
 
-    def _prepare(self, core: Classifier, pictures: Pictures) -> None:
+    def _prepare(self, core: HostModel, pictures: Pictures) -> None:
         """Fill every stream's filters from all training pictures, gone through once."""
         found = {tap: PeakVectors(self.start) for _, _, tap in self._streams()}
         seen = 0
@@ -271,7 +270,7 @@ def _two_maps(backbone: FeatureDims) -> tuple[Tap, Tap]:
 
 
 @contextmanager
-def _evaluating(core: Classifier) -> Iterator[None]:
+def _evaluating(core: HostModel) -> Iterator[None]:
     """Keep the backbone in evaluation mode, its batch norms as they are; put the mode back afterwards."""
     mode = core.training
     core.eval()

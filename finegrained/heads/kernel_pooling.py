@@ -27,12 +27,11 @@ from finegrained.heads.pooling import (
 )
 from finegrained.heads.tensor_sketch import TensorSketch, single_map
 from finetune.errors import UsageError
-from finetune.models.heads.registry import Head, HeadOutput, Hooks
+from finetune.models.heads.base import Head, HeadOutput, Hooks, HostModel
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Features, Tap
-    from finetune.models.classifier import Classifier
-    from finetune.models.heads.registry import FeatureDims, Pictures
+    from finetune.models.heads.base import FeatureDims, Pictures
 
 UNMEASURED = 1e-4  # what "auto" starts from until the training pictures were seen
 
@@ -158,7 +157,7 @@ class KernelPoolingHead(Head):
         return Hooks(prepare=self.measure_gamma) if self.measures_gamma else Hooks()
 
     @torch.no_grad()
-    def measure_gamma(self, core: Classifier, pictures: Pictures) -> None:
+    def measure_gamma(self, core: HostModel, pictures: Pictures) -> None:
         """Set g to one over the mean inner product of two locations of a picture, over all pictures.
 
         g = 1 / mean over pictures of ||mean over locations of x||^2, as every pair of locations counts, a

@@ -18,7 +18,7 @@ from finetune.errors import UsageError
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Tap
-    from finetune.models.heads.registry import FeatureDims
+    from finetune.models.heads.base import FeatureDims
 
 MAX_ORDER = 16  # the sixteenth power of activations of magnitude 200 is near the end of float32's range
 SEEDS = 2**63

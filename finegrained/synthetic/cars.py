@@ -10,8 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from finegrained.data.class_names import normalised
-from finegrained.synthetic.drawing import Box, draw_car
-from finegrained.synthetic.lookalike_plan import (
+from finegrained.synthetic.datasets import (
     DRAWN,
     DrawnImage,
     LookalikeSummary,
@@ -20,6 +19,7 @@ from finegrained.synthetic.lookalike_plan import (
     summary,
     write_jpeg,
 )
+from finegrained.synthetic.drawing import Box, draw_car
 from finetune.errors import UsageError
 from finetune.seeding import numpy_generator
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

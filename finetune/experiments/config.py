@@ -1,4 +1,7 @@
-"""What a person may choose whatever the task: a look at data, an evaluation, a comparison of losses."""
+"""What a person may choose about any task: its data's files, tests, comparisons, and studies of losses.
+
+A task's own options add to these; a field that it describes again has its own words in --help.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +12,72 @@ from typing import Any, Literal
 from finetune.errors import UsageError
 from finetune.experiments.study.arms import GRID_ALPHAS, GRID_BETAS, Arm, Matching, build_arms
 
+TestCrops = Literal["center", "flip", "ten", "cam"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images lie, and what is done about files that are missing, broken or equal.
+
+    Args:
+        root: the data set's folder, or the image root of a table.
+        table: CSV or parquet with a row per image; its folder is the image root unless root is given.
+        missing: what to do with listed images that are not there: error, or drop (counted and recorded).
+        skip_bad: drop unreadable images (counted and recorded) instead of stopping.
+        follow: allow image paths that leave the data root.
+        same_content: what to do when training and test hold the same image under two names: warn or error.
+    """
+
+    root: str | None = None
+    table: str | None = None
+    missing: Literal["error", "drop"] = "error"
+    skip_bad: bool = False
+    follow: bool = False
+    same_content: Literal["warn", "error"] = "warn"
+
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """A look at a data set without training; a task adds its `data` and options of its own.
+    """A look at a data set without training.
 
     Args:
         quick: count and check the lists only; do not open every picture.
     """
 
-    data: Any = None
+    data: Any = None  # each task's own
     quick: bool = False
 
 
 @dataclass(frozen=True)
-class EvaluateAgainConfig:
-    """How images are shown to a network that was tested before; a task says which crops there are.
+class EvaluateConfig:
+    """How test pictures are shown to the network.
 
     Args:
-        test_crops: null shows them as the run's own test did.
+        test_crops: center; flip (the centre and its mirror); ten (four corners and the centre, mirrored); or
+            cam (the centre, and the region its activations point to, enlarged).
         batch_size: pictures at once (memory only; the scores do not depend on it).
     """
 
-    test_crops: str | None = None
+    test_crops: TestCrops = "center"
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class EvaluateAgainConfig:
+    """How pictures are shown to a network that was tested before.
+
+    Args:
+        test_crops: center, flip, ten or cam; null shows them as the run's own test did.
+        batch_size: pictures at once (memory only; the scores do not depend on it).
+    """
+
+    test_crops: TestCrops | None = None
     batch_size: int = 64
 
 
 @dataclass(frozen=True)
 class EvaluateRunConfig:
-    """A finished run on its own test images, or on other data; a task adds its `data`.
+    """A trained run on its own test images, or on other data.
 
     Args:
         weights: selected (model.safetensors) or other (the file beside it: best where last was selected).
@@ -47,13 +87,32 @@ class EvaluateRunConfig:
         out: folder for predictions.parquet and evaluation.json; null writes nothing.
     """
 
-    data: Any = None
+    data: Any = None  # each task's own
     evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
     weights: Literal["selected", "other"] = "selected"
     device: str = "auto"
     cache: str = "auto"
     workers: int = -1
     out: str | None = None
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A paired comparison of two results.
+
+    Args:
+        out: folder for the comparison's page and pictures; null puts it beside the second result.
+        resamples: bootstrap resamples, at least 1: over subjects where they are known, else over images.
+        pictures: draw the gallery and the heat maps.
+    """
+
+    out: str | None = None
+    resamples: int = 5000
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1:
+            raise UsageError(f"resamples must be 1 or more (5000 is usual), got {self.resamples}")
 
 
 @dataclass(frozen=True)

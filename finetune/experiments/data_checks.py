@@ -15,8 +15,8 @@ from finetune.errors import DataError, listing
 from finetune.experiments.config import VerifyConfig
 from finetune.experiments.splits import Split, Splits
 from finetune.images.cache_file import UNREADABLE, hash_files, map_files
+from finetune.images.checks import equal_files
 from finetune.images.decode import reason_to_refuse
-from finetune.images.duplicates import equal_files
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:

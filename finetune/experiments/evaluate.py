@@ -67,16 +67,16 @@ def evaluate_run(task: Task, folder: Path, config: EvaluateRunConfig) -> dict[st
     other = names_data(config)
     if other:
         model_files(folder, config.weights)
-    result = Result.load(folder, task)
+    result = Result.load(folder, task.form)
     crops = chosen_crops(result, config)
     as_tested = crops == (result.record.test_crops or "center") and config.weights == "selected"
     if as_tested and not other:
         predictions, told = own_predictions(result), "the run's own test images, as it was tested"
     elif other:
-        shown, told = other_images(result, config)
+        shown, told = other_images(task, result, config)
         predictions = predict_again([shown], config, crops)
     else:
-        predictions, told = show_again(result, config, crops), "the run's own test images, shown again"
+        predictions, told = show_again(task, result, config, crops), "the run's own test images, shown again"
     about = {"run": str(folder), "data": told, "weights": config.weights, "test_crops": crops}
     summary = {**about, **task.evaluation_scores(predictions)}
     task.tell_evaluation(summary)
@@ -85,9 +85,9 @@ def evaluate_run(task: Task, folder: Path, config: EvaluateRunConfig) -> dict[st
     return summary
 
 
-def show_again(result: Result, config: EvaluateRunConfig, crops: str) -> Predictions:
+def show_again(task: Task, result: Result, config: EvaluateRunConfig, crops: str) -> Predictions:
     """Return what the run's models say of its own test images now, and what that must not be used for."""
-    own = own_images(result, config.weights)
+    own = own_images(task, result, config.weights)
     tell_shown_again()
     return predict_again(own, config, crops)
 
@@ -117,7 +117,7 @@ def own_predictions(result: Result) -> Predictions:
     return result.predictions
 
 
-def own_images(result: Result, weights: str = "selected") -> list[Shown]:
+def own_images(task: Task, result: Result, weights: str = "selected") -> list[Shown]:
     """Return the run's own test images, each fold's with that fold's model.
 
     Raises DataError where its table or its data folder is gone, or it tested nothing.
@@ -130,10 +130,10 @@ def own_images(result: Result, weights: str = "selected") -> list[Shown]:
         )
     shown = []
     for file in model_files(result.folder, weights):
-        own = result if file.parent == result.folder else Result.load(file.parent, result.task)
+        own = result if file.parent == result.folder else Result.load(file.parent, task.form)
         if len(own.predictions):
             images = table.select(rows_of(table, own.predictions.path, result.folder))
-            boxes = result.task.boxes(images, result.run.get("crop") or {})
+            boxes = task.boxes(images, result.run.get("crop") or {})
             shown.append(Shown((file,), images, own.predictions, boxes))
     if not shown:
         raise DataError(f"{result.folder} {NO_TEST_IMAGES}")
@@ -167,12 +167,12 @@ def tell_shown_again() -> None:
     )
 
 
-def other_images(result: Result, config: EvaluateRunConfig) -> tuple[Shown, str]:
+def other_images(task: Task, result: Result, config: EvaluateRunConfig) -> tuple[Shown, str]:
     """Return the test part of the named data, or all of it where it names none, and what that is in words.
 
     All models of the run are shown it. Raises DataError for images that one of them has seen.
     """
-    task, files = result.task, tuple(model_files(result.folder, config.weights))
+    files = tuple(model_files(result.folder, config.weights))
     manifest = task.read_other(config.data, result).manifest
     table = run_table(result.folder)
     if table is None and "fold" not in result.predictions:

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune.errors import DataError, listing
 from finetune.metrics.classification import SMALLEST_PROBABILITY
-from finetune.runs.atomic import atomic_file
+from finetune.runs.files import atomic_file
 
 # How far a row's probabilities may be from a sum of one: float32 softmax is off by 1e-6, a forgotten softmax
 # by 1.

@@ -14,9 +14,30 @@ from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
 from finetune.experiments.run_settings import loss_text
-from finetune.experiments.task import Task, task_of
+from finetune.experiments.study.cells import study_hint
 from finetune.images.manifest import Manifest
-from finetune.runs.folder import check_result_files, read_config, read_json, read_json_lines
+from finetune.runs.folder import read_config, read_json, read_json_lines
+
+
+@dataclass(frozen=True)
+class ResultForm:
+    """What the result folders of one task hold.
+
+    Args:
+        kinds: of run.json; the first is a single run's, the last a joined result's.
+        what: a result folder in words: "a cross-validation".
+        written_by: which command writes one, in words.
+        headline: the score that predictions.parquet is checked by: its key in run.json's scores, in words.
+        columns: the predictions' own columns, in the order of the file.
+        may_be_empty: which of them may have empty cells.
+    """
+
+    kinds: tuple[str, ...]
+    what: str
+    written_by: str
+    headline: tuple[str, str]
+    columns: tuple[str, ...] = ()
+    may_be_empty: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,41 +48,31 @@ class Result:
     record: RunRecord
     config: Mapping[str, Any]
     predictions: Predictions
-    task: Task
 
     @classmethod
-    def load(cls, folder: Path, task: Task | None = None) -> Result:
-        """Read a folder that a finished run or cross-validation left behind.
-
-        Without `task` any installed task's result is read.
+    def load(cls, folder: Path, form: ResultForm) -> Result:
+        """Read a folder that a finished run or cross-validation left behind, of a task's form.
 
         Raises DataError when the folder is no such result (saying what was looked for), when run.json or
         config.yaml cannot be read, when predictions.parquet is incomplete or wrong, or when its headline
         score is not the one that run.json records.
         """
         folder = Path(folder)
-        what, written_by = ("a finished run", "a run's command writes them when it ends")
-        if task is not None:
-            what, written_by = task.result_of, task.written_by
-        check_result_files(folder, what, written_by)
+        check_result_files(folder, form.what, form.written_by)
         record = RunRecord.read(folder / RECORD_FILE)
-        if task is None:
-            task = task_of(record.kind, folder / RECORD_FILE)
-        elif record.kind not in task.kinds:
+        if record.kind not in form.kinds:
             raise DataError(
-                f'{folder / RECORD_FILE} is not of {what}: its "kind" must be {" or ".join(task.kinds)}, got '
-                f"{record.kind!r}"
+                f'{folder / RECORD_FILE} is not of {form.what}: its "kind" must be '
+                f"{' or '.join(form.kinds)}, got {record.kind!r}"
             )
-        predictions = Predictions.read(
-            folder / "predictions.parquet", record.class_names, task.columns, may_be_empty=task.may_be_empty
-        )
+        predictions = read_predicted(folder, record, form)
         if record.n is not None and record.n != len(predictions):
             raise DataError(
                 f"{folder}: run.json tells of {record.n} test images, predictions.parquet has "
                 f"{len(predictions)}: one of the files is of another run, or the run did not come to its end"
             )
-        _check_headline(folder, record, predictions, task)
-        return cls(folder, record, read_config(folder / "config.yaml"), predictions, task)
+        _check_headline(folder, record, predictions, form)
+        return cls(folder, record, read_config(folder / "config.yaml"), predictions)
 
     @cached_property
     def run(self) -> dict[str, Any]:
@@ -165,12 +176,37 @@ def refuse_run_folder(out: Path) -> None:
         )
 
 
-def _check_headline(folder: Path, record: RunRecord, predictions: Predictions, task: Task) -> None:
+def read_predicted(folder: Path, record: RunRecord, form: ResultForm) -> Predictions:
+    """Return the predictions in a result folder; DataError as `Predictions.read`."""
+    return Predictions.read(
+        folder / "predictions.parquet", record.class_names, form.columns, may_be_empty=form.may_be_empty
+    )
+
+
+def check_result_files(folder: Path, what: str, written_by: str) -> None:
+    """Raise DataError unless a folder holds run.json and predictions.parquet; of a study it names the cells.
+
+    `what` the folder should be and by which command it is `written_by` are told in words.
+    """
+
+    needed = ("run.json", "predictions.parquet")
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        if hint := study_hint(folder):
+            raise DataError(hint)
+        found = "it does not exist" if not folder.is_dir() else f"it lacks {' and '.join(missing)}"
+        raise DataError(
+            f"{folder} is not the result of {what}: {found}. A result folder holds "
+            f"{' and '.join(needed)} ({written_by})"
+        )
+
+
+def _check_headline(folder: Path, record: RunRecord, predictions: Predictions, form: ResultForm) -> None:
     """Raise DataError unless run.json's headline accuracy is that of the predictions.
 
     They are stored in float32: an image whose two best classes became equal may count either way.
     """
-    key, label = task.measures[0].key, task.measures[0].label
+    key, label = form.headline
     told = (record.scores or {}).get(key)
     if told is None or not len(predictions):
         return

@@ -19,10 +19,10 @@ from finetune.images.cache import ImageSource, open_pictures
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.bundle import save_bundle
 from finetune.models.heads.registry import head_class, resolved
-from finetune.runs.config_file import config_changes
+from finetune.runs.config_file import FREE_KEYS, config_changes
+from finetune.runs.files import to_plain
 from finetune.runs.folder import RunFolder, check_content, read_config, read_json
-from finetune.runs.strict_json import to_plain
-from finetune.training.config import FREE_KEYS, to_dict
+from finetune.training.config import to_dict
 from finetune.training.data import TrainingData
 from finetune.training.fit import Fitted, fit
 from finetune.training.learner import spec_of
@@ -100,6 +100,11 @@ def plain(task: Task, config: Any, folder: Path) -> Any:
     return task.config_type(**{**own, "run": run})
 
 
+def kept_options(task: Task, config: Any) -> dict[str, Any]:
+    """Return a configuration as a joined result or a study keeps it: without what belongs to one call."""
+    return {name: value for name, value in to_dict(config).items() if name not in task.call_options}
+
+
 def run_split(
     experiment: Experiment, split: Split, folder: Path, world: World, *, keep_table: bool = True
 ) -> None:
@@ -170,7 +175,7 @@ def write_results(
     save_weights(experiment, fitted, record, run.path)
     predictions.write(run.path / "predictions.parquet")
     if keep_table:
-        task.table(experiment, split).save(run.path / "manifest.parquet")
+        task.table(experiment.data, split).save(run.path / "manifest.parquet")
     record.write(run.path / RECORD_FILE)
     return record
 
@@ -180,7 +185,7 @@ def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Map
     config, manifest = experiment.config, experiment.data.manifest
     return RunRecord.from_dict(
         {
-            "kind": experiment.task.kinds[0],
+            "kind": experiment.task.form.kinds[0],
             **training_facts(config, fitted.learner),
             "class_names": list(manifest.class_names),
             "policy": experiment.data.policy,
@@ -192,7 +197,7 @@ def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Map
             "n_validation": len(split.val),
             "counts": {key: told for key, told in experiment.data.report.items() if key != "class_names"},
             "data_root": str(manifest.root.resolve()),
-            **experiment.task.facts(experiment, split),
+            **experiment.task.facts(config, experiment.data, experiment.splits, split),
             **fitted.facts,
         }
     )

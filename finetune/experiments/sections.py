@@ -22,8 +22,8 @@ def figure(name: str, title: str, caption: str) -> Picture:
     return Picture(FIGURES / f"{name}.png", title, caption)
 
 
-def what_ran(record: Record, rows: Sequence[tuple[str, str]] = ()) -> str:
-    """Return what is needed to run it again, and what it ran on; `rows` are the task's own, (what, key)."""
+def what_ran(record: Record) -> str:
+    """Return what is needed to run it again, and what it ran on."""
     device = record.get("device") or {}
     used, name, asked = (plain(device.get(key)) for key in ("used", "name", "asked"))
     options = record.get("head_options") or {}
@@ -34,7 +34,7 @@ def what_ran(record: Record, rows: Sequence[tuple[str, str]] = ()) -> str:
         ("loss", escape(record["loss_text"])),
         ("backbone", escape(plain(record.get("backbone")))),
         ("weights it started from", escape(plain(record.get("pretraining")))),
-        *((what, escape(plain(record.get(key)))) for what, key in rows),
+        ("protocol", escape(plain(record.get("protocol")))),
         ("preprocessing", escape(plain(record.get("preprocess")))),
         ("test crops", escape(plain(record.get("test_crops")))),
         ("training", escape(plain(record.get("train")))),
@@ -45,6 +45,11 @@ def what_ran(record: Record, rows: Sequence[tuple[str, str]] = ()) -> str:
     ]
     whole = "Everything that was chosen is in config.yaml."
     return f"{table(['what', 'this run'], lines, numbers_from=2)}\n\n{whole}"
+
+
+def not_drawn(record: Record) -> str | None:
+    """Return which figures could not be drawn and why; None where all were."""
+    return "\n".join(f"- {escape(note)}" for note in record.get("not_drawn", ())) or None
 
 
 def same_data(record: Record, policy: str) -> str:

@@ -19,13 +19,12 @@ import numpy as np
 
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.result import Result, ResultForm, check_result_files
 from finetune.experiments.splits import Split, Splits
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
-    from finetune.experiments.record import RunRecord
-    from finetune.experiments.result import Result
-    from finetune.experiments.run import Experiment
     from finetune.figures.markdown import Picture
 
 ENTRY_POINTS = "crl_toolkit.tasks"
@@ -70,6 +69,16 @@ class Measure:
     report_key: str = ""
     fewest_classes: int = 2
 
+    @property
+    def study_name(self) -> str:
+        """Its name in a study's cells."""
+        return self.study_key or self.key
+
+    @property
+    def report_name(self) -> str:
+        """Its name in report.json."""
+        return self.report_key or self.key
+
 
 def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
     """Return the task's measures that are shown in this place, in the task's order."""
@@ -109,19 +118,51 @@ class CropChoice(Protocol):
         """A face detector's file; None looks in the usual places."""
 
 
+@dataclass(frozen=True)
+class FoldsRun:
+    """A run over several folds, joined into one result.
+
+    Args:
+        config_type: its configuration.
+        train: leaves the complete result of a configuration, with its report, in config.run.dir; finished
+            folds are not trained again.
+    """
+
+    config_type: type[Any]
+    train: Callable[[Any], object]
+
+
+@dataclass(frozen=True)
+class StudyText:
+    """What a task says on the page of a study of losses.
+
+    Args:
+        title: of the page.
+        cell: what one cell is, in a line; empty where it is a run on the one split there is.
+        notes: what a reader must know.
+        published: what others report by the arm's name, with its source; empty where the data, the network
+            or the test differ from theirs.
+    """
+
+    title: str
+    cell: str = ""
+    notes: tuple[str, ...] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
+
+
 class Task(Protocol):
     """Everything that the shared code asks of a task."""
 
     name: str  # the noun of the command line: age, fine
     title: str  # of its pages: "Age groups"
-    kinds: tuple[str, ...]  # of its runs' run.json; the first is that of a single run
-    result_of: str  # "a cross-validation"; a result folder in words
-    written_by: str  # which command writes a result folder, in words
+    form: ResultForm  # what its result folders hold
+    class_unit: str  # what one class is: group, class
+    part_unit: str  # what one learning curve is of: fold, run
     ordered: bool  # whether the classes have an order, young to old
-    columns: tuple[str, ...]  # the predictions' own columns, in the order of the file
-    may_be_empty: tuple[str, ...]  # which of them may have empty cells
     measures: tuple[Measure, ...]  # every score that is shown anywhere; the first is the headline
     config_type: type[Any]  # the configuration of a single run
+    call_options: tuple[str, ...]  # options that belong to one call: config.yaml of joined results lacks them
+    cell_files: tuple[str, ...]  # what a finished cell of a study has; report.md is written last
 
     def read(self, config: Any, *, lists_only: bool = False) -> TaskData:
         """Read the configured data set; with `lists_only` absent images are counted, not refused."""
@@ -171,17 +212,42 @@ class Task(Protocol):
     def scores(self, predictions: Predictions, train_labels: np.ndarray | None = None) -> dict[str, Any]:
         """Return every score of these predictions, ready for JSON; with training labels a baseline's too."""
 
-    def facts(self, experiment: Experiment, split: Split) -> dict[str, Any]:
+    def facts(self, config: Any, data: TaskData, splits: Splits, split: Split) -> dict[str, Any]:
         """Return what run.json records of this task's data besides what every task's does."""
 
-    def table(self, experiment: Experiment, split: Split) -> Manifest:
+    def table(self, data: TaskData, split: Split) -> Manifest:
         """Return the table of images as a single run keeps it."""
 
     def summary(self, record: RunRecord, split: Split) -> str | None:
         """Return a tested run's scores in one line; None where they are told with the report."""
 
-    def report(self, result: Result, train_labels: Mapping[int, np.ndarray] | None) -> dict[str, Any]:
-        """Score a result, write its report, tables and figures, and return what report.json holds."""
+    def report_scores(
+        self,
+        result: Result,
+        train_labels: Mapping[int, np.ndarray] | None,
+        *,
+        resamples: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Return every score of a result that its report shows, ready for JSON."""
+
+    def figures(self, result: Result, record: Mapping[str, Any]) -> tuple[list[Picture], list[str]]:
+        """Draw the task's own figures; return them in order, and why others could not be drawn."""
+
+    def write_tables(self, result: Result, record: Mapping[str, Any]) -> None:
+        """Write the task's own tables beside the report."""
+
+    def sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return the first sections of a report, (title, Markdown); None leaves one out."""
+
+    def data_section(self, record: Mapping[str, Any]) -> str:
+        """Return which images were used, and the hashes that two comparable runs share."""
+
+    def reported_by_others(self, record: Mapping[str, Any]) -> str | None:
+        """Return published numbers of this very test, or None."""
+
+    def closing_sections(self, record: Mapping[str, Any]) -> Sections:
+        """Return the last sections of a report."""
 
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the headline of a report."""
@@ -212,6 +278,12 @@ class Task(Protocol):
         `tested` is whether the card is about the weights that the run tested; others have no scores.
         """
 
+    def folds_run(self, config: Any) -> FoldsRun | None:
+        """Return the run over folds that a cell of this study is; None where it is a single run."""
+
+    def study_text(self, config: Any, report: Mapping[str, Any]) -> StudyText:
+        """Return what a study's page says of this task; `report` is the report.json of any cell."""
+
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw where two results differ under `out`; return the figures in the page's order."""
 
@@ -239,13 +311,20 @@ def load_task(name: str) -> Task:
 
 def find_task(kind: str) -> Task | None:
     """Return the installed task whose runs are of this kind; None where no task has such runs."""
-    return next((task for task in map(load_task, task_names()) if kind in task.kinds), None)
+    return next((task for task in map(load_task, task_names()) if kind in task.form.kinds), None)
 
 
-def task_of(kind: str, file: Path) -> Task:
-    """Return the task of a run of this kind, read from `file`; DataError lists the kinds there are."""
-    found = find_task(kind)
-    if found is None:
-        kinds = [known for name in task_names() for known in load_task(name).kinds]
-        raise DataError(f'{file}: its "kind" is {kind!r}; runs that are read are {", ".join(kinds)}')
-    return found
+def open_result(folder: Path) -> tuple[Task, Result]:
+    """Return a finished run of any installed task, and its task.
+
+    Raises what `Result.load` raises, and DataError, listing the kinds there are, for a run of no task.
+    """
+    check_result_files(folder, "a finished run", "a run's command writes them when it ends")
+    kind = RunRecord.read(folder / RECORD_FILE).kind
+    task = find_task(kind)
+    if task is None:
+        kinds = [known for name in task_names() for known in load_task(name).form.kinds]
+        raise DataError(
+            f'{folder / RECORD_FILE}: its "kind" is {kind!r}; runs that are read are {", ".join(kinds)}'
+        )
+    return task, Result.load(folder, task.form)

@@ -54,6 +54,7 @@ def report_run(
 ) -> dict[str, Any]:
     """Write the report of a run that tested something, and return it; a finished one is told as it stands."""
     from finetune.cli.console import say
+    from finetune.experiments.report import report_result
     from finetune.experiments.result import Result
     from finetune.runs.folder import read_json
 
@@ -62,7 +63,7 @@ def report_run(
     task, page, stored = experiment.task, folder / "report.md", folder / "report.json"
     if again or not (page.is_file() and stored.is_file()):
         labels = experiment.data.manifest.label[split.train]
-        report = task.report(Result.load(folder, task), {split.fold: labels})
+        report = report_result(task, Result.load(folder, task.form), {split.fold: labels})
     else:
         report = dict(read_json(stored))
     task.tell(report)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from finetune.errors import DataError, listing
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 
 # Columns that change what is trained or tested; the fingerprint covers them and nothing else.
 IDENTITY_COLUMNS = ("path", "label", "fold", "split", "subject", "user")

@@ -18,8 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from finetune.errors import ModelFileError
-from finetune.runs.atomic import write_bytes
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text, write_bytes
 
 METADATA_KEY = "crl_toolkit"
 SCHEMA = 1

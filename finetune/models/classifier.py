@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from finetune.errors import UsageError
-from finetune.models.heads.registry import Head, HeadOutput, build_head, head_class
+from finetune.models.heads.base import Head, HeadOutput
+from finetune.models.heads.registry import build_head, head_class
 
 if TYPE_CHECKING:
     from finetune.models.backbone import FeatureBackbone, Features, Tap

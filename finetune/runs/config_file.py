@@ -10,10 +10,22 @@ from typing import Any
 import yaml
 
 from finetune.errors import DataError, UsageError, listing
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 
 CONFIG_NAME = "config.yaml"
 _ABSENT = "(absent)"
+
+# What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.
+FREE_KEYS = (
+    "device",
+    "run.dir",
+    "run.resume",
+    "run.allow_change",
+    "run.checkpoint_minutes",
+    "run.cache",
+    "run.workers",
+    "evaluate.batch_size",
+)
 
 
 def settle_config(

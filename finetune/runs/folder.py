@@ -17,11 +17,9 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.errors import DataError, UsageError
-from finetune.runs.atomic import is_stale, remove_stale, write_bytes, write_error
-from finetune.runs.config_file import CONFIG_NAME, settle_config
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, settle_config
+from finetune.runs.files import is_stale, json_text, remove_stale, to_plain, write_bytes, write_error
 from finetune.runs.lock import LOCK_NAME, FolderLock
-from finetune.runs.strict_json import json_text, to_plain
-from finetune.training.config import FREE_KEYS
 
 PACKAGES = {
     "toolkit": "crl-toolkit",
@@ -227,25 +225,6 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines if line.strip()]
     except ValueError as error:
         raise DataError(f"{file} is not valid JSON lines: {error}") from None
-
-
-def check_result_files(folder: Path, what: str, written_by: str) -> None:
-    """Raise DataError unless a folder holds run.json and predictions.parquet; of a study it names the cells.
-
-    `what` the folder should be and by which command it is `written_by` are told in words.
-    """
-    from finetune.experiments.study.cells import study_hint
-
-    needed = ("run.json", "predictions.parquet")
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        if hint := study_hint(folder):
-            raise DataError(hint)
-        found = "it does not exist" if not folder.is_dir() else f"it lacks {' and '.join(missing)}"
-        raise DataError(
-            f"{folder} is not the result of {what}: {found}. A result folder holds "
-            f"{' and '.join(needed)} ({written_by})"
-        )
 
 
 def image_files(run: Mapping[str, Any], paths: np.ndarray) -> list[Path]:

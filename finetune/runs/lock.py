@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune.errors import UsageError
-from finetune.runs.atomic import write_error
+from finetune.runs.files import write_error
 
 LOCK_NAME = ".lock"
 

@@ -287,8 +287,7 @@ def _refused_names(config: FitConfig) -> list[str]:
     """Return what is wrong with the choices by name: the loss with its parameters, augmentation and head."""
     from core_losses import build_loss
     from finetune.images.augment import POLICIES
-    from finetune.models.heads.registry import check_head_options, head_names
-    from finetune.training.objective import unknown_branches
+    from finetune.models.heads.registry import check_head_options, head_names, unknown_branches
 
     choices = (
         ("train.augment", config.train.augment, list(POLICIES)),
@@ -319,19 +318,6 @@ def _refused_names(config: FitConfig) -> list[str]:
         else:
             refused += unknown_branches(config.head.name, config.head.options, config.loss.branches)
     return refused
-
-
-# What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.
-FREE_KEYS = (
-    "device",
-    "run.dir",
-    "run.resume",
-    "run.allow_change",
-    "run.checkpoint_minutes",
-    "run.cache",
-    "run.workers",
-    "evaluate.batch_size",
-)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from finetune.cli.machine import memory_bytes
 from finetune.errors import ResourceError
 from finetune.models.backbone import Features, Tap
-from finetune.runs.atomic import check_free_space, write_error
+from finetune.runs.files import check_free_space, write_error
 
 ALIGN = 8  # bytes; every part of a record starts at a multiple
 MEMORY_SHARE = 4  # all stores together may take one part in this many of the memory

@@ -17,10 +17,10 @@ from finetune.images.augment import build_augment
 from finetune.images.batches import EvalBatches, TrainBatches
 from finetune.models.bundle import check_class_names
 from finetune.models.classifier import Classifier
-from finetune.runs.atomic import check_free_space
+from finetune.runs.files import check_free_space
 from finetune.runs.folder import RunFolder, versions
 from finetune.runs.interrupts import StopRequest
-from finetune.training.checkpoint import CheckpointFolder, state_bytes
+from finetune.training.checkpoint import CheckpointFolder, Progress, state_bytes
 from finetune.training.config import FitConfig
 from finetune.training.data import TrainingData, check_task
 from finetune.training.epoch_metrics import GRADIENT_MEANS, Totals
@@ -31,7 +31,6 @@ from finetune.training.learner import Learner, build_learner
 from finetune.training.loop import train_one_epoch
 from finetune.training.optimization.distributed import World, all_true, any_true, barrier, wrap_model
 from finetune.training.predict import evaluate_batches, row_batches, worker_count
-from finetune.training.run_progress import Progress
 
 
 @dataclass

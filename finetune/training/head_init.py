@@ -11,7 +11,8 @@ from torch import Tensor
 from finetune.cli.console import progress, say
 from finetune.errors import InterruptedRunError, UsageError
 from finetune.images.batches import EvalBatches, normalise
-from finetune.models.heads.registry import Hooks, head_class
+from finetune.models.heads.base import Hooks
+from finetune.models.heads.registry import head_class
 from finetune.runs.interrupts import StopRequest
 from finetune.training.config import FitConfig
 from finetune.training.data import TrainingData

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.errors import UsageError
-from finetune.models.heads.registry import Branch, HeadOutput, head_class, resolved
+from finetune.models.heads.base import MAIN, Branch, HeadOutput
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-MAIN = "main"
-
-
-def unknown_branches(head: str, options: Mapping[str, Any], losses: Iterable[str]) -> list[str]:
-    """Return a sentence for every branch that is to have a loss of its own and that the head does not have.
-
-    >>> unknown_branches("linear", {}, ["main", "side"])
-    ['loss.branches.side: no branch is called side; the linear head with these options has main']
-    """
-    names = [MAIN, *head_class(head).branch_names(**resolved(head, options))]
-    has = f"the {head} head with these options has {', '.join(names)}"
-    return [
-        f"loss.branches.{name}: no branch is called {name}; {has}" for name in losses if name not in names
-    ]
 
 
 @dataclass(frozen=True)

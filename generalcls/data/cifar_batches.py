@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import DataError
-from generalcls.data.cifar_classes import check_class_names
-from generalcls.data.image_set import ImageSet, array_of, labels_within
+from generalcls.data.image_set import ImageSet, array_of, check_class_names, labels_within
 
 SIDE = 32
 ROW = 3 * SIDE * SIDE  # a picture in a batch: its red, then green, then blue values, row by row

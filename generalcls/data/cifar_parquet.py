@@ -12,8 +12,7 @@ import numpy as np
 
 from finetune.errors import DataError
 from finetune.images.decode import BadImageError, decode_image
-from generalcls.data.cifar_classes import check_class_names
-from generalcls.data.image_set import ImageSet, labels_within
+from generalcls.data.image_set import ImageSet, check_class_names, labels_within
 
 SIDE = 32
 PICTURES = "img"

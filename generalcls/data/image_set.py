@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -214,3 +216,16 @@ def fingerprint(reading: Reading, train: ImageSet, test: ImageSet, rows: tuple[n
         for chosen in rows:
             digest.update(np.ascontiguousarray(chosen, dtype=np.int64).data)
     return digest.hexdigest()
+
+
+def check_class_names(found: object, wanted: Sequence[str], file: Path) -> None:
+    """Raise DataError, naming the first difference, unless a file lists the classes in the official order."""
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
+        told = f"its class names are no list of texts but {found!r:.60}"
+    elif list(found) == list(wanted):
+        return
+    else:
+        pairs = enumerate(zip(found, wanted, strict=False))
+        odd = (f"label {at} is {here}, not {there}" for at, (here, there) in pairs if here != there)
+        told = next(odd, f"{len(found)} classes, not {len(wanted)}")
+    raise DataError(f"{file} does not list the official classes in their order: {told}; fetch it again")

@@ -15,12 +15,11 @@ import torch
 from finetune.cli.console import progress, say
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.study.cells import Cell, CellPlan, read_cell, write_cell
-from finetune.experiments.study.from_runs import time_text
+from finetune.experiments.study.schedule import time_text
 from finetune.metrics.classification import macro_f1, top_k_accuracy
-from finetune.runs.atomic import atomic_file, remove_stale
 from finetune.runs.config_file import config_changes
+from finetune.runs.files import atomic_file, remove_stale, to_plain
 from finetune.runs.lock import FolderLock
-from finetune.runs.strict_json import to_plain
 from finetune.seeding import derive_seed
 from finetune.training.config import to_dict
 from generalcls.config import GeneralConfig

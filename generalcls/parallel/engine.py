@@ -14,8 +14,8 @@ from torch import Tensor
 
 from finetune.cli.console import say
 from finetune.errors import CrlError, ResourceError
+from finetune.runs.files import to_plain
 from finetune.runs.interrupts import HANGUP, StopRequest
-from finetune.runs.strict_json import to_plain
 from finetune.training.checkpoint import load_checkpoint, save_checkpoint
 from generalcls.config import GeneralTrainConfig
 from generalcls.networks.dropout import draw_masks

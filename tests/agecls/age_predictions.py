@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from agecls.task import TASK
+from agecls.result_form import AGE_RESULT
 from finetune.experiments.predictions import Predictions
 
 
@@ -21,7 +21,7 @@ def age_predictions(
 ) -> Predictions:
     """Return predictions with the age task's columns, which must all be given."""
     return Predictions(
-        tuple(class_names), path, target, probs, {name: columns[name] for name in TASK.columns}
+        tuple(class_names), path, target, probs, {name: columns[name] for name in AGE_RESULT.columns}
     )
 
 

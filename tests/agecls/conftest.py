@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agecls.cross_validation import cross_validate
+from agecls.task import TASK
 from finetune.cli.console import quiet, reset
 from tests.agecls.tiny_ages import drawn_faces, tiny
 
@@ -30,7 +31,7 @@ def pair(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     quiet()
     try:
         for loss in ("cel", "crl"):
-            cross_validate(tiny(faces, folder / loss, loss))
+            cross_validate(TASK, tiny(faces, folder / loss, loss))
     finally:
         reset()
     return folder / "cel", folder / "crl"

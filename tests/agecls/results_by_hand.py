@@ -77,4 +77,4 @@ def make_result(
         ]
         (folder / f"fold{fold}").mkdir()
         (folder / f"fold{fold}" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return Result.load(folder, TASK)
+    return Result.load(folder, TASK.form)

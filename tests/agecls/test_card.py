@@ -34,7 +34,7 @@ def test_the_scores_of_a_fold_are_of_its_own_test_images(tmp_path):
     assert metrics["exact"] == pytest.approx(100 * (fold.probs.argmax(1) == fold.target).mean())
     assert metrics["one_off"] == pytest.approx(100 * (abs(fold.probs.argmax(1) - fold.target) <= 1).mean())
     assert metrics["mae"] == pytest.approx(abs(fold.probs.argmax(1) - fold.target).mean())
-    assert metrics["subjects"] == len(set(fold.subject))
+    assert metrics["subjects"] == len(set(fold["subject"]))
     for index, cell in enumerate(card["card"]["groups"]):
         rows = fold.target == index
         assert (cell["images"], cell["right"]) == (rows.sum(), (rows & fold.correct).sum())
@@ -260,7 +260,7 @@ def test_a_single_run_and_one_that_tested_nothing(faces, tmp_path):
         reset()
     one = age_card(tmp_path / "one", None)
     assert one["metrics"]["fold"] == 1
-    assert one["metrics"]["n"] == len(Result.load(tmp_path / "one", TASK).predictions)
+    assert one["metrics"]["n"] == len(Result.load(tmp_path / "one", TASK.form).predictions)
     assert one["card"]["data"]["kind"] == "table"
     assert any(text.startswith("Gender") for text in one["card"]["not_measured"])
     with pytest.raises(UsageError, match="run of fold 1"):

@@ -201,7 +201,7 @@ def test_two_processes_of_torchrun_train_as_one(faces, tmp_path):
     assert found.returncode == 0, found.stderr
     record = one_object(found.stdout)
     assert (record["processes"], record["fold"]) == (2, 0)
-    result = Result.load(tmp_path / "run", TASK).predictions
+    result = Result.load(tmp_path / "run", TASK.form).predictions
     own = [row for row in listed_rows(faces) if row["fold"] == "0"]
     assert len(result) == len(own) == len(set(result.path))
 

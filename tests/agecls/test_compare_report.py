@@ -23,12 +23,12 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     """Two results that differ in the loss, and their comparison."""
     folder = tmp_path_factory.mktemp("results")
     a, b = make_result(folder / "a", answers=1, loss={"name": "cel"}), make_result(folder / "b", answers=2)
-    return a, b, compare_results(a, b, resamples=50)
+    return a, b, compare_results(TASK, a, b, resamples=50)
 
 
 def test_page_repeats_conclusion_and_numbers(compared: Compared, tmp_path: Path):
     a, b, comparison = compared
-    page = write_comparison(a, b, comparison, tmp_path / "new" / "folder", pictures=False).read_text(
+    page = write_comparison(TASK, a, b, comparison, tmp_path / "new" / "folder", pictures=False).read_text(
         encoding="utf-8"
     )
     assert escape(comparison["conclusion"]) in page
@@ -44,14 +44,14 @@ def test_page_repeats_conclusion_and_numbers(compared: Compared, tmp_path: Path)
 
 def test_no_word_of_better_beyond_the_conclusion(compared: Compared, tmp_path: Path):
     a, b, comparison = compared
-    page = write_comparison(a, b, {**comparison, "conclusion": ""}, tmp_path, pictures=False).read_text(
+    page = write_comparison(TASK, a, b, {**comparison, "conclusion": ""}, tmp_path, pictures=False).read_text(
         encoding="utf-8"
     )
     assert not any(word in page for word in ("better", "worse", "outperform", "beats", "improve"))
 
 
 def test_gallery_and_heat_maps_are_drawn_even_without_the_image_files(compared: Compared, tmp_path: Path):
-    page = write_comparison(*compared, tmp_path).read_text(encoding="utf-8")
+    page = write_comparison(TASK, *compared, tmp_path).read_text(encoding="utf-8")
     for name in ("disagreements", "heat_maps"):
         assert f"](pictures/{name}.png)" in page
         pixels_of(tmp_path / "pictures" / f"{name}.png")
@@ -81,7 +81,7 @@ def test_seeds_are_listed_with_their_spread(compared: Compared, tmp_path: Path):
         ]
         for shift, name in enumerate(("cel", "crl"))
     ]
-    comparison = compare_seeds(*sides, resamples=50)
+    comparison = compare_seeds(TASK, *sides, resamples=50)
     text = per_seed(comparison, TASK)
     assert text is not None
     for row in comparison["per_seed"]:
@@ -89,14 +89,16 @@ def test_seeds_are_listed_with_their_spread(compared: Compared, tmp_path: Path):
             cells = f"{found['a']:.2f} | {found['b']:.2f} | {found['difference']:+.2f}"
             assert f"| seed {row['seed']} | {cells} |" in text
     assert "over 2 seeds" in text
-    page = write_comparison(sides[0][0], sides[1][0], comparison, tmp_path / "out", pictures=False)
+    page = write_comparison(TASK, sides[0][0], sides[1][0], comparison, tmp_path / "out", pictures=False)
     assert "McNemar" not in page.read_text(encoding="utf-8")
 
 
 def test_albums_are_a_row_of_their_own(tmp_path: Path):
     a, b = (make_result(tmp_path / name, answers=seed, albums=True) for seed, name in enumerate("ab"))
-    comparison = compare_results(a, b, resamples=50)
-    page = write_comparison(a, b, comparison, tmp_path / "out", pictures=False).read_text(encoding="utf-8")
+    comparison = compare_results(TASK, a, b, resamples=50)
+    page = write_comparison(TASK, a, b, comparison, tmp_path / "out", pictures=False).read_text(
+        encoding="utf-8"
+    )
     low, high = comparison["exact"]["by_user"]["interval"]
     row = next(line for line in page.splitlines() if f", {comparison['users']} users" in line)
     assert f"| {low:+.2f} to {high:+.2f} |" in row

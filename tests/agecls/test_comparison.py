@@ -53,7 +53,7 @@ def predictions(hits: np.ndarray, target: np.ndarray | None = None) -> Predictio
 
 def result(hits: np.ndarray, name: str = "run", config: dict[str, Any] | None = None, **run: Any) -> Result:
     """Return a result in memory; `run` replaces values of its run.json."""
-    return Result(Path(name), RunRecord.from_dict(RUN | run), config or {}, predictions(hits), TASK)
+    return Result(Path(name), RunRecord.from_dict(RUN | run), config or {}, predictions(hits))
 
 
 def answers(share: float, images: int = 240, seed: int = 0) -> np.ndarray:
@@ -63,7 +63,7 @@ def answers(share: float, images: int = 240, seed: int = 0) -> np.ndarray:
 def test_a_difference_is_second_minus_first_on_the_same_images():
     first, second = answers(0.5, seed=1), answers(0.9, seed=2)
     a, b = result(first, "a"), result(second, "b", loss=CRL)
-    found = compare_results(a, b, resamples=500, seed=4)
+    found = compare_results(TASK, a, b, resamples=500, seed=4)
     frame = a.predictions
     expected = paired_cluster_bootstrap(
         100.0 * first,
@@ -93,11 +93,11 @@ def test_the_order_of_rows_does_not_matter():
     first, second = answers(0.5, seed=1), answers(0.7, seed=2)
     a, b = result(first), result(second)
     shuffled = replace(b, predictions=b.predictions.select(np.random.default_rng(0).permutation(240)))
-    assert compare_results(a, shuffled, resamples=50) == compare_results(a, b, resamples=50)
+    assert compare_results(TASK, a, shuffled, resamples=50) == compare_results(TASK, a, b, resamples=50)
 
 
 def test_identical_results_differ_by_nothing():
-    found = compare_results(result(answers(0.6)), result(answers(0.6)), resamples=200)
+    found = compare_results(TASK, result(answers(0.6)), result(answers(0.6)), resamples=200)
     for measure in ("exact", "one_off"):
         assert (found[measure]["difference"], found[measure]["interval"], found[measure]["p"]) == (
             0,
@@ -112,7 +112,7 @@ def test_identical_results_differ_by_nothing():
 
 def test_a_difference_within_the_noise_is_not_claimed():
     found = compare_results(
-        result(answers(0.6, seed=3)), result(answers(0.62, seed=4), loss=CRL), resamples=500
+        TASK, TASK, result(answers(0.6, seed=3)), result(answers(0.62, seed=4), loss=CRL), resamples=500
     )
     low, high = found["exact"]["interval"]
     assert low < 0 < high
@@ -133,7 +133,7 @@ def test_a_difference_that_vanishes_when_albums_are_resampled_is_not_claimed():
         Result(Path(name), RunRecord.from_dict(RUN), {}, rows, TASK)
         for name, rows in (("a", before), ("b", after))
     ]
-    found = compare_results(*sides, resamples=500)
+    found = compare_results(TASK, *sides, resamples=500)
     assert found["exact"]["interval"][0] > 0
     assert found["exact"]["by_user"]["interval"][0] == 0
     assert found["conclusion"].startswith("No difference in exact accuracy was shown: b minus a is +")
@@ -144,17 +144,17 @@ def test_a_difference_that_vanishes_when_albums_are_resampled_is_not_claimed():
 @pytest.mark.parametrize(("field", "value"), [("manifest", "99"), ("policy", "gillevi"), ("split", "77")])
 def test_results_of_other_data_are_refused_with_both_values(field, value):
     with pytest.raises(DataError, match=rf"cannot be compared.*\n  {field}: {RUN[field]} and {value}\n"):
-        compare_results(result(answers(0.5)), result(answers(0.5), **{field: value}))
+        compare_results(TASK, result(answers(0.5)), result(answers(0.5), **{field: value}))
 
 
 def test_a_result_that_does_not_tell_its_split_is_refused():
     with pytest.raises(DataError, match="split: missing and missing"):
-        compare_results(result(answers(0.5), split=None), result(answers(0.5), split=None))
+        compare_results(TASK, result(answers(0.5), split=None), result(answers(0.5), split=None))
 
 
 def test_every_refusal_is_listed_at_once():
     with pytest.raises(DataError, match=r"(?s)manifest: 1f and 9.*policy: core8 and mivolo"):
-        compare_results(result(answers(0.5)), result(answers(0.5), manifest="9", policy="mivolo"))
+        compare_results(TASK, result(answers(0.5)), result(answers(0.5), manifest="9", policy="mivolo"))
 
 
 def test_other_test_images_or_labels_are_refused_by_name():
@@ -162,16 +162,16 @@ def test_other_test_images_or_labels_are_refused_by_name():
     rows = predictions(answers(0.5))
     fewer = replace(a, folder=Path("b"), predictions=rows.select(np.arange(239)))
     with pytest.raises(DataError, match=r"240 and 239 rows\n  00239.jpg \(fold 2\) only in a"):
-        compare_results(a, fewer)
+        compare_results(TASK, a, fewer)
     other = np.where(np.arange(240) == 5, 0, rows.target)
     relabelled = replace(a, folder=Path("b"), predictions=replace(rows, target=other))
     with pytest.raises(DataError, match=r"differ in the true class:\n  00005.jpg: 4-6 and 0-2"):
-        compare_results(a, relabelled)
+        compare_results(TASK, a, relabelled)
     for column in ("subject", "user"):
         renamed = np.where(np.arange(240) == 5, "x", a.predictions["user"])
         regrouped = replace(a, folder=Path("b"), predictions=with_columns(rows, **{column: renamed}))
         with pytest.raises(DataError, match=rf"differ in {column}:\n"):
-            compare_results(a, regrouped)
+            compare_results(TASK, a, regrouped)
 
 
 def test_settings_beside_the_loss_make_a_comparison_uncontrolled():
@@ -180,7 +180,7 @@ def test_settings_beside_the_loss_make_a_comparison_uncontrolled():
     )
     config = {"train": {"lr": 0.01, "seed": 1}, "loss": {"name": "crl"}, "run": {"dir": "y"}}
     b = result(answers(0.5, seed=2), config=config, loss=CRL, seed=1, backbone="resnet34")
-    found = compare_results(a, b, resamples=50)
+    found = compare_results(TASK, a, b, resamples=50)
     assert [item["field"] for item in found["settings"]] == [
         "backbone",
         "loss.alpha",
@@ -199,13 +199,15 @@ def test_settings_beside_the_loss_make_a_comparison_uncontrolled():
 def test_another_machine_is_told_and_is_no_setting():
     a = result(answers(0.5), device={"asked": "auto", "used": "cpu"}, versions={"torch": "2.10"})
     b = result(answers(0.6), device={"asked": "cuda", "used": "cuda:0"}, versions={"torch": "2.15"})
-    found = compare_results(a, b, resamples=50)
+    found = compare_results(TASK, a, b, resamples=50)
     assert [item["field"] for item in found["environment"]] == ["device.used", "versions.torch"]
     assert found["controlled"]
 
 
 def test_a_missing_configuration_is_told():
-    found = compare_results(result(answers(0.5), "bare"), result(answers(0.6), config={"a": 1}), resamples=50)
+    found = compare_results(
+        TASK, TASK, result(answers(0.5), "bare"), result(answers(0.6), config={"a": 1}), resamples=50
+    )
     assert found["notes"] == ["no config.yaml in bare: only the settings in run.json were compared"]
 
 
@@ -215,7 +217,7 @@ def seeds_of(share: float, first: int, **run: Any) -> list[Result]:
 
 def test_seeds_average_correctness_per_image_and_pair_by_seed():
     side_a, side_b = seeds_of(0.5, 10), seeds_of(0.8, 20, loss=CRL)
-    found = compare_seeds(side_a, side_b, resamples=300, seed=1)
+    found = compare_seeds(TASK, side_a, side_b, resamples=300, seed=1)
     first = np.mean([answers(0.5, seed=10 + k) for k in range(3)], axis=0)
     second = np.mean([answers(0.8, seed=20 + k) for k in range(3)], axis=0)
     frame = side_a[0].predictions
@@ -230,7 +232,7 @@ def test_seeds_average_correctness_per_image_and_pair_by_seed():
     )
     assert found["exact"]["interval"] == pytest.approx([expected.low, expected.high])
     assert [row["seed"] for row in found["per_seed"]] == found["seeds"] == [0, 1, 2]
-    alone = compare_results(side_a[1], side_b[1], resamples=50)
+    alone = compare_results(TASK, side_a[1], side_b[1], resamples=50)
     assert found["per_seed"][0]["exact"]["difference"] == pytest.approx(alone["exact"]["difference"])
     assert found["per_seed"][0]["mcnemar"] == alone["mcnemar"]
     assert found["seed_difference"]["exact"]["mean"] == pytest.approx(found["exact"]["difference"])
@@ -243,7 +245,7 @@ def test_seeds_that_disagree_among_themselves_prove_nothing():
     gains = [np.ones(240, dtype=bool), base, base]
     side_a = [result(base, f"a{k}", seed=k) for k in range(3)]
     side_b = [result(gain, f"b{k}", seed=k, loss=CRL) for k, gain in enumerate(gains)]
-    found = compare_seeds(side_a, side_b, resamples=300)
+    found = compare_seeds(TASK, side_a, side_b, resamples=300)
     assert found["exact"]["interval"][0] > 0
     assert found["conclusion"].startswith("No difference in exact accuracy was shown: crl")
     assert "the interval over 3 seeds, -" in found["conclusion"]
@@ -252,17 +254,17 @@ def test_seeds_that_disagree_among_themselves_prove_nothing():
 def test_unpaired_seeds_are_refused():
     side = seeds_of(0.5, 10)
     with pytest.raises(UsageError, match=r"\[0, 1, 2\] and \[0, 2\]"):
-        compare_seeds(side, side[:2])
+        compare_seeds(TASK, side, side[:2])
     with pytest.raises(UsageError, match="each once"):
-        compare_seeds([side[0], side[0]], [side[0], side[0]])
+        compare_seeds(TASK, [side[0], side[0]], [side[0], side[0]])
     with pytest.raises(DataError, match="tells no seed"):
-        compare_seeds([result(answers(0.5), seed=None)], [side[0]])
+        compare_seeds(TASK, [result(answers(0.5), seed=None)], [side[0]])
 
 
 def test_seeds_of_different_settings_on_one_side_are_told():
     side_b = seeds_of(0.5, 10)
     side_b[0] = replace(side_b[0], record=replace(side_b[0].record, epochs=3))
-    notes = compare_seeds(seeds_of(0.5, 20), side_b, resamples=50)["notes"]
+    notes = compare_seeds(TASK, seeds_of(0.5, 20), side_b, resamples=50)["notes"]
     assert any(note.startswith("not seeds of one setting: epochs differ among") for note in notes)
 
 

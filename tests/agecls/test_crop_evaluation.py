@@ -12,8 +12,9 @@ from agecls import crop_evaluation as recropping
 from agecls.config import AgeDataConfig, EvaluateAgeConfig
 from agecls.crop_evaluation import crop_for_run, crop_report, face_of, find_faces, measured_crop
 from agecls.evaluation import evaluate_age_run
+from agecls.faces.alignment import Face, crop_face
 from agecls.faces.crop import FaceCrop
-from agecls.faces.detector import Face, FaceDetector, crop_face
+from agecls.faces.detector import FaceDetector
 from agecls.task import TASK
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
@@ -77,17 +78,17 @@ def asked(tmp_path: Path, margin: float | None = 0.0, **data: object) -> Evaluat
 
 
 def test_crops_that_are_the_pictures_change_nothing(pair, boxes, tmp_path):
-    told = evaluate_age_run(pair[0], asked(tmp_path))
-    own = Result.load(pair[0], TASK).predictions
+    told = evaluate_age_run(TASK, pair[0], asked(tmp_path))
+    own = Result.load(pair[0], TASK.form).predictions
     assert (told["n"], told["found"], told["not_found"]) == (len(own), len(own), 0)
     assert told["equal_predictions"] == 100
     for score, hits in (("exact", own.correct), ("one_off", own.one_off)):
         found = told["all"][score]
         assert found["own"] == found["detector"] == pytest.approx(100 * hits.mean())
         assert (found["difference"], found["interval"]) == (0, [0, 0])
-    names = Result.load(pair[0], TASK).class_names
+    names = Result.load(pair[0], TASK.form).class_names
     file = tmp_path / "out" / "predictions.parquet"
-    cut = Predictions.read(file, names, TASK.columns, may_be_empty=TASK.may_be_empty)
+    cut = Predictions.read(file, names, TASK.form.columns, may_be_empty=TASK.form.may_be_empty)
     assert cut.probs == pytest.approx(own.in_order().probs, abs=1e-6)
     assert (cut.fold == own.in_order().fold).all()
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["all"] == told["all"]
@@ -95,27 +96,27 @@ def test_crops_that_are_the_pictures_change_nothing(pair, boxes, tmp_path):
 
 def test_other_crops_give_other_answers(pair, boxes, tmp_path):
     boxes.box = (0.25, 0.25, 0.5, 0.5)
-    told = evaluate_age_run(pair[0], asked(tmp_path))
+    told = evaluate_age_run(TASK, pair[0], asked(tmp_path))
     assert told["crop"] == FaceCrop.of("plain", 0).to_dict()
     assert told["detector"] == boxes.name
-    names = Result.load(pair[0], TASK).class_names
+    names = Result.load(pair[0], TASK.form).class_names
     cut = Predictions.read(tmp_path / "out" / "predictions.parquet", names)
-    own = Result.load(pair[0], TASK).predictions.in_order()
+    own = Result.load(pair[0], TASK.form).predictions.in_order()
     assert np.abs(cut.probs - own.probs).max() > 1e-3
     assert told["equal_predictions"] == pytest.approx(100 * (cut.preds == own.preds).mean())
-    widened = evaluate_age_run(pair[0], asked(tmp_path, margin=0.5))
+    widened = evaluate_age_run(TASK, pair[0], asked(tmp_path, margin=0.5))
     assert widened["equal_predictions"] == 100, "half the box on every side of half the picture is all of it"
 
 
 def test_where_no_face_is_found_the_picture_is_shown_whole_and_counted(pair, boxes, tmp_path, capsys):
     boxes.sees = lambda image: False
-    told = evaluate_age_run(pair[0], asked(tmp_path))
+    told = evaluate_age_run(TASK, pair[0], asked(tmp_path))
     assert (told["found"], told["not_found"], told["found_only"]) == (0, told["n"], None)
     assert told["all"]["exact"]["difference"] == 0
     shown = capsys.readouterr().out
     assert f"faces found in 0 of {told['n']}" in shown
     boxes.box, boxes.sees = (0.25, 0.25, 0.5, 0.5), lambda image: image[0, 0, 0] % 2 == 0
-    told = evaluate_age_run(pair[0], asked(tmp_path))
+    told = evaluate_age_run(TASK, pair[0], asked(tmp_path))
     assert 0 < told["found"] < told["n"]
     assert told["found_only"]["n"] == told["found"]
     assert sum(hit for hit, _ in told["found_per_group"].values()) == told["found"]
@@ -123,8 +124,8 @@ def test_where_no_face_is_found_the_picture_is_shown_whole_and_counted(pair, box
 
 
 def test_a_single_run_is_shown_its_own_test_fold(pair, boxes, tmp_path):
-    told = evaluate_age_run(pair[0] / "fold2", asked(tmp_path))
-    own = Result.load(pair[0] / "fold2", TASK).predictions
+    told = evaluate_age_run(TASK, pair[0] / "fold2", asked(tmp_path))
+    own = Result.load(pair[0] / "fold2", TASK.form).predictions
     assert told["n"] == len(own)
     assert told["all"]["exact"]["own"] == pytest.approx(100 * own.correct.mean())
 
@@ -134,15 +135,15 @@ def test_other_data_is_shown_to_every_fold_and_training_pictures_are_refused(
 ):
     table = as_table(other_faces, tmp_path / "others.csv")
     others = {"table": str(table), "root": str(other_faces), **TABLE}
-    told = evaluate_age_run(pair[0], asked(tmp_path, **others))
+    told = evaluate_age_run(TASK, pair[0], asked(tmp_path, **others))
     plain = evaluate_age_run(
-        pair[0], replace(asked(tmp_path, **others), crop="own", face_crop="auto", face_margin=None)
+        TASK, pair[0], replace(asked(tmp_path, **others), crop="own", face_crop="auto", face_margin=None)
     )
     assert told["data"] == "other data"
     assert told["all"]["exact"]["own"] == pytest.approx(plain["exact"])
     assert told["equal_predictions"] == 100
     with pytest.raises(DataError, match="belong to the data set"):
-        evaluate_age_run(pair[0], asked(tmp_path, root=str(faces)))
+        evaluate_age_run(TASK, pair[0], asked(tmp_path, root=str(faces)))
 
 
 def test_the_crop_is_the_one_the_run_was_trained_on(pair, tmp_path):
@@ -162,7 +163,7 @@ def test_the_crop_is_the_one_the_run_was_trained_on(pair, tmp_path):
 
 
 def test_a_measured_margin_is_kept_inside_its_bounds(pair):
-    manifest = Result.load(pair[0], TASK).manifest
+    manifest = Result.load(pair[0], TASK.form).manifest
     for squeezed in (True, False):
         large = measured_crop(manifest, Boxes((-0.5, 0, 2, 2)), squeezed=squeezed)
         assert large == FaceCrop("plain", 0, 0.0 - 0.25)
@@ -241,14 +242,14 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
 def test_without_a_detector_it_is_said_where_to_get_one(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(recropping, "build_detector", lambda path: None)
     with pytest.raises(UsageError, match="OpenCV Zoo"):
-        evaluate_age_run(pair[0], asked(tmp_path))
+        evaluate_age_run(TASK, pair[0], asked(tmp_path))
 
 
 @pytest.mark.parametrize("option", [{"detector": "x.onnx"}, {"face_crop": "plain"}, {"face_margin": 0.2}])
 def test_options_that_would_change_nothing_are_refused(pair, tmp_path, option):
     config = EvaluateAgeConfig(device="cpu", cache="none", **option)
     with pytest.raises(UsageError, match="--crop detector"):
-        evaluate_age_run(pair[0], config)
+        evaluate_age_run(TASK, pair[0], config)
 
 
 def test_the_command_line_gives_one_object(pair, boxes, tmp_path, capsys):

@@ -39,7 +39,7 @@ def scores_of(folder: Path) -> dict:
 
 
 def test_report_holds_what_is_promised_and_its_scores_follow_from_the_predictions(pair):
-    report, result = report_of(pair[0]), Result.load(pair[0], TASK)
+    report, result = report_of(pair[0]), Result.load(pair[0], TASK.form)
     found = result.predictions
     assert set(report) >= PROMISED
     right = found.probs.argmax(1) == found.target
@@ -148,7 +148,7 @@ def test_folds_keep_the_numbers_of_the_table(faces, tmp_path):
     config = tiny(faces, tmp_path / "run", table=str(table), **columns)
     report = cross_validate(config)
     assert report["folds"] == [1, 2, 3, 4, 5]
-    found = Result.load(tmp_path / "run", TASK).predictions
+    found = Result.load(tmp_path / "run", TASK.form).predictions
     official = {row.split(",")[0]: int(row.split(",")[-1]) for row in table.read_text().splitlines()[1:]}
     assert dict(zip(found.path.tolist(), found.fold.tolist(), strict=True)) == official
 
@@ -164,12 +164,12 @@ def test_train_on_a_fold_equals_the_fold_of_the_cross_validation(faces, pair, tm
 
 
 def test_ten_crops_and_their_mirrors_change_the_answers_only(faces, pair, tmp_path):
-    expected = Result.load(pair[0] / "fold0", TASK).predictions
+    expected = Result.load(pair[0] / "fold0", TASK.form).predictions
     weights, _ = load_bundle(pair[0] / "fold0" / "model.safetensors")
     for crops in ("flip", "ten"):
         config = replace(tiny(faces, tmp_path / crops), evaluate=EvaluateConfig(test_crops=crops), folds=(0,))
         cross_validate(config)
-        found = Result.load(tmp_path / crops / "fold0", TASK)
+        found = Result.load(tmp_path / crops / "fold0", TASK.form)
         assert found.run["test_crops"] == crops
         assert (found.predictions.path == expected.path).all()
         assert not np.array_equal(found.predictions.probs, expected.probs)
@@ -184,7 +184,7 @@ def test_validation_people_are_nobody_elses(faces, tmp_path, protocol):
     cross_validate(config)
     rows = [json.loads(line) for line in (tmp_path / "run/fold4/metrics.jsonl").read_text().splitlines()]
     assert all(0 <= row["val_accuracy"] <= row["val_one_off"] <= 1 for row in rows)
-    record = Result.load(tmp_path / "run" / "fold4", TASK).run
+    record = Result.load(tmp_path / "run" / "fold4", TASK.form).run
     assert record["n"] + record["n_train"] + record["n_validation"] == len({*record_paths(faces)})
     assert record["best_epoch"] == max(rows, key=lambda row: row["val_accuracy"])["epoch"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agecls.config import AgeDataConfig, EvaluateAgainConfig, EvaluateAgeConfig, EvaluateConfig
+from agecls.config import AgeDataConfig, AgeEvaluateAgainConfig, EvaluateAgeConfig, EvaluateConfig
 from agecls.evaluation import evaluate_age_run
 from agecls.task import TASK
 from finetune.errors import DataError, ModelFileError
@@ -25,7 +25,7 @@ TABLE = {"group_column": "group", "user_column": "user", "gender_column": "gende
 def asked(tmp_path: Path, crops: str | None = None, out: bool = True, **data: object) -> EvaluateAgeConfig:
     return EvaluateAgeConfig(
         data=AgeDataConfig(**data),
-        evaluate=EvaluateAgainConfig(test_crops=crops),
+        evaluate=AgeEvaluateAgainConfig(test_crops=crops),
         device="cpu",
         cache=str(tmp_path / "cache"),
         out=str(tmp_path / "out") if out else None,
@@ -34,9 +34,9 @@ def asked(tmp_path: Path, crops: str | None = None, out: bool = True, **data: ob
 
 def written(tmp_path: Path, run: Path) -> Predictions:
     """Return the predictions that an evaluation of this run wrote."""
-    names = Result.load(run, TASK).class_names
+    names = Result.load(run, TASK.form).class_names
     file = tmp_path / "out" / "predictions.parquet"
-    return Predictions.read(file, names, TASK.columns, may_be_empty=TASK.may_be_empty)
+    return Predictions.read(file, names, TASK.form.columns, may_be_empty=TASK.form.may_be_empty)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def others(other_faces, tmp_path) -> dict[str, object]:
 
 
 def test_own_predictions_are_scored_as_in_the_report(pair, tmp_path):
-    summary = evaluate_age_run(pair[0], asked(tmp_path))
+    summary = evaluate_age_run(TASK, pair[0], asked(tmp_path))
     report = json.loads((pair[0] / "report.json").read_text())
     assert summary["exact"] == pytest.approx(report["exact_pooled"])
     assert summary["one_off"] == pytest.approx(report["one_off_pooled"])
@@ -56,7 +56,7 @@ def test_own_predictions_are_scored_as_in_the_report(pair, tmp_path):
 
 
 def test_slices_cover_every_image_and_small_cells_have_counts_only(pair, tmp_path):
-    summary = evaluate_age_run(pair[0], asked(tmp_path, out=False))
+    summary = evaluate_age_run(TASK, pair[0], asked(tmp_path, out=False))
     assert set(summary["slices"]) == {"group", "gender", "subject_count"}
     for rows in summary["slices"].values():
         assert sum(row["images"] for row in rows) == summary["n"]
@@ -65,13 +65,13 @@ def test_slices_cover_every_image_and_small_cells_have_counts_only(pair, tmp_pat
 
 
 def test_another_table_is_predicted_by_all_folds_together(pair, others, other_faces, tmp_path):
-    summary = evaluate_age_run(pair[0], asked(tmp_path, **others))
+    summary = evaluate_age_run(TASK, pair[0], asked(tmp_path, **others))
     assert summary["n"] == len(listed_rows(other_faces))
     together = written(tmp_path, pair[0])
     assert 100 * together.correct.mean() == pytest.approx(summary["exact"])
     single_probs = []
     for fold in range(5):
-        evaluate_age_run(pair[0] / f"fold{fold}", asked(tmp_path, **others))
+        evaluate_age_run(TASK, pair[0] / f"fold{fold}", asked(tmp_path, **others))
         single_probs.append(written(tmp_path, pair[0]).probs)
     assert np.ptp(single_probs, axis=0).max() > 1e-3, (
         "the folds' models must differ for the mean to mean anything"
@@ -82,7 +82,7 @@ def test_another_table_is_predicted_by_all_folds_together(pair, others, other_fa
 def test_more_crops_give_other_probabilities_of_the_same_images(pair, others, tmp_path):
     found = {}
     for crops in ("center", "flip", "ten"):
-        evaluate_age_run(pair[0] / "fold0", asked(tmp_path, crops=crops, **others))
+        evaluate_age_run(TASK, pair[0] / "fold0", asked(tmp_path, crops=crops, **others))
         found[crops] = written(tmp_path, pair[0])
     assert all((one.path == found["center"].path).all() for one in found.values())
     assert not np.array_equal(found["flip"].probs, found["center"].probs)
@@ -93,14 +93,14 @@ def test_one_person_is_enough_to_be_predicted(pair, other_faces, tmp_path):
     row = listed_rows(other_faces)[0]
     (tmp_path / "one.csv").write_text(f"path,age,subject\n{picture(row)},30,p\n")
     summary = evaluate_age_run(
-        pair[0] / "fold0", asked(tmp_path, table=str(tmp_path / "one.csv"), root=str(other_faces))
+        TASK, pair[0] / "fold0", asked(tmp_path, table=str(tmp_path / "one.csv"), root=str(other_faces))
     )
     assert summary["n"] == 1
 
 
 def test_other_crops_show_each_folds_images_to_its_own_model(pair, tmp_path):
-    own = Result.load(pair[0], TASK).predictions.in_order()
-    summary = evaluate_age_run(pair[0], asked(tmp_path, crops="ten"))
+    own = Result.load(pair[0], TASK.form).predictions.in_order()
+    summary = evaluate_age_run(TASK, pair[0], asked(tmp_path, crops="ten"))
     assert (summary["n"], summary["test_crops"]) == (len(own), "ten")
     assert summary["data"] == "the run's own test images, shown again"
     again = written(tmp_path, pair[0])
@@ -108,19 +108,19 @@ def test_other_crops_show_each_folds_images_to_its_own_model(pair, tmp_path):
         assert again[name].tolist() == own[name].tolist()
     assert again.path.tolist() == own.path.tolist()
     for fold in range(5):
-        assert evaluate_age_run(pair[0] / f"fold{fold}", asked(tmp_path, crops="ten"))["n"]
+        assert evaluate_age_run(TASK, pair[0] / f"fold{fold}", asked(tmp_path, crops="ten"))["n"]
         alone = written(tmp_path, pair[0])
         assert alone.probs == pytest.approx(again.select(again.fold == fold).probs, abs=1e-6)
-    assert "as it was tested" in evaluate_age_run(pair[0], asked(tmp_path, crops="center"))["data"]
+    assert "as it was tested" in evaluate_age_run(TASK, pair[0], asked(tmp_path, crops="center"))["data"]
 
 
 def test_a_run_that_was_tested_with_ten_crops_is_shown_its_centres_again(faces, tmp_path):
     config = single(tiny(faces, tmp_path / "run"))
     train_run(TASK, replace(config, evaluate=EvaluateConfig(test_crops="ten")))
-    stored = evaluate_age_run(tmp_path / "run", asked(tmp_path))
+    stored = evaluate_age_run(TASK, tmp_path / "run", asked(tmp_path))
     assert (stored["test_crops"], "as it was tested" in stored["data"]) == ("ten", True)
     ten = written(tmp_path, tmp_path / "run")
-    again = evaluate_age_run(tmp_path / "run", asked(tmp_path, crops="center"))
+    again = evaluate_age_run(TASK, tmp_path / "run", asked(tmp_path, crops="center"))
     assert (again["test_crops"], "shown again" in again["data"]) == ("center", True)
     assert np.abs(written(tmp_path, tmp_path / "run").probs - ten.probs).max() > 1e-4
 
@@ -129,16 +129,16 @@ def test_a_fold_without_its_cross_validation_is_doubted_and_still_knows_its_list
     pair, faces, others, tmp_path, capsys
 ):
     shutil.copytree(pair[0] / "fold0", tmp_path / "run")
-    evaluate_age_run(tmp_path / "run", asked(tmp_path, **others))
+    evaluate_age_run(TASK, tmp_path / "run", asked(tmp_path, **others))
     assert "holds no table of its images" in capsys.readouterr().out
     with pytest.raises(DataError, match="belong to the data set"):
-        evaluate_age_run(tmp_path / "run", asked(tmp_path, root=str(faces)))
+        evaluate_age_run(TASK, tmp_path / "run", asked(tmp_path, root=str(faces)))
 
 
 def test_copies_under_new_names_are_refused_unless_the_fold_tested_them(pair, faces, tmp_path):
     """A cross-validation's models together have seen every image, a fold's model all but its test images."""
     lines = ["path,age,subject"]
-    for number, path in enumerate(Result.load(pair[0] / "fold0", TASK).predictions.path.tolist()):
+    for number, path in enumerate(Result.load(pair[0] / "fold0", TASK.form).predictions.path.tolist()):
         shutil.copy(faces / path, tmp_path / f"{number}.jpg")
         lines.append(f"{number}.jpg,30,p{number}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
@@ -146,48 +146,48 @@ def test_copies_under_new_names_are_refused_unless_the_fold_tested_them(pair, fa
     told = rf"was trained or validated on {count} of these {count} pictures \(equal bytes\)"
     for folder in (pair[0], pair[0] / "fold1"):
         with pytest.raises(DataError, match=told):
-            evaluate_age_run(folder, asked(tmp_path, table=table))
-    assert evaluate_age_run(pair[0] / "fold0", asked(tmp_path, table=table))["n"] == count
+            evaluate_age_run(TASK, folder, asked(tmp_path, table=table))
+    assert evaluate_age_run(TASK, pair[0] / "fold0", asked(tmp_path, table=table))["n"] == count
 
 
 def test_training_images_are_refused_however_they_are_listed(pair, faces, tmp_path):
     with pytest.raises(DataError, match="belong to the data set"):
-        evaluate_age_run(pair[0], asked(tmp_path, root=str(faces)))
+        evaluate_age_run(TASK, pair[0], asked(tmp_path, root=str(faces)))
     table = as_table(faces, tmp_path / "same.csv")
     with pytest.raises(DataError, match=f"{len(listed_rows(faces))} of"):
-        evaluate_age_run(pair[0], asked(tmp_path, table=str(table), root=str(faces), **TABLE))
+        evaluate_age_run(TASK, pair[0], asked(tmp_path, table=str(table), root=str(faces), **TABLE))
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], lines[5]]))
     with pytest.raises(DataError, match="1 of 1 images"):
-        evaluate_age_run(pair[0], asked(tmp_path, table=str(table), root=str(faces), **TABLE))
+        evaluate_age_run(TASK, pair[0], asked(tmp_path, table=str(table), root=str(faces), **TABLE))
 
 
 def test_a_copy_of_the_training_images_is_refused(pair, faces, tmp_path):
     shutil.copytree(faces, tmp_path / "copy")
     with pytest.raises(DataError, match="belong to the data set"):
-        evaluate_age_run(pair[0], asked(tmp_path, root=str(tmp_path / "copy")))
+        evaluate_age_run(TASK, pair[0], asked(tmp_path, root=str(tmp_path / "copy")))
 
 
 def test_a_folder_without_a_finished_model_is_refused(pair, others, tmp_path):
     with pytest.raises(ModelFileError, match=r"no model\.safetensors"):
-        evaluate_age_run(tmp_path, asked(tmp_path, **others))
+        evaluate_age_run(TASK, tmp_path, asked(tmp_path, **others))
     shutil.copytree(pair[0], tmp_path / "half")
     (tmp_path / "half" / "run.json").unlink()
     with pytest.raises(ModelFileError, match="not finished"):
         model_files(tmp_path / "half")
     with pytest.raises(DataError, match=r"lacks run\.json"):
-        evaluate_age_run(tmp_path / "half", asked(tmp_path))
+        evaluate_age_run(TASK, tmp_path / "half", asked(tmp_path))
 
 
 def test_a_run_on_everything_is_scored_on_other_data_only(faces, others, tmp_path):
     train_run(TASK, single(tiny(faces, tmp_path / "all"), fold=-1))
     with pytest.raises(DataError, match="tested no image"):
-        evaluate_age_run(tmp_path / "all", asked(tmp_path))
+        evaluate_age_run(TASK, tmp_path / "all", asked(tmp_path))
     config = asked(tmp_path, **others)
     assert (
-        evaluate_age_run(tmp_path / "all", config)["n"]
-        == evaluate_age_run(tmp_path / "all", replace(config, out=None))["n"]
+        evaluate_age_run(TASK, tmp_path / "all", config)["n"]
+        == evaluate_age_run(TASK, tmp_path / "all", replace(config, out=None))["n"]
     )
     table = as_table(faces, tmp_path / "same.csv")
     with pytest.raises(DataError, match="belong to the data set"):
-        evaluate_age_run(tmp_path / "all", asked(tmp_path, table=str(table), root=str(faces), **TABLE))
+        evaluate_age_run(TASK, tmp_path / "all", asked(tmp_path, table=str(table), root=str(faces), **TABLE))

@@ -116,7 +116,7 @@ def test_an_unreadable_picture_stops_the_run_or_is_left_out_and_recorded(faces, 
     skipping = replace(config, data=replace(config.data, skip_bad=True))
     experiment = prepare_experiment(TASK, skipping)
     run_split(experiment, experiment.split(0), tmp_path / "run", World())
-    record = Result.load(tmp_path / "run", TASK).run
+    record = Result.load(tmp_path / "run", TASK.form).run
     assert [Path(file).name for file in record["counts"]["bad_images"]] == ["page.jpg"]
     assert record["n"] + record["n_train"] == len(listed_rows(faces))
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from agecls import model_crop
+from agecls.faces.alignment import Face
 from agecls.faces.crop import FaceCrop
-from agecls.faces.detector import DETECTOR_VARIABLE, Face, FaceDetector
+from agecls.faces.detector import DETECTOR_VARIABLE, FaceDetector
 from agecls.model_crop import FROM_LAYOUT, GIVEN, NOT_MEASURED, face_crop_of
 from apps.config import ExportConfig
 from finetune.errors import UsageError

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from agecls.report import Picture, report_result, write_report
 from agecls.scores import score_cross_validation
+from agecls.task import TASK
+from finetune.experiments.report import report_result, write_report
+from finetune.figures.markdown import Picture
 from tests.agecls.drawing import NAMES
 from tests.agecls.results_by_hand import make_result
 from tests.finetune.drawing import pixels_of
@@ -26,7 +28,7 @@ PROMISED = (
 def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A reported result folder and what `report_result` returned."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    return folder, report_result(make_result(folder), resamples=RESAMPLES)
+    return folder, report_result(TASK, make_result(folder), resamples=RESAMPLES)
 
 
 def section(folder: Path, name: str) -> str:
@@ -62,7 +64,7 @@ def test_headline_shows_the_numbers_of_the_json(reported: tuple[Path, dict[str, 
 
 
 def test_albums_get_an_interval_of_their_own(tmp_path: Path):
-    record = report_result(make_result(tmp_path / "run", albums=True), resamples=RESAMPLES)
+    record = report_result(TASK, make_result(tmp_path / "run", albums=True), resamples=RESAMPLES)
     low, high = record["intervals_by_user"]["exact_mean"]
     assert record["users"] < record["subjects"]
     assert f"({record['users']} users resampled)" in section(tmp_path / "run", "Result")
@@ -120,7 +122,7 @@ def test_published_numbers_stand_apart_and_only_beside_adience(
     assert "single run without spread" in others
     assert "63.26" not in section(folder, "Result")
     for counts in ({}, {"edition": "unknown"}):
-        page = write_report(tmp_path, {**record, "counts": counts})
+        page = write_report(TASK, tmp_path, {**record, "counts": counts})
         assert "Reported by others" not in page.read_text(encoding="utf-8")
 
 
@@ -133,7 +135,7 @@ def test_use_names_the_gaps_and_what_the_model_is_not_for(reported: tuple[Path, 
 
 
 def test_groups_without_images_are_said_not_scored(tmp_path: Path):
-    record = report_result(make_result(tmp_path / "run", without=(0, 6)), resamples=RESAMPLES)
+    record = report_result(TASK, make_result(tmp_path / "run", without=(0, 6)), resamples=RESAMPLES)
     groups = cells(section(tmp_path / "run", "Age groups"))
     assert record["per_group_recall"][0] is None
     assert [row[3] for row in (groups[0], groups[6])] == ["no images"] * 2
@@ -146,14 +148,14 @@ def test_what_was_not_measured_reads_not_measured(reported: tuple[Path, dict[str
     kept = {
         key: value for key, value in record.items() if key not in ("device", "versions", "counts", "policy")
     }
-    page = write_report(tmp_path, kept | bare).read_text(encoding="utf-8")
+    page = write_report(TASK, tmp_path, kept | bare).read_text(encoding="utf-8")
     assert f"**{record['exact_mean']:.2f}** (one fold)" in page
     assert "| minutes | n/a |" in page
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["ece"] is None
 
 
 def test_people_in_several_folds_are_a_warning(reported: tuple[Path, dict[str, Any]], tmp_path: Path):
-    page = write_report(tmp_path, reported[1] | {"shared_people": 7})
+    page = write_report(TASK, tmp_path, reported[1] | {"shared_people": 7})
     assert "**7 persons are in training and test" in page.read_text(encoding="utf-8")
 
 
@@ -161,7 +163,7 @@ def test_odd_names_cannot_become_markup(reported: tuple[Path, dict[str, Any]], t
     _, record = reported
     odd = record | {"backbone": "<b>net|*x*</b>", "loss_text": "crl_[a](b)"}
     picture = Picture(PurePosixPath("a b/p(1).png"), "odd | [title]", "caption")
-    page = write_report(tmp_path, odd, [picture]).read_text(encoding="utf-8")
+    page = write_report(TASK, tmp_path, odd, [picture]).read_text(encoding="utf-8")
     assert r"&lt;b&gt;net\|\*x\*&lt;/b&gt;" in page
     assert r"crl\_\[a\](b)" in page
     assert r"![odd \| \[title\]](a%20b/p%281%29.png)" in page

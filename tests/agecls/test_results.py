@@ -83,7 +83,7 @@ def _columns(file: Path) -> tuple[list[str], list[Any]]:
 
 def test_what_is_written_is_read_back_in_the_contracts_columns(tmp_path):
     written = synthetic_predictions()
-    result = Result.load(write_result(tmp_path / "run", written), TASK)
+    result = Result.load(write_result(tmp_path / "run", written), TASK.form)
     names, _ = _columns(result.folder / "predictions.parquet")
     assert names == [
         "path",
@@ -107,7 +107,7 @@ def test_what_is_written_is_read_back_in_the_contracts_columns(tmp_path):
 
 def test_rows_are_sorted_by_fold_then_path(tmp_path):
     shuffled = synthetic_predictions().select(np.random.default_rng(0).permutation(60))
-    rows = Result.load(write_result(tmp_path / "run", shuffled), TASK).predictions
+    rows = Result.load(write_result(tmp_path / "run", shuffled), TASK.form).predictions
     keys = list(zip(rows.fold.tolist(), rows.path.tolist(), strict=True))
     assert keys == sorted(keys)
 
@@ -140,12 +140,12 @@ def test_a_folder_that_is_no_result_is_refused_with_what_was_looked_for(tmp_path
     folder = write_result(tmp_path / "run", synthetic_predictions())
     (folder / missing).unlink()
     with pytest.raises(DataError, match=f"lacks {missing}.*run.json and predictions.parquet"):
-        Result.load(folder, TASK)
+        Result.load(folder, TASK.form)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="it does not exist"):
-        Result.load(tmp_path / "nowhere", TASK)
+        Result.load(tmp_path / "nowhere", TASK.form)
 
 
 def test_missing_columns_are_named_with_the_file(tmp_path):
@@ -154,13 +154,13 @@ def test_missing_columns_are_named_with_the_file(tmp_path):
         file, lambda columns: {name: columns[name] for name in columns if name not in ("subject", "prob_3")}
     )
     with pytest.raises(DataError, match=r"predictions.parquet lacks the columns subject, prob_3"):
-        Result.load(file.parent, TASK)
+        Result.load(file.parent, TASK.form)
 
 
 def test_more_probabilities_than_class_names_are_refused(tmp_path):
     folder = write_result(tmp_path / "run", synthetic_predictions(), class_names=list(GROUPS[:3]))
     with pytest.raises(DataError, match="prob_3 beyond the 3 class names"):
-        Result.load(folder, TASK)
+        Result.load(folder, TASK.form)
 
 
 @pytest.mark.parametrize("value", [0.9, np.nan, -3.0])
@@ -174,14 +174,14 @@ def test_probabilities_that_do_not_sum_to_one_are_refused_by_row(tmp_path, value
 
     rewrite(file, break_row)
     with pytest.raises(DataError, match=r"predictions.parquet.*sum to 1:\n  row 7 \(faces"):
-        Result.load(file.parent, TASK)
+        Result.load(file.parent, TASK.form)
 
 
 def test_a_target_outside_the_groups_is_refused_by_row(tmp_path):
     file = write_result(tmp_path / "run", synthetic_predictions()) / "predictions.parquet"
     rewrite(file, lambda columns: columns | {"target": np.where(np.arange(60) == 3, 4, columns["target"])})
     with pytest.raises(DataError, match=r"targets must lie in \[0, 3\]:\n  row 3 .*target 4"):
-        Result.load(file.parent, TASK)
+        Result.load(file.parent, TASK.form)
 
 
 def test_empty_cells_are_refused(tmp_path):
@@ -190,28 +190,28 @@ def test_empty_cells_are_refused(tmp_path):
         file, lambda columns: columns | {"subject": np.array([None, *columns["subject"][1:]], dtype=object)}
     )
     with pytest.raises(DataError, match="empty cells in subject"):
-        Result.load(file.parent, TASK)
+        Result.load(file.parent, TASK.form)
 
 
 def test_a_damaged_file_and_an_unfinished_run_are_refused(tmp_path):
     folder = write_result(tmp_path / "half", synthetic_predictions(), n=61)
     with pytest.raises(DataError, match=r"61 test images, predictions\.parquet has 60"):
-        Result.load(folder, TASK)
+        Result.load(folder, TASK.form)
     (folder / "predictions.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(DataError, match="cannot be read as parquet"):
-        Result.load(folder, TASK)
+        Result.load(folder, TASK.form)
 
 
 def test_other_kinds_of_run_and_broken_records_are_refused(tmp_path):
     other = write_result(tmp_path / "other", synthetic_predictions(), kind="fine_train")
     with pytest.raises(DataError, match="must be age_fold or age_cv, got 'fine_train'"):
-        Result.load(other, TASK)
+        Result.load(other, TASK.form)
     nameless = write_result(tmp_path / "nameless", synthetic_predictions(), class_names=None)
     with pytest.raises(DataError, match="lacks class_names"):
-        Result.load(nameless, TASK)
+        Result.load(nameless, TASK.form)
     (other / "run.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="is no valid JSON"):
-        Result.load(other, TASK)
+        Result.load(other, TASK.form)
 
 
 def test_columns_of_unequal_length_are_refused():
@@ -221,7 +221,7 @@ def test_columns_of_unequal_length_are_refused():
 
 def test_curves_manifest_and_configuration_are_read_where_they_are(tmp_path):
     folder = write_result(tmp_path / "run", synthetic_predictions(), config={"train": {"lr": 0.1}})
-    bare = Result.load(folder, TASK)
+    bare = Result.load(folder, TASK.form)
     assert bare.manifest is None
     assert bare.curves == {}
     assert bare.config == {"train": {"lr": 0.1}}
@@ -229,7 +229,7 @@ def test_curves_manifest_and_configuration_are_read_where_they_are(tmp_path):
     (folder / "fold1" / "metrics.jsonl").write_text('{"epoch": 0, "val_accuracy": null}\n', encoding="utf-8")
     manifest = Manifest(folder, GROUPS, {"path": np.array(["a.jpg"]), "label": np.array([2])})
     manifest.save(folder / "manifest.parquet")
-    full = Result.load(folder, TASK)
+    full = Result.load(folder, TASK.form)
     assert full.curves == {1: [{"epoch": 0, "val_accuracy": None}]}
     assert full.manifest is not None
     assert full.manifest.fingerprint == manifest.fingerprint

@@ -18,7 +18,7 @@ def test_a_single_run_is_tested_once_on_its_own_fold(faces, tmp_path):
     record = train_run(TASK, single(tiny(faces, tmp_path / "run"), fold=2))
     own = [row for row in listed_rows(faces) if row["fold"] == "2"]
     assert (record["kind"], record["fold"], record["n"]) == ("age_fold", 2, len(own))
-    result = Result.load(tmp_path / "run", TASK)
+    result = Result.load(tmp_path / "run", TASK.form)
     assert set(result.predictions["subject"]) == {row["face_id"] for row in own}
     assert record["scores"]["exact"] == pytest.approx(100 * result.predictions.correct.mean())
     saved = Manifest.load(tmp_path / "run" / "manifest.parquet", faces)
@@ -28,7 +28,7 @@ def test_a_single_run_is_tested_once_on_its_own_fold(faces, tmp_path):
 def test_fold_minus_one_trains_on_everything_and_tests_on_nothing(faces, tmp_path):
     record = train_run(TASK, single(tiny(faces, tmp_path / "run"), fold=-1))
     assert (record["n"], record["n_train"], record["scores"]) == (0, len(listed_rows(faces)), {})
-    assert len(Result.load(tmp_path / "run", TASK).predictions) == 0
+    assert len(Result.load(tmp_path / "run", TASK.form).predictions) == 0
     _, facts = load_bundle(tmp_path / "run" / "model.safetensors")
     assert facts["class_names"] == ["0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60+"]
 

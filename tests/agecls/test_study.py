@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finetune.experiments.study.from_runs import claim_study, study_config
 
 from agecls import study
 from agecls.config import AgeStudyConfig, CrossValidationConfig
@@ -19,7 +20,6 @@ from finetune.errors import DataError, InterruptedRunError, UsageError
 from finetune.experiments.config import arms_of
 from finetune.experiments.result import Result
 from finetune.experiments.study.cells import cell_folder
-from finetune.experiments.study.from_runs import claim_study, study_config
 from finetune.models.heads.registry import resolved
 from finetune.runs.folder import read_json
 from tests.agecls.tiny_ages import tiny
@@ -28,7 +28,8 @@ from tests.agecls.tiny_ages import tiny
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Draw no pictures, which take most of a tiny run's time."""
-    monkeypatch.setattr("agecls.report.draw_pictures", lambda *_: [])
+    monkeypatch.setattr("agecls.report.draw_figures", lambda *_: [])
+    monkeypatch.setattr("finetune.experiments.report.draw_shared", lambda *_: [])
     monkeypatch.setattr("finetune.experiments.study.report.draw_study", lambda *_: {})
 
 
@@ -68,7 +69,9 @@ def test_a_study_of_single_splits_stops_and_goes_on_to_the_same_table(faces, tmp
     assert names == ["cel 0", "crl 0", "cel 1", "cel 1", "crl 1"]
     assert table_of(found) == table_of(whole)
     for row in found["arms"]:
-        stored = [Result.load(tmp_path / "study/cells" / row["name"] / f"seed-{n}", TASK) for n in (0, 1)]
+        stored = [
+            Result.load(tmp_path / "study/cells" / row["name"] / f"seed-{n}", TASK.form) for n in (0, 1)
+        ]
         assert [result.run["seed"] for result in stored] == [0, 1]
         scores = [100 * float(result.predictions.correct.mean()) for result in stored]
         assert list(row["measures"]["accuracy"]["values"].values()) == pytest.approx(scores)
@@ -112,7 +115,7 @@ def test_the_epochs_of_a_cross_validation_are_means_of_its_folds(pair, faces, tm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "page_of", lambda *given: cells.extend(given[2]) or end(*given))
         study.study_losses(config)
-    losses = [row["train_loss"] for rows in Result.load(pair[0], TASK).curves.values() for row in rows]
+    losses = [row["train_loss"] for rows in Result.load(pair[0], TASK.form).curves.values() for row in rows]
     assert [row["train_loss"] for row in cells[0].history] == pytest.approx([np.mean(losses)])
 
 

@@ -95,7 +95,7 @@ def one_object(out: str) -> dict[str, Any]:
 
 def same_predictions(first: Path, second: Path) -> bool:
     """Tell whether two folders hold the same predictions, to the last bit."""
-    a, b = Result.load(first, TASK).predictions, Result.load(second, TASK).predictions
+    a, b = Result.load(first, TASK.form).predictions, Result.load(second, TASK.form).predictions
     return (a.probs == b.probs).all() and (a.path == b.path).all() and (a.target == b.target).all()
 
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.classifier import Classifier, build_classifier
-from finetune.models.heads.registry import LinearHead
+from finetune.models.heads.linear import LinearHead
 
 
 def random_net(

@@ -103,7 +103,7 @@ def make_result(
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     split = np.array(["test"] * len(target))
     Manifest(root, names, {"path": paths, "label": target, "split": split}).save(folder / "manifest.parquet")
-    return Result.load(folder, TASK)
+    return Result.load(folder, TASK.form)
 
 
 def _draw_picture(file: Path, index: int, classes: int) -> None:

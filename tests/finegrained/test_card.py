@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_scores_are_those_of_the_run_s_predictions(run: Path):
-    found, result = fine_card(run), Result.load(run, TASK)
+    found, result = fine_card(run), Result.load(run, TASK.form)
     own = result.predictions
     wanted = fine_scores(own.probs, own.target, own.class_names)
     for name in ("n", "top1", "top5", "balanced_accuracy", "nll", "ece"):

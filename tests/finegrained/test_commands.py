@@ -71,7 +71,7 @@ def test_a_recipe_is_found_by_name_and_changed_by_options(birds_folder, tmp_path
     words = ["--config", "cub_dcl_resnet50_crl", "--data.root", birds_folder, "--run.dir", run]
     code, _, err = fine(capsys, "train", *words, *TINY, "--train.milestones=[]", "--head.options.regions=4")
     assert code == 0, err
-    config = Result.load(run, TASK).config
+    config = Result.load(run, TASK.form).config
     assert config["head"]["options"] == {**head_options("dcl"), "regions": 4}
     assert config["train"]["augment"] == "rotate_crop"
 

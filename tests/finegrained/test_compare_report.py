@@ -30,13 +30,13 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = tmp_path_factory.mktemp("results")
     a = make_result(folder / "a", 12, answers=1, loss={"name": "cel"})
     b = make_result(folder / "b", 12, answers=2)
-    return a, b, compare_results(a, b, resamples=50)
+    return a, b, compare_results(TASK, a, b, resamples=50)
 
 
 def test_page_repeats_conclusion_and_numbers(compared: Compared, tmp_path: Path):
     a, b, comparison = compared
     place = tmp_path / "new" / "folder"
-    page = write_comparison(a, b, comparison, place, pictures=False).read_text(encoding="utf-8")
+    page = write_comparison(TASK, a, b, comparison, place, pictures=False).read_text(encoding="utf-8")
     assert escape(comparison["conclusion"]) in page
     for measure in ("top1", "top5", "per_class"):
         found = comparison[measure]
@@ -64,13 +64,13 @@ def test_what_resampling_cannot_tell_reads_n_a_with_the_reason(compared: Compare
 
 def test_no_word_of_better_beyond_the_conclusion(compared: Compared, tmp_path: Path):
     a, b, comparison = compared
-    page = write_comparison(a, b, {**comparison, "conclusion": ""}, tmp_path, pictures=False)
+    page = write_comparison(TASK, a, b, {**comparison, "conclusion": ""}, tmp_path, pictures=False)
     words = page.read_text(encoding="utf-8").replace("not which result is better", "")
     assert not any(word in words for word in ("better", "worse", "outperform", "beats", "improve", "higher"))
 
 
 def test_gallery_and_heat_maps_are_drawn_even_without_the_image_files(compared: Compared, tmp_path: Path):
-    page = write_comparison(*compared, tmp_path).read_text(encoding="utf-8")
+    page = write_comparison(TASK, *compared, tmp_path).read_text(encoding="utf-8")
     for name in ("disagreements", "heat_maps"):
         assert f"](pictures/{name}.png)" in page
     pixels_of(tmp_path / "pictures" / "disagreements.png")
@@ -79,7 +79,7 @@ def test_gallery_and_heat_maps_are_drawn_even_without_the_image_files(compared: 
 
 def test_two_results_that_are_right_alike_have_no_heat_map(tmp_path: Path):
     a, b = (make_result(tmp_path / name, 12, hit=0.0) for name in "ab")
-    page = write_comparison(a, b, compare_results(a, b, resamples=20), tmp_path / "out")
+    page = write_comparison(TASK, a, b, compare_results(TASK, a, b, resamples=20), tmp_path / "out")
     text = page.read_text(encoding="utf-8")
     assert "disagreements.png" in text
     assert "heat_maps.png" not in text
@@ -122,7 +122,7 @@ def test_seeds_are_listed_with_mean_sd_and_interval(compared: Compared, tmp_path
         ]
         for shift, name in ((1, "cel"), (9, "crl"))
     ]
-    comparison = compare_seeds(*sides, resamples=50)
+    comparison = compare_seeds(TASK, *sides, resamples=50)
     text = per_seed(comparison, TASK)
     assert text is not None
     for row in comparison["per_seed"]:

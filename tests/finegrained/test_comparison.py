@@ -47,7 +47,7 @@ def predictions(hits: np.ndarray, seed: int = 0) -> Predictions:
 
 def result(hits: np.ndarray, name: str = "run", config: dict[str, Any] | None = None, **run: Any) -> Result:
     """Return a result in memory; `run` replaces values of its run.json."""
-    return Result(Path(name), RunRecord.from_dict(RUN | run), config or {}, predictions(hits), TASK)
+    return Result(Path(name), RunRecord.from_dict(RUN | run), config or {}, predictions(hits))
 
 
 def answers(share: float, images: int = 400, seed: int = 0) -> np.ndarray:
@@ -57,7 +57,7 @@ def answers(share: float, images: int = 400, seed: int = 0) -> np.ndarray:
 def test_a_difference_is_second_minus_first_on_the_same_images():
     first, second = answers(0.5, seed=1), answers(0.8, seed=2)
     a, b = result(first, "a"), result(second, "b", loss=CRL)
-    found = compare_results(a, b, resamples=300, seed=4)
+    found = compare_results(TASK, a, b, resamples=300, seed=4)
     images = np.arange(400)
     expected = paired_cluster_bootstrap(100.0 * first, 100.0 * second, images, resamples=300, seed=4)
     assert found["top1"]["difference"] == pytest.approx(expected.difference)
@@ -80,13 +80,13 @@ def test_the_order_of_rows_does_not_matter():
     a, b = result(answers(0.5, seed=1)), result(answers(0.7, seed=2))
     order = np.random.default_rng(0).permutation(400)
     mixed_a, mixed_b = (replace(x, predictions=x.predictions.select(order)) for x in (a, b))
-    expected = compare_results(a, b, resamples=50)
-    assert compare_results(a, mixed_b, resamples=50) == expected
-    assert compare_results(mixed_a, b, resamples=50) == expected
+    expected = compare_results(TASK, a, b, resamples=50)
+    assert compare_results(TASK, a, mixed_b, resamples=50) == expected
+    assert compare_results(TASK, mixed_a, b, resamples=50) == expected
 
 
 def test_identical_results_differ_by_nothing():
-    found = compare_results(result(answers(0.6)), result(answers(0.6)), resamples=100)
+    found = compare_results(TASK, result(answers(0.6)), result(answers(0.6)), resamples=100)
     for measure in ("top1", "top5", "per_class"):
         cells = found[measure]
         assert (cells["difference"], cells["interval"], cells["p"]) == (0, None, None)
@@ -100,12 +100,12 @@ def test_resampling_that_never_moves_gives_no_interval_and_no_p():
     """The second gets two classes whole that the first has wholly wrong: within classes nothing varies."""
     target = predictions(answers(0.5)).target
     first, second = target < 4, target < 6
-    found = compare_results(result(first), result(second, loss=CRL), resamples=300)
+    found = compare_results(TASK, result(first), result(second, loss=CRL), resamples=300)
     assert found["per_class"]["difference"] == pytest.approx(25)
     assert (found["per_class"]["interval"], found["per_class"]["p"]) == (None, None)
     assert "resampling shows no spread" in found["per_class"]["reason"]
     assert found["top1"]["interval"] is not None
-    every = compare_results(result(target < 0), result(target < 8, loss=CRL), resamples=50)
+    every = compare_results(TASK, result(target < 0), result(target < 8, loss=CRL), resamples=50)
     assert every["conclusion"].startswith("No difference in top-1 accuracy was shown")
     assert "no interval over images" in every["conclusion"]
 
@@ -113,7 +113,7 @@ def test_resampling_that_never_moves_gives_no_interval_and_no_p():
 def test_whole_pictures_against_boxes_are_not_only_another_loss():
     crops = [{"kind": "image", "margin": 0.0}, {"kind": "box", "margin": 0.1}]
     a, b = result(answers(0.5), crop=crops[0]), result(answers(0.6), crop=crops[1], loss=CRL)
-    found = compare_results(a, b, resamples=20)
+    found = compare_results(TASK, a, b, resamples=20)
     assert found["changed"] == "more"
     assert {"field": "data.crop", "a": "image", "b": "box"} in found["settings"]
 
@@ -123,14 +123,14 @@ def test_seeds_that_all_differ_by_the_same_have_no_interval_over_seeds():
         [result(answers(share, seed=0), f"{loss}{seed}", seed=seed, loss={"name": loss}) for seed in range(2)]
         for share, loss in ((0.5, "cel"), (0.7, "crl"))
     ]
-    found = compare_seeds(*sides, resamples=50)
+    found = compare_seeds(TASK, *sides, resamples=50)
     assert found["seed_difference"]["top1"]["interval"] is None
     assert "there is no interval over seeds" in found["conclusion"]
 
 
 def test_a_difference_within_the_noise_is_not_claimed():
     found = compare_results(
-        result(answers(0.6, seed=3)), result(answers(0.62, seed=4), loss=CRL), resamples=300
+        TASK, TASK, result(answers(0.6, seed=3)), result(answers(0.62, seed=4), loss=CRL), resamples=300
     )
     low, high = found["top1"]["interval"]
     assert low < 0 < high
@@ -144,7 +144,7 @@ def test_a_difference_that_one_of_the_tests_does_not_show_is_not_claimed():
     first = np.zeros(400, dtype=bool)
     second = first.copy()
     second[:5] = True
-    found = compare_results(result(first), result(second, loss=CRL), resamples=300)
+    found = compare_results(TASK, result(first), result(second, loss=CRL), resamples=300)
     assert found["top1"]["interval"][0] > 0
     assert found["mcnemar"]["p"] == pytest.approx(0.0625)
     assert found["conclusion"].startswith("No difference in top-1 accuracy was shown")
@@ -152,37 +152,37 @@ def test_a_difference_that_one_of_the_tests_does_not_show_is_not_claimed():
 
 def test_a_lower_second_is_called_lower():
     found = compare_results(
-        result(answers(0.9, seed=1)), result(answers(0.4, seed=2), loss=CRL), resamples=50
+        TASK, TASK, result(answers(0.9, seed=1)), result(answers(0.4, seed=2), loss=CRL), resamples=50
     )
     assert "crl (alpha 1.5) is lower than cel in top-1 accuracy by -" in found["conclusion"]
 
 
 def test_five_classes_or_fewer_have_no_top_5(tmp_path: Path):
     a, b = (make_result(tmp_path / name, 5, answers=seed) for seed, name in enumerate("ab"))
-    assert compare_results(a, b, resamples=20)["top5"] is None
+    assert compare_results(TASK, a, b, resamples=20)["top5"] is None
 
 
 @pytest.mark.parametrize(("field", "value"), [("manifest", "99"), ("policy", "cars-S"), ("split", "77")])
 def test_results_of_other_data_are_refused_with_both_values(field: str, value: str):
     with pytest.raises(DataError, match=rf"cannot be compared.*\n  {field}: {RUN[field]} and {value}\n"):
-        compare_results(result(answers(0.5)), result(answers(0.5), **{field: value}))
+        compare_results(TASK, result(answers(0.5)), result(answers(0.5), **{field: value}))
 
 
 def test_other_test_images_or_labels_are_refused_by_name():
     a, b = result(answers(0.5), "a"), result(answers(0.5), "b")
     fewer = replace(b, predictions=b.predictions.select(np.arange(1, 400)))
     with pytest.raises(DataError, match=r"(?s)not the same test images.*00000\.jpg only in a"):
-        compare_results(a, fewer)
+        compare_results(TASK, a, fewer)
     target = b.predictions.target.copy()
     target[7] = 0
     with pytest.raises(DataError, match=r"(?s)differ in the true class.*00007\.jpg"):
-        compare_results(a, replace(b, predictions=replace(b.predictions, target=target)))
+        compare_results(TASK, a, replace(b, predictions=replace(b.predictions, target=target)))
 
 
 def test_results_without_a_test_image_are_refused():
     nothing = result(answers(0.5, images=0))
     with pytest.raises(DataError, match="tested no image"):
-        compare_results(nothing, nothing)
+        compare_results(TASK, nothing, nothing)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_only_the_loss_or_only_the_head_is_a_controlled_comparison(
     change: dict[str, Any], changed: str, controlled: bool
 ):
     a, b = result(answers(0.5), "a", epochs=2), result(answers(0.6), "b", **({"epochs": 2} | change))
-    found = compare_results(a, b, resamples=20)
+    found = compare_results(TASK, a, b, resamples=20)
     assert found["changed"] == changed
     assert ("ot a controlled comparison" in found["conclusion"]) == (not controlled)
 
@@ -207,7 +207,7 @@ def test_only_the_loss_or_only_the_head_is_a_controlled_comparison(
 def test_options_of_the_head_in_the_configuration_count_as_the_head():
     configs = [{"head": {"name": "dfl", "options": {"detectors": k}}} for k in (5, 10)]
     a, b = (result(answers(0.5), name, config) for name, config in zip("ab", configs, strict=True))
-    found = compare_results(a, b, resamples=20)
+    found = compare_results(TASK, a, b, resamples=20)
     assert [item["field"] for item in found["settings"]] == ["head.options.detectors"]
     assert found["changed"] == "head"
 
@@ -223,7 +223,7 @@ def test_options_of_the_head_in_the_configuration_count_as_the_head():
 )
 def test_names_tell_the_two_apart(first: dict[str, Any], second: dict[str, Any], names: list[str]):
     a, b = result(answers(0.5), "x/a", **first), result(answers(0.5), "x/b", **second)
-    assert compare_results(a, b, resamples=20)["names"] == names
+    assert compare_results(TASK, a, b, resamples=20)["names"] == names
 
 
 def seeds(share: float, shift: float, base: int, **run: Any) -> list[Result]:
@@ -236,7 +236,7 @@ def seeds(share: float, shift: float, base: int, **run: Any) -> list[Result]:
 
 def test_seeds_are_paired_and_their_spread_is_students():
     a, b = seeds(0.5, 0, 10), seeds(0.7, 0, 20, loss=CRL)
-    found = compare_seeds(a, b[::-1], resamples=200)
+    found = compare_seeds(TASK, a, b[::-1], resamples=200)
     single = [
         100 * (y.predictions.correct.mean() - x.predictions.correct.mean()) for x, y in zip(a, b, strict=True)
     ]
@@ -254,7 +254,7 @@ def test_seeds_are_paired_and_their_spread_is_students():
 
 def test_a_difference_that_the_seeds_do_not_share_is_not_claimed():
     a, b = seeds(0.5, 0, 10), seeds(0.44, 0.16, 20, loss=CRL)
-    found = compare_seeds(a, b, resamples=300)
+    found = compare_seeds(TASK, a, b, resamples=300)
     assert found["top1"]["interval"][0] > 0
     assert found["seed_difference"]["top1"]["interval"][0] < 0
     assert found["conclusion"].startswith("No difference in top-1 accuracy was shown")
@@ -264,12 +264,12 @@ def test_a_difference_that_the_seeds_do_not_share_is_not_claimed():
 @pytest.mark.parametrize("broken", [slice(0, 2), slice(0, 0)])
 def test_seeds_that_do_not_pair_are_refused(broken: slice):
     with pytest.raises(UsageError, match="the same two seeds or more"):
-        compare_seeds(seeds(0.5, 0, 1), seeds(0.5, 0, 1)[broken])
+        compare_seeds(TASK, seeds(0.5, 0, 1), seeds(0.5, 0, 1)[broken])
 
 
 def test_a_run_that_tells_no_seed_is_refused():
     with pytest.raises(DataError, match="tells no seed"):
-        compare_seeds([result(answers(0.5), seed=None)] * 2, seeds(0.5, 0, 1))
+        compare_seeds(TASK, [result(answers(0.5), seed=None)] * 2, seeds(0.5, 0, 1))
 
 
 def test_folders_are_compared_and_the_record_lies_beside_the_second(tmp_path: Path):

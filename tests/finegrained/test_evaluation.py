@@ -33,7 +33,7 @@ def run(birds_folder, tmp_path_factory):
 
 def as_folders(run: Path, root: Path, part: str) -> Path:
     """Copy a part's pictures into class folders without CUB's numbers' order: names reversed."""
-    manifest = Result.load(run, TASK).manifest
+    manifest = Result.load(run, TASK.form).manifest
     assert manifest is not None
     for row in np.flatnonzero(manifest["part"] == part):
         folder = root / manifest.class_names[manifest.label[row]]
@@ -45,7 +45,7 @@ def as_folders(run: Path, root: Path, part: str) -> Path:
 def test_own_pictures_shown_again_give_the_stored_answers(run, birds_folder, tmp_path):
     config = shown(data=FineDataConfig(root=str(birds_folder), subset=True), out=str(tmp_path / "out"))
     summary = evaluate_run(TASK, run, config)
-    own = Result.load(run, TASK)
+    own = Result.load(run, TASK.form)
     assert summary["data"] == "12 test images of the run's own data"
     again = Predictions.read(tmp_path / "out" / "predictions.parquet", own.class_names)
     assert np.array_equal(again.path, own.predictions.path)
@@ -57,7 +57,7 @@ def test_other_data_are_scored_by_class_name(run, tmp_path):
     root = as_folders(run, tmp_path / "folders", "test")
     out = tmp_path / "out"
     summary = evaluate_run(TASK, run, shown(data=FineDataConfig(root=str(root)), out=str(out)))
-    own = Result.load(run, TASK)
+    own = Result.load(run, TASK.form)
     assert summary["data"] == "12 images of other data"
     assert summary["top1"] == own.run["scores"]["top1"]
 
@@ -101,7 +101,7 @@ def test_pictures_with_the_names_of_the_runs_own_and_other_contents_are_other_da
         file.write_bytes(file.read_bytes() + b"\0")
     summary = evaluate_run(TASK, run, shown(data=FineDataConfig(root=str(root), subset=True)))
     assert summary["data"] == "12 test images of other data"
-    tested = Result.load(run, TASK).predictions.path[0]
+    tested = Result.load(run, TASK.form).predictions.path[0]
     table = run_table(run)
     assert table is not None
     shutil.copy(table.file(int(np.flatnonzero(table["part"] == "train")[0])), root / tested)

@@ -24,7 +24,7 @@ def birds_folder(tmp_path_factory):
 
 def predictions(config: FineConfig) -> np.ndarray:
     """Run without a report and return the test probabilities."""
-    return Result.load(run_whole(config), TASK).predictions.probs
+    return Result.load(run_whole(config), TASK.form).predictions.probs
 
 
 def test_the_parts_are_disjoint_and_whole(birds_folder, tmp_path):
@@ -98,4 +98,4 @@ def test_pictures_are_tested_with_the_crops_asked_for(birds_folder, tmp_path, cr
     center, several = predictions(config), predictions(other)
     assert center.shape == several.shape
     assert not np.array_equal(center, several)
-    assert Result.load(tmp_path / "b", TASK).run["test_crops"] == crops
+    assert Result.load(tmp_path / "b", TASK.form).run["test_crops"] == crops

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from finegrained.published import TEST_LISTS, list_hash
-from finegrained.report import report_run, write_report, write_tables
+from finegrained.report import write_tables
 from finegrained.report_sections import data_line, per_class, reported_by_others
 from finegrained.scores import fine_scores
+from finegrained.task import TASK
 from finetune.errors import DataError
+from finetune.experiments.report import report_result, write_report
 from finetune.figures.markdown import Picture
 from tests.finegrained.made_results import make_result
 from tests.finetune.drawing import pixels_of
@@ -28,9 +30,9 @@ Reported = tuple[Path, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
-    """A reported run folder and what `report_run` returned."""
+    """A reported run folder and what `report_result` returned."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    return folder, report_run(make_result(folder, CLASSES, scores={"baseline": BASELINE}))
+    return folder, report_result(TASK, make_result(folder, CLASSES, scores={"baseline": BASELINE}))
 
 
 def section(folder: Path, name: str) -> str:
@@ -68,7 +70,7 @@ def test_headline_shows_the_numbers_of_the_json(reported: Reported):
 
 
 def test_few_classes_have_no_top_5_and_all_have_a_row(tmp_path: Path):
-    record = report_run(make_result(tmp_path / "run", 5))
+    record = report_result(TASK, make_result(tmp_path / "run", 5))
     assert record["top5"] is None
     assert "top-5" not in section(tmp_path / "run", "Result")
     rows = cells(section(tmp_path / "run", "Classes"))
@@ -127,7 +129,7 @@ def test_every_picture_of_the_page_exists_and_the_missing_ones_are_told(reported
 def test_a_run_without_mistakes_has_no_confusion_and_says_so(tmp_path: Path):
     made = make_result(tmp_path / "run", 6)
     sure = 0.97 * np.eye(6)[made.predictions.target] + 0.005
-    record = report_run(replace(made, predictions=replace(made.predictions, probs=sure)))
+    record = report_result(TASK, replace(made, predictions=replace(made.predictions, probs=sure)))
     assert record["top1"] == 100
     assert record["confused_pairs"] == []
     assert "No test image was taken for another class" in section(tmp_path / "run", "Most confused pairs")
@@ -138,7 +140,7 @@ def test_a_run_that_tested_nothing_is_refused(tmp_path: Path):
     made = make_result(tmp_path / "run", 3)
     nothing = made.predictions.select(np.arange(0))
     with pytest.raises(DataError, match="tested no image"):
-        report_run(replace(made, predictions=nothing))
+        report_result(TASK, replace(made, predictions=nothing))
 
 
 def test_run_and_data_are_told(reported: Reported):
@@ -242,7 +244,7 @@ def test_what_was_not_measured_reads_not_measured(reported: Reported, tmp_path: 
         if key not in ("device", "versions", "counts", "policy", "head_options", "selected")
     }
     bare = {"baseline": None, "ece": None, "minutes": None, "n_train": None}
-    page = write_report(tmp_path, kept | bare).read_text(encoding="utf-8")
+    page = write_report(TASK, tmp_path, kept | bare).read_text(encoding="utf-8")
     assert "| minutes | n/a |" in page
     assert "n/a training" in page
     assert "None" not in page
@@ -254,7 +256,7 @@ def test_odd_names_cannot_become_markup(reported: Reported, tmp_path: Path):
     rows = [{**record["per_class"][0], "name": "<b>|*x*</b>"}, *record["per_class"][1:]]
     odd = record | {"title": "crl_[a](b)", "per_class": rows, "not_drawn": ["a|b\n# heading"]}
     picture = Picture(PurePosixPath("a b/p(1).png"), "odd | [title]", "caption")
-    page = write_report(tmp_path, odd, [picture]).read_text(encoding="utf-8")
+    page = write_report(TASK, tmp_path, odd, [picture]).read_text(encoding="utf-8")
     assert r"crl\_\[a\](b)" in page
     assert "<b>" not in page
     assert "\n# heading" not in page

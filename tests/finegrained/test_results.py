@@ -71,7 +71,7 @@ def test_a_result_tells_its_title_history_and_table(tmp_path):
     (folder / "config.yaml").write_text("train: {epochs: 2}\n")
     columns = {"path": np.array(["a.jpg"]), "label": np.array([1])}
     Manifest(folder, BIRDS, columns).save(folder / "manifest.parquet")
-    result = Result.load(folder, TASK)
+    result = Result.load(folder, TASK.form)
     assert result.title == "dcl on resnet18 with crl (alpha 1.5, beta 1.0)"
     assert result.class_names == BIRDS
     assert [row["epoch"] for row in result.history] == [0, 1]
@@ -84,16 +84,16 @@ def test_a_result_tells_its_title_history_and_table(tmp_path):
 def test_scores_of_other_predictions_are_refused(tmp_path, top1, whole):
     folder = write_result(tmp_path / "run", three_birds(), scores={"top1": top1})
     if whole:
-        assert len(Result.load(folder, TASK).predictions) == 4
+        assert len(Result.load(folder, TASK.form).predictions) == 4
     else:
         with pytest.raises(DataError, match=r"top-1 .*predictions\.parquet gives 75\.0000 %"):
-            Result.load(folder, TASK)
+            Result.load(folder, TASK.form)
 
 
 def test_equally_probable_classes_may_count_either_way(tmp_path):
     probs = np.array([[0.5, 0.5, 0.0], [0.1, 0.8, 0.1]])
     found = Predictions(BIRDS, np.array(["a", "b"]), np.array([1, 1]), probs)
-    assert Result.load(write_result(tmp_path / "run", found, scores={"top1": 100.0}), TASK).run["n"] == 2
+    assert Result.load(write_result(tmp_path / "run", found, scores={"top1": 100.0}), TASK.form).run["n"] == 2
 
 
 def test_what_may_be_absent_is_empty(tmp_path):
@@ -103,9 +103,9 @@ def test_what_may_be_absent_is_empty(tmp_path):
 
 def test_a_folder_without_a_finished_run_says_what_is_missing(tmp_path):
     with pytest.raises(DataError, match="it does not exist"):
-        Result.load(tmp_path / "nowhere", TASK)
+        Result.load(tmp_path / "nowhere", TASK.form)
     with pytest.raises(DataError, match=r"it lacks run\.json and predictions\.parquet"):
-        Result.load(tmp_path, TASK)
+        Result.load(tmp_path, TASK.form)
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_a_folder_without_a_finished_run_says_what_is_missing(tmp_path):
 def test_a_folder_of_something_else_is_refused(tmp_path, changes, told):
     folder = write_result(tmp_path / "run", three_birds(), **changes)
     with pytest.raises(DataError, match=told):
-        Result.load(folder, TASK)
+        Result.load(folder, TASK.form)

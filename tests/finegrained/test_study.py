@@ -29,7 +29,8 @@ def birds_folder(tmp_path_factory):
 
 def leave_out_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the reports of the cells and of the study have no pictures."""
-    monkeypatch.setattr("finegrained.report.draw_pictures", lambda *_: [])
+    monkeypatch.setattr("finegrained.report.draw_class_figures", lambda *_: [])
+    monkeypatch.setattr("finetune.experiments.report.draw_shared", lambda *_: [])
     monkeypatch.setattr("finegrained.report.draw_model_pictures", lambda *_: ([], []))
     monkeypatch.setattr("finetune.experiments.study.report.draw_study", lambda *_: {})
 
@@ -89,7 +90,7 @@ def test_every_cell_is_an_ordinary_run_and_the_report_joins_them(whole):
     folder, summary = whole
     assert [row["name"] for row in summary["arms"]] == ["cel", "crl", "focal-gamma0"]
     for row in summary["arms"]:
-        stored = [Result.load(folder / "cells" / row["name"] / f"seed-{seed}", TASK) for seed in (0, 1)]
+        stored = [Result.load(folder / "cells" / row["name"] / f"seed-{seed}", TASK.form) for seed in (0, 1)]
         scores = [100 * float(result.predictions.correct.mean()) for result in stored]
         assert list(row["measures"]["accuracy"]["values"].values()) == pytest.approx(scores)
         assert [result.run["seed"] for result in stored] == [0, 1]
@@ -107,7 +108,7 @@ def test_seeds_are_paired_across_losses(whole):
     folder, _ = whole
     for seed in (0, 1):
         cel, crl, same = (
-            Result.load(folder / "cells" / arm / f"seed-{seed}", TASK).predictions
+            Result.load(folder / "cells" / arm / f"seed-{seed}", TASK.form).predictions
             for arm in ("cel", "crl", "focal-gamma0")
         )
         assert np.array_equal(cel.probs, same.probs)  # the same first weights, batches and augmentations

@@ -49,7 +49,7 @@ def run(birds_folder, tmp_path_factory):
 
 def test_a_run_is_complete_and_tested_on_the_test_part_alone(run):
     folder, record = run
-    result = Result.load(folder, TASK)
+    result = Result.load(folder, TASK.form)
     assert (record["kind"], record["policy"], record["data_set"]) == ("fine_run", "cub", "cub")
     assert record["n"] == len(result.predictions) == 12
     assert record["n_train"] + record["n_validation"] == 18
@@ -62,7 +62,7 @@ def test_a_run_is_complete_and_tested_on_the_test_part_alone(run):
 
 def test_the_record_holds_the_scores_of_the_stored_predictions(run):
     folder, record = run
-    found = Result.load(folder, TASK).predictions
+    found = Result.load(folder, TASK.form).predictions
     expected = fine_scores(found.probs, found.target, found.class_names)
     assert record["scores"]["top1"] == expected["top1"]
     assert record["scores"]["top1"] == pytest.approx(100 * found.correct.mean())
@@ -159,7 +159,7 @@ def test_the_record_tells_of_equal_and_dropped_pictures_and_of_contents(birds_fo
     told = capsys.readouterr().out
     assert "1 listed images are not there and are dropped" in told
     assert "1 pictures cannot be read and are dropped" in told
-    kept = Result.load(tmp_path / "run", TASK).manifest
+    kept = Result.load(tmp_path / "run", TASK.form).manifest
     assert kept is not None
     assert kept["sha256"][0] == hashlib.sha256(kept.file(0).read_bytes()).hexdigest()
     assert kept.fingerprint == record["manifest"]
@@ -181,7 +181,9 @@ def test_dcl_gets_its_preset_and_keeps_what_was_given(birds_folder, tmp_path):
     record = quick(config)
     whole = {**head_options("dcl"), "regions": 4, "gamma": 1.0}
     assert len(whole) > 2
-    assert record["head_options"] == Result.load(tmp_path / "run", TASK).config["head"]["options"] == whole
+    assert (
+        record["head_options"] == Result.load(tmp_path / "run", TASK.form).config["head"]["options"] == whole
+    )
     assert load_bundle(tmp_path / "run" / "model.safetensors")[1]["head"]["options"] == whole
 
 
@@ -191,7 +193,10 @@ def test_a_runs_configuration_runs_again_as_it_is(run, tmp_path):
     assert config.head.options == {"dropout": 0.0}
     again = replace(config, run=replace(config.run, dir=str(tmp_path / "again")))
     assert quick(again)["scores"] == record["scores"]
-    assert Result.load(tmp_path / "again", TASK).config["head"] == Result.load(folder, TASK).config["head"]
+    assert (
+        Result.load(tmp_path / "again", TASK.form).config["head"]
+        == Result.load(folder, TASK.form).config["head"]
+    )
 
 
 def test_a_model_with_some_of_its_options_still_loads(run, tmp_path):
@@ -207,7 +212,7 @@ def test_a_box_crop_changes_what_the_network_sees(run, birds_folder, tmp_path):
         trained(tiny(birds_folder, tmp_path / "run", loss="crl", crop="box", box_margin=0.1), epochs=2)
     )
     assert record["crop"] == {"kind": "box", "margin": 0.1}
-    whole, cut = (Result.load(place, TASK).predictions for place in (folder, tmp_path / "run"))
+    whole, cut = (Result.load(place, TASK.form).predictions for place in (folder, tmp_path / "run"))
     assert np.array_equal(whole.path, cut.path)
     assert not np.array_equal(whole.probs, cut.probs)
 

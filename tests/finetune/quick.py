@@ -18,9 +18,10 @@ from torch import Tensor
 import finetune.training.learner
 from core_losses import LossModule
 from finetune.errors import InterruptedRunError
+from finetune.runs.config_file import FREE_KEYS
 from finetune.runs.folder import RunFolder
 from finetune.training.checkpoint import CheckpointFolder, weights_hash
-from finetune.training.config import FREE_KEYS, FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from finetune.training.config import FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
 from finetune.training.data import TrainingData
 from finetune.training.fit import Fitted, fit
 from finetune.training.optimization.distributed import World

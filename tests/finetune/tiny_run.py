@@ -13,9 +13,10 @@ from finetune.cli.console import quiet
 from finetune.images.cache import open_source
 from finetune.images.manifest import Manifest
 from finetune.models.backbone import build_backbone
+from finetune.runs.config_file import FREE_KEYS
 from finetune.runs.folder import RunFolder
 from finetune.training.checkpoint import weights_hash
-from finetune.training.config import FREE_KEYS, FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from finetune.training.config import FitConfig, ModelConfig, RunConfig, TrainConfig, to_dict
 from finetune.training.data import TrainingData
 from finetune.training.fit import Fitted, fit
 from finetune.training.optimization.distributed import World

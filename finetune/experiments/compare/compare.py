@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.compare.conclusion import conclude
 from finetune.experiments.compare.folder import place_comparison, write_record
+from finetune.experiments.config import CompareConfig
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result, refuse_run_folder
 from finetune.experiments.run_settings import (
@@ -44,24 +45,8 @@ UNCONTROLLED = "not a controlled comparison"  # how `setting_differences` begins
 Pair = tuple[Predictions, Predictions]
 
 
-class CompareOptions(Protocol):
-    """Where a comparison goes, how often it resamples, and whether it draws."""
-
-    @property
-    def out(self) -> str | None:
-        """The folder; None beside the second result."""
-
-    @property
-    def resamples(self) -> int:
-        """Bootstrap resamples."""
-
-    @property
-    def pictures(self) -> bool:
-        """Whether figures are drawn."""
-
-
 def compare_folders(
-    task: Task, first: Sequence[Path], second: Sequence[Path], config: CompareOptions
+    task: Task, first: Sequence[Path], second: Sequence[Path], config: CompareConfig
 ) -> dict[str, Any]:
     """Compare two result folders, or two lists of seeds; write comparison.json, compare.md and the figures.
 
@@ -75,26 +60,29 @@ def compare_folders(
 
     if config.out:
         refuse_run_folder(Path(config.out))
-    a, b = ([Result.load(folder, task) for folder in side] for side in (first, second))
+    a, b = ([Result.load(folder, task.form) for folder in side] for side in (first, second))
     several = len(a) > 1 or len(b) > 1
     if several:
         a, b = (sorted(side, key=lambda result: result.seed) for side in (a, b))
     out, sides = place_comparison(config.out, [one.folder for one in a], [one.folder for one in b])
     if several:
-        comparison = compare_seeds(a, b, resamples=config.resamples)
+        comparison = compare_seeds(task, a, b, resamples=config.resamples)
     else:
-        comparison = compare_results(a[0], b[0], resamples=config.resamples)
-    page = write_comparison(a[0], b[0], comparison, out, pictures=config.pictures)
+        comparison = compare_results(task, a[0], b[0], resamples=config.resamples)
+    page = write_comparison(task, a[0], b[0], comparison, out, pictures=config.pictures)
     comparison = write_record(out, comparison, page, sides)
     say(f"{comparison['conclusion']}\nthe comparison lies in {page}")
     return comparison
 
 
-def compare_results(a: Result, b: Result, *, resamples: int = 5000, seed: int = 0) -> dict[str, Any]:
+def compare_results(
+    task: Task, a: Result, b: Result, *, resamples: int = 5000, seed: int = 0
+) -> dict[str, Any]:
     """Return how the second result differs from the first on the same images: a dictionary ready for JSON.
 
     Args:
-        a, b: results of one task, manifest, policy and split.
+        task: that both are results of.
+        a, b: results of one manifest, policy and split.
         resamples: bootstrap resamples over the task's clusters.
         seed: of the resampling.
 
@@ -115,14 +103,19 @@ def compare_results(a: Result, b: Result, *, resamples: int = 5000, seed: int = 
     Raises DataError, with both values, when manifest, policy, split, class names or tested images differ, or
     when nothing was tested.
     """
-    comparison, pairs = _frame([a], [b], resamples)
+    comparison, pairs = _frame(task, [a], [b], resamples)
     first, second = pairs[0]
     comparison["mcnemar"] = mcnemar(first.correct, second.correct)._asdict()
-    return _measured(comparison, a.task, pairs, seed)
+    return _measured(comparison, task, pairs, seed)
 
 
 def compare_seeds(
-    list_a: Sequence[Result], list_b: Sequence[Result], *, resamples: int = 5000, seed: int = 0
+    task: Task,
+    list_a: Sequence[Result],
+    list_b: Sequence[Result],
+    *,
+    resamples: int = 5000,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Return how the second list of runs differs from the first, paired by seed.
 
@@ -144,8 +137,8 @@ def compare_seeds(
             f"{seeds_a} and {seeds_b}"
         )
     sides = [sorted(side, key=lambda result: result.seed) for side in (list_a, list_b)]
-    comparison, pairs = _frame(sides[0], sides[1], resamples)
-    task, frame = list_a[0].task, pairs[0][0]
+    comparison, pairs = _frame(task, sides[0], sides[1], resamples)
+    frame = pairs[0][0]
     rows = []
     for number, (first, second) in zip(comparison["seeds"], pairs, strict=True):
         test = mcnemar(first.correct, second.correct)._asdict()
@@ -162,12 +155,12 @@ def compare_seeds(
 
 
 def _frame(
-    side_a: Sequence[Result], side_b: Sequence[Result], resamples: int
+    task: Task, side_a: Sequence[Result], side_b: Sequence[Result], resamples: int
 ) -> tuple[dict[str, Any], list[Pair]]:
     """Return what is known before anything is measured, and the aligned predictions of each pair."""
     for other in (*side_a[1:], *side_b):
         check_comparable(side_a[0], other)
-    task, frame = side_a[0].task, side_a[0].predictions.in_order()
+    frame = side_a[0].predictions.in_order()
     if not len(frame):
         raise DataError(f"{side_a[0].folder} tested no image, so there is nothing to compare")
     first, second = ([_aligned(frame, side_a[0], result) for result in side] for side in (side_a, side_b))

@@ -21,7 +21,7 @@ from finetune.figures.markdown import (
     show_pictures,
     table,
 )
-from finetune.runs.atomic import write_bytes
+from finetune.runs.files import write_bytes
 
 Comparison = Mapping[str, Any]
 CONTROLLED = {
@@ -36,24 +36,25 @@ UNCONTROLLED = (
 
 
 def write_comparison(
-    a: Result, b: Result, comparison: Comparison, out: Path, *, pictures: bool = True
+    task: Task, a: Result, b: Result, comparison: Comparison, out: Path, *, pictures: bool = True
 ) -> Path:
     """Write compare.md and its figures into the folder `out`; return the page.
 
     Args:
+        task: that both are results of.
         a, b: the two results; where several seeds were compared, one of each side, for the figures.
         comparison: what `compare_results` or `compare_seeds` returned for them.
         out: a folder; it is made if need be.
         pictures: draw the gallery of disagreements and the heat maps.
     """
     out.mkdir(parents=True, exist_ok=True)
-    drawn = a.task.draw_comparison(a, b, comparison["names"], out) if pictures else []
+    drawn = task.draw_comparison(a, b, comparison["names"], out) if pictures else []
     first, second = map(escape, comparison["names"])
     sections = (
         ("Conclusion", escape(comparison["conclusion"])),
-        ("Differences", differences(comparison, a.task)),
-        ("Folds", per_fold(comparison, a.task)),
-        ("Seeds", per_seed(comparison, a.task)),
+        ("Differences", differences(comparison, task)),
+        ("Folds", per_fold(comparison, task)),
+        ("Seeds", per_seed(comparison, task)),
         ("What differs", what_differs(comparison)),
         ("Pictures", show_pictures(drawn)),
     )

@@ -10,8 +10,7 @@ from typing import Any
 
 from finetune.errors import DataError, listing
 from finetune.experiments.study.arms import Arm
-from finetune.runs.atomic import write_bytes
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text, write_bytes
 
 CELL_FILE = "cell.json"
 SEED = "seed-"

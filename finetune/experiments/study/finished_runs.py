@@ -12,10 +12,10 @@ from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell, CellPlan
-from finetune.runs.config_file import CONFIG_NAME, config_changes
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, config_changes
+from finetune.runs.files import to_plain
 from finetune.runs.folder import read_config, read_json, read_json_lines
-from finetune.runs.strict_json import to_plain
-from finetune.training.config import FREE_KEYS, FitConfig
+from finetune.training.config import FitConfig
 
 if TYPE_CHECKING:
     from finetune.experiments.study.report import StudyPage

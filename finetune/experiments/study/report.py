@@ -27,8 +27,7 @@ from finetune.figures.markdown import (
     table,
 )
 from finetune.metrics.paired_tests import least_wilcoxon_p
-from finetune.runs.atomic import write_bytes
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text, write_bytes
 
 Row = Mapping[str, Any]
 _FAILURES = {"diverged": "diverged", "unscored": "without a score"}

@@ -220,3 +220,14 @@ def _in_order(arms: Sequence[Arm], seeds: Sequence[int], done: Finished) -> list
             f"{listing(missing)}"
         )
     return [done[key] for key in wanted if key in done]
+
+
+def time_text(seconds: float) -> str:
+    """Return a length of time as a person says it.
+
+    >>> time_text(20), time_text(600), time_text(9000)
+    ('20 s', '10 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

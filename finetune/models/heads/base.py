@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Features, Tap
-    from finetune.models.classifier import Classifier
 
 # Normalised pictures and their targets, batch by batch.
 Pictures = Iterable[tuple[Tensor, Tensor]]
+MAIN = "main"  # what the main logits are called beside the branches
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,22 @@ class HeadOutput:
     plain: Tensor | None = None
 
 
+class HostModel(Protocol):
+    """What the hooks of a head may use of the model that the head is part of (`Classifier`)."""
+
+    training: bool
+
+    @property
+    def backbone(self) -> Callable[[Tensor], Features]:
+        """Normalised images (B, 3, S, S) to the features that the head reads."""
+
+    def eval(self) -> Any:
+        """Set evaluation mode."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode, or evaluation mode where `mode` is False."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What a head may ask of the training run beside gradients.
@@ -74,7 +90,7 @@ class Hooks:
             a target of (B,).
     """
 
-    prepare: Callable[[Classifier, Pictures], None] | None = None
+    prepare: Callable[[HostModel, Pictures], None] | None = None
     batch_transform: Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]] | None = None
     views: int = 1
 

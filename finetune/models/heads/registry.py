@@ -1,4 +1,4 @@
-"""The heads there are: the linear head, and the table by which every head is found, checked and built.
+"""The heads there are: the table by which every head is found, checked and built.
 
 What a head is stands in `finetune.models.heads.base`. Further heads, those of this toolkit's studies as well
 as anybody's own, are found by the entry points of installed packages in the group "crl_toolkit.heads": a name
@@ -9,78 +9,18 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
-
-from torch import Tensor, nn
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from finetune.errors import UsageError
-from finetune.models.heads.base import Branch, FeatureDims, Head, HeadOutput, Hooks, Pictures
+from finetune.models.heads.base import MAIN, FeatureDims, Head
+from finetune.models.heads.linear import LinearHead
 from finetune.models.heads.margin import ArcFaceHead, ASoftmaxHead, CosFaceHead, LSoftmaxHead
 
-if TYPE_CHECKING:
-    from finetune.models.backbone import Features
-
-__all__ = [
-    "HEADS",
-    "ASoftmaxHead",
-    "ArcFaceHead",
-    "Branch",
-    "CosFaceHead",
-    "FeatureDims",
-    "Head",
-    "HeadOutput",
-    "Hooks",
-    "LSoftmaxHead",
-    "LinearHead",
-    "Pictures",
-    "build_head",
-    "check_head_options",
-    "head_class",
-    "head_names",
-    "head_options",
-    "resolved",
-]
-
 ENTRY_POINTS = "crl_toolkit.heads"
-
-
-class LinearHead(Head):
-    """Dropout and one linear layer on the embedding: logits = W e + b.
-
-    The weights start as N(0, 0.01) and the bias at zero, so that the first predictions are near uniform.
-
-    Args:
-        embedding_dim: D.
-        num_classes: K.
-        dropout: probability of dropping an entry of the embedding, in [0, 1).
-    """
-
-    def __init__(self, embedding_dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        if not 0 <= dropout < 1:
-            raise UsageError(f"head.dropout must lie in [0, 1), got {dropout}")
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(embedding_dim, num_classes)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
-
-    def forward(self, features: Features, target: Tensor | None = None) -> HeadOutput:  # noqa: ARG002
-        """Return the logits; a linear head does not look at the target."""
-        return HeadOutput(self.classifier(self.dropout(features.embedding)))
-
-    def map_classifier(self) -> nn.Linear | None:
-        """Return the layer itself: dropout does nothing in evaluation."""
-        return self.classifier
-
-    @classmethod
-    def build(cls, backbone: FeatureDims, num_classes: int, *, dropout: float = 0.0) -> Self:
-        """Return the head that fits this backbone."""
-        return cls(backbone.embedding_dim, num_classes, dropout=dropout)
-
 
 # The heads of this room; `head_names` adds those of installed packages.
 HEADS: dict[str, type[Head]] = {
@@ -129,6 +69,19 @@ def resolved(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     ({'dropout': 0.0}, {'dropout': 0.5})
     """
     return {**head_options(name), **options}
+
+
+def unknown_branches(head: str, options: Mapping[str, Any], losses: Iterable[str]) -> list[str]:
+    """Return a sentence for every branch that is to have a loss of its own and that the head does not have.
+
+    >>> unknown_branches("linear", {}, ["main", "side"])
+    ['loss.branches.side: no branch is called side; the linear head with these options has main']
+    """
+    names = [MAIN, *head_class(head).branch_names(**resolved(head, options))]
+    has = f"the {head} head with these options has {', '.join(names)}"
+    return [
+        f"loss.branches.{name}: no branch is called {name}; {has}" for name in losses if name not in names
+    ]
 
 
 def build_head(name: str, backbone: FeatureDims, num_classes: int, **options: Any) -> Head:

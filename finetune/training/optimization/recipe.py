@@ -9,7 +9,7 @@ from torch import nn
 
 from finetune.errors import UsageError
 from finetune.models.classifier import Classifier, unwrap
-from finetune.models.heads.registry import Hooks
+from finetune.models.heads.base import Hooks
 from finetune.training.optimization.optim import SCHEDULES, Schedule, learning_rate_factor
 
 

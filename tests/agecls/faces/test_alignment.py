@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from agecls.faces.alignment import (
+    Face,
     aligning_matrix,
     crop_face,
     fit_affine,
@@ -13,7 +14,6 @@ from agecls.faces.alignment import (
     warp_square,
 )
 from agecls.faces.crop import FaceCrop
-from agecls.faces.detector import Face
 from finetune.errors import UsageError
 
 BLACK = np.zeros((600, 500, 3), np.uint8)

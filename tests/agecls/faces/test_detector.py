@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 
 from agecls.faces import detector as faces_module
-from agecls.faces.alignment import template
+from agecls.faces.alignment import Face, crop_face, template
 from agecls.faces.crop import FaceCrop
 from agecls.faces.detector import (
     DETECTOR_VARIABLE,
-    Face,
     FaceDetector,
     build_detector,
-    crop_face,
     find_detector,
     missing_detector_message,
     without_repeats,

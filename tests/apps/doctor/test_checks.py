@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import time
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -8,127 +9,16 @@ import pytest
 
 from apps.doctor import checks as doctor_checks
 from apps.doctor.checks import (
+    LISTED,
     check_disk,
     check_environment,
     check_packages,
     check_threads,
+    check_weights,
     cpu_quota,
-    families,
-    find_twins,
-    refuse_twins,
-    requirement,
+    torch_checkpoints,
 )
-from finetune.errors import ResourceError
-
-REQUIRES = [
-    "torch>=2.10",
-    "opencv-python-headless<6,>=4.10",
-    "albumentations==2.0.8",
-    'onnxruntime-gpu>=1.22; platform_machine == "x86_64"',
-    'ruff>=0.9; extra == "dev"',
-]
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Packages that stand for what is installed: name -> version."""
-    packages = {"crl-toolkit": "0.1.0", "torch": "2.12.1", "opencv-python-headless": "5.0.0"}
-    packages |= {"albumentations": "2.0.8", "onnxruntime-gpu": "1.31.1"}
-
-    def version(name: str) -> str:
-        if name not in packages:
-            raise metadata.PackageNotFoundError(name)
-        return packages[name]
-
-    monkeypatch.setattr(doctor_checks.metadata, "version", version)
-    monkeypatch.setattr(doctor_checks.metadata, "requires", lambda name: REQUIRES)
-    monkeypatch.setattr(doctor_checks.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(doctor_checks.platform, "system", lambda: "Linux")
-    return packages
-
-
-def test_one_of_each_family_is_fine(installed: dict[str, str]):
-    assert find_twins() == []
-    refuse_twins()
-
-
-@pytest.mark.parametrize(
-    ("other", "repair"),
-    [
-        (
-            "opencv-python",
-            "pip uninstall -y opencv-python-headless opencv-python "
-            '&& pip install "opencv-python-headless<6,>=4.10"',
-        ),
-        (
-            "opencv-contrib-python",
-            "pip uninstall -y opencv-python-headless opencv-contrib-python "
-            '&& pip install "opencv-python-headless<6,>=4.10"',
-        ),
-        (
-            "onnxruntime",
-            'pip uninstall -y onnxruntime-gpu onnxruntime && pip install "onnxruntime-gpu>=1.22"',
-        ),
-        (
-            "albumentationsx",
-            'pip uninstall -y albumentations albumentationsx && pip install "albumentations==2.0.8"',
-        ),
-    ],
-)
-def test_fault_29_twins_are_told_with_the_commands_that_mend_it(
-    installed: dict[str, str], other: str, repair: str
-):
-    installed[other] = "1.0"
-    (finding,) = find_twins()
-    assert finding.status == "wrong"
-    assert finding.repair == repair
-    assert "are both installed and overwrite each other" in finding.found
-    with pytest.raises(ResourceError) as error:
-        refuse_twins()
-    assert repair in str(error.value)
-    assert error.value.exit_code == 5
-
-
-def test_fault_29_albumentationsx_is_wrong_even_alone(installed: dict[str, str]):
-    del installed["albumentations"]
-    installed["albumentationsx"] = "2.1"
-    (finding,) = find_twins()
-    assert finding.found == "albumentationsx stands in the place of albumentations"
-    assert finding.repair == 'pip uninstall -y albumentationsx && pip install "albumentations==2.0.8"'
-
-
-def test_another_opencv_alone_is_not_a_twin(installed: dict[str, str]):
-    installed["opencv-python"] = installed.pop("opencv-python-headless")
-    assert find_twins() == []
-
-
-def test_several_families_are_told_at_once(installed: dict[str, str]):
-    installed |= {"opencv-python": "5.0.0", "onnxruntime": "1.31.1"}
-    with pytest.raises(ResourceError) as error:
-        refuse_twins()
-    assert str(error.value).count("pip uninstall") == 2
-
-
-@pytest.mark.parametrize(
-    ("machine", "system", "wanted"),
-    [
-        ("x86_64", "Linux", "onnxruntime-gpu"),
-        ("AMD64", "Windows", "onnxruntime-gpu"),
-        ("x86_64", "Darwin", "onnxruntime"),
-        ("aarch64", "Linux", "onnxruntime"),
-    ],
-)
-def test_the_runtime_that_is_kept_fits_the_machine(monkeypatch, machine: str, system: str, wanted: str):
-    monkeypatch.setattr(doctor_checks.platform, "machine", lambda: machine)
-    monkeypatch.setattr(doctor_checks.platform, "system", lambda: system)
-    assert families()[1].packages[0] == wanted
-
-
-def test_looking_for_twins_is_quick():
-    refuse_twins()
-    start = time.perf_counter()
-    refuse_twins()
-    assert time.perf_counter() - start < 0.05
+from apps.runtime.installed import requirement
 
 
 def test_missing_and_old_packages_are_wrong_with_their_repair(installed: dict[str, str]):
@@ -157,7 +47,7 @@ def test_a_source_folder_is_noted(installed: dict[str, str], monkeypatch: pytest
         raise metadata.PackageNotFoundError(name)
 
     del installed["crl-toolkit"]
-    monkeypatch.setattr(doctor_checks.metadata, "requires", absent)
+    monkeypatch.setattr(metadata, "requires", absent)
     assert {finding.name: finding.status for finding in check_packages()}["toolkit"] == "note"
     assert requirement("torch") == "torch"
 
@@ -209,3 +99,54 @@ def test_variables_that_are_ignored_or_switch_downloads_off_are_noted():
     )
     assert gradio.found.startswith("GRADIO_SERVER_NAME, GRADIO_SHARE: set, and ignored by crl demo")
     assert hub.status == "note"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without any weights: a working folder, a hub cache and a torch cache of its own."""
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path
+
+
+def put(file: Path, size: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(bytes(size))
+
+
+def test_what_lies_in_the_caches_and_in_weights_is_named_with_its_size(home: Path):
+    put(home / "hub/models--timm--resnet18.a1_in1k/blobs/0a", 46_800_000)
+    snapshot = home / "hub/models--timm--resnet18.a1_in1k/snapshots/c0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to("../../blobs/0a")
+    put(home / "hub/models--timm--half/snapshots/c0/config.json", 10)
+    put(home / "torch/hub/checkpoints/vgg.pth", 1_500_000)
+    put(home / "weights/own\x1b.safetensors", 2_000_000)
+    put(home / "weights/face.onnx", 5)
+    finding = check_weights()
+    assert finding.status == "ok"
+    assert finding.found == (
+        f"timm/resnet18.a1_in1k (46.8 MB), {home}/torch/hub/checkpoints/vgg.pth (1.5 MB), "
+        "weights/own\\x1b.safetensors (2.0 MB)"
+    )
+
+
+def test_nothing_is_a_note_that_says_where_was_looked(home: Path):
+    finding = check_weights()
+    assert finding.status == "note"
+    assert finding.found == f"none in {home}/hub, {torch_checkpoints()} and ./weights"
+    assert "crl doctor --backbone NAME" in finding.repair
+
+
+def test_many_are_counted(home: Path):
+    for number in range(LISTED + 3):
+        put(home / f"weights/{number:02}.pth", 1)
+    assert check_weights().found.endswith(f"{LISTED - 1:02}.pth (0.0 MB) and 3 more")
+
+
+def test_torch_is_not_needed():
+    code = "import sys, apps.doctor.checks as w; w.check_weights(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

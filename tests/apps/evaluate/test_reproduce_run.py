@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_trained_counts_are_repeated(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     found = evaluate_onnx([exported(run, 1), exported(run, 0)], own(run, out=str(tmp_path / "out")))
-    trained = Result.load(run, TASK).predictions
+    trained = Result.load(run, TASK.form).predictions
     right = [int(trained.select(trained.fold == fold).correct.sum()) for fold in (0, 1)]
     assert [line["fold"] for line in found["models"]] == [0, 1]
     assert [line["right_trained"] for line in found["models"]] == right

@@ -93,7 +93,7 @@ def test_pictures_are_cut_as_in_training(boxed: Path):
     pictures = RunPictures.open(boxed)
     train, test = pictures.rows(-1)
     assert set(pictures.manifest["part"][train].tolist()) == {"train"}
-    assert len(test) == len(Result.load(boxed, TASK).predictions)
+    assert len(test) == len(Result.load(boxed, TASK.form).predictions)
     manifest, row = pictures.manifest, int(test[0])
     corners = np.array([manifest[name][row] for name in ("x1", "y1", "x2", "y2")])
     grow = 0.1 * (corners[2:] - corners[:2])
@@ -114,7 +114,7 @@ def test_a_record_of_whole_pictures_does_not_repeat_a_run_on_boxes(boxed: Path, 
 
 def test_the_trained_answers_are_repeated(boxed: Path, file: Path, tmp_path: Path):
     found = evaluate_onnx([file], again(boxed, out=str(tmp_path)))
-    own = Result.load(boxed, TASK).predictions
+    own = Result.load(boxed, TASK.form).predictions
     assert found["models"][0]["fold"] is None
     line = found["pooled"]["fp32"]
     assert (line["n"], line["same_answer"]) == (len(own), len(own))
@@ -129,7 +129,7 @@ def test_the_trained_answers_are_repeated(boxed: Path, file: Path, tmp_path: Pat
 def test_the_same_data_named_as_a_folder_scores_the_same(boxed: Path, file: Path):
     root = json.loads((boxed / "run.json").read_text())["data_root"]
     found = evaluate_onnx([file], EvaluateOnnxConfig(data=AgeDataConfig(root=root), device="cpu"))
-    own = Result.load(boxed, TASK)
+    own = Result.load(boxed, TASK.form)
     assert found["n"] == len(own.predictions)
     assert found["top1"] == pytest.approx(own.run["scores"]["top1"])
     assert found["nll"] == pytest.approx(own.run["scores"]["nll"], rel=1e-3)

@@ -10,7 +10,7 @@ from apps.export.graph import EnsembleGraph, ExportGraph, build_graph, find_map_
 from finetune.images.batches import normalise
 from finetune.models.backbone import Features
 from finetune.models.classifier import Classifier
-from finetune.models.heads.registry import Head, HeadOutput
+from finetune.models.heads.base import Head, HeadOutput
 from tests.apps.random_nets import random_net, random_pictures, spec_of
 
 SIZES = {

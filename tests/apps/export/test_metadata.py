@@ -10,6 +10,7 @@ import pytest
 
 from apps.export.metadata import Member, build_facts, exporters, finished_facts, without_paths
 from apps.runtime.metadata import ModelFacts
+from finetune.experiments.record import RunRecord
 
 OWN: dict[str, Any] = {
     "class_names": ["0-2", "4-6", "8-12"],
@@ -34,7 +35,7 @@ OWN: dict[str, Any] = {
     "notes": ["the classifier of /home/ada/weights/lite0.pth was left out"],
     "versions": {"torch": "2.15.0", "toolkit": "0.1.0"},
 }  # fmt: skip
-RUN: dict[str, Any] = {
+RUN_JSON: dict[str, Any] = {
     "command": "crl age cv --data.table /home/ada/faces.csv",
     "data_root": "/home/ada/faces",
     "policy": "table",
@@ -44,6 +45,7 @@ RUN: dict[str, Any] = {
     "subjects": 80,
     "counts": {"table": "/home/ada/faces.csv", "images": 250},
 }
+RUN = RunRecord.from_dict(RUN_JSON)
 CARD = {
     "metrics": {"n": 50, "exact": 51.0},
     "card": {"data": {"name": "the table faces.csv"}, "how_to_slice": ["read /home/ada/faces/README"]},

@@ -84,7 +84,7 @@ def test_a_fold_becomes_one_file_with_its_card(exported: dict[str, Any]):
 
 
 def test_the_file_answers_as_the_run_did(run: Path, exported: dict[str, Any]):
-    model, result = OnnxClassifier(exported["file"], device="cpu"), Result.load(run, TASK)
+    model, result = OnnxClassifier(exported["file"], device="cpu"), Result.load(run, TASK.form)
     own = result.predictions.select(result.predictions.fold == 2)
     assert result.manifest is not None
     found = model.predict([result.manifest.root / path for path in own.path.tolist()])
@@ -161,7 +161,7 @@ def test_the_ensemble_averages_the_folds(run: Path, tmp_path: Path):
 def test_int8_is_gated_by_accuracy(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    tested = Result.load(run, TASK).predictions
+    tested = Result.load(run, TASK.form).predictions
     right = [int((tested.correct & (tested.fold == fold)).sum()) for fold in range(5)]
     fold = int(np.argmax(right))
     own = tested.select(tested.fold == fold)

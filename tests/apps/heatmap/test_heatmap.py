@@ -11,11 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.heatmap.heatmap import LEAST_COLUMNS, MAX_COLUMNS, HeatMap, heat_map, safe_cell, to_csv
-from finegrained.data.class_names import CUB, class_table
+from apps.heatmap.heatmap import (
+    LEAST_COLUMNS,
+    MAX_COLUMNS,
+    HeatMap,
+    heat_map,
+    names_for_people,
+    safe_cell,
+    short_names,
+    to_csv,
+)
+from finegrained.data.class_names import CARS, CUB, class_table
 from finetune.errors import DataError, UsageError
 
 AGES = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60+")
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def softmax(pictures: int, classes: int, seed: int = 0, scale: float = 2.0) -> np.ndarray:
@@ -187,3 +198,35 @@ def test_columns_have_names_for_people_and_the_csv_the_models_own():
     assert found.column_names[0] == "Black footed Albatross"
     header = next(csv.reader(io.StringIO(to_csv(found), newline="")))
     assert header[4:] == list(names)
+
+
+@pytest.mark.parametrize("table", [CUB, CARS])
+@pytest.mark.parametrize("limit", [20, 28, 60])
+def test_the_official_classes_stay_different_however_short(table: str, limit: int):
+    names = names_for_people(class_table(table))
+    short = short_names(names, limit)
+    assert len(set(short)) == len(short) == len(class_table(table))
+    assert max(map(len, short)) <= limit
+    assert [told for told, name in zip(short, names, strict=True) if len(name) <= limit] == [
+        name for name in names if len(name) <= limit
+    ]
+
+
+def test_names_lose_number_and_underscores():
+    assert names_for_people(class_table(CUB))[:2] == ("Black footed Albatross", "Laysan Albatross")
+    assert names_for_people(class_table(CARS)) == class_table(CARS)
+
+
+@pytest.mark.parametrize("names", [("001.Gull", "002.Gull"), ("a_b", "a b"), ("001.", "cat"), ("_", "cat")])
+def test_names_that_would_read_alike_or_be_empty_stay_as_they_are(names: tuple[str, ...]):
+    assert names_for_people(names) == names
+
+
+def test_what_makes_long_names_differ_is_kept():
+    names = ["Chevrolet Silverado 1500 Regular Cab 2012", "Chevrolet Silverado 2500HD Regular Cab 2012"]
+    assert short_names(names, 28) == ("…erado 1500 Regular Cab 2012", "…ado 2500HD Regular Cab 2012")
+
+
+def test_it_needs_no_torch():
+    code = "import sys, apps.heatmap.heatmap; sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

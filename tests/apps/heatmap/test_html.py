@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.heatmap.heatmap import heat_map, to_html, to_html_page
+from apps.heatmap import html as style
+from apps.heatmap.heatmap import heat_map
+from apps.heatmap.html import to_html, to_html_page
+from finetune.figures.canvas import INK, MUTED, PAPER, READABLE, VERMILION, contrast, luminance
 
 VOID = {"img", "meta", "wbr", "br"}
+
+GRAPHIC = 3.0  # WCAG 2.2, success criterion 1.4.11: least contrast of a mark with what it lies on
 
 
 class Reader(HTMLParser):
@@ -207,3 +212,48 @@ def test_a_class_is_called_as_people_read_it_and_a_long_name_stays_whole():
     assert [head["text"] for head in heads] == ["Black footed Albatross", names[1]]
     assert heads[1]["title"] == names[1]
     assert "true: Black footed Albatross" in page.all("th", scope="row")[0]["text"]
+
+
+@pytest.mark.parametrize("steps", [style.DAY_STEPS, style.NIGHT_STEPS], ids=["day", "night"])
+def test_numbers_read_on_every_step(steps: list[tuple[str, str]]):
+    assert len(steps) == style.LEVELS + 1
+    assert min(contrast(paper, ink) for paper, ink in steps) >= READABLE
+
+
+@pytest.mark.parametrize("steps", [style.DAY_STEPS, style.NIGHT_STEPS], ids=["day", "night"])
+def test_every_step_is_farther_from_the_page_than_the_last(steps: list[tuple[str, str]]):
+    light = [luminance(paper) for paper, _ in steps]
+    order = sorted(light, reverse=light[0] > light[-1])
+    assert light == order
+    assert len(set(light)) == len(light)
+
+
+@pytest.mark.parametrize(
+    ("paper", "ink", "muted", "truth", "steps"),
+    [
+        (PAPER, INK, MUTED, VERMILION, style.DAY_STEPS),
+        (style.NIGHT_PAPER, style.NIGHT_INK, style.NIGHT_MUTED, style.NIGHT_TRUTH, style.NIGHT_STEPS),
+    ],
+)
+def test_words_noughts_and_frames_stand_out(
+    paper: str, ink: str, muted: str, truth: str, steps: list[tuple[str, str]]
+):
+    assert contrast(paper, ink) >= READABLE
+    assert contrast(paper, muted) >= READABLE
+    assert contrast(steps[0][0], muted) >= READABLE  # the grey 0 lies on the first step
+    assert contrast(paper, truth) >= GRAPHIC  # the frame has a line of the page's colour along its inside
+
+
+def test_every_rule_names_the_table():
+    rules = re.findall(r"(?:^|[{}])([^{}@]+)\{", style.STYLE)
+    assert len(rules) > 60
+    assert [rule for rule in rules if ".crl-heat" not in rule] == []
+    for selector in ",".join(rules).split(","):
+        assert selector.startswith((".crl-heat", ".dark .crl-heat"))
+
+
+def test_the_colours_are_those_of_the_steps():
+    for level, (paper, ink) in enumerate(style.DAY_STEPS):
+        assert f"--h{level}:{paper};--i{level}:{ink}" in style.STYLE
+    assert style.STYLE.count("{") == style.STYLE.count("}")
+    assert style.PAGE_STYLE.count("{") == style.PAGE_STYLE.count("}")

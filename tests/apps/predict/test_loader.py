@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from apps.predict.inputs import Source
+from apps.predict.inputs import Source, read_frames
 from apps.predict.loader import stream_pictures
-from apps.predict.video_frames import read_frames
 from finetune.errors import DataError, UsageError
 from finetune.images.decode import BadImageError
 from tests.apps.video import frame_number, write_video

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from agecls.faces.alignment import Face, crop_face
 from agecls.faces.crop import FaceCrop
-from agecls.faces.detector import Face, crop_face
 from apps.predict.inputs import find_sources
 from apps.predict.loader import Seen
 from apps.predict.predict import Answer, ViewCutter, predict_pictures, unique_titles

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from agecls.faces.alignment import Face, crop_face
 from agecls.faces.crop import FaceCrop
-from agecls.faces.detector import Face, crop_face
 from apps.commands import COMMANDS
 from apps.config import PredictConfig
 from apps.predict.run import ThreadDetectors, predict_paths, split_words
@@ -347,7 +347,7 @@ def test_a_model_that_expects_faces_tells_that_it_was_shown_whole_pictures(home:
 
 
 def test_twin_packages_are_refused_at_first_use(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr("apps.doctor.checks.installed_version", lambda name: "1.0")
+    monkeypatch.setattr("apps.runtime.installed.installed_version", lambda name: "1.0")
     assert crl("a.onnx", "photos") == 5
     assert "pip uninstall -y" in capsys.readouterr().err
 

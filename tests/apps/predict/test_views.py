@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agecls.faces.detector import Face
+from agecls.faces.alignment import Face
 from apps.predict.predict import Answer
 from apps.predict.views import (
     HEAT_MAP_ROWS,

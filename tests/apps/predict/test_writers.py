@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from agecls.faces.detector import Face
+from agecls.faces.alignment import Face
 from apps.predict.predict import Answer
 from apps.predict.writers import (
     FACE_COLUMNS,
@@ -159,7 +159,7 @@ def test_a_full_disk_is_told(tmp_path: Path, suffix: str, monkeypatch: pytest.Mo
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("finetune.runs.atomic.os.fsync", full)
+    monkeypatch.setattr("finetune.runs.files.os.fsync", full)
     with pytest.raises(ResourceError, match="disk full"):
         write(tmp_path / f"out{suffix}", LAYOUT, GOOD)
     assert list(tmp_path.iterdir()) == []

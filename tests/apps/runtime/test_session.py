@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+import apps.runtime.batching
 import apps.runtime.session
-import apps.runtime.views
-from apps.runtime.session import OnnxClassifier, Prediction, check_same_classes
+from apps.runtime.session import OnnxClassifier, Prediction
+from apps.runtime.side_by_side import check_same_classes
 from finetune.errors import ModelFileError, ResourceError, UsageError
 from finetune.images.decode import BadImageError
 from finetune.images.preprocess import prepare, preprocess
@@ -158,7 +159,7 @@ def test_batch_size_and_threads_change_nothing(model: OnnxClassifier, monkeypatc
     images = pictures(23)
     wanted = np.stack([answer.probs for answer in model.predict(images, batch_size=23)])
     for cores in (1, 2, 8):
-        monkeypatch.setattr(apps.runtime.views, "core_count", lambda cores=cores: cores)
+        monkeypatch.setattr(apps.runtime.batching, "core_count", lambda cores=cores: cores)
         for size in (1, 5, 64):
             found = np.stack([answer.probs for answer in model.predict(images, batch_size=size)])
             np.testing.assert_allclose(found, wanted, atol=1e-6)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+import apps.runtime.batching
 import apps.runtime.session
-import apps.runtime.views
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
 from apps.runtime.session import OnnxClassifier, cuda_problem, load_runtime
 from finetune.errors import ResourceError, UsageError
@@ -119,7 +119,7 @@ def test_a_driver_without_cuda_s_libraries(
 
 
 def test_both_runtimes_at_once_are_refused_at_first_use(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("apps.doctor.checks.installed_version", lambda name: "1.0")
+    monkeypatch.setattr("apps.runtime.installed.installed_version", lambda name: "1.0")
     monkeypatch.delitem(sys.modules, "onnxruntime")
     with pytest.raises(ResourceError, match=r"onnxruntime-gpu and onnxruntime .*\n.*pip uninstall -y"):
         load_runtime()

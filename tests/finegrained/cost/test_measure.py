@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from finegrained.commands import CostConfig
+from finegrained.config import CostConfig
 from finegrained.cost import measure as cost_module
 from finegrained.cost.measure import cost_of, count_cost, measure_costs, read_head
 from finegrained.cost.table import Cost, Rate, cells, for_terminal, page

@@ -21,7 +21,7 @@ from finegrained.cost.meters import (
     training_step,
 )
 from finetune.models.classifier import num_parameters
-from finetune.models.heads.registry import Hooks
+from finetune.models.heads.base import Hooks
 from finetune.training.optimization.precision import choose_precision
 from tests.finegrained.every_head import CASES, CLASSES, build
 

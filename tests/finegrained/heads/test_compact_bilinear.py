@@ -7,7 +7,7 @@ from finegrained.heads.pooling import gram, improved
 from finetune.errors import UsageError
 from finetune.models.backbone import Features, build_backbone
 from finetune.models.classifier import Classifier
-from finetune.models.heads.registry import Hooks
+from finetune.models.heads.base import Hooks
 
 
 def of(x: Tensor) -> Features:

@@ -10,12 +10,8 @@ import pytest
 
 from finegrained.data.cub import parts_of, read_cub
 from finegrained.data.reading import ReadingRules
-from finegrained.synthetic.datasets import (
-    is_drawn,
-    write_lookalike_cars,
-    write_lookalike_cub,
-    write_lookalike_folders,
-)
+from finegrained.synthetic.cars import write_lookalike_cars
+from finegrained.synthetic.datasets import is_drawn, write_lookalike_cub, write_lookalike_folders
 from finegrained.synthetic.drawing import draw_bird, draw_car
 from finetune.errors import UsageError
 from finetune.seeding import numpy_generator

@@ -22,6 +22,7 @@ from finetune.experiments.config import EvaluateRunConfig
 from finetune.experiments.evaluate import evaluate_run
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result, model_files
+from finetune.experiments.task import Task
 from finetune.experiments.train import train_run
 from finetune.images.manifest import Manifest
 from finetune.models.bundle import load_bundle, save_bundle
@@ -35,24 +36,25 @@ from tests.finegrained.tiny_birds import tiny as tiny_birds
 class Run:
     """A finished run of one task, and how it is evaluated."""
 
+    task: Task
     folder: Path
     images: Path
     result: Result
 
     def config(self, crops: str | None = None, data: Any = None, **options: Any) -> EvaluateRunConfig:
         """Return an evaluation with these crops, of this data."""
-        if self.result.task is finegrained.task.TASK:
+        if self.task is finegrained.task.TASK:
             again = finegrained.config.EvaluateAgainConfig(test_crops=crops)  # type: ignore[arg-type]
             return shown(evaluate=again, data=data or finegrained.config.FineDataConfig(), **options)
         return agecls.config.EvaluateAgeConfig(
             data=data or agecls.config.AgeDataConfig(),
-            evaluate=agecls.config.EvaluateAgainConfig(test_crops=crops),  # type: ignore[arg-type]
+            evaluate=agecls.config.AgeEvaluateAgainConfig(test_crops=crops),  # type: ignore[arg-type]
             **({"device": "cpu", "cache": "none", "workers": 0} | options),
         )
 
     def evaluate(self, folder: Path | None = None, **options: Any) -> dict[str, Any]:
         """Evaluate it, or a copy of it in another folder."""
-        return evaluate_run(self.result.task, folder or self.folder, self.config(**options))
+        return evaluate_run(self.task, folder or self.folder, self.config(**options))
 
     def table(self) -> Manifest:
         """Return its table of images."""
@@ -72,7 +74,7 @@ class Run:
             (folder / f"{row}.jpg").write_bytes(content)
             name = self.table().class_names[self.table().label[row]]
             lines.append(f"{row}.jpg,{renamed.get(name, name)}\n")
-        if self.result.task is finegrained.task.TASK:
+        if self.task is finegrained.task.TASK:
             (folder / "t.csv").write_text("path,class_name\n" + "".join(lines))
             return finegrained.config.FineDataConfig(table=str(folder / "t.csv"))
         (folder / "t.csv").write_text("path,group\n" + "".join(lines))
@@ -102,19 +104,19 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         config = trained(tiny_birds(images, root / "run"), epochs=3)
     task = agecls.task.TASK if request.param == "age" else finegrained.task.TASK
     train_run(task, config)
-    return Run(root / "run", images, Result.load(root / "run", task))
+    return Run(task, root / "run", images, Result.load(root / "run", task.form))
 
 
 def written(folder: Path, run: Run) -> Predictions:
     """Return the predictions that an evaluation wrote."""
-    task, names = run.result.task, run.result.class_names
+    task, names = run.task, run.result.class_names
     return Predictions.read(
-        folder / "predictions.parquet", names, task.columns, may_be_empty=task.may_be_empty
+        folder / "predictions.parquet", names, task.form.columns, may_be_empty=task.form.may_be_empty
     )
 
 
 def headline(run: Run) -> str:
-    return run.result.task.measures[0].key
+    return run.task.measures[0].key
 
 
 def test_without_data_the_stored_predictions_are_scored(run: Run, tmp_path: Path):
@@ -159,7 +161,7 @@ def test_own_images_shown_again_give_the_stored_answers(run: Run, tmp_path: Path
     again, own = written(tmp_path / "out", run), run.result.predictions.in_order()
     assert (summary["weights"], again.path.tolist()) == ("other", own.path.tolist())
     assert again.probs == pytest.approx(own.probs, abs=1e-6)
-    for name in run.result.task.columns:
+    for name in run.task.form.columns:
         assert again[name].tolist() == pytest.approx(own[name].tolist(), nan_ok=True)
 
 
@@ -223,7 +225,7 @@ def test_the_images_it_learned_from_are_refused_by_their_bytes(run: Run, tmp_pat
 
 def test_other_classes_are_refused_with_both_lists(run: Run, tmp_path: Path):
     names = run.result.class_names
-    if run.result.task.ordered:
+    if run.task.ordered:
         data = replace(run.data(tmp_path / "data", np.arange(2), b"\0"), groups="0-20,21-40,41+")
         (tmp_path / "data" / "t.csv").write_text("path,group\n0.jpg,0-20\n1.jpg,21-40\n")
         only = "21-40"

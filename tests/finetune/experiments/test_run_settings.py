@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agecls.task import TASK
 from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import RunRecord
@@ -28,7 +27,7 @@ def bare_result(name: str = "run", config: dict[str, Any] | None = None, **run: 
     """Return a result without images: only its settings matter here."""
     none = np.empty(0, dtype=np.int64)
     rows = Predictions(("0-2", "4-6"), none, none, np.empty((0, 2)))
-    return Result(Path(name), RunRecord.from_dict(SAME | run), config or {}, rows, TASK)
+    return Result(Path(name), RunRecord.from_dict(SAME | run), config or {}, rows)
 
 
 def test_nested_fields_are_compared_one_by_one():

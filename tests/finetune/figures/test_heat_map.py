@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from finetune.figures import canvas
+from finetune.figures.canvas import BLUES, shade
 from finetune.figures.heat_map import Panel, RowLabels, draw_heat_map_figure
-from finetune.figures.shades import BLUES, shade
 from finetune.images.decode import decode_image
 from tests.finetune.drawing import has_colour, pixels_of
 

@@ -5,7 +5,7 @@ from torch import nn
 from finetune.errors import UsageError
 from finetune.models.classifier import build_classifier, has_batch_norm, num_parameters, unwrap
 from finetune.models.heads import registry as heads
-from finetune.models.heads.registry import Head, HeadOutput
+from finetune.models.heads.base import Head, HeadOutput
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from finetune.images.preprocess import PreprocessSpec
 from finetune.models.backbone import Features
 from finetune.models.classifier import Classifier, build_classifier
 from finetune.models.grad_cam import grad_cam
-from finetune.models.heads.registry import HEADS, FeatureDims, Head, HeadOutput
+from finetune.models.heads.base import FeatureDims, Head, HeadOutput
+from finetune.models.heads.registry import HEADS
 from finetune.models.layers import as_maps
 
 SIZE = 64

@@ -15,7 +15,8 @@ from finetune.models.backbone import Features, build_backbone
 from finetune.models.bundle import save_bundle
 from finetune.models.classifier import build_classifier
 from finetune.models.grad_cam import grad_cam
-from finetune.models.heads.registry import HEADS, FeatureDims, Head, HeadOutput
+from finetune.models.heads.base import FeatureDims, Head, HeadOutput
+from finetune.models.heads.registry import HEADS
 from finetune.models.twin_backbone import TwinBackbone
 from finetune.models.two_view import TwoView
 from finetune.training.config import FitConfig, HeadConfig, to_dict

@@ -13,8 +13,8 @@ import yaml
 
 from finetune.cli.options import load_config
 from finetune.errors import UsageError
+from finetune.runs.config_file import FREE_KEYS
 from finetune.training.config import (
-    FREE_KEYS,
     FitConfig,
     HeadConfig,
     LossConfig,

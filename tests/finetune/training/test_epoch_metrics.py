@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core_losses import CompetingRatioLoss, NLLRLoss
-from finetune.models.heads.registry import HeadOutput
+from finetune.models.heads.base import HeadOutput
+from finetune.training.checkpoint import Progress
 from finetune.training.epoch_metrics import Totals, pushes
 from finetune.training.optimization.distributed import World
-from finetune.training.run_progress import Progress
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,8 @@ import finetune.training.fit
 from finetune.errors import InterruptedRunError
 from finetune.models.backbone import FeatureBackbone, Features
 from finetune.models.heads import registry as heads
-from finetune.models.heads.registry import FeatureDims, Head, HeadOutput, Hooks, LinearHead
+from finetune.models.heads.base import FeatureDims, Head, HeadOutput, Hooks
+from finetune.models.heads.linear import LinearHead
 from finetune.training.config import FitConfig, HeadConfig
 from finetune.training.data import TrainingData
 from finetune.training.feature_cache import EvalFeatures, cached_views

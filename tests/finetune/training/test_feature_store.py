@@ -71,7 +71,7 @@ def test_what_does_not_fit_a_quarter_of_the_memory_goes_to_a_file(
 def test_a_disk_that_is_too_small_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finetune.runs.atomic.free_bytes", lambda folder: 100)
+    monkeypatch.setattr("finetune.runs.files.free_bytes", lambda folder: 100)
     with pytest.raises(ResourceError, match=r"disk full: need (.|\n)*--train\.frozen_views 0"):
         FileStore(Layout.of(some_features()), 1000, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from finetune.errors import DataError, ModelFileError, ResourceError, UsageError
 from finetune.images.manifest import Manifest
-from finetune.models.heads.registry import Hooks, LinearHead
+from finetune.models.heads.base import Hooks
+from finetune.models.heads.linear import LinearHead
+from finetune.runs.config_file import FREE_KEYS
 from finetune.runs.folder import RunFolder
 from finetune.training.checkpoint import CheckpointFolder
-from finetune.training.config import FREE_KEYS, to_dict
+from finetune.training.config import to_dict
 from finetune.training.data import TrainingData
 from tests.finetune.quick import (
     QUICK,
@@ -226,7 +228,7 @@ def test_damaged_best_weights_cost_the_choice_and_not_the_run(
 def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_epoch(
     task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("finetune.runs.atomic.free_bytes", lambda folder: 10**6)
+    monkeypatch.setattr("finetune.runs.files.free_bytes", lambda folder: 10**6)
     with pytest.raises(ResourceError, match="disk full: need"):
         train(task, tmp_path, QUICK)
     assert not (tmp_path / "metrics.jsonl").exists()

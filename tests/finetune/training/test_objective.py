@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetune.errors import UsageError
-from finetune.models.heads.registry import Branch, HeadOutput
+from finetune.models.heads.base import Branch, HeadOutput
 from finetune.training.objective import Objective
 
 TARGET = torch.tensor([0, 2])

@@ -15,8 +15,7 @@ import pytest
 from finetune.errors import DataError
 from generalcls.config import GeneralDataConfig
 from generalcls.data import cifar
-from generalcls.data.cifar import PARQUET, read_cifar
-from generalcls.data.cifar_classes import CIFAR10_CLASSES
+from generalcls.data.cifar import CIFAR10_CLASSES, PARQUET, read_cifar
 from generalcls.data.cifar_parquet import read_parquet_parts
 from generalcls.data.image_set import Whole
 from generalcls.data.synthetic import write_lookalike_cifar

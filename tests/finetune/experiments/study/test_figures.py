@@ -11,15 +11,14 @@ import pytest
 
 from finetune.experiments.study.arms import build_arms
 from finetune.experiments.study.cells import Cell
-from finetune.experiments.study.curve_figures import _reach, read_curves
-from finetune.experiments.study.figures import (
-    draw_differences,
+from finetune.experiments.study.curve_figures import (
+    _reach,
     draw_error_curves,
     draw_factor_curves,
-    draw_grid,
-    draw_study,
+    read_curves,
+    short_titles,
 )
-from finetune.experiments.study.grid_figure import find_grid
+from finetune.experiments.study.figures import draw_differences, draw_grid, draw_study, find_grid
 from finetune.experiments.study.statistics import Measure, summarise_study
 from finetune.figures import canvas
 from tests.finetune.drawing import has_colour, pixels_of
@@ -261,3 +260,15 @@ def test_all_cells_that_share_the_lowest_error_are_outlined_and_clipped_colours_
     assert sum(not patch.get_fill() for patch in drawn[-1].axes[0].patches) == 1
     assert "outlined: the lowest of 6 CRL cells" in subtitle_of(drawn[-1])
     assert "no darker colour above" in subtitle_of(drawn[-1])
+
+
+@pytest.mark.parametrize("width", [1.8, 2.4, 2.9])
+def test_titles_fit_and_stay_different(width):
+    words = [f"crl:alpha=1.{digit}7654321:beta={beta}" for digit in (1, 2, 8) for beta in ("1", "0.87654321")]
+    arms = build_arms([*words, "crl:label_smoothing=0.1", "lsoftmax:margin=2:blend_start=100"])
+    titles = [arm.title for arm in arms]
+    short = short_titles(titles, width, canvas.SMALL)
+    assert len(set(short)) == len(set(titles)) == len(titles)
+    assert all(canvas.text_width(title, canvas.SMALL) <= width for title in short)
+    assert all(title.count("\n") < 2 for title in short)
+    assert short[0] == "CE"

@@ -11,7 +11,7 @@ from scipy import stats
 from finetune.experiments.study.arms import build_arms
 from finetune.experiments.study.statistics import Measure, is_adaptive, summarise_study
 from finetune.metrics.bootstrap import holm
-from finetune.runs.strict_json import json_text
+from finetune.runs.files import json_text
 from tests.finetune.experiments.study.made_up import cell_of, cells_of, study_of
 
 MEASURES = [Measure("accuracy", "accuracy (%)"), Measure("macro_f1", "macro F1 (%)")]

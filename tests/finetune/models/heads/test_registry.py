@@ -7,17 +7,9 @@ import torch
 
 from finetune.errors import UsageError
 from finetune.models.backbone import Features
-from finetune.models.heads.registry import (
-    Head,
-    HeadOutput,
-    Hooks,
-    LinearHead,
-    build_head,
-    head_class,
-    head_names,
-    head_options,
-    resolved,
-)
+from finetune.models.heads.base import Head, HeadOutput, Hooks
+from finetune.models.heads.linear import LinearHead
+from finetune.models.heads.registry import build_head, head_class, head_names, head_options, resolved
 
 
 @dataclass

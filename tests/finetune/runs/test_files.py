@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from finetune.errors import ResourceError
-from finetune.runs.atomic import (
+from finetune.runs.files import (
     atomic_file,
     check_free_space,
     check_writable,
     free_bytes,
     is_stale,
+    json_text,
     remove_stale,
+    to_plain,
     write_bytes,
 )
 
@@ -98,3 +102,26 @@ def test_a_place_that_cannot_be_written_is_known_beforehand(tmp_path: Path, monk
     monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)
     with pytest.raises(ResourceError, match="choose a folder that you may write to"):
         check_writable(tmp_path / "new")
+
+
+def test_numpy_values_paths_and_tuples_become_plain_python() -> None:
+    plain = to_plain(
+        {"n": np.int64(3), "p": np.ones((2, 1), np.float32), "file": Path("a/b"), 5: (True, None)}
+    )
+    assert plain == {"n": 3, "p": [[1.0], [1.0]], "file": "a/b", "5": [True, None]}
+    assert type(plain["n"]) is int
+    assert type(to_plain(np.float64(0.5))) is float  # a subclass of float, but no plain one
+
+
+def test_values_that_json_does_not_know_become_null() -> None:
+    text = json_text({"a": float("nan"), "b": [np.inf, 1.5], "c": {"d": -np.inf}})
+    assert json.loads(text) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
+
+
+def test_a_value_that_cannot_be_read_back_is_refused_with_its_type() -> None:
+    with pytest.raises(TypeError, match="got set"):
+        to_plain({"names": {"a"}})
+
+
+def test_text_keeps_its_letters() -> None:
+    assert json_text({"größe": "日本"}) == '{"größe": "日本"}'

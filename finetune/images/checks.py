@@ -1,15 +1,18 @@
-"""Which of a table's image files are there, and whether a link leads one of them out of the data root."""
+"""A table's image files: which are there, which a link leads out of the root, which hold equal bytes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from finetune.errors import DataError, UsageError, listing
+from finetune.images.manifest import Manifest
 
 MissingRule = Literal["error", "count", "drop"]
 
@@ -60,3 +63,20 @@ def refuse_missing(root: Path, paths: Iterable[str], total: int) -> None:
             f"{len(absent)} of {total} listed images are not under {root}; put them there, or train without "
             f"them by saying --data.missing drop (the report counts them):\n{listing(absent)}"
         )
+
+
+def equal_files(manifest: Manifest) -> Iterator[list[int]]:
+    """Yield the rows of each set of files with equal bytes; only files of equal size are read.
+
+    Raises DataError when a listed file cannot be read.
+    """
+    by_size: dict[int, list[int]] = defaultdict(list)
+    by_content: dict[bytes, list[int]] = defaultdict(list)
+    try:
+        for row in range(len(manifest)):
+            by_size[manifest.file(row).stat().st_size].append(row)
+        for row in (row for rows in by_size.values() if len(rows) > 1 for row in rows):
+            by_content[hashlib.sha256(manifest.file(row).read_bytes()).digest()].append(row)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+    yield from (rows for rows in by_content.values() if len(rows) > 1)

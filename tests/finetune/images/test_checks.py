@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from finetune.errors import DataError, UsageError
-from finetune.images.files import check_missing_rule, missing_files, refuse_missing
+from finetune.images.checks import check_missing_rule, equal_files, missing_files, refuse_missing
+from finetune.images.manifest import Manifest
 
 
 def test_missing_files_are_marked_in_row_order(tmp_path: Path):
@@ -65,3 +67,14 @@ def test_an_unknown_rule_for_missing_images_lists_the_known_ones():
     check_missing_rule("count")
     with pytest.raises(UsageError, match="error, count, drop"):
         check_missing_rule("skip")
+
+
+def test_rows_of_equal_bytes_come_together_and_equal_sizes_do_not_suffice(tmp_path: Path):
+    for name, content in {"a": b"one", "b": b"two", "c": b"one", "d": b"three"}.items():
+        (tmp_path / name).write_bytes(content)
+    columns = {"path": np.array(list("abcd")), "label": np.array([0, 1, 0, 1])}
+    manifest = Manifest(tmp_path, ("x", "y"), columns)
+    assert list(equal_files(manifest)) == [[0, 2]]
+    (tmp_path / "c").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        list(equal_files(manifest))

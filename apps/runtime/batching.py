@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError
+from finetune.images.boxes import cut
 from finetune.images.decode import MAX_PIXELS, decode_image
 from finetune.images.preprocess import PreprocessSpec, prepare, prepared_size, test_crops
 
@@ -72,3 +73,39 @@ def in_batches(pictures: Sequence[Picture], make: Callable[[Picture], T], at_onc
         yield [made.result() for made in waiting.popleft()]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class CutPictures(Sequence[Picture]):
+    """The part of each file inside its box, uint8 (H, W, 3) RGB; none is kept.
+
+    Args:
+        files: the pictures' files.
+        boxes: x1, y1, x2, y2 in px of each, (N, 4).
+
+    Opening one raises BadImageError, naming the file, for a picture that cannot be read or lacks its box.
+    """
+
+    def __init__(self, files: Sequence[Path], boxes: np.ndarray) -> None:
+        self.files, self.boxes = files, boxes
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, place: int) -> Picture: ...
+    @overload
+    def __getitem__(self, place: slice) -> CutPictures: ...
+    def __getitem__(self, place: int | slice) -> Picture | CutPictures:
+        """Return one opened picture, or a part of the sequence with none opened."""
+        if isinstance(place, slice):
+            return CutPictures(self.files[place], self.boxes[place])
+        return cut(decode_image(self.files[place]), self.boxes[place], str(self.files[place]))
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Open one after the other."""
+        return (self[place] for place in range(len(self)))
+
+
+def files_or_cuts(files: Sequence[Path], boxes: np.ndarray | None) -> Sequence[Picture]:
+    """Return the files themselves, or where there are boxes the parts inside them."""
+    return list(files) if boxes is None else CutPictures(files, boxes)

@@ -1,30 +1,135 @@
-"""A study whose cells are ordinary runs: its folder, each cell's configuration, one cell after another."""
+"""A study whose cells are runs of a task: every loss with every seed, one cell after another, one report."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from finetune.cli.console import say
-from finetune.errors import CrlError, DivergedError, UsageError
-from finetune.experiments.config import ComparisonConfig
+from finetune.errors import DataError, DivergedError, UsageError
+from finetune.experiments.config import arms_of, seeds_of
+from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.run import (
+    Experiment,
+    is_finished,
+    kept_options,
+    prepare_experiment,
+    run_split,
+)
 from finetune.experiments.study.arms import Arm
-from finetune.experiments.study.cells import CellPlan
-from finetune.runs.config_file import CONFIG_NAME, config_changes
-from finetune.runs.folder import RunFolder, check_content
-from finetune.runs.lock import LOCK_NAME, FolderLock
-from finetune.training.config import FREE_KEYS, FitConfig, LossConfig, to_dict
+from finetune.experiments.study.cells import Cell, CellPlan
+from finetune.experiments.study.conclusion import at_chance
+from finetune.experiments.study.finished_runs import cell_of, end_study, read_run, record_of, what_ran
+from finetune.experiments.study.folder import check_place, claim_study, claimed, no_claim_left
+from finetune.experiments.study.report import StudyPage
+from finetune.experiments.study.schedule import run_cells, time_text
+from finetune.experiments.study.statistics import Measure, is_adaptive
+from finetune.experiments.task import Task, measures_for
+from finetune.experiments.train import report_run
+from finetune.runs.config_file import config_changes
+from finetune.runs.folder import read_json
+from finetune.training.config import FitConfig, LossConfig, to_dict
+from finetune.training.optimization.distributed import World
 
 C = TypeVar("C", bound=FitConfig)
+R = TypeVar("R")
 
-# What of a study's configuration says which cells there are: it may change while the folder stays.
-CELL_KEYS = tuple(item.name for item in fields(ComparisonConfig))
+
+def study_losses(task: Task, config: Any) -> dict[str, Any]:
+    """Train every arm with every seed on the same data, test each cell once, report paired differences.
+
+    Finished cells are never trained again. Of an interrupted cell that is a run over several folds, neither
+    are the finished folds.
+
+    Args:
+        task: whose runs the cells are.
+        config: the task's study: a run's configuration and a `ComparisonConfig`.
+
+    Returns what report.json holds, and the study's folder as `study`.
+    """
+    config = study_config(config)
+    arms, seeds, folder = arms_of(config), seeds_of(config), Path(config.run.dir)
+    check_arms(config, arms)
+    experiment = prepare_experiment(task, config)
+    check_test(experiment)
+    config, read = experiment.config, partial(read_cell, experiment)
+    train = partial(train_cell, experiment)
+    trainer = CellTrainer(arms, seeds, train, finished=lambda plan: read(plan) is not None)
+    with no_claim_left(folder):
+        claim_study(folder, kept_options(task, config), config.run)
+        cells = run_cells(arms, seeds, folder, train=trainer, read=read)
+    return end_study(folder, cells, arms, study_measures(task, config), page_of(experiment, folder, cells))
+
+
+def check_test(experiment: Experiment) -> None:
+    """Raise, before a folder is made, where single runs would test nothing or a fold that is not there."""
+    task, config = experiment.task, experiment.config
+    if task.folds_run(config) is None and not len(experiment.split(task.chosen_fold(config)).test):
+        raise DataError("the data name no test picture, so there is nothing to compare losses by")
+
+
+def run_config(experiment: Experiment, plan: CellPlan) -> Any:
+    """Return the configuration of a cell's run, without what only a study knows."""
+    task, own = experiment.task, cell_config(experiment.config, plan)
+    folds = task.folds_run(own)
+    return own_options(own, task.config_type if folds is None else folds.config_type)
+
+
+def own_options(config: Any, config_type: type[R]) -> R:
+    """Return the part of a configuration that a type it inherits from has."""
+    return config_type(**{item.name: getattr(config, item.name) for item in fields(config_type)})  # type: ignore[arg-type]
+
+
+def train_cell(experiment: Experiment, plan: CellPlan) -> None:
+    """Leave the complete result of a cell, with its report, in the cell's folder."""
+    folds, config = experiment.task.folds_run(experiment.config), run_config(experiment, plan)
+    if folds is not None:
+        folds.train(config)
+        return
+    own = replace(experiment, config=config)
+    split = own.split(own.task.chosen_fold(config))
+    left = not is_finished(own, split, plan.folder)
+    if left:
+        run_split(own, split, plan.folder, World())
+    report_run(own, split, plan.folder, RunRecord.read(plan.folder / RECORD_FILE), again=left)
+
+
+def read_cell(experiment: Experiment, plan: CellPlan) -> Cell | None:
+    """Return the finished cell; None while it is not finished, DataError where it is of another study."""
+    task = experiment.task
+    expected = kept_options(task, run_config(experiment, plan))
+    run = read_run(plan, task.cell_files, expected, experiment.identity)
+    if run is None:
+        return None
+    report = read_json(plan.folder / "report.json")
+    shown = measures_for(task, "study")
+    return cell_of(plan, run, {one.study_name: report[one.report_name] for one in shown})
+
+
+def study_measures(task: Task, config: Any) -> tuple[Measure, ...]:
+    """Return what a study is judged by; the first decides."""
+    several = task.folds_run(config) is not None
+    return tuple(
+        Measure(one.study_name, f"{one.label}{', mean of folds' * (several and one.over == 'folds')} (%)")
+        for one in measures_for(task, "study")
+    )
+
+
+def page_of(experiment: Experiment, folder: Path, cells: Sequence[Cell]) -> StudyPage:
+    """Return what the report says beside the statistics."""
+    task, config = experiment.task, experiment.config
+    report = record_of(folder, cells[0], "report.json")
+    text = task.study_text(config, report)
+    ran = [*([text.cell] if text.cell else []), *what_ran(config, report)]
+    caution = at_chance(cells, (report["baseline"] or {}).get(task.measures[0].report_name))
+    return StudyPage(
+        text.title, ran, text.published, text.notes, is_adaptive(config.train.optimizer), caution
+    )
 
 
 def study_config(config: C) -> C:
@@ -48,18 +153,6 @@ def study_config(config: C) -> C:
         told = ", ".join(f"loss.{key} {change.rpartition('-> ')[2]}" for key, change in left_out.items())
         say(f"notice: {told} of the configuration is not used: --losses says what is compared")
     return replace(config, loss=kept)
-
-
-def check_place(run: RunPlace) -> None:
-    """Raise UsageError, before any work, under torchrun and where the results cannot go."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError(
-            "a study trains each cell in one process: start it without torchrun. On several devices, start "
-            "the same command once for each with its own --device and --run.resume auto: they share the cells"
-        )
-    if not run.dir:
-        raise UsageError("no place for the results: give --run.dir FOLDER")
-    check_content(Path(run.dir), run.resume)
 
 
 def check_arms(config: FitConfig, arms: Sequence[Arm]) -> None:
@@ -104,69 +197,6 @@ def cell_config(config: C, plan: CellPlan) -> C:
         head=head,
         run=replace(config.run, dir=str(plan.folder), resume="auto"),
     )
-
-
-def claim_study(
-    folder: Path,
-    content: Mapping[str, Any],
-    run: RunPlace,
-    free_keys: Sequence[str] = FREE_KEYS,
-) -> None:
-    """Make or reopen the study's folder under the rules of run folders, and write its configuration.
-
-    Which cells there are may change (more seeds, other losses), nothing else but the free keys and what
-    `run.allow_change` names. Every cell holds its own lock while it is trained, so the folder is let go of.
-
-    Args:
-        folder: the study's.
-        content: the resolved configuration; what of it belongs to one call alone (`run.resume`,
-            `run.allow_change`) is written as nothing.
-        run: whether to resume, and what may change.
-        free_keys: dotted keys that can never change a result.
-    """
-    section = {**content["run"], "resume": "never", "allow_change": []}
-    with RunFolder.open(
-        folder,
-        {**content, "run": section},
-        resume=run.resume,
-        allow_change=(*run.allow_change, *CELL_KEYS),
-        free_keys=free_keys,
-        wait_seconds=60,
-    ):
-        pass
-
-
-class RunPlace(Protocol):
-    """The part of a configuration that says where a run goes and how it goes on."""
-
-    @property
-    def dir(self) -> str:
-        """The folder."""
-
-    @property
-    def resume(self) -> Literal["never", "auto"]:
-        """Go on with what is in the folder, or not."""
-
-    @property
-    def allow_change(self) -> tuple[str, ...]:
-        """Dotted keys whose value may differ."""
-
-
-@contextmanager
-def no_claim_left(folder: Path) -> Iterator[None]:
-    """Let go of the study's folder when the `with` fails before any cell did anything.
-
-    So the corrected command may use it: a misspelt device or missing weights cost nobody a folder.
-    """
-    try:
-        yield
-    except CrlError:
-        cells = folder / "cells"
-        names = {file.name for file in folder.rglob("*") if not file.is_dir()}
-        if names <= {CONFIG_NAME, LOCK_NAME} and not any(cells.rglob(CONFIG_NAME)):
-            shutil.rmtree(cells, ignore_errors=True)
-            (folder / CONFIG_NAME).unlink(missing_ok=True)
-        raise
 
 
 class CellTrainer:
@@ -242,33 +272,3 @@ class CellTrainer:
             return ""
         seconds = cells * sum(self._seconds) / len(self._seconds)
         return f" (about {time_text(seconds)} left)"
-
-
-def time_text(seconds: float) -> str:
-    """Return a length of time as a person says it.
-
-    >>> time_text(20), time_text(600), time_text(9000)
-    ('20 s', '10 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-@contextmanager
-def claimed(cell: Path) -> Iterator[bool]:
-    """Hold a cell while the context is open; gives False where another process holds it.
-
-    The lock lies beside the cell's folder, which the run itself locks.
-    """
-    place = cell.parent / f".{cell.name}"
-    place.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FolderLock(place)
-    except UsageError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()

@@ -1,24 +1,31 @@
+"""Pictures cut to boxes: opened one at a time, and only when asked for."""
+
 from __future__ import annotations
 
 import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-import apps.runtime.views
-from apps.runtime.views import in_batches, views
+import apps.runtime.batching
+from apps.runtime.batching import CutPictures, files_or_cuts, in_batches, views
 from finetune.errors import DataError, UsageError
+from finetune.images.decode import BadImageError
 from finetune.images.preprocess import PreprocessSpec, preprocess
 from tests.apps.tiny_onnx import SPEC
+from tests.apps.tiny_run import write_pictures
+
+BOXES = np.array([[2.0, 3.0, 12.0, 9.0], [0.0, 0.0, 400.0, 400.0], [5.0, 5.0, 18.0, 18.0]])
 
 
 @pytest.mark.parametrize("cores", [1, 4])
 @pytest.mark.parametrize("at_once", [1, 3, 8, 100])
 def test_batches_keep_the_order(monkeypatch: pytest.MonkeyPatch, cores: int, at_once: int):
     """However late a picture is ready, it comes in its place."""
-    monkeypatch.setattr(apps.runtime.views, "core_count", lambda: cores)
+    monkeypatch.setattr(apps.runtime.batching, "core_count", lambda: cores)
 
     def make(picture: object) -> int:
         number = int(str(picture))
@@ -36,7 +43,7 @@ def test_no_picture_no_batch():
 
 
 def test_the_next_batch_is_made_while_this_one_is_looked_at_and_none_further(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(apps.runtime.views, "core_count", lambda: 4)
+    monkeypatch.setattr(apps.runtime.batching, "core_count", lambda: 4)
     made: list[object] = []
     batches = in_batches([Path(str(number)) for number in range(12)], lambda item: made.append(item), 3)
     next(batches)
@@ -47,7 +54,7 @@ def test_the_next_batch_is_made_while_this_one_is_looked_at_and_none_further(mon
 
 
 def test_an_error_ends_everything_and_leaves_no_thread(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(apps.runtime.views, "core_count", lambda: 4)
+    monkeypatch.setattr(apps.runtime.batching, "core_count", lambda: 4)
     before = threading.active_count()
 
     def make(picture: object) -> object:
@@ -84,3 +91,42 @@ def test_a_name_is_no_picture():
         views("a.png", SPEC)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="got NoneType"):
         views(None, SPEC)  # type: ignore[arg-type]
+
+
+def files(folder: Path) -> tuple[list[Path], list[np.ndarray]]:
+    pixels = write_pictures(folder / "images", 3)
+    return [folder / "images" / f"{number:02}.png" for number in range(3)], pixels
+
+
+def test_each_picture_is_the_part_in_its_box(tmp_path: Path):
+    names, pixels = files(tmp_path)
+    found = list(CutPictures(names, BOXES))
+    np.testing.assert_array_equal(found[0], pixels[0][3:9, 2:12])
+    np.testing.assert_array_equal(found[1], pixels[1])
+    np.testing.assert_array_equal(CutPictures(names, BOXES)[1:][1], pixels[2][5:18, 5:18])
+
+
+def test_a_part_of_the_sequence_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names, _ = files(tmp_path)
+    opened: list[str] = []
+
+    def decode(file: Path) -> np.ndarray:
+        opened.append(file.name)
+        return cv2.imread(str(file))
+
+    monkeypatch.setattr(apps.runtime.batching, "decode_image", decode)
+    part = CutPictures(names, BOXES)[1:]
+    assert (len(part), opened) == (2, [])
+    next(iter(part))
+    assert opened == ["01.png"]
+
+
+def test_a_box_without_a_pixel_is_told_by_the_file(tmp_path: Path):
+    names, _ = files(tmp_path)
+    with pytest.raises(BadImageError, match=r"00\.png: its box .* holds no pixel"):
+        CutPictures(names, BOXES + 1000)[0]
+
+
+def test_whole_pictures_stay_files(tmp_path: Path):
+    names, _ = files(tmp_path)
+    assert files_or_cuts(names, None) == names

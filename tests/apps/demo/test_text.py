@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from apps.demo import text as demo_page
 from apps.demo import theme as demo_look
-from apps.demo import words as demo_page
 from apps.demo.examples import Example, Examples
 
 
