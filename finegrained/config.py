@@ -9,6 +9,7 @@ papers did instead.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from finetune.errors import UsageError
@@ -22,6 +23,7 @@ from finetune.experiments.config import (
 )
 from finetune.training.config import FitConfig, ModelConfig, TrainConfig
 
+TABLE_SUFFIXES = (".csv", ".parquet")
 Layout = Literal["auto", "cub", "cars-O", "cars-S", "cars-K", "folders"]
 
 
@@ -115,6 +117,10 @@ class VerifyFineConfig(VerifyConfig):
 
     data: FineDataConfig = field(default_factory=FineDataConfig)
     write: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.write is not None and Path(self.write).suffix.lower() not in TABLE_SUFFIXES:
+            raise UsageError(f"--write {self.write}: the table must end in {' or '.join(TABLE_SUFFIXES)}")
 
 
 @dataclass(frozen=True)

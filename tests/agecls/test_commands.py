@@ -50,7 +50,7 @@ def test_cv_prints_its_report_as_one_object(capsys, faces, pair, tmp_path):
 
 def test_evaluate_prints_one_object_for_own_images_and_for_others(capsys, pair, other_faces, tmp_path):
     code, out, err = crl(capsys, "age", "evaluate", pair[0], "--json")
-    assert (code, one_object(out)["data"]) == (0, "the run's own test images")
+    assert (code, one_object(out)["data"]) == (0, "the run's own test images, as it was tested")
     assert "by gender" in err
     table = as_table(other_faces, tmp_path / "others.csv")
     options = ["--data.table", table, "--data.root", other_faces, "--data.group_column", "group"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agecls.config import AgeDataConfig, VerifyConfig
+from agecls.config import AgeDataConfig, VerifyAgeConfig
 from agecls.synthetic.adience import write_lookalike_adience
 from agecls.task import TASK
 from finetune.errors import DataError
@@ -20,7 +20,7 @@ from tests.agecls.tiny_ages import listed_rows, picture
 
 def verify(config: AgeDataConfig, **options: Any) -> dict[str, Any]:
     """Verify age data with these options of the command."""
-    return verify_data(TASK, VerifyConfig(data=config, **options))
+    return verify_data(TASK, VerifyAgeConfig(data=config, **options))
 
 
 OFFICIAL = {"(0, 2)", "(4, 6)", "(8, 12)", "(15, 20)", "(25, 32)", "(38, 43)", "(48, 53)", "(60, 100)"}

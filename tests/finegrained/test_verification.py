@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finegrained.config import FineDataConfig, VerifyConfig
+from finegrained.config import FineDataConfig, VerifyFineConfig
 from finegrained.data.load import make_fine_split, read_fine_data
 from finegrained.synthetic.datasets import write_lookalike_cub
 from finegrained.task import TASK
@@ -28,7 +28,7 @@ def birds(tmp_path: Path) -> Path:
 
 def verify(config: FineDataConfig, **options: Any) -> dict[str, Any]:
     """Verify fine-grained data with these options of the command."""
-    return verify_data(TASK, VerifyConfig(data=config, **options))
+    return verify_data(TASK, VerifyFineConfig(data=config, **options))
 
 
 def _config(root: Path, **options: object) -> FineDataConfig:
@@ -123,7 +123,7 @@ def test_the_written_table_is_the_same_data_and_the_same_split(birds: Path, tmp_
 @pytest.mark.parametrize("name", ["table.xlsx", "table", ".csv"])
 def test_a_table_of_another_kind_is_refused_before_anything_is_read(name: str):
     with pytest.raises(UsageError, match=r"\.csv or \.parquet"):
-        VerifyConfig(write=name)
+        VerifyFineConfig(write=name)
 
 
 @pytest.mark.real_data

@@ -47,10 +47,10 @@ class DataSet:
         """Verify it with these data options."""
         if self.task is agecls.task.TASK:
             data = agecls.config.AgeDataConfig(root=str(self.root), **options)
-            return verify_data(self.task, agecls.config.VerifyConfig(data=data, quick=quick))
+            return verify_data(self.task, agecls.config.VerifyAgeConfig(data=data, quick=quick))
         options = {"subset": True} | options
         fine = finegrained.config.FineDataConfig(root=str(self.root), **options)
-        return verify_data(self.task, finegrained.config.VerifyConfig(data=fine, quick=quick))
+        return verify_data(self.task, finegrained.config.VerifyFineConfig(data=fine, quick=quick))
 
     def files(self) -> list[Path]:
         """Return its images, by name."""
@@ -199,7 +199,7 @@ def run_of(table: Manifest, tested: list[str], *folds: int, fingerprint: str = "
     columns = {"fold": np.array(folds)} if folds else {}
     found = Predictions(("a", "b"), tested, [0] * count, np.full((count, 2), 0.5), columns)
     record = RunRecord("", ("a", "b"), manifest=fingerprint or table.fingerprint)
-    return Result(Path("run"), record, {}, found, finegrained.task.TASK)
+    return Result(Path("run"), record, {}, found)
 
 
 def trained(folder: Path, **columns: list[Any]) -> Manifest:
