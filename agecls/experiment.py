@@ -59,9 +59,9 @@ def check_run_place(config: AgeConfig) -> None:
 
 
 def prepare_experiment(config: AgeConfig) -> Experiment:
-    """Read the data, make and check the splits, fill in the head's options, and open the pictures."""
+    """Read the data, make and check the splits, fill in head's and loss's options, open the pictures."""
     options = resolved(config.head.name, config.head.options)
-    config = replace(config, head=replace(config.head, options=options))
+    config = replace(config, head=replace(config.head, options=options), loss=config.loss.resolved())
     data = read_data(config.data)
     splits, split_hash = make_age_splits(data, config.data)
     say(describe_data(data))

@@ -266,6 +266,6 @@ def _of_kind(option: str, value: Any, default: Any) -> Any:
 
 def _known(kind: str, asked: str, known: Iterable[str]) -> str:
     names = list(known)
-    close = difflib.get_close_matches(asked, names, n=1)
+    close = difflib.get_close_matches(asked.lower(), names, n=1)
     suggestion = f"did you mean {close[0]!r}? " if close else ""
     return f"{suggestion}Known {kind}: {', '.join(names)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -159,7 +159,7 @@ class ArcFaceRule:
         return torch.where(cosine > -math.cos(self.margin), turned, beyond)
 
 
-MARGIN_RULES: dict[str, Callable[..., MarginRule]] = {
+MARGIN_RULES: dict[str, type[MarginRule]] = {
     "lsoftmax": LSoftmaxRule,
     "asoftmax": ASoftmaxRule,
     "cosface": CosFaceRule,

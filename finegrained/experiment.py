@@ -53,7 +53,7 @@ def check_run_place(config: FineConfig) -> None:
 
 
 def prepare_experiment(config: FineConfig) -> Experiment:
-    """Read the data, split and check them, fill in the head's options, and open the pictures."""
+    """Read the data, split and check them, fill in all options of head and loss, and open the pictures."""
     data = read_fine_data(config.data)
     split = make_fine_split(data, config.data)
     say(describe_data(data, split))
@@ -61,7 +61,7 @@ def prepare_experiment(config: FineConfig) -> Experiment:
     data = check_contents(data, split, config.data)
     config = with_presets(config, data_set_of(data.layout, data.manifest.class_names))
     options = resolved(config.head.name, config.head.options)
-    config = replace(config, head=replace(config.head, options=options))
+    config = replace(config, head=replace(config.head, options=options), loss=config.loss.resolved())
     spec = spec_of(config)
     boxes = picture_boxes(data.manifest, config.data)
     source = open_pictures(data.manifest, spec, config.run.cache, boxes=boxes)
