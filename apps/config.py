@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Literal
 
 from agecls.config import AgeDataConfig
 from core_losses import LOSSES
@@ -209,7 +209,7 @@ class CurvesConfig(WithOldKeys):
         points: posteriors, evenly spaced inside (0, 1).
     """
 
-    OLD_KEYS: ClassVar[Mapping[str, str]] = {name: f"options.{name}" for name in OLD_LOSS_OPTIONS}
+    OLD_KEYS = MappingProxyType({name: f"options.{name}" for name in OLD_LOSS_OPTIONS})
 
     out: str = "curves"
     losses: tuple[str, ...] = field(default=(), metadata={GENERATED_HELP: lambda: f"{', '.join(LOSSES)}."})

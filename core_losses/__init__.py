@@ -3,6 +3,7 @@
 Every loss is a drop-in for `torch.nn.CrossEntropyLoss`:
 
 >>> import torch
+>>> from core_losses import CompetingRatioLoss
 >>> loss = CompetingRatioLoss(alpha=1.5, beta=1.0)
 >>> loss(torch.zeros(1, 4), torch.tensor([2]))
 tensor(2.1972)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
 from finetune.errors import UsageError
 
@@ -20,7 +21,8 @@ Value = int | float | bool | str
 class WithOldKeys:
     """A configuration some of whose keys had other names; `OLD_KEYS` maps them to those of today."""
 
-    OLD_KEYS: ClassVar[Mapping[str, str]] = {}
+    # Not annotated: whoever reads the types of a subclass would need the names of the annotation there.
+    OLD_KEYS = MappingProxyType[str, str]({})
 
 
 class Worded(WithOldKeys):
@@ -84,7 +86,7 @@ def spoken_options(config_type: type) -> dict[str, Any]:
 
     >>> @dataclass
     ... class Run(WithOldKeys):
-    ...     OLD_KEYS = {"rate": "lr"}
+    ...     OLD_KEYS = MappingProxyType({"rate": "lr"})
     ...     loss: str = field(default="cel", metadata={WORD: True})
     >>> list(spoken_options(Run))
     ['rate', 'loss.name', 'loss.options']

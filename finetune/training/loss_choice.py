@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from core_losses import LOSSES, build_loss, checked_options, loss_options
 from finetune.cli.console import say
@@ -43,7 +44,7 @@ class LossConfig(Worded):
     True
     """
 
-    OLD_KEYS: ClassVar[Mapping[str, str]] = {name: f"options.{name}" for name in OLD_LOSS_OPTIONS}
+    OLD_KEYS = MappingProxyType({name: f"options.{name}" for name in OLD_LOSS_OPTIONS})
 
     name: str = field(default="cel", metadata={GENERATED_HELP: lambda: f"{loss_names()}."})
     options: dict[str, Value] = field(default_factory=dict)
