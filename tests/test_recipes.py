@@ -29,6 +29,7 @@ from finetune.training.learner import loss_settings
 from generalcls.config import GeneralRunOneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+ROW = re.compile(r"^\| `(\w+)` \| [^|]+ \| ([^|]*)\|$", re.MULTILINE)
 ROOMS = ("finetune", "agecls", "finegrained", "generalcls", "apps", "benchmarks")
 
 
@@ -142,3 +143,19 @@ def test_a_list_of_losses_would_be_seen():
     assert mentions('NAMES = ("cel", "cce")') == {"cce"}
     assert mentions('"""cel, tce or dualce."""\ntce = 1') == {"tce", "dualce"}
     assert mentions("x = 1  # tce") == set()
+
+
+def loss_rows() -> dict[str, str]:
+    """Return what the table of losses in the README or the docs says of each one's own options."""
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    return {name: told.strip() for text in texts for name, told in ROW.findall(text) if name in LOSSES}
+
+
+def test_the_documented_options_of_losses_are_theirs():
+    rows = loss_rows()
+    assert len(rows) >= 7
+    for name, told in rows.items():
+        options = LOSSES[name].own_options()
+        parts = [part.split() for part in told.split(", ") if part]
+        assert [part[0] for part in parts] == list(options), name
+        assert all(float(part[1]) == options[part[0]] for part in parts if len(part) > 1), name
