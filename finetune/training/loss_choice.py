@@ -11,7 +11,7 @@ from typing import Any, Literal
 from core_losses import LOSSES, build_loss, checked_options, loss_options
 from finetune.cli.console import say
 from finetune.cli.options import GENERATED_HELP
-from finetune.cli.words import Value, Worded, split_word
+from finetune.cli.words import Value, Worded, split_word, value_text
 from finetune.errors import UsageError
 from finetune.runs.config_file import OLD_LOSS_OPTIONS
 
@@ -58,6 +58,8 @@ class LossConfig(Worded):
         if twice:
             raise UsageError(f"loss: {self.name} gives {', '.join(twice)}, which is given beside it too")
         smoothing = options.pop(SMOOTHING, self.label_smoothing)
+        if isinstance(smoothing, bool | str):
+            raise UsageError(f"loss: {self.name}: {SMOOTHING} must be a number, got {value_text(smoothing)}")
         own = {**self.options, **options}
         chosen = {"name": known_name(name), "options": own, SMOOTHING: smoothing}
         for key, value in chosen.items():

@@ -66,6 +66,12 @@ def test_a_word_may_give_label_smoothing():
         FitConfig(loss=LossConfig("crl:label_smoothing=1"))
 
 
+@pytest.mark.parametrize("value", ["much", "true"])
+def test_label_smoothing_that_is_no_number_is_refused(value):
+    with pytest.raises(UsageError, match=f"label_smoothing must be a number, got {value}"):
+        LossConfig(f"crl:label_smoothing={value}")
+
+
 @pytest.mark.parametrize(
     "config",
     [
