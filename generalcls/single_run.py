@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from finetune.experiments.study.arms import Arm
     from finetune.experiments.study.cells import Cell, CellPlan
+    from finetune.training.loss_choice import LossConfig
     from generalcls.networks.registry import Network
     from generalcls.parallel.cells import CellTrainer
     from generalcls.parallel.device_data import Scaling
@@ -117,7 +118,7 @@ def keep_run(
         "class_names": list(data.class_names),
         "network": trainer.network_name,
         "parameters": trainer.parameters,
-        "loss": to_dict(arm.loss),
+        "loss": loss_record(arm.loss),
         "head": arm.head or "linear",
         "head_options": dict(arm.head_options),
         "image": list(data.train.images.shape[1:]),
@@ -139,6 +140,15 @@ def keep_run(
     write_bytes(folder / "report.md", page(trainer, arm, cell, record).encode())
     write_json(folder / "run.json", record)
     return record
+
+
+def loss_record(loss: LossConfig) -> dict[str, Any]:
+    """Return a run's loss for run.json, its options beside its name under the keys that were always there."""
+    from finetune.runs.config_file import OLD_LOSS_OPTIONS
+    from finetune.training.config import to_dict
+
+    applied = {key: value for key, value in to_dict(loss).items() if key not in ("name", "options")}
+    return {"name": loss.name, **dict.fromkeys(OLD_LOSS_OPTIONS), **loss.options, **applied}
 
 
 def plain_state(training: Training) -> dict[str, Tensor]:

@@ -76,6 +76,10 @@ DOORS = {
 
 # Importing these must not import torch: they answer before a model is needed.
 TORCH_FREE = (
+    "core_losses",
+    "core_losses.closed_forms",
+    "finetune.cli.words",
+    "finetune.training.loss_choice",
     "finetune.errors",
     "finetune.images.manifest",
     "finetune.training.config",

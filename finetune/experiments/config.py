@@ -9,8 +9,18 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from core_losses import LOSSES
+from finetune.cli.options import GENERATED_HELP
 from finetune.errors import UsageError
+from finetune.experiments.study.arm_names import MARGIN_HEADS
 from finetune.experiments.study.arms import GRID_ALPHAS, GRID_BETAS, Arm, Matching, build_arms
+from finetune.training.loss_choice import loss_names
+
+
+def words_help() -> str:
+    """Return the names that a word may begin with: those of all losses and margin heads."""
+    return f"{loss_names()}, and the margin heads {', '.join(MARGIN_HEADS)}."
+
 
 TestCrops = Literal["center", "flip", "ten", "cam"]
 
@@ -120,8 +130,8 @@ class ComparisonConfig:
     """Which losses are compared, over how many seeds, with which controls.
 
     Args:
-        losses: words NAME or NAME:OPTION=VALUE of losses (cel, cce, nllr, crl, focal, dualce, tce) and margin
-            heads (lsoftmax, asoftmax, cosface, arcface): crl:alpha=1:beta=0.5, lsoftmax:margin=2.
+        losses: words NAME or NAME:OPTION=VALUE of losses and margin heads: crl:alpha=1:beta=0.5,
+            lsoftmax:margin=2. There are
         baseline: cross-entropy (cel) is always in it, to compare with; without it only where losses lists it.
         seeds: trainings of every loss; training i of all losses has the same seed.
         first_seed: the seeds are first_seed, first_seed + 1, ...
@@ -135,7 +145,9 @@ class ComparisonConfig:
         grid_betas: betas of the grid, each >= 0 (0 is cross-entropy itself).
     """
 
-    losses: tuple[str, ...] = ("cel", "nllr", "crl", "focal", "cce", "dualce", "tce")
+    losses: tuple[str, ...] = field(
+        default_factory=lambda: tuple(LOSSES), metadata={GENERATED_HELP: words_help}
+    )
     baseline: bool = True
     seeds: int = 5
     first_seed: int = 0

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.errors import DataError, UsageError
-from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, settle_config
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, in_todays_form, settle_config
 from finetune.runs.files import is_stale, json_text, remove_stale, to_plain, write_bytes, write_error
 from finetune.runs.lock import LOCK_NAME, FolderLock
 
@@ -206,7 +206,7 @@ def write_json(file: Path, content: Any) -> Path:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Return a config.yaml as plain values, {} where there is none; DataError where it cannot be read."""
+    """Return a config.yaml in today's form, {} where there is none; DataError where it cannot be read."""
     import yaml
 
     if not file.is_file():
@@ -217,7 +217,7 @@ def read_config(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"{file} must hold keys and values, got {type(content).__name__}")
-    return content
+    return in_todays_form(content)
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:

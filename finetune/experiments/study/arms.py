@@ -7,30 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from finetune.cli.words import value_text
 from finetune.errors import UsageError
-from finetune.experiments.study.arm_names import arm_name, parse_word, value_text
-from finetune.training.config import LossConfig
+from finetune.experiments.study.arm_names import arm_name, parse_word
+from finetune.training.loss_choice import LossConfig
 
 Matching = Literal["mean", "ratio"]
 MATCHINGS: tuple[Matching, ...] = ("mean", "ratio")
 BASELINE = "cel"
 GRID_ALPHAS = (0.0, 1.0, 1.5, 2.0)  # Competing Ratio Loss, Table I
 GRID_BETAS = (0.25, 0.5, 0.75, 1.0, 1.25)
-
-TITLES = {
-    "cel": "CE",
-    "cce": "CCE",
-    "nllr": "NLLR",
-    "crl": "CRL",
-    "focal": "focal",
-    "dualce": "DualCE",
-    "tce": "TCE",
-    "lsoftmax": "L-Softmax",
-    "asoftmax": "A-Softmax",
-    "cosface": "CosFace",
-    "arcface": "ArcFace",
-}
-SYMBOLS = {"margin": "m", "scale": "s"}
 
 
 @dataclass(frozen=True)
@@ -64,18 +50,18 @@ class Arm:
         """
         if self.matches:
             return f"CE, rate matched to {_partner(self.matches, self.matches_by)}"
-        own = ", ".join(f"{SYMBOLS.get(name, name)} {value_text(value)}" for name, value in self._shown())
-        title = TITLES.get(self.head or self.loss.name, self.head or self.loss.name)
-        title += f" ({own})" if own else ""
+        title, symbols = title_of(self.head or self.loss.name)
+        own = ", ".join(f"{symbols.get(name, name)} {value_text(value)}" for name, value in self._shown())
+        title = f"{title} ({own})" if own else title
         smoothing = self.loss.label_smoothing
         return f"{title}, label smoothing {value_text(smoothing)}" if smoothing else title
 
     def _shown(self) -> Iterator[tuple[str, int | float | bool | str]]:
         """Yield the options that the title shows: a loss's own; a head's margin, scale and what was set."""
         if not self.head:
-            yield from self.loss.parameters().items()
+            yield from self.loss.options.items()
         for name, value in self.head_options.items():
-            if name in SYMBOLS or f"-{name}{value_text(value)}" in self.name:
+            if name in title_of(self.head)[1] or f"-{name}{value_text(value)}" in self.name:
                 yield name, value
 
 
@@ -184,4 +170,18 @@ def _partner(name: str, factor: str) -> str:
         f"{each.rstrip('0123456789.e+-')} {each.lstrip('abcdefghijklmnopqrstuvwxyz_')}" for each in options
     ]
     told = "mean factor" if factor == "mean" else "ratio of sums"
-    return f"{TITLES.get(loss, loss)} ({', '.join([*words, told])})"
+    return f"{title_of(loss)[0]} ({', '.join([*words, told])})"
+
+
+def title_of(name: str) -> tuple[str, Mapping[str, str]]:
+    """Return the title of a loss or a margin head by its name, and what titles call its options.
+
+    >>> title_of("crl")[0], title_of("lsoftmax")
+    ('CRL', ('L-Softmax', mappingproxy({'margin': 'm'})))
+    """
+    from core_losses import LOSSES, MARGIN_RULES
+
+    if name in LOSSES:
+        return LOSSES[name].title, LOSSES[name].symbols
+    rule = MARGIN_RULES[name]
+    return rule.title, rule.symbols

@@ -143,7 +143,7 @@ def test_a_choice_that_may_stay_empty_is_told_by_its_names():
 @pytest.mark.parametrize(
     ("text", "key", "allowed", "near"),
     [
-        ("loss: {name: crll}", "loss.name", "cel, cce, nllr, crl, focal, dualce, tce", "did you mean 'crl'"),
+        ("loss: {name: crll}", "loss.name", "cel, nllr, crl, focal, cce, dualce, tce", "did you mean 'crl'"),
         (
             "train: {augment: faec}",
             "train.augment",

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from core_losses import LOSSES, build_loss
+from core_losses import LOSSES, build_loss, loss_options
 from finetune.errors import UsageError
-from finetune.experiments.study.arm_names import MARGIN_HEADS, own_defaults
+from finetune.experiments.study.arm_names import MARGIN_HEADS
 from finetune.experiments.study.arms import build_arms, grid_arm
 from finetune.training.config import LossConfig
 
@@ -75,9 +75,9 @@ def test_a_grid_without_cells_is_refused(alphas, betas):
 def test_every_arm_says_all_parameters_of_its_loss():
     for arm in build_arms([*LOSSES], controls=False):
         module = build_loss(arm.loss.name, **arm.loss.parameters())
-        for key, value in own_defaults(arm.loss.name).items():
-            assert getattr(module, key) == getattr(arm.loss, key) == value
-    assert build_arms(["crl"], controls=False)[1].loss == LossConfig("crl", alpha=1.5, beta=1.0)
+        for key, value in loss_options(arm.loss.name).items():
+            assert getattr(module, key) == arm.loss.options.get(key) == value
+    assert build_arms(["crl"], controls=False)[1].loss == LossConfig("crl", {"alpha": 1.5, "beta": 1.0})
 
 
 def test_titles_are_what_tables_show():

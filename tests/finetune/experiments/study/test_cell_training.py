@@ -25,7 +25,7 @@ def test_a_cell_differs_from_the_study_in_loss_seed_rates_and_folder_alone(tmp_p
     config = FitConfig(train=train, loss=loss, run=RunConfig(dir=str(tmp_path)))
     own = cell_config(config, plan("crl:alpha=1", tmp_path / "cell", factor=1.25))
     assert (own.train.seed, own.train.lr, own.train.frozen_lr) == (3, 0.025, 0.625)
-    assert (own.loss.name, own.loss.alpha, own.loss.class_weights) == ("crl", 1.0, "inverse")
+    assert (own.loss.name, own.loss.options["alpha"], own.loss.class_weights) == ("crl", 1.0, "inverse")
     assert (own.run.dir, own.run.resume, own.head) == (str(tmp_path / "cell"), "auto", config.head)
     assert cell_config(FitConfig(), plan("cel", tmp_path, factor=2.0)).train.frozen_lr is None
 

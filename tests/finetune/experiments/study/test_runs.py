@@ -226,9 +226,9 @@ def test_what_cannot_be_compared_is_refused_before_the_first_cell(
 
 @MAINLY
 def test_the_loss_of_a_recipe_gives_way_and_its_branches_stay(tiny, tmp_path, capsys):
-    loss = LossConfig("crl", alpha=2.0, class_weights="inverse")
+    loss = LossConfig("crl", {"alpha": 2.0}, class_weights="inverse")
     config = tiny.study(tmp_path / "study", ("cel",), seeds=1)
     study_losses(tiny.task, replace(config, loss=loss))
-    assert "loss.alpha 2.0, loss.name crl of the configuration is not used" in capsys.readouterr().out
+    assert "loss.name crl, loss.options.alpha 2.0 of the configuration is not used" in capsys.readouterr().out
     run = json.loads((tmp_path / "study/cells/cel/seed-0/run.json").read_text())
     assert (run["loss"]["name"], run["loss"]["class_weights"]) == ("cel", "inverse")
