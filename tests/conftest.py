@@ -1,4 +1,4 @@
-"""What every test may lean on: one thread, no network, the real data where it is."""
+"""What every test may lean on: one thread, no network, its turn, and the real data where it is."""
 
 from __future__ import annotations
 
@@ -7,12 +7,45 @@ from pathlib import Path
 
 import pytest
 
+from tests.parallel import Turns, at_hand, common_folder, shuffled
+from tests.skips import Skips, on_ci, read_patterns
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that shows whether tests depend on their order."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="shuffle the files, and the tests in each")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch over skips where results are gathered."""
+    if on_ci() and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Skips(read_patterns()), "skips")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let tests take turns with those of other workers; a plugin, so that doctests take theirs too."""
+    factory = session.config._tmp_path_factory  # type: ignore[attr-defined]  # what the fixture returns
+    session.config.pluginmanager.register(Turns(common_folder(factory)), "turns")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the tests into the order that was asked for."""
+    seed = config.getoption("--shuffle")
+    if seed is not None:
+        items[:] = shuffled(items, seed)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many workers `-n auto` starts."""
+    return at_hand()
 
 
 @pytest.fixture(scope="session")
