@@ -83,6 +83,7 @@ def test_a_crash_is_a_finding_and_not_the_doctors_end():
     assert finding.found == "the check broke down (exit code 1): ImportError: libtorch.so"
 
 
+@pytest.mark.alone
 def test_a_check_without_an_end_is_ended():
     start = time.perf_counter()
     (finding,) = finish_probe("torch", python("import time; time.sleep(60)"), 0.3)
