@@ -1,16 +1,14 @@
-"""Many workers, one suite: how many, whose turn it is, what they make once for all, and in which order."""
+"""Many workers, one suite: how many, whose turn it is, and in which order."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import random
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -77,20 +75,6 @@ def common_folder(factory: pytest.TempPathFactory) -> Path:
     """Return a folder of this test run that every worker sees."""
     own = factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
-    """Return the folder `name` that `make(folder)` fills, in one worker for all of them."""
-    home = common_folder(factory) / "made_once"
-    home.mkdir(exist_ok=True)
-    folder, done = home / name, home / f"{name}.done"
-    with locked(home / f"{name}.lock"):
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # what a broken attempt left
-            folder.mkdir()
-            make(folder)
-            done.touch()
-    return folder
 
 
 def shuffled(items: list[pytest.Item], seed: int) -> list[pytest.Item]:

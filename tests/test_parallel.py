@@ -1,18 +1,17 @@
-"""The suite's own machinery: workers, turns, what is made once, order, and skips without leave."""
+"""The suite's own machinery: workers, turns, order, and skips without leave."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tests.parallel import made_once, shuffled, worker_count
+from tests.parallel import shuffled, worker_count
 from tests.skips import ALLOWED, Skips, on_ci, read_patterns, reason_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,25 +43,6 @@ def test_alone(number):
 @pytest.mark.parametrize("number", range(30))
 def test_together_too(number):
     pass
-"""
-MADE = """
-import os
-from pathlib import Path
-import pytest
-from tests.parallel import made_once
-
-@pytest.fixture(scope="session")
-def costly(tmp_path_factory):
-    def make(folder):
-        with Path("log").open("a") as log:
-            log.write("made\\n")
-        (folder / "it").write_text("whole")
-    return made_once(tmp_path_factory, "costly", make)
-
-@pytest.mark.parametrize("number", range(8))
-def test_use(costly, number):
-    assert (costly / "it").read_text() == "whole"
-    Path(f"seen-{os.environ['PYTEST_XDIST_WORKER']}").touch()
 """
 SKIPPING = """
 import pytest
@@ -125,26 +105,6 @@ def test_nothing_else_runs_while_a_test_alone_does(tmp_path, mark, meets):
     assert bool(met) == meets
     others = sorted(span[1:] for span in spans if span[0] != "test_alone")
     assert any(second[0] < first[1] for first, second in pairwise(others))
-
-
-def test_what_is_made_once_is_made_by_one_worker_for_all(tmp_path):
-    done = suite(tmp_path, MADE, "-n", "2", "--dist", "load")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "log").read_text() == "made\n"
-    assert len(list(tmp_path.glob("seen-*"))) > 1
-
-
-def test_what_breaks_down_half_made_is_made_again(tmp_path_factory, tmp_path):
-    def breaks(folder: Path) -> None:
-        (folder / "half").touch()
-        raise RuntimeError
-
-    name = f"half-made-{time.monotonic_ns()}"
-    with pytest.raises(RuntimeError):
-        made_once(tmp_path_factory, name, breaks)
-    folder = made_once(tmp_path_factory, name, lambda folder: (folder / "whole").touch())
-    assert [file.name for file in folder.iterdir()] == ["whole"]
-    assert made_once(tmp_path_factory, name, breaks) == folder
 
 
 def test_a_shuffle_keeps_files_together_and_changes_both_orders():

@@ -15,7 +15,6 @@ from finetune.errors import CrlError, ResourceError
 from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words
 
 
-@pytest.mark.slow
 def test_one_fold_per_device_gives_the_predictions_of_one_process(faces, pair, tmp_path):
     config = replace(tiny(faces, tmp_path / "run"), folds=(1, 4), devices=("cpu", "cpu"))
     assert cross_validate(config)["finished"] == [1, 4]
@@ -71,7 +70,7 @@ def test_a_fold_started_elsewhere_goes_on_where_the_folder_lies_now(faces, tmp_p
 
 
 @pytest.mark.alone
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sigterm_reaches_every_fold_and_the_run_can_go_on(faces, tmp_path):
     folder = tmp_path / "run"
     config = tiny(faces, folder)

@@ -179,7 +179,6 @@ def test_options_that_cannot_be_right_are_refused(files, words, code, said):
 
 
 @pytest.mark.alone
-@pytest.mark.slow
 def test_the_server_is_up_within_seconds(files, tmp_path):
     """Five seconds on an idle machine; a busy one gets four times that."""
     start = time.perf_counter()

@@ -331,7 +331,6 @@ def test_metrics_tell_epoch_step_stage_rate_and_scores(task: Task, tmp_path: Pat
     }
 
 
-@pytest.mark.slow
 def test_a_compiled_model_learns_the_same(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     compiled, compile_module = [], torch.nn.Module.compile
 
