@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from agecls.config import CrossValidationConfig
 from finetune.cli.console import say
+from finetune.cli.machine import module_command, module_environment
 from finetune.errors import CrlError, InterruptedRunError
 from finetune.runs.interrupts import StopRequest
 from finetune.training.optimization.precision import choose_precision
@@ -90,10 +90,10 @@ def start_fold(
     words = [f"--{name}={value}" for name, value in options.items()]
     with fold_log(folder, fold).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "agecls", "cv", *words],
+            module_command("agecls", "cv", *words),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ},
+            env={"OMP_NUM_THREADS": str(threads), **module_environment()},
         )
 
 

@@ -138,6 +138,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[
     return folder / "pictures", trained_hash(fitted), metrics(folder / "run")
 
 
+@pytest.mark.alone
 def test_1_interrupted_runs_finish_with_the_same_numbers(
     unbroken: tuple[Path, str, list[dict[str, Any]]], tmp_path: Path
 ):
@@ -148,6 +149,7 @@ def test_1_interrupted_runs_finish_with_the_same_numbers(
     assert metrics(tmp_path) == rows
 
 
+@pytest.mark.alone
 def test_2_a_crash_never_costs_you_a_good_checkpoint(
     unbroken: tuple[Path, str, list[dict[str, Any]]], tmp_path: Path
 ):
@@ -196,6 +198,7 @@ def test_3_nothing_leaves_your_machine_unless_you_ask(which: str, code: int, fac
     assert ("NETWORK" in done.stderr) == (which == "twin")
 
 
+@pytest.mark.alone
 def test_4_pictures_uploaded_to_the_demo_are_removed_within_minutes_and_at_exit(tmp_path: Path):
     model = write_tiny(tmp_path / "model.onnx")
     with live_demo(tmp_path, [model], "--keep-minutes", "0.05") as demo:

@@ -116,7 +116,8 @@ def command_line() -> str:
         start = ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1")]
         start += ["-m", program.parent.name] if as_module else ["--no-python", name]
     else:
-        start = [sys.orig_argv[0], "-m", program.parent.name] if as_module else [name]
+        safe = ["-P"] if sys.flags.safe_path else []  # a working directory that may not be imported from
+        start = [sys.orig_argv[0], *safe, "-m", program.parent.name] if as_module else [name]
     return shlex.join([*start, *sys.argv[1:]])
 
 

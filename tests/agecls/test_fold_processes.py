@@ -16,7 +16,6 @@ from finetune.errors import CrlError, ResourceError
 from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words
 
 
-@pytest.mark.slow
 def test_one_fold_per_device_gives_the_predictions_of_one_process(faces, pair, tmp_path):
     config = replace(tiny(faces, tmp_path / "run"), folds=(1, 4), devices=("cpu", "cpu"))
     assert cross_validate(TASK, config)["finished"] == [1, 4]
@@ -53,6 +52,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_fold(faces, tmp_path, 
     assert not (tmp_path / "run" / "fold0").exists()
 
 
+@pytest.mark.alone
 def test_processes_still_running_are_asked_to_leave():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     with pytest.raises(RuntimeError), stopping({0: ("cpu", process)}):
@@ -70,7 +70,8 @@ def test_a_fold_started_elsewhere_goes_on_where_the_folder_lies_now(faces, tmp_p
     assert "--run.allow_change=train.lr,loss" in seen[0]
 
 
-@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.exhaustive
 def test_sigterm_reaches_every_fold_and_the_run_can_go_on(faces, tmp_path):
     folder = tmp_path / "run"
     config = tiny(faces, folder)
@@ -79,10 +80,11 @@ def test_sigterm_reaches_every_fold_and_the_run_can_go_on(faces, tmp_path):
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ})
     checkpoints = [folder / f"fold{fold}" / "checkpoints" / "last.ckpt" for fold in (0, 1)]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not all(file.exists() for file in checkpoints) and time.monotonic() < deadline:
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.02)
+    assert all(file.exists() for file in checkpoints), (tmp_path / "log").read_text()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130, (tmp_path / "log").read_text()
     assert "--run.resume auto" in (tmp_path / "log").read_text()

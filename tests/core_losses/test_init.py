@@ -171,14 +171,14 @@ def _third_party_deprecations_ignored() -> Iterator[None]:
         yield
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", ["crl", "cce"])
-def test_compiles_into_one_graph_with_the_same_value_and_gradient(name: str) -> None:
+def test_compiles_into_one_graph_with_the_same_value_and_gradient(name: str, backend: str) -> None:
     logits, target = _batch()
     criterion = build_loss(name, label_smoothing=0.0)
     with _third_party_deprecations_ignored():
         torch.compiler.reset()
-        compiled: Any = torch.compile(criterion, fullgraph=True)
+        compiled: Any = torch.compile(criterion, fullgraph=True, backend=backend)
         z = logits.clone().requires_grad_()
         value = compiled(z, target)
         (grad,) = torch.autograd.grad(value, z)

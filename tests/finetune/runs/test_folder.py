@@ -110,6 +110,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.alone
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
     config = json.loads(json.dumps(CONFIG))
     holder = subprocess.Popen(
@@ -133,6 +134,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -
             holder.kill()
 
 
+@pytest.mark.alone
 def test_two_writers_in_one_process_are_refused_too(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, CONFIG, resume="never") as run:
         start = time.monotonic()
