@@ -53,7 +53,7 @@ def start(name: str) -> subprocess.Popen[str]:
 
 def check_learned(process: subprocess.Popen[str]) -> None:
     """Fail unless a script ended well and its last line reports an accuracy far above chance."""
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     report = re.fullmatch(
         r"crl: (\d+\.\d)% of 450 test images correct, seed 0", output.rstrip().splitlines()[-1]
@@ -62,9 +62,9 @@ def check_learned(process: subprocess.Popen[str]) -> None:
     assert float(report[1]) > 90
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def running() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """The scripts that need no further library, run side by side."""
+    """The scripts that need no further library; they run beside the other tests until the last ones ask."""
     processes = {name: start(name) for name in ("plain_pytorch.py", "timm_loop.py")}
     yield processes
     for process in processes.values():
@@ -87,11 +87,6 @@ def library() -> None:
     """Skip the test where transformers or accelerate is absent."""
     for package in ("transformers", "accelerate"):
         pytest.importorskip(package, reason=NO_LIBRARY)
-
-
-@pytest.mark.parametrize("name", ["plain_pytorch.py", "timm_loop.py"])
-def test_script_runs_and_learns(running: dict[str, subprocess.Popen[str]], name: str):
-    check_learned(running[name])
 
 
 @pytest.mark.usefixtures("library")
@@ -317,3 +312,8 @@ def test_every_command_in_the_texts_parses():
 def test_readme_lists_every_script():
     readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert sorted(set(re.findall(r"\]\((\w+\.py)\)", readme))) == SCRIPTS
+
+
+@pytest.mark.parametrize("name", ["plain_pytorch.py", "timm_loop.py"])
+def test_script_runs_and_learns(running: dict[str, subprocess.Popen[str]], name: str):
+    check_learned(running[name])
