@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from agecls.cross_validation import cross_validate, fold_folder
-from agecls.fold_processes import start_fold, stopping
+from agecls.cross_validation import cross_validate, fold_folder, start_fold, stopping
 from agecls.task import TASK
 from finetune.errors import CrlError, ResourceError
 from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words
@@ -32,8 +31,8 @@ def test_failed_folds_are_named_with_their_logs(faces, tmp_path, monkeypatch):
         started.append((fold, device))
         return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({3 if fold == 1 else 0})"])
 
-    monkeypatch.setattr("agecls.fold_processes.start_fold", fails)
-    monkeypatch.setattr("agecls.fold_processes.choose_precision", lambda device, precision: None)
+    monkeypatch.setattr("agecls.cross_validation.start_fold", fails)
+    monkeypatch.setattr("agecls.cross_validation.choose_precision", lambda device, precision: None)
     config = replace(tiny(faces, tmp_path / "run"), devices=("cpu", "cuda:1"))
     with pytest.raises(
         CrlError, match=r"(?s)folds \[1\] failed; see .*fold1.log.*--run.resume auto"
@@ -62,7 +61,7 @@ def test_processes_still_running_are_asked_to_leave():
 
 def test_a_fold_started_elsewhere_goes_on_where_the_folder_lies_now(faces, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("agecls.fold_processes.subprocess.Popen", lambda command, **_: seen.append(command))
+    monkeypatch.setattr("agecls.cross_validation.subprocess.Popen", lambda command, **_: seen.append(command))
     config = resumed(tiny(faces, tmp_path))
     config = replace(config, run=replace(config.run, allow_change=("train.lr", "loss")))
     start_fold(config, tmp_path, 2, "cuda:1", 4)
