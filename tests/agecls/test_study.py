@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from agecls.config import AgeStudyConfig, CrossValidationConfig
 from agecls.task import TASK
@@ -22,7 +23,7 @@ from finetune.experiments.study.cells import cell_folder
 from finetune.experiments.study.folder import claim_study
 from finetune.experiments.study.runs import study_config, study_losses
 from finetune.models.heads.registry import resolved
-from finetune.runs.folder import read_json
+from finetune.runs.folder import read_config, read_json
 from tests.agecls.tiny_ages import tiny
 from tests.finetune.experiments.tiny_tasks import again, leave_out_pictures
 
@@ -51,9 +52,9 @@ def study_of(pair: tuple[Path, Path], faces: Path, folder: Path) -> AgeStudyConf
         cell = cell_folder(folder, arm, 0)
         shutil.copytree(result, cell)
         if arm.name == "crl":  # a study writes a loss's parameters down, cv leaves them to their defaults
-            told = (cell / "config.yaml").read_text()
-            told = told.replace("alpha: null", "alpha: 1.5").replace("beta: null", "beta: 1.0")
-            (cell / "config.yaml").write_text(told)
+            stored = read_config(cell / "config.yaml")
+            stored["loss"]["options"] = {"alpha": 1.5, "beta": 1.0}
+            (cell / "config.yaml").write_text(yaml.safe_dump(stored))
     return again(config)
 
 

@@ -76,7 +76,7 @@ def test_verify_prints_one_object_and_a_table_for_people(capsys, tiny):
 def test_train_prints_its_record_as_one_object(capsys, tiny, runs, tmp_path):
     code, out, err = crl(capsys, tiny.task.name, "train", *tiny.training(tmp_path / "run"), "--json")
     record = one_object(out)
-    assert (code, record["kind"], record["run"]) == (0, tiny.task.kinds[0], str(tmp_path / "run"))
+    assert (code, record["kind"], record["run"]) == (0, tiny.task.form.kinds[0], str(tmp_path / "run"))
     assert (tmp_path / "run" / "report.md").is_file()
     assert str(tmp_path / "run") in err
     assert record["scores"] == json.loads((runs[0] / "run.json").read_text())["scores"]
