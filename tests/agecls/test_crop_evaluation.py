@@ -124,7 +124,7 @@ def test_where_no_face_is_found_the_picture_is_shown_whole_and_counted(pair, box
 
 
 def test_a_single_run_is_shown_its_own_test_fold(pair, boxes, tmp_path):
-    told = evaluate_age_run(TASK, pair[0] / "fold2", asked(tmp_path))
+    told = evaluate_age_run(TASK, pair[0] / "fold2", replace(asked(tmp_path), workers=2))
     own = Result.load(pair[0] / "fold2", TASK.form).predictions
     assert told["n"] == len(own)
     assert told["all"]["exact"]["own"] == pytest.approx(100 * own.correct.mean())
