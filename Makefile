@@ -2,16 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Tests run in one worker for each core that the memory serves too; WORKERS=0 runs them one after the other.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
 .PHONY: demo test test-exhaustive check bench clean
 
 demo: .venv/.ready
 	$(BIN)/crl quickstart
 
 test: .venv/.ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-exhaustive: .venv/.ready
-	$(BIN)/python -m pytest -m exhaustive
+	$(PYTEST) -m exhaustive
 
 check: .venv/.ready
 	$(BIN)/ruff check .

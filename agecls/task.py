@@ -102,7 +102,7 @@ class AgeTask(Task):
 
     def verify_lists(self, data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dict[str, Any]:
         """Count folds, groups and subjects; export the splits or compare them with exported ones."""
-        from agecls.verification import verify_lists
+        from agecls.data.verify import verify_lists
 
         return verify_lists(data, splits, config)
 

@@ -73,14 +73,7 @@ def curves(config: CurvesConfig, words: Mapping[str, str]) -> dict[str, Any]:
     from apps.curves import draw_curves
     from finetune.cli.console import say
 
-    made = draw_curves(
-        Path(config.out),
-        alpha=config.alpha,
-        beta=config.beta,
-        gamma=config.gamma,
-        a=config.a,
-        points=config.points,
-    )
+    made = draw_curves(Path(config.out), losses=config.losses, points=config.points, options=config.options)
     say(f"picture: {made['png']}\nnumbers: {made['csv']}")
     return {name: str(value) if isinstance(value, Path) else value for name, value in made.items()}
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from agecls.config import AgeDataConfig
+from core_losses import LOSSES
+from finetune.cli.options import GENERATED_HELP
+from finetune.cli.words import WithOldKeys
+from finetune.runs.config_file import OLD_LOSS_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -193,21 +198,20 @@ class QuickstartConfig:
 
 
 @dataclass(frozen=True)
-class CurvesConfig:
+class CurvesConfig(WithOldKeys):
     """Every loss and its true gradient against the posterior of the right class.
 
     Args:
         out: folder for curves.png and curves.csv.
-        alpha: CRL's alpha (the paper's).
-        beta: CRL's beta.
-        gamma: the focal loss's exponent.
-        a: the taming cross-entropy's exponent.
+        losses: words NAME or NAME:OPTION=VALUE (crl:alpha=1); an empty list takes every loss that reads the
+            posterior of the right class alone. There are
+        options: settings by name for every loss that takes them, where its word does not (--options.alpha 2).
         points: posteriors, evenly spaced inside (0, 1).
     """
 
+    OLD_KEYS = MappingProxyType({name: f"options.{name}" for name in OLD_LOSS_OPTIONS})
+
     out: str = "curves"
-    alpha: float = 1.5
-    beta: float = 1.0
-    gamma: float = 2.0
-    a: float = 0.8
+    losses: tuple[str, ...] = field(default=(), metadata={GENERATED_HELP: lambda: f"{', '.join(LOSSES)}."})
+    options: dict[str, float] = field(default_factory=dict)
     points: int = 199

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,54 +14,56 @@ if TYPE_CHECKING:
     from core_losses import Curve
 
 # Okabe and Ito's colours, told apart by every common kind of colour vision; dashes tell them apart in grey.
-_STYLES: dict[str, dict[str, Any]] = {
-    "cel": {"color": "#000000", "linestyle": "-"},
-    "nllr": {"color": "#E69F00", "linestyle": (0, (5, 1.5))},
-    "crl": {"color": "#D55E00", "linestyle": "-", "linewidth": 2.6},
-    "focal": {"color": "#0072B2", "linestyle": (0, (6, 1.5, 1, 1.5))},
-    "tce": {"color": "#009E73", "linestyle": (0, (1.5, 1.2))},
-}
+_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#000000", "linestyle": "-"},
+    {"color": "#E69F00", "linestyle": (0, (5, 1.5))},
+    {"color": "#D55E00", "linestyle": "-", "linewidth": 2.6},
+    {"color": "#0072B2", "linestyle": (0, (6, 1.5, 1, 1.5))},
+    {"color": "#009E73", "linestyle": (0, (1.5, 1.2))},
+    {"color": "#CC79A7", "linestyle": (0, (8, 2))},
+    {"color": "#56B4E9", "linestyle": (0, (3, 1.2))},
+)
 
 
 def draw_curves(
-    out: Path,
-    *,
-    alpha: float = 1.5,
-    beta: float = 1.0,
-    gamma: float = 2.0,
-    a: float = 0.8,
-    points: int = 199,
+    out: Path, *, losses: Sequence[str] = (), points: int = 199, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Draw loss and gradient of CE, NLLR, CRL, focal and TCE against p_c, with a table of the numbers.
+    """Draw loss and gradient of losses of p_c alone against p_c, with a table of the numbers.
 
     Args:
         out: folder for `curves.png` and `curves.csv`; made where it is missing.
-        alpha, beta: the competing ratio loss's settings, >= 0.
-        gamma: the focal loss's focus, >= 0.
-        a: the tamed cross-entropy's bend, >= 0.
+        losses: words NAME or NAME:OPTION=VALUE; empty takes every loss that has such a curve.
         points: how many posteriors, evenly spaced inside (0, 1).
+        options: settings by name, >= 0, for every loss that takes them where its word does not.
 
     Returns:
         `png` and `csv`, the paths written, and `labels`, each loss's name with its settings.
 
     Raises:
-        UsageError: for a negative setting or fewer than one point.
+        UsageError: for an unknown loss, one without such a curve, a setting that no loss takes or that is
+            negative, or fewer than one point.
     """
     from core_losses import (
         posterior_curves,
         posterior_grid,
     )  # torch is imported here, so that --help stays quick
+    from finetune.cli.words import split_word
     from finetune.errors import UsageError
+    from finetune.training.loss_choice import known_name
 
     try:
-        curves = posterior_curves(posterior_grid(points), alpha=alpha, beta=beta, gamma=gamma, a=a)
+        words = [split_word(word, "losses") for word in losses]
+        chosen = [(known_name(name), own) for name, own in words] or None
+        curves = posterior_curves(posterior_grid(points), chosen, **(options or {}))
     except ValueError as error:
         raise UsageError(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
     png, table = out / "curves.png", out / "curves.csv"
     _write_table(table, curves)
     _write_picture(png, curves)
-    return {"png": png, "csv": table, "labels": {curve.name: curve.label for curve in curves}}
+    names = [curve.name for curve in curves]
+    labels = {curve.name if names.count(curve.name) == 1 else curve.label: curve.label for curve in curves}
+    return {"png": png, "csv": table, "labels": labels}
 
 
 def _write_table(file: Path, curves: Sequence[Curve]) -> None:
@@ -79,8 +82,8 @@ def _write_picture(file: Path, curves: Sequence[Curve]) -> None:
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     losses, pushes = figure.subplots(1, 2)
-    for curve in curves:
-        style = {"linewidth": 1.8, **_STYLES[curve.name]}
+    for curve, own in zip(curves, cycle(_STYLES), strict=False):
+        style = {"linewidth": 1.8, **own}
         losses.plot(curve.p, curve.loss, label=curve.label, **style)
         pushes.plot(curve.p, -curve.gradient, label=curve.label, **style)
     _dress(losses, "What each loss charges", "$L$", (-3.0, 5.0))

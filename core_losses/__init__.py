@@ -3,6 +3,7 @@
 Every loss is a drop-in for `torch.nn.CrossEntropyLoss`:
 
 >>> import torch
+>>> from core_losses import CompetingRatioLoss
 >>> loss = CompetingRatioLoss(alpha=1.5, beta=1.0)
 >>> loss(torch.zeros(1, 4), torch.tensor([2]))
 tensor(2.1972)
@@ -11,41 +12,48 @@ tensor(2.1972)
 from __future__ import annotations
 
 import difflib
-import inspect
-from typing import Any
+import importlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from core_losses.competitors import (
-    DualCrossEntropyLoss,
-    ExtendedBCELoss,
-    dual_cross_entropy_loss,
-    extended_binary_cross_entropy_loss,
-)
-from core_losses.curves import Curve, loss_curve, posterior_curves, posterior_grid
-from core_losses.gradient_factor import gradient_factor
-from core_losses.log_odds import log_odds, log_posteriors
-from core_losses.margin import annealed_blend, margin_logits
-from core_losses.margin_rules import (
-    MARGIN_RULES,
-    ArcFaceRule,
-    ASoftmaxRule,
-    CosFaceRule,
-    LSoftmaxRule,
-    MarginRule,
-    build_margin_rule,
-)
-from core_losses.posterior import (
-    CompetingRatioLoss,
-    CrossEntropyLoss,
-    FocalLoss,
-    NLLRLoss,
-    TamingCrossEntropyLoss,
-    competing_ratio_loss,
-    cross_entropy_loss,
-    focal_loss,
-    negative_log_likelihood_ratio_loss,
-    taming_cross_entropy_loss,
-)
-from core_losses.reduction import LossModule, LossOptions, SharedOptions
+from core_losses.table import LossTable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from core_losses.competitors import (
+        DualCrossEntropyLoss,
+        ExtendedBCELoss,
+        dual_cross_entropy_loss,
+        extended_binary_cross_entropy_loss,
+    )
+    from core_losses.curves import Curve, loss_curve, posterior_grid
+    from core_losses.factor import gradient_factor
+    from core_losses.margin import annealed_blend, margin_logits
+    from core_losses.margin_rules import (
+        MARGIN_RULES,
+        ArcFaceRule,
+        ASoftmaxRule,
+        CosFaceRule,
+        LSoftmaxRule,
+        MarginRule,
+        build_margin_rule,
+    )
+    from core_losses.odds import log_odds, log_posteriors
+    from core_losses.posterior import (
+        CompetingRatioLoss,
+        CrossEntropyLoss,
+        FocalLoss,
+        NLLRLoss,
+        TamingCrossEntropyLoss,
+        competing_ratio_loss,
+        cross_entropy_loss,
+        focal_loss,
+        negative_log_likelihood_ratio_loss,
+        taming_cross_entropy_loss,
+    )
+    from core_losses.reduction import LossModule, LossOptions
 
 __all__ = [
     "LOSSES",
@@ -62,12 +70,14 @@ __all__ = [
     "LSoftmaxRule",
     "LossModule",
     "LossOptions",
+    "LossTable",
     "MarginRule",
     "NLLRLoss",
     "TamingCrossEntropyLoss",
     "annealed_blend",
     "build_loss",
     "build_margin_rule",
+    "checked_options",
     "competing_ratio_loss",
     "cross_entropy_loss",
     "dual_cross_entropy_loss",
@@ -78,6 +88,8 @@ __all__ = [
     "log_posteriors",
     "loss_curve",
     "loss_keywords",
+    "loss_named",
+    "loss_options",
     "margin_logits",
     "negative_log_likelihood_ratio_loss",
     "posterior_curves",
@@ -85,15 +97,42 @@ __all__ = [
     "taming_cross_entropy_loss",
 ]
 
-LOSSES: dict[str, type[LossModule]] = {
-    "cel": CrossEntropyLoss,
-    "cce": ExtendedBCELoss,
-    "nllr": NLLRLoss,
-    "crl": CompetingRatioLoss,
-    "focal": FocalLoss,
-    "dualce": DualCrossEntropyLoss,
-    "tce": TamingCrossEntropyLoss,
-}
+# The table of losses: a name, and where its class stands. A class is imported when it is asked for, and torch
+# with it, so that the names alone cost nothing. The order is that of tables, figures and help texts.
+LOSSES = LossTable(
+    {
+        "cel": "core_losses.posterior:CrossEntropyLoss",
+        "nllr": "core_losses.posterior:NLLRLoss",
+        "crl": "core_losses.posterior:CompetingRatioLoss",
+        "focal": "core_losses.posterior:FocalLoss",
+        "cce": "core_losses.competitors:ExtendedBCELoss",
+        "dualce": "core_losses.competitors:DualCrossEntropyLoss",
+        "tce": "core_losses.posterior:TamingCrossEntropyLoss",
+    }
+)
+
+# Where the door's other names stand.
+_MODULES = (
+    "competitors",
+    "curves",
+    "factor",
+    "margin",
+    "margin_rules",
+    "odds",
+    "posterior",
+    "reduction",
+)
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            for module in _MODULES:
+                found = vars(importlib.import_module(f"core_losses.{module}"))
+                if name in found:
+                    globals()[name] = found[name]
+                    return found[name]
+        raise AttributeError(f"module 'core_losses' has no attribute {name!r}")
 
 
 def build_loss(name: str, **keywords: Any) -> LossModule:
@@ -105,8 +144,6 @@ def build_loss(name: str, **keywords: Any) -> LossModule:
     >>> build_loss("crl", alpha=1.5, beta=1.0)
     CompetingRatioLoss(alpha=1.5, beta=1.0)
     """
-    if name not in LOSSES:
-        raise ValueError(f"there is no loss {name!r}; {_known('losses', name, LOSSES)}")
     known = loss_keywords(name)
     for keyword in keywords:
         if keyword not in known:
@@ -122,16 +159,114 @@ def loss_keywords(name: str) -> list[str]:
     >>> loss_keywords("focal")
     ['gamma', 'weight', 'ignore_index', 'reduction', 'label_smoothing']
     """
-    shared = ["weight", *SharedOptions.__annotations__]
-    own = [
-        keyword
-        for keyword in inspect.signature(LOSSES[name]).parameters
-        if keyword not in (*shared, "options")
-    ]
-    return own + shared
+    from core_losses.reduction import SHARED_KEYWORDS
+
+    return [*loss_options(name), *SHARED_KEYWORDS]
 
 
-def _known(kind: str, asked: str, known: dict[str, Any] | list[str]) -> str:
-    close = difflib.get_close_matches(asked, known, n=1)
+def loss_options(name: str) -> dict[str, Any]:
+    """Return a loss's own options with their defaults; ValueError lists the losses there are.
+
+    >>> loss_options("crl"), loss_options("cel")
+    ({'alpha': 1.5, 'beta': 1.0}, {})
+    """
+    if name not in LOSSES:
+        raise ValueError(f"there is no loss {name!r}; {_known('losses', name, LOSSES)}")
+    return LOSSES[name].own_options()
+
+
+def checked_options(name: str, options: Mapping[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a loss's own options as its keywords: without those that are None, numbers as float.
+
+    Args:
+        name: of the loss.
+        options: of the loss, by name; None stands for its default.
+        more: further options that the caller takes itself; they must be numbers too.
+
+    Raises:
+        ValueError: for an unknown loss, an option that it does not take (listing those it takes), and a value
+            of another kind than the default's: yes or no, text, or a finite number.
+
+    >>> checked_options("crl", {"alpha": 1, "beta": None})
+    {'alpha': 1.0}
+    """
+    own = loss_options(name)
+    takes = [*own, *more]
+    unknown = [option for option in options if option not in takes]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], takes, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(f"{name} takes {', '.join(takes) or 'no options'}, not {', '.join(unknown)}{hint}")
+    given = {option: value for option, value in options.items() if value is not None}
+    return {option: _of_kind(option, value, own.get(option)) for option, value in given.items()}
+
+
+def loss_named(title: str) -> str:
+    """Return the name of the loss with this title; ValueError lists the titles there are.
+
+    >>> loss_named("CRL")
+    'crl'
+    """
+    titles = {loss.title: name for name, loss in LOSSES.items()}
+    if title not in titles:
+        raise ValueError(f"no loss has the title {title!r}; there are {', '.join(titles)}")
+    return titles[title]
+
+
+def posterior_curves(
+    p: np.ndarray | None = None,
+    losses: Iterable[tuple[str, Mapping[str, Any]]] | None = None,
+    **options: float,
+) -> list[Curve]:
+    """Return the curves of losses that read only the target's posterior p_c, cross-entropy first.
+
+    Args:
+        p: posteriors strictly between 0 and 1; None takes `posterior_grid()`.
+        losses: (name, own options) of each; None takes every loss in `LOSSES` that has such a curve.
+        options: own options by name, for every loss that takes them and was not given them in `losses`.
+
+    Raises:
+        ValueError: for an unknown loss or option, a negative setting, a posterior outside (0, 1), and a loss
+            that reads every competitor's posterior and so has no such curve.
+
+    >>> [curve.name for curve in posterior_curves()]
+    ['cel', 'nllr', 'crl', 'focal', 'tce']
+    """
+    from core_losses.curves import option_curve, posterior_grid
+
+    drawable = [name for name, loss in LOSSES.items() if loss.line is not None]
+    chosen = [(name, {}) for name in drawable] if losses is None else [*losses]
+    grid = posterior_grid() if p is None else p
+    curves, used = [], set[str]()
+    for name, given in chosen:
+        own = {key: value for key, value in options.items() if key in loss_options(name)}
+        used |= own.keys()
+        settings = checked_options(name, {**own, **given})
+        if LOSSES[name].line is None:
+            told = ", ".join(drawable)
+            raise ValueError(f"{name} reads every competitor's posterior, not p_c alone: choose among {told}")
+        curves.append(option_curve(name, LOSSES[name], settings, grid))
+    unknown = [key for key in options if key not in used]
+    if unknown:
+        raise ValueError(f"no loss that is drawn takes {', '.join(unknown)}")
+    return curves
+
+
+def _of_kind(option: str, value: Any, default: Any) -> Any:
+    """Return an option's value as what its default is: yes or no, text, or else a finite number."""
+    if isinstance(default, bool | str):
+        kind = "true or false" if isinstance(default, bool) else "text"
+        if not isinstance(value, type(default)):
+            raise ValueError(f"{option} must be {kind}, got {value!r}")
+        return value
+    if isinstance(value, bool | str) or not math.isfinite(value):
+        shown = str(value).lower() if isinstance(value, bool) else value
+        raise ValueError(f"{option} must be a number, got {shown}")
+    return value if isinstance(default, int) and not isinstance(default, bool) else float(value)
+
+
+def _known(kind: str, asked: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(asked.lower(), names, n=1)
     suggestion = f"did you mean {close[0]!r}? " if close else ""
-    return f"{suggestion}Known {kind}: {', '.join(known)}"
+    return f"{suggestion}Known {kind}: {', '.join(names)}"

@@ -24,7 +24,7 @@ from torch.autograd.function import FunctionCtx
 from core_losses.functions import VmapBatch, accept_any_arguments
 from core_losses.layout import class_dim
 from core_losses.lines import log_alpha_plus
-from core_losses.log_odds import log_posteriors
+from core_losses.odds import log_posteriors
 
 BLOCK = 1 << 18  # how many logits the CPU works on at a time: few enough for its caches
 WORTH_FOLDING = 1 << 15  # from how many values on fewer expensive operations outweigh more calls
@@ -198,7 +198,7 @@ def _write_block(cost: Cost, logits: Tensor, index: Tensor, losses: Tensor, grad
     """Write the loss and the gradient of each example of (B, K, ...), in the module docstring's symbols."""
     top = _likeliest(logits)
     top_logit = logits.gather(1, top)
-    # As in core_losses.log_odds, with the likeliest class in the target's place.
+    # As in core_losses.odds, with the likeliest class in the target's place.
     ratios = gradient.copy_(logits).scatter_(1, top, torch.finfo(logits.dtype).min)
     m = top_logit - ratios.amax(1, keepdim=True)
     torch.softmax(ratios, 1, out=ratios)

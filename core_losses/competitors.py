@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core_losses.competitor_sum import Cost, Denial, Dual, competitor_sum, composed_competitor_sum
 from core_losses.layout import class_dim
-from core_losses.log_odds import log_posteriors
+from core_losses.odds import log_posteriors
 from core_losses.posterior import cross_entropy_loss
 from core_losses.reduction import LossModule, LossOptions, SharedOptions, check_non_negative, class_loss
 
@@ -80,6 +80,8 @@ def dual_cross_entropy_loss(
 class ExtendedBCELoss(LossModule):
     """The extended binary cross-entropy as a module; see `extended_binary_cross_entropy_loss`."""
 
+    title = "CCE"
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the reduced loss."""
         return extended_binary_cross_entropy_loss(logits, target, **self.options())
@@ -87,6 +89,8 @@ class ExtendedBCELoss(LossModule):
 
 class DualCrossEntropyLoss(LossModule):
     """The dual cross-entropy loss as a module; see `dual_cross_entropy_loss`."""
+
+    title = "DualCE"
 
     def __init__(
         self,

@@ -6,13 +6,15 @@ These are the curves of the competing ratio loss paper's Fig. 2 with the derivat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from core_losses.lines import CompetingRatio, CrossEntropy, Focal, LikelihoodRatio, Line, Taming
-from core_losses.reduction import check_non_negative
+from core_losses.lines import CrossEntropy, Line
+from core_losses.reduction import LossModule, check_non_negative
 
 
 @dataclass(frozen=True)
@@ -58,30 +60,22 @@ def loss_curve(name: str, label: str, line: Line, p: np.ndarray) -> Curve:
     return Curve(name, label, p, line.value(m).numpy(), -push, push / CrossEntropy().push(m).numpy())
 
 
-def posterior_curves(
-    p: np.ndarray | None = None, *, alpha: float = 1.5, beta: float = 1.0, gamma: float = 2.0, a: float = 0.8
-) -> list[Curve]:
-    """Return the curves of cross-entropy, NLLR, CRL, focal and tamed cross-entropy, in this order.
-
-    Args:
-        p: posteriors strictly between 0 and 1; None takes `posterior_grid()`.
-        alpha, beta: the competing ratio loss's settings, >= 0.
-        gamma: the focal loss's focus, >= 0.
-        a: the tamed cross-entropy's bend, >= 0.
+def option_curve(name: str, loss: type[LossModule], options: Mapping[str, Any], p: np.ndarray) -> Curve:
+    """Return a loss's curve over the posteriors `p`, with these of its own options and the others' defaults.
 
     Raises:
-        ValueError: for a negative setting or a posterior outside (0, 1).
+        ValueError: for a negative option, and a posterior outside (0, 1).
 
-    >>> [curve.name for curve in posterior_curves()]
-    ['cel', 'nllr', 'crl', 'focal', 'tce']
+    >>> from core_losses.posterior import FocalLoss
+    >>> option_curve("focal", FocalLoss, {"gamma": 1.0}, np.array([0.5])).label
+    'focal (gamma 1)'
     """
-    for name, value in {"alpha": alpha, "beta": beta, "gamma": gamma, "a": a}.items():
-        check_non_negative(name, value)
-    grid = posterior_grid() if p is None else p
-    return [
-        loss_curve("cel", "CE", CrossEntropy(), grid),
-        loss_curve("nllr", "NLLR", LikelihoodRatio(None), grid),
-        loss_curve("crl", f"CRL (alpha {alpha:g}, beta {beta:g})", CompetingRatio(alpha, beta), grid),
-        loss_curve("focal", f"focal (gamma {gamma:g})", Focal(gamma), grid),
-        loss_curve("tce", f"TCE (a {a:g})", Taming(a), grid),
-    ]
+    assert loss.line is not None, "only a loss of the target's posterior alone has such a curve"
+    settings = {**loss.own_options(), **options}
+    shown = []
+    for option, value in settings.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            check_non_negative(option, value)
+            shown.append(f"{loss.symbols.get(option, option)} {value:g}")
+    label = f"{loss.title} ({', '.join(shown)})" if shown else loss.title
+    return loss_curve(name, label, loss.line(**settings), p)

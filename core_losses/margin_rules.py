@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -20,8 +21,12 @@ class MarginRule(Protocol):
     """What a margin head does to the target's cosine.
 
     `unit_weights` tells whether every W_j is brought to length one, and `scale` is the length s that the
-    embeddings are brought to, None where they keep their own.
+    embeddings are brought to, None where they keep their own. `title` is what tables and figures call the
+    rule, and `symbols` what titles call its options.
     """
+
+    title: ClassVar[str]
+    symbols: ClassVar[Mapping[str, str]]
 
     @property
     def unit_weights(self) -> bool:
@@ -49,6 +54,8 @@ class LSoftmaxRule:
     Eqs. 4 to 6.
     """
 
+    title: ClassVar[str] = "L-Softmax"
+    symbols: ClassVar[Mapping[str, str]] = MappingProxyType({"margin": "m"})
     margin: int = 4
     unit_weights: ClassVar[bool] = False
     scale: ClassVar[float | None] = None
@@ -72,6 +79,8 @@ class ASoftmaxRule:
     2017, Eqs. 6 and 7.
     """
 
+    title: ClassVar[str] = "A-Softmax"
+    symbols: ClassVar[Mapping[str, str]] = MappingProxyType({"margin": "m"})
     margin: int = 4
     unit_weights: ClassVar[bool] = True
     scale: ClassVar[float | None] = None
@@ -96,6 +105,8 @@ class CosFaceRule:
     Recognition", CVPR 2018, Eq. 4; the same rule as AM-Softmax (Wang, Cheng, Liu, Liu, 2018: s 30, m 0.35).
     """
 
+    title: ClassVar[str] = "CosFace"
+    symbols: ClassVar[Mapping[str, str]] = MappingProxyType({"margin": "m", "scale": "s"})
     margin: float = 0.35
     scale: float = 64.0
     unit_weights: ClassVar[bool] = True
@@ -125,6 +136,8 @@ class ArcFaceRule:
     2019, Eq. 3; the continuation is that of the authors' released code (insightface).
     """
 
+    title: ClassVar[str] = "ArcFace"
+    symbols: ClassVar[Mapping[str, str]] = MappingProxyType({"margin": "m", "scale": "s"})
     margin: float = 0.5
     scale: float = 64.0
     unit_weights: ClassVar[bool] = True
@@ -146,7 +159,7 @@ class ArcFaceRule:
         return torch.where(cosine > -math.cos(self.margin), turned, beyond)
 
 
-MARGIN_RULES: dict[str, Callable[..., MarginRule]] = {
+MARGIN_RULES: dict[str, type[MarginRule]] = {
     "lsoftmax": LSoftmaxRule,
     "asoftmax": ASoftmaxRule,
     "cosface": CosFaceRule,

@@ -1,7 +1,7 @@
 """Losses that read only the target's posterior p_c: each is one line on the log-odds m.
 
 With m = log p_c - log(1 - p_c): -log p_c = softplus(-m) = -logsigmoid(m), and 1 - p_c = sigmoid(-m). The work
-over all K classes is done once, in `core_losses.log_odds`. Each function has its module beside it, a drop-in
+over all K classes is done once, in `core_losses.odds`. Each function has its module beside it, a drop-in
 for `torch.nn.CrossEntropyLoss`.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core_losses.lines import CompetingRatio, CrossEntropy, Focal, LikelihoodRatio, Line, Taming
-from core_losses.log_odds import line_on_log_odds, log_posteriors
+from core_losses.odds import line_on_log_odds, log_posteriors
 from core_losses.reduction import LossModule, LossOptions, SharedOptions, check_non_negative, class_loss
 
 
@@ -59,6 +59,9 @@ def cross_entropy_loss(logits: Tensor, target: Tensor, **options: Unpack[LossOpt
 class CrossEntropyLoss(LossModule):
     """Cross-entropy as a module; see `cross_entropy_loss`."""
 
+    title = "CE"
+    line = CrossEntropy
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the reduced loss."""
         return cross_entropy_loss(logits, target, **self.options())
@@ -98,6 +101,9 @@ def negative_log_likelihood_ratio_loss(
 
 class NLLRLoss(LossModule):
     """The negative log likelihood ratio loss as a module; see `negative_log_likelihood_ratio_loss`."""
+
+    title = "NLLR"
+    line = LikelihoodRatio
 
     def __init__(
         self, weight: Tensor | None = None, *, clamp: float | None = None, **options: Unpack[SharedOptions]
@@ -156,6 +162,9 @@ class CompetingRatioLoss(LossModule):
     tensor(2.1972)
     """
 
+    title = "CRL"
+    line = CompetingRatio
+
     def __init__(
         self,
         weight: Tensor | None = None,
@@ -207,6 +216,9 @@ def focal_loss(
 class FocalLoss(LossModule):
     """The softmax focal loss as a module; see `focal_loss`."""
 
+    title = "focal"
+    line = Focal
+
     def __init__(
         self, weight: Tensor | None = None, *, gamma: float = 2.0, **options: Unpack[SharedOptions]
     ) -> None:
@@ -252,6 +264,9 @@ def taming_cross_entropy_loss(
 
 class TamingCrossEntropyLoss(LossModule):
     """The tamed cross-entropy loss as a module; see `taming_cross_entropy_loss`."""
+
+    title = "TCE"
+    line = Taming
 
     def __init__(
         self, weight: Tensor | None = None, *, a: float = 0.8, **options: Unpack[SharedOptions]

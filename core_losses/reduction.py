@@ -7,14 +7,17 @@ target.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
-from typing import Literal, TypedDict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from core_losses.layout import class_dim, computing_dtype
+from core_losses.lines import Line
 
 Reduction = Literal["none", "mean", "sum"]
 REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "sum")
@@ -41,6 +44,9 @@ class LossOptions(SharedOptions, total=False):
     weight: Tensor | None
 
 
+SHARED_KEYWORDS = ("weight", *SharedOptions.__annotations__)
+
+
 def check_non_negative(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a finite number >= 0."""
     if not 0.0 <= value < math.inf:
@@ -50,6 +56,12 @@ def check_non_negative(name: str, value: float) -> None:
 class LossModule(nn.Module):
     """Base of the loss modules: keeps the shared options, with the class weights as a buffer.
 
+    Attributes:
+        title: what tables and figures call the loss.
+        symbols: what titles call its own options; by default their names.
+        line: the function of the log-odds that it is, taking its own options as keywords; None for a loss
+            that reads more than the target's posterior.
+
     Args:
         weight: one factor >= 0 per class, (K,), or None; it moves with `.to(device)`.
         ignore_index, reduction, label_smoothing: see `LossOptions`.
@@ -57,6 +69,10 @@ class LossModule(nn.Module):
     Raises:
         ValueError: for an unknown reduction or a label smoothing outside [0, 1].
     """
+
+    title: ClassVar[str]
+    symbols: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    line: ClassVar[Callable[..., Line] | None] = None
 
     weight: Tensor | None
 
@@ -74,6 +90,13 @@ class LossModule(nn.Module):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
         self.label_smoothing = label_smoothing
+
+    @classmethod
+    def own_options(cls) -> dict[str, Any]:
+        """Return the loss's own options with their defaults, without those that all losses share."""
+        parameters = inspect.signature(cls).parameters
+        shared = (*SHARED_KEYWORDS, "options")
+        return {name: item.default for name, item in parameters.items() if name not in shared}
 
     def options(self) -> LossOptions:
         """Return the shared keywords, ready to pass to the module's function."""

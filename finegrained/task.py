@@ -117,13 +117,13 @@ class CategoryTask(Task):
 
     def verify_lists(self, data: TaskData, splits: Splits, config: VerifyFineConfig) -> dict[str, Any]:
         """Count images, classes and parts; write the table of images."""
-        from finegrained.verification import verify_lists
+        from finegrained.data.verify import verify_lists
 
         return verify_lists(data, splits, config)
 
     def faults(self, data: TaskData, config: FineDataConfig) -> list[str]:
         """Return the listed images that are not there and the boxes that hold no pixel."""
-        from finegrained.verification import faults
+        from finegrained.data.verify import faults
 
         return faults(data, config)
 

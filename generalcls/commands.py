@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from finetune.cli.command import Command, choose_command
+from finetune.experiments.config import ComparisonConfig
 from generalcls.config import GeneralDataConfig, GeneralRunOneConfig, GeneralStudyConfig
 
 RECIPES = Path(__file__).parent / "configs"
@@ -50,7 +51,13 @@ def study(config: GeneralStudyConfig, words: Mapping[str, str]) -> dict[str, Any
 
 COMMANDS = {
     "verify": Command(VerifyConfig, "count a data set: classes, parts, repeated pictures", verify),
-    "train": Command(GeneralRunOneConfig, "train one network with one loss and test it once", train),
+    "train": Command(
+        GeneralRunOneConfig,
+        "train one network with one loss and test it once",
+        train,
+        recipes=RECIPES,
+        aside=tuple(item.name for item in fields(ComparisonConfig)),
+    ),
     "study": Command(
         GeneralStudyConfig,
         "many losses, each with the same seeds, and what their paired differences say",

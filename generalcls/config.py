@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from finetune.cli.options import GENERATED_HELP
+from finetune.cli.words import WORD
 from finetune.errors import UsageError
-from finetune.experiments.config import ComparisonConfig
+from finetune.experiments.config import ComparisonConfig, words_help
 
 DataName = Literal["digits", "mnist", "cifar10", "cifar100", "svhn", "imagenet", "folders"]
 
@@ -188,11 +190,12 @@ class GeneralRunOneConfig(GeneralConfig):
     """One network trained with one loss.
 
     Args:
-        loss: the loss (or margin head) by name, with options: crl, crl:alpha=1:beta=0.5, lsoftmax:margin=2.
+        loss: the loss (or margin head) by name, with options: crl, crl:alpha=1:beta=0.5, lsoftmax:margin=2;
+            --loss.name crl --loss.options.alpha 1 says the same. There are
         seed: of the first weights, the order of the images, augmentation and dropout.
     """
 
-    loss: str = "cel"
+    loss: str = field(default="cel", metadata={WORD: True, GENERATED_HELP: words_help})
     seed: int = 0
 
     def __post_init__(self) -> None:

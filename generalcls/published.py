@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from core_losses import loss_named
+
 Unit = Literal["error %", "top-5 error %", "accuracy %", "F1 %"]
 CRL, NLLR = "CRL paper", "NLLR paper"
 EPOCHS_300 = "300 epochs"
@@ -107,8 +109,8 @@ RIVALS: Mapping[str, tuple[float, float]] = {
     "focal": (4.62, 22.13),
     "lsoftmax": (4.71, 22.21),
     "asoftmax": (4.64, 22.12),
-    "dualce": (4.58, 22.43),
-    "tce": (5.46, 23.93),
+    loss_named("DualCE"): (4.58, 22.43),
+    loss_named("TCE"): (5.46, 23.93),
     "crl": (4.36, 21.94),
 }
 # Where the papers disagree with themselves or with others; told beside the numbers.
@@ -162,7 +164,7 @@ def _nllr_table() -> Iterator[Published]:
         ("mnist", "mnist_cnn", (99.28, 99.27, 99.28), ("", "", "")),
         ("cifar10", "cifar_cnn", (79.92, 80.01, 86.01), ("100 epochs", "100 epochs", "500 epochs")),
     ):
-        for loss, value, setting in zip(("cel", "cce", "nllr"), values, settings, strict=True):
+        for loss, value, setting in zip(("cel", loss_named("CCE"), "nllr"), values, settings, strict=True):
             yield Published(data, network, loss, value, "accuracy %", "I", NLLR, setting)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from finetune.experiments.study.arms import Arm
     from finetune.experiments.study.cells import Cell, CellPlan
+    from finetune.training.loss_choice import LossConfig
     from generalcls.networks.registry import Network
     from generalcls.parallel.cells import CellTrainer
     from generalcls.parallel.device_data import Scaling
@@ -29,7 +31,7 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     """Train, test once at the end, keep the model, and return run.json's object.
 
     The folder is one cell of a study (cell.json, predictions.npz) with run.json, metrics.jsonl, the model and
-    a short report. A finished run is left as it is.
+    a short report. metrics.jsonl grows by a row at the end of every epoch. A finished run is left as it is.
 
     Raises UsageError for a folder that holds something else or that another process writes, and DataError for
     data that cannot be read and for a finished run of another loss, seed, data or settings.
@@ -40,7 +42,8 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     from finetune.training.config import to_dict
     from generalcls.data.datasets import read_general_data
     from generalcls.loss_study import FREE
-    from generalcls.parallel.cells import CellTrainer
+    from generalcls.parallel.cells import IN_TRAINING, CellTrainer
+    from generalcls.parallel.progress import Curve
 
     check_place(config.run)
     arm, folder = one_arm(config.loss), Path(config.run.dir)
@@ -56,11 +59,14 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     run = config.run
     with RunFolder.open(
         folder, to_dict(config), resume=run.resume, allow_change=run.allow_change, free_keys=FREE
-    ):
-        training = trainer.train_chunk([plan], f"{arm.title}, seed {config.seed}")
+    ) as opened:
+        told = f"{arm.title}, seed {config.seed}"
+        say(f"{told}: {config.train.epochs} epochs")
+        training = trainer.train_chunk([plan], told, Curve(opened, arm))
         cell = trainer.read(plan)
         assert cell is not None
         record = keep_run(config, trainer, arm, cell, training)
+        shutil.rmtree(folder / IN_TRAINING, ignore_errors=True)
     say(f"the run lies in {folder}: report.md, {MODEL_FILE}")
     return {"run": str(folder), **record}
 
@@ -95,11 +101,11 @@ def one_arm(loss: str) -> Arm:
 def keep_run(
     config: GeneralRunOneConfig, trainer: CellTrainer, arm: Arm, cell: Cell, training: Training
 ) -> dict[str, Any]:
-    """Write the model, metrics.jsonl, the report and, last, run.json; return its object."""
+    """Write the model, the report and, last, run.json; return its object."""
     from finetune.cli.command import command_line
     from finetune.experiments.study.curve_figures import draw_error_curves
     from finetune.models.bundle import save_bundle
-    from finetune.runs.files import json_text, write_bytes
+    from finetune.runs.files import write_bytes
     from finetune.runs.folder import versions, write_json
     from finetune.training.config import to_dict
 
@@ -112,7 +118,7 @@ def keep_run(
         "class_names": list(data.class_names),
         "network": trainer.network_name,
         "parameters": trainer.parameters,
-        "loss": to_dict(arm.loss),
+        "loss": loss_record(arm.loss),
         "head": arm.head or "linear",
         "head_options": dict(arm.head_options),
         "image": list(data.train.images.shape[1:]),
@@ -128,14 +134,21 @@ def keep_run(
         "train": to_dict(config.train),
         "versions": versions(),
     }
-    rows = "".join(json_text(row) + "\n" for row in cell.history)
-    write_bytes(folder / "metrics.jsonl", rows.encode())
     save_bundle(folder / MODEL_FILE, plain_state(training), record)
     (folder / "pictures").mkdir(exist_ok=True)
     draw_error_curves([cell], [arm], folder / "pictures" / "error_curve.png")
     write_bytes(folder / "report.md", page(trainer, arm, cell, record).encode())
     write_json(folder / "run.json", record)
     return record
+
+
+def loss_record(loss: LossConfig) -> dict[str, Any]:
+    """Return a run's loss for run.json, its options beside its name under the keys that were always there."""
+    from finetune.runs.config_file import OLD_LOSS_OPTIONS
+    from finetune.training.config import to_dict
+
+    applied = {key: value for key, value in to_dict(loss).items() if key not in ("name", "options")}
+    return {"name": loss.name, **dict.fromkeys(OLD_LOSS_OPTIONS), **loss.options, **applied}
 
 
 def plain_state(training: Training) -> dict[str, Tensor]:

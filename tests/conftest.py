@@ -1,11 +1,16 @@
-"""What every test may lean on: one thread, no network, the real data where it is."""
+"""What every test may lean on: one thread, no network, its turn, and the real data where it is."""
 
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.parallel import Turns, at_hand, common_folder, shuffled
+from tests.skips import Skips, on_ci, read_patterns
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +18,48 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that shows whether tests depend on their order."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="shuffle the files, and the tests in each")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch over skips where results are gathered."""
+    if on_ci() and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Skips(read_patterns()), "skips")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let tests take turns with those of other workers; a plugin, so that doctests take theirs too."""
+    factory = session.config._tmp_path_factory  # type: ignore[attr-defined]  # what the fixture returns
+    session.config.pluginmanager.register(Turns(common_folder(factory)), "turns")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the tests into the order that was asked for; those alone come last, where they wait for few."""
+    seed = config.getoption("--shuffle")
+    if seed is not None:
+        items[:] = shuffled(items, seed)
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many workers `-n auto` starts."""
+    return at_hand()
+
+
+@pytest.fixture
+def as_in_a_terminal() -> Iterator[None]:
+    """Meet SIGINT and SIGHUP as a terminal's program does: a shell's background job and nohup ignore them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

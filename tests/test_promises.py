@@ -138,6 +138,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[
     return folder / "pictures", trained_hash(fitted), metrics(folder / "run")
 
 
+@pytest.mark.alone
 def test_1_interrupted_runs_finish_with_the_same_numbers(
     unbroken: tuple[Path, str, list[dict[str, Any]]], tmp_path: Path
 ):
@@ -148,6 +149,7 @@ def test_1_interrupted_runs_finish_with_the_same_numbers(
     assert metrics(tmp_path) == rows
 
 
+@pytest.mark.alone
 def test_2_a_crash_never_costs_you_a_good_checkpoint(
     unbroken: tuple[Path, str, list[dict[str, Any]]], tmp_path: Path
 ):
@@ -196,7 +198,8 @@ def test_3_nothing_leaves_your_machine_unless_you_ask(which: str, code: int, fac
     assert ("NETWORK" in done.stderr) == (which == "twin")
 
 
-def test_4_pictures_uploaded_to_the_demo_are_removed_within_minutes_and_at_exit(tmp_path: Path):
+@pytest.mark.alone
+def test_4_images_uploaded_to_the_demo_are_removed_within_minutes_and_at_exit(tmp_path: Path):
     model = write_tiny(tmp_path / "model.onnx")
     with live_demo(tmp_path, [model], "--keep-minutes", "0.05") as demo:
         [uploaded] = demo.upload([("a.png", any_picture(1))]).json
@@ -233,7 +236,7 @@ def test_5_no_label_is_ever_guessed_from_folder_order(faces: Path, tmp_path: Pat
         read_data(config)
 
 
-def test_6_no_picture_is_silently_skipped_swapped_or_rewritten(
+def test_6_no_image_is_silently_skipped_swapped_or_rewritten(
     faces: Path, trained: tuple[Path, str, bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     folder, _, untouched = trained
@@ -285,7 +288,7 @@ def test_7_an_exported_file_was_checked_against_the_trained_model_before_you_got
     assert list((tmp_path / "other").rglob("*.onnx")) == []
 
 
-def test_8_no_person_appears_in_both_training_and_test_folds(faces: Path, tmp_path: Path):
+def test_8_no_subject_appears_in_both_training_and_test_folds(faces: Path, tmp_path: Path):
     protocols: tuple[Literal["fixed", "grouped", "rotate"], ...] = ("fixed", "grouped", "rotate")
     for protocol in protocols:
         config = AgeDataConfig(root=str(faces), protocol=protocol)

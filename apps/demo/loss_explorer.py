@@ -1,6 +1,7 @@
 """The demo's loss explorer: what each loss charges and how hard it pushes, for settings of one's own.
 
-The curves are closed forms in p_c, so that no torch is needed; a test holds them to `core_losses.curves`.
+The curves are `core_losses.closed_forms`, so that no torch is needed; a loss that was added to the table
+without such a form is drawn with its defaults, where there is torch.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from apps.demo.line_chart import Chart, ChartLine, scale
+from core_losses import LOSSES
+from core_losses.closed_forms import CLOSED_FORMS
 from finetune.errors import UsageError
 
 MAXIMA = {"alpha": 5.0, "beta": 5.0, "gamma": 5.0}
 START = {"alpha": 1.5, "beta": 1.0, "gamma": 2.0}
+OTHER = "other"  # the style of a loss that was added
 TABLE_AT = (0.01, 0.1, 0.5, 0.9, 0.99)
 _GRID = np.linspace(0.005, 0.995, 199)
 _P_TICKS = (0, 0.25, 0.5, 0.75, 1)
@@ -23,8 +27,8 @@ _P_TICKS = (0, 0.25, 0.5, 0.75, 1)
 # Okabe and Ito's colours, as in the picture of `crl curves`; orange is darkened on white, blue lightened on
 # black, so that every line stands out from its ground at least 3 : 1. Dashes tell the lines apart in grey.
 _STYLE = """
-.crl-loss{--cel:currentColor;--nllr:#bf7a00;--crl:#d55e00;--focal:#0072b2}
-.dark .crl-loss{--nllr:#e69f00;--focal:#56b4e9}
+.crl-loss{--cel:currentColor;--nllr:#bf7a00;--crl:#d55e00;--focal:#0072b2;--other:#008a65}
+.dark .crl-loss{--nllr:#e69f00;--focal:#56b4e9;--other:#2fc79a}
 .crl-loss .charts{display:flex;flex-wrap:wrap;gap:1.5rem 2.5rem}
 .crl-loss figure{flex:1 1 20rem;max-width:34rem;min-width:0;margin:0}
 .crl-loss svg{display:block;width:100%;height:auto;overflow:visible}
@@ -40,6 +44,7 @@ _STYLE = """
 .crl-loss svg .nllr{stroke:var(--nllr);stroke-dasharray:9 3}
 .crl-loss svg .crl{stroke:var(--crl);stroke-width:3}
 .crl-loss svg .focal{stroke:var(--focal);stroke-dasharray:9 3 2 3}
+.crl-loss svg .other{stroke:var(--other);stroke-dasharray:2 3}
 .crl-loss table{width:100%;margin:.5rem 0 0;border-collapse:collapse;font-size:.85rem;
 font-variant-numeric:tabular-nums}
 .crl-loss caption{text-align:left;padding:.25rem 0;opacity:.8}
@@ -68,7 +73,8 @@ class LossLine:
 def loss_lines(p: np.ndarray, *, alpha: float = 1.5, beta: float = 1.0, gamma: float = 2.0) -> list[LossLine]:
     """Return cross-entropy, NLLR, CRL and focal loss at posteriors `p`, each strictly between 0 and 1.
 
-    With q = 1 - p_c, the probability that the competitors hold together:
+    They are the losses that these settings can set; what was added to the table comes after them. With
+    q = 1 - p_c, the probability that the competitors hold together:
 
         CE     -log p                          gradient  -q
         NLLR   log(q / p)                                -1
@@ -86,15 +92,31 @@ def loss_lines(p: np.ndarray, *, alpha: float = 1.5, beta: float = 1.0, gamma: f
     >>> [float(line.gradient[0].round(3)) for line in loss_lines(np.array([0.5]))]
     [-0.5, -1.0, -0.625, -0.298]
     """
-    check_settings(alpha=alpha, beta=beta, gamma=gamma)
-    q, log_p = 1 - p, np.log(p)
-    competing = beta * np.log(alpha + q) - log_p if beta else -log_p
-    return [
-        LossLine("cel", "CE", p, -log_p, -q),
-        LossLine("nllr", "NLLR", p, np.log(q) - log_p, -np.ones_like(p)),
-        LossLine("crl", "CRL", p, competing, -q * (1 + beta * p / (alpha + q))),
-        LossLine("focal", "focal", p, -(q**gamma) * log_p, -(q**gamma) * (q - gamma * p * log_p)),
-    ]
+    settings = {"alpha": alpha, "beta": beta, "gamma": gamma}
+    check_settings(**settings)
+    lines = []
+    for name in LOSSES:
+        form = CLOSED_FORMS.get(name)
+        if form is not None and form.defaults.keys() <= settings.keys():
+            own = {option: settings[option] for option in form.defaults}
+            lines.append(LossLine(name, form.title, p, *form.of(p, **own)))
+    return lines + _further_lines(p)
+
+
+def _further_lines(p: np.ndarray) -> list[LossLine]:
+    """Return the losses that have no closed form here, with their defaults; none where there is no torch."""
+    lines = []
+    for name in LOSSES:
+        if name in CLOSED_FORMS:
+            continue
+        try:
+            from core_losses import posterior_curves
+        except ImportError:
+            return []
+        if LOSSES[name].line is not None:
+            [curve] = posterior_curves(p, [(name, {})])
+            lines.append(LossLine(OTHER, LOSSES[name].title, p, curve.loss, curve.gradient))
+    return lines
 
 
 def check_settings(**settings: float) -> None:
@@ -184,7 +206,7 @@ def _explain_focal(gamma: float) -> str:
     start = f"<b>Focal</b> loss (&gamma; = {gamma:g})"
     if gamma == 0:
         return f"{start} is cross-entropy."
-    cross_entropy, _, _, focal = loss_lines(np.array([0.9]), gamma=gamma)
+    cross_entropy, _, _, focal = loss_lines(np.array([0.9]), gamma=gamma)[:4]
     ratio = float(focal.gradient[0] / cross_entropy.gradient[0])
     return (
         f"{start} turns away from what is already right: at p<sub>c</sub> = 0.9 it pushes {ratio:.2g} "

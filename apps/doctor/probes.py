@@ -1,6 +1,6 @@
 """Checks that import large libraries: each runs in a process of its own, where a crash or noise stays.
 
-`python -m apps.doctor.probes NAME [WORD ...]` prints the findings of one check as JSON on its last line.
+`python -P -m apps.doctor.probes NAME [WORD ...]` prints the findings of one check as JSON on its last line.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def probe_runtime() -> list[Finding]:
         ]
     answer = _computes(runtime, CUDA)
     if answer:
-        mend = "its messages: python -m apps.doctor.probes runtime"
+        mend = "its messages: python -P -m apps.doctor.probes runtime"
         return [Finding("serving device", "note", f"{found}, cpu loads; cuda fails: {answer}", mend)]
     return [Finding("serving device", "ok", f"{found}: cpu and cuda load")]
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from apps.doctor.checks import (
 )
 from apps.runtime.installed import Finding, find_twins
 from finetune.cli.console import say
-from finetune.cli.machine import core_count
+from finetune.cli.machine import core_count, module_command, module_environment
 from finetune.errors import ResourceError
 from finetune.figures.canvas import count_text
 
@@ -110,15 +109,19 @@ def _start_probes(config: DoctorConfig) -> dict[str, subprocess.Popen[str]]:
 
 
 def _start(name: str, words: Sequence[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "apps.doctor.probes", name, *words]
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        module_command("apps.doctor.probes", name, *words),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=module_environment(),
     )
 
 
 def finish_probe(name: str, process: subprocess.Popen[str], seconds: float) -> list[Finding]:
     """Return what a probe found; a crash, a failure or more than `seconds` is a finding of its own."""
-    again = f"python -m apps.doctor.probes {name} shows all of it"
+    again = f"python -P -m apps.doctor.probes {name} shows all of it"
     try:
         output, noise = process.communicate(timeout=max(0.1, seconds))
     except subprocess.TimeoutExpired:

@@ -23,7 +23,8 @@ class Command:
     """One command: its configuration's type, its words, and the function that does it.
 
     `run(config, words)` returns the JSON object of `--json`; what it tells a person it says itself. `recipes`
-    is a folder of YAML files that `--config` also finds by name.
+    is a folder of YAML files that `--config` also finds by name; `aside` are keys in files of `--config` that
+    belong to another command and are left aside.
     """
 
     config_type: type[Any]
@@ -31,6 +32,7 @@ class Command:
     run: Callable[[Any, Mapping[str, str]], dict[str, Any]]
     positionals: Mapping[str, str] | None = None
     recipes: Path | None = None
+    aside: Sequence[str] = ()
 
 
 def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
@@ -47,6 +49,7 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
             about=command.about,
             positionals=command.positionals,
             recipes=command.recipes,
+            aside=command.aside,
         )
         _finish(command.run(config, words), flags)
     except CrlError as error:
@@ -113,7 +116,8 @@ def command_line() -> str:
         start = ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1")]
         start += ["-m", program.parent.name] if as_module else ["--no-python", name]
     else:
-        start = [sys.orig_argv[0], "-m", program.parent.name] if as_module else [name]
+        safe = ["-P"] if sys.flags.safe_path else []  # a working directory that may not be imported from
+        start = [sys.orig_argv[0], *safe, "-m", program.parent.name] if as_module else [name]
     return shlex.join([*start, *sys.argv[1:]])
 
 

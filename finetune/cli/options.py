@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
+from argparse import SUPPRESS
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from finetune.cli.console import say
+from finetune.cli.words import Given, Worded, old_keys, rewrite, spoken_options
 from finetune.errors import UsageError
 
 T = TypeVar("T")
+GENERATED_HELP = "help"  # field metadata: a function whose text is added to what the docstring says
+WORD_HELP = "its name, or a word with its options too (NAME:OPTION=VALUE:OPTION=VALUE), or a YAML file."
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,14 @@ def parse_options(
     about: str,
     positionals: Mapping[str, str] | None = None,
     recipes: Path | None = None,
+    aside: Sequence[str] = (),
 ) -> tuple[T, Flags, dict[str, str]]:
     """Return the configuration, the common flags and the positional words of one command line.
 
     `--config FILE` reads YAML; dotted options (`--train.lr 0.1`) override it wherever they stand; of several
     files, and of an option given twice, the last wins. A name that is no file may be that of a YAML file in
-    the folder `recipes` (`--config paper_resnet34`).
+    the folder `recipes` (`--config paper_resnet34`). Keys named in `aside` may stand in a file, as those of
+    another command that shares it: they are not read, which is told. On the line they are unknown options.
     A yes-or-no option may stand alone (`--faces`), be turned round (`--no-serve`) or take true or false, and
     dashes may stand for the underscores of a name (`--auto-port`). Positional words may stand anywhere.
     `positionals` maps a positional's name to its help; a name ending in "..." takes one word or more, which
@@ -52,8 +60,13 @@ def parse_options(
     from jsonargparse import ArgumentError, ArgumentParser
 
     known = dict(_leaves(config_type))
-    argv = _spelled_out(_with_recipes(argv, recipes), known)
-    _check_config_files(argv, config_type, recipes)
+    argv = _spelled_out(_with_recipes(argv, recipes), {**known, **spoken_options(config_type)})
+    _refuse_on_line(argv, aside, known)
+    given = Given(list(argv), _read_config_files(argv, recipes))
+    as_given = [json.dumps(content, default=str) for _, content in given.files]
+    rewrite(given, config_type)
+    notices = _check_keys(given.files, config_type, aside)
+    argv = given.argv
     parser = ArgumentParser(prog=prog, description=about, exit_on_error=False, allow_abbrev=False)
     for name, text in (positionals or {}).items():
         repeated = name.endswith("...")
@@ -62,17 +75,23 @@ def parse_options(
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     hints, told = get_type_hints(config_type), described_fields(config_type)
+    for key in aside:
+        parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
     for item in fields(config_type):  # type: ignore[arg-type]
         hint, about_it = hints[item.name], told.get(item.name)
         if is_dataclass(hint):
             parser.add_class_arguments(hint, item.name, fail_untyped=False)
         else:
-            parser.add_argument(f"--{item.name}", type=hint, default=item.default, help=about_it)
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            parser.add_argument(f"--{item.name}", type=hint, default=default, help=about_it)
+    _add_generated_help(parser, config_type)
     try:
-        values = parser.parse_args(_lists_as_yaml(argv, known))
+        values = parser.parse_args(_lists_as_yaml(_with_contents(given, as_given), known))
         parts = parser.instantiate(values)
     except ArgumentError as error:
-        raise UsageError(_explain(str(error), argv, known)) from None
+        raise UsageError(_explain(str(error), argv, known, old_keys(config_type))) from None
+    for note in given.notes:
+        say(note)
     words = {}
     for name in positionals or {}:
         value = parts[name.removesuffix("...")]
@@ -82,6 +101,8 @@ def parse_options(
     except UsageError as error:
         files = ", ".join(_values_of("--config", argv))
         raise UsageError(f"{error}\n(with the options in {files})" if files else str(error)) from None
+    for notice in notices:
+        say(f"notice: {notice}, which {prog} does not take: left aside")
     return config, Flags(json=parts.json, debug=parts.debug), words
 
 
@@ -166,9 +187,18 @@ def _values_of(option: str, argv: Sequence[str]) -> list[str]:
     return joined + [value for word, value in pairwise(argv) if word == option]
 
 
-def _check_config_files(argv: Sequence[str], config_type: type, recipes: Path | None) -> None:
+def _refuse_on_line(argv: Sequence[str], aside: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Raise UsageError for an option on the line that only a file may hold."""
+    for name in (word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")):
+        if name in aside:
+            raise UsageError(f"unknown option --{name}{suggestion(name, list(known))}")
+
+
+def _read_config_files(argv: Sequence[str], recipes: Path | None) -> list[tuple[str, dict[str, Any]]]:
+    """Return the name and the content of every file that `--config` names, in their order."""
     import yaml
 
+    files = []
     for name in _values_of("--config", argv):
         file = Path(name)
         if not file.is_file():
@@ -182,9 +212,53 @@ def _check_config_files(argv: Sequence[str], config_type: type, recipes: Path | 
         if not isinstance(content, dict):
             got = "nothing" if content is None else type(content).__name__
             raise UsageError(f"{name} must hold keys and values, got {got}")
-        broken = list(_unknown_keys(content, config_type, ""))
+        files.append((name, content))
+    return files
+
+
+def _check_keys(
+    files: Sequence[tuple[str, dict[str, Any]]], config_type: type, aside: Sequence[str]
+) -> list[str]:
+    """Return what the files hold of the keys left aside, a sentence's beginning for each file.
+
+    Raises UsageError, naming the file, for keys that no option has.
+    """
+    notices = []
+    for name, content in files:
+        own = {key: value for key, value in content.items() if key not in aside}
+        broken = list(_unknown_keys(own, config_type, ""))
         if broken:
             raise UsageError(f"{name}:\n" + "\n".join(f"  {line}" for line in broken))
+        if left := [key for key in content if key in aside]:
+            notices.append(f"{Path(name).name} also holds {', '.join(left)}")
+    return notices
+
+
+def _with_contents(given: Given, as_given: Sequence[str]) -> list[str]:
+    """Put what a rewritten file says now in the place of its name."""
+    now = [json.dumps(content, default=str) for _, content in given.files]
+    pairs = iter(zip(as_given, now, strict=True))
+    words = []
+    for word in given.argv:
+        if word.startswith("--config="):
+            former, text = next(pairs)
+            word = word if text == former else f"--config={text}"
+        words.append(word)
+    return words
+
+
+def _add_generated_help(parser: Any, config_type: type, prefix: str = "") -> None:
+    """Add to the help of options what their fields' metadata generate, such as the names there are."""
+    hints = get_type_hints(config_type)
+    actions = {action.dest: action for action in parser._actions}
+    for item in fields(config_type):
+        action = actions.get(f"{prefix}{item.name}")
+        if is_dataclass(hints[item.name]):
+            _add_generated_help(parser, hints[item.name], f"{prefix}{item.name}.")
+            if issubclass(hints[item.name], Worded) and action is not None:
+                action.help, action.metavar = WORD_HELP, "WORD"
+        elif GENERATED_HELP in item.metadata and action is not None:
+            action.help = f"{action.help} {item.metadata[GENERATED_HELP]()}"
 
 
 def _unknown_keys(content: Mapping[str, Any], config_type: type, prefix: str) -> Iterator[str]:
@@ -225,11 +299,11 @@ def _lists_as_yaml(argv: Sequence[str], known: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any]) -> str:
+def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any], old: Mapping[str, str]) -> str:
     unknown = re.match(r"unrecognized arguments: (.*)", message, re.DOTALL)
     if unknown:
         names = [word.partition("=")[0] for word in unknown.group(1).split() if word.startswith("--")]
-        lines = [f"unknown option {name}{suggestion(name[2:], list(known))}" for name in names]
+        lines = [f"unknown option {name}{_nearest(name[2:], known, old)}" for name in names]
         dashed = [word for word in argv if word.startswith("-") and word in unknown.group(1)]
         for word in filter(os.path.isfile, dashed):  # a name too long is no error to it
             return f"{word} is read as an option, for its name begins with a dash: write ./{word}"
@@ -245,6 +319,13 @@ def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any]) -> str
         files = "" if on_line else ", ".join(_values_of("--config", argv))
         return f"--{bad.group(1)}{f' (in {files})' if files else ''} must be {wish}, got {arrived}{near}"
     return message
+
+
+def _nearest(name: str, known: Mapping[str, Any], old: Mapping[str, str]) -> str:
+    """Return the suggestion for an unknown name; where an old key is the nearest, today's."""
+    text = suggestion(name, [*known, *old])
+    found = re.search(r"mean (.*)\?", text)
+    return text.replace(found[1], old[found[1]]) if found and found[1] in old else text
 
 
 def _choices(hint: Any) -> list[str]:

@@ -9,8 +9,18 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from core_losses import LOSSES
+from finetune.cli.options import GENERATED_HELP
 from finetune.errors import UsageError
+from finetune.experiments.study.arm_names import MARGIN_HEADS
 from finetune.experiments.study.arms import GRID_ALPHAS, GRID_BETAS, Arm, Matching, build_arms
+from finetune.training.loss_choice import loss_names
+
+
+def words_help() -> str:
+    """Return the names that a word may begin with: those of all losses and margin heads."""
+    return f"{loss_names()}, and the margin heads {', '.join(MARGIN_HEADS)}."
+
 
 TestCrops = Literal["center", "flip", "ten", "cam"]
 
@@ -120,9 +130,9 @@ class ComparisonConfig:
     """Which losses are compared, over how many seeds, with which controls.
 
     Args:
-        losses: words NAME or NAME:OPTION=VALUE of losses (cel, cce, nllr, crl, focal, dualce, tce) and margin
-            heads (lsoftmax, asoftmax, cosface, arcface): crl:alpha=1:beta=0.5, lsoftmax:margin=2.
-            Cross-entropy (cel) is always in it, as the baseline.
+        losses: words NAME or NAME:OPTION=VALUE of losses and margin heads: crl:alpha=1:beta=0.5,
+            lsoftmax:margin=2. There are
+        baseline: cross-entropy (cel) is always in it, to compare with; without it only where losses lists it.
         seeds: trainings of every loss; training i of all losses has the same seed.
         first_seed: the seeds are first_seed, first_seed + 1, ...
         controls: add the focal loss, cross-entropy with label smoothing, and for every CRL listed
@@ -135,7 +145,10 @@ class ComparisonConfig:
         grid_betas: betas of the grid, each >= 0 (0 is cross-entropy itself).
     """
 
-    losses: tuple[str, ...] = ("cel", "nllr", "crl", "focal", "cce", "dualce", "tce")
+    losses: tuple[str, ...] = field(
+        default_factory=lambda: tuple(LOSSES), metadata={GENERATED_HELP: words_help}
+    )
+    baseline: bool = True
     seeds: int = 5
     first_seed: int = 0
     controls: bool = True
@@ -156,13 +169,14 @@ class ComparisonConfig:
 
 
 def arms_of(config: ComparisonConfig) -> tuple[Arm, ...]:
-    """Return the arms that a configuration asks for, cross-entropy first.
+    """Return the arms that a configuration asks for, the baseline first.
 
     >>> [arm.name for arm in arms_of(ComparisonConfig(losses=("crl",), controls=False))]
     ['cel', 'crl']
     """
     return build_arms(
         config.losses,
+        baseline=config.baseline,
         controls=config.controls,
         smoothing=config.label_smoothing,
         lr_match=config.lr_match,

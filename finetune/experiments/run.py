@@ -78,7 +78,7 @@ def check_run_place(config: Any) -> None:
 
 
 def prepare_experiment(task: Task, config: Any) -> Experiment:
-    """Read the data, split and check them, fill in the head's options, and open the images."""
+    """Read the data, split and check them, fill in all options of head and loss, open the images."""
     head_class(config.head.name)  # a misspelt head costs no reading
     data = task.read(config.data)
     splits = task.splits(data, config.data)
@@ -86,7 +86,7 @@ def prepare_experiment(task: Task, config: Any) -> Experiment:
     data = task.check(data, splits, config.data)
     config = task.configure(config, data)
     options = resolved(config.head.name, config.head.options)
-    config = replace(config, head=replace(config.head, options=options))
+    config = replace(config, head=replace(config.head, options=options), loss=config.loss.resolved())
     spec = spec_of(config)
     boxes = task.boxes(data.manifest, task.crop_of(config.data))
     source = open_pictures(data.manifest, spec, config.run.cache, boxes=boxes)

@@ -128,12 +128,21 @@ def _settings(result: Result, with_config: bool) -> dict[str, Any]:
     config = (
         {key: value for key, value in result.config.items() if key not in NOT_SETTINGS} if with_config else {}
     )
+    if isinstance(config.get("loss"), Mapping):
+        config["loss"] = _flat_loss(config["loss"])
     chosen = _flat(config)
     told = _flat(_part(result, SETTINGS))
     nested = [name for name in (*chosen, *told) if "." in name]
     known = {name.rpartition(".")[2] for name in nested} | {name.partition(".")[0] for name in nested}
     chosen |= {name: value for name, value in told.items() if name not in known}
     return chosen | _data_settings(result, with_config)
+
+
+def _flat_loss(loss: Mapping[str, Any]) -> dict[str, Any]:
+    """Return config.yaml's loss as run.json has it: its options beside its name."""
+    options = loss.get("options")
+    rest = {key: value for key, value in loss.items() if key != "options"}
+    return {**rest, **(options if isinstance(options, Mapping) else {})}
 
 
 def setting_differences(

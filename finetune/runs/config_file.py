@@ -13,6 +13,8 @@ from finetune.errors import DataError, UsageError, listing
 from finetune.runs.files import write_bytes
 
 CONFIG_NAME = "config.yaml"
+# Options of losses that stood beside the loss's name until the options had a place of their own.
+OLD_LOSS_OPTIONS = ("alpha", "beta", "gamma", "a", "clamp")
 _ABSENT = "(absent)"
 
 # What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.
@@ -65,9 +67,12 @@ def config_changes(former: Mapping[str, Any], config: Mapping[str, Any]) -> dict
 
     >>> config_changes({"loss": {"alpha": 1.5}}, {"loss": {"alpha": 2, "beta": 1}})
     {'loss.alpha': '1.5 -> 2', 'loss.beta': '(absent) -> 1'}
+    >>> config_changes({"options": {}}, {"options": {"alpha": 2}})
+    {'options.alpha': '(absent) -> 2'}
     """
     old, new = _flat(former), _flat(config)
-    keys = sorted(old.keys() | new.keys())
+    filled = {key.rpartition(".")[0] for key in (*old, *new)}
+    keys = sorted(key for key in old.keys() | new.keys() if key not in filled)
     return {
         key: f"{old.get(key, _ABSENT)} -> {new.get(key, _ABSENT)}"
         for key in keys
@@ -84,14 +89,45 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _matches(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(key, each) or key.startswith(f"{each}.") for each in patterns)
+    names = [key, key.replace("loss.options.", "loss.")]  # its key of an earlier release is understood too
+    return any(
+        fnmatch.fnmatchcase(name, each) or name.startswith(f"{each}.") for each in patterns for name in names
+    )
 
 
 def _read_config(file: Path) -> dict[str, Any]:
+    """Return a config.yaml as plain values in today's form; DataError where it cannot be read."""
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
     if not isinstance(config, dict):
         raise DataError(f"{file} holds no configuration (a mapping of keys), got {type(config).__name__}")
-    return config
+    return in_todays_form(config)
+
+
+def in_todays_form(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration with the loss's options where they stand now, all of them.
+
+    An earlier release wrote them beside the loss's name, null for the loss's default. The release after this
+    one no longer reads that.
+
+    >>> old = {"name": "crl", "alpha": 1.0, "beta": None, "gamma": None, "a": None, "clamp": None}
+    >>> in_todays_form({"loss": old})
+    {'loss': {'name': 'crl', 'options': {'alpha': 1.0, 'beta': 1.0}}}
+    """
+    from core_losses import LOSSES, loss_options
+
+    loss = config.get("loss")
+    if (
+        not isinstance(loss, Mapping)
+        or "name" not in loss
+        or not any(key in loss for key in OLD_LOSS_OPTIONS)
+    ):
+        return dict(config)
+    name = loss["name"]
+    options = dict(loss_options(name)) if name in LOSSES else {}
+    options |= {key: loss[key] for key in OLD_LOSS_OPTIONS if loss.get(key) is not None}
+    options = {key: value for key, value in options.items() if value is not None}
+    rest = {key: value for key, value in loss.items() if key not in (*OLD_LOSS_OPTIONS, "name")}
+    return {**config, "loss": {"name": name, "options": options, **rest}}

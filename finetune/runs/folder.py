@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.errors import DataError, UsageError
-from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, settle_config
+from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, in_todays_form, settle_config
 from finetune.runs.files import is_stale, json_text, remove_stale, to_plain, write_bytes, write_error
 from finetune.runs.lock import LOCK_NAME, FolderLock
 
@@ -159,7 +159,13 @@ class RunFolder:
 
     def truncate_metrics(self, epoch: int) -> None:
         """Drop the rows of `epoch` and later ones: a resumed run writes them again."""
-        self._write_metrics([row for row in self.read_metrics() if row.get("epoch", -1) < epoch])
+        self.replace_metrics([row for row in self.read_metrics() if row.get("epoch", -1) < epoch])
+
+    def replace_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Let metrics.jsonl hold these rows and no others, atomically; without rows no file is made."""
+        file = self.path / "metrics.jsonl"
+        if self.writer and (rows or file.exists()):
+            write_bytes(file, "".join(json_text(row) + "\n" for row in rows).encode())
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as indented JSON (NaN becomes null), atomically."""
@@ -179,12 +185,8 @@ class RunFolder:
         """Return what `write_table` wrote; see `finetune.runs.folder.read_table`."""
         return read_table(self.path / name)
 
-    def _write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        if self.writer and (self.path / "metrics.jsonl").exists():
-            write_bytes(self.path / "metrics.jsonl", "".join(json_text(row) + "\n" for row in rows).encode())
-
     def _mend_metrics(self) -> None:
-        self._write_metrics(self.read_metrics())
+        self.replace_metrics(self.read_metrics())
 
 
 def read_json(file: Path) -> Any:
@@ -204,7 +206,7 @@ def write_json(file: Path, content: Any) -> Path:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Return a config.yaml as plain values, {} where there is none; DataError where it cannot be read."""
+    """Return a config.yaml in today's form, {} where there is none; DataError where it cannot be read."""
     import yaml
 
     if not file.is_file():
@@ -215,7 +217,7 @@ def read_config(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"{file} must hold keys and values, got {type(content).__name__}")
-    return content
+    return in_todays_form(content)
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:

@@ -6,13 +6,13 @@ turns command lines and YAML files into these objects.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from finetune.cli.console import say
 from finetune.cli.options import suggestion
 from finetune.errors import UsageError
+from finetune.training.loss_choice import LossConfig as LossConfig  # a section as the others, in its own file
+from finetune.training.loss_choice import loss_refusals
 
 
 @dataclass(frozen=True)
@@ -56,40 +56,6 @@ class HeadConfig:
     name: str = "linear"
     taps: tuple[int | str, ...] = ()
     options: dict[str, int | float | bool | str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The loss by name and its own parameters; null leaves the loss's default.
-
-    Args:
-        name: cel, cce, nllr, crl, focal, dualce or tce.
-        alpha: CRL's and DualCE's alpha (the papers').
-        beta: CRL's and DualCE's beta.
-        gamma: the focal loss's exponent.
-        a: the taming cross-entropy's exponent.
-        clamp: NLLR only: clamp the posterior to [clamp, 1 - clamp] as released code does.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
-        class_weights: none, inverse (1 / frequency) or inverse_sqrt, from the training rows, mean one. The
-            weighted mean is taken within each process and each accumulated batch, then averaged.
-        branches: the loss of single classifiers of the head, by the branch's name (such as adversarial: crl),
-            with that loss's own defaults. Main stands for the main logits.
-    """
-
-    name: str = "cel"
-    alpha: float | None = None
-    beta: float | None = None
-    gamma: float | None = None
-    a: float | None = None
-    clamp: float | None = None
-    label_smoothing: float = 0.0
-    class_weights: Literal["none", "inverse", "inverse_sqrt"] = "none"
-    branches: dict[str, str] = field(default_factory=dict)
-
-    def parameters(self) -> dict[str, float]:
-        """Return the loss's own parameters that were given, by keyword."""
-        own = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma, "a": self.a, "clamp": self.clamp}
-        return {name: value for name, value in own.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -285,7 +251,6 @@ def _frozen_settings(train: TrainConfig) -> list[str]:
 
 def _refused_names(config: FitConfig) -> list[str]:
     """Return what is wrong with the choices by name: the loss with its parameters, augmentation and head."""
-    from core_losses import build_loss
     from finetune.images.augment import POLICIES
     from finetune.models.heads.registry import check_head_options, head_names, unknown_branches
 
@@ -298,18 +263,7 @@ def _refused_names(config: FitConfig) -> list[str]:
         for key, name, known in choices
         if name not in known
     ]
-    try:
-        with warnings.catch_warnings(record=True, action="always") as told:
-            build_loss(config.loss.name, **config.loss.parameters())
-        for warning in told:  # a loss warns once in a process: here
-            say(f"note: {warning.message}")
-    except (ValueError, TypeError) as error:
-        refused.append(f"loss.name {config.loss.name}: {error}")
-    for branch, name in config.loss.branches.items():
-        try:
-            build_loss(name)
-        except ValueError as error:
-            refused.append(f"loss.branches.{branch} {name}: {error}")
+    refused += loss_refusals(config.loss, head_names())
     if config.head.name in head_names():
         try:
             check_head_options(config.head.name, config.head.options)

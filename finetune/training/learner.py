@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core_losses import LOSSES, build_loss
+from core_losses import loss_options
 from finetune.cli.console import say
 from finetune.errors import ModelFileError
 from finetune.images.preprocess import PreprocessSpec
@@ -200,35 +199,33 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 def build_objective(config: FitConfig, task: TrainingData, device: torch.device) -> Objective:
     """Return the class loss for every classifier of the head, and the losses chosen for single ones."""
-    branches = {name: build_loss(loss).to(device) for name, loss in config.loss.branches.items()}
+    branches = {name: LossConfig(word).build().to(device) for name, word in config.loss.branches.items()}
     return Objective(build_class_loss(config.loss, task).to(device), branches)
 
 
 def build_class_loss(config: LossConfig, task: TrainingData) -> nn.Module:
     """Return the configured loss, its class weights taken from the training rows."""
     counts = np.bincount(task.manifest.label[task.train], minlength=task.manifest.num_classes)
-    options: dict[str, Any] = {**config.parameters()}
+    options: dict[str, Any] = {}
     if config.class_weights != "none":
         options["weight"] = torch.tensor(class_weights(counts, config.class_weights), dtype=torch.float32)
-    return build_loss(config.name, label_smoothing=config.label_smoothing, **options)
+    loss: nn.Module = config.build(**options)
+    return loss
 
 
 def loss_settings(config: LossConfig) -> dict[str, Any]:
     """Return the loss's name and all that decides its value: parameters with their defaults, and options.
 
-    >>> loss_settings(LossConfig(name="crl", beta=0.5))["alpha"]
+    >>> loss_settings(LossConfig("crl:beta=0.5"))["alpha"]
     1.5
     """
-    parameters = inspect.signature(LOSSES[config.name]).parameters
-    shared = ("options", "weight", "ignore_index", "reduction", "label_smoothing")
-    defaults = {name: item.default for name, item in parameters.items() if name not in shared}
     options: dict[str, Any] = {
         "label_smoothing": config.label_smoothing,
         "class_weights": config.class_weights,
     }
     if config.branches:
         options["branches"] = dict(config.branches)
-    return {"name": config.name, **defaults, **config.parameters(), **options}
+    return {"name": config.name, **loss_options(config.name), **config.parameters(), **options}
 
 
 def class_weights(counts: np.ndarray, rule: str) -> np.ndarray:

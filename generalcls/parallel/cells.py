@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from finetune.cli.console import progress, say
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.study.cells import Cell, CellPlan, read_cell, write_cell
-from finetune.experiments.study.schedule import time_text
 from finetune.metrics.classification import macro_f1, top_k_accuracy
 from finetune.runs.config_file import config_changes
 from finetune.runs.files import atomic_file, remove_stale, to_plain
@@ -37,11 +35,11 @@ from generalcls.parallel.engine import Training, memory_error
 from generalcls.parallel.model_stack import ModelStack
 from generalcls.parallel.objectives import StackObjective, has_plain_logits
 from generalcls.parallel.optimizers import Member
+from generalcls.parallel.progress import Curve, Diary, curve_rows
 
 PREDICTIONS = "predictions.npz"
 IN_TRAINING = "in_training"
 TOP = 5
-SAY_EVERY = 60.0  # seconds
 
 
 class CellTrainer:
@@ -138,25 +136,35 @@ class CellTrainer:
                 chunk = [plan for plan in chunk if self.read(plan) is None]
                 if chunk:
                     told = f"cells {start + 1} to {start + len(chunk)} of {len(plans)}"
-                    self.train_chunk(chunk, told)
+                    if self.together == 1:
+                        told = f"cell {start + 1} of {len(plans)}: {chunk[0].arm.title}, seed {chunk[0].seed}"
+                    training = self.train_chunk(chunk, told)
+                    if training.checkpoint is not None:
+                        training.checkpoint.unlink(missing_ok=True)
 
-    def train_chunk(self, plans: Sequence[CellPlan], told: str) -> Training:
-        """Train and test these cells together, keep each, and return the training."""
+    def train_chunk(self, plans: Sequence[CellPlan], told: str, curve: Curve | None = None) -> Training:
+        """Train and test these cells together, keep each, and return the training.
+
+        The checkpoint stays: whoever has all that is wanted of the training removes it. `curve` is of the
+        first cell.
+        """
         plans = sorted(plans, key=lambda plan: (plan.arm.name, plan.seed))
         training = self.begin(plans)
         resumed = training.restore()
         each = self.config.train.batch_size * len(plans)
         total = training.total_steps * each
         done = (training.epoch * training.batches.steps_per_epoch + training.step) * each if resumed else 0
-        diary = Diary(told, training)
+        if curve is not None:
+            curve.begin(training.history[0])
         with progress(total, told, done=done) as bar:
+            diary = Diary(told, training, bar, curve)
+            if resumed:
+                say(f"{told}: goes on after {diary.epochs_done:.4g} of {training.config.epochs} epochs")
             try:
-                training.run(bar.advance, diary)
+                training.run(diary.after_step, diary.after_epoch)
             except torch.OutOfMemoryError as error:
                 raise memory_error(training.stack, error) from error
         self._keep(plans, training)
-        if training.checkpoint is not None:
-            training.checkpoint.unlink(missing_ok=True)
         return training
 
     def begin(self, plans: Sequence[CellPlan]) -> Training:
@@ -205,7 +213,7 @@ class CellTrainer:
         self, plan: CellPlan, logits: np.ndarray, history: list[dict[str, Any]], training: Training
     ) -> Cell:
         plain, blend = has_plain_logits(plan.arm), history[-1].get("blend")
-        rows = history if plain else [_without_factors(row) for row in history]
+        rows = curve_rows(plan.arm, history)
         return Cell(
             arm=plan.arm.name,
             seed=plan.seed,
@@ -227,29 +235,6 @@ class CellTrainer:
                 "n_test": len(self.data.test.target),
             },
         )
-
-
-class Diary:
-    """Says at the end of an epoch how far a long training is, once in a minute: a log shows no moving bar.
-
-    Args:
-        told: what is in training.
-        training: it.
-    """
-
-    def __init__(self, told: str, training: Training) -> None:
-        self.told, self.training = told, training
-        self._start = self._last = time.monotonic()
-        self._from = training.epoch
-
-    def __call__(self) -> None:
-        """Say it, if a minute has passed since it was said."""
-        now, training = time.monotonic(), self.training
-        if now - self._last < SAY_EVERY or training.epoch >= training.config.epochs:
-            return
-        self._last = now
-        left = (training.config.epochs - training.epoch) * (now - self._start) / (training.epoch - self._from)
-        say(f"{self.told}: epoch {training.epoch} of {training.config.epochs}, about {time_text(left)} left")
 
 
 def resolve_network(config: GeneralConfig, data: GeneralData) -> str:
@@ -302,10 +287,6 @@ def _locked(plans: Sequence[CellPlan], held: ExitStack) -> Iterator[CellPlan]:
         held.callback(lock.release)
         remove_stale(plan.folder)
         yield plan
-
-
-def _without_factors(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "gradient_factor": None, "gradient_ratio": None}
 
 
 def _mean(rows: Sequence[dict[str, Any]], key: str) -> float | None:

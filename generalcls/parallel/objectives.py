@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core_losses import LossModule, build_loss
+from core_losses import LossModule
 from core_losses.margin import MarginRule, annealed_blend, build_margin_rule, margin_logits
 from finetune.experiments.study.arms import Arm
 
@@ -32,10 +32,7 @@ class ArmObjective:
     @classmethod
     def of(cls, arm: Arm) -> ArmObjective:
         """Return the arm's objective."""
-        keywords = arm.loss.parameters()
-        loss = build_loss(
-            arm.loss.name, reduction="none", label_smoothing=arm.loss.label_smoothing, **keywords
-        )
+        loss = arm.loss.build(reduction="none")
         if not arm.head:
             return cls(loss)
         own = {name: value for name, value in arm.head_options.items() if name not in ANNEALING}

@@ -5,7 +5,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from agecls.commands import COMMANDS, RECIPES
-from agecls.config import ADIENCE_GROUPS, AgeConfig, AgeDataConfig, CrossValidationConfig, EvaluateConfig
+from agecls.config import ADIENCE_GROUPS, AgeConfig, AgeDataConfig, AgeEvaluateConfig, CrossValidationConfig
 from agecls.data.folds import Protocol
 from agecls.data.groups import POLICIES, AgeGroups
 from finetune.cli.options import parse_options
@@ -28,7 +28,7 @@ def allowed(config_type: type, name: str) -> set[str]:
 def test_choices_are_those_of_the_code_that_serves_them():
     assert allowed(AgeDataConfig, "policy") == set(POLICIES)
     assert allowed(AgeDataConfig, "protocol") == set(get_args(Protocol))
-    assert allowed(EvaluateConfig, "test_crops") == set(TEST_CROPS)
+    assert allowed(AgeEvaluateConfig, "test_crops") == set(TEST_CROPS)
     assert (
         AgeGroups.parse(ADIENCE_GROUPS).names
         == AgeGroups.parse("0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+").names

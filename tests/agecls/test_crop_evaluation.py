@@ -137,7 +137,10 @@ def test_other_data_is_shown_to_every_fold_and_training_pictures_are_refused(
     others = {"table": str(table), "root": str(other_faces), **TABLE}
     told = evaluate_age_run(TASK, pair[0], asked(tmp_path, **others))
     plain = evaluate_age_run(
-        TASK, pair[0], replace(asked(tmp_path, **others), crop="own", face_crop="auto", face_margin=None)
+        TASK,
+        TASK,
+        pair[0],
+        replace(asked(tmp_path, **others), crop="own", face_crop="auto", face_margin=None),
     )
     assert told["data"] == "other data"
     assert told["all"]["exact"]["own"] == pytest.approx(plain["exact"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agecls.config import EvaluateConfig
+from agecls.config import AgeEvaluateConfig
 from agecls.cross_validation import cross_validate, fold_folder, is_finished
 from agecls.task import TASK
 from finetune.errors import DataError, ModelFileError, UsageError
@@ -78,11 +78,11 @@ def test_two_losses_share_data_and_split_and_differ_in_answers(pair):
 
 def test_finished_folds_are_never_run_again_and_the_whole_equals_one_call(faces, pair, tmp_path):
     config = tiny(faces, tmp_path / "run")
-    first = cross_validate(replace(config, folds=(2, 0)))
+    first = cross_validate(TASK, replace(config, folds=(2, 0)))
     assert (first["finished"], first["remaining"]) == ([0, 2], [1, 3, 4])
     assert not (tmp_path / "run" / "report.json").exists()
     before = {fold: content(fold_folder(tmp_path / "run", fold)) for fold in (0, 2)}
-    report = cross_validate(resumed(config))
+    report = cross_validate(TASK, resumed(config))
     assert {fold: content(fold_folder(tmp_path / "run", fold)) for fold in (0, 2)} == before
     assert same_predictions(tmp_path / "run", pair[0])
     assert scores_of(tmp_path / "run") == scores_of(pair[0])
@@ -93,18 +93,18 @@ def test_a_call_without_report_leaves_the_report_to_another(faces, pair, tmp_pat
     shutil.copytree(pair[0], tmp_path / "run")
     (tmp_path / "run" / "report.json").unlink()
     config = resumed(tiny(faces, tmp_path / "run"))
-    assert cross_validate(replace(config, report=False))["remaining"] == []
+    assert cross_validate(TASK, replace(config, report=False))["remaining"] == []
     assert not (tmp_path / "run" / "report.json").exists()
-    cross_validate(config)
+    cross_validate(TASK, config)
     assert scores_of(tmp_path / "run") == scores_of(pair[0])
 
 
 def test_non_empty_folder_is_refused(faces, pair, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="not empty"):
-        cross_validate(tiny(faces, tmp_path))
+        cross_validate(TASK, tiny(faces, tmp_path))
     with pytest.raises(UsageError, match=r"--run\.resume auto"):
-        cross_validate(tiny(faces, pair[0]))
+        cross_validate(TASK, tiny(faces, pair[0]))
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -112,7 +112,7 @@ def test_changed_configuration_is_refused_with_the_difference(faces, pair, tmp_p
     shutil.copytree(pair[0], tmp_path / "run")
     before = content(tmp_path / "run")
     with pytest.raises(UsageError, match=r"loss\.name: cel -> crl"):
-        cross_validate(resumed(tiny(faces, tmp_path / "run", "crl")))
+        cross_validate(TASK, resumed(tiny(faces, tmp_path / "run", "crl")))
     assert content(tmp_path / "run") == before
 
 
@@ -127,26 +127,26 @@ def test_folds_of_changed_data_are_not_joined(faces, pair, tmp_path):
     )
     moved = replace(config, data=replace(config.data, root=str(tmp_path / "faces")))
     with pytest.raises(DataError, match=r"the data changed since .*fold0"):
-        cross_validate(resumed(moved))
+        cross_validate(TASK, resumed(moved))
 
 
 def test_an_unknown_fold_is_refused_before_anything_is_written(faces, tmp_path):
     with pytest.raises(UsageError, match=r"--folds 5,7: there are folds \[0, 1, 2, 3, 4\]"):
-        cross_validate(replace(tiny(faces, tmp_path / "run"), folds=(7, 1, 5)))
+        cross_validate(TASK, replace(tiny(faces, tmp_path / "run"), folds=(7, 1, 5)))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_cross_validation_under_torchrun_is_refused(faces, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="without torchrun"):
-        cross_validate(tiny(faces, tmp_path / "run"))
+        cross_validate(TASK, tiny(faces, tmp_path / "run"))
 
 
 def test_folds_keep_the_numbers_of_the_table(faces, tmp_path):
     table = as_table(faces, tmp_path / "faces.csv", first_fold=1)
     columns = {"group_column": "group", "user_column": "user", "fold_column": "fold"}
     config = tiny(faces, tmp_path / "run", table=str(table), **columns)
-    report = cross_validate(config)
+    report = cross_validate(TASK, config)
     assert report["folds"] == [1, 2, 3, 4, 5]
     found = Result.load(tmp_path / "run", TASK.form).predictions
     official = {row.split(",")[0]: int(row.split(",")[-1]) for row in table.read_text().splitlines()[1:]}
@@ -167,8 +167,10 @@ def test_ten_crops_and_their_mirrors_change_the_answers_only(faces, pair, tmp_pa
     expected = Result.load(pair[0] / "fold0", TASK.form).predictions
     weights, _ = load_bundle(pair[0] / "fold0" / "model.safetensors")
     for crops in ("flip", "ten"):
-        config = replace(tiny(faces, tmp_path / crops), evaluate=EvaluateConfig(test_crops=crops), folds=(0,))
-        cross_validate(config)
+        config = replace(
+            tiny(faces, tmp_path / crops), evaluate=AgeEvaluateConfig(test_crops=crops), folds=(0,)
+        )
+        cross_validate(TASK, config)
         found = Result.load(tmp_path / crops / "fold0", TASK.form)
         assert found.run["test_crops"] == crops
         assert (found.predictions.path == expected.path).all()
@@ -181,7 +183,7 @@ def test_ten_crops_and_their_mirrors_change_the_answers_only(faces, pair, tmp_pa
 def test_validation_people_are_nobody_elses(faces, tmp_path, protocol):
     config = tiny(faces, tmp_path / "run", protocol=protocol)
     config = replace(config, train=replace(config.train, epochs=2, select="best", patience=1), folds=(4,))
-    cross_validate(config)
+    cross_validate(TASK, config)
     rows = [json.loads(line) for line in (tmp_path / "run/fold4/metrics.jsonl").read_text().splitlines()]
     assert all(0 <= row["val_accuracy"] <= row["val_one_off"] <= 1 for row in rows)
     record = Result.load(tmp_path / "run" / "fold4", TASK.form).run
@@ -193,7 +195,7 @@ def record_paths(faces: Path) -> list[str]:
     return [file.as_posix() for file in (faces / "aligned").rglob("*.jpg")]
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_killed_in_fold_2_and_resumed_equals_the_unbroken_result(faces, pair, tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "agecls", "cv", *words(tiny(faces, folder))]
@@ -205,7 +207,7 @@ def test_killed_in_fold_2_and_resumed_equals_the_unbroken_result(faces, pair, tm
     assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
     assert [fold for fold in range(5) if is_finished(fold_folder(folder, fold))] == [0, 1]
     before = {fold: content(fold_folder(folder, fold)) for fold in (0, 1)}
-    cross_validate(resumed(tiny(faces, folder)))
+    cross_validate(TASK, resumed(tiny(faces, folder)))
     assert {fold: content(fold_folder(folder, fold)) for fold in (0, 1)} == before
     assert scores_of(folder) == scores_of(pair[0])
     assert same_predictions(folder, pair[0])
@@ -213,27 +215,27 @@ def test_killed_in_fold_2_and_resumed_equals_the_unbroken_result(faces, pair, tm
 
 def test_folds_trained_with_different_settings_are_not_joined(faces, tmp_path):
     config = replace(tiny(faces, tmp_path / "run"), folds=(0, 1, 2, 3))
-    cross_validate(config)
+    cross_validate(TASK, config)
     changed = replace(config, folds=(), train=replace(config.train, lr=0.5))
     run = replace(changed.run, resume="auto", allow_change=("train.lr",))
     with pytest.raises(DataError, match=r"trained differently:\n  train.lr: 0.05 -> 0.5"):
-        cross_validate(replace(changed, run=run))
+        cross_validate(TASK, replace(changed, run=run))
 
 
 def test_pictures_that_were_replaced_are_noticed(faces, tmp_path):
     own = tmp_path / "faces"
     shutil.copytree(faces, own)
     config = replace(tiny(own, tmp_path / "run"), folds=(0,))
-    cross_validate(config)
+    cross_validate(TASK, config)
     one, other, *_ = sorted(own.rglob("*.jpg"))
     shutil.copyfile(other, one)
     with pytest.raises(DataError, match=r"the data changed.*\n  pictures: "):
-        cross_validate(resumed(config, folds=()))
+        cross_validate(TASK, resumed(config, folds=()))
 
 
 def test_a_start_that_is_refused_leaves_the_folder_to_the_corrected_command(faces, tmp_path):
     config = replace(tiny(faces, tmp_path / "run"), folds=(0,))
     missing = replace(config, model=replace(config.model, weights=str(tmp_path / "nowhere.pth")))
     with pytest.raises(ModelFileError, match="nowhere"):
-        cross_validate(missing)
-    assert cross_validate(config)["finished"] == [0]
+        cross_validate(TASK, missing)
+    assert cross_validate(TASK, config)["finished"] == [0]

@@ -131,7 +131,7 @@ def test_a_record_tells_what_is_needed_to_judge_a_run(pair):
     assert (record["protocol"], record["policy"], record["test_crops"]) == ("fixed", "core8", "center")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
 def test_memory_does_not_grow_with_the_number_of_pictures(faces, tmp_path):
     sources = [(faces / picture(row)).read_bytes() for row in listed_rows(faces)[:30]]

@@ -9,16 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from agecls.cross_validation import cross_validate, fold_folder
-from agecls.fold_processes import start_fold, stopping
+from agecls.cross_validation import cross_validate, fold_folder, start_fold, stopping
+from agecls.task import TASK
 from finetune.errors import CrlError, ResourceError
 from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words
 
 
-@pytest.mark.slow
 def test_one_fold_per_device_gives_the_predictions_of_one_process(faces, pair, tmp_path):
     config = replace(tiny(faces, tmp_path / "run"), folds=(1, 4), devices=("cpu", "cpu"))
-    assert cross_validate(config)["finished"] == [1, 4]
+    assert cross_validate(TASK, config)["finished"] == [1, 4]
     for fold in (1, 4):
         assert same_predictions(fold_folder(tmp_path / "run", fold), fold_folder(pair[0], fold))
         assert "fold" in (tmp_path / "run" / f"fold{fold}.log").read_text()
@@ -32,13 +31,13 @@ def test_failed_folds_are_named_with_their_logs(faces, tmp_path, monkeypatch):
         started.append((fold, device))
         return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({3 if fold == 1 else 0})"])
 
-    monkeypatch.setattr("agecls.fold_processes.start_fold", fails)
-    monkeypatch.setattr("agecls.fold_processes.choose_precision", lambda device, precision: None)
+    monkeypatch.setattr("agecls.cross_validation.start_fold", fails)
+    monkeypatch.setattr("agecls.cross_validation.choose_precision", lambda device, precision: None)
     config = replace(tiny(faces, tmp_path / "run"), devices=("cpu", "cuda:1"))
     with pytest.raises(
         CrlError, match=r"(?s)folds \[1\] failed; see .*fold1.log.*--run.resume auto"
     ) as error:
-        cross_validate(config)
+        cross_validate(TASK, config)
     assert error.value.exit_code == 3
     assert sorted(fold for fold, _ in started) == [0, 1, 2, 3, 4]
     assert {device for _, device in started} == {"cpu", "cuda:1"}
@@ -48,10 +47,11 @@ def test_a_device_that_is_not_there_is_refused_before_any_fold(faces, tmp_path, 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     config = replace(tiny(faces, tmp_path / "run"), devices=("cpu", "cuda:1"))
     with pytest.raises(ResourceError, match="cuda:1"):
-        cross_validate(config)
+        cross_validate(TASK, config)
     assert not (tmp_path / "run" / "fold0").exists()
 
 
+@pytest.mark.alone
 def test_processes_still_running_are_asked_to_leave():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     with pytest.raises(RuntimeError), stopping({0: ("cpu", process)}):
@@ -61,7 +61,7 @@ def test_processes_still_running_are_asked_to_leave():
 
 def test_a_fold_started_elsewhere_goes_on_where_the_folder_lies_now(faces, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("agecls.fold_processes.subprocess.Popen", lambda command, **_: seen.append(command))
+    monkeypatch.setattr("agecls.cross_validation.subprocess.Popen", lambda command, **_: seen.append(command))
     config = resumed(tiny(faces, tmp_path))
     config = replace(config, run=replace(config.run, allow_change=("train.lr", "loss")))
     start_fold(config, tmp_path, 2, "cuda:1", 4)
@@ -69,7 +69,8 @@ def test_a_fold_started_elsewhere_goes_on_where_the_folder_lies_now(faces, tmp_p
     assert "--run.allow_change=train.lr,loss" in seen[0]
 
 
-@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.exhaustive
 def test_sigterm_reaches_every_fold_and_the_run_can_go_on(faces, tmp_path):
     folder = tmp_path / "run"
     config = tiny(faces, folder)
@@ -78,10 +79,11 @@ def test_sigterm_reaches_every_fold_and_the_run_can_go_on(faces, tmp_path):
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ})
     checkpoints = [folder / f"fold{fold}" / "checkpoints" / "last.ckpt" for fold in (0, 1)]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not all(file.exists() for file in checkpoints) and time.monotonic() < deadline:
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.02)
+    assert all(file.exists() for file in checkpoints), (tmp_path / "log").read_text()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130, (tmp_path / "log").read_text()
     assert "--run.resume auto" in (tmp_path / "log").read_text()

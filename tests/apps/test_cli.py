@@ -19,6 +19,7 @@ def in_a_process(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.alone
 def test_help_answers_in_under_half_a_second():
     seconds = []
     for _ in range(5):

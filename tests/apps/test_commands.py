@@ -29,7 +29,7 @@ def test_curves_prints_one_object_and_writes_what_it_names(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("argv", "told"),
-    [(["--points", "many"], "points must be int"), (["--alpah", "1"], "did you mean alpha?")],
+    [(["--points", "many"], "points must be int"), (["--alpah", "1"], "did you mean options.alpha?")],
 )
 def test_curves_refuses_what_it_cannot_draw(capsys, argv, told):
     assert main(["curves", *argv]) == 2

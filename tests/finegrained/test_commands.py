@@ -1,4 +1,4 @@
-"""The fine-grained commands from their words to their results and exit codes."""
+"""What the fine-grained commands have of their own: heads, recipes, counts of the published data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from finegrained.commands import COMMANDS
 from finegrained.task import TASK
 from finetune.experiments.result import Result
 from finetune.models.heads.registry import head_options
@@ -30,10 +29,6 @@ TINY = (
 @pytest.fixture(scope="module")
 def birds_folder(tmp_path_factory):
     return birds(tmp_path_factory.mktemp("birds") / "CUB_200_2011")
-
-
-def test_the_commands_are_the_studys():
-    assert list(COMMANDS) == ["verify", "train", "evaluate", "compare", "study", "cost"]
 
 
 def test_train_and_evaluate_from_the_command_line(birds_folder, tmp_path, capsys):

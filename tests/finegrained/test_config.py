@@ -7,7 +7,7 @@ from typing import get_type_hints
 
 import pytest
 
-from finegrained.config import CompareConfig, FineConfig, FineDataConfig
+from finegrained.config import FineConfig, FineDataConfig
 from finetune.cli.options import described_fields, parse_options
 from finetune.errors import UsageError
 
@@ -45,9 +45,3 @@ def test_shares_and_margins_out_of_range_are_refused(name, value):
 def test_training_needs_pictures():
     with pytest.raises(UsageError, match="belongs to verify"):
         FineConfig(data=FineDataConfig(metadata_only=True))
-
-
-@pytest.mark.parametrize("resamples", [0, -5])
-def test_a_comparison_needs_a_resample(resamples):
-    with pytest.raises(UsageError, match=f"resamples must be 1 or more.*got {resamples}"):
-        CompareConfig(resamples=resamples)

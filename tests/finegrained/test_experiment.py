@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from finegrained.config import FineConfig, FineEvaluateConfig
+from finegrained.config import FineConfig
 from finegrained.task import TASK
 from finetune.errors import DataError, UsageError
+from finetune.experiments.config import EvaluateConfig
 from finetune.experiments.result import Result
 from finetune.experiments.run import check_run_place, prepare_experiment
 from finetune.experiments.splits import Split
@@ -94,7 +95,7 @@ def test_no_training_reaches_the_test_part(birds_folder, tmp_path):
 @pytest.mark.parametrize("crops", ["flip", "ten", "cam"])
 def test_pictures_are_tested_with_the_crops_asked_for(birds_folder, tmp_path, crops):
     config = tiny(birds_folder, tmp_path / "a")
-    other = replace(tiny(birds_folder, tmp_path / "b"), evaluate=FineEvaluateConfig(test_crops=crops))
+    other = replace(tiny(birds_folder, tmp_path / "b"), evaluate=EvaluateConfig(test_crops=crops))
     center, several = predictions(config), predictions(other)
     assert center.shape == several.shape
     assert not np.array_equal(center, several)

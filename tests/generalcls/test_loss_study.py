@@ -120,6 +120,22 @@ def test_a_study_may_grow_but_not_change(tmp_path):
         study_losses(config(tmp_path / "study"))
 
 
+def test_cross_entropy_may_be_left_out_and_join_later(tmp_path, capsys):
+    alone = {"losses": ("nllr", "crl"), "controls": False, "seeds": 3}
+    report = study_losses(config(tmp_path / "study", baseline=False, **alone))
+    assert [row["name"] for row in report["arms"]] == ["nllr", "crl"]
+    assert report["conclusion"] == ["Cross-entropy was left out, so nothing is compared with it."]
+    page = (tmp_path / "study" / "report.md").read_text()
+    assert "Differences from cross-entropy" not in page
+    assert not (tmp_path / "study" / "cells" / "cel").exists()
+    grown = study_losses(config(tmp_path / "study", run={"resume": "auto"}, **alone))
+    assert [row["name"] for row in grown["arms"]] == ["cel", "nllr", "crl"]
+    assert "6 of 9 finished already" in capsys.readouterr().out
+    assert "No difference from CE" in " ".join(grown["conclusion"]) or "than CE" in " ".join(
+        grown["conclusion"]
+    )
+
+
 def test_no_folder_no_study():
     with pytest.raises(UsageError, match=r"--run\.dir"):
         study_losses(config(""))

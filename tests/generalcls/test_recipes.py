@@ -10,7 +10,7 @@ import yaml
 from finetune.cli.options import load_config, parse_options
 from finetune.experiments.config import arms_of
 from generalcls import configs
-from generalcls.commands import RECIPES
+from generalcls.commands import COMMANDS, RECIPES
 from generalcls.config import GeneralStudyConfig
 from generalcls.networks.registry import build_network
 from generalcls.published import CRL, NLLR, PUBLISHED
@@ -69,6 +69,20 @@ def test_a_recipe_says_nothing_that_is_not_read(name: str) -> None:
     assert list(config.losses) == content["losses"]
     assert config.losses[0] == "cel"
     assert config.data.root == "somewhere"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_single_run_reads_a_recipe_as_a_study_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command, options = COMMANDS["train"], ["--config", name, "--loss", "nllr"]
+    config, _, _ = parse_options(
+        command.config_type, options, prog="crl", about="", recipes=command.recipes, aside=command.aside
+    )
+    study = load_config(GeneralStudyConfig, RECIPES / f"{name}.yaml")
+    assert (config.data, config.network, config.train) == (study.data, study.network, study.train)
+    assert (config.loss, config.seed) == ("nllr", 0)
+    content = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    left = [key for key in content if key not in ("data", "network", "train")]
+    assert f"{name}.yaml also holds {', '.join(left)}, which crl does not take" in capsys.readouterr().out
 
 
 def test_the_recipes_networks_can_be_built_for_their_data() -> None:

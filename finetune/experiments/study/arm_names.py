@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from core_losses import LOSSES, checked_options, loss_options
 from finetune.cli.console import say
 from finetune.cli.options import suggestion
+from finetune.cli.words import split_word, value_text
 from finetune.errors import UsageError
-from finetune.training.config import LossConfig
+from finetune.training.loss_choice import SMOOTHING, LossConfig, known_name, loss_names
 
 MARGIN_HEADS = ("lsoftmax", "asoftmax", "cosface", "arcface")
-SMOOTHING = "label_smoothing"
 _told: set[str] = set()  # warnings of losses, each once in a process
 
 
@@ -41,20 +41,15 @@ def parse_word(word: str) -> ChosenLoss:
     >>> parse_word("crl:alpha=1").arm_name, parse_word("crl:alpha=1.5").arm_name
     ('crl-alpha1-beta1', 'crl')
     """
-    from core_losses import LOSSES
-
-    name, *parts = word.strip().split(":")
-    options = dict(_option(word, part) for part in parts)
-    if len(options) < len(parts):
-        raise UsageError(f"losses: {word} gives an option twice")
-    if name in LOSSES:
-        return _loss(word, name, options)
+    name, options = split_word(word, "losses")
+    if known_name(name) in LOSSES:
+        return _loss(word, known_name(name), options)
     if name in MARGIN_HEADS:
         return _head(word, name, options)
     known = [*LOSSES, *MARGIN_HEADS]
     raise UsageError(
-        f"losses: there is no loss or margin head {name!r}{suggestion(name, known, listed=False)}; losses: "
-        f"{', '.join(LOSSES)}; margin heads: {', '.join(MARGIN_HEADS)}"
+        f"losses: there is no loss or margin head {name!r}{suggestion(name.lower(), known, listed=False)}; "
+        f"losses: {loss_names()}; margin heads: {', '.join(MARGIN_HEADS)}"
     )
 
 
@@ -64,80 +59,22 @@ def arm_name(loss: str, parameters: Mapping[str, Any], smoothing: float = 0.0) -
     >>> arm_name("crl", {"alpha": 1.0}), arm_name("cel", {}, smoothing=0.1)
     ('crl-alpha1-beta1', 'cel-smoothing0.1')
     """
-    defaults = own_defaults(loss)
+    defaults = loss_options(loss)
     values = {**defaults, **parameters}
-    parts = [] if values == defaults else [f"{key}{value_text(value)}" for key, value in values.items()]
+    shown = {} if values == defaults else {key: value for key, value in values.items() if value is not None}
+    parts = [f"{key}{value_text(value)}" for key, value in shown.items()]
     return "-".join([loss, *parts, *([f"smoothing{value_text(smoothing)}"] if smoothing else [])])
 
 
-def own_defaults(loss: str) -> dict[str, float | None]:
-    """Return the loss's own parameters with their defaults.
-
-    >>> own_defaults("crl"), own_defaults("cel")
-    ({'alpha': 1.5, 'beta': 1.0}, {})
-    """
-    import inspect
-
-    from core_losses import LOSSES
-
-    known = LossConfig.__dataclass_fields__
-    parameters = inspect.signature(LOSSES[loss]).parameters
-    return {key: item.default for key, item in parameters.items() if key in known and key != SMOOTHING}
-
-
-def value_text(value: object) -> str:
-    """Return a value as short as it can be told.
-
-    >>> value_text(1.0), value_text(0.25), value_text(True)
-    ('1', '0.25', 'true')
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value).removesuffix(".0") if isinstance(value, int | float) else str(value)
-
-
-def _option(word: str, part: str) -> tuple[str, int | float | bool | str]:
-    key, equals, text = part.partition("=")
-    if not (key and equals and text):
-        raise UsageError(
-            f"losses: {word!r} must read NAME or NAME:OPTION=VALUE:OPTION=VALUE, got {part!r} in it"
-        )
-    if text.lower() in ("true", "false"):
-        return key, text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return key, kind(text)
-        except ValueError:
-            continue
-    return key, text
-
-
 def _loss(word: str, name: str, options: Mapping[str, Any]) -> ChosenLoss:
-    own = own_defaults(name)
-    unknown = [key for key in options if key not in own and key != SMOOTHING]
-    if unknown:
-        raise UsageError(
-            f"losses: {word}: {name} takes {', '.join([*own, SMOOTHING])}, not {', '.join(unknown)}"
-        )
-    for key, value in options.items():
-        if isinstance(value, bool | str) or not math.isfinite(value):
-            raise UsageError(f"losses: {word}: {key} must be a number, got {value_text(value)}")
-    given = {key: float(value) for key, value in options.items()}
-    smoothing = given.pop(SMOOTHING, 0.0)
-    if not 0 <= smoothing < 1:
-        raise UsageError(f"losses: {word}: {SMOOTHING} must lie in [0, 1), got {value_text(smoothing)}")
-    _check_loss(word, name, given)
-    values: dict[str, Any] = {**own, **given}
-    loss = replace(LossConfig(name, label_smoothing=smoothing), **values)
-    return ChosenLoss(arm_name(name, given, smoothing), loss)
-
-
-def _check_loss(word: str, name: str, parameters: Mapping[str, float]) -> None:
-    from core_losses import build_loss
-
     try:
+        given = checked_options(name, options, (SMOOTHING,))
+        smoothing = given.pop(SMOOTHING, 0.0)
+        if not 0 <= smoothing < 1:
+            raise UsageError(f"losses: {word}: {SMOOTHING} must lie in [0, 1), got {value_text(smoothing)}")
+        loss = LossConfig(name, given, label_smoothing=smoothing)
         with warnings.catch_warnings(record=True, action="always") as told:
-            build_loss(name, **parameters)
+            loss.build()
     except (ValueError, TypeError) as error:
         raise UsageError(f"losses: {word}: {error}") from None
     for warning in told:
@@ -145,6 +82,7 @@ def _check_loss(word: str, name: str, parameters: Mapping[str, float]) -> None:
         if message not in _told:
             say(f"note: {message}")
         _told.add(message)
+    return ChosenLoss(arm_name(name, given, smoothing), loss.resolved())
 
 
 def _head(word: str, name: str, options: Mapping[str, Any]) -> ChosenLoss:

@@ -7,30 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from finetune.cli.words import value_text
 from finetune.errors import UsageError
-from finetune.experiments.study.arm_names import arm_name, parse_word, value_text
-from finetune.training.config import LossConfig
+from finetune.experiments.study.arm_names import arm_name, parse_word
+from finetune.training.loss_choice import LossConfig
 
 Matching = Literal["mean", "ratio"]
 MATCHINGS: tuple[Matching, ...] = ("mean", "ratio")
 BASELINE = "cel"
 GRID_ALPHAS = (0.0, 1.0, 1.5, 2.0)  # Competing Ratio Loss, Table I
 GRID_BETAS = (0.25, 0.5, 0.75, 1.0, 1.25)
-
-TITLES = {
-    "cel": "CE",
-    "cce": "CCE",
-    "nllr": "NLLR",
-    "crl": "CRL",
-    "focal": "focal",
-    "dualce": "DualCE",
-    "tce": "TCE",
-    "lsoftmax": "L-Softmax",
-    "asoftmax": "A-Softmax",
-    "cosface": "CosFace",
-    "arcface": "ArcFace",
-}
-SYMBOLS = {"margin": "m", "scale": "s"}
 
 
 @dataclass(frozen=True)
@@ -64,24 +50,25 @@ class Arm:
         """
         if self.matches:
             return f"CE, rate matched to {_partner(self.matches, self.matches_by)}"
-        own = ", ".join(f"{SYMBOLS.get(name, name)} {value_text(value)}" for name, value in self._shown())
-        title = TITLES.get(self.head or self.loss.name, self.head or self.loss.name)
-        title += f" ({own})" if own else ""
+        title, symbols = title_of(self.head or self.loss.name)
+        own = ", ".join(f"{symbols.get(name, name)} {value_text(value)}" for name, value in self._shown())
+        title = f"{title} ({own})" if own else title
         smoothing = self.loss.label_smoothing
         return f"{title}, label smoothing {value_text(smoothing)}" if smoothing else title
 
     def _shown(self) -> Iterator[tuple[str, int | float | bool | str]]:
         """Yield the options that the title shows: a loss's own; a head's margin, scale and what was set."""
         if not self.head:
-            yield from self.loss.parameters().items()
+            yield from self.loss.options.items()
         for name, value in self.head_options.items():
-            if name in SYMBOLS or f"-{name}{value_text(value)}" in self.name:
+            if name in title_of(self.head)[1] or f"-{name}{value_text(value)}" in self.name:
                 yield name, value
 
 
 def build_arms(
     losses: Sequence[str],
     *,
+    baseline: bool = True,
     controls: bool = True,
     smoothing: float = 0.1,
     lr_match: Sequence[str] = ("mean",),
@@ -89,11 +76,12 @@ def build_arms(
     grid_alphas: Sequence[float] = GRID_ALPHAS,
     grid_betas: Sequence[float] = GRID_BETAS,
 ) -> tuple[Arm, ...]:
-    """Return the arms of a study: cross-entropy first, then what is listed, then controls, then the grid.
+    """Return the arms of a study: the baseline first, then what is listed, then controls, then the grid.
 
     Args:
         losses: words NAME or NAME:OPTION=VALUE[:OPTION=VALUE], of a loss or a margin head: crl,
-            crl:alpha=1:beta=0.5, cel:label_smoothing=0.1, lsoftmax:margin=2. "cel" is always the first arm.
+            crl:alpha=1:beta=0.5, cel:label_smoothing=0.1, lsoftmax:margin=2.
+        baseline: "cel" is the first arm, listed or not.
         controls: add, where they are not listed, the focal loss and cross-entropy with label smoothing, and
             for every listed CRL (without label smoothing) cross-entropy with its learning rate scaled by
             that CRL's gradient factor.
@@ -107,12 +95,13 @@ def build_arms(
 
     Raises:
         UsageError: for an unknown name (listing what there is), an option that its owner does not take or
-            cannot have, an arm that is listed twice, an unknown matching, and a grid without a beta above 0.
+            cannot have, an arm that is listed twice, an unknown matching, a grid without a beta above 0, and
+            where nothing is left to train.
 
     >>> [arm.name for arm in build_arms(["nllr", "crl"])]
     ['cel', 'nllr', 'crl', 'focal', 'cel-smoothing0.1', 'cel-lr-mean-crl']
     """
-    arms = {BASELINE: _arm_of(BASELINE)}
+    arms = {BASELINE: _arm_of(BASELINE)} if baseline else {}
     listed = [_arm_of(word) for word in losses]
     for arm in listed:
         if listed.count(arm) > 1:
@@ -123,6 +112,8 @@ def build_arms(
     if grid:
         for arm in _grid(grid_alphas, grid_betas):
             arms.setdefault(arm.name, arm)
+    if not arms:
+        raise UsageError("losses: nothing is left to train without the baseline; list a loss, such as nllr")
     return tuple(arms.values())
 
 
@@ -179,4 +170,18 @@ def _partner(name: str, factor: str) -> str:
         f"{each.rstrip('0123456789.e+-')} {each.lstrip('abcdefghijklmnopqrstuvwxyz_')}" for each in options
     ]
     told = "mean factor" if factor == "mean" else "ratio of sums"
-    return f"{TITLES.get(loss, loss)} ({', '.join([*words, told])})"
+    return f"{title_of(loss)[0]} ({', '.join([*words, told])})"
+
+
+def title_of(name: str) -> tuple[str, Mapping[str, str]]:
+    """Return the title of a loss or a margin head by its name, and what titles call its options.
+
+    >>> title_of("crl")[0], title_of("lsoftmax")
+    ('CRL', ('L-Softmax', mappingproxy({'margin': 'm'})))
+    """
+    from core_losses import LOSSES, MARGIN_RULES
+
+    if name in LOSSES:
+        return LOSSES[name].title, LOSSES[name].symbols
+    rule = MARGIN_RULES[name]
+    return rule.title, rule.symbols

@@ -29,6 +29,9 @@ def conclude(summary: Summary) -> list[str]:
     if [row["name"] for row in summary["arms"]] == [summary["baseline"]]:
         only = f"Only cross-entropy ({baseline}) was trained, so nothing is compared."
         return [only, *_about_divergence(summary, label)]
+    if summary["baseline"] not in {row["name"] for row in summary["arms"]}:
+        left_out = "Cross-entropy was left out, so nothing is compared with it."
+        return [left_out, *_about_divergence(summary, label)]
     if not compared:
         return [
             *_about_divergence(summary, label),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.experiments.study.arm_names import value_text
+from finetune.cli.words import value_text
 from finetune.experiments.study.arms import BASELINE, Arm, grid_arm
 from finetune.experiments.study.cells import Cell
 from finetune.experiments.study.conclusion import all_alike, interval_words, p_text, signed
@@ -184,7 +184,7 @@ def find_grid(arms: Sequence[Arm]) -> Grid | None:
     Grid(alphas=(1.0, 1.5), betas=(0.5, 1.0))
     """
     crl = [arm for arm in arms if arm.loss.name == "crl" and not arm.head and not arm.loss.label_smoothing]
-    pairs = {(arm.loss.alpha or 0.0, arm.loss.beta or 0.0) for arm in crl}
+    pairs = {(float(arm.loss.options["alpha"]), float(arm.loss.options["beta"])) for arm in crl}
     alphas, betas = ({pair[side] for pair in pairs} for side in (0, 1))
     if min(len(alphas), len(betas)) < 2 or len(pairs) <= len(alphas) + len(betas) - 1:
         return None

@@ -54,6 +54,7 @@ def test_the_environment_does_not_open_the_demo(demo, tmp_path):
             assert probe.connect_ex((own, demo.port)) != 0
 
 
+@pytest.mark.alone
 def test_a_hundred_megapixels_are_refused_at_once_without_memory(demo):
     bomb = blank_png(10_000, 10_000)
     assert len(bomb) < 1_000_000
@@ -91,6 +92,7 @@ def test_five_hundred_pictures_in_one_request_are_refused_in_words_and_leave_not
     assert len(demo.files()) == before
 
 
+@pytest.mark.alone
 def test_a_request_that_announces_terabytes_is_refused_before_it_sends_them(demo):
     start = time.perf_counter()
     kind = "multipart/form-data; boundary=xx"
@@ -353,6 +355,7 @@ def test_the_world_is_let_in_only_with_passwords(model):
     assert "--auth" in words
 
 
+@pytest.mark.alone
 def test_passwords_keepsakes_and_sigterm(model, tmp_path):
     """With passwords nothing is answered without; uploads go by themselves; SIGTERM leaves nothing."""
     home, people = tmp_path / "home", tmp_path / "people.txt"
@@ -387,6 +390,8 @@ def test_passwords_keepsakes_and_sigterm(model, tmp_path):
 FORM = {"Content_Type": "application/x-www-form-urlencoded"}
 
 
+@pytest.mark.alone
+@pytest.mark.usefixtures("as_in_a_terminal")
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.exhaustive)]
 )

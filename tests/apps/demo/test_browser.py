@@ -17,7 +17,7 @@ from tests.apps.demo.visit import DESK, PHONE, TABLET, Visit, chromium, opened
 from tests.apps.live_demo import LiveDemo, live_demo, picture
 from tests.apps.tiny_onnx import GROUPS, tiny_facts, write_tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 SLACK = 4  # a machine that also runs other tests is this much slower than an idle one
 BIRDS = tuple(f"{number:03d}.A bird with a long name {number}" for number in range(60))
@@ -271,6 +271,7 @@ def test_the_keyboard_sees_where_it_is(visit):
     assert outline == ["solid", "3px"]
 
 
+@pytest.mark.alone
 def test_the_first_page_is_there_within_a_second(demo, browser):
     """One second on an idle machine, in a browser that has seen nothing of it yet."""
     context = browser.new_context()

@@ -16,7 +16,7 @@ from tests.apps.demo.visit import DESK, PHONE, Visit, chromium, opened
 from tests.apps.live_demo import LiveDemo, live_demo, picture
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 BIRDS, LONG = class_table(CUB), "Chevrolet Silverado 1500 Hybrid Crew Cab 2012"
 LOOKS = [(*DESK, "light"), (*DESK, "dark"), (*PHONE, "light")]

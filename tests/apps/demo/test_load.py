@@ -17,6 +17,8 @@ from apps.runtime.session import OnnxClassifier
 from tests.apps.live_demo import blank_png, form, live_demo, picture
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
+pytestmark = [pytest.mark.alone, pytest.mark.exhaustive]
+
 TITLES = ("ce", "crl")
 
 

@@ -131,6 +131,7 @@ def test_sliders_redraw_the_curves(demo, config):
     assert event["queue"] is False
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)]
 )
@@ -177,7 +178,7 @@ def test_options_that_cannot_be_right_are_refused(files, words, code, said):
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_the_server_is_up_within_seconds(files, tmp_path):
     """Five seconds on an idle machine; a busy one gets four times that."""
     start = time.perf_counter()

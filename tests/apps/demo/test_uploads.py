@@ -58,6 +58,7 @@ def test_the_end_of_the_program_removes_the_folder(tmp_path):
     program.stdout.close()
 
 
+@pytest.mark.alone
 def test_sigterm_turned_into_a_clean_end_removes_the_folder(tmp_path):
     wait = "from finetune.runs.interrupts import StopRequest\nwith StopRequest() as stop:\n"
     wait += "    print('ready', flush=True)\n    while not stop.requested: time.sleep(0.01)"
@@ -70,6 +71,7 @@ def test_sigterm_turned_into_a_clean_end_removes_the_folder(tmp_path):
     program.stdout.close()
 
 
+@pytest.mark.alone
 def test_a_killed_demos_folder_goes_at_the_next_start_and_a_living_ones_stays(tmp_path):
     killed, left = start(tmp_path, "time.sleep(60)")
     living, kept = start(tmp_path, "time.sleep(60)")
@@ -192,6 +194,7 @@ def test_the_janitor_outlives_what_it_cannot_remove_and_says_it_once(folder, mon
     assert janitor.sweep() == 1
 
 
+@pytest.mark.alone
 def test_the_thread_sweeps_by_itself_and_stops(folder):
     file = folder.path / "a.png"
     file.write_text("x")

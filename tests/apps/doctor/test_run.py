@@ -78,11 +78,12 @@ def test_a_crash_is_a_finding_and_not_the_doctors_end():
     (finding,) = finish_probe("pictures", python(crash), 20)
     assert finding.status == "wrong"
     assert finding.found == "the check broke down (killed by SIGSEGV): two OpenCVs"
-    assert finding.repair == "python -m apps.doctor.probes pictures shows all of it"
+    assert finding.repair == "python -P -m apps.doctor.probes pictures shows all of it"
     (finding,) = finish_probe("torch", python("raise ImportError('libtorch.so')"), 20)
     assert finding.found == "the check broke down (exit code 1): ImportError: libtorch.so"
 
 
+@pytest.mark.alone
 def test_a_check_without_an_end_is_ended():
     start = time.perf_counter()
     (finding,) = finish_probe("torch", python("import time; time.sleep(60)"), 0.3)

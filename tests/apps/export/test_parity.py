@@ -151,7 +151,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("provenance")
     write_lookalike_adience(folder / "faces", users=10, images_per_subject=2, image_size=32)
     config = tiny(folder / "faces", folder / "run")
-    cross_validate(replace(config, train=replace(config.train, epochs=1)))
+    cross_validate(TASK, replace(config, train=replace(config.train, epochs=1)))
     reset()
     return folder / "run"
 

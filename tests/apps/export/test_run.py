@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     write_lookalike_adience(folder / "faces", users=10, images_per_subject=2, image_size=32)
     config = tiny(folder / "faces", folder / "tiny run")
-    cross_validate(replace(config, train=replace(config.train, epochs=3)))
+    cross_validate(TASK, replace(config, train=replace(config.train, epochs=3)))
     reset()
     return folder / "tiny run"
 

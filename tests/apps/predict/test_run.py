@@ -293,6 +293,7 @@ def test_options_that_cannot_be_right_are_refused_before_a_picture_is_read(home:
     assert {file.name for file in home.iterdir()} <= {"a.onnx", "b.onnx", "photos", "cache"}
 
 
+@pytest.mark.usefixtures("as_in_a_terminal")
 def test_an_interruption_keeps_what_was_answered(home: Path, monkeypatch: pytest.MonkeyPatch):
     feed(monkeypatch, b"photos/1.png\n" * 500)
     run, count = OnnxClassifier.run, [0]

@@ -153,6 +153,7 @@ def test_what_fine_grained_heads_need_is_allowed():
     assert set(wanted.split()) <= OPERATORS
 
 
+@pytest.mark.alone
 def test_the_check_takes_no_time_with_many_weights():
     made = model(weights=np.zeros((5_000, 5_000), "f4"))
     start = time.monotonic()

@@ -86,6 +86,7 @@ def test_the_runtime_that_is_kept_fits_the_machine(monkeypatch, machine: str, sy
     assert families()[1].packages[0] == wanted
 
 
+@pytest.mark.alone
 def test_looking_for_twins_is_quick():
     refuse_twins()
     start = time.perf_counter()

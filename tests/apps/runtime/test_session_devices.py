@@ -29,6 +29,7 @@ def test_other_words_are_no_device(tmp_path: Path, word: str):
         OnnxClassifier(write_tiny(tmp_path / "tiny.onnx"), device=word)
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not NO_DRIVER, reason="this machine has a graphics card")
 @pytest.mark.parametrize("word", ["cuda", "cuda:1"])
 def test_cuda_without_a_driver_names_the_library(

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,8 @@ def test_the_command_line_is_what_was_typed(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "argv", ["/x/agecls/__main__.py", "train"])
     monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "-m", "agecls", "train"])
     assert command_line() == ".venv/bin/python -m agecls train"
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(safe_path=True))
+    assert command_line() == ".venv/bin/python -P -m agecls train"
 
 
 def test_the_command_line_of_several_processes_starts_them_again(monkeypatch: pytest.MonkeyPatch):

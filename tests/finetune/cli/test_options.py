@@ -143,7 +143,7 @@ def test_a_choice_that_may_stay_empty_is_told_by_its_names():
 @pytest.mark.parametrize(
     ("text", "key", "allowed", "near"),
     [
-        ("loss: {name: crll}", "loss.name", "cel, cce, nllr, crl, focal, dualce, tce", "did you mean 'crl'"),
+        ("loss: {name: crll}", "loss.name", "cel, nllr, crl, focal, cce, dualce, tce", "did you mean 'crl'"),
         (
             "train: {augment: faec}",
             "train.augment",
@@ -187,6 +187,22 @@ def test_a_recipe_is_found_by_name_and_listed(tmp_path: Path):
     assert parse("--config", "my", recipes=tmp_path)[0].train.epochs == 4
     assert "recipes by name: my" in refusal("--config", "mi", recipes=tmp_path)
     assert "no such file" in refusal("--config", "../x/my", recipes=tmp_path / "y")
+
+
+def test_keys_of_another_command_are_left_aside_in_a_file_alone(tmp_path: Path, capsys):
+    aside = ("losses", "seeds")
+    file = write(tmp_path, "train: {epochs: 4}\nlosses: [cel, crl]\nseeds: 5\n")
+    assert parse("--config", str(file), aside=aside)[0].train.epochs == 4
+    told = f"notice: {Path(file).name} also holds losses, seeds, which crl test does not take: left aside\n"
+    assert capsys.readouterr().out == told
+    assert "unknown key losses" in refusal("--config", str(file))
+    assert "unknown option --seeds" in refusal("--seeds=3", aside=aside)
+    assert "unknown option --losses" in refusal("--config", str(file), "--losses", "crl", aside=aside)
+    wrong = write(tmp_path, "losses: [cel]\nseedz: 5\n")
+    assert "unknown key seedz" in refusal("--config", str(wrong), aside=aside)
+    with pytest.raises(SystemExit):
+        parse("--help", aside=aside)
+    assert "losses" not in capsys.readouterr().out
 
 
 def test_help_lists_every_option_with_its_words(capsys: pytest.CaptureFixture[str]):

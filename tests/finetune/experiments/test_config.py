@@ -9,7 +9,7 @@ import pytest
 
 from finetune.cli.options import load_config, parse_options
 from finetune.errors import UsageError
-from finetune.experiments.config import ComparisonConfig, arms_of, seeds_of
+from finetune.experiments.config import CompareConfig, ComparisonConfig, arms_of, seeds_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ def test_a_command_inherits_the_options(capsys):
     assert [arm.name for arm in arms_of(config)] == ["cel", "crl-alpha1-beta0.5"]
     assert list(seeds_of(config)) == [4, 5, 6]
     assert parse("--losses", "crl", "--lr_match", "mean,ratio").lr_match == ("mean", "ratio")
+    assert [arm.name for arm in arms_of(parse("--losses=nllr", "--no-baseline", "--no-controls"))] == ["nllr"]
+    with pytest.raises(UsageError, match="nothing is left to train"):
+        parse("--losses=[]", "--no-baseline", "--no-controls")
     assert parse("--lr_match", "[]").lr_match == ()
     assert parse("--grid", "--grid_alphas", "0,1").grid_alphas == (0.0, 1.0)
     with pytest.raises(SystemExit):
@@ -95,3 +98,9 @@ def test_all_broken_rules_are_told_at_once():
         "'clr'",
     ):
         assert part in said
+
+
+@pytest.mark.parametrize("resamples", [0, -5])
+def test_a_comparison_needs_a_resample(resamples):
+    with pytest.raises(UsageError, match=f"resamples must be 1 or more.*got {resamples}"):
+        CompareConfig(resamples=resamples)

@@ -91,6 +91,7 @@ def test_progress_counts_every_picture(files: list[Path], tmp_path: Path) -> Non
     assert seen == [(done, 8) for done in range(1, 9)]
 
 
+@pytest.mark.alone
 def test_a_killed_build_leaves_no_cache_and_the_next_one_cleans_up(files: list[Path], tmp_path: Path) -> None:
     target = tmp_path / "cache" / "a.pixels"
     builder = multiprocessing.get_context("fork").Process(target=build_slowly, args=(target, files))

@@ -183,6 +183,7 @@ def test_a_side_under_eight_pixels_is_refused(shape: tuple[int, int], ok: bool) 
         assert "at least 8" in refusal(content)
 
 
+@pytest.mark.alone
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [7_100, 10_000, 20_000])
 def test_too_many_pixels_are_refused_on_the_header_alone(side: int) -> None:

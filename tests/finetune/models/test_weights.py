@@ -113,6 +113,7 @@ def test_offline_mode_says_what_to_fetch_and_where_to_put_it(caches):
     assert "--model.weights" in message
 
 
+@pytest.mark.alone
 def test_without_a_network_the_answer_comes_within_three_seconds(caches, monkeypatch, online):
     over = threading.Event()
 

@@ -19,7 +19,7 @@ from finetune.errors import CrlError, DataError, ResourceError, UsageError
 from finetune.runs.folder import RunFolder, peak_memory_mb, read_table, versions, write_json
 
 CONFIG: dict[str, Any] = {
-    "loss": {"name": "crl", "alpha": 1.5},
+    "loss": {"name": "crl", "options": {"alpha": 1.5}},
     "train": {"epochs": 3, "seed": 0, "sizes": (1, 2)},
     "run": {"dir": "a", "workers": 2},
     "device": "cpu",
@@ -61,22 +61,23 @@ def test_a_finished_run_is_refused_unless_resuming(tmp_path: Path) -> None:
 def test_a_changed_configuration_is_shown_and_refused(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, CONFIG, resume="never").close()
     before = (tmp_path / "config.yaml").read_bytes()
-    new = changed(loss={"alpha": 2.0, "beta": 1.0}, train={"seed": 1})
+    new = changed(loss={"options": {"alpha": 2.0, "beta": 1.0}}, train={"seed": 1})
     with pytest.raises(UsageError) as caught:
         RunFolder.open(tmp_path, new, resume="auto", allow_change=["train.seed"])
-    assert "loss.alpha: 1.5 -> 2.0\n" in str(caught.value)
-    assert "loss.beta: (absent) -> 1.0\n" in str(caught.value)
+    assert "loss.options.alpha: 1.5 -> 2.0\n" in str(caught.value)
+    assert "loss.options.beta: (absent) -> 1.0\n" in str(caught.value)
     assert "train.seed" not in str(caught.value)
     assert (tmp_path / "config.yaml").read_bytes() == before
     RunFolder.open(tmp_path, CONFIG, resume="auto").close()  # the lock was given back
 
 
-@pytest.mark.parametrize("allowed", ["loss.alpha", "loss", "loss.*"])
+@pytest.mark.parametrize("allowed", ["loss.options.alpha", "loss.alpha", "loss.options", "loss", "loss.*"])
 def test_an_allowed_change_is_taken_and_recorded(tmp_path: Path, allowed: str) -> None:
     RunFolder.open(tmp_path, CONFIG, resume="never").close()
-    with RunFolder.open(tmp_path, changed(loss={"alpha": 2.0}), resume="auto", allow_change=[allowed]) as run:
-        assert run.changes == ("loss.alpha: 1.5 -> 2.0",)
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["loss"]["alpha"] == 2.0
+    new = changed(loss={"options": {"alpha": 2.0}})
+    with RunFolder.open(tmp_path, new, resume="auto", allow_change=[allowed]) as run:
+        assert run.changes == ("loss.options.alpha: 1.5 -> 2.0",)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["loss"]["options"]["alpha"] == 2.0
 
 
 def test_what_cannot_change_a_result_may_differ(tmp_path: Path) -> None:
@@ -109,6 +110,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.alone
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
     config = json.loads(json.dumps(CONFIG))
     holder = subprocess.Popen(
@@ -132,6 +134,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -
             holder.kill()
 
 
+@pytest.mark.alone
 def test_two_writers_in_one_process_are_refused_too(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, CONFIG, resume="never") as run:
         start = time.monotonic()

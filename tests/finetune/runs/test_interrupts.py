@@ -8,6 +8,8 @@ import pytest
 
 from finetune.runs.interrupts import HANGUP, StopRequest
 
+pytestmark = pytest.mark.usefixtures("as_in_a_terminal")
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_only_asks(number: signal.Signals) -> None:

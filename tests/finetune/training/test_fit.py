@@ -341,7 +341,6 @@ def test_metrics_tell_epoch_step_stage_rate_and_scores(task: TrainingData, tmp_p
     }
 
 
-@pytest.mark.slow
 def test_a_compiled_model_learns_the_same(
     task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -79,12 +79,12 @@ def test_the_class_loss_weighs_the_training_rows_only(task: TrainingData):
 
 
 def test_the_loss_gets_its_own_parameters_and_smoothing(task: TrainingData):
-    loss = build_class_loss(LossConfig(name="crl", alpha=2.0, beta=0.5, label_smoothing=0.1), task)
+    loss = build_class_loss(LossConfig("crl", {"alpha": 2, "beta": 0.5}, label_smoothing=0.1), task)
     assert (loss.alpha, loss.beta, loss.label_smoothing) == (2.0, 0.5, 0.1)
 
 
 def test_single_classifiers_get_the_losses_chosen_for_them(task: TrainingData):
-    config = replace(QUICK, loss=LossConfig(name="crl", alpha=2.0, branches={"main": "cel"}))
+    config = replace(QUICK, loss=LossConfig("crl", {"alpha": 2.0}, branches={"main": "cel"}))
     objective = build_objective(config, task, torch.device("cpu"))
     assert (type(objective.loss).__name__, objective.loss.alpha) == ("CompetingRatioLoss", 2.0)
     assert {name: type(loss).__name__ for name, loss in objective.branch_losses.items()} == {

@@ -19,7 +19,6 @@ from finetune.cli import console
 from finetune.models.bundle import load_bundle, weights_hash
 from tests.finetune.quick import metrics
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -86,9 +85,9 @@ def stop_by(number: signal.Signals, faces: Path, folder: Path) -> str:
     return told.splitlines()[-1].strip()
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.alone
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_printed_line_resumes_to_the_same_result(
     number: signal.Signals, faces: Path, unbroken: Path, tmp_path: Path
 ):

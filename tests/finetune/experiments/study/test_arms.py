@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from core_losses import LOSSES, build_loss
+from core_losses import LOSSES, build_loss, loss_options
 from finetune.errors import UsageError
-from finetune.experiments.study.arm_names import MARGIN_HEADS, own_defaults
+from finetune.experiments.study.arm_names import MARGIN_HEADS
 from finetune.experiments.study.arms import build_arms, grid_arm
 from finetune.training.config import LossConfig
 
@@ -21,6 +21,14 @@ def test_the_baseline_is_first_wherever_it_is_listed():
     assert names("crl", "cel", controls=False) == ["cel", "crl"]
     assert names("crl", controls=False) == ["cel", "crl"]
     assert names(controls=False) == ["cel"]
+
+
+def test_without_the_baseline_only_what_is_listed():
+    assert names("nllr", baseline=False, controls=False) == ["nllr"]
+    assert names("crl", "cel", baseline=False, controls=False) == ["crl", "cel"]
+    assert names("crl", baseline=False, smoothing=0) == ["crl", "focal", "cel-lr-mean-crl"]
+    with pytest.raises(UsageError, match="nothing is left to train"):
+        build_arms([], baseline=False, controls=False)
 
 
 def test_controls_are_added_where_they_are_not_listed():
@@ -67,9 +75,9 @@ def test_a_grid_without_cells_is_refused(alphas, betas):
 def test_every_arm_says_all_parameters_of_its_loss():
     for arm in build_arms([*LOSSES], controls=False):
         module = build_loss(arm.loss.name, **arm.loss.parameters())
-        for key, value in own_defaults(arm.loss.name).items():
-            assert getattr(module, key) == getattr(arm.loss, key) == value
-    assert build_arms(["crl"], controls=False)[1].loss == LossConfig("crl", alpha=1.5, beta=1.0)
+        for key, value in loss_options(arm.loss.name).items():
+            assert getattr(module, key) == arm.loss.options.get(key) == value
+    assert build_arms(["crl"], controls=False)[1].loss == LossConfig("crl", {"alpha": 1.5, "beta": 1.0})
 
 
 def test_titles_are_what_tables_show():

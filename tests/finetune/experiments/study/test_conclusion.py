@@ -158,6 +158,14 @@ def test_without_the_baseline_there_is_no_conclusion():
     assert conclusion == ["No arm has a seed in common with CE, so nothing can be concluded."]
 
 
+def test_a_study_without_cross_entropy_compares_nothing_with_it():
+    arms = build_arms(["crl", "nllr"], baseline=False, smoothing=0)
+    scores = {arm.name: [84.0, 85.0, 86.0] for arm in arms}
+    summary = summarise_study(cells_of(scores), arms, MEASURES)
+    assert summary["conclusion"] == ["Cross-entropy was left out, so nothing is compared with it."]
+    assert summary["family"] == 0
+
+
 def test_cross_entropy_alone_is_compared_with_nothing():
     summary = summarise_study(cells_of({"cel": [84.0, 85.0]}), build_arms([], controls=False), MEASURES)
     assert summary["conclusion"] == ["Only cross-entropy (CE) was trained, so nothing is compared."]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core_losses.log_odds import log_odds, log_odds_and_descent, log_posteriors
+from core_losses.odds import log_odds, log_odds_and_descent, log_posteriors
 
 
 def test_log_odds_of_three_classes_worked_by_hand() -> None:

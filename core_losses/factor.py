@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core_losses.layout import class_dim, computing_dtype
-from core_losses.log_odds import log_odds
+from core_losses.odds import log_odds
 from core_losses.reduction import LossModule
 
 

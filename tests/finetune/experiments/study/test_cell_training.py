@@ -1,4 +1,4 @@
-"""A study's folder, its cells' configurations, and cells one after another."""
+"""The configurations of a study's cells, and cells trained one after another."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ import pytest
 from finetune.errors import DataError, DivergedError, UsageError
 from finetune.experiments.study.arms import build_arms
 from finetune.experiments.study.cells import CellPlan
-from finetune.experiments.study.from_runs import (
-    CellTrainer,
-    cell_config,
-    claimed,
-    no_claim_left,
-    study_config,
-)
-from finetune.runs.lock import FolderLock
+from finetune.experiments.study.runs import CellTrainer, cell_config, study_config
 from finetune.training.config import FitConfig, HeadConfig, LossConfig, RunConfig, TrainConfig
 
 
@@ -32,7 +25,7 @@ def test_a_cell_differs_from_the_study_in_loss_seed_rates_and_folder_alone(tmp_p
     config = FitConfig(train=train, loss=loss, run=RunConfig(dir=str(tmp_path)))
     own = cell_config(config, plan("crl:alpha=1", tmp_path / "cell", factor=1.25))
     assert (own.train.seed, own.train.lr, own.train.frozen_lr) == (3, 0.025, 0.625)
-    assert (own.loss.name, own.loss.alpha, own.loss.class_weights) == ("crl", 1.0, "inverse")
+    assert (own.loss.name, own.loss.options["alpha"], own.loss.class_weights) == ("crl", 1.0, "inverse")
     assert (own.run.dir, own.run.resume, own.head) == (str(tmp_path / "cell"), "auto", config.head)
     assert cell_config(FitConfig(), plan("cel", tmp_path, factor=2.0)).train.frozen_lr is None
 
@@ -44,12 +37,6 @@ def test_a_margin_head_takes_the_place_of_the_linear_one(tmp_path):
     assert "scale" in own.head.options  # every option is told
 
 
-def test_a_study_does_not_run_under_torchrun(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="without torchrun"):
-        study_config(FitConfig(run=RunConfig(dir=str(tmp_path / "study"))))
-
-
 def test_cells_are_numbered_over_the_whole_study_and_the_time_left_is_told(tmp_path, capsys, monkeypatch):
     arms, seeds = build_arms(["crl"], smoothing=0.0), range(2)
     plans = [
@@ -59,7 +46,7 @@ def test_cells_are_numbered_over_the_whole_study_and_the_time_left_is_told(tmp_p
         if not arm.matches
     ]
     clock = iter(range(0, 10_000, 30))
-    monkeypatch.setattr("finetune.experiments.study.from_runs.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("finetune.experiments.study.runs.time.monotonic", lambda: next(clock))
     trained: list[Any] = []
     trainer = CellTrainer(arms, seeds, trained.append, finished=lambda one: one.arm.name == "focal")
     trainer(plans[2:])
@@ -122,25 +109,7 @@ def test_checkpoints_go_when_a_cell_is_finished_and_not_before(tmp_path):
     assert not (one.folder / "fold0" / "checkpoints").exists()
 
 
-def test_a_claimed_cell_is_nobody_elses_until_it_is_let_go(tmp_path):
-    cell = tmp_path / "cel" / "seed-0"
-    with claimed(cell) as first, claimed(cell) as second:
-        assert (first, second) == (True, False)
-    with claimed(cell) as again:
-        assert again
-    assert not cell.exists()  # the run makes it
-
-
-def test_only_a_folder_in_which_nothing_happened_is_let_go_of(tmp_path):
-    folder = tmp_path / "study"
-    for touched in (False, True):
-        cell = folder / "cells" / "cel" / "seed-0"
-        cell.mkdir(parents=True)
-        (folder / "config.yaml").touch()
-        FolderLock(cell).release()
-        if touched:
-            (cell / "config.yaml").touch()
-        with pytest.raises(UsageError, match="wrong"), no_claim_left(folder):
-            raise UsageError("wrong")
-        assert (folder / "config.yaml").exists() is touched
-        assert cell.exists() is touched
+def test_a_study_does_not_run_under_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="without torchrun"):
+        study_config(FitConfig(run=RunConfig(dir=str(tmp_path / "study"))))

@@ -12,9 +12,9 @@ import pytest
 
 from finegrained.config import FineDataConfig, VerifyFineConfig
 from finegrained.data.load import make_fine_split, read_fine_data
+from finegrained.data.verify import bad_boxes
 from finegrained.synthetic.datasets import write_lookalike_cub
 from finegrained.task import TASK
-from finegrained.verification import bad_boxes
 from finetune.errors import DataError, UsageError
 from finetune.experiments.data_checks import verify_data
 from finetune.images.manifest import Manifest
