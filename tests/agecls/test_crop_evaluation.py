@@ -138,7 +138,6 @@ def test_other_data_is_shown_to_every_fold_and_training_pictures_are_refused(
     told = evaluate_age_run(TASK, pair[0], asked(tmp_path, **others))
     plain = evaluate_age_run(
         TASK,
-        TASK,
         pair[0],
         replace(asked(tmp_path, **others), crop="own", face_crop="auto", face_margin=None),
     )
