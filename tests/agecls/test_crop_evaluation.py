@@ -124,7 +124,7 @@ def test_where_no_face_is_found_the_picture_is_shown_whole_and_counted(pair, box
 
 
 def test_a_single_run_is_shown_its_own_test_fold(pair, boxes, tmp_path):
-    told = evaluate_age_run(TASK, pair[0] / "fold2", asked(tmp_path))
+    told = evaluate_age_run(TASK, pair[0] / "fold2", replace(asked(tmp_path), workers=2))
     own = Result.load(pair[0] / "fold2", TASK.form).predictions
     assert told["n"] == len(own)
     assert told["all"]["exact"]["own"] == pytest.approx(100 * own.correct.mean())
@@ -137,7 +137,6 @@ def test_other_data_is_shown_to_every_fold_and_training_pictures_are_refused(
     others = {"table": str(table), "root": str(other_faces), **TABLE}
     told = evaluate_age_run(TASK, pair[0], asked(tmp_path, **others))
     plain = evaluate_age_run(
-        TASK,
         TASK,
         pair[0],
         replace(asked(tmp_path, **others), crop="own", face_crop="auto", face_margin=None),

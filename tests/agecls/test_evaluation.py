@@ -93,7 +93,7 @@ def test_one_person_is_enough_to_be_predicted(pair, other_faces, tmp_path):
     row = listed_rows(other_faces)[0]
     (tmp_path / "one.csv").write_text(f"path,age,subject\n{picture(row)},30,p\n")
     summary = evaluate_age_run(
-        TASK, TASK, pair[0] / "fold0", asked(tmp_path, table=str(tmp_path / "one.csv"), root=str(other_faces))
+        TASK, pair[0] / "fold0", asked(tmp_path, table=str(tmp_path / "one.csv"), root=str(other_faces))
     )
     assert summary["n"] == 1
 
