@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +21,6 @@ from tests.agecls.age_predictions import age_predictions, with_columns
 from tests.agecls.results_by_hand import FOLDS, make_result
 from tests.agecls.tiny_ages import as_table, single, tiny
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
-
 
 def test_the_scores_of_a_fold_are_of_its_own_test_images(tmp_path):
     found = make_result(tmp_path / "run").predictions
@@ -39,7 +36,7 @@ def test_the_scores_of_a_fold_are_of_its_own_test_images(tmp_path):
         rows = fold.target == index
         assert (cell["images"], cell["right"]) == (rows.sum(), (rows & fold.correct).sum())
         assert cell["one_off_right"] == (rows & fold.one_off).sum()
-        assert cell["subjects"] == len(set(fold.subject[rows]))
+        assert cell["subjects"] == len(set(fold["subject"][rows]))
 
 
 def test_fewer_than_thirty_people_get_counts_and_no_conclusion(tmp_path):
@@ -155,10 +152,8 @@ def test_real_album_names_are_not_taken_for_drawn_ones():
 
 
 @pytest.mark.real_data
-def test_adience_itself_is_no_drawing():
-    folds = REAL / "adience" / "folds_current"
-    if not folds.is_dir():
-        pytest.skip(f"{folds} is not there")
+def test_adience_itself_is_no_drawing(real_data):
+    folds = real_data / "adience" / "folds_current"
     users = {line.split("\t")[0] for line in (folds / "fold_0_data.txt").read_text().splitlines()[1:]}
     assert users
     assert not any(is_drawn([user]) for user in users)
