@@ -112,7 +112,7 @@ def test_identical_results_differ_by_nothing():
 
 def test_a_difference_within_the_noise_is_not_claimed():
     found = compare_results(
-        TASK, TASK, TASK, result(answers(0.6, seed=3)), result(answers(0.62, seed=4), loss=CRL), resamples=500
+        TASK, result(answers(0.6, seed=3)), result(answers(0.62, seed=4), loss=CRL), resamples=500
     )
     low, high = found["exact"]["interval"]
     assert low < 0 < high
@@ -206,7 +206,7 @@ def test_another_machine_is_told_and_is_no_setting():
 
 def test_a_missing_configuration_is_told():
     found = compare_results(
-        TASK, TASK, TASK, result(answers(0.5), "bare"), result(answers(0.6), config={"a": 1}), resamples=50
+        TASK, result(answers(0.5), "bare"), result(answers(0.6), config={"a": 1}), resamples=50
     )
     assert found["notes"] == ["no config.yaml in bare: only the settings in run.json were compared"]
 

@@ -130,7 +130,7 @@ def test_seeds_that_all_differ_by_the_same_have_no_interval_over_seeds():
 
 def test_a_difference_within_the_noise_is_not_claimed():
     found = compare_results(
-        TASK, TASK, TASK, result(answers(0.6, seed=3)), result(answers(0.62, seed=4), loss=CRL), resamples=300
+        TASK, result(answers(0.6, seed=3)), result(answers(0.62, seed=4), loss=CRL), resamples=300
     )
     low, high = found["top1"]["interval"]
     assert low < 0 < high
@@ -152,7 +152,7 @@ def test_a_difference_that_one_of_the_tests_does_not_show_is_not_claimed():
 
 def test_a_lower_second_is_called_lower():
     found = compare_results(
-        TASK, TASK, TASK, result(answers(0.9, seed=1)), result(answers(0.4, seed=2), loss=CRL), resamples=50
+        TASK, result(answers(0.9, seed=1)), result(answers(0.4, seed=2), loss=CRL), resamples=50
     )
     assert "crl (alpha 1.5) is lower than cel in top-1 accuracy by -" in found["conclusion"]
 
