@@ -49,7 +49,7 @@ def cross_validate(config: CrossValidationConfig) -> dict[str, Any]:
     folder = Path(config.run.dir)
     check_run_place(config)
     experiment = prepare_experiment(config)
-    config = replace(config, head=experiment.config.head)
+    config = replace(config, head=experiment.config.head, loss=experiment.config.loss)
     folds = [split.fold for split in experiment.splits]
     wanted = _wanted_folds(config.folds, folds)
     claim_folder(folder, config)

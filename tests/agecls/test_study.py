@@ -81,12 +81,7 @@ def study_of(pair: tuple[Path, Path], faces: Path, folder: Path) -> AgeStudyConf
     own = study_config(replace(config, head=head))
     claim_study(Path(own.run.dir), shared_config(own), own.run)
     for arm, result in zip(arms_of(config), pair, strict=True):
-        cell = cell_folder(folder, arm, 0)
-        shutil.copytree(result, cell)
-        if arm.name == "crl":  # a study writes a loss's parameters down, cv leaves them to their defaults
-            told = (cell / "config.yaml").read_text()
-            told = told.replace("alpha: null", "alpha: 1.5").replace("beta: null", "beta: 1.0")
-            (cell / "config.yaml").write_text(told)
+        shutil.copytree(result, cell_folder(folder, arm, 0))
     return again(config)
 
 
