@@ -9,7 +9,7 @@ import pytest
 
 from finetune.cli.console import progress
 from finetune.runs.folder import RunFolder
-from generalcls import progress as own
+from generalcls.parallel import progress as own
 from generalcls.parallel.progress import Curve, Diary, accuracy_text, curve_rows
 from tests.generalcls.small_study import arms, training
 
