@@ -130,8 +130,7 @@ def test_a_difference_that_vanishes_when_albums_are_resampled_is_not_claimed():
         before, probs=np.where((user == "big album")[:, None], np.eye(4)[base.target], before.probs)
     )
     sides = [
-        Result(Path(name), RunRecord.from_dict(RUN), {}, rows, TASK)
-        for name, rows in (("a", before), ("b", after))
+        Result(Path(name), RunRecord.from_dict(RUN), {}, rows) for name, rows in (("a", before), ("b", after))
     ]
     found = compare_results(TASK, *sides, resamples=500)
     assert found["exact"]["interval"][0] > 0

@@ -236,7 +236,7 @@ def test_curves_manifest_and_configuration_are_read_where_they_are(tmp_path):
 
 
 def test_the_loss_is_told_with_the_parameters_that_were_given(tmp_path):
-    plain = Result.load(write_result(tmp_path / "cel", synthetic_predictions()))
+    plain = Result.load(write_result(tmp_path / "cel", synthetic_predictions()), TASK.form)
     loss = {"name": "crl", "alpha": 1.5, "beta": 0, "label_smoothing": 0.0, "class_weights": "none"}
-    told = Result.load(write_result(tmp_path / "crl", synthetic_predictions(), loss=loss))
+    told = Result.load(write_result(tmp_path / "crl", synthetic_predictions(), loss=loss), TASK.form)
     assert (plain.loss_text, told.loss_text) == ("cel", "crl (alpha 1.5, beta 0)")

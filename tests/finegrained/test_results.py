@@ -97,7 +97,7 @@ def test_equally_probable_classes_may_count_either_way(tmp_path):
 
 
 def test_what_may_be_absent_is_empty(tmp_path):
-    result = Result.load(write_result(tmp_path / "run", three_birds()))
+    result = Result.load(write_result(tmp_path / "run", three_birds()), TASK.form)
     assert (result.history, result.manifest, result.config) == ([], None, {})
 
 

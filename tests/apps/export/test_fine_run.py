@@ -22,13 +22,11 @@ from finetune.cli.console import reset
 from finetune.errors import ModelFileError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result
-from finetune.experiments.run import prepare_experiment, run_experiment
 from finetune.images.boxes import cut
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import preprocess
 from finetune.training.learner import load_classifier
-from finetune.training.optimization.distributed import World
-from tests.finegrained.tiny_birds import birds, tiny, trained
+from tests.finegrained.tiny_birds import birds, run_whole, tiny, trained
 
 Export = dict[str, Any]
 
@@ -40,7 +38,7 @@ def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny(
         birds(folder / "birds", classes=6, per_class=10), folder / "run", crop="box", box_margin=0.1
     )
-    run_experiment(prepare_experiment(TASK, trained(config, epochs=2)), folder / "run", World())
+    run_whole(trained(config, epochs=2))
     reset()
     return folder / "run"
 

@@ -12,6 +12,7 @@ import pytest
 from finegrained.figures.examples import choose_examples, read_examples
 from finegrained.task import TASK
 from finetune.errors import DataError
+from finetune.experiments.record import RunRecord
 from finetune.experiments.result import Result
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import PreprocessSpec, preprocess
@@ -69,7 +70,8 @@ def test_crops_are_cut_to_the_boxes_where_the_run_cut_them(tmp_path: Path):
     for name, value in (("x1", 10.0), ("y1", 20.0), ("x2", 30.0), ("y2", 50.0)):
         manifest = manifest.with_column(name, np.full(len(manifest), value))
     manifest.save(run.folder / "manifest.parquet")
-    cut = replace(Result.load(run.folder, TASK.form), run={**run.run, "crop": {"kind": "box", "margin": 0.0}})
+    record = RunRecord.from_dict({**run.run, "crop": {"kind": "box", "margin": 0.0}})
+    cut = replace(Result.load(run.folder, TASK.form), record=record)
     (example,) = read_examples(cut, [0], SPEC)
     whole = decode_image(Path(run.run["data_root"]) / run.predictions.path[0])
     assert np.array_equal(example.crop, preprocess(np.ascontiguousarray(whole[20:50, 10:30]), SPEC))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from finetune.experiments.study.from_runs import cell_config
 
 from agecls.config import AgeConfig
 from finetune.cli.options import load_config
@@ -18,6 +17,7 @@ from finetune.experiments.run_settings import setting_differences
 from finetune.experiments.study.arms import build_arms
 from finetune.experiments.study.cells import CellPlan
 from finetune.experiments.study.finished_runs import read_run
+from finetune.experiments.study.runs import cell_config
 from finetune.runs.folder import RunFolder, read_config, write_json
 from finetune.training.config import HeadConfig, LossConfig, RunConfig, to_dict
 

@@ -16,8 +16,8 @@ from finetune.errors import InterruptedRunError, UsageError
 from finetune.images.batches import normalise
 from finetune.images.preprocess import center_crop
 from finetune.models.classifier import Classifier
+from finetune.models.heads.base import Hooks
 from finetune.models.heads.linear import LinearHead
-from finetune.models.heads.registry import Hooks
 from finetune.training.data import TrainingData
 from tests.finetune.quick import QUICK, STEPS, disturb_loss, last, quick, train
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetune.images.augment import build_augment
 from finetune.images.batches import EvalBatches, TrainBatches, normalise
-from finetune.models.heads.registry import Hooks
+from finetune.models.heads.base import Hooks
 from finetune.training.data import TrainingData
 from finetune.training.epoch_metrics import Totals
 from finetune.training.learner import Learner, build_learner
