@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from finetune.errors import DataError, UsageError
+from finetune.experiments.measures import Measure as Measure  # a task is written with it
+from finetune.experiments.measures import Place, shown_in
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import RECORD_FILE, RunRecord
 from finetune.experiments.result import Result, ResultForm, check_result_files
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from finetune.figures.markdown import Picture
 
 ENTRY_POINTS = "crl_toolkit.tasks"
-Place = Literal["compare", "conclusion", "study", "card", "demo", "evaluate"]
-Over = Literal["folds", "images", "classes"]
 Sections = Sequence[tuple[str, str | None]]
 
 
@@ -45,44 +45,9 @@ class TaskData:
     report: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One score of a task, and where it is shown.
-
-    Args:
-        key: its name in a result's scores: "exact", "top1".
-        label: in words: "exact accuracy".
-        places: where it is shown; "conclusion" is the sentence on a comparison.
-        hits: predictions -> 1.0 or 0.0 for each image, (N,); None for a score that is no mean over images.
-        over: the mean is taken over folds (of each fold's mean), over images, or over classes.
-        study_key: its name in a study's cells; "" for `key`.
-        report_key: its name in report.json where a study finds it; "" for `key`.
-        fewest_classes: it says something from so many classes on.
-    """
-
-    key: str
-    label: str
-    places: frozenset[Place]
-    hits: Callable[[Predictions], np.ndarray] | None = None
-    over: Over = "images"
-    study_key: str = ""
-    report_key: str = ""
-    fewest_classes: int = 2
-
-    @property
-    def study_name(self) -> str:
-        """Its name in a study's cells."""
-        return self.study_key or self.key
-
-    @property
-    def report_name(self) -> str:
-        """Its name in report.json."""
-        return self.report_key or self.key
-
-
 def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
     """Return the task's measures that are shown in this place, in the task's order."""
-    return tuple(measure for measure in task.measures if place in measure.places)
+    return shown_in(task.measures, place)
 
 
 @dataclass(frozen=True)

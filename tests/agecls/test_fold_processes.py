@@ -13,6 +13,7 @@ from agecls.cross_validation import cross_validate, fold_folder, start_fold, sto
 from agecls.task import TASK
 from finetune.errors import CrlError, ResourceError
 from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words
+from tests.finetune.toy_loggers import install
 
 
 def test_one_fold_per_device_gives_the_predictions_of_one_process(faces, pair, tmp_path):
@@ -22,6 +23,17 @@ def test_one_fold_per_device_gives_the_predictions_of_one_process(faces, pair, t
         assert same_predictions(fold_folder(tmp_path / "run", fold), fold_folder(pair[0], fold))
         assert "fold" in (tmp_path / "run" / f"fold{fold}.log").read_text()
     assert not (tmp_path / "run" / "report.json").exists()
+
+
+@pytest.mark.parametrize(("track", "word"), [((), "[]"), (("crashing", "toy"), "[crashing,toy]")])
+def test_a_folds_process_has_the_loggers_of_this_call(faces, tmp_path, monkeypatch, track, word):
+    """config.yaml keeps those of the first call, for a free key never replaces it."""
+    install(monkeypatch)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **_: asked.append(words))
+    config = tiny(faces, tmp_path)
+    start_fold(replace(config, run=replace(config.run, track=track)), tmp_path, 0, "cpu", 1)
+    assert f"--run.track={word}" in asked[0]
 
 
 def test_failed_folds_are_named_with_their_logs(faces, tmp_path, monkeypatch):
