@@ -125,6 +125,7 @@ TORCH_FREE = (
     "finegrained.task",
     "finetune.experiments.task",
     "finetune.experiments.result",
+    "finetune.experiments.measures",
     "finetune.experiments.compare.compare",
     "agecls.report",
     "agecls.config",
