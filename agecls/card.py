@@ -20,10 +20,11 @@ from agecls.card_facts import (
     pretraining_facts,
 )
 from agecls.data.groups import AgeGroups
+from agecls.measures import AGE_RESULT, MEASURES
 from agecls.report_sections import age_gaps
-from agecls.result_form import AGE_RESULT
 from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
 from finetune.errors import UsageError
+from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
@@ -37,7 +38,7 @@ GENDERS = {"f": "f", "m": "m", "u": "u (unknown)", "": "not recorded"}
 SAME_EXPERIMENT = ("manifest", "split", "loss", "backbone", "seed")
 
 
-def age_card(run: Path, fold: int | None) -> dict[str, Any]:
+def age_card(run: Path, fold: int | None, measures: Sequence[Measure] = MEASURES) -> dict[str, Any]:
     """Return what is known of the model of a finished age run: {"metrics": {...}, "card": {...}}.
 
     Every number was measured on test images of this run; None or an entry of `not_measured` stands for
@@ -68,8 +69,8 @@ def age_card(run: Path, fold: int | None) -> dict[str, Any]:
     groups = group_cells(own)
     detector = detector_facts(result)
     gender, yaw = gender_cells(own), yaw_cells(own, result.manifest)
-    members = _members(result) if several else None
-    metrics = members if fold is None else _single(result, own, fold)
+    members = _members(result, measures) if several else None
+    metrics = members if fold is None else _single(result, own, fold, measures)
     data = data_facts(result, fold)
     if members and data["shared_people"] is None:  # run.json of an earlier toolkit
         data["shared_people"] = members["shared_people"]
@@ -128,37 +129,38 @@ def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
     return result, own
 
 
-def _single(result: Result, own: Predictions, fold: int) -> dict[str, Any]:
+def _single(result: Result, own: Predictions, fold: int, measures: Sequence[Measure]) -> dict[str, Any]:
     """Return the scores of one model on its own test images."""
     if not len(own):
         return {}
     scores, cell = age_scores(own.probs, own.target), cell_scores("all", own)
-    taken = ("n", "exact", "one_off", "balanced_accuracy", "ece", "brier", "nll", "rps")
+    told = shown_in(measures, "facts")
     return {
         "scope": "fold",
         "fold": fold,
-        **{name: scores[name] for name in taken},
-        "mae": scores["mae_argmax"],
+        "n": scores["n"],
+        **{measure.facts_name: scores[measure.score_name] for measure in told},
         "subjects": cell["subjects"],
-        **{name: cell[name] for name in ("exact_interval", "one_off_interval")},
+        **{f"{one.facts_name}_interval": cell[f"{one.key}_interval"] for one in told if one.over == "folds"},
         "baseline": _baseline(result, fold),
     }
 
 
-def _members(result: Result) -> dict[str, Any]:
+def _members(result: Result, measures: Sequence[Measure]) -> dict[str, Any]:
     """Return the scores of all models of a cross-validation, each on its own test images."""
     scores = score_cross_validation(result.predictions)
-    taken = ("n", "subjects", "folds", "balanced_accuracy", "ece", "brier", "nll", "rps")
-    over = [
-        f"{name}_{kind}" for name in ("exact", "one_off") for kind in ("mean", "sd", "per_fold", "pooled")
-    ]
-    means = {f"{name}_mean_interval": scores["intervals"][f"{name}_mean"] for name in ("exact", "one_off")}
+    told = shown_in(measures, "facts")
+    plain = {one.facts_name: scores[one.score_name] for one in told if one.over != "folds"}
+    names = [one.key for one in told if one.over == "folds"]
+    over = [f"{name}_{kind}" for name in names for kind in ("mean", "sd", "per_fold", "pooled")]
+    means = {f"{name}_mean_interval": scores["intervals"][f"{name}_mean"] for name in names}
     return {
         "scope": "members",
         "members": len(scores["folds"]),
-        **{name: scores[name] for name in (*taken, *over)},
+        **{name: scores[name] for name in ("n", "subjects", "folds")},
+        **plain,
+        **{name: scores[name] for name in over},
         **{name: ends if scores["subjects"] >= FEWEST_SUBJECTS else None for name, ends in means.items()},
-        "mae": scores["mae_argmax"],
         "shared_people": scores["subjects_in_several_folds"],
         "baseline": _baseline(result, None),
     }

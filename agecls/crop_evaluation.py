@@ -20,7 +20,7 @@ from agecls.config import EvaluateAgeConfig
 from agecls.faces.alignment import Face, crop_face
 from agecls.faces.crop import MAX_ASPECT, MAX_DROP, MAX_MARGIN, FaceCrop, crop_of_run
 from agecls.faces.detector import FaceDetector, build_detector, missing_detector_message
-from agecls.result_form import AGE_RESULT
+from agecls.measures import AGE_RESULT
 from agecls.scores import exact_accuracy, one_off_accuracy
 from finetune.cli.console import progress, say, table
 from finetune.errors import DataError, UsageError, listing

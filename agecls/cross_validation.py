@@ -225,6 +225,7 @@ def start_fold(
         "run.cache": run.cache,
         "run.workers": run.workers,
         "run.checkpoint_minutes": run.checkpoint_minutes,
+        "run.track": f"[{','.join(run.track)}]",
     }
     if run.allow_change:
         options["run.allow_change"] = ",".join(run.allow_change)

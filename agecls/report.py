@@ -9,8 +9,10 @@ import numpy as np
 
 from agecls import report_sections
 from agecls.figures import draw_confusion, draw_group_bars, group_recalls
+from agecls.measures import MEASURES
 from agecls.scores import Slice, score_cross_validation, slice_scores
 from finetune.cli.console import table
+from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.result import Result
 from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.experiments.task import Sections
@@ -74,11 +76,11 @@ def draw_figures(result: Result, record: Mapping[str, Any]) -> list[Picture]:
     ]
 
 
-def sections(record: Mapping[str, Any]) -> Sections:
+def sections(record: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> Sections:
     """Return the first sections of a report: the result, the folds, the groups, other slices, calibration."""
     slices = record["slices"]
     return [
-        ("Result", report_sections.headline(record)),
+        ("Result", report_sections.headline(record, measures)),
         ("Folds", report_sections.per_fold(record)),
         ("Age groups", report_sections.per_group(record)),
         ("Gender", _other_slice(slices.get("gender"), "gender")),
@@ -93,10 +95,10 @@ def _other_slice(cells: Sequence[Mapping[str, Any]] | None, name: str) -> str | 
     return f"{report_sections.per_slice(cells, name)}\n\nCells of fewer than 30 subjects have counts only."
 
 
-def tell(report: Mapping[str, Any]) -> None:
+def tell(report: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> None:
     """Print the headline: each score, its spread over folds, its interval and the constant predictor's."""
     rows = []
-    for name in ("exact", "one_off"):
+    for name in (measure.key for measure in shown_in(measures, "report")):
         low, high = report["intervals"][f"{name}_mean"]
         spread = "-" if report[f"{name}_sd"] is None else f"{report[f'{name}_sd']:.2f}"
         baseline = "-" if report["baseline"] is None else f"{report['baseline'][f'{name}_mean']:.2f}"

@@ -14,27 +14,29 @@ import numpy as np
 
 from agecls.data.groups import AgeGroups
 from agecls.figures import group_recalls
+from agecls.measures import MEASURES
 from agecls.published import PAPER, TABLE_X
 from finetune.errors import UsageError
 from finetune.experiments import sections
+from finetune.experiments.measures import Measure, shown_in
 from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, number, table
 
 Record = Mapping[str, Any]
-MEASURES = (("exact", "exact"), ("one_off", "one-off (within one group)"))
 
 
-def headline(record: Record) -> str:
-    """Return the table of the two accuracies: over folds, pooled, with intervals and the baseline."""
+def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
+    """Return the table of the accuracies: over folds, pooled, with intervals and the baseline."""
     intervals, albums, baseline = (record.get(key) for key in ("intervals", "intervals_by_user", "baseline"))
     header = ["accuracy (%)", "mean ± sd over folds", "pooled over images"]
     header += [_interval_header(intervals, "subjects")] if intervals else []
     header += [_interval_header(albums, "users")] if albums else []
     header += [f"always {escape(_baseline_groups(record))}"] if baseline else []
     rows = []
-    for key, words in MEASURES:
+    for measure in shown_in(measures, "report"):
+        key = measure.key
         mean, sd = record[f"{key}_mean"], record[f"{key}_sd"]
         spread = f"**{number(mean)}** (one fold)" if sd is None else f"**{number(mean)} ± {number(sd)}**"
-        row = [words, spread, number(record[f"{key}_pooled"])]
+        row = [measure.label_in("report"), spread, number(record[f"{key}_pooled"])]
         row += [interval(kind[f"{key}_mean"]) for kind in (intervals, albums) if kind]
         row += [number(baseline[f"{key}_mean"])] if baseline else []
         rows.append(row)

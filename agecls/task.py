@@ -13,9 +13,9 @@ import numpy as np
 from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig, VerifyAgeConfig
 from agecls.data.folds import shared_people
 from agecls.data.read import check_contents, make_age_splits, read_data
-from agecls.result_form import AGE_RESULT
+from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
-from finetune.experiments.measures import Measure, Resampling
+from finetune.experiments.measures import Resampling
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import ALL, Split, Splits
 from finetune.experiments.task import (
@@ -53,26 +53,7 @@ class AgeTask(Task):
     config_type = AgeConfig
     call_options = ("folds", "devices", "report")
     cell_files = ("run.json", "predictions.parquet", "manifest.parquet", "report.json", "report.md")
-    measures = (
-        Measure(
-            "exact",
-            "exact accuracy",
-            frozenset({"compare", "conclusion", "study", "card", "demo", "evaluate"}),
-            hits=lambda found: found.correct,
-            over="folds",
-            study_key="accuracy",
-            report_key="exact_mean",
-        ),
-        Measure(
-            "one_off",
-            "one-off accuracy",
-            frozenset({"compare", "conclusion", "study", "card", "demo", "evaluate"}),
-            hits=lambda found: found.one_off,
-            over="folds",
-            report_key="one_off_mean",
-        ),
-        Measure("macro_f1", "macro F1", frozenset({"study", "card"})),
-    )
+    measures = MEASURES
 
     def read(self, config: AgeDataConfig, *, lists_only: bool = False) -> TaskData:
         """Read Adience or a table, with folds."""
@@ -187,7 +168,7 @@ class AgeTask(Task):
         """Return the result, the folds, the groups and other slices, and calibration."""
         from agecls.report import sections
 
-        return sections(record)
+        return sections(record, self.measures)
 
     def data_section(self, record: Mapping[str, Any]) -> str:
         """Return which images were tested, by which label rule."""
@@ -211,7 +192,7 @@ class AgeTask(Task):
         """Print the accuracies over folds with their intervals."""
         from agecls.report import tell
 
-        tell(report)
+        tell(report, self.measures)
 
     def evaluation_scores(self, predictions: Predictions) -> dict[str, Any]:
         """Return the pooled scores and their slices."""
@@ -267,7 +248,7 @@ class AgeTask(Task):
         """Return what `agecls.card.age_card` tells."""
         from agecls.card import age_card
 
-        return age_card(folder, fold)
+        return age_card(folder, fold, self.measures)
 
     def folds_run(self, config: AgeStudyConfig) -> FoldsRun | None:
         """Return the cross-validation that a cell is, unless it is one model of `train`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from finegrained.result_form import FINE_RESULT
+from finegrained.measures import FINE_RESULT, MEASURES
 from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import is_drawn
+from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.result import Result
 from finetune.runs.files import json_text
 
@@ -26,7 +27,6 @@ HOW_TO_SLICE = (
     "crl evaluate-onnx MODEL --data.root FOLDER",
     "FOLDER holds a folder of pictures per category, or lies as the data set does that the model learned.",
 )
-TAKEN = ("n", "top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece")
 ABOUT = {
     "cub": (
         "Caltech-UCSD Birds-200-2011's pictures were collected from Flickr for research; each photographer's "
@@ -49,7 +49,7 @@ NOT_MEASURED = (
 UNTESTED = "These weights on any test picture: the run tested others (model.safetensors)."
 
 
-def fine_card(run: Path, *, tested: bool = True) -> dict[str, Any]:
+def fine_card(run: Path, measures: Sequence[Measure] = MEASURES, *, tested: bool = True) -> dict[str, Any]:
     """Return what is known of the model of a finished fine-grained run: {"metrics", "card", "data"}.
 
     Every number was measured on the run's test pictures; None or an entry of `not_measured` stands for
@@ -57,6 +57,7 @@ def fine_card(run: Path, *, tested: bool = True) -> dict[str, Any]:
 
     Args:
         run: the folder of `crl fine train`.
+        measures: the scores there are.
         tested: whether the card is about the weights that the run tested; others have no scores.
 
     Returns
@@ -85,7 +86,7 @@ def fine_card(run: Path, *, tested: bool = True) -> dict[str, Any]:
     }
     data = {"fold": None, "folds": [], "picture_crop": crop["kind"], "box_margin": crop["margin"]}
     plain: dict[str, Any] = json.loads(
-        json_text({"metrics": _metrics(scores, run_facts), "card": card, "data": data})
+        json_text({"metrics": _metrics(scores, run_facts, measures), "card": card, "data": data})
     )
     return plain
 
@@ -124,12 +125,15 @@ def data_facts(result: Result, crop: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _metrics(scores: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics(
+    scores: Mapping[str, Any] | None, run: Mapping[str, Any], measures: Sequence[Measure]
+) -> dict[str, Any]:
     if scores is None:
         return {}
     interval = scores["top1_interval"]
     return {
-        **{name: scores[name] for name in TAKEN},
+        "n": scores["n"],
+        **{one.facts_name: scores[one.score_name] for one in shown_in(measures, "facts")},
         "top1_interval": [interval["low"], interval["high"]],
         "baseline": (run.get("scores") or {}).get("baseline"),
     }

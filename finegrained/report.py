@@ -21,9 +21,11 @@ from finegrained.figures.confusions import (
     draw_confused_heat_map,
     draw_confused_pairs,
 )
+from finegrained.measures import MEASURES
 from finegrained.published import list_hash
 from finegrained.scores import fine_scores
 from finetune.cli.console import say
+from finetune.experiments.measures import Measure
 from finetune.experiments.result import Result
 from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.experiments.task import Sections
@@ -75,10 +77,10 @@ def draw_class_figures(result: Result, record: Mapping[str, Any]) -> list[Pictur
     return made
 
 
-def sections(record: Mapping[str, Any]) -> Sections:
+def sections(record: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> Sections:
     """Return the first sections of a report: the result, the classes, the confused pairs, calibration."""
     return [
-        ("Result", report_sections.headline(record)),
+        ("Result", report_sections.headline(record, measures)),
         ("Classes", report_sections.per_class(record)),
         ("Most confused pairs", report_sections.confusions(record)),
         ("Probabilities", report_sections.calibration(record)),

@@ -12,8 +12,10 @@ from typing import Any
 
 from finegrained.data.class_names import display_name
 from finegrained.figures.class_accuracy import ranked
+from finegrained.measures import MEASURES
 from finegrained.published import FULL_TEST, PAPER, TABLE_IX, TEST_LISTS, Reported
 from finetune.experiments import sections
+from finetune.experiments.measures import Measure, shown_in
 from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, number, table
 
 Record = Mapping[str, Any]
@@ -27,16 +29,19 @@ SAME = (
 )
 
 
-def headline(record: Record) -> str:
+def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
     """Return the table of the scores over all test images, with the interval and the baseline."""
-    ends = record["top1_interval"]
+    first, *others = shown_in(measures, "report")
+    ends = record[f"{first.report_name}_interval"]
     baseline = record.get("baseline") or {}
     level = f"{100 * ends['level']:g} % interval"
-    rows = [["top-1 accuracy", f"**{number(record['top1'])}**", interval((ends["low"], ends["high"]))]]
-    if record["top5"] is not None:
-        rows.append(["top-5 accuracy", number(record["top5"]), ""])
-    rows.append(["mean of the per-class accuracies", number(record["balanced_accuracy"]), ""])
-    rows.append(["macro F1", number(record["macro_f1"]), ""])
+    best = f"**{number(record[first.report_name])}**"
+    rows = [[first.label_in("report"), best, interval((ends["low"], ends["high"]))]]
+    rows += [
+        [measure.label_in("report"), number(record[measure.report_name]), ""]
+        for measure in others
+        if record["classes"] >= measure.fewest_classes
+    ]
     if baseline:
         name = escape(display_name(str(baseline["class"])))
         rows.append([f"top-1 of always answering {name}", number(baseline["top1"]), ""])

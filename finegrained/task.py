@@ -11,9 +11,8 @@ import numpy as np
 from finegrained.config import FineConfig, FineDataConfig, FineStudyConfig, VerifyFineConfig
 from finegrained.data.boxes import picture_boxes
 from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
-from finegrained.result_form import FINE_RESULT
+from finegrained.measures import FINE_RESULT, MEASURES
 from finetune.cli.console import say
-from finetune.experiments.measures import Measure
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import Split, Splits
 from finetune.experiments.task import Sections, StudyText, Task, TaskData
@@ -25,17 +24,10 @@ if TYPE_CHECKING:
     from finetune.figures.markdown import Picture
 
 KIND = "fine_run"
-TOP = 5
 STUDY_NOTES = (
     "Every cell is an ordinary run in cells/ARM/seed-N: `crl fine compare` pairs two of them, or two lists "
     "of seeds, picture by picture, and `crl export` takes any.",
 )
-
-
-def top5_hits(found: Predictions) -> np.ndarray:
-    """Return whether the target is among the five most probable classes, bool (N,); ties by class order."""
-    best = np.argsort(-found.probs, axis=1, kind="stable")[:, :TOP]
-    return np.asarray((best == found.target[:, None]).any(axis=1))
 
 
 class CategoryTask(Task):
@@ -45,31 +37,7 @@ class CategoryTask(Task):
     title = "Fine-grained recognition"
     form = FINE_RESULT
     config_type = FineConfig
-    measures = (
-        Measure(
-            "top1",
-            "top-1 accuracy",
-            frozenset({"compare", "conclusion", "study", "card", "demo", "evaluate"}),
-            hits=lambda found: found.correct,
-            study_key="accuracy",
-        ),
-        Measure(
-            "top5",
-            "top-5 accuracy",
-            frozenset({"compare", "study", "card", "demo", "evaluate"}),
-            hits=top5_hits,
-            fewest_classes=TOP + 1,
-        ),
-        Measure(
-            "per_class",
-            "mean of the per-class accuracies",
-            frozenset({"compare"}),
-            hits=lambda found: found.correct,
-            over="classes",
-            report_key="balanced_accuracy",
-        ),
-        Measure("macro_f1", "macro F1", frozenset({"study", "card"})),
-    )
+    measures = MEASURES
 
     def read(self, config: FineDataConfig, *, lists_only: bool = False) -> TaskData:
         """Read CUB-200-2011, Stanford Cars, class folders or a table."""
@@ -196,7 +164,7 @@ class CategoryTask(Task):
         """Return the result, the classes, the most confused pairs, and calibration."""
         from finegrained.report import sections
 
-        return sections(record)
+        return sections(record, self.measures)
 
     def data_section(self, record: Mapping[str, Any]) -> str:
         """Return which images were used, and their flaws."""
@@ -226,7 +194,7 @@ class CategoryTask(Task):
         """Return what `finegrained.card.fine_card` tells."""
         from finegrained.card import fine_card
 
-        return fine_card(folder, tested=tested)
+        return fine_card(folder, self.measures, tested=tested)
 
     def study_text(self, config: FineStudyConfig, report: Mapping[str, Any]) -> StudyText:
         """Return which head was trained, and the scores that others reported with it on the official test."""

@@ -127,6 +127,7 @@ class GeneralRunConfig:
         precision: auto (float32 on a processor, bfloat16 where a GPU has it), float32, bfloat16 or float64.
         compile: auto (on a GPU), on or off: torch.compile for the training step.
         cache: where decoded pictures of folders are kept: auto (the user's cache folder), none, or a folder.
+        track: loggers of installed packages that hear of every epoch and of the end; none by default.
     """
 
     dir: str = ""
@@ -137,6 +138,7 @@ class GeneralRunConfig:
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     cache: str = "auto"
+    track: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class GeneralConfig:
                     run.checkpoint_minutes > 0,
                     f"run.checkpoint_minutes must be positive, got {run.checkpoint_minutes}",
                 ),
+                *((False, told) for told in _refused_loggers(run.track)),
             ]
         )
 
@@ -210,6 +213,14 @@ class GeneralStudyConfig(GeneralConfig, ComparisonConfig):
     def __post_init__(self) -> None:
         GeneralConfig.__post_init__(self)
         ComparisonConfig.__post_init__(self)
+
+
+def _refused_loggers(track: tuple[str, ...]) -> list[str]:
+    if not track:
+        return []
+    from finetune.training.loggers import unknown_loggers
+
+    return unknown_loggers(track)
 
 
 def _refuse(rules: list[tuple[bool, str]]) -> None:

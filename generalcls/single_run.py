@@ -40,10 +40,11 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     from finetune.experiments.study.folder import check_place
     from finetune.runs.folder import RunFolder, read_json
     from finetune.training.config import to_dict
+    from finetune.training.loggers import MetricsFile, run_files
     from generalcls.data.datasets import read_general_data
     from generalcls.loss_study import FREE
     from generalcls.parallel.cells import IN_TRAINING, CellTrainer
-    from generalcls.parallel.progress import Curve
+    from generalcls.parallel.progress import CellLog
 
     check_place(config.run)
     arm, folder = one_arm(config.loss), Path(config.run.dir)
@@ -57,16 +58,20 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
         record: dict[str, Any] = read_json(folder / "run.json")
         return {"run": str(folder), **record}
     run = config.run
-    with RunFolder.open(
-        folder, to_dict(config), resume=run.resume, allow_change=run.allow_change, free_keys=FREE
-    ) as opened:
+    with (
+        RunFolder.open(
+            folder, to_dict(config), resume=run.resume, allow_change=run.allow_change, free_keys=FREE
+        ) as opened,
+        CellLog(plan, MetricsFile(opened), run.track) as log,
+    ):
         told = f"{arm.title}, seed {config.seed}"
         say(f"{told}: {config.train.epochs} epochs")
-        training = trainer.train_chunk([plan], told, Curve(opened, arm))
+        training = trainer.train_chunk([plan], told, [log])
         cell = trainer.read(plan)
         assert cell is not None
         record = keep_run(config, trainer, arm, cell, training)
         shutil.rmtree(folder / IN_TRAINING, ignore_errors=True)
+        log.end(cell.scores, run_files(folder))
     say(f"the run lies in {folder}: report.md, {MODEL_FILE}")
     return {"run": str(folder), **record}
 

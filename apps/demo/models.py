@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING, Any
 from agecls.faces.crop import FaceCrop
 from apps.demo.text import safe
 from apps.runtime.metadata import is_for_drawings, learned_from_boxes
+from finetune.experiments.measures import PERCENT, Measure
+from finetune.experiments.task import load_task, measures_for, task_names
 
 if TYPE_CHECKING:
     from apps.runtime.metadata import ModelFacts
     from apps.runtime.session import OnnxClassifier
-
-SCORES = {  # what the facts call a score -> words, unit
-    "top1": ("right class", "%"),
-    "top5": ("among the five most probable", "%"),
-    "exact": ("right class", "%"),
-    "one_off": ("right or next to it", "%"),
-    "balanced_accuracy": ("mean over classes", "%"),
-    "mae": ("mean error", " classes"),
-}
 
 
 def facts_html(models: Mapping[str, OnnxClassifier]) -> str:
@@ -93,16 +86,29 @@ def scores(metrics: Mapping[str, Any]) -> str:
     'right class 47.6 %, mean error 0.76 classes (147 test images of 17 people)'
     """
     shown = []
-    for key, (words, unit) in SCORES.items():
-        value = metrics.get(key, metrics.get(f"{key}_pooled"))
+    for measure in measures_of(metrics):
+        value, words = _value(metrics, measure), measure.label_in("demo")
         if isinstance(value, int | float):
-            shown.append(f"{words} {value:.1f} %" if unit == "%" else f"{words} {value:.2f}{unit}")
+            told = f"{value:.1f} %" if measure.unit == PERCENT else f"{value:.2f} {measure.unit}"
+            shown.append(f"{words} {told}")
     if not shown:
         return plain_line(metrics)
     people = f" of {metrics['subjects']} people" if metrics.get("subjects") else ""
     counted = f" ({metrics['n']} test images{people})" if metrics.get("n") else ""
     members = "its members, each on people it had not seen: " if metrics.get("scope") == "members" else ""
     return f"{members}{', '.join(shown)}{counted}"
+
+
+def measures_of(metrics: Mapping[str, Any]) -> tuple[Measure, ...]:
+    """Return what the demo shows of the task whose headline score these facts tell; () of no such task."""
+    for task in map(load_task, task_names()):
+        if _value(metrics, task.measures[0]) is not None:
+            return measures_for(task, "demo")
+    return ()
+
+
+def _value(metrics: Mapping[str, Any], measure: Measure) -> Any:
+    return metrics.get(measure.facts_name, metrics.get(f"{measure.facts_name}_pooled"))
 
 
 def plain_line(values: Mapping[str, Any], leave: tuple[str, ...] = ()) -> str:

@@ -26,10 +26,12 @@ from finegrained.data.boxes import picture_boxes
 from finegrained.data.class_names import class_map, normalised
 from finegrained.data.load import read_fine_data
 from finegrained.scores import fine_scores
+from finegrained.task import TASK as CATEGORIES
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.evaluate import frame_of
 from finetune.experiments.predictions import Predictions
+from finetune.experiments.task import Task, measures_for
 from finetune.images.manifest import Manifest
 from finetune.runs.files import check_writable
 
@@ -86,9 +88,7 @@ def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) ->
     average = replace(frame, probs=np.mean(found, axis=0))
     scored = [age_scores(probs, manifest.label) for probs in found]
     both = age_scores(average.probs, average.target)
-    rows = [[model.title, *_score_cells(scores)] for model, scores in zip(models, scored, strict=True)]
-    rows += [["average of all", *_score_cells(both)]] if len(models) > 1 else []
-    table(f"{len(manifest)} images of other data", ["model", "images", "exact %", "one-off %", "MAE"], rows)
+    _print_scores(f"{len(manifest)} images of other data", models, scored, both, TASK)
     slices = {name: slice_scores(average, name) for name in SLICES}  # type: ignore[arg-type]
     for name, cells in slices.items():
         print_slice(name, cells)
@@ -125,8 +125,23 @@ def _fingerprints(manifest: Manifest, config: AgeDataConfig) -> list[str]:
     return found
 
 
-def _score_cells(scores: Mapping[str, Any]) -> list[object]:
-    return [scores["n"], *(f"{scores[name]:.2f}" for name in ("exact", "one_off", "mae_argmax"))]
+def _print_scores(
+    told: str,
+    models: Sequence[OnnxClassifier],
+    scored: Sequence[Mapping[str, Any]],
+    both: Mapping[str, Any],
+    task: Task,
+) -> None:
+    """Print a row of scores for each model, and for their average where there are several."""
+    measures = measures_for(task, "other_data")
+
+    def cells(scores: Mapping[str, Any]) -> list[object]:
+        values = [scores[measure.score_name] for measure in measures]
+        return [scores["n"], *("" if value is None else f"{value:.2f}" for value in values)]
+
+    rows = [[model.title, *cells(scores)] for model, scores in zip(models, scored, strict=True)]
+    rows += [["average of all", *cells(both)]] if len(models) > 1 else []
+    table(told, ["model", "images", *(measure.heading for measure in measures)], rows)
 
 
 def score_categories(
@@ -156,9 +171,7 @@ def score_categories(
     scored = [fine_scores(probs, target, names) for probs in found]
     average = Predictions(names, manifest["path"][rows], target, np.mean(found, axis=0))
     both = fine_scores(average.probs, target, names)
-    lines = [[model.title, *_cells(scores)] for model, scores in zip(models, scored, strict=True)]
-    lines += [["average of all", *_cells(both)]] if len(models) > 1 else []
-    table(told, ["model", "images", "top-1 %", "top-5 %", "mean over classes %"], lines)
+    _print_scores(told, models, scored, both, CATEGORIES)
     facts = [
         {"model": str(model.path), "title": model.title, "sha256": model.sha256, **_whole(scores)}
         for model, scores in zip(models, scored, strict=True)
@@ -226,8 +239,3 @@ def rows_to_show(models: Sequence[OnnxClassifier], manifest: Manifest) -> tuple[
 
 def _whole(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in scores.items() if name != "per_class"}
-
-
-def _cells(scores: Mapping[str, Any]) -> list[object]:
-    told = [scores[name] for name in ("top1", "top5", "balanced_accuracy")]
-    return [scores["n"], *("" if value is None else f"{value:.2f}" for value in told)]

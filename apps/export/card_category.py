@@ -7,6 +7,8 @@ from typing import Any
 
 from apps.export.card_scores import NOT_MEASURED, ends, percent
 from apps.runtime.metadata import ModelFacts
+from finegrained.task import TASK
+from finetune.experiments.task import measures_for
 from finetune.figures.markdown import escape, number, table
 
 UNKNOWN = "unknown"
@@ -33,14 +35,11 @@ def results(facts: ModelFacts) -> str:
     always = baseline.get("top1") is not None
     header += [f"naming {escape(baseline['class'])} always"] if always else []
     rows = []
-    for key, words in (
-        ("top1", "right category (top-1)"),
-        ("top5", "right category among five (top-5)"),
-        ("balanced_accuracy", "top-1, mean over categories"),
-    ):
-        interval = ends(metrics["top1_interval"]) if key == "top1" else ""
-        row = [words, percent(metrics.get(key)), interval]
-        rows.append(row + ([percent(baseline["top1"]) if key == "top1" else ""] if always else []))
+    for measure in measures_for(TASK, "card"):
+        key = measure.facts_name
+        interval = ends(metrics[f"{key}_interval"]) if f"{key}_interval" in metrics else ""
+        row = [measure.label_in("card"), percent(metrics.get(key)), interval]
+        rows.append(row + ([percent(baseline[key]) if key in baseline else ""] if always else []))
     return "\n\n".join([table(header, rows), *_notes(facts)])
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agecls.scores import FEWEST_SUBJECTS
+from agecls.task import TASK
+from finetune.experiments.measures import PERCENT, Measure
+from finetune.experiments.task import measures_for
 from finetune.figures.markdown import escape, number, table
 
 Facts = Mapping[str, Any]
@@ -14,7 +17,6 @@ HOW_TO_READ = (
     f"“12 of 20” means fewer than {FEWEST_SUBJECTS} people: a count, no conclusion. Intervals (95 %) "
     "resample whole people."
 )
-MEASURES = (("exact", "right group (exact)"), ("one_off", "right group or one next to it (one-off)"))
 
 
 def results(metrics: Facts, card: Facts) -> str:
@@ -42,12 +44,16 @@ def _own_table(metrics: Facts) -> str:
     header += [f"naming {escape(' / '.join(baseline['groups']))} always"] if baseline else []
     missing = "too few people" if metrics.get("subjects", FEWEST_SUBJECTS) < FEWEST_SUBJECTS else NOT_MEASURED
     rows = []
-    for key, words in MEASURES:
+    for measure in measures_for(TASK, "card"):
+        key, words = measure.facts_name, measure.label_in("card")
         interval = metrics.get(f"{key}_interval")
-        row = [words, percent(metrics.get(key)), missing if interval is None else ends(interval)]
-        rows.append(row + ([percent(baseline[key])] if baseline else []))
-    if metrics.get("mae") is not None:
-        rows.append(["mean error, in groups", number(metrics["mae"]), "", *([""] if baseline else [])])
+        if measure.over == "folds":
+            row = [words, percent(metrics.get(key)), missing if interval is None else ends(interval)]
+        elif metrics.get(key) is not None:
+            row = [words, in_unit(metrics[key], measure), ""]
+        else:
+            continue
+        rows.append(row + ([percent(baseline[key]) if key in baseline else ""] if baseline else []))
     return table(header, rows)
 
 
@@ -68,13 +74,21 @@ def _members_table(metrics: Facts) -> str:
     ]
     header += [f"naming {escape(' / '.join(baseline['groups']))} always"] if baseline else []
     rows = []
-    for key, words in MEASURES:
-        mean, sd = metrics[f"{key}_mean"], metrics[f"{key}_sd"]
-        spread = percent(mean) if sd is None else f"{number(mean, 1)} ± {percent(sd)}"
-        row = [words, spread, ends(metrics.get(f"{key}_mean_interval")), percent(metrics[f"{key}_pooled"])]
-        rows.append(row + ([percent(baseline[key])] if baseline else []))
-    rows.append(["mean error, in groups", "", "", number(metrics["mae"]), *([""] if baseline else [])])
+    for measure in measures_for(TASK, "card"):
+        key, words = measure.facts_name, measure.label_in("card")
+        if measure.over == "folds":
+            mean, sd, pooled = (metrics[f"{key}_{part}"] for part in ("mean", "sd", "pooled"))
+            spread = percent(mean) if sd is None else f"{number(mean, 1)} ± {percent(sd)}"
+            row = [words, spread, ends(metrics.get(f"{key}_mean_interval")), percent(pooled)]
+        else:
+            row = [words, "", "", in_unit(metrics.get(key), measure)]
+        rows.append(row + ([percent(baseline[key]) if key in baseline else ""] if baseline else []))
     return table(header, rows)
+
+
+def in_unit(value: float | None, measure: Measure) -> str:
+    """Return a score as text: per cent, or the plain number."""
+    return percent(value) if measure.unit == PERCENT else number(value)
 
 
 def images_and_people(metrics: Facts) -> str:

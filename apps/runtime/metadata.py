@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from agecls.faces.crop import FaceCrop
+from agecls.measures import MEASURES as AGE_MEASURES
+from finegrained.measures import MEASURES as CATEGORY_MEASURES
 from finetune.errors import CrlError, ModelFileError
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
 from finetune.runs.files import json_text
@@ -20,15 +22,16 @@ MAX_CHARACTERS = 4_000_000
 LONGEST_NAME = 200
 UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # kinds of characters that nobody sees, or that steer
 LARGEST_WHOLE = 2**63
-# What cards and tables show with so many digits, where it is told.
-SCORES = ("exact", "one_off", "mae", "balanced_accuracy", "ece", "brier", "nll", "rps")
+FOLD_PARTS = ("mean", "sd", "pooled")
+# What cards and tables show with so many digits, where it is told: of the scores, those that travel.
+SCORES = [one for one in (*AGE_MEASURES, *CATEGORY_MEASURES) if "facts" in one.places]
 NUMBERS: dict[str, tuple[str, ...]] = {
     "metrics": (
         "n",
         "subjects",
         "members",
-        *SCORES,
-        *(f"{name}_{part}" for name in SCORES[:2] for part in ("mean", "sd", "pooled")),
+        *dict.fromkeys(one.facts_name for one in SCORES),
+        *(f"{one.facts_name}_{part}" for one in SCORES if one.over == "folds" for part in FOLD_PARTS),
     ),
     "data": ("fold", "images", "subjects", "n_train", "n_validation", "n_test"),
     "architecture": ("parameters", "members", "image_size"),

@@ -1,17 +1,23 @@
-"""One score of a task: its name, where it is shown, what it is a mean of, and what its interval resamples."""
+"""One score of a task: its names, its words, where it is shown, and what its interval resamples.
+
+The measures of a task are the only list of its scores. Tables, cards, exported models and the demo read them:
+a new score is a function, a line in the list and a test.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from finetune.experiments.predictions import Predictions
+    from finetune.experiments.predictions import Predictions
 
-Place = Literal["compare", "conclusion", "study", "card", "demo", "evaluate"]
+Place = Literal["report", "compare", "conclusion", "study", "facts", "card", "demo", "evaluate", "other_data"]
 Over = Literal["folds", "images", "classes"]
+PERCENT = "%"
 
 
 @dataclass(frozen=True)
@@ -19,14 +25,21 @@ class Measure:
     """One score of a task, and where it is shown.
 
     Args:
-        key: its name in a result's scores: "exact", "top1".
+        key: its name in comparisons, and wherever no other name is given: "exact", "top1".
         label: in words: "exact accuracy".
-        places: where it is shown; "conclusion" is the sentence on a comparison.
+        places: where it is shown: the first table of a "report"; "compare" and its "conclusion", a sentence;
+            "study"; "facts", what travels with an exported model, of which its "card" and the "demo" show
+            some; "evaluate", exported models on their run's images, and "other_data", on any other images.
         hits: predictions -> 1.0 or 0.0 for each image, (N,); None for a score that is no mean over images.
         over: the mean is taken over folds (of each fold's mean), over images, or over classes.
         study_key: its name in a study's cells; "" for `key`.
         report_key: its name in report.json where a study finds it; "" for `key`.
+        score_key: its name in `Task.scores`; "" for `key`.
+        facts_key: its name in the facts of an exported model; "" for `key`.
         fewest_classes: it says something from so many classes on.
+        unit: %, another word, or "" for a plain number.
+        column: what heads its column in narrow tables; "" for `label`.
+        labels: its label in the places that word it otherwise.
     """
 
     key: str
@@ -36,7 +49,12 @@ class Measure:
     over: Over = "images"
     study_key: str = ""
     report_key: str = ""
+    score_key: str = ""
+    facts_key: str = ""
     fewest_classes: int = 2
+    unit: str = PERCENT
+    column: str = ""
+    labels: Mapping[Place, str] = field(default_factory=dict)
 
     @property
     def study_name(self) -> str:
@@ -47,6 +65,25 @@ class Measure:
     def report_name(self) -> str:
         """Its name in report.json."""
         return self.report_key or self.key
+
+    @property
+    def score_name(self) -> str:
+        """Its name in `Task.scores`."""
+        return self.score_key or self.key
+
+    @property
+    def facts_name(self) -> str:
+        """Its name in the facts of an exported model."""
+        return self.facts_key or self.key
+
+    @property
+    def heading(self) -> str:
+        """What heads its column: "top-1 %"."""
+        return f"{self.column or self.label}{' %' * (self.unit == PERCENT)}"
+
+    def label_in(self, place: Place) -> str:
+        """Its words in this place."""
+        return self.labels.get(place, self.label)
 
 
 @dataclass(frozen=True)
@@ -64,3 +101,8 @@ class Resampling:
     clusters: np.ndarray
     strata: np.ndarray
     further: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def shown_in(measures: Iterable[Measure], place: Place) -> tuple[Measure, ...]:
+    """Return the measures that are shown in this place, in their order."""
+    return tuple(measure for measure in measures if place in measure.places)

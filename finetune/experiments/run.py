@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from finetune.training.config import to_dict
 from finetune.training.data import TrainingData
 from finetune.training.fit import Fitted, fit
 from finetune.training.learner import spec_of
+from finetune.training.loggers import run_files, run_loggers
 from finetune.training.optimization.distributed import World, any_true, barrier
 from finetune.training.predict import predict
 
@@ -106,11 +107,24 @@ def kept_options(task: Task, config: Any) -> dict[str, Any]:
 
 
 def run_split(
-    experiment: Experiment, split: Split, folder: Path, world: World, *, keep_table: bool = True
+    experiment: Experiment,
+    split: Split,
+    folder: Path,
+    world: World,
+    *,
+    keep_table: bool = True,
+    report: Callable[[RunRecord], object] | None = None,
 ) -> None:
     """Train on one split, test once with the selected weights, and leave a complete run folder.
 
-    `keep_table` also writes the table of images; a cross-validation keeps one for all its folds.
+    Args:
+        experiment: what is known before the first step.
+        split: the parts to train, validate and test on.
+        folder: the run's.
+        world: the processes that train together.
+        keep_table: also write the table of images; a cross-validation keeps one for all its folds.
+        report: writes the report of the finished run, in the main process, before the run's loggers hear of
+            its scores and files.
     """
     task = experiment.task
     config = task.part_config(experiment.config, split)
@@ -118,9 +132,9 @@ def run_split(
         parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test images"
         say(f"fold {split.fold}: {parts}")
     own = plain(task, config, folder)
-    with open_run(config, own, folder, world) as run:
+    with open_run(config, own, folder, world) as run, run_loggers(run, own.run.track) as loggers:
         data = experiment.training_data(split)
-        fitted = fit(data, own, run, world)
+        fitted = fit(data, own, run, world, loggers)
         asked = own.evaluate
         found = predict(
             fitted.learner, data, split.test, own, crops=asked.test_crops, batch_size=asked.batch_size
@@ -130,6 +144,10 @@ def run_split(
             if told := task.summary(record, split):
                 say(told)
         barrier(world)
+        if world.is_main:
+            if report is not None:
+                report(record)
+            loggers.end(record.scores or {}, run_files(folder))
 
 
 def open_run(config: Any, own: Any, folder: Path, world: World) -> RunFolder:

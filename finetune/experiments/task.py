@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from finetune.errors import DataError, UsageError
-from finetune.experiments.measures import Measure, Place, Resampling
+from finetune.experiments.measures import Measure, Place, Resampling, shown_in
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import RECORD_FILE, RunRecord
 from finetune.experiments.result import Result, ResultForm, check_result_files
@@ -50,7 +50,7 @@ class TaskData:
 
 def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
     """Return the task's measures that are shown in this place, in the task's order."""
-    return tuple(measure for measure in task.measures if place in measure.places)
+    return shown_in(task.measures, place)
 
 
 class CropChoice(Protocol):

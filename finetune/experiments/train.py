@@ -35,16 +35,20 @@ def train_run(task: Task, config: Any) -> dict[str, Any]:
         experiment = prepare_experiment(task, config)
         split = experiment.split(task.chosen_fold(config))
         left = any_true(not is_finished(experiment, split, folder), world)
+        told: dict[str, Any] = {}
+
+        def report(record: RunRecord) -> None:
+            told.update(report_run(experiment, split, folder, record, again=left))
+
         if left:
-            run_split(experiment, split, folder, world)
+            run_split(experiment, split, folder, world, report=report)
         record = RunRecord.read(folder / RECORD_FILE)
         if world.is_main and not left:
             say(f"the run in {folder} is finished: nothing is trained and nothing is tested again")
-        result = {"run": str(folder), **record.to_dict()}
+            report(record)
         if world.is_main:
-            result |= report_run(experiment, split, folder, record, again=left)
             say(f"the run lies in {folder}")
-        return result
+        return {"run": str(folder), **record.to_dict(), **told}
     finally:
         stop_world()
 

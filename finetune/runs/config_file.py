@@ -26,6 +26,7 @@ FREE_KEYS = (
     "run.checkpoint_minutes",
     "run.cache",
     "run.workers",
+    "run.track",
     "evaluate.batch_size",
 )
 

@@ -273,7 +273,8 @@ class Progress:
     """How far a run has come: what a checkpoint holds beside the learner's own state.
 
     `best` is the best validation metric of the run; `stage_best` that of its last stage, which early stopping
-    looks at.
+    looks at; `row` what metrics.jsonl holds of the last finished epoch, for a kill may come before it is
+    written there.
     """
 
     epoch: int = 0
@@ -284,6 +285,7 @@ class Progress:
     stage_best: float | None = None
     stage_best_epoch: int = -1
     seconds: float = 0.0
+    row: dict[str, Any] | None = None
 
     def take_score(self, metric: float, epoch: int, last_start: int) -> bool:
         """Note an epoch's validation metric; return whether it is the run's best so far.

@@ -137,6 +137,7 @@ class RunConfig:
         precision: auto, float32, bfloat16 or float16.
         compile: compile the model with torch.compile.
         deterministic: ask torch for deterministic algorithms (exact resume needs it on a GPU).
+        track: loggers of installed packages that hear of every epoch and of the end; none by default.
     """
 
     dir: str = ""
@@ -148,6 +149,7 @@ class RunConfig:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
     deterministic: bool = True
+    track: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,10 @@ def _refused_names(config: FitConfig) -> list[str]:
         if name not in known
     ]
     refused += loss_refusals(config.loss, head_names())
+    if config.run.track:
+        from finetune.training.loggers import unknown_loggers
+
+        refused += unknown_loggers(config.run.track)
     if config.head.name in head_names():
         try:
             check_head_options(config.head.name, config.head.options)

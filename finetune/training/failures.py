@@ -1,19 +1,22 @@
-"""What a run says when it cannot go on: a loss that is not finite, no memory, a request to stop."""
+"""What a run says when it cannot go on, or not exactly: a loss that is not finite, no memory, a stop."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from finetune.cli.command import command_line
 from finetune.errors import DivergedError, ResourceError, UsageError
 from finetune.models.classifier import Classifier, has_batch_norm
+from finetune.runs.folder import versions
 from finetune.training.config import FitConfig
 from finetune.training.data import TrainingData
 from finetune.training.loop import NotFiniteLossError
+from finetune.training.optimization.distributed import World
 
 
 @contextmanager
@@ -67,3 +70,19 @@ def resume_line() -> str:
     """Return the words that name the command to go on with."""
     line = re.sub(r" --run\.resume[= ]\S+", "", command_line())
     return f"go on with:\n  {line} --run.resume auto"
+
+
+def inexact_reasons(state: Mapping[str, Any], world: World, device: str, deterministic: bool) -> list[str]:
+    """Return why a run resumed from `state` may differ in its last bits from an unbroken one.
+
+    Empty when it cannot. `device` is what computes now, and in what precision.
+    """
+    now, before = versions(), state["versions"]
+    changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if now[name] != before.get(name)]
+    reasons = {
+        f"{world.size} processes instead of {state['world_size']}": state["world_size"] != world.size,
+        f"other versions ({', '.join(changed)})": bool(changed),
+        f"on {device} instead of {state['device']}": state["device"] != device,
+        "run.deterministic is off": not deterministic,
+    }
+    return [reason for reason, holds in reasons.items() if holds]

@@ -17,17 +17,24 @@ from finetune.images.augment import build_augment
 from finetune.images.batches import EvalBatches, TrainBatches
 from finetune.models.bundle import check_class_names
 from finetune.models.classifier import Classifier
-from finetune.runs.files import check_free_space
+from finetune.runs.files import check_free_space, to_plain
 from finetune.runs.folder import RunFolder, versions
 from finetune.runs.interrupts import StopRequest
 from finetune.training.checkpoint import CheckpointFolder, Progress, state_bytes
-from finetune.training.config import FitConfig
+from finetune.training.config import FitConfig, to_dict
 from finetune.training.data import TrainingData, check_task
-from finetune.training.epoch_metrics import GRADIENT_MEANS, Totals
-from finetune.training.failures import check_batch_norm, check_finite_weights, resume_line, told_failures
+from finetune.training.epoch_metrics import Totals
+from finetune.training.failures import (
+    check_batch_norm,
+    check_finite_weights,
+    inexact_reasons,
+    resume_line,
+    told_failures,
+)
 from finetune.training.feature_cache import EvalFeatures, FeatureCache, cached_views
 from finetune.training.head_init import check_hooks, prepare_head
 from finetune.training.learner import Learner, build_learner
+from finetune.training.loggers import Loggers, RunFacts, rows_before, run_loggers
 from finetune.training.loop import train_one_epoch
 from finetune.training.optimization.distributed import World, all_true, any_true, barrier, wrap_model
 from finetune.training.predict import evaluate_batches, row_batches, worker_count
@@ -48,9 +55,12 @@ class Fitted:
     others: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
-def fit(task: TrainingData, config: FitConfig, folder: RunFolder, world: World) -> Fitted:
+def fit(
+    task: TrainingData, config: FitConfig, folder: RunFolder, world: World, loggers: Loggers | None = None
+) -> Fitted:
     """Train until the last epoch (or the last one worth training) and return the chosen weights' model.
 
+    Rows go to `loggers`, metrics.jsonl and the console where none are given; whoever gives them ends them.
     Starts from the newest good checkpoint of the folder where there is one. Raises InterruptedRunError after
     a signal, with everything saved and the command to go on with; DataError for a loss that is not finite,
     naming step, rate and files; ResourceError when memory runs out, naming the batch size and two remedies.
@@ -62,7 +72,7 @@ def fit(task: TrainingData, config: FitConfig, folder: RunFolder, world: World) 
     saved = checkpoints.load_latest()
     learner = build_learner(task, config, world, from_checkpoint=saved is not None)
     check_hooks(learner.recipe.hooks, config)
-    run = FitRun(task, config, folder, world, learner, checkpoints)
+    run = FitRun(task, config, folder, world, learner, checkpoints, loggers or run_loggers(folder))
     with told_failures(task, config), StopRequest() as stop:
         run.start(saved, stop)
         run.train(stop)
@@ -79,6 +89,7 @@ class FitRun:
     world: World
     learner: Learner
     checkpoints: CheckpointFolder
+    loggers: Loggers
     progress: Progress = field(default_factory=Progress)
     entered: bool = False
     kept: FeatureCache | None = None
@@ -144,7 +155,13 @@ class FitRun:
             prepare_head(self.learner, self.task, self.config, stop)
         if self.world.is_main:  # last, previous, best and the one being written, and the finished model
             check_free_space(self.folder.path, 5 * state_bytes(self.learner.state()))
-        self.folder.truncate_metrics(self.progress.epoch)
+            self.loggers.begin(self._facts(resumed=saved is not None))
+
+    def _facts(self, *, resumed: bool) -> RunFacts:
+        epoch, epochs = self.progress.epoch, self.config.train.epochs
+        rows = rows_before(epoch, self.folder, self.progress.row)
+        about = (self.folder.path, to_dict(self.config), self.task.identity, versions(), self._device)
+        return RunFacts(*about, epochs, epoch, resumed, rows)
 
     def _restore(self, state: dict[str, Any], file: Path) -> None:
         """Put a checkpoint's state back, after checking that it is this task's."""
@@ -155,7 +172,7 @@ class FitRun:
                 f"the data changed since {file} was written ({', '.join(changed)}: other images, labels, "
                 "people or split): restore the data, or start anew with another --run.dir"
             )
-        for reason in inexact_reasons(state, self.learner):
+        for reason in inexact_reasons(state, self.world, self._device, self.config.run.deterministic):
             say(f"{reason}: the resumed run is statistically equivalent, no longer bit-exact")
         try:
             self.learner.load_state(state["learner"])
@@ -176,9 +193,13 @@ class FitRun:
             "task": self.task.identity,
             "world_size": self.world.size,
             "versions": versions(),
-            "device": f"{self.learner.precision.device_name}, {self.learner.precision.dtype_name}",
+            "device": self._device,
         }
         self.checkpoints.save(state, epoch=self.progress.epoch, step=self.progress.step)
+
+    @property
+    def _device(self) -> str:
+        return f"{self.learner.precision.device_name}, {self.learner.precision.dtype_name}"
 
     def finish(self) -> Fitted:
         """Return the model with the weights that the configuration selects, and the run's facts."""
@@ -260,14 +281,13 @@ class FitRun:
             "lr": max(group["lr"] for group in self.learner.optimizer.param_groups),
             **totals.means(self.world),
             **{f"val_{name}": value for name, value in scores.items()},
+            "seconds": round(self.progress.seconds, 2),
         }
         self._keep_best(epoch, scores.get(self.config.train.monitor))
-        self.folder.append_metrics({**row, "seconds": round(self.progress.seconds, 2)})
         self.progress.epoch, self.progress.step, self.progress.totals = epoch + 1, 0, None
+        self.progress.row = to_plain(row)
         self.save()
-        shown = {name: value for name, value in row.items() if name.startswith(("train_", "val_"))}
-        told = [f"{name} {value:.4f}" for name, value in shown.items() if name not in GRADIENT_MEANS]
-        say(f"epoch {epoch + 1}/{self.config.train.epochs}  {'  '.join(told)}")
+        self.loggers.row(self.progress.row)
 
     def _validate(self) -> dict[str, float]:
         if len(self.task.val) == 0:
@@ -287,20 +307,6 @@ class FitRun:
     def _nothing_improves(self) -> bool:
         patience = self.config.train.patience
         return bool(patience) and self.progress.in_vain(self.learner.recipe.last_start) >= patience
-
-
-def inexact_reasons(state: dict[str, Any], learner: Learner) -> list[str]:
-    """Return why a resumed run may differ in its last bits from an unbroken one; empty when it cannot."""
-    world, device = learner.world, f"{learner.precision.device_name}, {learner.precision.dtype_name}"
-    now, before = versions(), state["versions"]
-    changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if now[name] != before.get(name)]
-    reasons = {
-        f"{world.size} processes instead of {state['world_size']}": state["world_size"] != world.size,
-        f"other versions ({', '.join(changed)})": bool(changed),
-        f"on {device} instead of {state['device']}": state["device"] != device,
-        "run.deterministic is off": not learner.config.run.deterministic,
-    }
-    return [reason for reason, holds in reasons.items() if holds]
 
 
 class Saver:

@@ -17,9 +17,11 @@ from finetune.experiments.study.cells import Cell, CellPlan, read_cell, write_ce
 from finetune.metrics.classification import macro_f1, top_k_accuracy
 from finetune.runs.config_file import config_changes
 from finetune.runs.files import atomic_file, remove_stale, to_plain
+from finetune.runs.folder import versions
 from finetune.runs.lock import FolderLock
 from finetune.seeding import derive_seed
 from finetune.training.config import to_dict
+from finetune.training.loggers import RunFacts, run_files
 from generalcls.config import GeneralConfig
 from generalcls.data.datasets import GeneralData
 from generalcls.networks.registry import (
@@ -35,7 +37,7 @@ from generalcls.parallel.engine import Training, memory_error
 from generalcls.parallel.model_stack import ModelStack
 from generalcls.parallel.objectives import StackObjective, has_plain_logits
 from generalcls.parallel.optimizers import Member
-from generalcls.parallel.progress import Curve, Diary, curve_rows
+from generalcls.parallel.progress import CellLog, Diary, curve_rows
 
 PREDICTIONS = "predictions.npz"
 IN_TRAINING = "in_training"
@@ -135,29 +137,36 @@ class CellTrainer:
                 chunk = list(_locked(plans[start : start + self.together], held))
                 chunk = [plan for plan in chunk if self.read(plan) is None]
                 if chunk:
+                    track = self.config.run.track
+                    logs = [held.enter_context(CellLog(plan, track=track)) for plan in chunk if track]
                     told = f"cells {start + 1} to {start + len(chunk)} of {len(plans)}"
                     if self.together == 1:
                         told = f"cell {start + 1} of {len(plans)}: {chunk[0].arm.title}, seed {chunk[0].seed}"
-                    training = self.train_chunk(chunk, told)
+                    training = self.train_chunk(chunk, told, logs)
+                    for log in logs:
+                        cell = read_cell(log.plan.folder)
+                        log.end({} if cell is None else cell.scores, run_files(log.plan.folder))
                     if training.checkpoint is not None:
                         training.checkpoint.unlink(missing_ok=True)
 
-    def train_chunk(self, plans: Sequence[CellPlan], told: str, curve: Curve | None = None) -> Training:
+    def train_chunk(self, plans: Sequence[CellPlan], told: str, logs: Sequence[CellLog] = ()) -> Training:
         """Train and test these cells together, keep each, and return the training.
 
-        The checkpoint stays: whoever has all that is wanted of the training removes it. `curve` is of the
-        first cell.
+        The checkpoint stays: whoever has all that is wanted of the training removes it. `logs` are of all
+        cells, or none; whoever gives them ends them.
         """
         plans = sorted(plans, key=lambda plan: (plan.arm.name, plan.seed))
+        logs = sorted(logs, key=lambda log: (log.plan.arm.name, log.plan.seed))
         training = self.begin(plans)
         resumed = training.restore()
         each = self.config.train.batch_size * len(plans)
         total = training.total_steps * each
         done = (training.epoch * training.batches.steps_per_epoch + training.step) * each if resumed else 0
-        if curve is not None:
-            curve.begin(training.history[0])
+        for log, history in zip(logs, training.history, strict=False):
+            log.begin(self._facts(log.plan, training, history, resumed=resumed))
         with progress(total, told, done=done) as bar:
-            diary = Diary(told, training, bar, curve)
+            diary = Diary(told, training, bar, logs)
+            training.after_save = diary.after_save
             if resumed:
                 say(f"{told}: goes on after {diary.epochs_done:.4g} of {training.config.epochs} epochs")
             try:
@@ -165,7 +174,17 @@ class CellTrainer:
             except torch.OutOfMemoryError as error:
                 raise memory_error(training.stack, error) from error
         self._keep(plans, training)
+        for log in logs:
+            log.saved()  # in cell.json
         return training
+
+    def _facts(
+        self, plan: CellPlan, training: Training, history: Sequence[dict[str, Any]], *, resumed: bool
+    ) -> RunFacts:
+        tags = {"data": self.data.fingerprint, "arm": plan.arm.name, "seed": plan.seed}
+        epoch, epochs = training.epoch, self.config.train.epochs
+        about = (plan.folder, to_dict(self.config), tags, versions(), self.precision.describe())
+        return RunFacts(*about, epochs, epoch, resumed, history)
 
     def begin(self, plans: Sequence[CellPlan]) -> Training:
         """Return the training of these cells before its first step."""

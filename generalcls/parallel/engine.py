@@ -42,6 +42,7 @@ class Training:
         checkpoint: file to save to now and then; None never saves.
         checkpoint_minutes: how often.
         identity: the data and settings as plain values; a checkpoint of others is not gone on from.
+        after_save: called when a checkpoint was written.
     """
 
     stack: ModelStack
@@ -53,6 +54,7 @@ class Training:
     checkpoint: Path | None = None
     checkpoint_minutes: float = 5.0
     identity: Mapping[str, Any] = field(default_factory=dict)
+    after_save: Callable[[], None] | None = None
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -154,6 +156,8 @@ class Training:
         assert self.checkpoint is not None
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(self.checkpoint, self.state())
+        if self.after_save is not None:
+            self.after_save()
 
     def restore(self) -> bool:
         """Go on from the checkpoint where there is one of these very models, data and settings.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli.console import Progress, say
 from finetune.experiments.study.arms import Arm
+from finetune.experiments.study.cells import CellPlan
 from finetune.experiments.study.schedule import time_text
-from finetune.runs.folder import RunFolder
+from finetune.training.loggers import Loggers, MetricsFile, RunFacts
 from generalcls.parallel.objectives import has_plain_logits
 
 if TYPE_CHECKING:
@@ -21,28 +24,57 @@ SAY_EVERY = 60.0  # seconds between two lines
 SAY_TESTS_EVERY = 15.0  # the same, where the images were just tested
 
 
-@dataclass
-class Curve:
-    """metrics.jsonl of a run, a row for every epoch as soon as it ends.
+class CellLog:
+    """What hears of a cell's epochs: metrics.jsonl, and the loggers that are asked for.
+
+    The file has a row as soon as its epoch ends; after a kill it begins with those that the checkpoint holds,
+    and the others are trained again and come again, equal. Loggers get a row when a checkpoint or the
+    finished cell holds it. As a context it tells them when the cell stops before its end.
 
     Args:
-        opened: the run's folder.
-        arm: what it trains.
+        plan: the cell.
+        file: metrics.jsonl of an open run; None for a cell of a study, whose cell.json holds the rows.
+        track: names of installed loggers.
     """
 
-    opened: RunFolder
-    arm: Arm
+    def __init__(self, plan: CellPlan, file: MetricsFile | None = None, track: Sequence[str] = ()) -> None:
+        self.plan, self.file, self.loggers = plan, file, Loggers(track=track)
+        self._waiting: list[Row] = []
 
-    def begin(self, history: Sequence[Row]) -> None:
-        """Let the file hold the epochs before the first step, after a kill those of the checkpoint.
-
-        It may hold later ones too, which are trained again and give the same rows.
-        """
-        self.opened.replace_metrics(curve_rows(self.arm, history))
+    def begin(self, facts: RunFacts) -> None:
+        """Begin with the rows before the first step, after a kill those of the checkpoint."""
+        facts = replace(facts, rows=curve_rows(self.plan.arm, facts.rows))
+        if self.file is not None:
+            self.file.begin(facts)
+        self.loggers.begin(facts)
 
     def add(self, row: Row) -> None:
-        """Add an epoch's row; it is on the disk when this returns."""
-        self.opened.append_metrics(curve_rows(self.arm, [row])[0])
+        """Add an epoch's row to the file, where it is on the disk when this returns."""
+        [row] = curve_rows(self.plan.arm, [row])
+        if self.file is not None:
+            self.file.row(row)
+        self._waiting.append(row)
+
+    def saved(self) -> None:
+        """Give the loggers the rows so far: they are saved."""
+        for row in self._waiting:
+            self.loggers.row(row)
+        self._waiting = []
+
+    def end(self, scores: Mapping[str, Any], files: Sequence[Path]) -> None:
+        """Say that the cell is finished."""
+        self.loggers.end(scores, files)
+
+    def __enter__(self) -> CellLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end({}, ())
 
 
 class Diary:
@@ -52,11 +84,11 @@ class Diary:
         told: what is in training.
         training: it.
         bar: what a terminal shows; it gets the epoch and the last test accuracy too.
-        curve: where the first model's epochs are written to; None for nowhere.
+        logs: who else hears of the models' epochs, in the order of the models; empty for nobody.
     """
 
-    def __init__(self, told: str, training: Training, bar: Progress, curve: Curve | None = None) -> None:
-        self.told, self.training, self.bar, self.curve = told, training, bar, curve
+    def __init__(self, told: str, training: Training, bar: Progress, logs: Sequence[CellLog] = ()) -> None:
+        self.told, self.training, self.bar, self.logs = told, training, bar, logs
         self._start = self._last = time.monotonic()
         self._from = self.epochs_done
         self._tested = next(filter(None, map(accuracy_text, self._epochs())), "")
@@ -72,14 +104,19 @@ class Diary:
         self._say_after(SAY_EVERY)
 
     def after_epoch(self) -> None:
-        """Write the epoch's row, and say how far it is where it tested."""
-        if self.curve is not None:
-            self.curve.add(self.training.history[0][-1])
+        """Hand over the epoch's rows, and say how far it is where it tested."""
+        for log, history in zip(self.logs, self.training.history, strict=False):
+            log.add(history[-1])
         newest = accuracy_text(next(self._epochs()))
         self._tested = newest or self._tested
         shown = {"test": self._tested} if self._tested else {}
         self.bar.advance(0, epoch=f"{self.training.epoch}/{self.training.config.epochs}", **shown)
         self._say_after(SAY_TESTS_EVERY if newest else SAY_EVERY)
+
+    def after_save(self) -> None:
+        """Let the loggers have the rows that a checkpoint holds."""
+        for log in self.logs:
+            log.saved()
 
     def _epochs(self) -> Iterator[list[Row]]:
         """Yield the rows of all models of an epoch, the last epoch first."""
@@ -110,8 +147,8 @@ def accuracy_text(rows: Sequence[Row]) -> str:
     return f"{' to '.join(ends)} % (epoch {rows[0]['epoch'] + 1})"
 
 
-def curve_rows(arm: Arm, history: Sequence[Row]) -> list[Row]:
+def curve_rows(arm: Arm, history: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return a model's rows as they are kept: those of a margin head have no gradient factor."""
     if has_plain_logits(arm):
-        return list(history)
+        return [dict(row) for row in history]
     return [{**row, "gradient_factor": None, "gradient_ratio": None} for row in history]

@@ -94,9 +94,11 @@ def train_cell(experiment: Experiment, plan: CellPlan) -> None:
     own = replace(experiment, config=config)
     split = own.split(own.task.chosen_fold(config))
     left = not is_finished(own, split, plan.folder)
+    report = partial(report_run, own, split, plan.folder, again=left)
     if left:
-        run_split(own, split, plan.folder, World())
-    report_run(own, split, plan.folder, RunRecord.read(plan.folder / RECORD_FILE), again=left)
+        run_split(own, split, plan.folder, World(), report=report)
+    else:
+        report(RunRecord.read(plan.folder / RECORD_FILE))
 
 
 def read_cell(experiment: Experiment, plan: CellPlan) -> Cell | None:

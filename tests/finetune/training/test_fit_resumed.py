@@ -254,7 +254,7 @@ def test_resuming_with_other_versions_or_processes_says_that_exactness_is_lost(
 ):
     break_off(task, tmp_path, QUICK, call=STEPS)
     assert "bit-exact" not in capsys.readouterr().out
-    monkeypatch.setattr("finetune.training.fit.versions", lambda: {"torch": "9.9"})
+    monkeypatch.setattr("finetune.training.failures.versions", lambda: {"torch": "9.9"})
     train(task, tmp_path, QUICK)
     told = capsys.readouterr().out
     assert "-> 9.9" in told

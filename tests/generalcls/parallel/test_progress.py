@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 
 from finetune.cli.console import progress
+from finetune.experiments.study.cells import CellPlan
 from finetune.runs.folder import RunFolder
-from generalcls import progress as own
-from generalcls.parallel.progress import Curve, Diary, accuracy_text, curve_rows
+from finetune.training.loggers import MetricsFile, RunFacts
+from generalcls.parallel import progress as own
+from generalcls.parallel.progress import CellLog, Diary, accuracy_text, curve_rows
 from tests.generalcls.small_study import arms, training
 
 
@@ -101,15 +104,16 @@ def test_a_terminals_bar_shows_epoch_and_accuracy(monkeypatch):
 def test_a_curve_begins_with_the_epochs_of_the_checkpoint(tmp_path):
     [arm] = arms("crl")
     with RunFolder.open(tmp_path / "run", {}, resume="never") as opened:
-        file, curve = tmp_path / "run" / "metrics.jsonl", Curve(opened, arm)
-        curve.begin([])
+        plan, file = CellPlan(arm, 0, 1.0, tmp_path / "run"), tmp_path / "run" / "metrics.jsonl"
+        facts, log = RunFacts(plan.folder, {}, {}, {}, "cpu", 3), CellLog(plan, MetricsFile(opened))
+        log.begin(facts)
         assert not file.exists()  # a run that never began leaves no claim on its folder
         for epoch in range(3):
-            curve.add({"epoch": epoch, "gradient_factor": 1.5})
+            log.add({"epoch": epoch, "gradient_factor": 1.5})
             assert [row["epoch"] for row in opened.read_metrics()] == list(range(epoch + 1))
-        curve.begin([{"epoch": 0, "gradient_factor": 1.5}])
+        log.begin(replace(facts, rows=[{"epoch": 0, "gradient_factor": 1.5}]))
         assert opened.read_metrics() == [{"epoch": 0, "gradient_factor": 1.5}]
-        curve.begin([])
+        log.begin(facts)
         assert opened.read_metrics() == []
 
 

@@ -1,0 +1,68 @@
+"""The scores of age groups, what each is called and where it is shown; and what a result folder holds."""
+
+from __future__ import annotations
+
+from finetune.experiments.measures import Measure, Place
+from finetune.experiments.result import ResultForm
+
+SHOWN: frozenset[Place] = frozenset(
+    {"report", "compare", "conclusion", "study", "facts", "card", "demo", "evaluate", "other_data"}
+)
+FACTS: frozenset[Place] = frozenset({"facts"})
+
+MEASURES = (
+    Measure(
+        "exact",
+        "exact accuracy",
+        SHOWN,
+        hits=lambda found: found.correct,
+        over="folds",
+        study_key="accuracy",
+        report_key="exact_mean",
+        column="exact",
+        labels={"report": "exact", "card": "right group (exact)", "demo": "right class"},
+    ),
+    Measure(
+        "one_off",
+        "one-off accuracy",
+        SHOWN,
+        hits=lambda found: found.one_off,
+        over="folds",
+        report_key="one_off_mean",
+        column="one-off",
+        labels={
+            "report": "one-off (within one group)",
+            "card": "right group or one next to it (one-off)",
+            "demo": "right or next to it",
+        },
+    ),
+    Measure("macro_f1", "macro F1", frozenset({"study"})),
+    Measure(
+        "balanced_accuracy",
+        "balanced accuracy",
+        frozenset({"facts", "demo"}),
+        labels={"demo": "mean over classes"},
+    ),
+    Measure("ece", "expected calibration error", FACTS, unit=""),
+    Measure("brier", "Brier score", FACTS, unit=""),
+    Measure("nll", "negative log-likelihood", FACTS, unit=""),
+    Measure("rps", "ranked probability score", FACTS, unit=""),
+    Measure(
+        "mae",
+        "mean error",
+        frozenset({"facts", "card", "demo", "other_data"}),
+        score_key="mae_argmax",
+        unit="classes",
+        column="MAE",
+        labels={"card": "mean error, in groups"},
+    ),
+)
+
+AGE_RESULT = ResultForm(
+    kinds=("age_fold", "age_cv"),
+    what="an age run",
+    written_by="crl age cv writes them when its folds are finished",
+    columns=("subject", "user", "gender", "age", "fold"),
+    may_be_empty=("age",),
+    headline=(MEASURES[0].key, MEASURES[0].label),
+)
