@@ -1,4 +1,4 @@
-"""A task and a head of another package: found by its entry points, without a line changed in the toolkit."""
+"""A task, a head and a logger of another package: found by entry points, no line changed in the toolkit."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from finetune.cli.command import choose_command
 from finetune.cli.console import reset
 from finetune.experiments import task as tasks
 from finetune.models.heads import registry as heads
+from finetune.training.loggers import logger_names
 
 PACKAGE = Path(__file__).resolve().parents[2] / "examples" / "own_package"
 PARTS = {"train": 8, "val": 2, "test": 6}
@@ -90,7 +91,9 @@ def test_a_task_of_another_package_trains_reports_evaluates_and_compares(install
     assert "folders: 32 images of 2 classes: 16 train, 4 validation, 12 test" in capsys.readouterr().out
     for run in runs:
         words = [f"--data.root={root}", f"--run.dir={run}", "--loss", run.name, *TINY]
-        assert stripes("train", *words, "--head.name=cosine", "--head.options.scale=5") == 0
+        words += ["--head.name=cosine", "--head.options.scale=5", "--run.track=[csv]"]
+        assert stripes("train", *words) == 0
+        assert (run / "metrics.csv").read_text(encoding="utf-8").startswith("epoch,")
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))
         assert (report["kind"], report["head"], report["head_options"]) == (
             "stripes_run",
@@ -136,13 +139,15 @@ def test_a_task_says_only_what_is_its_own(installed):
     }
 
 
-def test_both_are_listed_beside_the_toolkit_s_own(installed):
+def test_all_are_listed_beside_the_toolkit_s_own(installed):
     assert "stripes" in tasks.task_names()
     assert "cosine" in heads.head_names()
+    assert "csv" in logger_names()
     assert heads.resolved("cosine", {}) == {"scale": 10.0}
 
 
-def test_without_the_package_neither_is_there():
+def test_without_the_package_none_is_there():
     forget()
     assert "stripes" not in tasks.task_names()
     assert "cosine" not in heads.head_names()
+    assert "csv" not in logger_names()
