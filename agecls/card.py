@@ -21,8 +21,7 @@ from agecls.card_facts import (
 )
 from agecls.data.groups import AgeGroups
 from agecls.report_sections import age_gaps
-from agecls.result_form import AGE_RESULT
-from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
+from agecls.scores import AGE_RESULT, FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
 from finetune.errors import UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.experiments.predictions import Predictions
+from finetune.experiments.result import ResultForm
 from finetune.metrics import classification as metrics
 from finetune.metrics.bootstrap import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
 from finetune.runs.files import json_text
@@ -24,6 +25,16 @@ FEWEST_SUBJECTS = 30
 SUBJECT_SIZES = ((1, 1), (2, 4), (5, 9), (10, 49), (50, None))
 
 Slice = Literal["group", "gender", "subject_count"]
+
+# What the result folder of an age run holds.
+AGE_RESULT = ResultForm(
+    kinds=("age_fold", "age_cv"),
+    what="a cross-validation",
+    written_by="crl age cv writes them when its folds are finished",
+    columns=("subject", "user", "gender", "age", "fold"),
+    may_be_empty=("age",),
+    headline=("exact", "exact accuracy"),
+)
 
 
 def decode_argmax(probs: np.ndarray) -> np.ndarray:

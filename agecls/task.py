@@ -13,7 +13,7 @@ import numpy as np
 from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig, VerifyAgeConfig
 from agecls.data.folds import shared_people
 from agecls.data.read import check_contents, make_age_splits, read_data
-from agecls.result_form import AGE_RESULT
+from agecls.scores import AGE_RESULT
 from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import ALL, Split, Splits

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from agecls.result_form import AGE_RESULT
+from agecls.scores import AGE_RESULT
 from finetune.experiments.predictions import Predictions
 
 
