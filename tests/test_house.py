@@ -69,6 +69,7 @@ DOORS = {
     },
     "onnxruntime": {"apps/runtime/session.py", "apps/export/convert.py"},
     "gradio": {"apps/demo/page.py"},
+    "IPython": {"finetune/cli/console.py"},
     "torchvision": {"generalcls/data/datasets.py"},
 }
 
