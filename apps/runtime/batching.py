@@ -85,7 +85,7 @@ def one_or_many(images: Picture | Sequence[Picture]) -> Sequence[Picture]:
         return list(images) if images.ndim == 4 else [images]
     if isinstance(images, str | Path | bytes | OpenedImage):
         return [images]
-    if isinstance(images, Sequence):
+    if isinstance(images, Sequence) and not isinstance(images, bytes | bytearray | memoryview):
         return images
     raise UsageError(
         "images are one image or a list of them (arrays, paths, bytes of files, PIL images); got "

@@ -94,7 +94,7 @@ def decode_opened(image: OpenedImage, *, max_pixels: int = MAX_PIXELS) -> np.nda
     Returns uint8 (H, W, 3).
     Raises BadImageError for pixels that cannot be read, 32-bit pixels, too many pixels, and a side under 8.
     """
-    name = f"the PIL image {image.filename}" if getattr(image, "filename", "") else "the PIL image"
+    name = f"the PIL image {getattr(image, 'filename', '')}".rstrip()
     _check_header(image, name, max_pixels)
     try:
         with _LOADING:
