@@ -29,7 +29,7 @@ Slice = Literal["group", "gender", "subject_count"]
 # What the result folder of an age run holds.
 AGE_RESULT = ResultForm(
     kinds=("age_fold", "age_cv"),
-    what="a cross-validation",
+    what="an age run",
     written_by="crl age cv writes them when its folds are finished",
     columns=("subject", "user", "gender", "age", "fold"),
     may_be_empty=("age",),

@@ -25,7 +25,7 @@ class ResultForm:
 
     Args:
         kinds: of run.json; the first is a single run's, the last a joined result's.
-        what: a result folder in words: "a cross-validation".
+        what: a run of the task in words: "an age run".
         written_by: which command writes one, in words.
         headline: the score that predictions.parquet is checked by: its key in run.json's scores, in words.
         columns: the predictions' own columns, in the order of the file.

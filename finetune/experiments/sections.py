@@ -9,6 +9,7 @@ from typing import Any
 from finetune.figures.markdown import NOT_MEASURED, Picture, code, escape, number, table
 
 Record = Mapping[str, Any]
+SETTINGS = ("image_size", "epochs", "batch_size", "seed")  # shown in rows of their own
 FIGURES = PurePosixPath("pictures")  # the folder of a report's figures
 CURVES_NOTE = (
     "Training accuracy is measured on augmented images while the weights still move. "
@@ -37,6 +38,7 @@ def what_ran(record: Record) -> str:
         ("protocol", escape(plain(record.get("protocol")))),
         ("preprocessing", escape(plain(record.get("preprocess")))),
         ("test crops", escape(plain(record.get("test_crops")))),
+        *((key.replace("_", " "), escape(plain(record.get(key)))) for key in SETTINGS),
         ("training", escape(plain(record.get("train")))),
         ("device", escape(f"{used} ({name}), asked for {asked}")),
         ("precision", escape(plain(record.get("precision")))),

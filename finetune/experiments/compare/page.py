@@ -145,7 +145,11 @@ def per_seed(comparison: Comparison, task: Task) -> str | None:
     """Return a table per concluded measure: each seed, mean, sd and interval; None for one seed."""
     if not comparison.get("per_seed"):
         return None
-    tables = [_seed_table(comparison, measure) for measure in measures_for(task, "conclusion")]
+    single = comparison["unit"] == "image"  # else images are not independent, as McNemar's test takes them
+    tables = [
+        _seed_table(comparison, measure, mcnemar=single and measure is task.measures[0])
+        for measure in measures_for(task, "conclusion")
+    ]
     notes = (
         f"Intervals are Student's over {len(comparison['seeds'])} seeds, for these test "
         f"{comparison['unit']}s; sd divides by n - 1. Seeds of both sides are paired."
@@ -153,15 +157,23 @@ def per_seed(comparison: Comparison, task: Task) -> str | None:
     return "\n\n".join([*tables, notes])
 
 
-def _seed_table(comparison: Comparison, measure: Measure) -> str:
+def _seed_table(comparison: Comparison, measure: Measure, *, mcnemar: bool) -> str:
     first, second = map(escape, comparison["names"])
     header = [f"{measure.label} (%)", first, second, "difference"]
     rows = [[f"seed {row['seed']}", *_seed_cells(row[measure.key])] for row in comparison["per_seed"]]
+    spread: list[str] = []
+    if mcnemar:
+        header.append("McNemar's p")
+        rows = [
+            [*cells, f"{row['mcnemar']['p']:.2g}"]
+            for cells, row in zip(rows, comparison["per_seed"], strict=True)
+        ]
+        spread = [""]
     scores = comparison["seed_scores"][measure.key]
     sides = [scores["a"], scores["b"], comparison["seed_difference"][measure.key]]
     rows += [
-        ["mean ± sd", *(f"{number(side['mean'])} ± {number(side['sd'])}" for side in sides)],
-        ["95 % interval", *(interval(side["interval"], 2) for side in sides)],
+        ["mean ± sd", *(f"{number(side['mean'])} ± {number(side['sd'])}" for side in sides), *spread],
+        ["95 % interval", *(interval(side["interval"], 2) for side in sides), *spread],
     ]
     return table(header, rows)
 

@@ -26,7 +26,7 @@ def test_a_picture_is_decoded_once_for_all_models(tmp_path: Path, monkeypatch: p
     seen: list[Path] = []
     decode = apps.runtime.batching.decode_image
     monkeypatch.setattr(
-        apps.runtime.side_by_side, "decode_image", lambda file: seen.append(file) or decode(file)
+        apps.runtime.batching, "decode_image", lambda file: seen.append(file) or decode(file)
     )
     found = probabilities(models, files, ["center", "flip", "ten"], batch_size=30)
     assert sorted(seen) == files
