@@ -344,7 +344,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 Run = Callable[[Made, Path], Any]
 AGE_SHOWN = {"workers": 0, "cache": "none", "device": "cpu", "evaluate": {"test_crops": "flip"}}
 STUDY: dict[str, Any] = {"losses": ["cel", "crl"], "seeds": 1, "controls": False}
-SLOW = {"agecls.study"}  # the same code as finegrained's, on more figures
+SLOW = {"agecls.study", "finegrained.study"}  # some ten seconds; generalcls.study stays in the default run
 CALLS: dict[str, Run] = {
     "agecls.verify": lambda made, _: agecls.verify(data=age_data(made.table)),
     "agecls.train": lambda made, out: agecls.train(**made.age, run=place(out)),
