@@ -239,7 +239,7 @@ class AgeTask(Task):
         self, folder: Path, record: RunRecord, asked: CropChoice
     ) -> tuple[Mapping[str, Any] | None, str]:
         """Return the crop that the run or the options tell, or that a detector measures on its images."""
-        from agecls.model_crop import face_crop_of
+        from agecls.card_facts import face_crop_of
 
         crop, source = face_crop_of(folder, record.to_dict(), asked)
         return crop.to_dict(), source
