@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,11 +39,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.pluginmanager.register(Turns(common_folder(factory)), "turns")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # around pytest's own sorting, which keeps the users of one fixture together
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Put the tests into the order that was asked for; those alone come last, where they wait for few."""
     seed = config.getoption("--shuffle")
     if seed is not None:
         items[:] = shuffled(items, seed)
+    yield
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
 
 
@@ -49,6 +53,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many workers `-n auto` starts."""
     return at_hand()
+
+
+@pytest.fixture(autouse=True)
+def same_dice() -> None:
+    """Let a test draw the same random numbers whatever ran before it; a library is not imported for this."""
+    random.seed(0)
+    for name, seed in (("numpy.random", "seed"), ("torch", "manual_seed")):
+        if name in sys.modules:
+            getattr(sys.modules[name], seed)(0)
 
 
 @pytest.fixture
