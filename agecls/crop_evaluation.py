@@ -25,6 +25,7 @@ from agecls.scores import exact_accuracy, one_off_accuracy
 from finetune.cli.console import progress, say, table
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.evaluate import (
+    Evaluation,
     Shown,
     chosen_crops,
     names_data,
@@ -76,8 +77,10 @@ class RecroppedSource:
         return self._manifest.file(int(row))
 
 
-def evaluate_recropped(task: Task, folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
+def evaluate_recropped(task: Task, folder: Path, config: EvaluateAgeConfig) -> Evaluation:
     """Score a run with its pictures' own crops and with a detector's, and return both with their difference.
+
+    The predictions returned are those for the detector's crops.
 
     Without data in the configuration each model of the run is shown its own test images; other data is shown
     to all of them, whose probabilities are averaged. Where no face is found the picture is shown as it is,
@@ -114,7 +117,7 @@ def evaluate_recropped(task: Task, folder: Path, config: EvaluateAgeConfig) -> d
     if config.out is not None:
         whose = " (of the detector's crops)"
         write_evaluation(Path(config.out), join_predictions(cut), summary, whose)
-    return summary
+    return Evaluation(summary, join_predictions(cut))
 
 
 def crop_for_run(

@@ -26,12 +26,12 @@ from finetune.experiments.run import (
     prepare_experiment,
     run_split,
 )
+from finetune.experiments.study.folder import no_claim_left
 from finetune.experiments.task import Task
 from finetune.images.manifest import Manifest
-from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, config_changes
+from finetune.runs.config_file import FREE_KEYS, config_changes
 from finetune.runs.folder import RunFolder, read_json
 from finetune.runs.interrupts import StopRequest
-from finetune.runs.lock import LOCK_NAME
 from finetune.training.optimization.distributed import World
 from finetune.training.optimization.precision import choose_precision
 
@@ -66,7 +66,7 @@ def cross_validate(task: Task, config: CrossValidationConfig) -> dict[str, Any]:
     for fold in wanted:
         if fold in finished:
             say(f"fold {fold}: finished earlier, not run again")
-    with no_claim_left(folder):
+    with no_claim_left(folder, "fold*"):
         if len(config.devices) > 1 and len(waiting) > 1:
             run_on_devices(config, folder, waiting)
         else:
@@ -84,24 +84,6 @@ def cross_validate(task: Task, config: CrossValidationConfig) -> dict[str, Any]:
             say(f"folds {', '.join(map(str, remaining))} remain; the report is written when all are there")
         return {"finished": finished, "remaining": remaining, "run": str(folder)}
     return conclude(experiment, folder)
-
-
-@contextmanager
-def no_claim_left(folder: Path) -> Iterator[None]:
-    """Let go of the result folder when the `with` fails before any fold did anything.
-
-    So the corrected command may use it: a misspelt device or missing weights cost nobody a folder.
-    """
-    try:
-        yield
-    except CrlError:
-        names = {file.name for file in folder.rglob("*") if not file.is_dir()}
-        if names <= {CONFIG_NAME, LOCK_NAME} and not any(folder.glob(f"fold*/{CONFIG_NAME}")):
-            for lock in folder.glob(f"fold*/{LOCK_NAME}"):
-                lock.unlink()
-                lock.parent.rmdir()
-            (folder / CONFIG_NAME).unlink(missing_ok=True)
-        raise
 
 
 def refuse_torchrun() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agecls.config import EvaluateAgeConfig
 from agecls.scores import age_scores, slice_scores
@@ -13,11 +13,19 @@ from finetune.errors import UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.task import Task
 
+if TYPE_CHECKING:
+    from finetune.experiments.evaluate import Evaluation
+
 SLICES = ("group", "gender", "subject_count")
 
 
 def evaluate_age_run(task: Task, folder: Path, config: EvaluateAgeConfig) -> dict[str, Any]:
-    """Score a run folder and return the scores with their slices (`finetune.experiments.evaluate`).
+    """Score a run folder and return the scores with their slices, as `score_age_run` does."""
+    return score_age_run(task, folder, config).summary
+
+
+def score_age_run(task: Task, folder: Path, config: EvaluateAgeConfig) -> Evaluation:
+    """Score a run folder; return the scores with their slices, and the predictions.
 
     With `crop` "detector" the pictures are also cut out again by a face detector, and what that costs is
     returned (`agecls.crop_evaluation`). Raises UsageError for options of re-cropping without it.
@@ -26,10 +34,10 @@ def evaluate_age_run(task: Task, folder: Path, config: EvaluateAgeConfig) -> dic
         from agecls.crop_evaluation import evaluate_recropped
 
         return evaluate_recropped(task, folder, config)
-    from finetune.experiments.evaluate import evaluate_run
+    from finetune.experiments.evaluate import score_run
 
     refuse_unused(config)
-    return evaluate_run(task, folder, config)
+    return score_run(task, folder, config)
 
 
 def refuse_unused(config: EvaluateAgeConfig) -> None:

@@ -15,12 +15,12 @@ from agecls.data.folds import shared_people
 from agecls.data.read import check_contents, make_age_splits, read_data
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
+from finetune.experiments.measures import Resampling
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import ALL, Split, Splits
 from finetune.experiments.task import (
     CropChoice,
     FoldsRun,
-    Resampling,
     Sections,
     StudyText,
     Task,
@@ -86,14 +86,6 @@ class AgeTask(Task):
 
         return verify_lists(data, splits, config)
 
-    def faults(self, data: TaskData, config: AgeDataConfig) -> list[str]:  # noqa: ARG002
-        """Return nothing: missing images are counted, and splits are checked as they are made."""
-        return []
-
-    def configure(self, config: AgeConfig, data: TaskData) -> AgeConfig:  # noqa: ARG002
-        """Return the configuration: nothing depends on the data set."""
-        return config
-
     def part_config(self, config: AgeConfig, split: Split) -> AgeConfig:
         """Return the configuration of one fold."""
         return replace(config, data=replace(config.data, fold=split.fold))
@@ -102,27 +94,12 @@ class AgeTask(Task):
         """Return data.fold; -1 trains on everything."""
         return config.data.fold
 
-    def boxes(self, manifest: Manifest, crop: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Return None: faces come cut out."""
-        return
-
-    def crop_of(self, config: AgeDataConfig) -> Mapping[str, Any]:  # noqa: ARG002
-        """Return nothing: faces come cut out."""
-        return {}
-
     def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
         """Return accuracy, balanced accuracy and one-off accuracy in the unit interval."""
         from finetune.training.data import plain_scores
 
         one_off = float((np.abs(probs.argmax(1) - target) <= 1).mean())
         return {**plain_scores(probs, target), "one_off": one_off}
-
-    def labels(self, manifest: Manifest, class_names: Sequence[str]) -> np.ndarray:
-        """Return the labels as they are: groups have an order, so both lists must be the same."""
-        from finetune.models.bundle import check_class_names
-
-        check_class_names(class_names, manifest.class_names)
-        return manifest.label
 
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return what is known of the subject of each image, and the fold that it was tested in."""
@@ -186,9 +163,6 @@ class AgeTask(Task):
         from agecls.report import draw_figures
 
         return draw_figures(result, record), []
-
-    def write_tables(self, result: Result, record: Mapping[str, Any]) -> None:
-        """Write nothing: report.json has every number."""
 
     def sections(self, record: Mapping[str, Any]) -> Sections:
         """Return the result, the folds, the groups and other slices, and calibration."""
@@ -265,7 +239,7 @@ class AgeTask(Task):
         self, folder: Path, record: RunRecord, asked: CropChoice
     ) -> tuple[Mapping[str, Any] | None, str]:
         """Return the crop that the run or the options tell, or that a detector measures on its images."""
-        from agecls.model_crop import face_crop_of
+        from agecls.card_facts import face_crop_of
 
         crop, source = face_crop_of(folder, record.to_dict(), asked)
         return crop.to_dict(), source

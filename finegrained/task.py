@@ -13,15 +13,13 @@ from finegrained.data.boxes import picture_boxes
 from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
 from finegrained.measures import FINE_RESULT, MEASURES
 from finetune.cli.console import say
-from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import Split, Splits
-from finetune.experiments.task import CropChoice, Resampling, Sections, StudyText, Task, TaskData
+from finetune.experiments.task import Sections, StudyText, Task, TaskData
 from finetune.images.manifest import Manifest
 from finetune.metrics.classification import confusion_matrix
 
 if TYPE_CHECKING:
-    from finetune.experiments.record import RunRecord
     from finetune.experiments.result import Result
     from finetune.figures.markdown import Picture
 
@@ -38,19 +36,7 @@ class CategoryTask(Task):
     name = "fine"
     title = "Fine-grained recognition"
     form = FINE_RESULT
-    class_unit = "class"
-    part_unit = "run"
-    ordered = False
     config_type = FineConfig
-    call_options = ()
-    cell_files = (
-        "run.json",
-        "predictions.parquet",
-        "manifest.parquet",
-        "model.safetensors",
-        "report.json",
-        "report.md",
-    )
     measures = MEASURES
 
     def read(self, config: FineDataConfig, *, lists_only: bool = False) -> TaskData:
@@ -72,12 +58,6 @@ class CategoryTask(Task):
     def splits(self, data: TaskData, config: FineDataConfig) -> Splits:
         """Return the one split."""
         return make_fine_split(data, config)
-
-    def describe(self, data: TaskData, splits: Splits) -> str:
-        """Return how many images and classes there are, and how many images each part has."""
-        (split,) = splits
-        parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
-        return f"{data.policy}: {len(data.manifest)} images of {data.manifest.num_classes} classes: {parts}"
 
     def check(self, data: TaskData, splits: Splits, config: FineDataConfig) -> TaskData:
         """Tell what the reader noticed; return the data with the files of equal bytes in their report."""
@@ -102,14 +82,6 @@ class CategoryTask(Task):
 
         return with_presets(config, data_set_of(data.policy, data.manifest.class_names))
 
-    def part_config(self, config: FineConfig, split: Split) -> FineConfig:  # noqa: ARG002
-        """Return the configuration: there is one part."""
-        return config
-
-    def chosen_fold(self, config: FineConfig) -> int:  # noqa: ARG002
-        """Return 0: there is one test part."""
-        return 0
-
     def boxes(self, manifest: Manifest, crop: Mapping[str, Any]) -> np.ndarray | None:
         """Return the boxes to cut out where the crop is "box"."""
         kind, margin = crop.get("kind", "image"), crop.get("margin", 0.0)
@@ -119,21 +91,11 @@ class CategoryTask(Task):
         """Return whether images are cut to their boxes, and by which margin."""
         return {"kind": config.crop, "margin": config.box_margin}
 
-    def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Return accuracy and balanced accuracy in the unit interval."""
-        from finetune.training.data import plain_scores
-
-        return plain_scores(probs, target)
-
     def labels(self, manifest: Manifest, class_names: Sequence[str]) -> np.ndarray:
         """Return the labels moved by class name, "/" read as "-"."""
         from finegrained.evaluation import labels_by_name
 
         return labels_by_name(manifest, class_names)
-
-    def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:  # noqa: ARG002
-        """Return nothing: only the path is known of an image."""
-        return {}
 
     def scores(self, predictions: Predictions, train_labels: np.ndarray | None = None) -> dict[str, Any]:
         """Return top-1 with its interval, top-5, scores per class, and the majority-class baseline."""
@@ -170,10 +132,6 @@ class CategoryTask(Task):
         manifest = data.manifest
         parts = split.part_names(len(manifest))
         return manifest.with_column("part", parts).with_column("sha256", content_hashes(manifest))
-
-    def summary(self, record: RunRecord, split: Split) -> str | None:  # noqa: ARG002
-        """Return None: the scores are told with the report."""
-        return None
 
     def report_scores(
         self,
@@ -220,19 +178,11 @@ class CategoryTask(Task):
 
         return reported_by_others(record)
 
-    def closing_sections(self, record: Mapping[str, Any]) -> Sections:  # noqa: ARG002
-        """Return no further sections."""
-        return []
-
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the scores in one line."""
         from finegrained.report import tell
 
         tell(report)
-
-    def evaluation_scores(self, predictions: Predictions) -> dict[str, Any]:
-        """Return every score, and those of each class."""
-        return self.scores(predictions)
 
     def tell_evaluation(self, summary: Mapping[str, Any]) -> None:
         """Print the scores and the classes recognised worst."""
@@ -240,44 +190,11 @@ class CategoryTask(Task):
 
         tell_evaluation(summary)
 
-    def resampling(self, predictions: Predictions) -> Resampling:
-        """Return single images: nothing that ties images together is recorded."""
-        everyone = np.arange(len(predictions))
-        return Resampling("image", everyone, np.zeros(len(predictions), dtype=np.int64))
-
-    def tested(self, predictions: Predictions) -> dict[str, Any]:  # noqa: ARG002
-        """Return nothing: only the number of images is known."""
-        return {}
-
-    def model_rows(self, record: RunRecord, manifest: Manifest, fold: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG002
-        """Return the rows of the parts train and test, as the run's own table names them."""
-        if "part" not in manifest:
-            raise DataError("the run's table of images does not tell which were trained and tested on")
-        return np.flatnonzero(manifest["part"] == "train"), np.flatnonzero(manifest["part"] == "test")
-
-    def model_crop(
-        self,
-        folder: Path,
-        record: RunRecord,  # noqa: ARG002
-        asked: CropChoice,
-    ) -> tuple[Mapping[str, Any] | None, str]:
-        """Return None; UsageError where a face crop is asked for."""
-        if asked.face_crop != "auto" or asked.face_margin is not None or asked.detector is not None:
-            raise UsageError(
-                f"{folder} is a fine-grained run, whose pictures show no faces: leave out --face_crop, "
-                "--face_margin and --detector"
-            )
-        return None, ""
-
     def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:  # noqa: ARG002
         """Return what `finegrained.card.fine_card` tells."""
         from finegrained.card import fine_card
 
         return fine_card(folder, self.measures, tested=tested)
-
-    def folds_run(self, config: FineStudyConfig) -> None:  # noqa: ARG002
-        """Return None: a cell is a single run."""
-        return
 
     def study_text(self, config: FineStudyConfig, report: Mapping[str, Any]) -> StudyText:
         """Return which head was trained, and the scores that others reported with it on the official test."""

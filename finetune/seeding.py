@@ -7,6 +7,8 @@ randomness (dropout, mixup) from (seed, epoch, step, rank). A resumed run comput
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -37,3 +39,19 @@ def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
     import torch
 
     torch.manual_seed(derive_seed(seed, "step", epoch, step, rank))
+
+
+@contextmanager
+def torch_left_as_it_was() -> Iterator[None]:
+    """Give torch's random state and its switches back at the end: they belong to whoever called."""
+    import torch
+
+    state, cudnn = torch.get_rng_state(), torch.backends.cudnn
+    strict, benchmark = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        cudnn.benchmark = benchmark

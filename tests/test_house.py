@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -46,9 +47,8 @@ GROUND = set(FLOORS[0])  # all that finetune holds beside its sub-rooms, and so 
 FOR_GENERALCLS = ("study", "engines", "config")
 
 MOST_MODULES, MOST_LINES = 16, 350
+MOST_REPEATED = 10  # lines of a function's body, its docstring not counted
 VAGUE = ("util", "helper", "misc")
-
-# To be emptied: a test fails as soon as an entry is not needed any more.
 
 # Each guest enters by its own files only.
 DOORS = {
@@ -69,6 +69,7 @@ DOORS = {
     },
     "onnxruntime": {"apps/runtime/session.py", "apps/export/convert.py"},
     "gradio": {"apps/demo/page.py"},
+    "IPython": {"finetune/cli/console.py"},
     "torchvision": {"generalcls/data/datasets.py"},
 }
 
@@ -95,7 +96,9 @@ TORCH_FREE = (
     "finetune.experiments.study.statistics",
     "finetune.experiments.study.conclusion",
     "finetune.metrics.paired_tests",
+    "generalcls",
     "generalcls.commands",
+    "generalcls.door",
     "generalcls.config",
     "generalcls.data.datasets",
     "generalcls.data.synthetic",
@@ -110,6 +113,8 @@ TORCH_FREE = (
     "finegrained.synthetic.datasets",
     "finegrained.data.reading",
     "finegrained.measures",
+    "finegrained",
+    "finegrained.door",
     "finegrained.scores",
     "finegrained.data.splits",
     "finegrained.data.verify",
@@ -119,6 +124,8 @@ TORCH_FREE = (
     "agecls.data.folds",
     "agecls.synthetic.adience",
     "agecls.measures",
+    "agecls",
+    "agecls.door",
     "agecls.scores",
     "agecls.figures",
     "agecls.task",
@@ -126,6 +133,7 @@ TORCH_FREE = (
     "finetune.experiments.measures",
     "finetune.experiments.task",
     "finetune.experiments.result",
+    "finetune.experiments.measures",
     "finetune.experiments.compare.compare",
     "agecls.report",
     "agecls.config",
@@ -141,6 +149,10 @@ TORCH_FREE = (
     "apps.runtime.metadata",
     "apps.runtime.model_file",
     "apps.runtime.session",
+    "apps.session",
+    "finetune.cli.keywords",
+    "finetune.figures.notebook",
+    "finetune.experiments.door",
     "apps.predict.run",
     "apps.predict.predict",
     "apps.predict.inputs",
@@ -265,6 +277,38 @@ def crowded(paths: list[str]) -> set[str]:
     return {folder for folder, count in counts.items() if count > MOST_MODULES}
 
 
+class _Unnamed(ast.NodeTransformer):
+    """Takes names of variables and values of constants out of a tree, so that renaming hides nothing."""
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name("_", node.ctx)
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        return ast.arg("_")
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        return ast.Constant(type(node.value).__name__)
+
+
+def long_bodies(source: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the shape of each function whose body is long, its docstring left out."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        if body and (body[-1].end_lineno or 0) - body[0].lineno >= MOST_REPEATED:
+            yield f"{node.name}, line {node.lineno}", ast.dump(_Unnamed().visit(ast.Module(body, [])))
+
+
+def repeated(sources: Mapping[str, str]) -> list[set[str]]:
+    """Return the sets of functions whose long bodies are the same but for names and constants."""
+    found: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        for name, shape in long_bodies(source):
+            found.setdefault(shape, set()).add(f"{path}: {name}")
+    return [functions for functions in found.values() if len(functions) > 1]
+
+
 def vague(path: str) -> bool:
     """Tell whether a folder or file has a name that says nothing of what it holds."""
     return any(word in part for part in path.split("/") for word in VAGUE)
@@ -370,6 +414,23 @@ def test_a_crowded_room_is_caught():
     paths = [f"apps/a/m{number}.py" for number in range(MOST_MODULES)] + ["apps/a/__init__.py"]
     assert crowded(paths) == set()
     assert crowded([*paths, "apps/a/more.py", "apps/a/b/other.py"]) == {"apps/a"}
+
+
+def test_no_long_function_is_written_twice():
+    assert repeated({path: text for _, path, text in source_files()}) == []
+
+
+def test_a_long_function_written_twice_is_caught():
+    lines = [f"    total = total + scale * {number}" for number in range(MOST_REPEATED)]
+    first = "\n".join(["def first(total, scale):", '    """Say one thing."""', *lines, "    return total"])
+    second = first.replace("total", "mass").replace("first", "second").replace("one thing", "another")
+    method = f"class B:\n{textwrap.indent(second, '    ')}"
+    assert repeated({"a.py": first, "b.py": method}) == [{"a.py: first, line 1", "b.py: second, line 2"}]
+    (twins,) = repeated({"a.py": f"{method}\n\n\n{method}"})
+    assert len(twins) == 2
+    assert repeated({"a.py": first, "b.py": method.replace("mass + scale", "mass - scale")}) == []
+    shorter = "\n".join(first.splitlines()[:-1])
+    assert repeated({"a.py": shorter, "b.py": shorter}) == []
 
 
 def test_guests_enter_by_their_doors():

@@ -1,4 +1,7 @@
-"""What CONTRIBUTING promises of adding things: each is added at run time, and no other file is touched."""
+"""What CONTRIBUTING promises of adding things: each is added at run time, and no other file is touched.
+
+A head, a task and a logger of another package are added in tests/examples/test_own_package.py.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,27 @@ import torch
 from torch import Tensor
 
 from agecls.config import AgeConfig, AgeStudyConfig
+from agecls.task import TASK as AGE
 from apps.cli import main
 from apps.curves import draw_curves
 from apps.demo.loss_explorer import explorer_html
 from core_losses import LOSSES, LossModule, cross_entropy_loss
 from core_losses.reduction import SharedOptions
+from finegrained.config import FineDataConfig
+from finegrained.data import layouts
+from finegrained.data.reading import FineReading, ListedImage, Lists, ReadingRules, finish
+from finegrained.task import TASK as FINE
 from finetune.cli.console import reset
 from finetune.cli.options import parse_options
-from finetune.errors import UsageError
+from finetune.errors import DataError, UsageError
+from finetune.experiments.compare.compare import compare_results
+from finetune.experiments.compare.page import differences
+from finetune.experiments.measures import Measure
 from finetune.experiments.study.arms import build_arms
 from finetune.training.config import FitConfig, LossConfig
 from finetune.training.learner import loss_settings
 from generalcls.config import GeneralRunOneConfig
+from tests.agecls.results_by_hand import make_result
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = re.compile(r"^\| `(\w+)` \| [^|]+ \| ([^|]*)\|$", re.MULTILINE)
@@ -159,3 +171,104 @@ def test_the_documented_options_of_losses_are_theirs():
         parts = [part.split() for part in told.split(", ") if part]
         assert [part[0] for part in parts] == list(options), name
         assert all(float(part[1]) == options[part[0]] for part in parts if len(part) > 1), name
+
+
+RECIPE = re.compile(r"^\| (an? [^|]+) \| (\d+) \| (.+) \|$", re.MULTILINE)
+PLACE = re.compile(r"`([\w./]+(?:/|\.py|\.md|\.toml))`")
+# A word of the code that only what belongs to one thing of its kind uses, and the rooms that are looked at.
+EXAMPLES = {
+    "a reader of a data set": ("cars-K", ROOMS),
+    "a head of the toolkit": ("isqrt_cov", ROOMS),
+    "an age score": ("macro_f1", ("agecls", "apps")),
+    "an export option": ("calibration_images", ROOMS),
+}
+
+
+def recipes() -> dict[str, tuple[int, list[str]]]:
+    """Return each row of CONTRIBUTING's table of recipes: how many files it says, and which it names."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return {what: (int(count), places(told)) for what, count, told in RECIPE.findall(text)}
+
+
+def places(told: str) -> list[str]:
+    """Return the files and folders that a row names; one in parentheses is another choice, not one more."""
+    return [] if told.startswith("none") else PLACE.findall(re.sub(r"\([^)]*\)", "", told))
+
+
+def users(word: str, rooms: tuple[str, ...]) -> set[str]:
+    """Return the product's files, and pyproject.toml, that name a word."""
+    named = re.compile(rf"\b{re.escape(word)}\b")
+    files = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))] + [
+        ROOT / "pyproject.toml"
+    ]
+    return {
+        path.relative_to(ROOT).as_posix() for path in files if named.search(path.read_text(encoding="utf-8"))
+    }
+
+
+def unlisted(found: set[str], listed: list[str]) -> set[str]:
+    """Return the files that are neither named nor in a folder that is."""
+    return {
+        file
+        for file in found
+        if not any(file == one or (one[-1] == "/" and file.startswith(one)) for one in listed)
+    }
+
+
+def test_every_recipe_counts_the_files_it_names():
+    found = recipes()
+    kinds = ["loss", "reader", "head", "score", "option", "logger", "task"]
+    assert all(any(kind in what for what in found) for kind in kinds)
+    assert {what: count for what, (count, named) in found.items() if count != len(named)} == {}
+    assert {place for _, named in found.values() for place in named if not (ROOT / place).exists()} == set()
+
+
+@pytest.mark.parametrize("what", EXAMPLES)
+def test_a_recipe_names_every_file_that_an_example_of_it_is_in(what):
+    word, rooms = EXAMPLES[what]
+    found = users(word, rooms)
+    assert len(found) > 1
+    assert unlisted(found, recipes()[what][1]) == set()
+
+
+def test_a_file_that_no_recipe_names_would_be_seen():
+    assert unlisted({"a/b.py", "c/d.py", "c.py"}, ["a/b.py", "c/"]) == {"c.py"}
+    assert places("`a/b.py` (or `c.py`), a test in `tests/a/`, `CHANGELOG.md`") == [
+        "a/b.py",
+        "tests/a/",
+        "CHANGELOG.md",
+    ]
+    assert places("none: `--x FILE.csv`, `a.py`") == []
+
+
+def test_a_new_reader_is_found_by_its_folder(monkeypatch, tmp_path):
+    def read(root: Path, rules: ReadingRules) -> FineReading:
+        rows = [ListedImage(f"{n}.png", n % 2, "train" if n < 6 else "test", str(n)) for n in range(8)]
+        return finish(Lists("toy", root, ("a", "b"), rows), rules)
+
+    kind = layouts._Kind("toy.txt (a toy)", lambda folder: (folder / "toy.txt").is_file(), read)
+    monkeypatch.setitem(layouts.KINDS, "toy", kind)
+    for name in ("toy.txt", *(f"{n}.png" for n in range(8))):
+        (tmp_path / name).touch()
+    config = FineDataConfig(root=str(tmp_path), val_share=0.0)
+    data = FINE.read(config)
+    assert (data.policy, data.manifest.class_names, len(data.manifest)) == ("toy", ("a", "b"), 8)
+    (split,) = FINE.splits(data, config)
+    assert (split.train.tolist(), split.test.tolist()) == ([*range(6)], [6, 7])
+    with pytest.raises(DataError, match=r"toy: toy\.txt"):
+        FINE.read(FineDataConfig(root=str(ROOT / ".ci")))
+
+
+def test_a_new_age_score_is_compared_by_its_measure_alone(monkeypatch, tmp_path):
+    near = Measure(
+        "within_two",
+        "accuracy within two groups",
+        frozenset({"compare", "conclusion"}),
+        hits=lambda found: np.abs(found.preds - found.target) <= 2,
+    )
+    monkeypatch.setattr(type(AGE), "measures", (*AGE.measures, near))
+    a, b = make_result(tmp_path / "a"), make_result(tmp_path / "b", answers=1)
+    comparison = compare_results(AGE, a, b, resamples=20)
+    assert comparison["within_two"]["a"] == pytest.approx(100 * near.hits(a.predictions).mean())
+    assert "accuracy within two groups" in differences(comparison, AGE)
+    assert "accuracy within two groups" in comparison["conclusion"]

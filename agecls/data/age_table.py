@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from agecls.data.groups import ADIENCE_GROUPS, AgeGroups
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
 from finetune.images.manifest import Manifest
-from finetune.images.tables import Table, read_table
+from finetune.images.tables import Table, paths_under, read_table
 
 OLDEST = 120
 GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f", "u": "u", "unknown": "u", "": ""}
@@ -111,7 +110,8 @@ def read_age_table(
         groups, path_column, age_column, group_column, subject_column, user_column, gender_column, fold_column
     )
     rows = _collect(table, reader.read)
-    base, paths = _place(Path(root) if root is not None else file.parent, rows, follow)
+    base = Path(root) if root is not None else file.parent
+    base, paths = paths_under(base, [row.path for row in rows], follow, [row.source for row in rows])
     rows = [row._replace(path=path) for row, path in zip(rows, paths, strict=True)]
     _check_listed_once(rows)
     inside = [row for row in rows if row.label is not None]
@@ -236,26 +236,6 @@ def _collect(table: Table, read: Callable[[str, Mapping[str, str]], _Row]) -> li
             f"{table.file}: {len(problems)} of {len(table.rows)} rows cannot be right:\n{listing(problems)}"
         )
     return rows
-
-
-def _place(root: Path, rows: Sequence[_Row], follow: bool) -> tuple[Path, list[str]]:
-    """Return the root and the paths relative to it; with `follow` the root may move up to hold every file."""
-    pure = [PurePosixPath(row.path) for row in rows]
-    outside = [
-        f"{row.source}: {row.path}"
-        for row, path in zip(rows, pure, strict=True)
-        if path.is_absolute() or ".." in path.parts
-    ]
-    if not outside:
-        return root, [path.as_posix() for path in pure]
-    if not follow:
-        raise DataError(
-            f"{len(outside)} paths leave the data root {root} (absolute, or with ..); write them relative to "
-            f"it, or allow it with --data.follow true:\n{listing(outside)}"
-        )
-    files = [os.path.normpath(root.absolute() / path) for path in pure]
-    base = os.path.commonpath([os.path.dirname(name) for name in files])  # noqa: PTH120
-    return Path(base), [PurePosixPath(os.path.relpath(name, base)).as_posix() for name in files]
 
 
 def _check_listed_once(rows: Sequence[_Row]) -> None:

@@ -13,14 +13,23 @@ import numpy as np
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError
 from finetune.images.boxes import cut
-from finetune.images.decode import MAX_PIXELS, decode_image
+from finetune.images.decode import MAX_PIXELS, OpenedImage, decode_image, decode_opened
 from finetune.images.preprocess import PreprocessSpec, prepare, prepared_size, test_crops
 
 T = TypeVar("T")
-Picture = np.ndarray | Path | bytes
+Picture = np.ndarray | Path | str | bytes | OpenedImage
 
 # A picture is decoded in a few milliseconds: more threads would wait for each other or for the network.
 DECODERS = 4
+
+
+# What is likely meant by an array of another shape or type, the first that fits.
+_HINTS: tuple[tuple[Callable[[np.ndarray], bool], str], ...] = (
+    (lambda image: image.ndim == 2, "; of grey pixels make np.stack([grey] * 3, axis=2)"),
+    (lambda image: image.ndim == 3 and image.shape[2] == 4, "; give a PIL image, or lay it over a colour"),
+    (lambda image: image.ndim == 3 and image.shape[0] == 3, "; put the channels last: transpose(1, 2, 0)"),
+    (lambda image: image.dtype.kind == "f", "; scale to 0-255, round, and convert to uint8"),
+)
 
 
 def check_picture(image: np.ndarray, spec: PreprocessSpec) -> None:
@@ -29,7 +38,8 @@ def check_picture(image: np.ndarray, spec: PreprocessSpec) -> None:
     A strip of 8 x 6,000,000 px is small until its short side is scaled to 256 px.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UsageError(f"a picture is RGB, uint8 (H, W, 3); got {image.dtype} {tuple(image.shape)}")
+        hint = next((hint for broken, hint in _HINTS if broken(image)), "")
+        raise UsageError(f"an image is RGB, uint8 (H, W, 3); got {image.dtype} {tuple(image.shape)}{hint}")
     height, width = prepared_size(image.shape[0], image.shape[1], spec)
     if height * width > MAX_PIXELS:
         told = f"{image.shape[1]} x {image.shape[0]} pixels would become {width} x {height}"
@@ -41,14 +51,46 @@ def views(picture: Picture, spec: PreprocessSpec, crops: str = "center") -> np.n
 
     Raises BadImageError for a file that cannot be decoded, and what `check_picture` raises.
     """
-    if not isinstance(picture, np.ndarray | Path | bytes):
-        raise UsageError(
-            f"a picture is pixels, a Path or the bytes of a file; got {type(picture).__name__} "
-            f"{str(picture)[:80]!r}" + ("; of a name make a Path" if isinstance(picture, str) else "")
-        )
-    pixels = picture if isinstance(picture, np.ndarray) else decode_image(picture)
+    pixels = pixels_of(picture)
     check_picture(pixels, spec)
     return test_crops(prepare(pixels, spec), spec, crops)
+
+
+def pixels_of(picture: Picture) -> np.ndarray:
+    """Return the pixels of an array, a file (its path or its bytes) or a PIL image; an array as it is.
+
+    A PIL image becomes the pixels that its file would: upright, transparency over mid-grey.
+    Raises UsageError, saying what arrived, for anything else, and BadImageError for what cannot be decoded.
+    """
+    if isinstance(picture, np.ndarray):
+        return picture
+    if isinstance(picture, OpenedImage):
+        return decode_opened(picture)
+    if isinstance(picture, Path | str):
+        return decode_image(Path(picture))
+    if isinstance(picture, bytes):
+        return decode_image(picture)
+    raise UsageError(
+        "an image is pixels (an array uint8 (H, W, 3) RGB), a path, the bytes of a file or a PIL image; got "
+        f"{type(picture).__name__} {str(picture)[:80]!r}"
+    )
+
+
+def one_or_many(images: Picture | Sequence[Picture]) -> Sequence[Picture]:
+    """Return a sequence of images; a single one, an array but (N, H, W, 3) included, becomes a list of one.
+
+    Raises UsageError for a mapping or a set, which have no order of images, and other things without one.
+    """
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    if isinstance(images, str | Path | bytes | OpenedImage):
+        return [images]
+    if isinstance(images, Sequence) and not isinstance(images, bytes | bytearray | memoryview):
+        return images
+    raise UsageError(
+        "images are one image or a list of them (arrays, paths, bytes of files, PIL images); got "
+        f"{type(images).__name__} {str(images)[:80]!r}"
+    )
 
 
 def in_batches(pictures: Sequence[Picture], make: Callable[[Picture], T], at_once: int) -> Iterator[list[T]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from apps.runtime.batching import Picture, check_picture, in_batches, views
+from apps.runtime.batching import Picture, check_picture, in_batches, one_or_many, views
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
 from apps.runtime.installed import refuse_twins
 from apps.runtime.model_file import read_model_file
@@ -161,22 +161,24 @@ class OnnxClassifier:
 
     def predict(
         self,
-        images: Sequence[Picture],
+        images: Picture | Sequence[Picture],
         *,
         batch_size: int = 32,
         maps: bool = False,
         test_crops: str | None = None,
     ) -> list[Prediction]:
-        """Return one prediction per picture, in their order.
+        """Return one prediction per image, in their order: a list, of one where a single image is given.
 
         Args:
-            images: pictures as RGB pixels uint8 (H, W, 3), files, or the bytes of files.
+            images: one image or a list of them, mixed as you like: RGB pixels uint8 (H, W, 3), paths (Path or
+                str), the bytes of files, PIL images; also an array (N, H, W, 3).
             batch_size: views shown to the network at once.
             maps: also return class activation maps, where the model has them.
             test_crops: center, flip or ten views of each picture, averaged; None is the centre alone, "run"
                 what the reported scores were measured with.
 
-        Raises BadImageError, naming the file, for a picture that cannot be read.
+        Raises BadImageError, naming the file, for an image that cannot be read; UsageError, saying what
+        arrived, for anything else.
         """
         crops = self.facts.test_crops if test_crops == "run" else test_crops or "center"
         if crops not in TEST_CROPS:
@@ -185,7 +187,7 @@ class OnnxClassifier:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         at_once, spec = max(1, batch_size // TEST_CROPS[crops]), self.facts.preprocess
         answers: list[Prediction] = []
-        for made in in_batches(images, lambda picture: views(picture, spec, crops), at_once):
+        for made in in_batches(one_or_many(images), lambda picture: views(picture, spec, crops), at_once):
             outputs = self.run(np.concatenate(made), maps=maps)
             answers += self._predictions(outputs, np.stack(made))
         return answers

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from apps.runtime.batching import Picture, in_batches, views
+from apps.runtime.batching import Picture, in_batches, pixels_of, views
 from apps.runtime.session import OnnxClassifier
 from finegrained.data.class_names import normalised
 from finetune.cli.console import progress
 from finetune.errors import ModelFileError
-from finetune.images.decode import decode_image
 from finetune.images.preprocess import TEST_CROPS
 
 
@@ -38,7 +37,7 @@ def probabilities(
     unique = list(dict.fromkeys(wanted))
 
     def make(picture: Picture) -> list[np.ndarray]:
-        pixels = picture if isinstance(picture, np.ndarray) else decode_image(picture)
+        pixels = pixels_of(picture)
         return [views(pixels, spec, crop) for spec, crop in unique]
 
     found: list[list[np.ndarray]] = [[np.zeros((0, len(model.class_names)))] for model in models]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from finegrained.data.class_names import TITLES, official_order
 from finegrained.data.reading import FineReading, ListedImage, Lists, ReadingRules, finish
 from finetune.errors import DataError, listing
 from finetune.images.folders import PART_NAMES
-from finetune.images.tables import Table, read_table
+from finetune.images.tables import Table, paths_under, read_table
 
 BOX = ("x1", "y1", "x2", "y2")
 
@@ -40,7 +39,8 @@ def read_image_table(
         raise DataError(f"{file}, line 1: no column {absent}; found: {', '.join(table.header)}")
     cells = [dict(zip(table.header, row, strict=True)) for _, row in table.rows]
     names, labels, notices = _classes(table, cells)
-    base, paths = _place(root if root is not None else table.file.parent, cells, rules.follow)
+    listed = [row["path"].replace("\\", "/") for row in cells]
+    base, paths = paths_under(root if root is not None else table.file.parent, listed, rules.follow)
     _check_listed_once(table, paths)
     rows = [
         ListedImage(
@@ -127,22 +127,6 @@ def _listed_classes(file: Path) -> tuple[str, ...]:
         return tuple(map(str, json.loads(beside.read_text(encoding="utf-8"))))
     except (OSError, ValueError) as error:
         raise DataError(f"{beside} is no list of class names: {error}") from None
-
-
-def _place(root: Path, cells: Sequence[Mapping[str, str]], follow: bool) -> tuple[Path, list[str]]:
-    """Return the root and the paths relative to it; with `follow` the root may move up to hold every file."""
-    paths = [PurePosixPath(row["path"].replace("\\", "/")) for row in cells]
-    outside = [str(path) for path in paths if path.is_absolute() or ".." in path.parts]
-    if not outside:
-        return root, [path.as_posix() for path in paths]
-    if not follow:
-        raise DataError(
-            f"{len(outside)} paths leave the data root {root} (absolute, or with ..); write them relative to "
-            f"it, or allow it with --data.follow true:\n{listing(outside)}"
-        )
-    files = [os.path.normpath(root.absolute() / path) for path in paths]
-    base = Path(os.path.commonpath([os.path.dirname(name) for name in files]))  # noqa: PTH120
-    return base, [Path(name).relative_to(base).as_posix() for name in files]
 
 
 def _check_listed_once(table: Table, paths: Sequence[str]) -> None:

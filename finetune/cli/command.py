@@ -8,7 +8,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 from finetune.cli.console import print_json, printable, use_json
 from finetune.cli.options import Flags, parse_options, suggestion
 from finetune.errors import CrlError, ResourceError, UsageError
+
+_called: ContextVar[str] = ContextVar("called", default="")  # the command that a call from Python stands for
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
     except OSError as error:
         if debug:
             raise
-        print(printable(f"{prog}: {_told(error)}"), file=sys.stderr)
+        print(printable(f"{prog}: {refused(error)}"), file=sys.stderr)
         return ResourceError.exit_code
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
@@ -98,15 +102,30 @@ def _let_sigterm_clean_up() -> Callable[[], None]:
     return restore
 
 
-def _told(error: OSError) -> str:
+def refused(error: OSError) -> str:
     """Return what the system refused, where, and what to do about it."""
     where = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{where}{reason}. Choose a place with room that you may write to (--debug tells more)"
 
 
+@contextmanager
+def called_as(line: str) -> Iterator[None]:
+    """Inside, a call from Python stands for this command line, and `command_line` returns it."""
+    before = _called.set(line)
+    try:
+        yield
+    finally:
+        _called.reset(before)
+
+
 def command_line() -> str:
-    """Return the running command as it was typed, and torchrun before it (as for one machine)."""
+    """Return the running command as it was typed, and torchrun before it (as for one machine).
+
+    Of a call from Python it is the command that does the same.
+    """
+    if called := _called.get():
+        return called
     program = Path(sys.argv[0])
     as_module = program.name == "__main__.py"
     found = shutil.which(program.name)

@@ -6,9 +6,10 @@ holds the JSON object and nothing else. After `quiet()` (every process but the f
 
 from __future__ import annotations
 
+import html
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -17,6 +18,9 @@ from finetune.runs.files import json_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+
+BAR_WIDTH = 24  # characters
+NOTEBOOK_SECONDS = 0.2  # between two lines of a notebook's bar, each of which is a message to the browser
 
 
 @dataclass
@@ -120,8 +124,8 @@ def progress(
 ) -> Progress:
     """Return a context that shows how far long work is.
 
-    On a terminal it is a live bar: description, done/total, rate, the last fields, time left. Elsewhere
-    nothing shows before the end.
+    On a terminal and in a notebook it is a live bar: description, done/total, rate, the last fields, time
+    left. Elsewhere nothing shows before the end.
 
     Args:
         total: the number of units, or a sequence of them.
@@ -143,10 +147,16 @@ class Progress:
         self._fields: dict[str, object] = {}
         self._start = time.monotonic()
         self._bar: RichProgress | None = None
+        self._cell: NotebookBar | None = None
 
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
-        if not _output.quiet and _output.stream.isatty():
+        if _output.quiet:
+            return self
+        if (display := notebook_display()) is not None:
+            self._cell = NotebookBar(display)
+            self._cell.show(self._line())
+        elif _output.stream.isatty():
             self._bar = _live_bar(_output.stream, transient=not self.keep)
             self._bar.add_task(self.description, total=self.total, completed=self.done, facts="")
             self._bar.start()
@@ -158,6 +168,8 @@ class Progress:
         self._fields.update(fields)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, facts=self._facts())
+        if self._cell is not None and self._cell.is_due():
+            self._cell.show(self._line())
 
     def __exit__(
         self,
@@ -167,9 +179,20 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif self._cell is not None:
+            self._cell.show(self._line() if self.keep else "")
         elif self.keep and kind is None:
             seconds = time.monotonic() - self._start
             say(f"{self.description}: {self.done}/{self.total} in {seconds:.1f} s, {self._facts()}")
+
+    def _line(self) -> str:
+        """Return the bar as one line: description, bar, done/total, rate, the last fields, time left."""
+        part = min(self.done / self.total, 1.0) if self.total else 1.0
+        bar = "━" * round(BAR_WIDTH * part) + "─" * (BAR_WIDTH - round(BAR_WIDTH * part))
+        new = self.done - self._before
+        seconds = (time.monotonic() - self._start) * (self.total - self.done) / new if new else 0
+        left = f", {int(seconds) // 60}:{int(seconds) % 60:02} left" if seconds >= 1 else ""
+        return f"{self.description} {bar} {self.done}/{self.total} {self._facts()}{left}"
 
     def _facts(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
@@ -179,6 +202,44 @@ class Progress:
             for name, value in self._fields.items()
         ]
         return ", ".join(shown)
+
+
+class NotebookBar:
+    """One line in a notebook's cell that is written again and again: a Jupyter kernel is no terminal.
+
+    Args:
+        display: IPython's function of that name.
+    """
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display, self._shown = display, 0.0
+        self._handle: Any = None
+
+    def is_due(self) -> bool:
+        """Tell whether the last line is old enough for another one."""
+        return time.monotonic() - self._shown >= NOTEBOOK_SECONDS
+
+    def show(self, line: str) -> None:
+        """Write the line in the place of the one before; an empty one leaves nothing."""
+        self._shown = time.monotonic()
+        marked = f"<pre>{html.escape(line)}</pre>" if line else ""
+        content = {"text/plain": line, "text/html": marked}
+        if self._handle is None:
+            self._handle = self._display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+
+def notebook_display() -> Callable[..., Any] | None:
+    """Return IPython's `display` inside a Jupyter kernel; None elsewhere, a terminal's IPython included."""
+    shell = sys.modules.get("IPython")
+    running = None if shell is None else shell.get_ipython()
+    if running is None or not hasattr(running, "kernel"):
+        return None
+    from IPython.display import display
+
+    found: Callable[..., Any] = display
+    return found
 
 
 def _live_bar(stream: TextIO, transient: bool) -> RichProgress:

@@ -226,7 +226,7 @@ def _check_keys(
     notices = []
     for name, content in files:
         own = {key: value for key, value in content.items() if key not in aside}
-        broken = list(_unknown_keys(own, config_type, ""))
+        broken = list(unknown_keys(own, config_type, ""))
         if broken:
             raise UsageError(f"{name}:\n" + "\n".join(f"  {line}" for line in broken))
         if left := [key for key in content if key in aside]:
@@ -261,14 +261,15 @@ def _add_generated_help(parser: Any, config_type: type, prefix: str = "") -> Non
             action.help = f"{action.help} {item.metadata[GENERATED_HELP]()}"
 
 
-def _unknown_keys(content: Mapping[str, Any], config_type: type, prefix: str) -> Iterator[str]:
+def unknown_keys(content: Mapping[str, Any], config_type: type, prefix: str) -> Iterator[str]:
+    """Yield a sentence on every key that no option has, with the nearest known one."""
     hints = {item.name: get_type_hints(config_type)[item.name] for item in fields(config_type)}
     for key, value in content.items():
         if key not in hints:
             yield f"unknown key {prefix}{key}{suggestion(str(key), list(hints))}"
         elif is_dataclass(hints[key]):
             if isinstance(value, dict):
-                yield from _unknown_keys(value, hints[key], f"{prefix}{key}.")
+                yield from unknown_keys(value, hints[key], f"{prefix}{key}.")
             else:
                 yield f"{prefix}{key} must hold keys and values, got {value!r}"
 

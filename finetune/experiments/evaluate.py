@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -50,8 +50,20 @@ class Shown:
         return open_pictures(self.manifest, spec, cache, boxes=self.boxes)
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found: the scores as evaluation.json has them, and the predictions scored."""
+
+    summary: dict[str, Any]
+    predictions: Predictions
+
+
 def evaluate_run(task: Task, folder: Path, config: EvaluateRunConfig) -> dict[str, Any]:
-    """Score a run folder, print the scores and return them.
+    """Score a run folder, print the scores and return them, as `score_run` does."""
+    return score_run(task, folder, config).summary
+
+
+def score_run(task: Task, folder: Path, config: EvaluateRunConfig) -> Evaluation:
+    """Score a run folder, print the scores and return them with the predictions.
 
     Without data in the configuration the run's own test images are meant: its stored predictions, or, with
     other test crops than its own or its other weights, shown again, in a cross-validation each fold's to that
@@ -82,7 +94,7 @@ def evaluate_run(task: Task, folder: Path, config: EvaluateRunConfig) -> dict[st
     task.tell_evaluation(summary)
     if config.out is not None:
         write_evaluation(Path(config.out), predictions, summary)
-    return summary
+    return Evaluation(summary, predictions)
 
 
 def show_again(task: Task, result: Result, config: EvaluateRunConfig, crops: str) -> Predictions:

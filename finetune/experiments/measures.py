@@ -1,4 +1,4 @@
-"""One score of a task: its names, its words, and where it is shown.
+"""One score of a task: its names, its words, where it is shown, and what its interval resamples.
 
 The measures of a task are the only list of its scores. Tables, cards, exported models and the demo read them:
 a new score is a function, a line in the list and a test.
@@ -84,6 +84,23 @@ class Measure:
     def label_in(self, place: Place) -> str:
         """Its words in this place."""
         return self.labels.get(place, self.label)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """What is drawn again when an interval is computed: whole clusters, within strata.
+
+    Args:
+        unit: one cluster in words: "subject" or "image".
+        clusters: (N,), the cluster of each image.
+        strata: (N,), such as the fold; clusters are drawn within each.
+        further: more cautious clusters by their unit, such as the albums that hold several subjects.
+    """
+
+    unit: str
+    clusters: np.ndarray
+    strata: np.ndarray
+    further: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def shown_in(measures: Iterable[Measure], place: Place) -> tuple[Measure, ...]:

@@ -86,6 +86,24 @@ class Predictions:
             self, path=self.path[rows], target=self.target[rows], probs=self.probs[rows], columns=columns
         )
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Return the predictions as columns, in this order of rows: `pandas.DataFrame(predictions.table())`.
+
+        Columns: path, the task's own, target and predicted (class names), correct (bool), probability (of the
+        predicted class), and "probability of NAME" for each class.
+        """
+        names = np.asarray(self.class_names, dtype=str)
+        each = {f"probability of {name}": self.probs[:, index] for index, name in enumerate(self.class_names)}
+        return {
+            "path": self.path,
+            **self.columns,
+            "target": names[self.target],
+            "predicted": names[self.preds],
+            "correct": self.correct,
+            "probability": self.probs.max(axis=1) if len(self) else np.zeros(0),
+            **each,
+        }
+
     def in_order(self) -> Predictions:
         """Return the predictions sorted by (fold, path), the order of the file."""
         return self.select(np.lexsort((self.path, self.fold)))

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from finetune.errors import DataError, UsageError
-from finetune.experiments.measures import Measure as Measure  # a task is written with it
-from finetune.experiments.measures import Place, shown_in
+from finetune.experiments.measures import Measure, Place, Resampling, shown_in
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import RECORD_FILE, RunRecord
 from finetune.experiments.result import Result, ResultForm, check_result_files
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
     from finetune.figures.markdown import Picture
 
 ENTRY_POINTS = "crl_toolkit.tasks"
+SINGLE_RUN_FILES = (
+    *("run.json", "predictions.parquet", "manifest.parquet", "model.safetensors"),
+    *("report.json", "report.md"),
+)
 Sections = Sequence[tuple[str, str | None]]
 
 
@@ -48,23 +51,6 @@ class TaskData:
 def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
     """Return the task's measures that are shown in this place, in the task's order."""
     return shown_in(task.measures, place)
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """What is drawn again when an interval is computed: whole clusters, within strata.
-
-    Args:
-        unit: one cluster in words: "subject" or "image".
-        clusters: (N,), the cluster of each image.
-        strata: (N,), such as the fold; clusters are drawn within each.
-        further: more cautious clusters by their unit, such as the albums that hold several subjects.
-    """
-
-    unit: str
-    clusters: np.ndarray
-    strata: np.ndarray
-    further: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class CropChoice(Protocol):
@@ -116,75 +102,106 @@ class StudyText:
 
 
 class Task(Protocol):
-    """Everything that the shared code asks of a task."""
+    """Everything that the shared code asks of a task.
+
+    What has a value or a body is a default, which a task that inherits from this class may leave as it is:
+    one test part, whole images, no columns, scores and figures besides those that every task has.
+    """
 
     name: str  # the noun of the command line: age, fine
     title: str  # of its pages: "Age groups"
     form: ResultForm  # what its result folders hold
-    class_unit: str  # what one class is: group, class
-    part_unit: str  # what one learning curve is of: fold, run
-    ordered: bool  # whether the classes have an order, young to old
+    class_unit: str = "class"  # what one class is: group, class
+    part_unit: str = "run"  # what one learning curve is of: fold, run
+    ordered: bool = False  # whether the classes have an order, young to old
     measures: tuple[Measure, ...]  # every score that is shown anywhere; the first is the headline
     config_type: type[Any]  # the configuration of a single run
-    call_options: tuple[str, ...]  # options that belong to one call: config.yaml of joined results lacks them
-    cell_files: tuple[str, ...]  # what a finished cell of a study has; report.md is written last
+    call_options: tuple[str, ...] = ()  # of one call: config.yaml of joined results lacks them
+    cell_files: tuple[str, ...] = SINGLE_RUN_FILES  # of a finished cell of a study; report.md comes last
 
     def read(self, config: Any, *, lists_only: bool = False) -> TaskData:
         """Read the configured data set; with `lists_only` absent images are counted, not refused."""
 
     def read_other(self, config: Any, result: Result) -> TaskData:
         """Read data that a finished run's models are shown, and say what there is to know of them."""
+        return self.read(config)
 
     def splits(self, data: TaskData, config: Any) -> Splits:
         """Return the parts to train, validate and test on; no image is in two parts of a split."""
 
     def describe(self, data: TaskData, splits: Splits) -> str:
         """Return the line that says what was read and how it is used."""
+        manifest, (split, *_) = data.manifest, splits
+        parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
+        return f"{data.policy}: {len(manifest)} images of {manifest.num_classes} classes: {parts}"
 
     def check(self, data: TaskData, splits: Splits, config: Any) -> TaskData:
         """Say what the reader noticed, and refuse or report equal images in two parts."""
+        return data
 
     def verify_lists(self, data: TaskData, splits: Splits, config: Any) -> dict[str, Any]:
         """Print the counts of a data set, do what options of `verify` ask, and return what is reported."""
+        from finetune.cli.console import say
+
+        say(self.describe(data, splits))
+        return {}
 
     def faults(self, data: TaskData, config: Any) -> list[str]:
         """Return why `verify` refuses the lists of a data set, each fault in words."""
+        return []
 
     def configure(self, config: Any, data: TaskData) -> Any:
         """Return the configuration with what depends on the data set filled in."""
+        return config
 
     def part_config(self, config: Any, split: Split) -> Any:
         """Return the configuration of the run on one split."""
+        return config
 
     def chosen_fold(self, config: Any) -> int:
         """Return the fold that a single run tests."""
+        return 0
 
     def boxes(self, manifest: Manifest, crop: Mapping[str, Any]) -> np.ndarray | None:
         """Return the part of each image that is looked at, (N, 4) in px; None for whole images."""
+        return None
 
     def crop_of(self, config: Any) -> Mapping[str, Any]:
         """Return how a configuration cuts its images out, as run.json records it under "crop"."""
+        return {}
 
     def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
         """Return what an epoch's validation reports, in the unit interval."""
+        from finetune.training.data import plain_scores
+
+        return plain_scores(probs, target)
 
     def labels(self, manifest: Manifest, class_names: Sequence[str]) -> np.ndarray:
         """Return a table's labels as indices of a model's classes; ModelFileError for other classes."""
+        from finetune.models.bundle import check_class_names
+
+        check_class_names(class_names, manifest.class_names)
+        return manifest.label
 
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return the task's own columns of the predictions of these rows."""
+        return {}
 
     def scores(self, predictions: Predictions, train_labels: np.ndarray | None = None) -> dict[str, Any]:
         """Return every score of these predictions, ready for JSON; with training labels a baseline's too."""
 
     def facts(self, config: Any, data: TaskData, splits: Splits, split: Split) -> dict[str, Any]:
         """Return what run.json records of this task's data besides what every task's does."""
+        return {}
 
     def table(self, data: TaskData, split: Split) -> Manifest:
-        """Return the table of images as a single run keeps it."""
+        """Return the table of images as a single run keeps it, by default with the part of each."""
+        manifest = data.manifest
+        return manifest.with_column("part", split.part_names(len(manifest)))
 
     def summary(self, record: RunRecord, split: Split) -> str | None:
         """Return a tested run's scores in one line; None where they are told with the report."""
+        return None
 
     def report_scores(
         self,
@@ -195,47 +212,69 @@ class Task(Protocol):
         seed: int,
     ) -> dict[str, Any]:
         """Return every score of a result that its report shows, ready for JSON."""
+        return self.scores(result.predictions)
 
     def figures(self, result: Result, record: Mapping[str, Any]) -> tuple[list[Picture], list[str]]:
         """Draw the task's own figures; return them in order, and why others could not be drawn."""
+        return [], []
 
     def write_tables(self, result: Result, record: Mapping[str, Any]) -> None:
         """Write the task's own tables beside the report."""
+        return
 
     def sections(self, record: Mapping[str, Any]) -> Sections:
         """Return the first sections of a report, (title, Markdown); None leaves one out."""
 
     def data_section(self, record: Mapping[str, Any]) -> str:
         """Return which images were used, and the hashes that two comparable runs share."""
+        from finetune.experiments.sections import same_data
+
+        return same_data(record, "label rule")
 
     def reported_by_others(self, record: Mapping[str, Any]) -> str | None:
         """Return published numbers of this very test, or None."""
+        return None
 
     def closing_sections(self, record: Mapping[str, Any]) -> Sections:
         """Return the last sections of a report."""
+        return []
 
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the headline of a report."""
 
     def evaluation_scores(self, predictions: Predictions) -> dict[str, Any]:
         """Return the scores of an evaluation, ready for JSON."""
+        return self.scores(predictions)
 
     def tell_evaluation(self, summary: Mapping[str, Any]) -> None:
         """Print an evaluation: its scores, and run, data, weights and test_crops."""
+        self.tell(summary)
 
     def resampling(self, predictions: Predictions) -> Resampling:
-        """Return what is drawn again for intervals of these predictions."""
+        """Return what is drawn again for intervals of these predictions; by default single images."""
+        count = len(predictions)
+        return Resampling("image", np.arange(count), np.zeros(count, dtype=np.int64))
 
     def tested(self, predictions: Predictions) -> dict[str, Any]:
         """Return what is counted of the tested images besides their number, such as subjects."""
+        return {}
 
     def model_rows(self, record: RunRecord, manifest: Manifest, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows that a run's model of `fold` learned from and was tested on; -1 is of no fold."""
+        if "part" not in manifest:
+            raise DataError("the run's table of images does not tell which were trained and tested on")
+        return np.flatnonzero(manifest["part"] == "train"), np.flatnonzero(manifest["part"] == "test")
 
     def model_crop(
         self, folder: Path, record: RunRecord, asked: CropChoice
     ) -> tuple[Mapping[str, Any] | None, str]:
         """Return how a face is cut out for a run's models, None for no face, and how that is known."""
+        if asked.face_crop != "auto" or asked.face_margin is not None or asked.detector is not None:
+            raise UsageError(
+                f"{folder} is a run of {self.title}, whose images show no faces: leave out --face_crop, "
+                "--face_margin and --detector"
+            )
+        return None, ""
 
     def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:
         """Return {"metrics", "card"} of a run's model, and under "data" what else is known of its data.
@@ -245,12 +284,15 @@ class Task(Protocol):
 
     def folds_run(self, config: Any) -> FoldsRun | None:
         """Return the run over folds that a cell of this study is; None where it is a single run."""
+        return None
 
     def study_text(self, config: Any, report: Mapping[str, Any]) -> StudyText:
         """Return what a study's page says of this task; `report` is the report.json of any cell."""
+        return StudyText(f"Losses compared: {self.title}, {config.model.backbone}, {report['policy']}")
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw where two results differ under `out`; return the figures in the page's order."""
+        return []
 
 
 @cache

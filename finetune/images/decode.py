@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import IO
 
 import numpy as np
@@ -24,6 +25,9 @@ MAX_PIXELS = 50_000_000
 MIN_SIDE = 8
 MID_GREY = (128, 128, 128, 255)
 DECODER = f"pillow-{PIL.__version__}"
+
+_LOADING = Lock()  # one image may be in a list twice, and its file is read once, at its first use
+OpenedImage = Image.Image  # the type, for whoever may not import Pillow
 
 SNIFF_BYTES = 512
 TURNS = {
@@ -80,6 +84,26 @@ def decode_image(
         raise BadImageError(name, f"cannot be opened: {error.strerror or error}") from None
     with stream:
         return _decode_stream(stream, name, max_pixels, notices)
+
+
+def decode_opened(image: OpenedImage, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Return an image that Pillow opened as RGB pixels, by the rules of `decode_image`; it stays as it was.
+
+    Turned by its EXIF orientation, unless it was turned before (`PIL.ImageOps.exif_transpose`).
+
+    Returns uint8 (H, W, 3).
+    Raises BadImageError for pixels that cannot be read, 32-bit pixels, too many pixels, and a side under 8.
+    """
+    name = f"the PIL image {getattr(image, 'filename', '')}".rstrip()
+    _check_header(image, name, max_pixels)
+    try:
+        with _LOADING:
+            image.load()
+        return _to_rgb(image, name)
+    except (BadImageError, MemoryError):
+        raise
+    except Exception as error:  # a damaged or closed file makes a decoder raise anything; the cause stays
+        raise BadImageError(name, f"truncated, damaged or closed ({error})") from error
 
 
 def find_bad_images(files: Iterable[Path], *, workers: int = 1) -> list[tuple[Path, str]]:

@@ -1,13 +1,18 @@
-"""A table's cells as text, from CSV in the usual dialects or from parquet; nothing is interpreted."""
+"""A table's cells as text, from CSV in the usual dialects or from parquet, and the root of its paths.
+
+No cell is interpreted here.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError, UsageError, listing
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
@@ -91,3 +96,29 @@ def _read_parquet(file: Path) -> Table:
     ]
     rows = tuple(enumerate(zip(*columns, strict=True), start=1))
     return Table(file, tuple(table.column_names), rows)
+
+
+def paths_under(
+    root: Path, paths: Sequence[str], follow: bool, rows: Sequence[str] | None = None
+) -> tuple[Path, list[str]]:
+    """Return a root, and the paths of a table relative to it, with forward slashes.
+
+    With `follow` the root may move up to hold every file. `rows` name the row of each path in messages.
+
+    Raises DataError, listing them, for paths that leave the root without `follow`.
+    """
+    pure = [PurePosixPath(path) for path in paths]
+    told = [str(path) for path in pure] if rows is None else map(": ".join, zip(rows, paths, strict=True))
+    outside = [
+        line for line, path in zip(told, pure, strict=True) if path.is_absolute() or ".." in path.parts
+    ]
+    if not outside:
+        return root, [path.as_posix() for path in pure]
+    if not follow:
+        raise DataError(
+            f"{len(outside)} paths leave the data root {root} (absolute, or with ..); write them relative to "
+            f"it, or allow it with --data.follow true:\n{listing(outside)}"
+        )
+    files = [os.path.normpath(root.absolute() / path) for path in pure]
+    base = Path(os.path.commonpath([os.path.dirname(name) for name in files]))  # noqa: PTH120
+    return base, [Path(name).relative_to(base).as_posix() for name in files]

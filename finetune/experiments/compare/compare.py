@@ -18,6 +18,7 @@ from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.compare.conclusion import conclude
 from finetune.experiments.compare.folder import place_comparison, write_record
 from finetune.experiments.config import CompareConfig
+from finetune.experiments.measures import Measure, Resampling
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result, refuse_run_folder
 from finetune.experiments.run_settings import (
@@ -26,7 +27,7 @@ from finetune.experiments.run_settings import (
     is_loss,
     setting_differences,
 )
-from finetune.experiments.task import Measure, Resampling, Task, measures_for
+from finetune.experiments.task import Task, measures_for
 from finetune.metrics.bootstrap import (
     Statistic,
     mcnemar,

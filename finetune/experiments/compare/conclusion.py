@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.experiments.task import Measure
+from finetune.experiments.measures import Measure
 
 LEVEL = 0.05  # of McNemar's test; the intervals are of 1 - LEVEL
 

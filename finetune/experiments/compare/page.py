@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.experiments.measures import Measure
 from finetune.experiments.result import Result
-from finetune.experiments.task import Measure, Task, measures_for
+from finetune.experiments.task import Task, measures_for
 from finetune.figures.markdown import (
     NOT_MEASURED,
     escape,

@@ -79,18 +79,20 @@ def claim_study(
 
 
 @contextmanager
-def no_claim_left(folder: Path) -> Iterator[None]:
-    """Let go of the study's folder when the `with` fails before any cell did anything.
+def no_claim_left(folder: Path, parts: str = "cells") -> Iterator[None]:
+    """Let go of a folder of several runs when the `with` fails before any of them did anything.
 
-    So the corrected command may use it: a misspelt device or missing weights cost nobody a folder.
+    So the corrected command may use it: a misspelt device or missing weights cost nobody a folder. The runs
+    lie in the folders of the pattern `parts`: "cells" of a study, "fold*" of a cross-validation.
     """
     try:
         yield
     except CrlError:
-        cells = folder / "cells"
+        begun = [part for part in folder.glob(parts) if part.is_dir()]
         names = {file.name for file in folder.rglob("*") if not file.is_dir()}
-        if names <= {CONFIG_NAME, LOCK_NAME} and not any(cells.rglob(CONFIG_NAME)):
-            shutil.rmtree(cells, ignore_errors=True)
+        if names <= {CONFIG_NAME, LOCK_NAME} and not any(any(part.rglob(CONFIG_NAME)) for part in begun):
+            for part in begun:
+                shutil.rmtree(part, ignore_errors=True)
             (folder / CONFIG_NAME).unlink(missing_ok=True)
         raise
 

@@ -128,7 +128,7 @@ def page_of(experiment: Experiment, folder: Path, cells: Sequence[Cell]) -> Stud
     report = record_of(folder, cells[0], "report.json")
     text = task.study_text(config, report)
     ran = [*([text.cell] if text.cell else []), *what_ran(config, report)]
-    caution = at_chance(cells, (report["baseline"] or {}).get(task.measures[0].report_name))
+    caution = at_chance(cells, (report.get("baseline") or {}).get(task.measures[0].report_name))
     return StudyPage(
         text.title, ran, text.published, text.notes, is_adaptive(config.train.optimizer), caution
     )

@@ -168,7 +168,7 @@ def test_options_of_faces_are_refused(boxed: Path, tmp_path: Path):
             export_run(boxed, ExportConfig(out=str(tmp_path), **options))
     other = copied(boxed, tmp_path / "strange", kind="something")
     with pytest.raises(
-        UsageError, match=r"kind 'something' cannot be exported; can be: age_cv, age_fold, fi"
+        UsageError, match=r"kind 'something' cannot be exported; can be: age_fold, age_cv, fi"
     ):
         export_run(other, ExportConfig(out=str(tmp_path)))
 

@@ -86,9 +86,9 @@ def test_a_strip_that_would_fill_the_memory():
         views(strip, spec)
 
 
-def test_a_name_is_no_picture():
-    with pytest.raises(UsageError, match=r"got str 'a\.png'; of a name make a Path"):
-        views("a.png", SPEC)  # type: ignore[arg-type]
+def test_a_name_is_the_files_and_nothing_is_none():
+    with pytest.raises(BadImageError, match=r"a\.png: cannot be opened"):
+        views("a.png", SPEC)
     with pytest.raises(UsageError, match="got NoneType"):
         views(None, SPEC)  # type: ignore[arg-type]
 

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import apps.runtime.batching
 import apps.runtime.session
@@ -111,9 +112,86 @@ def test_arrays_files_and_bytes_give_the_same(model: OnnxClassifier, tmp_path: P
     image = pictures(1)[0]
     file = tmp_path / "face.png"
     cv2.imwrite(str(file), image[:, :, ::-1])
-    answers = model.predict([image, file, file.read_bytes()])
+    answers = model.predict(
+        [image, file, str(file), file.read_bytes(), Image.open(file), Image.fromarray(image)]
+    )
     for answer in answers[1:]:
         np.testing.assert_array_equal(answer.probs, answers[0].probs)
+
+
+@pytest.mark.parametrize("kind", ["array", "Path", "str", "bytes", "PIL", "batch"])
+def test_a_single_image_is_a_list_of_one(model: OnnxClassifier, tmp_path: Path, kind: str):
+    image = pictures(1)[0]
+    file = tmp_path / "face.png"
+    Image.fromarray(image).save(file)
+    with Image.open(file) as opened:
+        single: Any = {
+            "array": image,
+            "Path": file,
+            "str": str(file),
+            "bytes": file.read_bytes(),
+            "PIL": opened,
+            "batch": image[None],
+        }[kind]
+        [answer] = model.predict(single)
+    np.testing.assert_array_equal(answer.probs, model.predict([image])[0].probs)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK", "turned"])
+def test_a_pil_image_is_seen_as_its_file(model: OnnxClassifier, tmp_path: Path, mode: str):
+    made = Image.fromarray(pictures(1)[0])
+    exif = Image.Exif()
+    if mode == "turned":
+        exif[274] = 6
+    elif mode == "RGBA":
+        made.putalpha(90)
+    else:
+        made = made.convert(mode)
+    file = tmp_path / ("face.tif" if mode == "CMYK" else "face.png")
+    made.save(file, exif=exif)
+    opened = Image.open(file)
+    [seen, wanted] = model.predict([opened, file])
+    np.testing.assert_array_equal(seen.crop, wanted.crop)
+    assert opened.getexif().get(274) == exif.get(274)  # and it stays as it was
+
+
+def test_one_pil_image_in_many_places_and_threads(model: OnnxClassifier, tmp_path: Path):
+    file = tmp_path / "face.png"
+    Image.fromarray(pictures(1)[0]).save(file)
+    answers = model.predict([Image.open(file)] * 40, batch_size=8)
+    assert len({answer.probs.tobytes() for answer in answers}) == 1
+
+
+def test_a_pil_image_that_cannot_be_read_is_named(model: OnnxClassifier, tmp_path: Path):
+    file = tmp_path / "face.png"
+    Image.fromarray(pictures(1)[0]).save(file)
+    file.write_bytes(file.read_bytes()[:200])
+    with Image.open(file) as opened, pytest.raises(BadImageError, match=r"face\.png: truncated, damaged or"):
+        model.predict(opened)
+    with pytest.raises(BadImageError, match="floating-point pixels"):
+        model.predict(Image.fromarray(np.zeros((40, 40), np.float32)))
+    with pytest.raises(BadImageError, match="each side needs at least 8"):
+        model.predict(Image.new("RGB", (40, 4)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (np.zeros((40, 40), np.uint8), r"got uint8 \(40, 40\); of grey pixels make"),
+        (np.zeros((40, 40, 4), np.uint8), r"got uint8 \(40, 40, 4\); give a PIL image"),
+        (np.zeros((3, 40, 40), np.uint8), r"got uint8 \(3, 40, 40\); put the channels last"),
+        (np.zeros((40, 40, 3)), r"got float64 \(40, 40, 3\); scale to 0-255"),
+        ([np.zeros((40, 40, 3), np.int64)], r"got int64 \(40, 40, 3\)$"),
+        ([[1, 2]], r"an image is pixels .* got list '\[1, 2\]'"),
+        ([None], "got NoneType 'None'"),
+        (3, "images are one image or a list of them .* got int '3'"),
+        ({"a.png": 1}, "got dict"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_arrived_is_named(model: OnnxClassifier, wrong: Any, told: str):
+    with pytest.raises(UsageError, match=told):
+        model.predict(wrong)
 
 
 def test_prepare_is_the_one_preprocessing(model: OnnxClassifier):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import apps.runtime.side_by_side
+import apps.runtime.batching
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import align_classes, probabilities
 from finetune.errors import ModelFileError
@@ -24,10 +24,8 @@ def test_a_picture_is_decoded_once_for_all_models(tmp_path: Path, monkeypatch: p
     pixels = write_pictures(tmp_path / "pictures", 9)
     files = sorted((tmp_path / "pictures").iterdir())
     seen: list[Path] = []
-    decode = apps.runtime.side_by_side.decode_image
-    monkeypatch.setattr(
-        apps.runtime.side_by_side, "decode_image", lambda file: seen.append(file) or decode(file)
-    )
+    decode = apps.runtime.batching.decode_image
+    monkeypatch.setattr(apps.runtime.batching, "decode_image", lambda file: seen.append(file) or decode(file))
     found = probabilities(models, files, ["center", "flip", "ten"], batch_size=30)
     assert sorted(seen) == files
     prepared = np.stack([preprocess(image, SPEC) for image in pixels])

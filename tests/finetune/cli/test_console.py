@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -102,6 +104,72 @@ def test_a_terminal_shows_a_live_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     for part in ("epoch [1/2]", "10/10", "img/s, loss 1.25", "a line beside the bar\n"):
         assert part in shown
     assert sys.stdout is terminal
+
+
+class Notebook:
+    """IPython in a Jupyter kernel, as far as a bar needs it; `cells` holds what each display shows now."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, kernel: bool = True) -> None:
+        self.cells: list[str] = []
+        self.lines = 0
+        shell = SimpleNamespace(kernel=object()) if kernel else SimpleNamespace()
+        top, display = ModuleType("IPython"), ModuleType("IPython.display")
+        vars(top)["get_ipython"] = lambda: shell
+        vars(display)["display"] = self.display
+        monkeypatch.setitem(sys.modules, "IPython", top)
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+
+    def display(self, content: dict[str, str], *, raw: bool, display_id: bool) -> SimpleNamespace:
+        assert raw
+        assert display_id
+        place = len(self.cells)
+        self.cells.append("")
+
+        def update(content: dict[str, str], *, raw: bool) -> None:
+            assert raw
+            self.lines += 1
+            self.cells[place] = content["text/plain"]
+
+        update(content, raw=True)
+        return SimpleNamespace(update=update)
+
+
+def test_a_notebook_shows_one_line_that_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = Notebook(monkeypatch)
+    monkeypatch.setattr(console, "NOTEBOOK_SECONDS", 0)
+    with progress(8, "epoch <3>") as bar:
+        bar.advance(4, loss=0.5)
+        assert re.fullmatch(
+            r"epoch <3> ━{12}─{12} 4/8 \S+ img/s, loss 0.5(, \d:\d\d left)?", notebook.cells[0]
+        )
+        bar.advance(4)
+    assert notebook.cells == [""]
+    with progress(2, "folds", keep=True) as bar:
+        bar.advance(2)
+    assert notebook.cells[1].startswith(f"folds {'━' * 24} 2/2 ")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_gets_few_lines_however_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = Notebook(monkeypatch)
+    with progress(1000, "epoch 1") as bar:
+        for _ in range(1000):
+            bar.advance()
+    assert notebook.lines < 10
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_no_bar_where_nobody_speaks_or_ipython_has_no_kernel(
+    monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    notebook = Notebook(monkeypatch, kernel=silent)
+    if silent:
+        quiet()
+    with progress(8, "epoch 3") as bar:
+        bar.advance(8)
+    assert notebook.cells == []
 
 
 def test_columns_are_aligned_and_numbers_stand_at_the_right() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agecls import model_crop
+from agecls import card_facts
+from agecls.card_facts import FROM_LAYOUT, GIVEN, NOT_MEASURED, face_crop_of
 from agecls.faces.alignment import Face
 from agecls.faces.crop import FaceCrop
 from agecls.faces.detector import DETECTOR_VARIABLE, FaceDetector
-from agecls.model_crop import FROM_LAYOUT, GIVEN, NOT_MEASURED, face_crop_of
 from apps.config import ExportConfig
 from finetune.errors import UsageError
 from tests.apps.tiny_run import make_run
@@ -39,7 +39,7 @@ def record_of(run: Path) -> dict[str, object]:
 def asked_for(monkeypatch: pytest.MonkeyPatch, detector: FaceDetector | None) -> list[str | None]:
     """Make every detector that is built this one; returns the list of those that were asked for."""
     asked: list[str | None] = []
-    monkeypatch.setattr(model_crop, "build_detector", lambda path: asked.append(path) or detector)
+    monkeypatch.setattr(card_facts, "build_detector", lambda path: asked.append(path) or detector)
     return asked
 
 

@@ -1,0 +1,126 @@
+"""Draw docs/images/architecture.svg: the rooms and the direction of imports. Run it after a room is added.
+
+python docs/draw_architecture.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+FILE = Path(__file__).parent / "images" / "architecture.svg"
+
+# The rooms from top to bottom, those beside each other in one row; each with what it does and its sub-rooms.
+TOP = (("apps", "programs", ("demo", "doctor", "evaluate", "export", "heatmap", "predict", "runtime")),)
+TASKS = (
+    ("agecls", "age groups of faces", ("configs", "data", "faces", "synthetic")),
+    (
+        "finegrained",
+        "fine-grained categories",
+        ("configs", "cost", "data", "figures", "heads", "synthetic"),
+    ),
+    ("generalcls", "general data sets, small networks", ("configs", "data", "networks", "parallel")),
+)
+# The floors of finetune from top to bottom; the rooms of one floor do not import each other.
+FLOORS = (
+    (("experiments", "one experiment, whatever the task", ("compare", "study")),),
+    (("training", "configuration, objective, loop, checkpoints", ("optimization",)),),
+    (("models", "backbones, heads, the classifier, saved models", ("heads",)),),
+    (("figures", "heat maps, galleries, curves, Markdown", ()),),
+    (("images", "files, manifest, pixels, batches", ()), ("metrics", "scores, intervals, tests", ())),
+    (("cli", "commands, options, console", ()),),
+    (("runs", "what lies in a run folder", ()),),
+    (("errors, seeding", "two files that everything may import", ()),),
+)
+BOTTOM = (("core_losses", "formulas: tensors in, a loss out", ("imports PyTorch alone",)),)
+
+WIDTH, MARGIN, GAP = 960, 24, 16
+HEIGHT_OF_ROOM, HEIGHT_OF_FLOOR, ARROW = 74, 40, 34
+COLOURS = {"apps": "#fde9d0", "task": "#dcebfa", "finetune": "#e4f2e4", "core_losses": "#f3e3f3"}
+LINE = "#4a5560"
+
+Room = tuple[str, str, tuple[str, ...]]
+
+
+def box(x: float, y: float, width: float, height: float, fill: str) -> str:
+    """Return a rectangle with round corners."""
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="8" fill="{fill}" '
+        f'stroke="{LINE}" stroke-width="1.2"/>'
+    )
+
+
+def text(x: float, y: float, words: str, size: int = 14, style: str = "") -> str:
+    """Return a line of text that starts at (x, y)."""
+    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" {style}>{escape(words)}</text>'
+
+
+def arrow(x: float, y: float) -> str:
+    """Return an arrow that points down over the gap below y."""
+    end = y + ARROW - 4
+    return (
+        f'<path d="M{x:g} {y + 4:g} V{end - 7:g}" stroke="{LINE}" stroke-width="2" fill="none"/>'
+        f'<path d="M{x - 5:g} {end - 8:g} L{x + 5:g} {end - 8:g} L{x:g} {end:g} Z" fill="{LINE}"/>'
+    )
+
+
+def row(rooms: Sequence[Room], y: float, colour: str) -> list[str]:
+    """Return the rooms of one row, of equal width."""
+    width = (WIDTH - 2 * MARGIN - GAP * (len(rooms) - 1)) / len(rooms)
+    parts = []
+    for place, (name, about, inside) in enumerate(rooms):
+        x = MARGIN + place * (width + GAP)
+        parts += [box(x, y, width, HEIGHT_OF_ROOM, COLOURS[colour])]
+        parts += [text(x + 12, y + 24, name, 16, 'font-weight="bold"'), text(x + 12, y + 43, about, 13)]
+        parts += [text(x + 12, y + 62, " · ".join(inside), 12, f'fill="{LINE}"')]
+    return parts
+
+
+def floors(y: float) -> tuple[list[str], float]:
+    """Return finetune with its floors, and where it ends."""
+    height = 40 + len(FLOORS) * (HEIGHT_OF_FLOOR + 6) + 6
+    parts = [box(MARGIN, y, WIDTH - 2 * MARGIN, height, COLOURS["finetune"])]
+    parts += [text(MARGIN + 12, y + 25, "finetune", 16, 'font-weight="bold"')]
+    about = "images + backbone + head + loss: a trained model. A floor imports the floors below it."
+    parts += [text(MARGIN + 96, y + 25, about, 13)]
+    for place, rooms in enumerate(FLOORS):
+        top = y + 38 + place * (HEIGHT_OF_FLOOR + 6)
+        width = (WIDTH - 2 * MARGIN - 24 - GAP * (len(rooms) - 1)) / len(rooms)
+        for number, (name, room_about, inside) in enumerate(rooms):
+            x = MARGIN + 12 + number * (width + GAP)
+            parts += [box(x, top, width, HEIGHT_OF_FLOOR, "#ffffff")]
+            parts += [text(x + 12, top + 25, name, 14, 'font-weight="bold"')]
+            parts += [text(x + 150, top + 25, room_about, 13)]
+            if inside:
+                parts += [text(x + 540, top + 25, " · ".join(inside), 12, f'fill="{LINE}"')]
+    return parts, y + height
+
+
+def drawing() -> str:
+    """Return the whole figure as SVG text."""
+    parts = row(TOP, MARGIN, "apps")
+    y = MARGIN + HEIGHT_OF_ROOM
+    third = (WIDTH - 2 * MARGIN - 2 * GAP) / 3
+    columns = [MARGIN + place * (third + GAP) + third / 2 for place in range(3)]
+    parts += [arrow(x, y) for x in columns]
+    y += ARROW
+    parts += row(TASKS, y, "task")
+    y += HEIGHT_OF_ROOM
+    parts += [arrow(x, y) for x in columns]
+    inner, y = floors(y + ARROW)
+    parts += [*inner, arrow(WIDTH / 2, y)]
+    y += ARROW
+    parts += row(BOTTOM, y, "core_losses")
+    height = y + HEIGHT_OF_ROOM - 14 + MARGIN
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '
+        f'height="{height:g}" font-family="Helvetica, Arial, sans-serif" fill="#1c2126" role="img">'
+    )
+    title = "<title>Rooms of the toolkit; arrows point to what is imported</title>"
+    ground = f'<rect width="{WIDTH}" height="{height:g}" fill="#ffffff"/>'
+    return "\n".join([head, title, ground, *parts, "</svg>\n"])
+
+
+if __name__ == "__main__":
+    FILE.write_text(drawing(), encoding="utf-8")

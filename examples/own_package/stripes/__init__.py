@@ -1,0 +1,1 @@
+"""Which way do the stripes run? A task, a head and a logger outside the toolkit."""

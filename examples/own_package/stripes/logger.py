@@ -1,0 +1,31 @@
+"""A logger outside the toolkit: the rows of a run as a CSV table beside metrics.jsonl."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.training.loggers import RunFacts
+
+
+class CsvLogger:
+    """Writes metrics.csv whole after each epoch, so that a resumed run has each row once."""
+
+    def begin(self, facts: RunFacts) -> None:
+        """Keep the rows of the epochs before."""
+        self.file = facts.folder / "metrics.csv"
+        self.rows = [dict(row) for row in facts.rows]
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Write all rows with this one at the end."""
+        self.rows = [one for one in self.rows if one["epoch"] != row["epoch"]] + [dict(row)]
+        names = list(dict.fromkeys(name for one in self.rows for name in one))
+        with self.file.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def end(self, scores: Mapping[str, Any], files: Sequence[Path]) -> None:
+        """Leave the table as it is."""
