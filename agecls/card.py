@@ -1,4 +1,4 @@
-"""A finished age run -> what a model card tells: scores measured on its own test images, and their limits."""
+"""A finished age run -> what a model card reports: scores on its own test images, and their limits."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def age_card(run: Path, fold: int | None, measures: Sequence[Measure] = MEASURES
     """Return what is known of the model of a finished age run: {"metrics": {...}, "card": {...}}.
 
     Every number was measured on test images of this run; None or an entry of `not_measured` stands for
-    anything else. Cells of fewer than 30 people have counts, and None for their scores. Plain JSON values, no
-    path of a machine.
+    anything else. Cells of fewer than 30 subjects have counts, and None for their scores. Plain JSON values,
+    no path of a machine.
 
     Args:
         run: the folder of `crl age cv` or of `crl age train`.
@@ -108,7 +108,7 @@ def _sisters(members: Mapping[str, Any], found: Predictions) -> dict[str, Any]:
 
 
 def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
-    """Return the result that tells most of a model, and the model's fold; None for the average of all folds.
+    """Return the result that describes a model best, and the model's fold; None for the average of all folds.
 
     The folder of one fold of a finished cross-validation leads to the cross-validation itself.
     """
@@ -167,7 +167,7 @@ def _members(result: Result, measures: Sequence[Measure]) -> dict[str, Any]:
 
 
 def _baseline(result: Result, fold: int | None) -> dict[str, Any] | None:
-    """Return what naming the commonest training group for everything scores, as the run's report found it."""
+    """Return the scores of the majority-class baseline, as the run's report found them."""
     file = result.folder / "report.json"
     report = read_json(file) if file.is_file() else {}
     found = report.get("baseline")
@@ -185,7 +185,7 @@ def _baseline(result: Result, fold: int | None) -> dict[str, Any] | None:
 
 
 def _cells(found: Predictions, labels: np.ndarray, names: Mapping[Any, str]) -> list[dict[str, Any]]:
-    """Return the rows of `cell_scores` with the counts that few people are told by instead of a score."""
+    """Return the rows of `cell_scores` with counts instead of a score where subjects are few."""
     rows = []
     for label, name in names.items():
         cell = found.select(labels == label)
@@ -198,7 +198,7 @@ def group_cells(found: Predictions) -> list[dict[str, Any]]:
     """Return a row per true age group, young to old, also for groups without an image.
 
     A row has name, images, subjects, right and one_off_right (images), and exact, one_off and their _interval
-    in percent, None below 30 people.
+    in percent, None below 30 subjects.
     """
     return _cells(found, found.target, dict(enumerate(found.class_names)))
 
@@ -250,8 +250,8 @@ def young_and_adult(class_names: Sequence[str]) -> tuple[list[int], list[int]] |
 def crossing_rates(found: Predictions) -> dict[str, Any]:
     """Return how often the young are named adults and adults young: `false_adult` and `false_minor`.
 
-    Each tells of (true groups), named (groups named instead), images, subjects, count (images so named) and,
-    from 30 people on, rate in percent and its interval; false_adult also `oldest`, the same of the oldest
+    Each has: of (true groups), named (groups named instead), images, subjects, count (images so named) and,
+    from 30 subjects on, rate in percent and its interval; false_adult also `oldest`, the same of the oldest
     young group alone. Both are None where the classes do not allow the question.
     """
     parts = young_and_adult(found.class_names)

@@ -1,4 +1,4 @@
-"""What a model card says beside the scores: whose pictures, which rules, what was not measured, what for."""
+"""What a model card says beside the scores: whose images, which rules, what was not measured, what for."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from finetune.experiments.task import CropChoice
 from finetune.runs.folder import read_json
 
 INTENDED_USE = (
-    "research on age-group classification and on loss functions; sorting large numbers of pictures by "
-    "apparent age group while a person looks at the result."
+    "research on age-group classification and on loss functions; sorting large numbers of images by "
+    "apparent age group while a person checks the result."
 )
 OUT_OF_SCOPE = (
     "verifying anybody's age",
@@ -30,8 +30,8 @@ OUT_OF_SCOPE = (
     "any decision about a single person",
 )
 PRIVACY = (
-    "The model file holds numbers and facts, no picture. The toolkit's commands and its page run on the "
-    "machine that they are started on, send no picture anywhere, and keep none unless you ask for it."
+    "The model file holds numbers and facts, no image. The toolkit's commands and its page run on the "
+    "machine that they are started on, send no image anywhere, and keep none unless you ask for it."
 )
 HOW_TO_SLICE = (
     "crl age evaluate RUN --data.table your.csv --data.gender_column gender",
@@ -47,7 +47,7 @@ ALL_IMAGES = "trained on every image, tested on none"
 
 
 def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
-    """Return whose pictures a run was trained and tested on, by which rules, and how many.
+    """Return whose images a run was trained and tested on, by which rules, and how many.
 
     Args:
         result: a finished run or cross-validation.
@@ -91,7 +91,7 @@ def _origin(result: Result) -> tuple[str, str]:
         table = PureWindowsPath(str(counts.get("table") or "")).name
         return "table", f"the table {table}" if table else "a table"
     if is_drawn(result.predictions["user"].tolist() or _manifest_users(result)):
-        return "drawn", "drawn look-alike faces, not photographs"
+        return "drawn", "synthetic (drawn) faces, not photographs"
     if counts.get("edition") in ("older", "current"):
         return "adience", f"Adience, {counts['edition']} edition of its lists"
     return "adience-like", "a folder in Adience's layout"
@@ -104,25 +104,25 @@ def _manifest_users(result: Result) -> list[str]:
 
 def _about(kind: str, users: int | None, subjects: int | None) -> str:
     if kind == "adience":
-        count = f"{users:,} albums of {subjects:,} people here" if users and subjects else "albums of people"
+        count = f"{users:,} albums of {subjects:,} subjects" if users and subjects else "albums of subjects"
         return (
-            "Adience's pictures are consumer photographs from Flickr, given out for research under their "
-            f"publisher's terms: {count}. An age label was given once per person, not per picture."
+            "Adience's images are consumer photographs from Flickr, given out for research under their "
+            f"publisher's terms: {count}. An age label was given once per subject, not per image."
         )
     if kind == "drawn":
         return (
-            "These pictures are drawings that the toolkit made to look like Adience's folders; they show "
-            "nobody. The scores tell that everything works and nothing about real faces: do not use the "
+            "These images are drawings that the toolkit made to look like Adience's folders; they show "
+            "nobody. The scores show that everything works and nothing about real faces: do not use the "
             "model on people."
         )
     if kind == "table":
         return (
-            "The pictures were listed in a table by whoever trained the model. Where they come from, what "
+            "The images were listed in a table by whoever trained the model. Where they come from, what "
             "the people on them agreed to, and their terms of use are not recorded here: ask that person."
         )
     return (
         "The folder is laid out like Adience, but its lists are neither of the two editions known: what the "
-        "pictures show and their terms of use are not recorded here."
+        "images show and their terms of use are not recorded here."
     )
 
 
@@ -153,7 +153,7 @@ def detector_facts(result: Result) -> dict[str, Any] | None:
     It is looked for in evaluation.json of the run's subfolders, and belongs to all models of the run, each on
     its own test images. Returns n, subjects, found, equal_predictions (percent), crop, and exact and one_off,
     each {own, detector, difference, interval}; None where there is none, or only one whose numbers for the
-    pictures as they are do not fit the run any more.
+    images as they are do not fit the run any more.
     """
     images = len(result.predictions)
     exact = 100 * float(result.predictions.correct.mean()) if images else None
@@ -176,7 +176,7 @@ def not_measured(
     tested: bool,
     detector: bool = False,
 ) -> list[str]:
-    """Return what this card cannot tell, a sentence each.
+    """Return what this card cannot report, a sentence each.
 
     Args:
         groups: the rows per true age group, with name and subjects.
@@ -191,16 +191,16 @@ def not_measured(
         found.append("Accuracy: every image was trained on, none was left to test with.")
     if averaged:
         found.append(
-            "The averaged model itself: the scores belong to its members, each tested on people whom only "
+            "The averaged model itself: the scores belong to its members, each tested on subjects whom only "
             "that member had not seen. No image is left that none of them was trained on."
         )
     few = [str(cell["name"]) for cell in groups if cell["subjects"] < FEWEST_SUBJECTS]
     if few and tested:
         found.append(
-            f"Accuracy for {', '.join(few)}: fewer than {FEWEST_SUBJECTS} people each, so there are counts "
+            f"Accuracy for {', '.join(few)}: fewer than {FEWEST_SUBJECTS} subjects each, so there are counts "
             "and no conclusion."
         )
-    found.append("Skin tone, origin, glasses, make-up: nothing about them came with the pictures.")
+    found.append("Skin tone, origin, glasses, make-up: nothing about them came with the images.")
     if not gender:
         found.append("Gender: the test images have none on record.")
     if not yaw:
@@ -213,7 +213,7 @@ def not_measured(
     return found
 
 
-GIVEN, FROM_LAYOUT = "given at the export", "that of the pictures it was trained on"
+GIVEN, FROM_LAYOUT = "given at the export", "that of the images it was trained on"
 NOT_MEASURED = "a default that nobody measured"
 
 
@@ -225,7 +225,7 @@ def face_crop_of(folder: Path, run: Mapping[str, Any], config: CropChoice) -> tu
         run: the contents of its run.json.
         config: its face_crop, face_margin and detector are used.
 
-    Of a run on a table of pictures the crop is measured by a face detector, which takes some seconds. Where
+    Of a run on a table of images the crop is measured by a face detector, which takes some seconds. Where
     none is found the plain crop's default is used, and it is said how to measure.
     Raises UsageError for a crop, margin or detector that is not offered, or a detector file that is absent.
     """
@@ -237,12 +237,12 @@ def face_crop_of(folder: Path, run: Mapping[str, Any], config: CropChoice) -> tu
         if detector is None:
             source = NOT_MEASURED
             say(
-                "no face detector was found, so how this run's pictures frame their faces was not measured: "
+                "no face detector was found, so how this run's images frame their faces was not measured: "
                 "photographs will be cut by a default that may cost accuracy. Export again with --detector "
                 "FILE (YuNet), or set --face_crop and --face_margin"
             )
         else:
             rule = crop_for_run(folder, detector)
-            source = f"measured on the run's own pictures by {detector.name}"
+            source = f"measured on the run's own images by {detector.name}"
     say(f"faces of photographs will be cut out like this: {rule.describe()} ({source})")
     return rule, source

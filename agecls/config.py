@@ -1,4 +1,4 @@
-"""What a person may choose about age data, folds and evaluation, beside what every task's user may."""
+"""What a user may choose about age data, folds and evaluation, beside what every task has."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class AgeDataConfig(DataConfig):
         root: Adience's folder (fold files and faces/ or aligned/), or the image root of a table.
         folds_dir: folder of the Adience fold files when they do not lie in root.
         policy: which Adience age strings belong to which group.
-        layout: which Adience pictures: auto, faces or aligned.
+        layout: which Adience images: auto, faces or aligned.
         groups: the age groups of a table, young to old.
         path_column: the table's column of image paths.
         age_column: the table's column of ages in years.
         group_column: the table's column of group names (as in groups), instead of ages.
-        subject_column: the table's column of persons; "none" makes each image its own person.
-        user_column: the table's column of albums or accounts that hold several persons.
+        subject_column: the table's column of subjects; "none" makes each image its own subject.
+        user_column: the table's column of albums or accounts that hold several subjects.
         gender_column: the table's column of genders (m, f, u), for slices only.
         fold_column: the table's column of official folds (0, 1, ...).
         protocol: fixed (no validation), grouped (validation by user) or rotate (the fold before the test fold
@@ -42,7 +42,8 @@ class AgeDataConfig(DataConfig):
         n_folds: folds made for a table that has none.
         fold_seed: seed of those folds.
         fold: the test fold of `train`; -1 trains on everything and tests on nothing.
-        allow_subject_overlap: allow one person in training and test (then no claim of exclusivity is made).
+        allow_subject_overlap: allow one subject in both training and test (then no claim of exclusivity is
+            made).
     """
 
     folds_dir: str | None = None
@@ -65,7 +66,7 @@ class AgeDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class AgeEvaluateConfig(EvaluateConfig):
-    """How test pictures are shown to the network.
+    """How test images are given to the network.
 
     Args:
         test_crops: center, flip (centre and its mirror) or ten (four corners and centre, mirrored).
@@ -76,7 +77,7 @@ class AgeEvaluateConfig(EvaluateConfig):
 
 @dataclass(frozen=True)
 class AgeEvaluateAgainConfig(EvaluateAgainConfig):
-    """How pictures are shown to a network that was tested before.
+    """How images are given to a network that was tested before.
 
     Args:
         test_crops: center, flip or ten; null shows them as the run's own test did.
@@ -162,13 +163,14 @@ class EvaluateAgeConfig(EvaluateRunConfig):
     """A trained run on its own test images, or on any other data.
 
     Args:
-        crop: own (pictures as they are), or detector: also cut out again by a face detector, to tell what the
-            crops made in use cost against those of the data.
+        crop: own (images as they are), or detector: also cut out again by a face detector, to measure what
+            the crops made in use cost against those of the data.
         detector: the YuNet face detector's ONNX file; null looks in the usual places.
-        face_crop: how the detector's faces are cut out: aligned, faces, plain, or auto (as the run's pictures
-            are: told by Adience's layout, measured on others).
-        face_margin: share of the face box added on every side for faces and plain; null is the style's own.
-        cache: where decoded pictures of other data are kept: auto (the user's cache folder), none, or one
+        face_crop: how the detector's faces are cut out: aligned, faces, plain, or auto (as the run's images
+            are: known from Adience's layout, measured on others).
+        face_margin: fraction of the face box added on every side for faces and plain; null is the style's
+            own.
+        cache: where decoded images of other data are kept: auto (the user's cache folder), none, or one
             named.
     """
 

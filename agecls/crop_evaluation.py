@@ -1,6 +1,6 @@
-"""What a detector's crops cost: a run's answers to its pictures as they are, and cut out again by a detector.
+"""What a detector's crops cost: a run's predictions for its images as they are, and cut out by a detector.
 
-The accuracy that a report tells holds for crops like those in training. In use a detector makes the crops;
+The accuracy in a report holds for crops like those in training. In use a detector makes the crops;
 this is the check that both are alike, and the price where they are not.
 """
 
@@ -49,9 +49,9 @@ SCORES = {"exact": exact_accuracy, "one_off": one_off_accuracy}
 
 
 class RecroppedSource:
-    """A manifest's pictures, prepared, cut out as a detector has it; without a face they stay whole.
+    """A manifest's images, prepared, cut out as a detector has it; without a face they stay whole.
 
-    `found` tells, per manifest row, the picture's face or None; see `find_faces`.
+    `found` gives, per manifest row, the image's face or None; see `find_faces`.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class RecroppedSource:
 
 
 def evaluate_recropped(task: Task, folder: Path, config: EvaluateAgeConfig) -> Evaluation:
-    """Score a run with its pictures' own crops and with a detector's, and return both with their difference.
+    """Score a run with its images' own crops and with a detector's, and return both with their difference.
 
     The predictions returned are those for the detector's crops.
 
     Without data in the configuration each model of the run is shown its own test images; other data is shown
-    to all of them, whose probabilities are averaged. Where no face is found the picture is shown as it is,
+    to all of them, whose probabilities are averaged. Where no face is found the image is shown as it is,
     and counted.
 
-    Raises UsageError without a detector, DataError for pictures that cannot be read.
+    Raises UsageError without a detector, DataError for images that cannot be read.
     """
     if config.out is not None:
         refuse_run_folder(Path(config.out))
@@ -123,11 +123,11 @@ def evaluate_recropped(task: Task, folder: Path, config: EvaluateAgeConfig) -> E
 def crop_for_run(
     folder: Path, detector: FaceDetector, style: str = "auto", margin: float | None = None
 ) -> FaceCrop:
-    """Return the crop that imitates a run's training pictures best.
+    """Return the crop that imitates a run's training images best.
 
-    As `agecls.faces.crop.crop_of_run`; and where that knows nothing (a table of pictures, style "auto", no
-    margin given), margin, drop and aspect are measured on the run's own pictures. No label is read for it,
-    and the pictures of all folds are taken together.
+    As `agecls.faces.crop.crop_of_run`; and where that knows nothing (a table of images, style "auto", no
+    margin given), margin, drop and aspect are measured on the run's own images. No label is read for it,
+    and the images of all folds are taken together.
     """
     run = read_json(folder / "run.json")
     rule = crop_of_run(run, style, margin)
@@ -141,18 +141,18 @@ def crop_for_run(
 
 
 def can_measure(run: Mapping[str, Any], style: str = "auto", margin: float | None = None) -> bool:
-    """Tell whether the crop of a run with this record is open, so that its pictures have to be measured."""
+    """Return whether the crop of a run with this record is open, so that its images have to be measured."""
     return style == "auto" and margin is None and crop_of_run(run).style == "plain"
 
 
 def measured_crop(manifest: Manifest, detector: FaceDetector, *, squeezed: bool) -> FaceCrop | None:
-    """Return the plain crop that frames faces as a manifest's pictures do, in the median.
+    """Return the plain crop that frames faces as a manifest's images do, in the median.
 
     Args:
-        manifest: the pictures; at most MEASURED of them, evenly spread, are looked at.
-        detector: finds their faces, in whose boxes the crop is told.
-        squeezed: the model sees each picture squeezed to a square (PreprocessSpec.resize "warp"): the crop
-            has the pictures' height and their width over height. Otherwise it sees the square on their
+        manifest: the images; at most MEASURED of them, evenly spread, are looked at.
+        detector: finds their faces, in whose boxes the crop is measured.
+        squeezed: the model sees each image squeezed to a square (PreprocessSpec.resize "warp"): the crop
+            has the images' height and their width over height. Otherwise it sees the square on their
             shorter side, in their middle: that square is the crop.
 
     None unless ten show a face.
@@ -175,7 +175,7 @@ def measured_crop(manifest: Manifest, detector: FaceDetector, *, squeezed: bool)
 
 
 def shown_pictures(task: Task, folder: Path, config: EvaluateAgeConfig) -> tuple[Result, list[Shown]]:
-    """Return the run and which pictures its models are shown: own test images fold by fold, or other data."""
+    """Return the run and which images its models are shown: own test images fold by fold, or other data."""
     model_files(folder, config.weights)
     result = Result.load(folder, AGE_RESULT)
     other = names_data(config)
@@ -185,9 +185,9 @@ def shown_pictures(task: Task, folder: Path, config: EvaluateAgeConfig) -> tuple
 
 
 def find_faces(manifest: Manifest, rows: np.ndarray, detector: FaceDetector) -> dict[int, Face | None]:
-    """Return, by manifest row, the face that each picture is of (see `face_of`), None where there is none.
+    """Return, by manifest row, the face that each image is of (see `face_of`), None where there is none.
 
-    Pictures are decoded by all cores. Raises DataError naming those that cannot be read.
+    Images are decoded by all cores. Raises DataError naming those that cannot be read.
     """
     unique = np.unique(rows).tolist()
     bad: list[str] = []
@@ -206,12 +206,12 @@ def find_faces(manifest: Manifest, rows: np.ndarray, detector: FaceDetector) -> 
             found[row] = face
             bar.advance()
     if bad:
-        raise DataError(f"{len(bad)} of {len(unique)} pictures cannot be used:\n{listing(sorted(bad))}")
+        raise DataError(f"{len(bad)} of {len(unique)} images cannot be used:\n{listing(sorted(bad))}")
     return found
 
 
 def face_of(faces: list[Face], width: int, height: int) -> Face | None:
-    """Return the face that a picture of one person shows: the largest over its middle, else the largest."""
+    """Return the face that an image of one subject shows: the largest over its middle, else the largest."""
 
     def holds_middle(face: Face) -> bool:
         x, y, w, h = face.box
@@ -221,10 +221,10 @@ def face_of(faces: list[Face], width: int, height: int) -> Face | None:
 
 
 def crop_report(own: Predictions, cut: Predictions, found: np.ndarray) -> dict[str, Any]:
-    """Return the scores of two sets of crops of the same pictures, and what the second costs.
+    """Return the scores of two sets of crops of the same images, and what the second costs.
 
     Args:
-        own: predictions for the pictures as they are, N of them.
+        own: predictions for the images as they are, N of them.
         cut: predictions for the detector's crops, in the same order.
         found: bool (N,), whether the detector found a face.
 
@@ -270,7 +270,7 @@ def tell(summary: Mapping[str, Any]) -> None:
     say(
         f"faces found in {summary['found']} of {summary['n']} images of {summary['subjects']} subjects"
         + (f" (shown whole without one, by group: {missing})" if missing else "")
-        + f"; {summary['equal_predictions']:.1f} % of the answers are the same"
+        + f"; {summary['equal_predictions']:.1f} % of the predictions are the same"
     )
 
 

@@ -42,7 +42,7 @@ def fold_folder(folder: Path, fold: int) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether a fold's run is complete: its record is the last file it writes."""
+    """Return whether a fold's run is complete: its record is the last file it writes."""
     return (folder / "run.json").is_file()
 
 
@@ -108,7 +108,7 @@ def finished_folds(experiment: Experiment, folder: Path) -> list[int]:
         if changed:
             changes = [f"{name}: {change}" for name, change in changed.items()]
             raise DataError(
-                f"the data changed since {own} was run (images, labels or people):\n{listing(changes)}\n"
+                f"the data changed since {own} was run (images, labels or subjects):\n{listing(changes)}\n"
                 "Folds of different data cannot be joined: restore the data or give a new --run.dir"
             )
         found.append(fold)

@@ -27,7 +27,7 @@ def evaluate_age_run(task: Task, folder: Path, config: EvaluateAgeConfig) -> dic
 def score_age_run(task: Task, folder: Path, config: EvaluateAgeConfig) -> Evaluation:
     """Score a run folder; return the scores with their slices, and the predictions.
 
-    With `crop` "detector" the pictures are also cut out again by a face detector, and what that costs is
+    With `crop` "detector" the images are also cut out again by a face detector, and what that costs is
     returned (`agecls.crop_evaluation`). Raises UsageError for options of re-cropping without it.
     """
     if config.crop == "detector":

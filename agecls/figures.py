@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 PICKED = (
     "Chosen by rule, not by eye: per true group the image on which the two probabilities of the true group "
-    "differ most. Single images show what kind of picture is concerned, not which result is better."
+    "differ most. Single images show what kind of image is concerned, not which result is better."
 )
 TELLING = (
     "Chosen by rule, not by eye: per true group the image on which the two differ most among those that only "
-    "one gets right, else among those that both get right; a group without either has no row."
+    "one predicts correctly, else among those that both do; a group without either has no row."
 )
 
 
 def draw_confusion(counts: np.ndarray, class_names: Sequence[str], out: Path) -> Path:
-    """Draw the confusion matrix: rows are true groups, shaded by share of the row, counts in the cells.
+    """Draw the confusion matrix: rows are true groups, shaded by fraction of the row, counts in the cells.
 
-    The outlined band holds the pictures that one-off accuracy counts as right: |predicted - true| <= 1 group.
+    The outlined band holds the images that one-off accuracy counts as correct: |predicted - true| <= 1 group.
 
     Args:
         counts: (K, K) int, counts[i, j] = images of true group i predicted as j, groups young to old.
@@ -54,7 +54,7 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], out: Path) ->
     shades = counts / np.maximum(per_row, 1)[:, None]
     title = f"Confusion matrix: {exact:.1f} % exact, {one_off:.1f} % within one group"
     subtitle = (
-        f"{canvas.count_text(total, 'image')} pooled; shade = share of the row; outlined = within one group"
+        f"{canvas.count_text(total, 'image')} pooled; shade = fraction of row; outlined = within one group"
     )
     with canvas.new_figure(out, 6.6, title, subtitle) as figure:
         axes = figure.add_subplot()
@@ -67,7 +67,7 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], out: Path) ->
         axes.set(xlabel="predicted group", ylabel="true group")
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(
-            image, ax=axes, fraction=0.04, pad=0.02, aspect=40, label="share of the true group"
+            image, ax=axes, fraction=0.04, pad=0.02, aspect=40, label="fraction of the true group"
         )
         bar.outline.set_visible(False)
     return out
@@ -147,10 +147,10 @@ def draw_group_bars(
         `out`.
     """
     counts, positions = np.asarray(counts), np.arange(len(class_names))
-    title = f"Right per true age group, {canvas.count_text(int(counts.sum()), 'image')}"
+    title = f"Correct per true age group, {canvas.count_text(int(counts.sum()), 'image')}"
     given = exact_interval is not None or one_off_interval is not None
     meaning = "; lines: 95 % intervals, pale: too few subjects for one" if given else ""
-    with canvas.new_figure(out, 4.4, title, f"share of each group's images{meaning}") as figure:
+    with canvas.new_figure(out, 4.4, title, f"fraction of each group's images{meaning}") as figure:
         axes = figure.add_subplot()
         axes.grid(True, axis="y")
         for values, interval, colour, line, shift in (
@@ -217,7 +217,7 @@ def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> li
         {name: side.probs[shown] for name, side in zip(names, (first, second), strict=True)},
         a.class_names,
         folder / "heat_maps.png",
-        subtitle="per true group, the image on which the two differ most, where only one is right if any",
+        subtitle="per true group, the image on which the two differ most, only one correct if any",
     )
     return [
         figure("disagreements", "Where the two disagree", f"{PICKED} {DATA_NOTE}"),

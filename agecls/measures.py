@@ -20,7 +20,7 @@ MEASURES = (
         study_key="accuracy",
         report_key="exact_mean",
         column="exact",
-        labels={"report": "exact", "card": "right group (exact)", "demo": "right class"},
+        labels={"report": "exact", "card": "correct group (exact)", "demo": "correct class"},
     ),
     Measure(
         "one_off",
@@ -32,8 +32,8 @@ MEASURES = (
         column="one-off",
         labels={
             "report": "one-off (within one group)",
-            "card": "right group or one next to it (one-off)",
-            "demo": "right or next to it",
+            "card": "correct group or one next to it (one-off)",
+            "demo": "correct or next to it",
         },
     ),
     Measure("macro_f1", "macro F1", frozenset({"study"})),

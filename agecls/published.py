@@ -19,7 +19,7 @@ class Reported(NamedTuple):
     one_off: float
 
 
-# Single runs without spread; neither folds nor seeds, label policy or test images are told.
+# Single runs without spread; neither folds nor seeds, label policy or test images are reported.
 TABLE_X = (
     Reported("ResNet-34", "none", "NLLR", 55.27, 89.30),
     Reported("ResNet-34", "none", "CE", 56.32, 90.99),

@@ -84,7 +84,7 @@ def sections(record: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) 
         ("Folds", report_sections.per_fold(record)),
         ("Age groups", report_sections.per_group(record)),
         ("Gender", _other_slice(slices.get("gender"), "gender")),
-        ("Images per person", _other_slice(slices.get("subject_count"), "test images of the person")),
+        ("Images per subject", _other_slice(slices.get("subject_count"), "test images of the subject")),
         ("Other decoders and probabilities", report_sections.calibration(record)),
     ]
 
@@ -115,5 +115,5 @@ def tell(report: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> N
                 folds,
             ]
         )
-    header = ["%", "mean of folds", "sd", "95 % interval", "pooled", "constant", "folds"]
+    header = ["%", "mean of folds", "sd", "95 % interval", "pooled", "majority class", "folds"]
     table(f"{report['n']} images of {report['subjects']} subjects, policy {report['policy']}", header, rows)

@@ -41,9 +41,9 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
         row += [number(baseline[f"{key}_mean"])] if baseline else []
         rows.append(row)
     notes = (
-        "± is the standard deviation over folds (n - 1). It mostly tells how unlike the folds are; how sure "
-        "the mean is, the interval tells: whole persons are resampled within folds, because pictures of one "
-        "person are not independent. Pooled counts every image once; folds differ in size."
+        "± is the standard deviation over folds (n - 1). It mostly reflects how unlike the folds are; how "
+        "certain the mean is, the interval shows: whole subjects are resampled within folds, because images "
+        "of one subject are not independent. Pooled counts every image once; folds differ in size."
     )
     return f"{table(header, rows)}\n\n{notes}"
 
@@ -61,7 +61,7 @@ def _baseline_groups(record: Record) -> str:
 def per_fold(record: Record) -> str:
     """Return the table of folds."""
     baseline = record.get("baseline") or {}
-    header = ["fold", "images", "exact", "one-off", "exact, constant", "one-off, constant"]
+    header = ["fold", "images", "exact", "one-off", "exact, majority class", "one-off, majority class"]
     rows = []
     for place, (fold, images) in enumerate(zip(record["folds"], record["per_fold_n"], strict=True)):
         scores = [record["exact_per_fold"], record["one_off_per_fold"]]
@@ -131,8 +131,8 @@ def calibration(record: Record) -> str:
 def data_line(record: Record) -> str:
     """Return which images were tested, by which label rule, and the hashes that two comparable runs share."""
     shared = record.get("shared_people", record.get("subjects_in_several_folds"))
-    exclusive = {None: "", 0: " No person is in both training and test."}.get(
-        shared, f" **{shared} persons are in training and test: the accuracies are too high to compare.**"
+    exclusive = {None: "", 0: " No subject is in both training and test."}.get(
+        shared, f" **{shared} subjects are in both training and test: accuracies are too high to compare.**"
     )
     counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in record["slices"]["group"])
     return (
@@ -181,7 +181,7 @@ def reported_by_others(record: Record) -> str | None:
     rows = [[r.network, r.pretraining, r.loss, f"{r.exact:.2f}", f"{r.one_off:.2f}"] for r in TABLE_X]
     return (
         f"Reported by {PAPER}; not measured here. Each is a single run without spread; label rule, test "
-        "images and test crops are not told, so a difference from the table above is not a finding.\n\n"
+        "images and test crops are not reported, so a difference from the table above is not a finding.\n\n"
         + table(["network", "pretrained on", "loss", "exact", "one-off"], rows, numbers_from=3)
     )
 

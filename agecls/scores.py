@@ -67,7 +67,7 @@ def one_off_accuracy(preds: np.ndarray, target: np.ndarray) -> float:
 def ranked_probability_score(probs: np.ndarray, target: np.ndarray) -> float:
     """Return the mean over images of sum_{k < K-1} (P(y <= k) - [target <= k])^2 / (K - 1), in [0, 1].
 
-    Zero for certainty in the right group; being far off costs more than being next to it.
+    Zero for certainty in the true group; being far off costs more than being next to it.
     Source: Epstein, "A Scoring System for Probability Forecasts of Ranked Categories", J. Appl. Meteor. 8,
     1969.
     """
@@ -113,7 +113,7 @@ def age_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, Any]:
 def constant_baseline(
     train_labels: Mapping[int, np.ndarray], target: np.ndarray, fold: np.ndarray, num_classes: int
 ) -> dict[str, Any]:
-    """Return the scores of predicting, in each fold, the commonest group of its training images for
+    """Return the scores of predicting, in each fold, the most frequent group of its training images for
     everything.
 
     Args:
@@ -145,10 +145,10 @@ def score_cross_validation(
 ) -> dict[str, Any]:
     """Return the scores of a cross-validation: per fold, mean and sd over folds, pooled, intervals, baseline.
 
-    The sd over folds (ddof 1; None for one fold) tells mostly how unlike the folds are; how sure the mean is
-    stands in `intervals`: whole subjects resampled within folds, and in `intervals_by_user` whole albums
-    (None where every user is one subject). Folds differ in size, so mean over folds and pooled accuracy
-    differ.
+    The sd over folds (ddof 1; None for one fold) mostly reflects how unlike the folds are; how certain the
+    mean is stands in `intervals`: whole subjects resampled within folds, and in `intervals_by_user` whole
+    albums (None where every user is one subject). Folds differ in size, so mean over folds and pooled
+    accuracy differ.
 
     Args:
         predictions: the test images of all folds.
@@ -195,7 +195,7 @@ def slice_scores(
     """Return one row per cell of a slice: name, images, subjects, exact, one_off and their intervals
     (percent).
 
-    `by` is "group" (the true age group), "gender", or "subject_count" (how many test images the person has).
+    `by` is "group" (the true age group), "gender", or "subject_count" (how many test images the subject has).
     Accuracies are pooled, intervals resample whole subjects of the cell. A cell with fewer than 30 subjects
     has counts only: its accuracies and intervals are None. Empty cells of "group" are listed, with zero
     images.

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 STUDY_NOTES = (
     "Every cell is an ordinary result in cells/ARM/seed-N: `crl age compare` pairs two of them, or two lists "
-    "of seeds, person by person, and `crl export` takes any of their models.",
-    "Seeds are not people: a difference that holds over seeds holds for these test people; what other people "
+    "of seeds, subject by subject, and `crl export` takes any of their models.",
+    "Seeds are not subjects: a difference that holds over seeds holds for these test subjects; what others "
     "would have shown is what the intervals of `crl age compare` are about.",
 )
 
@@ -76,7 +76,7 @@ class AgeTask(Task):
         return f"{len(manifest)} images of {people} subjects, policy {data.policy}: {groups}"
 
     def check(self, data: TaskData, splits: Splits, config: AgeDataConfig) -> TaskData:
-        """Tell of groups without an image in a part, and of equal images in training and test."""
+        """Report groups without an image in a part, and equal images in training and test."""
         check_contents(data, splits, config)
         return data
 
@@ -238,14 +238,14 @@ class AgeTask(Task):
     def model_crop(
         self, folder: Path, record: RunRecord, asked: CropChoice
     ) -> tuple[Mapping[str, Any] | None, str]:
-        """Return the crop that the run or the options tell, or that a detector measures on its images."""
+        """Return the crop that the run or the options give, or that a detector measures on its images."""
         from agecls.card_facts import face_crop_of
 
         crop, source = face_crop_of(folder, record.to_dict(), asked)
         return crop.to_dict(), source
 
     def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:  # noqa: ARG002
-        """Return what `agecls.card.age_card` tells."""
+        """Return what `agecls.card.age_card` finds."""
         from agecls.card import age_card
 
         return age_card(folder, fold, self.measures)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 USAGE = """usage: crl [-h] [--version] COMMAND ...
 
-Tell hard, look-alike classes apart: losses, fine-tuning, honest cross-validation, checked export, a demo.
+Tell visually similar classes apart: losses, fine-tuning, honest cross-validation, checked export, a demo.
 
 commands:
   age verify       count what a data set holds: folds, groups, subjects, missing and unreadable images
   age train        fine-tune one model and test it once on its test fold
-  age cv           subject-exclusive cross-validation with scores, intervals and pictures
+  age cv           subject-exclusive cross-validation with scores, intervals and figures
   age evaluate     score trained models on any table of faces, sliced by group, gender and subject
   age compare      two results, paired on the same images
   age study        many losses, each with the same seeds, and what their paired differences say
@@ -26,12 +26,12 @@ commands:
   general train    train one network with one loss and test it once
   general study    which loss should I use? many losses, paired seeds, the missing controls, one report
   export           a finished run as self-describing ONNX files, checked against the trained model
-  predict          show pictures, folders or videos to exported models (no torch needed)
+  predict          run exported models on images, folders or videos (no torch needed)
   explain          where a trained or exported model found its evidence, drawn over each crop
-  evaluate-onnx    score exported models: the trained model's answers again, or other data
-  demo             a local web page: upload pictures, compare models, see softmax heat maps
+  evaluate-onnx    score exported models: the trained model's predictions again, or on other data
+  demo             a local web page: upload images, compare models, see softmax heat maps
   curves           draw every loss and its true gradient against the posterior (PNG and CSV)
-  doctor           look the installation over; says how to mend what is wrong
+  doctor           check the installation; says how to fix what is wrong
   quickstart       three losses cross-validated on drawn faces, exported, shown in the demo: a first result
 
 Every command takes --help, --json (one JSON object on standard output) and --debug (tracebacks).

@@ -27,7 +27,7 @@ def export(config: ExportConfig, words: Mapping[str, str]) -> dict[str, Any]:
 
 
 def predict(config: PredictConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Show pictures to exported models."""
+    """Run exported models on images."""
     from apps.predict.run import predict_paths
 
     return predict_paths(words["models_and_paths"].split("\n"), config)
@@ -74,7 +74,7 @@ def curves(config: CurvesConfig, words: Mapping[str, str]) -> dict[str, Any]:
     from finetune.cli.console import say
 
     made = draw_curves(Path(config.out), losses=config.losses, points=config.points, options=config.options)
-    say(f"picture: {made['png']}\nnumbers: {made['csv']}")
+    say(f"figure: {made['png']}\nnumbers: {made['csv']}")
     return {name: str(value) if isinstance(value, Path) else value for name, value in made.items()}
 
 
@@ -87,7 +87,7 @@ COMMANDS = {
     ),
     "predict": Command(
         PredictConfig,
-        "show pictures, folders or videos to exported models (no torch needed)",
+        "run exported models on images, folders or videos (no torch needed)",
         predict,
         {"models_and_paths...": "one .onnx file or more, then files, folders, globs, videos, or - (a list)"},
     ),
@@ -97,23 +97,23 @@ COMMANDS = {
         explain,
         {
             "model": "a run folder, a model.safetensors or an .onnx file",
-            "paths...": "pictures, folders, globs",
+            "paths...": "images, folders, globs",
         },
     ),
     "evaluate-onnx": Command(
         EvaluateOnnxConfig,
-        "score exported models: the trained model's answers again, or other data",
+        "score exported models: the trained model's predictions again, or on other data",
         evaluate_onnx,
         {"models...": "the .onnx files"},
     ),
     "demo": Command(
         DemoConfig,
-        "a local web page: upload pictures, compare models, see softmax heat maps",
+        "a local web page: upload images, compare models, see softmax heat maps",
         demo,
         {"models...": "the .onnx files to show side by side"},
     ),
     "curves": Command(CurvesConfig, "draw every loss and its true gradient against the posterior", curves),
-    "doctor": Command(DoctorConfig, "look the installation over; says how to mend what is wrong", doctor),
+    "doctor": Command(DoctorConfig, "check the installation; says how to fix what is wrong", doctor),
     "quickstart": Command(
         QuickstartConfig,
         "three losses cross-validated on drawn faces, exported, and shown in the demo: a first result",

@@ -1,4 +1,4 @@
-"""What a person may choose when exporting, predicting, serving and looking after an installation."""
+"""What a user may choose when exporting, predicting, serving and looking after an installation."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ class ExportConfig:
         out: folder for the exports; null puts them into the run folder, under export.
         title: what the model is called in tables and in the demo; null names it after the run and the fold.
         face_crop: how a photograph's face is cut out for this model: aligned, faces, plain, or auto (as its
-            training pictures were: told by Adience's layout, measured on others).
-        face_margin: share of the face box added on every side for faces and plain; null is the style's own.
-        detector: the YuNet face detector's ONNX file, to measure how this run's pictures frame their faces;
+            training images were: known from Adience's layout, measured on others).
+        face_margin: fraction of the face box added on every side for faces and plain; null is the style's
+            own.
+        detector: the YuNet face detector's ONNX file, to measure how this run's images frame their faces;
             null looks in the usual places.
         max_drop: percentage points of accuracy that int8 may lose before the export is refused.
         calibration_images: training images that int8's ranges are taken from.
         images: real images, besides random ones, on which the file must agree with the trained model (>= 16).
-        overwrite: replace a former export in the same place.
+        overwrite: replace a previous export in the same place.
     """
 
     fold: int | None = None
@@ -52,22 +53,22 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Pictures, folders, videos or a list of them, shown to one model or several.
+    """Images, folders, videos or a list of them, classified by one model or several.
 
     Args:
-        out: file for the answers, one row per picture, face and model: .csv, .jsonl or .parquet.
+        out: file for the predictions, one row per image, face and model: .csv, .jsonl or .parquet.
         heatmap: file for the softmax heat map: .png, .html or .csv.
-        explain: folder for pictures of where the network looked: the class activation map over each crop.
-        faces: find every face in a picture, cut it out as the model expects, and classify each.
+        explain: folder for figures of where the network looked: the class activation map over each crop.
+        faces: find every face in an image, cut it out as the model expects, and classify each.
         detector: the YuNet face detector's ONNX file; null looks in the usual places.
-        box: x,y,width,height in px of the one face in every picture, where it is known; no detector is asked.
+        box: x,y,width,height in px of the one face in every image, where it is known; no detector is run.
         recursive: look into the folders of a folder too.
         fps: frames of a video to look at, per second of it.
-        test_crops: views of each picture whose probabilities are averaged: center, flip (with its mirror),
+        test_crops: views of each image whose probabilities are averaged: center, flip (with its mirror),
             ten (corners and centre, mirrored), or run (those that the model's own scores were measured with).
-        batch_size: pictures at once; one of several views counts as so many.
+        batch_size: images at once; one of several views counts as so many.
         device: auto, cpu, cuda or cuda:1.
-        threads: processor threads of the runtime; 0 takes every core.
+        threads: CPU threads of the runtime; 0 takes every core.
     """
 
     out: str | None = None
@@ -89,7 +90,7 @@ class ExplainConfig:
     """Where a model found its evidence, drawn over the crop that it saw.
 
     Args:
-        out: a new folder for the pictures.
+        out: a new folder for the figures.
         fold: the fold of a cross-validation whose model is asked.
         class_name: the class to explain; null explains the predicted one.
         device: auto, cpu, cuda or cuda:1, for .onnx files.
@@ -107,10 +108,10 @@ class EvaluateOnnxConfig:
 
     Args:
         run: the run folder that the models were exported from: each is shown the test images of its own fold,
-            and must repeat the trained model's answers to the last image.
-        batch_size: pictures at once.
+            and must repeat the trained model's predictions to the last image.
+        batch_size: images at once.
         device: auto, cpu, cuda or cuda:1.
-        threads: processor threads of the runtime; 0 takes every core.
+        threads: CPU threads of the runtime; 0 takes every core.
         out: folder for predictions.parquet and evaluation.json; null writes nothing.
     """
 
@@ -124,23 +125,23 @@ class EvaluateOnnxConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """A web page that shows what exported models say of uploaded pictures.
+    """A web page that shows what exported models predict for uploaded images.
 
     Args:
-        examples: folder of pictures to choose from on the page; a folder per class tells their true class.
+        examples: folder of images to choose from on the page; a folder per class gives their true class.
         detector: the YuNet face detector's ONNX file; null looks in the usual places.
-        cropped: start with the switch on that takes every picture for one cropped face.
+        cropped: start with the switch on that takes every image for one cropped face.
         device: auto, cpu, cuda or cuda:1.
         host: address to listen on; any but a loopback address needs auth.
         port: port to listen on.
         auto_port: take the next free port when this one is in use.
         auth: file with a line user:password for each person who may come in.
-        max_files: pictures at once.
-        max_mb: size of one picture's file, in MB (10^6 bytes).
-        keep_minutes: how long an uploaded picture may stay on this machine.
+        max_files: images at once.
+        max_mb: size of one image's file, in MB (10^6 bytes).
+        keep_minutes: how long an uploaded image may stay on this machine.
         queue: requests that may wait; further ones are told so.
         concurrency: requests answered at the same time; 0 takes the number of cores.
-        check: answer one picture over the port, say how it went, and stop.
+        check: answer one image over the port, say how it went, and stop.
     """
 
     examples: str | None = None
@@ -179,10 +180,10 @@ class QuickstartConfig:
     """The first result: drawn faces, three losses, five folds each, one comparison, exports and the demo.
 
     Args:
-        dir: where everything goes; made anew each time, refused when it holds anything else.
+        dir: where everything goes; emptied each time, refused when it holds anything else.
         backbone: a small timm backbone, trained from scratch.
         epochs: passes over the drawn training faces.
-        users: albums of four drawn people each.
+        users: albums of four drawn subjects each.
         seed: of the faces, the weights and the batches.
         serve: start the demo with the exported models when everything is made.
         port: port of the demo; the next free one is taken when it is in use.
@@ -199,12 +200,12 @@ class QuickstartConfig:
 
 @dataclass(frozen=True)
 class CurvesConfig(WithOldKeys):
-    """Every loss and its true gradient against the posterior of the right class.
+    """Every loss and its true gradient against the posterior of the true class.
 
     Args:
         out: folder for curves.png and curves.csv.
         losses: words NAME or NAME:OPTION=VALUE (crl:alpha=1); an empty list takes every loss that reads the
-            posterior of the right class alone. There are
+            posterior of the true class alone. There are
         options: settings by name for every loss that takes them, where its word does not (--options.alpha 2).
         points: posteriors, evenly spaced inside (0, 1).
     """

@@ -1,4 +1,4 @@
-"""`crl curves`: draw what each loss charges, and how hard it pushes, against the target's posterior."""
+"""`crl curves`: draw each loss's value and gradient magnitude against the target's posterior."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _write_picture(file: Path, curves: Sequence[Curve]) -> None:
     highest = max(1.0, *(float((-curve.gradient).max()) for curve in curves))
     _dress(
         pushes,
-        "How hard it raises the target's logit",
+        "Gradient magnitude on the target's logit",
         "$-\\partial L\\,/\\,\\partial z_c$",
         (0.0, 1.1 * highest),
     )

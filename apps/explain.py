@@ -22,7 +22,7 @@ from finetune.images.preprocess import PreprocessSpec, preprocess
 from finetune.runs.files import check_writable, write_bytes
 
 GAP = 4  # white pixels between the crop and the overlay
-CUT_NOTE = "the model was trained on pictures cut to the object's box; give it pictures that are cut likewise"
+CUT_NOTE = "the model was trained on images cut to the object's box; give it images that are cut likewise"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Explainer:
         spec: the model's preprocessing.
         probs: crop, uint8 (S, S, 3) -> probabilities (K,).
         look: (crop, class_index) -> evidence in 0-1, float32 (S, S), and how it was found.
-        note: what a person should know before reading the pictures; empty for nothing.
+        note: what a person should know before reading the figures; empty for nothing.
     """
 
     class_names: tuple[str, ...]
@@ -45,7 +45,7 @@ class Explainer:
 
 
 def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -> dict[str, Any]:
-    """Draw, for every picture, the crop that the model saw and over it the evidence for one class.
+    """Draw, for every image, the crop that the model saw and over it the evidence for one class.
 
     `model` is an .onnx file (class activation maps, or occlusion where it carries none), a model.safetensors
     or a run folder (Grad-CAM; of a cross-validation the fold `config.fold`). The class is `config.class_name`
@@ -53,7 +53,7 @@ def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -
 
     Returns {"pictures": [{path, class, probability, file}], "method"}.
     Raises UsageError for an unknown class or a folder that holds something; DataError, after all others were
-    drawn, for pictures that cannot be read.
+    drawn, for images that cannot be read.
     """
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -97,11 +97,11 @@ def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -
     if rows:
         table(f"where the model looked, by {', '.join(sorted(methods))}", HEADER, told)
     if bad:
-        raise DataError(f"{len(bad)} of {len(found.sources)} pictures could not be read:\n{listing(bad)}")
+        raise DataError(f"{len(bad)} of {len(found.sources)} images could not be read:\n{listing(bad)}")
     return {"pictures": rows, "method": sorted(methods)}
 
 
-HEADER = ["picture", "class", "p", "drawn in"]
+HEADER = ["image", "class", "p", "drawn in"]
 
 
 def load_explainer(model: Path, config: ExplainConfig) -> Explainer:

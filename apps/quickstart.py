@@ -1,4 +1,4 @@
-"""`crl quickstart`: a first result on drawn look-alike faces, in minutes, with nothing downloaded."""
+"""`crl quickstart`: a first result on synthetic (drawn) faces, in minutes, with nothing downloaded."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ LOSSES = {
     "nllr": ("NLLR", "negative log likelihood ratio"),
     "crl": ("CRL", "competing ratio loss"),
 }
-# A rate at which NLLR trains badly would decide the comparison before it begins (docs/results.md shows one,
-# for SGD). Here, with AdamW, of 0.0002, 0.002, 0.005 and 0.01 this one suits NLLR best on drawings of another
-# seed (28, 43, 49 and 48 % exact), and CE and CRL do better at it than at 0.002 as well.
+# A learning rate at which NLLR trains badly would decide the comparison before it begins (docs/results.md
+# shows one, for SGD). Here, with AdamW, of 0.0002, 0.002, 0.005 and 0.01 this one suits NLLR best on drawings
+# of another seed (28, 43, 49 and 48 % exact), and CE and CRL do better at it than at 0.002 as well.
 LEARNING_RATE = 5e-3
 COMPARISONS = (("cel", "crl"), ("cel", "nllr"))
 
@@ -48,7 +48,7 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
     folder = claim(Path(config.dir))
     faces = folder / "lookalike"
     drawn = write_lookalike_adience(faces, users=config.users, seed=config.seed)
-    say(f"{drawn.images} drawn faces of {drawn.subjects} people in Adience's layout: {faces}")
+    say(f"{drawn.images} drawn faces of {drawn.subjects} subjects in Adience's layout: {faces}")
     say(
         f"learning rate {LEARNING_RATE:g} for all: chosen for NLLR, on other drawings; the others like it too"
     )
@@ -75,7 +75,7 @@ def train(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> dic
     from finetune.cli.console import say
 
     short, title = LOSSES[loss]
-    say(f"\n{title} ({short}): five folds, no person on two sides")
+    say(f"\n{title} ({short}): five folds, no subject in both training and test")
     with one_thread():
         return cross_validate(TASK, loss_config(config, faces, folder, loss))
 
@@ -118,9 +118,9 @@ def copy_examples(run: Path, out: Path) -> list[Path]:
 
 
 def choose_examples(manifest: Manifest, count: int = EXAMPLES) -> list[int]:
-    """Return rows of fold 0, a person at most once: the first of every group, then the second, and so on.
+    """Return rows of fold 0, a subject at most once: the first of every group, then the second, and so on.
 
-    Nobody looks at what the models say of them. Fewer than `count` where there are fewer people.
+    Nobody looks at what the models say of them. Fewer than `count` where there are fewer subjects.
     """
     seen: set[str] = set()
     per_group: list[list[int]] = [[] for _ in manifest.class_names]
@@ -181,7 +181,7 @@ def one_thread() -> Iterator[None]:
 
 
 def claim(folder: Path) -> Path:
-    """Return the folder without a former quickstart's results; UsageError when it holds anything else."""
+    """Return the folder without a previous quickstart's results; UsageError when it holds anything else."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give --dir a folder")
     if folder.exists() and any(folder.iterdir()):

@@ -7,7 +7,7 @@ what is timed is a whole epoch after the first, with training, validation and th
 first epoch of the kept stage holds the one pass of the backbone. Weights are random. At the end the two heads
 are compared, for both must have learned the same.
 
-Bar: 20 times. A checkpoint takes its time whatever the number of pictures is, so few pictures show less.
+Bar: 20 times. A checkpoint takes its time whatever the number of images is, so few images show less.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MapHead(Head):
 
 
 def draw_task(folder: Path, count: int, config: FitConfig) -> TrainingData:
-    """Write smooth random pictures and return the task of telling their classes; an eighth validates."""
+    """Write smooth random images and return the task of telling their classes; an eighth validates."""
     generator = np.random.default_rng(0)
     for number in range(count):
         coarse = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
@@ -110,7 +110,7 @@ def main() -> int:
         task = draw_task(folder, options.pictures, configured(options, 0))
         plain, one = seconds_per_epoch(task, configured(options, 0), Path(place) / "plain")
         kept, other = seconds_per_epoch(task, configured(options, -1), Path(place) / "kept")
-    title = f"{options.backbone}, {options.pictures} pictures of {options.size} px"
+    title = f"{options.backbone}, {options.pictures} images of {options.size} px"
     table = Table("frozen backbone", "first epoch, s", "epochs after it, s", title=title)
     for name, times in (("asked in every epoch", plain), ("features kept", kept)):
         table.add_row(name, f"{times[0]:.2f}", f"{np.mean(times[1:]):.3f}")

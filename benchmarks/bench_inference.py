@@ -3,10 +3,10 @@
     python benchmarks/bench_inference.py [--weights FILE] [--photo FILE] [--detector FILE] [--images FOLDER]
 
 1. Milliseconds per batch of `apps.runtime.session` (float32 and int8) and of the same network in torch
-   (float32, and bfloat16 with channels last), for prepared pictures at batches 1, 8 and 32. Every round runs
+   (float32, and bfloat16 with channels last), for prepared images at batches 1, 8 and 32. Every round runs
    all of them in an order drawn afresh; what counts is the median over the rounds. All may use every core.
 2. Milliseconds of finding a face in a photograph, cutting it out and classifying it, each apart.
-3. Pictures per second of `crl predict` on a folder of files, as a share of what the session alone does with
+3. Images per second of `crl predict` on a folder of files, as a share of what the session alone does with
    pictures that are decoded already: reading files should hide behind the network.
 
 Bars: float32 at batch 1 at least 1.6 times torch's float32; int8 at least 2 times the float32 file (whether
@@ -87,14 +87,14 @@ class Bars:
 
 
 def pictures(count: int, size: int = SIZE) -> np.ndarray:
-    """Return smooth random pictures, uint8 (count, size, size, 3)."""
+    """Return smooth random images, uint8 (count, size, size, 3)."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
     return np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC) for one in coarse])
 
 
 def settle(core: Classifier, spec: PreprocessSpec) -> None:
-    """Give batch norms the statistics of pictures: with those of a fresh network activations die out."""
+    """Give batch norms the statistics of images: with those of a fresh network activations die out."""
     core.train()
     with torch.no_grad():
         for batch in np.split(pictures(64), 4):
@@ -127,7 +127,7 @@ def load(model: onnx.ModelProto, facts: ModelFacts, file: Path) -> OnnxClassifie
 
 
 def runners(made: Made) -> dict[str, Runner]:
-    """Return what is timed: each takes prepared pictures, uint8 (N, S, S, 3), and returns probabilities."""
+    """Return what is timed: each takes prepared images, uint8 (N, S, S, 3), and returns probabilities."""
     half = build_classifier(made.name, "linear", len(GROUPS), weights="none", image_size=SIZE)
     half.load_state_dict(made.core.state_dict())
     half.eval().to(memory_format=torch.channels_last)
@@ -173,7 +173,7 @@ def bench_runtime(made: Made, rounds: int, bars: Bars) -> None:
         bars.tell(f"{made.name}, batch {batch}, onnx int8 against onnx fp32", int8, BAR_INT8)
     Console().print(table)
     kept = 100 * made.same
-    print(f"int8 gives fp32's answer on {kept:.1f} % of 256 drawn pictures (its accuracy: crl export)\n")
+    print(f"int8 gives fp32's answer on {kept:.1f} % of 256 drawn images (its accuracy: crl export)\n")
 
 
 def bench_stages(made: Made, photo: str | None, detector_file: str | None, rounds: int) -> None:
@@ -239,9 +239,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), help="timm backbones")
     parser.add_argument("--photo", help="photograph with a face in it")
     parser.add_argument("--detector", help="YuNet's ONNX file")
-    parser.add_argument("--images", help="folder of pictures for the way end to end; drawn ones otherwise")
-    parser.add_argument("--count", type=int, default=1000, help="drawn pictures")
-    parser.add_argument("--rounds", type=int, default=30, help="rounds at batch 1; fewer for more pictures")
+    parser.add_argument("--images", help="folder of images for the way end to end; drawn ones otherwise")
+    parser.add_argument("--count", type=int, default=1000, help="drawn images")
+    parser.add_argument("--rounds", type=int, default=30, help="rounds at batch 1; fewer for more images")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""Our loader against timm's own, on one core: pictures per second from JPEG files to training batches.
+"""Our loader against timm's own, on one core: images per second from JPEG files to training batches.
 
 Both sides crop at random, resize to 224 px by bicubic interpolation and mirror. timm's loader then delivers
-float32 batches normalised on the processor, as its training script consumes them; ours delivers uint8, which
+float32 batches normalised on the CPU, as its training script consumes them; ours delivers uint8, which
 the device normalises (bench_training.py counts that). The bars are of this pair: 1.6 times from files, 12
 times from the cache. Beside it: timm's loader stopped before its normalisation (uint8 against uint8, the
 strictest reading), timm's standard transform as it comes (colour jitter), and our face policy (colour and
@@ -59,7 +59,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 class Pictures(torch.utils.data.Dataset[object]):
-    """The pictures as timm's loader wants them: a PIL image, transformed, and a class."""
+    """The images as timm's loader wants them: a PIL image, transformed, and a class."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.files = [manifest.file(row) for row in range(len(manifest))]
@@ -103,7 +103,7 @@ def milliseconds_per_image(epoch: Callable[[], int]) -> float:
 
 
 def measure(folder: Path, rounds: int) -> dict[str, float]:
-    """Return the median milliseconds per picture of every loader."""
+    """Return the median milliseconds per image of every loader."""
     manifest = read_manifest(folder)
     with tempfile.TemporaryDirectory() as cache:
         files = open_source(manifest, SPEC, cache_dir=None, workers=1)
@@ -129,7 +129,7 @@ def measure(folder: Path, rounds: int) -> dict[str, float]:
 def main() -> int:
     """Print the table; return 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=Path, default=FGNET, help="a folder of pictures")
+    parser.add_argument("--images", type=Path, default=FGNET, help="a folder of images")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """How much faster a study of losses is than the loop one would write: print ratios, all of one run.
 
-Resident pipeline against a loader: the same network, batch, loss and optimiser, trained once from pictures
-that lie on the device as uint8, and once through torch's DataLoader as the usual script does it (a picture,
+Resident pipeline against a loader: the same network, batch, loss and optimiser, trained once from images
+that lie on the device as uint8, and once through torch's DataLoader as the usual script does it (an image,
 torchvision's ToTensor and Normalize, collated), with the better of no and two worker processes. That loop is
 in float32, as the usual script is; the study's number format is --precision.
 
@@ -44,7 +44,7 @@ LOSSES = ("crl", "nllr", "focal")
 
 
 class Pictures(Dataset):
-    """What torchvision's MNIST and CIFAR classes do for one picture."""
+    """What torchvision's MNIST and CIFAR classes do for one image."""
 
     def __init__(self, data: ImageSet, scaling: Scaling) -> None:
         self.data = data
@@ -176,7 +176,7 @@ def main() -> None:
     options = parser.parse_args()
     precision = choose_precision(study_device(options.device), options.precision)
     print(precision.describe())
-    print(f"{options.images} pictures, batch {BATCH}, medians of {options.rounds} rounds\n")
+    print(f"{options.images} images, batch {BATCH}, medians of {options.rounds} rounds\n")
     header = [
         "network",
         "img/s, resident",

@@ -1,12 +1,12 @@
 """Our training step against a plain loop: resnet34 at 224 px, from JPEG files to new weights.
 
 The plain loop is what one writes with timm's loader: float32, channels first, standard training crop and
-mirror. Ours reads the picture cache, crops and mirrors alike, normalises on the device and computes as
+mirror. Ours reads the image cache, crops and mirrors alike, normalises on the device and computes as
 `choose_precision` chooses. Both have the same batch, loss and optimiser, load in their own process and may
 use every core. Steps alternate; a speed is that of the median step on the clock, so keep the machine quiet.
 
 Bar: 3 times the plain loop wherever the hardware multiplies bfloat16 (or float16) natively. AVX-512's
-bfloat16 instructions do at most twice the float32 ones' work in a cycle, so that a processor without matrix
+bfloat16 instructions do at most twice the float32 ones' work in a cycle, so that a CPU without matrix
 units can miss it however well it is used.
 
 Run: python benchmarks/bench_training.py [--batch 16] [--steps 3]
@@ -85,7 +85,7 @@ def our_steps(manifest: Manifest, cache: Path, batch: int, precision: Precision)
 
 
 class Pictures(torch.utils.data.Dataset[object]):
-    """The pictures as a plain data set: a PIL image, transformed, and its class."""
+    """The images as a plain data set: a PIL image, transformed, and its class."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -151,7 +151,7 @@ def measure(batch: int, steps: int) -> tuple[list[float], list[float], Precision
 def main() -> int:
     """Print the table; return 1 when the bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--batch", type=int, default=32, help="pictures per step")
+    parser.add_argument("--batch", type=int, default=32, help="images per step")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each side")
     options = parser.parse_args()
     torch.manual_seed(0)

@@ -234,7 +234,7 @@ def _likeliest(logits: Tensor) -> Tensor:
 
 
 def _sum_log1p_(x: Tensor) -> Tensor:
-    """Return the sum of log(1 + x) over dimension 1, for x >= 0 with a small product of all 1 + x; spoils x.
+    """Return the sum of log(1 + x) over dimension 1, x >= 0, of a small product of all 1 + x; overwrites x.
 
     Logarithms are saved by (1 + a)(1 + b) = 1 + (a + b + ab), in which all terms are positive.
     """

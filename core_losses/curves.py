@@ -23,7 +23,7 @@ class Curve:
 
     `name` is its key in `core_losses.LOSSES`, `label` its name with settings; the arrays are float64 and of
     equal length: `p` = p_c, `loss`, `gradient` = dL/dz_c, and `step`, the gradient over cross-entropy's: the
-    factor by which an example pushes harder (> 1) or more softly (< 1) than under cross-entropy.
+    factor by which an example's gradient is larger (> 1) or smaller (< 1) than under cross-entropy.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How hard a loss pushes beside cross-entropy: the step size that hides in a loss."""
+"""A loss's gradient magnitude beside cross-entropy's: the step size that a loss implies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core_losses.reduction import LossModule
 
 
 def gradient_factor(loss: LossModule, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each example's push on the target's logit, and the push that cross-entropy would have.
+    """Return each example's gradient magnitude on the target's logit, and cross-entropy's.
 
     push = -dL/dz_c, q = 1 - p_c = sigmoid(-m)
 

@@ -1,7 +1,8 @@
 """The posterior losses as functions of the log-odds m, through p = sigmoid(m) and q = 1 - p = sigmoid(-m).
 
-Each line holds a loss's settings and gives its value and its push -dL/dm >= 0, which is also -dL/dz_c. Both
-are exact in both tails: -log p = -logsigmoid(m) never leaves the logarithm, and no 1 - p is ever formed.
+Each line holds a loss's settings and gives its value and its gradient magnitude -dL/dm >= 0, which is also
+-dL/dz_c. Both are exact in both tails: -log p = -logsigmoid(m) never leaves the logarithm, and no 1 - p is
+ever formed.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def log_alpha_plus(alpha: float, log_p: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """-log p_c = softplus(-m), push q."""
+    """-log p_c = softplus(-m), gradient magnitude q."""
 
     def value(self, m: Tensor) -> Tensor:
         """Return the loss."""
@@ -58,7 +59,7 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class LikelihoodRatio:
-    """-m, push 1; with a clamp, constant where p_c is nearer than `clamp` to 0 or 1."""
+    """-m, gradient magnitude 1; with a clamp, constant where p_c is nearer than `clamp` to 0 or 1."""
 
     clamp: float | None
 
@@ -79,7 +80,9 @@ class LikelihoodRatio:
 
 @dataclass(frozen=True)
 class CompetingRatio:
-    """beta log(alpha + (1 + alpha) e^-m) + (1 - beta) softplus(-m), push beta sigmoid(c - m) + (1 - beta) q.
+    """beta log(alpha + (1 + alpha) e^-m) + (1 - beta) softplus(-m).
+
+    Its gradient magnitude is beta sigmoid(c - m) + (1 - beta) q.
 
     This is beta log(alpha + q) - log p, written so that no alpha or m cancels. With c = log(1 + 1 / alpha) it
     is, at beta = 1, log(alpha) + softplus(c - m): cross-entropy with the target's logit lowered by c.
@@ -112,7 +115,7 @@ class CompetingRatio:
 
 @dataclass(frozen=True)
 class Focal:
-    """q^gamma softplus(-m), push q^gamma (gamma p softplus(-m) + q)."""
+    """q^gamma softplus(-m), gradient magnitude q^gamma (gamma p softplus(-m) + q)."""
 
     gamma: float
 
@@ -129,7 +132,7 @@ class Focal:
 
 @dataclass(frozen=True)
 class Taming:
-    """((1 + softplus(-m))^(1 - a) - 1) / (1 - a), push q (1 + softplus(-m))^(-a)."""
+    """((1 + softplus(-m))^(1 - a) - 1) / (1 - a), gradient magnitude q (1 + softplus(-m))^(-a)."""
 
     a: float
 

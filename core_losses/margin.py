@@ -60,8 +60,8 @@ def margin_logits(
         embedding: x, (..., B, D), any float type; half types are computed in float32, under autocast too.
         weight: W, (..., K, D). Leading dimensions broadcast: many models side by side.
         target: int64 class in [0, K), (..., B); None for the plain logits, which are predicted from.
-        blend: lambda >= 0, the share of the plain logit against 1 of the margin; a number, or a tensor that
-            broadcasts with (..., B).
+        blend: lambda >= 0, the fraction of the plain logit against 1 of the margin; a number, or a tensor
+            that broadcasts with (..., B).
 
     Returns:
         (..., B, K), float32 or float64.

@@ -30,7 +30,7 @@ class SharedOptions(TypedDict, total=False):
     class indices only. `reduction` ("mean"): "none" gives one value per example, "sum" their sum, "mean" the
     sum divided by the summed weights of the targets (class indices) or by the number of examples (soft
     targets).
-    `label_smoothing` (0.0): in [0, 1], the share of each target spread evenly over all K classes.
+    `label_smoothing` (0.0): in [0, 1], the fraction of each target spread evenly over all K classes.
     """
 
     ignore_index: int

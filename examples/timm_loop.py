@@ -46,7 +46,7 @@ def read_folder(root: Path, model: str) -> tuple[Dataset, Dataset, int]:
     """Return training and test images of `root`, sized as the model wants them, and the number of classes."""
     # Torchvision's reader, because timm's takes the next image for one that it cannot decode.
     train_set, test_set = ImageFolder(root / "train"), ImageFolder(root / "val")
-    if train_set.classes != test_set.classes:  # each split is numbered anew
+    if train_set.classes != test_set.classes:  # each split is numbered on its own
         raise SystemExit(f"{root}: train/ and val/ must hold the same class folders")
     config = resolve_model_data_config(create_model(model))  # the input size and normalisation of this model
     train_set.transform = create_transform(**config, is_training=True)

@@ -1,4 +1,4 @@
-"""A finished fine-grained run -> what a model card tells: scores on its test pictures, and their limits."""
+"""A finished fine-grained run -> what a model card reports: scores on its test images, and their limits."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from finetune.experiments.result import Result
 from finetune.runs.files import json_text
 
 INTENDED_USE = (
-    "research on telling look-alike categories apart and on loss functions; sorting pictures that show one "
-    "object of the listed categories each, while somebody looks at the result."
+    "research on telling visually similar categories apart and on loss functions; sorting images that show "
+    "one object of the listed categories each, while somebody looks at the result."
 )
-OUT_OF_SCOPE = ("any decision that nobody checks", "pictures of other things than the listed categories")
+OUT_OF_SCOPE = ("any decision that nobody checks", "images of other things than the listed categories")
 PRIVACY = (
-    "The model file holds numbers and facts, no picture. The toolkit's commands and its page run on the "
-    "machine that they are started on, send no picture anywhere, and keep none unless you ask for it."
+    "The model file holds numbers and facts, no image. The toolkit's commands and its page run on the "
+    "machine that they are started on, send no image anywhere, and keep none unless you ask for it."
 )
 HOW_TO_SLICE = (
     "crl evaluate-onnx MODEL --data.root FOLDER",
-    "FOLDER holds a folder of pictures per category, or lies as the data set does that the model learned.",
+    "FOLDER holds a folder of images per category, or lies as the data set does that the model learned.",
 )
 ABOUT = {
     "cub": (
-        "Caltech-UCSD Birds-200-2011's pictures were collected from Flickr for research; each photographer's "
+        "Caltech-UCSD Birds-200-2011's images were collected from Flickr for research; each photographer's "
         "own terms hold for them, and some also lie in ImageNet, whose weights most networks start from: the "
         "scores may flatter them."
     ),
     "cars": (
-        "Stanford Cars' pictures were collected from the web for research; their owners' terms are not "
+        "Stanford Cars' images were collected from the web for research; their owners' terms are not "
         "recorded with them."
     ),
 }
 UNKNOWN_TERMS = (
-    "Where these pictures come from and their terms of use are not recorded here: ask whoever trained the "
+    "Where these images come from and their terms of use are not recorded here: ask whoever trained the "
     "model."
 )
 NOT_MEASURED = (
-    "Pictures of several objects, or of none of the categories.",
-    "Pictures of another origin than the training pictures: other cameras, places, seasons, drawings.",
+    "Images of several objects, or of none of the categories.",
+    "Images of another origin than the training images: other cameras, places, seasons, drawings.",
 )
-UNTESTED = "These weights on any test picture: the run tested others (model.safetensors)."
+UNTESTED = "These weights on any test image: the run tested others (model.safetensors)."
 
 
 def fine_card(run: Path, measures: Sequence[Measure] = MEASURES, *, tested: bool = True) -> dict[str, Any]:
     """Return what is known of the model of a finished fine-grained run: {"metrics", "card", "data"}.
 
-    Every number was measured on the run's test pictures; None or an entry of `not_measured` stands for
+    Every number was measured on the run's test images; None or an entry of `not_measured` stands for
     anything else. Plain JSON values, no path of a machine.
 
     Args:
@@ -65,7 +65,7 @@ def fine_card(run: Path, measures: Sequence[Measure] = MEASURES, *, tested: bool
             nll (nats), ece (0-1), top1_interval [low, high], baseline {class, top1}; {} where untested.
         card: classes (a row per class: name, n, right, accuracy, taken_for, taken_for_n), data, training,
             test_crops, intended_use, out_of_scope, privacy, not_measured, how_to_slice.
-        data: what the model's facts tell of its data: fold None, images, picture_crop and box_margin.
+        data: what the model's facts record of its data: fold None, images, picture_crop and box_margin.
 
     Raises DataError for a folder that is no finished fine-grained run.
     """
@@ -92,11 +92,11 @@ def fine_card(run: Path, measures: Sequence[Measure] = MEASURES, *, tested: bool
 
 
 def data_facts(result: Result, crop: Mapping[str, Any]) -> dict[str, Any]:
-    """Return which pictures a run was trained and tested on, by which rule, and how many.
+    """Return which images a run was trained and tested on, by which rule, and how many.
 
     Returns kind (the layout), name, about (a paragraph), official (whether it is the whole published set),
     images, classes, per_class (min, median, max), train, validation, test, protocol_words, crop, and
-    left_out (missing and unreadable pictures).
+    left_out (missing and unreadable images).
     """
     run, counts = result.run, dict(result.run.get("counts") or {})
     layout = str(run.get("policy") or "")
@@ -105,8 +105,8 @@ def data_facts(result: Result, crop: Mapping[str, Any]) -> dict[str, Any]:
     known = counts.get("data_set")
     name = f"{part}{known}" if known else f"the table {table}" if table else "folders of categories"
     left = {
-        "pictures that were not there": counts.get("missing_images") or 0,
-        "unreadable pictures": len(counts.get("bad_images") or ()),
+        "images that were not there": counts.get("missing_images") or 0,
+        "unreadable images": len(counts.get("bad_images") or ()),
     }
     return {
         "kind": "drawn" if is_drawn(result.class_names) else layout or None,

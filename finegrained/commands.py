@@ -24,11 +24,11 @@ COMMANDS = {
         TASK,
         verify=(
             VerifyFineConfig,
-            "count a data set: classes, parts, missing, unreadable and equal pictures",
+            "count a data set: classes, parts, missing, unreadable and equal images",
         ),
         evaluate=(
             EvaluateFineConfig,
-            "score a run on its own test pictures, with other crops or weights, or on other data",
+            "score a run on its own test images, with other crops or weights, or on other data",
         ),
         evaluated="a run folder of train",
         study_config=FineStudyConfig,

@@ -1,9 +1,9 @@
-"""What a person may choose about fine-grained data, training and evaluation, with this study's own defaults.
+"""What a user may choose about fine-grained data, training and evaluation, with this task's own defaults.
 
 The defaults are a place to start from: 448 px as in the papers of this field, the trunk at a tenth of the
-rate of new layers (SGD with Nesterov momentum, weight decay 5e-4), 30 epochs of one cosine after one epoch of
-warm-up. On a processor alone, --model.image_size 224 costs a quarter. The files in configs/ hold what single
-papers did instead.
+learning rate of new layers (SGD with Nesterov momentum, weight decay 5e-4), 30 epochs of one cosine after one
+epoch of warm-up. On a CPU alone, --model.image_size 224 costs a quarter. The files in configs/ hold what
+single papers did instead.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Layout = Literal["auto", "cub", "cars-O", "cars-S", "cars-K", "folders"]
 
 @dataclass(frozen=True)
 class FineDataConfig(DataConfig):
-    """CUB-200-2011, Stanford Cars, class folders, or a table of pictures and classes.
+    """CUB-200-2011, Stanford Cars, class folders, or a table of images and classes.
 
     Args:
         root: the data set's folder (its parent or a doubled folder will do), or the image root of a table.
         layout: auto looks for each layout's own files; naming one refuses the others.
-        subset: the folder holds part of the official data set: counts are told and not asserted.
-        metadata_only: read the lists alone; pictures need not be there (verify only).
-        crop: image takes whole pictures, box cuts each out by its bounding box.
-        box_margin: share of the box's sides added on every side, at least 0.
-        val_share: share of each class's training images that validates, in [0, 1); 0 trains on all.
-        test_share: share of each class's images that tests where the data name no test part, in (0, 1).
-        split_seed: seed of both shares.
-        same_content: what to do when pictures learned from are tested under another name: warn or error.
+        subset: the folder holds part of the official data set: counts are reported and not asserted.
+        metadata_only: read the lists alone; images need not be there (verify only).
+        crop: image takes whole images, box cuts each out by its bounding box.
+        box_margin: fraction of the box's sides added on every side, at least 0.
+        val_share: fraction of each class's training images that validates, in [0, 1); 0 trains on all.
+        test_share: fraction of each class's images that tests where the data name no test part, in (0, 1).
+        split_seed: seed of both fractions.
+        same_content: what to do when images learned from are tested under another name: warn or error.
     """
 
     layout: Layout = "auto"
@@ -74,7 +74,7 @@ class FineModelConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class FineTrainConfig(TrainConfig):
-    """How long, how fast and on which pictures the model learns."""
+    """How long, how fast and on which images the model learns."""
 
     batch_size: int = 16
     lr: float = 0.002
@@ -95,7 +95,7 @@ class FineConfig(FitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data.metadata_only:
-            raise UsageError("data.metadata_only reads lists without pictures: it belongs to verify")
+            raise UsageError("data.metadata_only reads lists without images: it belongs to verify")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class VerifyFineConfig(VerifyConfig):
 
 @dataclass(frozen=True)
 class EvaluateFineConfig(EvaluateRunConfig):
-    """A trained run on its own test pictures, or on any other data of its classes."""
+    """A trained run on its own test images, or on any other data of its classes."""
 
     data: FineDataConfig = field(default_factory=FineDataConfig)
     evaluate: EvaluateAgainConfig = field(default_factory=EvaluateAgainConfig)
@@ -140,7 +140,7 @@ class CostConfig:
         backbones: the backbones, by name.
         image_size: side of the network's input in pixels.
         classes: number of classes.
-        batch_size: pictures at once where speed and memory are measured; at least 2.
+        batch_size: images at once where speed and memory are measured; at least 2.
         repeats: timed steps after the warm-up, of which the median counts; 0 counts and times nothing.
         device: auto, cpu, cuda or cuda:1.
         out: Markdown file to write the table to; null writes none.

@@ -1,4 +1,4 @@
-"""What `evaluate` adds for categories: labels moved by class name, and the classes recognised worst."""
+"""What `evaluate` adds for categories: labels moved by class name, and the classes of lowest accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune.cli.console import say, table
 from finetune.images.manifest import Manifest
 from finetune.models.bundle import check_class_names
 
-# How many of the classes recognised worst are printed.
+# How many of the classes with the lowest accuracy are printed.
 WORST = 5
 
 
@@ -29,17 +29,17 @@ def labels_by_name(manifest: Manifest, names: Sequence[str]) -> np.ndarray:
 
 
 def tell_evaluation(summary: Mapping[str, Any]) -> None:
-    """Print the scores and the classes recognised worst."""
+    """Print the scores and the classes of lowest accuracy."""
     interval = summary["top1_interval"]
     top5 = "" if summary["top5"] is None else f", top-5 {summary['top5']:.2f} %"
     say(
         f"{summary['data']} ({summary['test_crops']} crops, {summary['weights']} weights): top-1 "
         f"{summary['top1']:.2f} % ({100 * interval['level']:.0f} % interval {interval['low']:.1f} to "
         f"{interval['high']:.1f}){top5}, mean over classes {summary['balanced_accuracy']:.2f} %, of "
-        f"{summary['n']} pictures"
+        f"{summary['n']} images"
     )
     tested = sorted((row for row in summary["per_class"] if row["n"]), key=lambda row: row["accuracy"])
     rows = [
         [row["name"], row["n"], f"{row['accuracy']:.1f}", row["taken_for"] or "-"] for row in tested[:WORST]
     ]
-    table("recognised worst", ["class", "pictures", "top-1 %", "mostly taken for"], rows)
+    table("lowest accuracy", ["class", "images", "top-1 %", "most often predicted as"], rows)

@@ -33,7 +33,7 @@ MEASURES = (
         hits=lambda found: found.correct,
         study_key="accuracy",
         column="top-1",
-        labels={"card": "right category (top-1)", "demo": "right class"},
+        labels={"card": "correct category (top-1)", "demo": "correct class"},
     ),
     Measure(
         "top5",
@@ -42,7 +42,7 @@ MEASURES = (
         hits=top5_hits,
         fewest_classes=TOP + 1,
         column="top-5",
-        labels={"card": "right category among five (top-5)", "demo": "among the five most probable"},
+        labels={"card": "correct category among five (top-5)", "demo": "among the five most probable"},
     ),
     Measure(
         "per_class",

@@ -38,7 +38,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, OptionValue]]] = MappingProxyTyp
 
 
 def data_set_of(layout: str, class_names: Sequence[str]) -> str:
-    """Return cub, cars or aircraft where the layout or the class names tell which data these are, else "".
+    """Return cub, cars or aircraft where the layout or the class names show which data these are, else "".
 
     >>> data_set_of("cars-S", ["a car"]), data_set_of("folders", ["Audi A5 Coupe 2012"])
     ('cars', 'cars')
@@ -56,7 +56,7 @@ def data_set_of(layout: str, class_names: Sequence[str]) -> str:
 def with_presets(config: FineConfig, data_set: str) -> FineConfig:
     """Return the configuration with the head's options for this data set where they were not given.
 
-    What is filled in is told, and stands in the run's config.yaml as if it had been given.
+    What is filled in is reported, and stands in the run's config.yaml as if it had been given.
     """
     preset = PRESETS.get(config.head.name, {}).get(data_set, {})
     added = {name: value for name, value in preset.items() if name not in config.head.options}

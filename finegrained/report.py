@@ -92,7 +92,7 @@ def write_tables(
 ) -> None:
     """Write per_class.csv, a row per class in official order, and confusions.csv, a row per kind of mistake.
 
-    The latter has the true class, the predicted one, and how many images of the former's were predicted so,
+    The second has the true class, the predicted one, and how many images of the true one were predicted so,
     the most first.
     """
     columns = list(per_class[0])
@@ -118,11 +118,11 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def tell(report: Mapping[str, Any]) -> None:
-    """Print a run's scores in one line, with the interval and what guessing would reach."""
+    """Print a run's scores in one line, with the interval and the majority-class baseline."""
     interval, baseline = report["top1_interval"], report.get("baseline")
     top5 = "" if report["top5"] is None else f", top-5 {report['top5']:.2f} %"
     level = f"{100 * interval['level']:.0f} %"
-    guess = f"; always guessing the commonest class {baseline['top1']:.2f} %" if baseline else ""
+    guess = f"; majority-class baseline {baseline['top1']:.2f} %" if baseline else ""
     say(
         f"{report['selected']} weights: top-1 {report['top1']:.2f} % ({level} interval {interval['low']:.1f} "
         f"to {interval['high']:.1f}){top5} of {report['n']} test images{guess}"

@@ -21,7 +21,7 @@ from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, numb
 Record = Mapping[str, Any]
 ALL_CLASSES = 24  # up to so many classes the table has them all
 WORST, BEST, PAIRS = 12, 5, 12  # rows of the tables
-FIRST = 3  # names told of images that were left out or stand twice
+FIRST = 3  # names given of images that were left out or stand twice
 SAME = (
     ("same_content", "learned from and tested, which flatters the scores,"),
     ("same_content_validation", "in training and validation"),
@@ -49,7 +49,7 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
         f"{record['n']:,} test images of {record['classes_tested']:,} classes, tested once, when training "
         f"had ended, with the {sections.plain(record.get('selected'))} weights. Interval: "
         f"{escape(ends['method'])}. "
-        "It tells how sure the accuracy is for other test images of these classes, not for other seeds."
+        "It shows how certain the accuracy is for other test images of these classes, not for other seeds."
     )
     untested = record["classes"] - record["classes_tested"]
     if untested:
@@ -67,7 +67,7 @@ def per_class(record: Record) -> str:
         most = f" and the {len(best)} most" if best else ""
         lead = f"The {WORST} least{most} accurate of {len(order)} classes."
         if len(best) < BEST:
-            lead += " No other class has an image right." if best else " No class has an image right."
+            lead += " No other class has a correct image." if best else " No class has a correct image."
     rows = [
         [
             escape(display_name(str(row["name"]))),

@@ -28,9 +28,9 @@ def fine_scores(probs: np.ndarray, target: np.ndarray, class_names: Sequence[str
         target: int (N,), zero-based class indices.
         class_names: the K classes.
 
-    Returns n, classes (K) and classes_tested (those with an image); top1 (the share of images whose most
-    probable class is right, percent), top1_interval {low, high, level, method}: Wilson's score interval, with
-    images as independent draws; top5 (None where K <= 5); balanced_accuracy (mean of the per-class
+    Returns n, classes (K) and classes_tested (those with an image); top1 (the fraction of images whose most
+    probable class is correct, percent), top1_interval {low, high, level, method}: Wilson's score interval,
+    with images as independent draws; top5 (None where K <= 5); balanced_accuracy (mean of the per-class
     accuracies), macro_f1, nll (nats), ece (15 bins) and per_class (`class_rows`).
     """
     classes, count = len(class_names), len(target)
@@ -74,7 +74,7 @@ def class_rows(probs: np.ndarray, target: np.ndarray, class_names: Sequence[str]
 def commonest_class_baseline(
     train_labels: np.ndarray, target: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the commonest class of the training images and its top1 (percent) if predicted for everything.
+    """Return the most frequent training class and its top1 (percent) if predicted for everything.
 
     The first of equally common classes; top1 is None without a test image.
     """
@@ -86,10 +86,10 @@ def commonest_class_baseline(
 
 
 def wilson_interval(right: int, count: int, level: float = LEVEL) -> tuple[float, float]:
-    """Return Wilson's score interval of a share, in percent; NaN without an image.
+    """Return Wilson's score interval of a fraction, in percent; NaN without an image.
 
     With p = right / n and z the normal quantile: (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2/4n^2)) / (1 +
-    z^2/n). It never leaves [0, 100] and does not shrink to a point where all or none are right.
+    z^2/n). It never leaves [0, 100] and does not shrink to a point where all or none are correct.
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
 
     >>> tuple(round(end, 1) for end in wilson_interval(8, 10))

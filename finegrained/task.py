@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KIND = "fine_run"
 STUDY_NOTES = (
     "Every cell is an ordinary run in cells/ARM/seed-N: `crl fine compare` pairs two of them, or two lists "
-    "of seeds, picture by picture, and `crl export` takes any.",
+    "of seeds, image by image, and `crl export` takes any.",
 )
 
 
@@ -51,7 +51,7 @@ class CategoryTask(Task):
         if own != asked:
             say(
                 f"note: the model was trained with --data.crop {own['kind']} --data.box_margin "
-                f"{own['margin']:g}; these pictures are shown with {asked['kind']} and {asked['margin']:g}"
+                f"{own['margin']:g}; these images are shown with {asked['kind']} and {asked['margin']:g}"
             )
         return data
 
@@ -60,7 +60,7 @@ class CategoryTask(Task):
         return make_fine_split(data, config)
 
     def check(self, data: TaskData, splits: Splits, config: FineDataConfig) -> TaskData:
-        """Tell what the reader noticed; return the data with the files of equal bytes in their report."""
+        """Report what the reader noticed; return the data with the files of equal bytes in their report."""
         tell_reading(data)
         return check_contents(data, splits.splits[0], config)
 
@@ -185,13 +185,13 @@ class CategoryTask(Task):
         tell(report)
 
     def tell_evaluation(self, summary: Mapping[str, Any]) -> None:
-        """Print the scores and the classes recognised worst."""
+        """Print the scores and the classes with the lowest accuracy."""
         from finegrained.evaluation import tell_evaluation
 
         tell_evaluation(summary)
 
     def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:  # noqa: ARG002
-        """Return what `finegrained.card.fine_card` tells."""
+        """Return what `finegrained.card.fine_card` finds."""
         from finegrained.card import fine_card
 
         return fine_card(folder, self.measures, tested=tested)

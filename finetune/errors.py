@@ -1,4 +1,4 @@
-"""Errors a person can mend: each says what, where and how, and carries the exit code of its kind."""
+"""Errors that a user can fix: each says what, where and how, and carries the exit code of its kind."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ class VerifyConfig:
     """A look at a data set without training.
 
     Args:
-        quick: count only; do not look for equal pictures.
-        cache: where decoded pictures of folders are kept: none, auto (the user's cache folder), or a folder.
+        quick: count only; do not look for equal images.
+        cache: where decoded images of folders are kept: none, auto (the user's cache folder), or a folder.
     """
 
     data: GeneralDataConfig = field(default_factory=GeneralDataConfig)
@@ -50,7 +50,7 @@ def study(config: GeneralStudyConfig, words: Mapping[str, str]) -> dict[str, Any
 
 
 COMMANDS = {
-    "verify": Command(VerifyConfig, "count a data set: classes, parts, repeated pictures", verify),
+    "verify": Command(VerifyConfig, "count a data set: classes, parts, repeated images", verify),
     "train": Command(
         GeneralRunOneConfig,
         "train one network with one loss and test it once",

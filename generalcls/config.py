@@ -1,4 +1,4 @@
-"""What a person may choose about a general study: data, network, training, losses and seeds."""
+"""What a user may choose about a general study: data, network, training, losses and seeds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class GeneralDataConfig:
     Args:
         name: digits, mnist, cifar10, cifar100, svhn, imagenet, or folders (own class folders).
         root: the data set's folder; its parent or child will do.
-        image_size: side in pixels that pictures of imagenet (224) and folders (64) are brought to; the others
+        image_size: side in pixels that images of imagenet (224) and folders (64) are brought to; the others
             have a size of their own.
-        train_fraction: share of each class's training images that is used, in (0, 1].
-        test_fraction: share of each class's test images that is used, in (0, 1].
-        test_share: share of each class that tests where the data name no test part, in (0, 1).
-        split_seed: seed of these shares.
+        train_fraction: fraction of each class's training images that is used, in (0, 1].
+        test_fraction: fraction of each class's test images that is used, in (0, 1].
+        test_share: fraction of each class that tests where the data name no test part, in (0, 1).
+        split_seed: seed of these fractions.
         extra: SVHN: its extra part joins the training images, as in the papers.
         subset: accept files in a published format that are not the published ones (a part of them, or another
             data set of that format): their test part is then not official.
@@ -81,7 +81,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class GeneralTrainConfig:
-    """How long, how fast and on which pictures the network learns; equal for all losses.
+    """How long, how fast and on which images the network learns; equal for all losses.
 
     Args:
         epochs: passes over the training images.
@@ -91,7 +91,7 @@ class GeneralTrainConfig:
         momentum: of SGD.
         weight_decay: on weights, never on norms and biases.
         schedule: step, cosine, constant, or inverse (lr / (1 + decay * step), Keras's).
-        milestones: shares of the epochs after which a step schedule multiplies the rate by gamma.
+        milestones: fractions of the epochs after which a step schedule multiplies the learning rate by gamma.
         gamma: the step schedule's factor.
         decay: the inverse schedule's decay per step.
         augment: none, crop_flip (zero padding, random crop, mirror) or shift_flip (shifts of up to a tenth of
@@ -121,12 +121,12 @@ class GeneralRunConfig:
     Args:
         dir: the folder; refused when it holds anything, unless resuming.
         resume: never, or auto (go on with what is in this folder; finished cells are never run again).
-        allow_change: dotted keys whose value may differ from the former run's.
+        allow_change: dotted keys whose value may differ from the previous run's.
         checkpoint_minutes: minutes between checkpoints of the models that are in training.
         together: models trained side by side as one; 0 chooses by device and network.
-        precision: auto (float32 on a processor, bfloat16 where a GPU has it), float32, bfloat16 or float64.
+        precision: auto (float32 on a CPU, bfloat16 where a GPU has it), float32, bfloat16 or float64.
         compile: auto (on a GPU), on or off: torch.compile for the training step.
-        cache: where decoded pictures of folders are kept: auto (the user's cache folder), none, or a folder.
+        cache: where decoded images of folders are kept: auto (the user's cache folder), none, or a folder.
         track: loggers of installed packages that hear of every epoch and of the end; none by default.
     """
 
@@ -146,7 +146,7 @@ class GeneralConfig:
     """Data, network, training and place of a general study or run.
 
     Args:
-        device: auto, cpu, cuda or cuda:1; what really runs is told.
+        device: auto, cpu, cuda or cuda:1; what really runs is reported.
     """
 
     data: GeneralDataConfig = field(default_factory=GeneralDataConfig)
@@ -172,7 +172,7 @@ class GeneralConfig:
                 (train.decay >= 0, f"train.decay must not be negative, got {train.decay}"),
                 (
                     shares == sorted(set(shares)),
-                    f"train.milestones are rising shares of the epochs in (0, 1), got {train.milestones}",
+                    f"train.milestones are rising fractions of the epochs in (0, 1), got {train.milestones}",
                 ),
                 (
                     train.evaluate_every >= 1,

@@ -23,8 +23,8 @@ EPOCHS_300 = "300 epochs"
 class Published:
     """One number of a table.
 
-    `data` and `network` are this toolkit's names, `loss` the name of the arm; `spread` and `setting` are told
-    in words, empty where the paper tells none.
+    `data` and `network` are this toolkit's names, `loss` the name of the arm; `spread` and `setting` are
+    given in words, empty where the paper reports none.
     """
 
     data: str
@@ -39,7 +39,7 @@ class Published:
 
     @property
     def text(self) -> str:
-        """The value for the column beside measured accuracies; an error is told as an accuracy first.
+        """The value for the column beside measured accuracies; an error is turned into an accuracy first.
 
         >>> PUBLISHED[6].text
         '93.37 (error 6.63; CRL paper, Table I, 300 epochs)'
@@ -113,7 +113,7 @@ RIVALS: Mapping[str, tuple[float, float]] = {
     loss_named("TCE"): (5.46, 23.93),
     "crl": (4.36, 21.94),
 }
-# Where the papers disagree with themselves or with others; told beside the numbers.
+# Where the papers disagree with themselves or with others; reported beside the numbers.
 INCONSISTENCIES: Mapping[tuple[str, str, str], str] = {
     ("cifar100", "resnet34", "crl"): (
         "the paper has 27.26 in Table I and 27.34 in Table III, which Table I gives to alpha 1, beta 1"
@@ -122,15 +122,15 @@ INCONSISTENCIES: Mapping[tuple[str, str, str], str] = {
         "the paper has 4.76 in Table III, 5.27 in Tables VI and VII, and 5.38 as the mean of ten runs in "
         "Table VIII"
     ),
-    ("mnist", "mlp", "cel"): "more error than other published perceptrons; the paper tells no sizes",
-    ("mnist", "mlp", "crl"): "more error than other published perceptrons; the paper tells no sizes",
+    ("mnist", "mlp", "cel"): "more error than other published perceptrons; the paper reports no sizes",
+    ("mnist", "mlp", "crl"): "more error than other published perceptrons; the paper reports no sizes",
 }
 
 
 def reported(data: str, network: str) -> dict[str, str]:
     """Return what the papers report for a data set and a network, in words, by the arm's name.
 
-    Equal numbers of several tables are told once; where the papers contradict themselves, the text says so.
+    Equal numbers of several tables are given once; where the papers contradict themselves, the text says so.
 
     Args:
         data: name of the data set.

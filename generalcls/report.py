@@ -30,14 +30,15 @@ MEASURES = (
     Measure("top5", "top-5 accuracy (%)"),
 )
 REMEDY = (
-    "Train longer or at another rate; for few pictures, fine-tune a pretrained backbone (crl fine study)."
+    "Train longer or at another learning rate; "
+    "for few images, fine-tune a pretrained backbone (crl fine study)."
 )
 
 
 def report_study(
     config: GeneralStudyConfig, trainer: CellTrainer, arms: Sequence[Arm], cells: Sequence[Cell]
 ) -> dict[str, Any]:
-    """Write report.md, report.json, table.csv and the pictures, and say what was found; see `end_study`.
+    """Write report.md, report.json, table.csv and the figures, and say what was found; see `end_study`.
 
     What others report is shown only where the whole official test part was tested.
     """
@@ -57,7 +58,7 @@ def report_study(
 
 
 def facts(trainer: CellTrainer) -> dict[str, Any]:
-    """Return what report.json tells of the study beside its scores."""
+    """Return what report.json records of the study beside its scores."""
     data = trainer.data
     return {
         "command": command_line(),
@@ -82,9 +83,9 @@ def what_ran(config: GeneralStudyConfig, trainer: CellTrainer, cells: Sequence[C
     lines = [
         f"Data: {data.name}, {len(data.train.target):,} training images{of_train}, "
         f"{len(data.test.target):,} test images, {len(data.class_names)} classes; fingerprint "
-        f"{data.fingerprint[:12]}. Always guessing the commonest training class scores "
+        f"{data.fingerprint[:12]}. The majority-class baseline scores "
         f"{guessing(data):.2f} %.",
-        f"Network: {trainer.network_name}, {trainer.parameters:,} weights.",
+        f"Network: {trainer.network_name}, {trainer.parameters:,} parameters.",
         f"Training, equal for all: {train_text(train)}",
         f"Device: {', '.join(sorted({cell.device for cell in cells}))}; {', '.join(precisions)}.",
         f"Versions: {', '.join(f'{name} {version}' for name, version in versions().items())}.",
@@ -93,7 +94,7 @@ def what_ran(config: GeneralStudyConfig, trainer: CellTrainer, cells: Sequence[C
 
 
 def guessing(data: GeneralData) -> float:
-    """Return the accuracy, in per cent, of always answering the commonest class of the training images."""
+    """Return the accuracy, in per cent, of always predicting the most frequent training class."""
     commonest = np.bincount(data.train.target, minlength=len(data.class_names)).argmax()
     return 100 * float(np.mean(data.test.target == commonest))
 
@@ -102,7 +103,7 @@ def train_text(train: GeneralTrainConfig) -> str:
     """Return the training settings in one line.
 
     >>> train_text(GeneralTrainConfig(epochs=3, optimizer="adadelta", lr=1.0, schedule="constant"))
-    '3 epochs, batch 64, adadelta, rate 1 (constant), weight decay 0.0001, no augmentation.'
+    '3 epochs, batch 64, adadelta, learning rate 1 (constant), weight decay 0.0001, no augmentation.'
     """
     shares = ", ".join(f"{100 * share:g} %" for share in train.milestones)
     schedule = {
@@ -120,8 +121,8 @@ def train_text(train: GeneralTrainConfig) -> str:
         "shift_flip": "shift and mirror",
     }
     return (
-        f"{train.epochs} epochs, batch {train.batch_size}, {train.optimizer}{momentum}, rate {train.lr:g} "
-        f"({schedule}), weight decay {train.weight_decay:g}, {augment[train.augment]}."
+        f"{train.epochs} epochs, batch {train.batch_size}, {train.optimizer}{momentum}, learning rate "
+        f"{train.lr:g} ({schedule}), weight decay {train.weight_decay:g}, {augment[train.augment]}."
     )
 
 
@@ -137,6 +138,6 @@ def notes(trainer: CellTrainer) -> list[str]:
         found.append("Trained on a part of the training images: scores are lower than with all of them.")
     found.append(
         "One learning rate and schedule for all losses, not tuned for any of them: a loss that wants another "
-        "rate is at a disadvantage."
+        "learning rate is at a disadvantage."
     )
     return [*map(escape, found)]

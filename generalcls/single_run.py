@@ -77,7 +77,7 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
 
 
 def is_finished(trainer: CellTrainer, plan: CellPlan) -> bool:
-    """Tell whether the folder holds this very run, complete.
+    """Return whether the folder holds this very run, complete.
 
     Raises DataError where a finished run has another loss or seed, other settings or other data.
     """
@@ -160,7 +160,7 @@ def plain_state(training: Training) -> dict[str, Tensor]:
     """Return a trained network's state; its linear layer gives the classes of a margin head, if it had one.
 
     A margin head has no bias, and where its rule has unit weights they are stored at length one: what is left
-    is a positive factor per image, which changes no answer.
+    is a positive factor per image, which changes no prediction.
     """
     from torch.nn import functional as F
 
@@ -175,7 +175,7 @@ def plain_state(training: Training) -> dict[str, Tensor]:
 
 
 def confusions(trainer: CellTrainer, folder: Path, most: int = 5) -> list[list[str]]:
-    """Return rows of the pairs of classes that the run confuses most: truth, answer, how often."""
+    """Return rows of the pairs of classes that the run confuses most: truth, prediction, how often."""
     import numpy as np
 
     names, answers = trainer.data.class_names, np.load(folder / "predictions.npz")
@@ -203,10 +203,10 @@ def page(trainer: CellTrainer, arm: Arm, cell: Cell, record: Mapping[str, Any]) 
     )
     told = [
         f"- {record['data']}: {record['n_train']:,} training and {record['n']:,} test images.",
-        f"- {record['network']}, {record['parameters']:,} weights, seed {record['seed']}.",
+        f"- {record['network']}, {record['parameters']:,} parameters, seed {record['seed']}.",
         f"- {train_text(trainer.config.train)}",
         f"- {cell.device}, {cell.seconds:.0f} seconds; data fingerprint {record['manifest'][:12]}.",
-        f"- Always guessing the commonest training class scores {guessing(trainer.data):.2f} %.",
+        f"- The majority-class baseline scores {guessing(trainer.data):.2f} %.",
         f"- Command: {markdown.code(record['command'])}",
         *(f"- {markdown.escape(note)}" for note in trainer.data.notes),
         "- One run: a comparison of losses needs several seeds (`crl general study`).",
@@ -216,8 +216,8 @@ def page(trainer: CellTrainer, arm: Arm, cell: Cell, record: Mapping[str, Any]) 
     ]
     sections = [
         ("Result", markdown.table(["measure", "test"], rows)),
-        ("Pictures", markdown.show_pictures([curve])),
-        ("Most confused", markdown.table(["truth", "answer", "images"], pairs, 2) if pairs else None),
+        ("Figures", markdown.show_pictures([curve])),
+        ("Most confused", markdown.table(["truth", "prediction", "images"], pairs, 2) if pairs else None),
         ("What ran", "\n".join(told)),
     ]
     title = markdown.escape(f"{record['network']} on {record['data']} with {arm.title}")

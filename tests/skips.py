@@ -68,5 +68,5 @@ class Skips:
 
 
 def on_ci() -> bool:
-    """Tell whether the variable CI asks for the check."""
+    """Return whether the variable CI asks for the check."""
     return os.environ.get("CI", "").lower() in ASKED

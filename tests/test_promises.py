@@ -76,7 +76,7 @@ def digest(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, bool]:
-    """A run folder, what the run printed, and whether the pictures are as they were."""
+    """A run folder, what the run printed, and whether the images are as they were."""
     folder, before = tmp_path_factory.mktemp("trained") / "run", digest(faces)
     command = [
         sys.executable,
@@ -131,7 +131,7 @@ def killed(root: Path, folder: Path, moment: str) -> int | None:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[dict[str, Any]]]:
-    """The pictures, and the weights and metrics of the run that nothing happens to."""
+    """The images, and the weights and metrics of the run that nothing happens to."""
     folder = tmp_path_factory.mktemp("unbroken")
     torch.set_num_threads(1)
     fitted = train(task_of(folder / "pictures"), folder / "run", CONFIG)

@@ -88,8 +88,8 @@ def read_adience(
 
     `root` holds `aligned/` or `faces/`; the fold files lie in it, in one of these two, or in `folds_dir`.
     `policy` names the rule from raw age strings to groups (`agecls.data.groups.POLICIES`). `layout` says
-    which pictures: "auto" takes aligned where there is such a folder, else faces; "none" reads the lists
-    alone and looks for no picture. `missing` decides about images that are listed but not there: "error"
+    which images: "auto" takes aligned where there is such a folder, else faces; "none" reads the lists
+    alone and looks for no image. `missing` decides about images that are listed but not there: "error"
     refuses, "count" keeps their rows and reports them, "drop" takes the rows out and reports them. `follow`
     allows links that lead out of the image folder.
 
@@ -137,7 +137,7 @@ def read_adience(
 
 
 def _image_folder(root: Path, layout: str, missing: str) -> tuple[str, list[str]]:
-    """Return the folder of pictures to use ("none" for no look at pictures) and what to tell about it."""
+    """Return the folder of images to use ("none" for no look at images) and what to report about it."""
     if layout not in get_args(Layout):
         raise UsageError(f"layout={layout!r} is not known; choose one of {', '.join(get_args(Layout))}")
     if layout != "auto":
@@ -147,9 +147,7 @@ def _image_folder(root: Path, layout: str, missing: str) -> tuple[str, list[str]
         note = f"both {' and '.join(present)} are there; {present[0]} is used (choose with --data.layout)"
         return present[0], [note] if len(present) > 1 else []
     if missing == "count":
-        return "none", [
-            f"no folder aligned or faces in {root}: the lists were read, no picture was looked for"
-        ]
+        return "none", [f"no folder aligned or faces in {root}: the lists were read, no image was looked for"]
     raise DataError(
         f"{root} holds neither aligned/ nor faces/; unpack one of Adience's two archives there, or read the "
         "lists alone with crl age verify"

@@ -26,7 +26,7 @@ class AgeTableReport:
     """What was read: counts of images in the manifest, and what became of the other rows.
 
     `in_gaps` counts rows whose age lies between two groups (`gap_ages`: each such age in whole years and its
-    rows). `subjects_known` is false when every image was taken as a person of its own. `missing_images`
+    rows). `subjects_known` is false when every image was taken as a subject of its own. `missing_images`
     counts listed files that are not there. `file_sha256` belongs to the table.
     """
 
@@ -90,8 +90,8 @@ def read_age_table(
 
     Paths start from `root`, by default the table's own folder. The class comes from `age_column` (years; rows
     in a gap between `groups` are left out and counted) or, where given, from `group_column` (a group's
-    display name; ages may then be empty). `subject_column` names the person; None says outright that every
-    image is a person of its own. `user_column` (album; else the subject), `gender_column` (m, f, u or empty)
+    display name; ages may then be empty). `subject_column` names the subject; None says outright that every
+    image is a subject of its own. `user_column` (album; else the subject), `gender_column` (m, f, u or empty)
     and `fold_column` (0, 1, ...) are optional. `missing` is "error", "count" or "drop" as in `read_adience`.
     `follow` allows absolute paths, `..` and links that lead out of the root.
 
@@ -130,7 +130,7 @@ def _report(
     manifest: Manifest, table: Table, reader: _RowReader, rows: Sequence[_Row], gone: list[str], rule: str
 ) -> AgeTableReport:
     gaps = [math.floor(row.age) for row in rows if row.label is None]
-    alone = "NO SUBJECTS: every image counts as a person of its own, so repeats of a person may leak"
+    alone = "NO SUBJECTS: every image counts as a subject of its own, so repeats of a subject may leak"
     return AgeTableReport(
         images=len(manifest),
         rows=len(rows),
@@ -214,8 +214,8 @@ def _check_columns(table: Table, wanted: Sequence[str], subject: str | None) -> 
     if not absent:
         return
     hint = (
-        "\nwithout subjects one person can be in training and test: name the column that holds them, or say "
-        "--data.subject_column none if every image truly shows another person"
+        "\nwithout subjects one subject can be in both training and test: name the column that holds them, "
+        "or say --data.subject_column none if every image truly shows another subject"
     )
     raise DataError(
         f"{table.file}, line 1: missing columns: {', '.join(absent)}; found: {', '.join(table.header)}"
@@ -245,7 +245,7 @@ def _check_listed_once(rows: Sequence[_Row]) -> None:
         before = first.setdefault(row.path, row)
         if before is not row:
             same = (before.label, before.subject) == (row.label, row.subject)
-            kind = "the same row twice" if same else "two labels or two people"
+            kind = "the same row twice" if same else "two labels or two subjects"
             again.append(f"{row.path}: {before.source} and {row.source} ({kind})")
     if again:
         raise DataError(

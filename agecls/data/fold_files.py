@@ -28,7 +28,7 @@ GENDERS = ("m", "f", "u", "")
 
 
 class FoldRow(NamedTuple):
-    """One listed face: `face` is the person's number, `age` the normalised string, `yaw` in degrees."""
+    """One listed face: `face` is the subject's number, `age` the normalised string, `yaw` in degrees."""
 
     fold: int
     line: int

@@ -1,4 +1,4 @@
-"""Train, validation and test parts of a cross-validation in which no person is on two sides."""
+"""Train, validation and test parts of a cross-validation in which no subject is in two of them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def make_splits(
     the fold before the test fold and trains on the rest. The folds are the manifest's own; only a manifest
     without any is given `n_folds` by `assign_folds` with `seed`.
 
-    Raises DataError, listing the offenders, when a path, a subject or a user lies on two sides of a split
-    (people may with `allow_subject_overlap`), when a training part holds fewer than two classes, or when
+    Raises DataError, listing the offenders, when a path, a subject or a user is in two parts of a split
+    (subjects may with `allow_subject_overlap`), when a training part holds fewer than two classes, or when
     there are too few folds or albums; UsageError for an unknown protocol.
     """
     if protocol not in get_args(Protocol):
@@ -80,14 +80,14 @@ def official_folds(manifest: Manifest) -> np.ndarray | None:
 def assign_folds(manifest: Manifest, n_folds: int = 5, seed: int = 0) -> np.ndarray:
     """Return a fold 0 ... n_folds - 1 for each row, int64 (N,): whole albums, classes spread evenly.
 
-    An album is the `user` column, else `subject`. The same people give the same folds in whatever order their
-    rows come. Raises DataError when there are fewer albums than folds or no person is known.
+    An album is the `user` column, else `subject`. The same subjects give the same folds in whatever order
+    their rows come. Raises DataError when there are fewer albums than folds or no subject is known.
     """
     album = _albums(manifest)
     people = len(np.unique(album))
     if n_folds < 2 or people < n_folds:
         raise DataError(
-            f"{n_folds} folds need at least two folds and as many people; there are {people} people"
+            f"{n_folds} folds need at least two folds and as many subjects; there are {people} subjects"
         )
     fold = np.full(len(manifest), -1, dtype=np.int64)
     for number, rows in enumerate(_stratified(manifest, np.arange(len(manifest)), n_folds, seed)):
@@ -99,7 +99,7 @@ def _albums(manifest: Manifest) -> np.ndarray:
     for column in ("user", "subject"):
         if column in manifest:
             return manifest[column]
-    raise DataError("the table knows neither user nor subject: folds cannot keep a person on one side")
+    raise DataError("the table knows neither user nor subject: folds cannot keep a subject in one part")
 
 
 def _first_group(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
@@ -138,7 +138,7 @@ def check_splits(splits: Sequence[Split], manifest: Manifest, *, allow_subject_o
     if offenders:
         raise DataError(
             f"{len(offenders)} leaks between the parts of a split:\n{listing(offenders)}\n"
-            "give each person one fold (--data.allow_subject_overlap true permits shared people, never "
+            "give each subject one fold (--data.allow_subject_overlap true permits shared subjects, never "
             "shared files)"
         )
     for split in splits:

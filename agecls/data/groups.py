@@ -187,7 +187,7 @@ def label_policy(name: str) -> LabelPolicy:
 def normalise_age_string(raw: str) -> str:
     """Return an Adience age in its one spelling: "(25, 32)", "35" or "None".
 
-    Only spacing is mended; no value is changed. Raises DataError for anything else.
+    Only spacing is fixed; no value is changed. Raises DataError for anything else.
 
     >>> normalise_age_string("(25,32)"), normalise_age_string(" 35 "), normalise_age_string("None")
     ('(25, 32)', '35', 'None')

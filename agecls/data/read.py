@@ -1,4 +1,4 @@
-"""Configuration -> the images, their splits and their prepared pictures: one place for every age command."""
+"""Configuration -> the images, their splits and their prepared images: one place for every age command."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ TABLE_POLICY = "table"
 
 
 def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> TaskData:
-    """Read Adience or a table as configured; with `lists_only` absent pictures are counted, not refused.
+    """Read Adience or a table as configured; with `lists_only` absent images are counted, not refused.
 
     A table without official folds gets `n_folds` of its own, grouped by subject and stratified, unless
-    `with_folds` is false: data that is only predicted may have as few people as it likes. With
-    `skip_bad`, pictures that cannot be decoded are dropped and listed in the report under "bad_images".
+    `with_folds` is false: data that is only predicted may have as few subjects as it likes. With
+    `skip_bad`, images that cannot be decoded are dropped and listed in the report under "bad_images".
     """
     if config.root is None and config.table is None:
         raise UsageError(
@@ -43,13 +43,13 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
 
 
 def make_age_splits(data: TaskData, config: AgeDataConfig) -> Splits:
-    """Return the splits of the configured protocol, checked for shared people."""
+    """Return the splits of the configured protocol, checked for shared subjects."""
     splits = make_splits(data.manifest, config.protocol, allow_subject_overlap=config.allow_subject_overlap)
     return Splits(tuple(splits), split_hash(splits, data.manifest))
 
 
 def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> None:
-    """Tell of groups without an image in a part of a split, and of equal pictures across parts or groups."""
+    """Report groups without an image in a part of a split, and equal images across parts or groups."""
     absent = missing_classes(splits.splits, data.manifest)
     if absent:
         say(f"note: groups without an image in a part of a split:\n{listing(absent)}")

@@ -1,7 +1,7 @@
-"""From a face's box and landmarks to the square picture that a model expects; no detector is needed here.
+"""From a face's box and landmarks to the square image that a model expects; no detector is needed here.
 
 Coordinates are continuous: pixel (column i, row j) covers [i, i + 1) x [j, j + 1), so its middle lies at
-(i + 0.5, j + 0.5), and scaling a picture scales its coordinates.
+(i + 0.5, j + 0.5), and scaling an image scales its coordinates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agecls.faces.crop import FaceCrop
 from finetune.errors import UsageError
 from finetune.images.preprocess import resize
 
-# Where Adience's aligned pictures have the eyes, the tip of the nose and the corners of the mouth (px of a
+# Where Adience's aligned images have the eyes, the tip of the nose and the corners of the mouth (px of a
 # frame of 816, image-left first). Derived from the published alignment code (eranid/adience_align), which
 # fits all six affine parameters: its faces are about 1.3 times as long as natural ones, which turning and
 # scaling alone cannot reach.
@@ -28,17 +28,17 @@ FEWEST_EYE_PIXELS = 20
 LOW_SCORE = 0.75
 # Passed by two in three heads at 45 degrees, one in five at 30 and one in a hundred frontal ones (Adience).
 MOST_TURNED = 0.3
-MOST_TILTED = 60  # degrees: beyond it a picture lies on its side or stands on its head
+MOST_TILTED = 60  # degrees: beyond it an image lies on its side or stands on its head
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face in a picture.
+    """One face in an image.
 
     Args:
-        box: x, y, width and height (px of the whole picture), the size being that of the upright face; may
-            reach over the picture's edges.
-        score: the detector's confidence, 0 to 1; NaN from a detector that tells none.
+        box: x, y, width and height (px of the whole image), the size being that of the upright face; may
+            reach over the image's edges.
+        score: the detector's confidence, 0 to 1; NaN from a detector that gives none.
         landmarks: float (5, 2): image-left eye, image-right eye, tip of the nose, image-left and image-right
             corner of the mouth; None from a detector that finds none.
     """
@@ -71,7 +71,7 @@ class Face:
         return float((nose - (left + right) / 2) @ (right - left) / self.eye_distance**2)
 
     def warnings(self) -> list[str]:
-        """Return why an answer about this face deserves little trust, in words; none for a good face."""
+        """Return why a prediction about this face deserves little trust, in words; none for a good face."""
         told = []
         if self.eye_distance < FEWEST_EYE_PIXELS:
             told.append(
@@ -82,7 +82,7 @@ class Face:
         if abs(self.turn) > MOST_TURNED:
             told.append("the head is turned far to the side")
         if abs(self.tilt) > MOST_TILTED:
-            told.append(f"the face is tilted by {abs(self.tilt):.0f} degrees: turn the picture upright")
+            told.append(f"the face is tilted by {abs(self.tilt):.0f} degrees: turn the image upright")
         return told
 
 
@@ -92,11 +92,11 @@ def crop_face(
     """Return one face as a model with this crop expects it.
 
     Args:
-        image: uint8 (H, W, 3), the whole picture that the face was found in.
-        face: where the face is, in the picture's pixels; may reach over its edges.
-        crop: the rule. "aligned" maps the five landmarks onto Adience's template, black outside the picture.
-            "faces" turns the picture until the eyes are level; "plain" turns nothing; both take the region of
-            `region_size`, moved by the drop, squeeze it to a square, and repeat the picture's edge where it
+        image: uint8 (H, W, 3), the whole image that the face was found in.
+        face: where the face is, in the image's pixels; may reach over its edges.
+        crop: the rule. "aligned" maps the five landmarks onto Adience's template, black outside the image.
+            "faces" turns the image until the eyes are level; "plain" turns nothing; both take the region of
+            `region_size`, moved by the drop, squeeze it to a square, and repeat the image's edge where it
             ends.
         size: side of the result (px). The model's `resize_size` is best: its `preprocess` then only cuts the
             middle, and no pixel is resampled twice.
@@ -120,7 +120,7 @@ def crop_face(
 
 
 def region_size(face: Face, crop: FaceCrop) -> np.ndarray:
-    """Return the width and height (px of the picture, float (2,)) that "plain" and "faces" cut out.
+    """Return the width and height (px of the image, float (2,)) that "plain" and "faces" cut out.
 
     The height is the box's longer side with the margin on both ends, the width `aspect` times that.
     """
@@ -129,7 +129,7 @@ def region_size(face: Face, crop: FaceCrop) -> np.ndarray:
 
 
 def template(size: int) -> np.ndarray:
-    """Return where the five landmarks lie in an aligned picture of `size` px, float (5, 2).
+    """Return where the five landmarks lie in an aligned image of `size` px, float (5, 2).
 
     >>> template(256)[0].round(1).tolist()
     [99.8, 75.7]
@@ -189,13 +189,13 @@ def fit_similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def warp_square(image: np.ndarray, matrix: np.ndarray, size: int, *, repeat_edge: bool) -> np.ndarray:
-    """Return uint8 (size, size, 3): the picture seen through an affine map, without aliasing.
+    """Return uint8 (size, size, 3): the image seen through an affine map, without aliasing.
 
     Args:
         image: uint8 (H, W, 3) of any size.
-        matrix: float (2, 3), from the picture's coordinates to those of the result.
+        matrix: float (2, 3), from the image's coordinates to those of the result.
         size: side of the result (px).
-        repeat_edge: outside the picture repeat its edge; else black.
+        repeat_edge: outside the image repeat its edge; else black.
 
     Only the part that is seen is touched; where it shrinks it is averaged over areas first.
     """
@@ -221,7 +221,7 @@ def warp_square(image: np.ndarray, matrix: np.ndarray, size: int, *, repeat_edge
 
 
 def _cut_region(image: np.ndarray, face: Face, crop: FaceCrop, size: int, interpolation: str) -> np.ndarray:
-    """Cut whole pixels and resize once, so that a crop equals a stored picture of the same pixels."""
+    """Cut whole pixels and resize once, so that a crop equals a stored image of the same pixels."""
     x, y, width, height = face.box
     region = np.maximum(1, np.round(region_size(face, crop))).astype(int)
     middle = np.array([x + width / 2, y + height / 2 + crop.drop * max(width, height)])
@@ -231,7 +231,7 @@ def _cut_region(image: np.ndarray, face: Face, crop: FaceCrop, size: int, interp
     inside_low = np.clip(low, 0, shape - 1)
     inside_high = np.clip(high, inside_low + 1, shape)
     part = image[inside_low[1] : inside_high[1], inside_low[0] : inside_high[0]]
-    # Shrunk before its edges are repeated: a box far outside a large picture must not fill the memory.
+    # Shrunk before its edges are repeated: a box far outside a large image must not fill the memory.
     scale = np.minimum(1.0, size / region)
     before = np.round(np.maximum(inside_low - low, 0) * scale).astype(int)
     after = np.round(np.maximum(high - inside_high, 0) * scale).astype(int)

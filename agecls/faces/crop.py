@@ -18,8 +18,8 @@ CropStyle = Literal["aligned", "faces", "plain"]
 STYLES: tuple[CropStyle, ...] = get_args(CropStyle)
 MAX_MARGIN, MAX_DROP, MAX_ASPECT = 3.0, 1.0, 5.0
 
-# Share of the face box's longer side that is added on every side. Adience's faces/ pictures have 25 % by
-# their readme, and 25 % around YuNet's box (median of 1,584). Of other pictures nothing is known: 40 % is
+# Fraction of the face box's longer side that is added on every side. Adience's faces/ images have 25 % by
+# their readme, and 25 % around YuNet's box (median of 1,584). Of other images nothing is known: 40 % is
 # what a widely used age estimator was trained with (yu4u's WideResNet), but FG-NET's leave 22 % above and
 # below and are 0.8 as wide as high: cut as 40 % squares they cost its cross-entropy and CRL models 9.6 and
 # 11.5 points of exact accuracy, cut as measured 0.0 and 0.7 (intervals of about 4 points either way). So
@@ -36,15 +36,15 @@ class FaceCrop:
     Args:
         style: "aligned" (five landmarks onto Adience's frontal template, by an affine map), "faces" (turned
             upright by the line of the eyes, the box widened) or "plain" (the box widened, nothing turned).
-        margin: share of the face box's longer side L added above and below a square of that side, so that the
-            region cut out is (1 + 2 margin) L high; it says nothing about the width.
+        margin: fraction of the face box's longer side L added above and below a square of that side, so that
+            the region cut out is (1 + 2 margin) L high; it says nothing about the width.
         drop: how far the region's middle lies below the box's, in L; below 0 it lies above.
         aspect: width of the region over its height in the photograph, before it is squeezed to a square: 1
-            adds the margin on the left and right too, 0.8 is for models trained on pictures of that shape
+            adds the margin on the left and right too, 0.8 is for models trained on images of that shape
             that were squeezed likewise.
 
     For "aligned" margin and drop are 0 and the aspect is ignored: its template says all.
-    Raises UsageError for another style, a margin that is no number in [0, 3], a drop outside [-1, 1], an
+    Raises UsageError for another style, a margin that is not a number in [0, 3], a drop outside [-1, 1], an
     aspect outside [0.2, 5].
 
     >>> FaceCrop.from_dict({"style": "faces", "margin": 0.25}) == FaceCrop.of("faces")
@@ -118,14 +118,14 @@ class FaceCrop:
 
 
 def crop_of_run(run: Mapping[str, Any], style: str = "auto", margin: float | None = None) -> FaceCrop:
-    """Return the crop that a run's training pictures were made with, as far as it is known.
+    """Return the crop that a run's training images were made with, as far as it is known.
 
     Args:
-        run: the contents of run.json of `crl age train` or `cv`. A run on Adience tells which of its two
-            archives it read; a table of pictures tells nothing, and is taken to be plain crops (whose margin
+        run: the contents of run.json of `crl age train` or `cv`. A run on Adience records which of its two
+            archives it read; a table of images says nothing, and is taken to be plain crops (whose margin
             `agecls.crop_evaluation.crop_for_run` can measure).
         style: aligned, faces or plain overrules the run; "auto" does not.
-        margin: share of the box; None is the style's own.
+        margin: fraction of the box; None is the style's own.
 
     Raises UsageError for a style or margin that is not offered.
     """

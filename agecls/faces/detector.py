@@ -1,11 +1,11 @@
-"""Where the faces in a picture are: YuNet through OpenCV, with five landmarks each.
+"""Where the faces in an image are: YuNet through OpenCV, with five landmarks each.
 
 YuNet is used as it works best, measured on FG-NET (1,002 heads of 256 px): at a side of 320 px it finds every
-one, enlarged to 640 px it misses 8, at 1280 px 305. Faces should be 10 to 300 px wide, so every picture is
+one, enlarged to 640 px it misses 8, at 1280 px 305. Faces should be 10 to 300 px wide, so every image is
 looked at twice, and its landmarks depend on size and tilt, so each face is looked at once more, upright and
 of one size: that halves their spread over turned and scaled copies (0.071 to 0.038 of the eyes' distance).
 
-Coordinates are continuous px of the picture given, x to the right and y down (`agecls.faces.alignment`).
+Coordinates are continuous px of the image given, x to the right and y down (`agecls.faces.alignment`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UPRIGHT_LANDMARKS = UPRIGHT * np.array([(0.39, 0.45), (0.61, 0.45), (0.5, 0.55),
 
 
 def missing_detector_message() -> str:
-    """Return what to fetch and where to put it, for a person without a face detector."""
+    """Return what to fetch and where to put it, for a user without a face detector."""
     return (
         "no face detector was found. Get face_detection_yunet_2026may.onnx (OpenCV 5) or "
         "face_detection_yunet_2023mar.onnx (OpenCV 4.8 and later) from OpenCV Zoo, folder models/"
@@ -96,14 +96,14 @@ class FaceDetector:
         self._lock = threading.Lock()
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Return the faces of a picture, the largest first; none where there is none.
+        """Return the faces of an image, the largest first; none where there is none.
 
-        `image` is uint8 (H, W, 3) RGB of any size. The picture is looked at with its longer side at 640 px
+        `image` is uint8 (H, W, 3) RGB of any size. The image is looked at with its longer side at 640 px
         (less, but 320 at least, where it is smaller) for small faces, and at half of that for faces that fill
         it; where nothing is found, at 160 and at 1280 px.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(f"a picture must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
+            raise ValueError(f"an image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
         with self._lock:
             side = min(max(max(image.shape), COARSE), FINE)
             fine, coarse = self._look(image, side), self._look(image, side // 2)
@@ -116,7 +116,7 @@ class FaceDetector:
         return sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True)
 
     def _look(self, image: np.ndarray, side: int) -> list[Face]:
-        """Return the faces found with the picture's longer side at `side` px, in the picture's own px."""
+        """Return the faces found with the image's longer side at `side` px, in the image's own px."""
         height, width = image.shape[:2]
         scale = side / max(height, width)
         small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)), "bilinear")
@@ -151,7 +151,7 @@ class FaceDetector:
         return replace(face, box=box, landmarks=points[:5])
 
     def _find(self, image: np.ndarray) -> list[tuple[np.ndarray, float, np.ndarray | None]]:
-        """Return (box (4,), score, landmarks (5, 2) or None) of every face in a picture as it is."""
+        """Return (box (4,), score, landmarks (5, 2) or None) of every face in an image as it is."""
         raise NotImplementedError
 
 
@@ -214,7 +214,7 @@ def without_repeats(faces: Sequence[Face]) -> list[Face]:
 
 
 def _shared(a: Face, b: Face) -> float:
-    """Return the boxes' common area as a share of the smaller one."""
+    """Return the boxes' common area as a fraction of the smaller one."""
     (ax, ay, aw, ah), (bx, by, bw, bh) = a.box, b.box
     across = max(0.0, min(ax + aw, bx + bw) - max(ax, bx))
     down = max(0.0, min(ay + ah, by + bh) - max(ay, by))
@@ -222,7 +222,7 @@ def _shared(a: Face, b: Face) -> float:
 
 
 def _is_sound(face: Face, width: int, height: int) -> bool:
-    """Tell whether all numbers are finite, the box has an area in the picture and the landmarks have one."""
+    """Return whether all numbers are finite, the box has an area in the image and the landmarks have one."""
     x, y, w, h = face.box
     if not np.isfinite(face.box).all() or w < 1 or h < 1:
         return False

@@ -1,4 +1,4 @@
-"""A made-up Adience: drawn people in the real on-disk layout, for demonstrations and tests."""
+"""A made-up Adience: drawn subjects in the real on-disk layout, for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ LOOKS_SPREAD = 0.34
 
 @dataclass(frozen=True)
 class LookalikeSummary:
-    """What was written: `rows` lines in the fold files, `images` picture files per layout, people, albums."""
+    """What was written: `rows` lines in the fold files, `images` image files per layout, subjects, albums."""
 
     root: Path
     rows: int
@@ -66,7 +66,7 @@ class LookalikeSummary:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of a fold file, with what is needed to draw its picture."""
+    """One line of a fold file, with what is needed to draw its image."""
 
     fold: int
     user: str
@@ -104,10 +104,10 @@ def write_lookalike_adience(
     layouts: Iterable[Literal["aligned", "faces"]] = ("aligned",),
     with_oddities: bool = False,
 ) -> LookalikeSummary:
-    """Write drawn people as Adience lies on disk: five fold files and a picture for every row.
+    """Write drawn people as Adience lies on disk: five fold files and an image for every row.
 
     `users` albums, at least ten, go to the five folds in turn; each holds four people with one to
-    2 * images_per_subject - 1 pictures of `image_size` pixels. The "older" edition repeats a few rows and
+    2 * images_per_subject - 1 images of `image_size` pixels. The "older" edition repeats a few rows and
     spells one person's age "(25, 23)", as the real one does. `with_oddities` adds people with every other raw
     age string of Adience and blanks some genders. The same arguments write the same bytes.
 
@@ -116,8 +116,8 @@ def write_lookalike_adience(
     chosen = tuple(layouts)
     if users < 2 * FOLD_COUNT or images_per_subject < 1 or image_size < 16:
         raise UsageError(
-            f"a look-alike needs users >= {2 * FOLD_COUNT}, images_per_subject >= 1 and image_size >= 16, "
-            f"got {users}, {images_per_subject} and {image_size}"
+            f"a synthetic data set needs users >= {2 * FOLD_COUNT}, images_per_subject >= 1 and image_size "
+            f">= 16, got {users}, {images_per_subject} and {image_size}"
         )
     if edition not in ("current", "older"):
         raise UsageError(f"edition={edition!r} is not known; choose current or older")
@@ -141,7 +141,7 @@ def write_lookalike_adience(
 
 
 def album_name(number: int) -> str:
-    """Return the name of the look-alike's album `number`, from 0 on, in the form of Adience's user ids.
+    """Return the name of the synthetic data's album `number`, from 0 on, in the form of Adience's user ids.
 
     >>> album_name(1)
     '70000038@N01'
@@ -150,9 +150,10 @@ def album_name(number: int) -> str:
 
 
 def is_drawn(users: Iterable[str]) -> bool:
-    """Tell whether albums are the look-alike's: there is one, and every name is one that `album_name` gives.
+    """Return whether albums are of synthetic data: there is one, and every name is of `album_name`'s form.
 
-    Real ids follow no such rule, so drawings are told from photographs wherever the list of albums is left.
+    Real ids follow no such rule, so drawings are distinguished from photographs wherever the list of albums
+    is left.
     """
     names = set(users)
     numbers = {name: name.partition("@")[0] for name in names}

@@ -1,4 +1,4 @@
-"""Polygons, lines and soft spots on a small colour picture whose origin is its middle."""
+"""Polygons, lines and soft spots on a small colour image whose origin is its middle."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FRACTION_BITS = 4
 
 
 class Pencils:
-    """A square canvas, RGB uint8; coordinates are x to the right, y down, in picture widths from the middle.
+    """A square canvas, RGB uint8; coordinates are x to the right, y down, in image widths from the middle.
 
-    `tilt` (degrees, clockwise), `zoom` and `shift` (picture widths) place the whole drawing. `alpha` in the
+    `tilt` (degrees, clockwise), `zoom` and `shift` (image widths) place the whole drawing. `alpha` in the
     methods is the opacity, 0 to 1.
     """
 
@@ -36,7 +36,7 @@ class Pencils:
         self._lay(layer, alpha)
 
     def stroke(self, points: np.ndarray, colour: Colour, width: float, alpha: float = 1.0) -> None:
-        """Draw an open line through points, float (n, 2), `width` in picture widths."""
+        """Draw an open line through points, float (n, 2), `width` in image widths."""
         layer = self.canvas if alpha >= 1 else self.canvas.copy()
         thickness = max(1, round(width * self.size * self.zoom))
         cv2.polylines(layer, [self._pixels(points)], False, colour, thickness, cv2.LINE_AA, FRACTION_BITS)

@@ -1,4 +1,4 @@
-"""Made-up people: how features grow and age, what makes somebody one person, what differs by picture."""
+"""Made-up people: how features grow and age, what makes somebody one person, what differs by image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BACKDROP = (
 )
 GREY = (206, 206, 204)
 
-# How a feature changes from the first age group to the eighth; lengths in widths of the picture.
+# How a feature changes from the first age group to the eighth; lengths in widths of the image.
 GROWTH = {
     "half_width": (0.290, 0.272, 0.256, 0.243, 0.240, 0.243, 0.247, 0.241),
     "crown": (0.300, 0.298, 0.292, 0.286, 0.282, 0.280, 0.280, 0.276),
@@ -57,7 +57,7 @@ GROWTH = {
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in every picture of somebody.
+    """What stays the same in every image of somebody.
 
     `maturity` is the age on the scale of group indices: 3.0 is the middle of the fourth group, 3.5 the border
     to the next. `woman` chooses between two sets of hair; the rest are factors around 1, offsets around 0, or
@@ -113,7 +113,7 @@ def draw_person(rng: np.random.Generator, maturity: float) -> Person:
 
 @dataclass(frozen=True)
 class Shot:
-    """What differs between two pictures of one person; angles in degrees, lengths in picture widths."""
+    """What differs between two images of one person; angles in degrees, lengths in image widths."""
 
     yaw: float
     tilt: float
@@ -133,7 +133,7 @@ class Shot:
 
 
 def draw_shot(rng: np.random.Generator, zoom: float = 1.0) -> Shot:
-    """Return a picture's pose, expression, light and surroundings, drawn at random."""
+    """Return an image's pose, expression, light and surroundings, drawn at random."""
     return Shot(
         yaw=float(rng.choice([0, 0, 0, 0, 0, -15, 15, -30, 30])),
         tilt=rng.normal(0, 5),

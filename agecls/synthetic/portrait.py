@@ -1,4 +1,4 @@
-"""Draw a made-up person as a small colour picture, back to front, with nothing but polygons and lines."""
+"""Draw a made-up person as a small colour image, back to front, with nothing but polygons and lines."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ class _Portrait(Pencils):
 
 
 def _exposed(image: np.ndarray, shot: Shot) -> np.ndarray:
-    """Return the picture after light from one side, exposure, blur and grain."""
+    """Return the image after light from one side, exposure, blur and grain."""
     if shot.blur > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), shot.blur * len(image) / 64)
     across = np.linspace(-1, 1, len(image), dtype=np.float32)

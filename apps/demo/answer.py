@@ -1,4 +1,4 @@
-"""What one request to the demo gets back, as data: rows of guesses, troubles in words, and a status line."""
+"""What one request to the demo gets back, as data: rows of predictions, errors in words, a status line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Guess:
-    """What one model says of one picture or face.
+    """What one model says of one image or face.
 
     Args:
         class_index: the predicted class.
@@ -36,14 +36,14 @@ class Guess:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture, or one face of it, and what every chosen model says of it.
+    """One image, or one face of it, and what every chosen model says of it.
 
     Args:
-        name: the picture's file name, as uploaded; pictures of one name are told apart by a number, so that
-            no two pictures of an answer share a name.
-        face: 1 for the largest face, 2 for the next; None where the picture is taken as it is.
-        box: the face in the upright picture: x, y, width, height (px).
-        true: the index of the class that the person gave, None where nobody did.
+        name: the image's file name, as uploaded; images of one name are told apart by a number, so that
+            no two images of an answer share a name.
+        face: 1 for the largest face, 2 for the next; None where the image is taken as it is.
+        box: the face in the upright image: x, y, width, height (px).
+        true: the index of the class that the visitor gave, None where nobody did.
         guesses: by the model's title.
         warnings: what makes the answer doubtful.
     """
@@ -63,9 +63,9 @@ class Answer:
     Args:
         class_names: the classes, in the models' order.
         titles: the chosen models.
-        rows: the pictures and faces that were classified, in the order of the upload.
-        errors: (picture or "", what was wrong and what to do), in words.
-        pictures: how many pictures were looked at, refused ones left out.
+        rows: the images and faces that were classified, in the order of the upload.
+        errors: (image or "", what was wrong and what to do), in words.
+        pictures: how many images were looked at, refused ones left out.
         seconds: from the request's arrival in the service to its answer.
         device: what computed: "CPU", "GPU".
     """
@@ -89,16 +89,16 @@ class Answer:
         if not self.rows:
             return "nothing was classified"
         faces = sum(row.face is not None for row in self.rows)
-        counts = [_count(self.pictures, "picture")] + [_count(faces, "face")] * (faces > 0)
+        counts = [_count(self.pictures, "image")] + [_count(faces, "face")] * (faces > 0)
         counts += [_count(len(self.titles), "model")]
         return f"{', '.join(counts)}, {_seconds(self.seconds)} on {self.device}"
 
     def faces(self, row: Row) -> int:
-        """Return how many faces of the row's picture were classified; 0 where none were looked for."""
+        """Return how many faces of the row's image were classified; 0 where none were looked for."""
         return sum(other.name == row.name and other.face is not None for other in self.rows)
 
     def label(self, row: Row) -> str:
-        """Return the picture's name, and the face's number where the picture shows several."""
+        """Return the image's name, and the face's number where the image shows several."""
         return f"{row.name}, face {row.face}" if self.faces(row) > 1 else row.name
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Answer:
         }
 
     def heat_map(self) -> HeatMap:
-        """Return the answer as softmax heat maps: a row per picture or face, a table per model."""
+        """Return the answer as softmax heat maps: a row per image or face, a table per model."""
         from apps.heatmap.heatmap import TOP, HeatMap
 
         first = self.titles[0]

@@ -21,11 +21,11 @@ BORDER = "crl-demo-check-7f3a"
 
 
 def check_demo(url: str, picture: bytes | None, person: tuple[str, str] | None) -> dict[str, Any]:
-    """Ask the demo one picture, say what it answered, and return that.
+    """Ask the demo one image, say what it answered, and return that.
 
     Args:
         url: the demo's address, ending in a slash.
-        picture: a picture file's bytes; None draws one.
+        picture: an image file's bytes; None draws one.
         person: user and password where the demo asks for them.
 
     Raises ResourceError where the demo does not answer with a class.
@@ -43,12 +43,12 @@ def check_demo(url: str, picture: bytes | None, person: tuple[str, str] | None) 
 def ask_over_port(
     url: str, picture: bytes, *, cropped: bool, person: tuple[str, str] | None = None
 ) -> dict[str, Any]:
-    """Upload a picture, call /predict and return its answer.
+    """Upload an image, call /predict and return its answer.
 
     Args:
         url: the demo's address, ending in a slash.
-        picture: a picture file's bytes.
-        cropped: the picture is a crop already: no face is looked for.
+        picture: an image file's bytes.
+        cropped: the image is a crop already: no face is looked for.
         person: user and password where the demo asks for them.
 
     Raises ResourceError where the demo does not answer, or answers with something else.
@@ -72,7 +72,7 @@ def ask_over_port(
 
 
 def drawn_picture() -> bytes:
-    """Return a small picture of a smooth shade as the bytes of a PNG file."""
+    """Return a small image of a smooth shade as the bytes of a PNG file."""
     ramp = np.linspace(40, 220, 96)
     made = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], 128.0), axis=2)
     return bytes(cv2.imencode(".png", made.astype(np.uint8))[1].tobytes())

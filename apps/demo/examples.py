@@ -1,4 +1,4 @@
-"""Example pictures for the demo: a folder of them, in which a folder per class tells the truth."""
+"""Example images for the demo: a folder of them, in which a folder per class gives the truth."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ THUMBNAIL = 112  # px
 
 @dataclass(frozen=True)
 class Example:
-    """One picture to choose from.
+    """One image to choose from.
 
     Args:
         path: where it lies.
         class_name: its true class, from the folder it lies in; None where that folder is no class.
-        thumbnail: uint8 (`THUMBNAIL`, `THUMBNAIL`, 3) RGB, the middle of the picture.
-        digest: SHA-256 of the file: the same picture is known again wherever a copy of it lies.
+        thumbnail: uint8 (`THUMBNAIL`, `THUMBNAIL`, 3) RGB, the middle of the image.
+        digest: SHA-256 of the file: the same image is known again wherever a copy of it lies.
     """
 
     path: Path
@@ -38,10 +38,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The pictures that one tab offers.
+    """The images that one tab offers.
 
     Args:
-        items: the pictures, a few of every class.
+        items: the images, a few of every class.
         notices: what was left out and why, one sentence each.
     """
 
@@ -54,7 +54,7 @@ class Examples:
         return known.get(digest(path)) if known else None
 
     def at(self, places: object) -> list[Path]:
-        """Return the pictures at these places; what is no place of an example is left out."""
+        """Return the images at these places; what is no place of an example is left out."""
         numbers = places if isinstance(places, list) else []
         return [self.items[n].path for n in numbers if type(n) is int and 0 <= n < len(self.items)]
 
@@ -64,12 +64,12 @@ class Examples:
 
 
 def read_examples(folder: Path, class_names: Sequence[str], limit: int = LIMIT) -> Examples:
-    """Return pictures of a folder for a tab with these classes.
+    """Return images of a folder for a tab with these classes.
 
-    A picture in a subfolder named like a class ("-" for a "/") shows that class; one that lies in the folder
+    An image in a subfolder named like a class ("-" for a "/") shows that class; one that lies in the folder
     itself has no known class. Subfolders with other names are not this tab's and are left out. With more than
-    `limit` pictures every class in turn gives one until there are enough. Pictures that cannot be read are
-    left out with a notice; a picture that lies under two classes is shown without a true one.
+    `limit` images every class in turn gives one until there are enough. Images that cannot be read are
+    left out with a notice; an image that lies under two classes is shown without a true one.
 
     Raises UsageError where there is no such folder.
     """
@@ -117,7 +117,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _in_turn(groups: Sequence[tuple[str | None, list[Path]]]) -> Iterable[tuple[str | None, Path]]:
-    """Yield the first picture of every group, then the second of every group, and so on."""
+    """Yield the first image of every group, then the second of every group, and so on."""
     for place in range(max((len(files) for _, files in groups), default=0)):
         for class_name, files in groups:
             if place < len(files):

@@ -1,4 +1,4 @@
-"""A line chart as inline SVG: crisp at any size, in the colours of the page, told in words to listeners."""
+"""A line chart as inline SVG: crisp at any size, in the colours of the page, read out in words."""
 
 from __future__ import annotations
 

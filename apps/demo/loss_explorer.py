@@ -1,4 +1,4 @@
-"""The demo's loss explorer: what each loss charges and how hard it pushes, for settings of one's own.
+"""The demo's loss explorer: each loss's value and gradient magnitude, for settings of one's own.
 
 The curves are `core_losses.closed_forms`, so that no torch is needed; a loss that was added to the table
 without such a form is drawn with its defaults, where there is torch.
@@ -24,7 +24,7 @@ TABLE_AT = (0.01, 0.1, 0.5, 0.9, 0.99)
 _GRID = np.linspace(0.005, 0.995, 199)
 _P_TICKS = (0, 0.25, 0.5, 0.75, 1)
 
-# Okabe and Ito's colours, as in the picture of `crl curves`; orange is darkened on white, blue lightened on
+# Okabe and Ito's colours, as in the figure of `crl curves`; orange is darkened on white, blue lightened on
 # black, so that every line stands out from its ground at least 3 : 1. Dashes tell the lines apart in grey.
 _STYLE = """
 .crl-loss{--cel:currentColor;--nllr:#bf7a00;--crl:#d55e00;--focal:#0072b2;--other:#008a65}
@@ -120,7 +120,7 @@ def _further_lines(p: np.ndarray) -> list[LossLine]:
 
 
 def check_settings(**settings: float) -> None:
-    """Refuse a setting that is no number from 0 to its maximum, in words a person at the page understands."""
+    """Refuse a setting that is not a number from 0 to its maximum, in words for the page's visitor."""
     for name, value in settings.items():
         known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not known or not 0 <= value <= MAXIMA[name]:
@@ -136,7 +136,7 @@ def explorer_html(alpha: float = 1.5, beta: float = 1.0, gamma: float = 2.0) -> 
     lines = loss_lines(_GRID, alpha=alpha, beta=beta, gamma=gamma)
     table = loss_lines(np.array(TABLE_AT), alpha=alpha, beta=beta, gamma=gamma)
     figures = _figure(_loss_chart(lines, alpha, beta), lines, table, _loss, "Loss, in nats")
-    figures += _figure(_push_chart(lines, gamma), lines, table, _push, "Push on the true class's logit")
+    figures += _figure(_push_chart(lines, gamma), lines, table, _push, "Gradient on the true class's logit")
     items = "".join(f"<li>{sentence}</li>" for sentence in explain(alpha, beta, gamma))
     return (
         f'<div class="crl-loss"><style>{_STYLE}</style><div class="charts">{figures}</div>'
@@ -145,7 +145,7 @@ def explorer_html(alpha: float = 1.5, beta: float = 1.0, gamma: float = 2.0) -> 
 
 
 def redrawn_html(alpha: object, beta: object, gamma: object) -> str:
-    """Return the explorer for whatever stands in the page's fields, with a sentence on each that was mended.
+    """Return the explorer for whatever is in the page's fields, with a sentence on each that was replaced.
 
     A number outside its range is drawn at the range's end; an empty field, or no number, at its start.
     """
@@ -161,7 +161,7 @@ def _nearest(name: str, value: object) -> tuple[float, str]:
     """Return the setting to draw for a field's value, and what is said of it where they differ."""
     most = MAXIMA[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # NaN
-        return START[name], f"{name} is no number: the curves are drawn for {START[name]:g}."
+        return START[name], f"{name} is not a number: the curves are drawn for {START[name]:g}."
     drawn = float(min(max(value, 0.0), most))
     if drawn == value:
         return drawn, ""
@@ -173,8 +173,8 @@ def explain(alpha: float, beta: float, gamma: float) -> list[str]:
     """Return what the curves show at these settings, one HTML sentence or two for each loss."""
     return [
         _explain_crl(alpha, beta),
-        "<b>NLLR</b>&rsquo;s push never fades: 1 for every picture, however sure the network is. Its loss is "
-        "below 0 wherever p<sub>c</sub> is above &frac12;, and has no lowest value.",
+        "<b>NLLR</b>&rsquo;s gradient never fades: 1 for every image, however confident the network is. Its "
+        "loss is below 0 wherever p<sub>c</sub> is above &frac12;, and has no lowest value.",
         _explain_focal(gamma),
         "Loss values of different losses have different floors and scales: compare accuracies, never these.",
     ]
@@ -185,14 +185,12 @@ def _explain_crl(alpha: float, beta: float) -> str:
     if beta == 0:
         return f"{start} is cross-entropy: without &beta; the competitors&rsquo; term is gone."
     if alpha == 0:
-        twin = (
-            "is NLLR itself"
-            if beta == 1
-            else f"never stops pushing: by {beta:g} even where p<sub>c</sub> is 1"
-        )
+        twin = "is NLLR itself" if beta == 1 else f"never vanishes: {beta:g} even where p<sub>c</sub> is 1"
         return f"{start} {twin}; with &alpha; = 0 its loss has no lowest value."
     margin, most = math.log1p(1 / alpha), 1 + beta / alpha
-    factor = f"It pushes 1 to {most:.3g} times as hard as cross-entropy, the harder the surer the network is."
+    factor = (
+        f"Its gradient is 1 to {most:.3g} times cross-entropy's, larger where the network is more confident."
+    )
     if beta != 1:
         term = f"{beta:g} log({alpha:g} + 1 &minus; p<sub>c</sub>)"
         return f"{start} is cross-entropy plus a term for the competitors, {term}. {factor}"
@@ -209,7 +207,7 @@ def _explain_focal(gamma: float) -> str:
     cross_entropy, _, _, focal = loss_lines(np.array([0.9]), gamma=gamma)[:4]
     ratio = float(focal.gradient[0] / cross_entropy.gradient[0])
     return (
-        f"{start} turns away from what is already right: at p<sub>c</sub> = 0.9 it pushes {ratio:.2g} "
+        f"{start} weights down what is already correct: at p<sub>c</sub> = 0.9 its gradient is {ratio:.2g} "
         "times as hard as cross-entropy."
     )
 
@@ -240,11 +238,11 @@ def _loss_chart(lines: Sequence[LossLine], alpha: float, beta: float) -> Chart:
 
 
 def _push_chart(lines: Sequence[LossLine], gamma: float) -> Chart:
-    focal = "is below it for sure pictures" if gamma else "is the same as cross-entropy's"
+    focal = "is below it for images predicted with confidence" if gamma else "is the same as cross-entropy's"
     highest = max(float(_push(line).max()) for line in lines)
     return Chart(
         "crl-loss-push",
-        "How hard it raises the true class\N{RIGHT SINGLE QUOTATION MARK}s logit",
+        "Gradient magnitude on the true class\N{RIGHT SINGLE QUOTATION MARK}s logit",
         "The negative gradient of each loss. Cross-entropy's falls in a straight line from 1 to 0, NLLR's "
         f"stays at 1, CRL's is never below cross-entropy's, focal loss's {focal}. The "
         "table below has the numbers.",

@@ -1,4 +1,4 @@
-"""What the demo tells of its models: a folded panel with a column per model and a row per fact."""
+"""What the demo shows of its models: a folded panel with a column per model and a row per fact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def facts_html(models: Mapping[str, OnnxClassifier]) -> str:
-    """Return a folded panel of facts: a column per model, a row per fact that any of them tells."""
+    """Return a folded panel of facts: a column per model, a row per fact that any of them records."""
     columns = {title: model_facts(model) for title, model in models.items()}
     labels = list(dict.fromkeys(label for facts in columns.values() for label in facts))
     head = "".join(f'<th scope="col">{safe(title)}</th>' for title in columns)
@@ -35,7 +35,7 @@ def facts_html(models: Mapping[str, OnnxClassifier]) -> str:
 
 
 def model_facts(model: OnnxClassifier) -> dict[str, str]:
-    """Return what a visitor may want to know of a model, by label; facts it does not tell are left out."""
+    """Return what a visitor may want to know of a model, by label; facts it does not record are left out."""
     facts = model.facts
     told = {
         "Backbone": _backbone(facts.architecture),
@@ -65,13 +65,13 @@ def drawn_html(models: Mapping[str, OnnxClassifier]) -> str:
 
 
 def box_html(models: Mapping[str, OnnxClassifier]) -> str:
-    """Return a sentence where a model learned from pictures cut to their objects, nothing where none did."""
+    """Return a sentence where a model learned from images cut to their objects, nothing where none did."""
     cut = [title for title, model in models.items() if learned_from_boxes(model.facts)]
     if not cut:
         return ""
     return (
-        f'<p class="crl-about"><strong>Crop your pictures to the object:</strong> {safe(", ".join(cut))} '
-        "learned from pictures cut to it.</p>"
+        f'<p class="crl-about"><strong>Crop your images to the object:</strong> {safe(", ".join(cut))} '
+        "learned from images cut to it.</p>"
     )
 
 
@@ -80,10 +80,10 @@ def _pretraining(source: Mapping[str, Any]) -> str:
 
 
 def scores(metrics: Mapping[str, Any]) -> str:
-    """Return a model's scores with the number of images and people that they were measured on.
+    """Return a model's scores with the number of images and subjects that they were measured on.
 
     >>> scores({"n": 147, "subjects": 17, "exact": 47.619, "mae": 0.7551})
-    'right class 47.6 %, mean error 0.76 classes (147 test images of 17 people)'
+    'correct class 47.6 %, mean error 0.76 classes (147 test images of 17 subjects)'
     """
     shown = []
     for measure in measures_of(metrics):
@@ -93,9 +93,9 @@ def scores(metrics: Mapping[str, Any]) -> str:
             shown.append(f"{words} {told}")
     if not shown:
         return plain_line(metrics)
-    people = f" of {metrics['subjects']} people" if metrics.get("subjects") else ""
+    people = f" of {metrics['subjects']} subjects" if metrics.get("subjects") else ""
     counted = f" ({metrics['n']} test images{people})" if metrics.get("n") else ""
-    members = "its members, each on people it had not seen: " if metrics.get("scope") == "members" else ""
+    members = "its members, each on subjects it had not seen: " if metrics.get("scope") == "members" else ""
     return f"{members}{', '.join(shown)}{counted}"
 
 
@@ -112,7 +112,7 @@ def _value(metrics: Mapping[str, Any], measure: Measure) -> Any:
 
 
 def plain_line(values: Mapping[str, Any], leave: tuple[str, ...] = ()) -> str:
-    """Return the plain values of a mapping on one line; what is empty, nought or nested is left out.
+    """Return the plain values of a mapping on one line; what is empty, zero or nested is left out.
 
     >>> plain_line({"alpha": 1.5, "class_weights": "none", "label_smoothing": 0.0, "pair": [1, 2]})
     'alpha 1.5'
@@ -145,7 +145,7 @@ def _named(values: Mapping[str, Any]) -> str:
 def _data(data: Mapping[str, Any]) -> str:
     parts = [str(data["name"])] if data.get("name") else []
     if data.get("images"):
-        people = f" of {data['subjects']} people" if data.get("subjects") else ""
+        people = f" of {data['subjects']} subjects" if data.get("subjects") else ""
         parts.append(f"{data['images']} images{people}")
     if data.get("fold") is not None:
         parts.append(f"fold {data['fold']} kept for testing")
@@ -153,7 +153,7 @@ def _data(data: Mapping[str, Any]) -> str:
 
 
 def _input(facts: ModelFacts) -> str:
-    crop = "a picture cut to its object" if learned_from_boxes(facts) else "the whole picture"
+    crop = "an image cut to its object" if learned_from_boxes(facts) else "the whole image"
     if facts.crop is not None:
         crop = f"face: {FaceCrop.from_dict(facts.crop).describe()}"
     source = facts.data.get("face_crop") if facts.crop is not None else None

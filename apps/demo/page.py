@@ -36,7 +36,7 @@ class RunningDemo:
     Args:
         url: where, such as http://127.0.0.1:7860/.
         services: the tabs' services by task: age, category.
-        examples: the tabs' example pictures by task.
+        examples: the tabs' example images by task.
         folder: where uploads are kept.
         seconds: how long the start took.
     """
@@ -53,7 +53,7 @@ def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
 
     Args:
         models: .onnx files of `crl export`; those of one task share a tab and need the same classes.
-        config: where to listen, what to accept, how long to keep it. With `check` one picture is answered
+        config: where to listen, what to accept, how long to keep it. With `check` one image is answered
             over the port, and the demo stops.
 
     Returns the address, the models' titles and, with `check`, the answer.
@@ -71,7 +71,7 @@ def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
             say(f"open {demo.url} in a browser (started in {demo.seconds:.1f} s); Ctrl-C stops the demo")
             while not stop.requested:
                 time.sleep(0.2)
-    say("stopped; the uploaded pictures are removed")
+    say("stopped; the uploaded images are removed")
     return told
 
 
@@ -140,7 +140,7 @@ def _build_tab(
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320, elem_classes="crl-panel"):
             files = gr.File(
-                file_count="multiple", type="filepath", label="Pictures", height=140, elem_classes="crl-drop"
+                file_count="multiple", type="filepath", label="Images", height=140, elem_classes="crl-drop"
             )
             _html(demo_page.limits_html(config.max_files, config.max_mb))
             picked = gr.HTML(
@@ -203,7 +203,7 @@ def _build_tab(
 
 
 def _more_options(gr: Any, service: DemoService, has_examples: bool) -> tuple[Any, Any]:
-    """Return the folded questions: whether to show where the network looked, and the pictures' true class."""
+    """Return the folded questions: whether to show where the network looked, and the images' true class."""
     with gr.Accordion("More options", open=False, elem_classes="crl-more"):
         explain = gr.Checkbox(
             service.has_maps, label="Show where the network looked", info=demo_page.explain_info(service)
@@ -238,13 +238,13 @@ def _add_endpoint(services: dict[str, DemoService]) -> None:
         already_cropped: bool | None = False,
         true_class: str | None = None,
     ) -> dict[str, Any]:
-        """Classify uploaded pictures.
+        """Classify uploaded images.
 
         Args:
-            files: uploaded pictures.
+            files: uploaded images.
             models: titles of models of one tab; none or null asks all of the first tab.
-            already_cropped: the pictures show one face each, cut out already.
-            true_class: the pictures' class, where it is known; it goes before an example's own.
+            already_cropped: the images show one face each, cut out already.
+            true_class: the images' class, where it is known; it goes before an example's own.
 
         Returns an object: pictures, a list of {name, face, box, true, models: {title: {class, probability,
         probs}}, warnings}; errors, a list of {name, reason}; and status, one line.

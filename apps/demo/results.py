@@ -129,7 +129,7 @@ def _table(answer: Answer) -> str:
     names = answer.names if len(answer.names) <= TABLE_CLASSES else ()
     head = "".join(
         f'<th scope="col">{safe(words)}</th>'
-        for words in ("picture", "true class", "model", "predicted", "probability", *names)
+        for words in ("image", "true class", "model", "predicted", "probability", *names)
     )
     lines = []
     for row in answer.rows:
@@ -166,8 +166,8 @@ class Downloads:
 
     Args:
         table: the CSV file.
-        drawing: the PNG file; None where the answer is too large for a picture.
-        notice: why there is no picture, in words; "" where there is one.
+        drawing: the PNG file; None where the answer is too large for an image.
+        notice: why there is no image, in words; "" where there is one.
     """
 
     table: Path
@@ -181,7 +181,7 @@ def write_downloads(answer: Answer, folder: UploadFolder, paths: Sequence[str | 
     Args:
         answer: with one row or more.
         folder: where uploads and results are kept.
-        paths: the pictures of the answer; those that are no uploads do not count.
+        paths: the images of the answer; those that are no uploads do not count.
     """
     from apps.heatmap.heatmap import to_csv
     from apps.heatmap.picture import draw_png
@@ -197,8 +197,8 @@ def write_downloads(answer: Answer, folder: UploadFolder, paths: Sequence[str | 
     except UsageError:
         notice = (
             f"There is no PNG this time: {len(answer.rows)} rows of {len(found.column_names)} columns for "
-            f"{len(answer.titles)} models are too many for a picture. The CSV file has every number; fewer "
-            "pictures or models give a PNG too."
+            f"{len(answer.titles)} models are too many for an image. The CSV file has every number; fewer "
+            "images or models give a PNG too."
         )
         return Downloads(table, None, notice)
     _date(drawing, came)

@@ -1,4 +1,4 @@
-"""What the demo answers: pictures in, rows of predictions out; no web page, no server, no torch."""
+"""What the demo answers: images in, rows of predictions out; no web page, no server, no torch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from agecls.faces.alignment import Face
     from agecls.faces.detector import FaceDetector
 
-MAX_FACES = 12  # of one picture, the largest ones: a group photograph must not hold everybody else up
+MAX_FACES = 12  # of one image, the largest ones: a group photograph must not hold everybody else up
 
 
 @dataclass(frozen=True)
 class _View:
-    """A picture or face before the models saw it: its place, and the prepared crop of every kind of model."""
+    """An image or face before the models saw it: its place, and the prepared crop of every kind of model."""
 
     name: str
     face: int | None
@@ -40,15 +40,15 @@ class _View:
 
 
 class DemoService:
-    """The models of one tab and the way from a picture file to their answers; any thread may ask.
+    """The models of one tab and the way from an image file to their answers; any thread may ask.
 
     Args:
         models: exported models of one task, one at least, with one and the same list of classes.
         detector: finds faces in photographs; None where no detector's file is at hand.
-        owns: tells whether a path is an upload or an example of this demo; nothing else is opened.
-        max_files: pictures in one request.
-        max_mb: size of one picture's file, in MB.
-        known_class: tells the true class of an example picture, None for any other path.
+        owns: returns whether a path is an upload or an example of this demo; nothing else is opened.
+        max_files: images in one request.
+        max_mb: size of one image's file, in MB.
+        known_class: returns the true class of an example image, None for any other path.
 
     Raises ModelFileError when the models' class lists differ.
     """
@@ -98,13 +98,13 @@ class DemoService:
         truth: str | None = None,
         explain: bool = False,
     ) -> Answer:
-        """Classify uploaded pictures with the chosen models.
+        """Classify uploaded images with the chosen models.
 
         Args:
             paths: the uploaded files.
             titles: the models to ask; None asks all.
-            cropped: the pictures show one face each, cut out already: no face is looked for.
-            truth: the class of all these pictures, where the person knows it; without it an example knows
+            cropped: the images show one face each, cut out already: no face is looked for.
+            truth: the class of all these images, where the visitor knows it; without it an example knows
                 its own.
             explain: also draw where each network looked.
 
@@ -147,9 +147,9 @@ class DemoService:
         """Return why the whole request cannot be answered, in words; empty where it can."""
         reasons = []
         if not paths:
-            reasons.append("there is no picture yet: drop one or more, or choose an example")
+            reasons.append("there is no image yet: drop one or more, or choose an example")
         if len(paths) > self.max_files:
-            reasons.append(f"{len(paths)} pictures are too many at once: choose {self.max_files} or fewer")
+            reasons.append(f"{len(paths)} images are too many at once: choose {self.max_files} or fewer")
         unknown = sorted(set(titles or ()) - set(self.titles))
         if unknown:
             reasons.append(f"no model is called {', '.join(unknown)}; there are: {', '.join(self.titles)}")
@@ -163,9 +163,9 @@ class DemoService:
     def _look_at(
         self, path: Path, name: str, chosen: Sequence[str], cropped: bool, truth: str | None
     ) -> tuple[list[_View], list[str]]:
-        """Return the views of one picture and what was wrong with it, in words."""
+        """Return the views of one image and what was wrong with it, in words."""
         if not self._owns(path):
-            return [], ["this is no picture uploaded here, or it has been removed meanwhile: upload it again"]
+            return [], ["this is no image uploaded here, or it has been removed meanwhile: upload it again"]
         try:
             size = path.stat().st_size
             if size > self.max_mb * 1e6:
@@ -222,7 +222,7 @@ class DemoService:
         number: int | None = None,
         face: Face | None = None,
     ) -> _View:
-        """Prepare the picture, or one face of it, for every chosen model; models that agree share a crop."""
+        """Prepare the image, or one face of it, for every chosen model; models that agree share a crop."""
         made: dict[object, np.ndarray] = {}
         crops = {}
         for title in chosen:

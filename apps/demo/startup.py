@@ -57,7 +57,7 @@ def load_models(paths: Sequence[Path], config: DemoConfig) -> dict[str, list[Onn
 
 
 def load_examples(config: DemoConfig, models: Sequence[OnnxClassifier]) -> Examples:
-    """Return the example pictures for a tab with these models, and say which were left out."""
+    """Return the example images for a tab with these models, and say which were left out."""
     if config.examples is None:
         return Examples()
     found = read_examples(Path(config.examples), models[0].class_names)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from apps.demo.examples import Examples
     from apps.demo.service import DemoService
 
-TITLE = "CRL toolkit: the same picture, different losses"
+TITLE = "CRL toolkit: the same image, different losses"
 NOT_GIVEN = "not given"
-SHORT = 8  # characters of a class's name that fit under an example's small picture
+SHORT = 8  # characters of a class's name that fit under an example's small image
 
 # Copies the table that a button names as tab-separated text; spreadsheets take it as cells.
 COPY_SCRIPT = """() => document.addEventListener("click", async (event) => {
@@ -61,23 +61,23 @@ PICK_EXAMPLES = """element.addEventListener("click", (event) => {
 
 HEADER = """<header class="crl-header">
 <p class="crl-eyebrow">CRL toolkit</p>
-<h1>The same picture, different losses</h1>
-<p class="crl-lead">Upload a few pictures and see, side by side, what networks trained with different losses
-make of them: the crop each one saw, how sure it is of every class, and where it looked.</p>
+<h1>The same image, different losses</h1>
+<p class="crl-lead">Upload a few images and see, side by side, what networks trained with different losses
+make of them: the crop each one saw, how confident it is in every class, and where it looked.</p>
 </header>"""
 
 ABOUT = {
     "age": "Which age group does a face appear to belong to? An estimate of the <b>apparent</b> age group, "
     "to compare models by: not a person's age, and not for decisions about individuals.",
-    "category": "Which of many look-alike classes is it? Fine-grained classes differ in small details, which "
-    "is where losses differ most.",
-    "losses": "What does a loss charge, and how hard does it push, when the network gives the true class the "
+    "category": "Which of many visually similar classes is it? Fine-grained classes differ in small details, "
+    "which is where losses differ most.",
+    "losses": "What are a loss's value and gradient when the network gives the true class the "
     "probability p<sub>c</sub>? Move the sliders: the curves are exact.",
 }
 SETTINGS = {
     "alpha": "CRL: alpha, the competitors' head start",
     "beta": "CRL: beta, the weight of the competition",
-    "gamma": "Focal: gamma, how fast sure pictures fade",
+    "gamma": "Focal: gamma, how fast confident images fade",
 }
 MISSING = {
     "age": ("No age-group model yet", "crl export runs/cel", "crl demo runs/cel/export/fold0/*.onnx"),
@@ -125,27 +125,27 @@ def empty_html(max_files: int, examples: bool) -> str:
     cells = "".join(
         f'<i style="--p:{value}"></i>' for value in (8, 62, 22, 8, 4, 18, 66, 12, 2, 6, 30, 62, 70, 20, 8, 2)
     )
-    start = "Drop a picture or pick an example," if examples else "Drop a picture"
+    start = "Drop an image or pick an example," if examples else "Drop an image"
     return (
         f'<div class="crl-empty"><div class="crl-empty-map" aria-hidden="true">{cells}</div>'
         f"<h2>Your results will appear here</h2><p>{start} then press <b>Classify</b>. "
-        f"Up to {max_files} pictures at once; a group photo counts as one.</p></div>"
+        f"Up to {max_files} images at once; a group photo counts as one.</p></div>"
     )
 
 
 def limits_html(max_files: int, max_mb: float) -> str:
-    """Return what may be dropped: how many pictures, how large, which formats."""
+    """Return what may be dropped: how many images, how large, which formats."""
     return (
-        f'<p class="crl-hint">Up to {max_files} pictures of {max_mb:g} MB each: JPEG, PNG, WebP, AVIF, TIFF, '
+        f'<p class="crl-hint">Up to {max_files} images of {max_mb:g} MB each: JPEG, PNG, WebP, AVIF, TIFF, '
         "GIF or BMP.</p>"
     )
 
 
 def privacy_html(task: str, keep_minutes: float) -> str:
-    """Return what happens to an uploaded picture, and what the answers are not for."""
+    """Return what happens to an uploaded image, and what the answers are not for."""
     purpose = "Apparent age group only: not for decisions about individuals. " if task == "age" else ""
     return (
-        f'<p class="crl-privacy">{purpose}Your pictures stay on this machine; they and the files made '
+        f'<p class="crl-privacy">{purpose}Your images stay on this machine; they and the files made '
         f"of them are removed within {duration(keep_minutes)}.</p>"
     )
 
@@ -165,7 +165,7 @@ def duration(minutes: float) -> str:
 def cropped_info(service: DemoService) -> str:
     """Return the line under the switch "already cropped": what it does, or why it is fixed."""
     if service.detector is None:
-        return "No face detector is installed here, so each picture must show one face, cut out already."
+        return "No face detector is installed here, so each image must show one face, cut out already."
     return "Off: faces are found in the photo, and each is cut out the way the model was trained."
 
 
@@ -174,15 +174,15 @@ def explain_info(service: DemoService) -> str:
     if service.has_maps:
         return "The class activation map, laid over the crop."
     return (
-        "Takes longer: parts of the picture are covered one after another, for the first "
+        "Takes longer: parts of the image are covered one after another, for the first "
         f"{MOST_COVERED} crops at most."
     )
 
 
 def truth_info(examples: bool) -> str:
     """Return the line under the choice of the true class: what it holds for."""
-    own = f" With '{NOT_GIVEN}', an example tells its own." if examples else ""
-    return f"The same for all pictures.{own}"
+    own = f" With '{NOT_GIVEN}', an example has its own." if examples else ""
+    return f"The same for all images.{own}"
 
 
 def class_choices(class_names: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Where the demo keeps uploaded pictures: a private folder, swept while it runs, removed when it ends."""
+"""Where the demo keeps uploaded images: a private folder, swept while it runs, removed when it ends."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class UploadFolder:
             self._lock = None
 
     def owns(self, path: str | os.PathLike[str]) -> bool:
-        """Return whether `path` is a picture that was uploaded here, and nothing else.
+        """Return whether `path` is an image that was uploaded here, and nothing else.
 
         True only for the absolute path of a regular file strictly inside the folder that no link leads to:
         no symbolic link on the way, no `..` in it, and no second name (hard link).
@@ -85,7 +85,7 @@ class UploadFolder:
 
 
 class Janitor(threading.Thread):
-    """A thread that removes pictures some minutes after they came, while the demo goes on.
+    """A thread that removes images some minutes after they came, while the demo goes on.
 
     Args:
         folder: the folder to sweep.
@@ -163,7 +163,7 @@ class Janitor(threading.Thread):
         return True
 
     def _remove_empty(self, folder: Path) -> None:
-        # Only an old folder: an upload makes its folder first and moves the picture in afterwards.
+        # Only an old folder: an upload makes its folder first and moves the image in afterwards.
         try:
             if self._is_old(folder.lstat()) and next(folder.iterdir(), None) is None:
                 folder.rmdir()
@@ -245,7 +245,7 @@ def _remove(folder: Path) -> None:
     for _ in range(2):
         shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
-        say(f"note: {folder} could not be removed; remove it by hand, it may hold uploaded pictures")
+        say(f"note: {folder} could not be removed; remove it by hand, it may hold uploaded images")
 
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:

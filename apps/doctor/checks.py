@@ -50,13 +50,13 @@ def check_disk(places: Mapping[str, Path]) -> Iterator[Finding]:
         elif free < LOW_BYTES:
             yield Finding(use, "wrong", found, "make room or choose another folder")
         elif free < FEW_BYTES:
-            yield Finding(use, "note", found, "a run keeps checkpoints and decoded pictures: make room")
+            yield Finding(use, "note", found, "a run keeps checkpoints and decoded images: make room")
         else:
             yield Finding(use, "ok", found)
 
 
 def check_threads(cores: int, environment: Mapping[str, str], quota: float | None) -> Finding:
-    """Return how many processor threads will be used.
+    """Return how many CPU threads will be used.
 
     Args:
         cores: that this process may use.
@@ -108,7 +108,7 @@ def check_weights() -> Finding:
     if not found:
         what = f"none in {hub}, {torch_cache} and ./{own}"
         mend = (
-            "training fetches them where it can; crl doctor --backbone NAME tells how to bring them by hand"
+            "training fetches them where it can; crl doctor --backbone NAME shows how to bring them by hand"
         )
         return Finding("pretrained weights", "note", on_one_line(what), mend)
     told = [on_one_line(f"{name} ({size / 1e6:.1f} MB)") for name, size in found[:LISTED]]

@@ -24,7 +24,7 @@ TINY_MODEL = bytes.fromhex(
 
 
 def probe_torch() -> list[Finding]:
-    """Return whether torch loads, and whether it can compute on a graphics card."""
+    """Return whether torch loads, and whether it can compute on a GPU."""
     from apps.runtime.cuda_driver import driver_problem
 
     try:
@@ -39,7 +39,7 @@ def probe_torch() -> list[Finding]:
         if problem is not None:
             return [Finding("training device", "note", f"{build}, cpu: {problem.what}", problem.remedy)]
         mend = "install the build of torch for this machine's CUDA: see its installation page"
-        return [Finding("training device", "note", f"{build}, cpu: it does not see the graphics card", mend)]
+        return [Finding("training device", "note", f"{build}, cpu: it does not see the GPU", mend)]
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found = f"{build}, cuda {torch.version.cuda}: {', '.join(names)}"
     try:
@@ -61,9 +61,7 @@ def probe_runtime() -> list[Finding]:
     found = f"onnxruntime {runtime.__version__}"
     answer = _computes(runtime, CPU)
     if answer:
-        return [
-            Finding("serving device", "wrong", f"{found}: the processor fails ({answer})", "reinstall it")
-        ]
+        return [Finding("serving device", "wrong", f"{found}: the CPU fails ({answer})", "reinstall it")]
     problem = cuda_problem()
     if problem is not None:
         return [
@@ -85,7 +83,7 @@ def _computes(runtime: object, provider: str) -> str:
         if session.get_providers()[0] != provider:
             return f"it was replaced by {session.get_providers()[0]}"
         (answer,) = session.run(None, {"x": np.array([3], np.float32)})
-    except Exception as error:  # the runtime has a dozen kinds of its own; told as the finding
+    except Exception as error:  # the runtime has a dozen kinds of its own; reported as the finding
         return (str(error).splitlines() or [type(error).__name__])[0][:200]
     return "" if answer.tolist() == [3.0] else f"it computes {answer.tolist()} where 3 is right"
 
@@ -154,7 +152,7 @@ def probe_weights(backbone: str = "", weights: str = "") -> list[Finding]:
 
 
 def _refusal(name: str, message: str) -> Finding:
-    """Return a message as a finding: its first line is what was found, the others mend it."""
+    """Return a message as a finding: its first line is what was found, the others are its fix."""
     found, _, repair = message.partition("\n")
     return Finding(name, "wrong", found, textwrap.dedent(repair))
 

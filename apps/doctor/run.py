@@ -1,4 +1,4 @@
-"""`crl doctor`: versions, twins, devices, weights, detector, disk and threads, each with its repair."""
+"""`crl doctor`: versions, duplicate packages, devices, weights, detector, disk, threads, with fixes."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def _wrapped(text: str, first: str, margin: str) -> list[str]:
 
 
 def _no_twins() -> Finding:
-    return Finding("twin packages", "ok", "none: one OpenCV, one ONNX Runtime, one Albumentations at most")
+    return Finding("duplicate packages", "ok", "none: one OpenCV, ONNX Runtime, Albumentations at most")
 
 
 def _places() -> dict[str, Path]:
     from finetune.images.cache import cache_folder
 
     cache = cache_folder("auto")
-    return {"run folder": Path.cwd(), **({} if cache is None else {"picture cache": cache})}
+    return {"run folder": Path.cwd(), **({} if cache is None else {"image cache": cache})}
 
 
 def _start_probes(config: DoctorConfig) -> dict[str, subprocess.Popen[str]]:
@@ -148,7 +148,7 @@ def _verdict(findings: Sequence[Finding]) -> dict[str, Any]:
         "checks": [asdict(finding) for finding in findings],
     }
     if wrong:
-        error = ResourceError(f"{len(wrong)} wrong: {', '.join(wrong)}; what mends it stands above")
+        error = ResourceError(f"{len(wrong)} wrong: {', '.join(wrong)}; the fixes are above")
         error.result = result
         raise error
     say(f"nothing is wrong; {count_text(notes, 'note')}")

@@ -44,14 +44,15 @@ def evaluate_onnx(models: Sequence[Path], config: EvaluateOnnxConfig) -> dict[st
     With `config.run` each model is shown the test images of its own fold and compared with what the trained
     model answered; with `config.data` all are shown that data, and several are averaged as well.
 
-    Raises UsageError without models or data; ModelFileError when an fp32 model gets another number right than
-    the trained one, or the models' classes are not the data's; DataError for data that cannot be used.
+    Raises UsageError without models or data; ModelFileError when an fp32 model gets another number of images
+    correct than the trained one, or the models' classes are not the data's; DataError for data that cannot be
+    used.
     """
     if not models:
         raise UsageError("no model: name one exported file or several (.onnx)")
     if config.run is None and config.data.root is None and config.data.table is None:
         raise UsageError(
-            "no pictures: give --run RUN (the run that the models were exported from), --data.root FOLDER "
+            "no images: give --run RUN (the run that the models were exported from), --data.root FOLDER "
             "(Adience; for category models CUB, Cars or a folder per category) or --data.table FILE"
         )
     if config.run is not None and config.data.table is not None:
@@ -70,7 +71,7 @@ def evaluate_onnx(models: Sequence[Path], config: EvaluateOnnxConfig) -> dict[st
 
 
 def _score_categories(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> dict[str, Any]:
-    """Show all models pictures of their categories; write what was asked for."""
+    """Run all models on images of their categories; write what was asked for."""
 
     summary, average = score_categories(models, config)
     write_results(config.out, summary, {"predictions.parquet": average})
@@ -83,7 +84,7 @@ def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) ->
     _check_data(models, manifest, config.data)
     files: list[Picture] = [manifest.file(row) for row in range(len(manifest))]
     crops = [model.facts.test_crops for model in models]
-    found = probabilities(models, files, crops, batch_size=config.batch_size, told="pictures")
+    found = probabilities(models, files, crops, batch_size=config.batch_size, told="images")
     frame = frame_of(TASK, manifest, manifest.class_names, manifest.label)
     average = replace(frame, probs=np.mean(found, axis=0))
     scored = [age_scores(probs, manifest.label) for probs in found]
@@ -119,7 +120,7 @@ def _check_data(models: Sequence[OnnxClassifier], manifest: Manifest, config: Ag
 def _fingerprints(manifest: Manifest, config: AgeDataConfig) -> list[str]:
     """Return the fingerprints that a run of this data may have recorded, with and without folds made."""
     found = [manifest.fingerprint]
-    with contextlib.suppress(DataError, UsageError):  # data of too few people for folds trained no run
+    with contextlib.suppress(DataError, UsageError):  # data of too few subjects for folds trained no run
         folds = assign_folds(manifest, n_folds=config.n_folds, seed=config.fold_seed)
         found.append(manifest.with_column("fold", folds).fingerprint)
     return found
@@ -147,12 +148,12 @@ def _print_scores(
 def score_categories(
     models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig
 ) -> tuple[dict[str, Any], Predictions]:
-    """Show all models other pictures; print and return the scores, and the averaged predictions.
+    """Run all models on other images; print and return the scores, and the averaged predictions.
 
-    Of data that name a test part that part is shown, of others every picture. Labels are moved to the models'
+    Of data that name a test part that part is shown, of others every image. Labels are moved to the models'
     order by name; boxes are cut out where the models were trained so.
 
-    Raises UsageError for options of age data, and models trained on pictures cut out differently;
+    Raises UsageError for options of age data, and models trained on images cut out differently;
     ModelFileError for data of other classes; DataError for data that cannot be used.
     """
     chosen = data_options(models, config.data)
@@ -180,7 +181,7 @@ def score_categories(
 
 
 def data_options(models: Sequence[OnnxClassifier], asked: AgeDataConfig) -> FineDataConfig:
-    """Return how to read the pictures; UsageError for options that only age data have."""
+    """Return how to read the images; UsageError for options that only age data have."""
     default = AgeDataConfig()
     foreign = [
         f"--data.{item.name}"
@@ -195,7 +196,7 @@ def data_options(models: Sequence[OnnxClassifier], asked: AgeDataConfig) -> Fine
     }
     if len(cuts) > 1:
         raise UsageError(
-            "the models were trained on pictures cut out differently ("
+            "the models were trained on images cut out differently ("
             + "; ".join(f"{crop}, margin {margin:g}" for crop, margin in sorted(cuts))
             + "): score them one by one"
         )
@@ -225,15 +226,15 @@ def labels_in_order(model: OnnxClassifier, manifest: Manifest) -> np.ndarray:
 def rows_to_show(models: Sequence[OnnxClassifier], manifest: Manifest) -> tuple[np.ndarray, str]:
     """Return the rows of the test part, or all where the data name none, and what they are in words.
 
-    Says where a model was trained on the same table and no test part tells what it has not seen.
+    Says where a model was trained on the same table and no test part shows what it has not seen.
     """
     tested = np.flatnonzero(manifest["split"] == "test")
     rows = tested if len(tested) else np.arange(len(manifest))
     if not len(rows):
-        raise DataError("the data holds no picture with a class: nothing can be scored")
+        raise DataError("the data holds no image with a class: nothing can be scored")
     for model in models:
         if not len(tested) and model.facts.data.get("manifest") == manifest.fingerprint:
-            say(f"warning: {model.path} was trained on pictures of this very data, so its scores flatter it")
+            say(f"warning: {model.path} was trained on images of this very data, so its scores flatter it")
     return rows, f"{len(rows)} {'test images of the data' if len(tested) else 'images of other data'}"
 
 

@@ -22,7 +22,7 @@ from finetune.images.manifest import Manifest
 from finetune.images.preprocess import TEST_CROPS
 from finetune.runs.folder import write_json
 
-COUNTS = ("images", "right, trained", "right, onnx", "same answer", "max |dp|")
+COUNTS = ("images", "correct, trained", "correct, onnx", "same prediction", "max |dp|")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,9 @@ def repeat_run(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> 
 
     Prints and returns the comparison, after writing it to `config.out`.
 
-    Raises ModelFileError when an fp32 model gets another number right than the trained one, or a model is of
-    another run; UsageError for a model that averages folds; DataError for pictures that are not there.
+    Raises ModelFileError when an fp32 model gets another number of images correct than the trained one, or a
+    model is of another run; UsageError for a model that averages folds; DataError for images that are not
+    there.
     """
     task, result = open_result(Path(str(config.run)))
     by_fold: dict[int, list[OnnxClassifier]] = {}
@@ -120,7 +121,7 @@ def _part(model: OnnxClassifier, result: Result) -> int:
     """
     if "fold" not in result.predictions:
         if not len(result.predictions):
-            raise DataError(f"{result.folder} tested no picture: show {model.path} others by --data.*")
+            raise DataError(f"{result.folder} tested no image: show {model.path} others by --data.*")
         return -1
     fold = model.facts.data.get("fold")
     if model.facts.architecture.get("members", 1) != 1 or not isinstance(fold, int):
@@ -146,13 +147,13 @@ def _crops(result: Result) -> str:
     if crops not in TEST_CROPS:
         raise UsageError(
             f"{result.folder} was tested with {crops} crops, for which a file would have to look twice: "
-            "instead of --run give --data.root, and the pictures' centres are scored"
+            "instead of --run give --data.root, and the images' centres are scored"
         )
     return crops
 
 
 def _run_manifest(result: Result, config: EvaluateOnnxConfig) -> Manifest:
-    """Return the run's table of images (a fold's lies a folder higher), where the pictures lie now."""
+    """Return the run's table of images (a fold's lies a folder higher), where the images lie now."""
     places = (result.folder, result.folder.resolve().parent)
     files = [place / "manifest.parquet" for place in places if (place / "manifest.parquet").is_file()]
     if not files:
@@ -225,9 +226,9 @@ def _cells(line: Mapping[str, Any]) -> list[object]:
 
 
 def _refuse_differences(repeats: Sequence[Repeat], result: Result) -> None:
-    """Raise ModelFileError where an fp32 model gets another number of images right than the trained one."""
+    """Raise ModelFileError where an fp32 model gets another number of images correct than the trained one."""
     wrong = [
-        f"{repeat.model.path}: {line['right_onnx']} of {line['n']} right, trained {line['right_trained']}"
+        f"{repeat.model.path}: {line['right_onnx']} of {line['n']} correct, trained {line['right_trained']}"
         for repeat in repeats
         if repeat.model.facts.precision == "fp32"
         and (line := repeat.facts())["right_onnx"] != line["right_trained"]
@@ -237,7 +238,7 @@ def _refuse_differences(repeats: Sequence[Repeat], result: Result) -> None:
         told = ", ".join(f"{name} {versions[name]}" for name in ("opencv", "pillow") if name in versions)
         raise ModelFileError(
             f"{len(wrong)} exported models do not repeat what {result.folder} scored:\n{listing(wrong)}\n"
-            "Either they are of another run, or the pictures have changed, or they are decoded or resized "
+            "Either they are of another run, or the images have changed, or they are decoded or resized "
             f"by other versions than in training ({told or 'not recorded'})"
         )
 

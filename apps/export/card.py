@@ -48,13 +48,11 @@ def introduction(facts: ModelFacts) -> str:
     listed = ", ".join(names[:FEW_CLASSES]) + (", ..." if len(names) > FEW_CLASSES else "")
     if facts.task == "age":
         what = (
-            "This model looks at a picture of one face and names the age group that the person *appears* to "
+            "This model takes an image of one face and names the age group that the person *appears* to "
             f"belong to, one of {in_words(len(names))}: {listed}."
         )
     else:
-        what = (
-            f"This model looks at a picture and names its category, one of {in_words(len(names))}: {listed}."
-        )
+        what = f"This model takes an image and names its category, one of {in_words(len(names))}: {listed}."
     about = facts.card.get("data", {})
     warning = f"**Not for real faces.** {escape(about['about'])}" if about.get("kind") == "drawn" else ""
     return "\n\n".join(part for part in (what, warning, _in_one_sentence(facts)) if part)
@@ -70,8 +68,8 @@ def _in_one_sentence(facts: ModelFacts) -> str:
     exact, one_off = (metrics.get(f"{key}_mean" if members else key) for key in ("exact", "one_off"))
     if exact is None or one_off is None:
         return ""
-    who = "Its members, each tested on its own people," if members else "It"
-    people = f" of {metrics['subjects']:,} people" if metrics.get("subjects") else ""
+    who = "Its members, each tested on its own subjects," if members else "It"
+    people = f" of {metrics['subjects']:,} subjects" if metrics.get("subjects") else ""
     return (
         f"{who} named the labelled group for {exact:.0f} in 100 of {metrics['n']:,} test images{people}, and "
         f"that group or one next to it for {one_off:.0f} in 100."
@@ -79,11 +77,11 @@ def _in_one_sentence(facts: ModelFacts) -> str:
 
 
 def use_it(facts: ModelFacts, file_name: str) -> str:
-    """Return the commands and the lines of Python that classify a picture."""
+    """Return the commands and the lines of Python that classify an image."""
     file = shlex.quote(file_name)
-    commands = [f"crl predict {file} pictures/ --out answers.csv"]
+    commands = [f"crl predict {file} images/ --out answers.csv"]
     if facts.crop is not None:
-        commands[0] += "           # pictures that already show one cropped face each"
+        commands[0] += "           # images that already show one cropped face each"
         commands += [
             f"crl predict {file} photo.jpg --faces --out answers.csv   # finds and cuts out the faces first"
         ]
@@ -91,7 +89,7 @@ def use_it(facts: ModelFacts, file_name: str) -> str:
     python = (
         "from pathlib import Path\n"
         "from apps.runtime.session import OnnxClassifier\n\n"
-        f"answer = OnnxClassifier({file_name!r}).predict([Path('picture.jpg')])[0]\n"
+        f"answer = OnnxClassifier({file_name!r}).predict([Path('image.jpg')])[0]\n"
         "print(answer.class_name, answer.probability, answer.top(3))"
     )
     spec = facts.preprocess
@@ -140,7 +138,7 @@ def how_well(facts: ModelFacts) -> str:
         )
     if metrics and facts.test_crops != "center":
         parts.append(
-            f"The scores average over several views of a picture (test crops: {escape(facts.test_crops)}). "
+            f"The scores average over several views of an image (test crops: {escape(facts.test_crops)}). "
             "`crl predict` averages over the same ones; the demo, `--test_crops center`, and Python without "
             '`predict(..., test_crops="run")` show the centre alone, for which nothing was measured.'
         )
@@ -151,7 +149,7 @@ def how_well(facts: ModelFacts) -> str:
             measured.HOW_TO_READ,
         ]
         parts += ["### Across the age of 18", measured.crossings(card)]
-    for name, title in (("gender", "By gender"), ("yaw", "By turn of the head")):
+    for name, title in (("gender", "By gender"), ("yaw", "By head pose")):
         if card.get(name):
             parts += [f"### {title}", measured.slices(name if name == "gender" else "head", card[name])]
     if card.get("detector"):
@@ -166,21 +164,21 @@ def limits(facts: ModelFacts) -> str:
     lines += [line for line in (category.boxes_line(facts),) if line]
     if card.get("holes"):
         holes = ", ".join(map(escape, card["holes"]))
-        lines.append(f"No group covers the ages {holes}: the model will force a neighbour on such a person.")
+        lines.append(f"No group covers the ages {holes}: the model will force a neighbour on such a subject.")
     if data.get("shared_people"):
         lines.append(
-            f"**{data['shared_people']:,} people are in training and test: the scores are too high.**"
+            f"**{data['shared_people']:,} subjects are in both training and test: the scores are too high.**"
         )
     if data.get("subjects_known") is False:
-        lines.append("Who is on which picture was not known: if people repeat, the scores are too high.")
+        lines.append("The subject of each image was not known: if subjects repeat, the scores are too high.")
     if facts.data.get("face_crop") == NOT_MEASURED_CROP:
         lines.append(
             "**How faces are cut out of photographs for this model is a default that nobody measured**, "
-            "which may cost many points: give it cropped faces framed like its training pictures, or export "
+            "which may cost many points: give it cropped faces framed like its training images, or export "
             "it again with a face detector at hand."
         )
     shown = "no face" if facts.task == "age" else "none of the categories"
-    lines.append(f"Any picture gets an answer, also one that shows {shown}.")
+    lines.append(f"Any image gets an answer, also one that shows {shown}.")
     lines += [f"Made for: {escape(card['intended_use'])}"] if card.get("intended_use") else []
     lines += [escape(card["privacy"])] if card.get("privacy") else []
     missing = list(card.get("not_measured", ())) or ["Accuracy on parts of the test images."]
@@ -199,7 +197,7 @@ def _how_to_slice(lines: Sequence[str]) -> str:
         return ""
     command, *remarks = lines
     return (
-        f"\nTo measure more, on pictures of your own:\n\n```\n{one_line(command)}\n```\n\n"
+        f"\nTo measure more, on images of your own:\n\n```\n{one_line(command)}\n```\n\n"
         f"{escape(' '.join(remarks))}"
     )
 
@@ -220,7 +218,7 @@ def how_trained(facts: ModelFacts) -> str:
 
 
 def _data_rows(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    images = _amount(data.get("images"), "images") + ", " + _amount(data.get("subjects"), "people")
+    images = _amount(data.get("images"), "images") + ", " + _amount(data.get("subjects"), "subjects")
     groups = ", ".join(f"{name}: {count:,}" for name, count in (data.get("per_group") or {}).items())
     rule = f"{data.get('policy') or UNKNOWN}" + (
         f": {data['policy_summary']}" if data.get("policy_summary") else ""
@@ -241,7 +239,7 @@ def _data_rows(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[tup
     rows += [("labels", rule)] + ([("left out", left)] if left else [])
     rows += [
         ("split", "; ".join([split, *trained])),
-        ("people in training and test", _people(data.get("shared_people"))),
+        ("subjects in both training and test", _people(data.get("shared_people"))),
     ]
     return [(name, escape(text)) for name, text in rows]
 
@@ -274,7 +272,7 @@ def licence(facts: ModelFacts) -> str:
         start = f"Training began from {escape(name)} (source: {escape(kind)}{digest}). "
         start += f"Their licence: **{escape(named)}**."
     return (
-        f"{start} The pictures trained on have terms of their own, which may bear on these weights too. The "
+        f"{start} The images trained on have terms of their own, which may bear on these weights too. The "
         "toolkit's licence covers its code, not this file."
     )
 

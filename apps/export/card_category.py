@@ -1,4 +1,4 @@
-"""The measured part of a model card for look-alike categories: facts of `finegrained.card` -> Markdown."""
+"""The measured part of a model card for categories: facts of `finegrained.card` -> Markdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def in_one_sentence(metrics: Mapping[str, Any]) -> str:
 
 
 def results(facts: ModelFacts) -> str:
-    """Return the accuracies as a table, what naming one class always scores, and how pictures were shown."""
+    """Return the accuracies as a table, what naming one class always scores, and how images were shown."""
     metrics, baseline = facts.metrics, facts.metrics.get("baseline") or {}
     if metrics.get("top1") is None:
         return _plain_results(metrics)
@@ -62,12 +62,12 @@ def _notes(facts: ModelFacts) -> list[str]:
     crops = str(facts.card.get("test_crops") or facts.test_crops)
     if crops == "cam":
         notes.append(
-            "The scores average over the picture's centre and the region that the network's own activations "
+            "The scores average over the image's centre and the region that the network's own activations "
             "point to (test crops: cam). **This file shows the centre alone**: nothing was measured for it."
         )
     elif crops != "center":
         notes.append(
-            f"The scores average over several views of a picture (test crops: {escape(crops)}). `crl "
+            f"The scores average over several views of an image (test crops: {escape(crops)}). `crl "
             "predict` averages over the same ones; the demo, `--test_crops center`, and Python without "
             '`predict(..., test_crops="run")` show the centre alone, for which nothing was measured.'
         )
@@ -75,7 +75,7 @@ def _notes(facts: ModelFacts) -> list[str]:
 
 
 def by_class(classes: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of the categories, those recognised worst first where there are many."""
+    """Return the table of the categories, those with the lowest accuracy first where there are many."""
     tested = [row for row in classes if row["n"]]
     if not tested:
         return ""
@@ -84,14 +84,15 @@ def by_class(classes: Sequence[Mapping[str, Any]]) -> str:
         [escape(row["name"]), f"{row['right']:,} of {row['n']:,}", percent(row["accuracy"]), _taken(row)]
         for row in order
     ]
-    header = ["category", "right", "top-1", "mostly taken for"]
+    header = ["category", "correct", "top-1", "most often predicted as"]
     untested = len(classes) - len(tested)
     note = f"\n\n{untested} further categories have no test image." if untested else ""
     if len(rows) <= 2 * WORST:
         return table(header, rows, numbers_from=2) + note
     first, rest = table(header, rows[:WORST], numbers_from=2), table(header, rows[WORST:], numbers_from=2)
     summary = f"<summary>The other {len(rows) - WORST} categories</summary>"
-    return f"The {WORST} recognised worst:\n\n{first}\n\n<details>{summary}\n\n{rest}\n\n</details>{note}"
+    folded = f"<details>{summary}\n\n{rest}\n\n</details>"
+    return f"The {WORST} with the lowest accuracy:\n\n{first}\n\n{folded}{note}"
 
 
 def _taken(row: Mapping[str, Any]) -> str:
@@ -103,26 +104,26 @@ def calibration(metrics: Mapping[str, Any]) -> str:
     if metrics.get("ece") is None:
         return f"How far the probabilities can be trusted: {NOT_MEASURED}."
     return (
-        "The probability of the named category and the share that is right differ by "
+        "The probability of the named category and the fraction that is correct differ by "
         f"{number(100 * metrics['ece'], 1)} points on average (expected calibration error, 15 bins); the "
         f"negative log-likelihood is {number(metrics.get('nll'), 3)}, 0 is best."
     )
 
 
 def boxes_line(facts: ModelFacts) -> str:
-    """Return that a model wants pictures cut to a box, nothing for one of whole pictures."""
+    """Return that a model wants images cut to a box, nothing for one of whole images."""
     if facts.data.get("picture_crop") != TO_BOX:
         return ""
     margin = float(facts.data.get("box_margin") or 0)
     room = f", with {100 * margin:.0f} % of its sides added on each side" if margin else ""
     return (
-        f"**Trained and tested on pictures cut to the object's box**{room}: cut yours likewise; for whole "
-        "pictures nothing was measured."
+        f"**Trained and tested on images cut to the object's box**{room}: cut yours likewise; for whole "
+        "images nothing was measured."
     )
 
 
 def data_rows(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return data, classes, split and how pictures were cut, as rows of words and escaped text."""
+    """Return data, classes, split and how images were cut, as rows of words and escaped text."""
     spread = data.get("per_class") or {}
     per = f"; per category {spread['min']:g} to {spread['max']:g}" if spread else ""
     images = UNKNOWN if data.get("images") is None else f"{data['images']:,}"
@@ -142,7 +143,7 @@ def data_rows(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[tupl
     rows = [
         ("data", f"{data.get('name') or UNKNOWN}; {images} images of {classes} categories{per}"),
         ("split", "; ".join([*parts, str(data.get("protocol_words") or UNKNOWN)])),
-        ("pictures", cut),
+        ("images", cut),
         *([("left out", left)] if left else []),
     ]
     return [(name, escape(text)) for name, text in rows]

@@ -14,8 +14,8 @@ from finetune.figures.markdown import escape, number, table
 Facts = Mapping[str, Any]
 NOT_MEASURED = "not measured"
 HOW_TO_READ = (
-    f"“12 of 20” means fewer than {FEWEST_SUBJECTS} people: a count, no conclusion. Intervals (95 %) "
-    "resample whole people."
+    f"“12 of 20” means fewer than {FEWEST_SUBJECTS} subjects: a count, no conclusion. Intervals (95 %) "
+    "resample whole subjects."
 )
 
 
@@ -26,14 +26,14 @@ def results(metrics: Facts, card: Facts) -> str:
     if metrics.get("scope") == "members":
         return (
             "**The averaged model itself was not tested.** The scores are those of its members, each tested "
-            f"on people whom only that member had not seen.\n\n{_members_table(metrics)}"
+            f"on subjects whom only that member had not seen.\n\n{_members_table(metrics)}"
         )
     parts = [_own_table(metrics), _own_note(metrics)]
     sisters = card.get("cross_validation")
     if sisters:
         parts += [
             f"The recipe as a whole: {sisters['members']} models, of which this is one, each tested on the "
-            f"people of its own fold, whom it had not seen.\n\n{_members_table(sisters)}"
+            f"subjects of its own fold, whom it had not seen.\n\n{_members_table(sisters)}"
         ]
     return "\n\n".join(part for part in parts if part)
 
@@ -42,7 +42,8 @@ def _own_table(metrics: Facts) -> str:
     baseline = metrics.get("baseline") or {}
     header = [images_and_people(metrics), "this model", "95 % interval"]
     header += [f"naming {escape(' / '.join(baseline['groups']))} always"] if baseline else []
-    missing = "too few people" if metrics.get("subjects", FEWEST_SUBJECTS) < FEWEST_SUBJECTS else NOT_MEASURED
+    few = metrics.get("subjects", FEWEST_SUBJECTS) < FEWEST_SUBJECTS
+    missing = "too few subjects" if few else NOT_MEASURED
     rows = []
     for measure in measures_for(TASK, "card"):
         key, words = measure.facts_name, measure.label_in("card")
@@ -61,7 +62,7 @@ def _own_note(metrics: Facts) -> str:
     subjects = metrics.get("subjects", FEWEST_SUBJECTS)
     if subjects >= FEWEST_SUBJECTS:
         return ""
-    return f"{subjects} people are too few for an interval: take these numbers as a rough sign."
+    return f"{subjects} subjects are too few for an interval: take these numbers as a rough sign."
 
 
 def _members_table(metrics: Facts) -> str:
@@ -92,10 +93,10 @@ def in_unit(value: float | None, measure: Measure) -> str:
 
 
 def images_and_people(metrics: Facts) -> str:
-    """Return on what was measured, as the corner of a table: "147 test images of 17 people"."""
-    images, people = metrics.get("n"), metrics.get("subjects")
+    """Return on what was measured, as the corner of a table: "147 test images of 17 subjects"."""
+    images, subjects = metrics.get("n"), metrics.get("subjects")
     told = "test images, number unknown" if images is None else f"{images:,} test images"
-    return told if people is None else f"{told} of {people:,} people"
+    return told if subjects is None else f"{told} of {subjects:,} subjects"
 
 
 def slices(title: str, cells: Sequence[Facts], sisters: Facts | None = None) -> str:
@@ -115,7 +116,7 @@ def _slice_table(title: str, cells: Sequence[Facts]) -> str:
             _score(cell["one_off"], cell["one_off_interval"], cell["one_off_right"], cell["images"]),
         ]
         rows.append([escape(cell["name"]), f"{cell['images']:,}", f"{cell['subjects']:,}", *scores])
-    return table([title, "images", "people", "right group", "right or next to it"], rows)
+    return table([title, "images", "subjects", "correct group", "correct or next to it"], rows)
 
 
 def _score(value: float | None, interval: Sequence[float] | None, right: int, images: int) -> str:
@@ -137,10 +138,10 @@ def _mostly(cell: Facts) -> str:
 def crossings(card: Facts) -> str:
     """Return the table of the young named adults and of adults named young; a sentence where not defined."""
     if not card.get("false_adult") or not card.get("false_minor"):
-        return f"Young people named adults, or adults named young: {NOT_MEASURED}."
+        return f"Young subjects named adults, or adults named young: {NOT_MEASURED}."
     sisters = card.get("cross_validation") or {}
     several = bool(sisters.get("false_adult"))
-    header = ["error", "this model" if several else "share"]
+    header = ["error", "this model" if several else "fraction"]
     header += [f"all {sisters['members']} models"] if several else []
     own = _crossing_rows(card)
     others = _crossing_rows(sisters) if several else [[]] * len(own)
@@ -159,9 +160,9 @@ def _crossing_words(card: Facts) -> list[str]:
     young, old = _span(adult["of"]), _span(minor["of"])
     first, oldest = adult["named"][0], adult["oldest"]["of"][0]
     return [
-        f"false adult: people of {young} named {first} or older",
-        f"of these, people of {oldest} alone",
-        f"false minor: people of {old} named {oldest} or younger",
+        f"false adult: subjects of {young} named {first} or older",
+        f"of these, subjects of {oldest} alone",
+        f"false minor: subjects of {old} named {oldest} or younger",
     ]
 
 
@@ -170,12 +171,12 @@ def _span(names: Sequence[str]) -> str:
 
 
 def _share(rate: Facts) -> str:
-    people = f"{rate['subjects']:,} people"
+    subjects = f"{rate['subjects']:,} subjects"
     if not rate["images"]:
         return "no image"
     if rate["rate"] is None:
-        return f"{rate['count']:,} of {rate['images']:,} images, {people}"
-    return f"{percent(rate['rate'])} of {rate['images']:,} images ({ends(rate['interval'])}), {people}"
+        return f"{rate['count']:,} of {rate['images']:,} images, {subjects}"
+    return f"{percent(rate['rate'])} of {rate['images']:,} images ({ends(rate['interval'])}), {subjects}"
 
 
 def detector(found: Facts, crop_of_file: Facts | None) -> str:
@@ -191,7 +192,7 @@ def detector(found: Facts, crop_of_file: Facts | None) -> str:
         scores.append(f"{words} {percent(cost['detector'])} instead of {percent(cost['own'])} ({change})")
     return (
         f"A detector found the face in {found['found']:,} of {found['n']:,} test images of "
-        f"{found['subjects']:,} people (each model of the run on its own test images). On its crops{crop}: "
+        f"{found['subjects']:,} subjects (each model of the run on its own test images). On its crops{crop}: "
         f"{'; '.join(scores)}. "
         f"{percent(found['equal_predictions'])} of the answers stay the same.{other}"
     )
@@ -208,7 +209,7 @@ def calibration(metrics: Facts) -> str:
     )
     told = ", ".join(f"{words} {number(metrics.get(key), digits)}" for words, key, digits in others)
     return (
-        "The probability of the named group and the share that is right differ by "
+        "The probability of the named group and the fraction that is correct differ by "
         f"{number(100 * metrics['ece'], 1)} points on average (expected calibration error, 15 bins). Losses: "
         f"{told}; 0 is best in each."
     )

@@ -1,7 +1,7 @@
 """A checked float32 .onnx graph -> float16, or static int8 with ranges taken from training images.
 
-Only weights and inner activations change: pictures go in as uint8, logits, probabilities and maps come out as
-float32, scaling of the picture and softmax stay in float32, and the metadata stays what it was.
+Only weights and inner activations change: images go in as uint8, logits, probabilities and maps come out as
+float32, scaling of the image and softmax stay in float32, and the metadata stays what it was.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ACTIVATIONS = ("Clip", "Relu", "HardSwish", "HardSigmoid", "Sigmoid", "Mul")
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with weights and activations in float16, at half the size.
 
-    The last layer and the maps stay in float32 too. Meant for graphics cards: on most processors the runtime
+    The last layer and the maps stay in float32 too. Meant for GPUs: on most CPUs the runtime
     widens every value again and gains nothing.
 
     Raises ModelFileError where a weight is too large for float16 (65504).
@@ -141,7 +141,7 @@ def _float_values(graph: onnx.GraphProto) -> set[str]:
 def to_int8(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
     """Return the model with int8 weights, a scale per channel, and uint8 activations (static QDQ).
 
-    Activations' ranges are the extremes over `batches`, uint8 (n, S, S, 3) each: pictures of the training
+    Activations' ranges are the extremes over `batches`, uint8 (n, S, S, 3) each: images of the training
     part. The last layer, which makes the logits, stays in float32, and so does most networks' stem: it costs
     most accuracy there and the runtime gains nothing from it.
 
@@ -174,7 +174,7 @@ def to_int8(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Model
 def nodes_in_float(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the nodes that int8 leaves in float32.
 
-    They are the scaling of the picture, the stem (see `stem_nodes`), the layers that make logits and maps,
+    They are the scaling of the image, the stem (see `stem_nodes`), the layers that make logits and maps,
     products of two activations (attention), and in networks with LayerNorm all sums: theirs span far wider
     ranges than 8 bits hold.
     """
@@ -187,7 +187,7 @@ def nodes_in_float(graph: onnx.GraphProto) -> set[str]:
 
 
 def _float_ends(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return what is float32 at every precision: scaling the picture, and making logits, probs and maps.
+    """Return what is float32 at every precision: scaling the image, and making logits, probs and maps.
 
     The latter are all nodes from the outputs back to the layers that make them, and all of a head that does
     more than a linear layer: sums over places, square roots and products of matrices overflow or drown in
@@ -206,7 +206,7 @@ def _float_ends(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def scaling_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the nodes that turn the picture into normalised planes: all between the input and a layer."""
+    """Return the nodes that turn the image into normalised planes: all between the input and a layer."""
     found, known = [], {INPUT}
     for node in graph.node:
         if node.op_type in ("Transpose", "Cast", "Sub", "Mul") and known & set(node.input):
@@ -216,7 +216,7 @@ def scaling_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def stem_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the convolutions that read the picture itself, and the depthwise ones right behind them.
+    """Return the convolutions that read the image itself, and the depthwise ones right behind them.
 
     A stem with a pooling behind it is left out: the runtime would move the rounding in front of the pooling,
     and is slow at pooling integers there (ResNet-18's takes as long as half of its layers).

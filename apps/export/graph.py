@@ -1,4 +1,4 @@
-"""The computation that an .onnx file holds: uint8 pictures in, logits, probabilities and class maps out.
+"""The computation that an .onnx file holds: uint8 images in, logits, probabilities and class maps out.
 
 The reference of every export check is this very graph in eager float32; a test holds it to what training's
 own evaluation computes.
@@ -38,7 +38,7 @@ class HeadPart(nn.Module):
 
 
 class ExportGraph(nn.Module):
-    """A classifier from prepared pictures, uint8 (N, S, S, 3) RGB, to (logits, probs[, cams]).
+    """A classifier from prepared images, uint8 (N, S, S, 3) RGB, to (logits, probs[, cams]).
 
     `logits` and `probs` are (N, K), `cams` (N, K, h, w): the class activation maps W.feature_map, whose mean
     over h and w, plus the bias, is the logit (Zhou et al., Learning Deep Features for Discriminative

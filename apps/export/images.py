@@ -1,4 +1,4 @@
-"""The pictures of a finished run, as its models see them: to check an export with, to calibrate, to score."""
+"""The images of a finished run, as its models see them: to check an export with, to calibrate, to score."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunPictures:
         record: the run's record.
         manifest: the run's images.
         task: that the run belongs to.
-        boxes: the part of each picture that is looked at, (N, 4) in px; None for whole pictures.
+        boxes: the part of each image that is looked at, (N, 4) in px; None for whole images.
     """
 
     record: RunRecord
@@ -44,7 +44,7 @@ class RunPictures:
     def open(cls, folder: Path) -> RunPictures:
         """Read the record and the table of a run, or of one fold of a cross-validation.
 
-        Raises DataError, saying how to mend it, where the table or the folder of pictures is not there, or
+        Raises DataError, saying how to fix it, where the table or the folder of images is not there, or
         the table is not the one that the run was made with.
         """
         record = RunRecord.read(folder / RECORD_FILE)
@@ -59,7 +59,7 @@ class RunPictures:
             raise DataError(f"{places[0] / 'manifest.parquet'} is not the table that {folder} was made with")
         if not record.data_root or not root.is_dir():
             raise DataError(
-                f"the pictures of {folder} lay in {root}, where there is no folder now. An export is checked "
+                f"the images of {folder} lay in {root}, where there is no folder now. An export is checked "
                 f"on them: put them back, or write their new place as data_root into {folder / 'run.json'}"
             )
         task = exported_task(record.kind)
@@ -86,9 +86,9 @@ class RunPictures:
         return np.concatenate([rows, spread(trained, count - len(rows))])
 
     def batches(self, rows: np.ndarray, spec: PreprocessSpec) -> Iterator[np.ndarray]:
-        """Yield the prepared pictures of these rows in their order, uint8 (up to 32, S, S, 3) at a time.
+        """Yield the prepared images of these rows in their order, uint8 (up to 32, S, S, 3) at a time.
 
-        Raises BadImageError, naming the file, for a picture that cannot be read.
+        Raises BadImageError, naming the file, for an image that cannot be read.
         """
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for start in range(0, len(rows), BATCH):
@@ -96,13 +96,13 @@ class RunPictures:
                 yield np.stack(list(pool.map(lambda row: preprocess(self.picture(row), spec), part)))
 
     def picture(self, row: int) -> np.ndarray:
-        """Return the picture of a row, cut to its box where the run did so: uint8 (H, W, 3) RGB."""
+        """Return the image of a row, cut to its box where the run did so: uint8 (H, W, 3) RGB."""
         file = self.manifest.file(row)
         pixels = decode_image(file)
         return pixels if self.boxes is None else cut(pixels, self.boxes[row], str(file))
 
     def load(self, rows: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
-        """Return the prepared pictures of these rows at once, uint8 (N, S, S, 3)."""
+        """Return the prepared images of these rows at once, uint8 (N, S, S, 3)."""
         empty = np.zeros((0, spec.image_size, spec.image_size, 3), np.uint8)
         return np.concatenate([empty, *self.batches(rows, spec)])
 

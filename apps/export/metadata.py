@@ -38,7 +38,7 @@ class Member:
 
     Args:
         fold: the fold whose images it was tested on; -1 for one that was trained on every image.
-        facts: what its file tells.
+        facts: what its file records.
         parameters: number of its weights.
     """
 
@@ -65,7 +65,7 @@ def build_facts(
         crop: how a face is cut out, as plain values; None for a model of no faces.
         crop_source: where that is known from, in words; empty for a model of no faces.
         card: "metrics" and "card" as `agecls.card.age_card` and `finegrained.card.fine_card` return them,
-            and under "data" what the study tells of the data beyond the names all studies share.
+            and under "data" what the task records of the data beyond the names all tasks share.
 
     `test_crops` is center where the run's own protocol looks twice (cam), which a file cannot do.
     """

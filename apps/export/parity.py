@@ -1,6 +1,6 @@
 """An exported file against the trained model, and the trained model against its run's record.
 
-Real and random pictures, three batch sizes, every output. A run's weights must be those whose scores its
+Real and random images, three batch sizes, every output. A run's weights must be those whose scores its
 record tells: files are copied by hand, too.
 """
 
@@ -27,7 +27,7 @@ FEWEST_REAL = 16
 RANDOM = 16
 TOLERANCE = 1e-4
 SAME = {"manifest": "table of images", "split": "split", "seed": "seed", "backbone": "backbone"}
-# The processor repeats itself to about 1e-6; a graphics card may have multiplied with ten bits.
+# The CPU repeats itself to about 1e-6; a GPU may have multiplied with ten bits.
 REPEAT_TOLERANCE, REPEAT_TOLERANCE_CARD = 1e-3, 1e-2
 REMEDY = "put the run's own file back, or train it again"
 
@@ -44,25 +44,25 @@ def check_parity(
 ) -> dict[str, Any]:
     """Compare an .onnx file in ONNX Runtime on the CPU with its graph in eager float32, or refuse it.
 
-    Both see the real pictures and 16 random ones; the file sees them in batches of 1, 2 and 7. Every answer
+    Both see the real images and 16 random ones; the file sees them in batches of 1, 2 and 7. Every answer
     at every batch size must hold: max |a - b| / max |a| per output within the tolerance, and the most
-    probable class, by logits and by probs, the same for at least the share `same_class` of the pictures.
+    probable class, by logits and by probs, the same for at least the fraction `same_class` of the images.
 
     Args:
         file: an exported model, facts and all.
         graph: the graph it was exported from.
-        real: prepared pictures, uint8 (M, S, S, 3), M >= 16.
-        tolerance: largest relative difference; infinity only tells it.
-        same_class: share in [0, 1] of pictures, real and random each, with the same most probable class.
+        real: prepared images, uint8 (M, S, S, 3), M >= 16.
+        tolerance: largest relative difference; infinity only reports it.
+        same_class: fraction in [0, 1] of images, real and random each, with the same most probable class.
 
     Returns a record of what was compared, over how much, and how far apart they were.
     Raises ModelFileError, naming output and batch size, where they are further apart; UsageError for fewer
-    than 16 real pictures.
+    than 16 real images.
     """
     from apps.runtime.session import OnnxClassifier
 
     if len(real) < FEWEST_REAL:
-        raise UsageError(f"a check needs {FEWEST_REAL} real pictures or more, got {len(real)}")
+        raise UsageError(f"a check needs {FEWEST_REAL} real images or more, got {len(real)}")
     noise = np.random.default_rng(0).integers(0, 256, (RANDOM, *real.shape[1:]), dtype=np.uint8)
     model = OnnxClassifier(file, device="cpu")
     parts = {"real": real, "random": noise}
@@ -72,7 +72,7 @@ def check_parity(
     for size in BATCHES:
         for name, pictures in parts.items():
             found = onnx_answers(model, pictures, size)
-            where = f"{name} pictures, batch {size}"
+            where = f"{name} images, batch {size}"
             for output, value in _differences(wanted[name], found, tolerance, where).items():
                 worst[output] = max(worst.get(output, 0.0), value)
             share = _share_of_same_class(wanted[name], found, same_class, where)
@@ -89,7 +89,7 @@ def check_parity(
 
 
 def eager_answers(graph: ExportGraph | EnsembleGraph, pictures: np.ndarray, batch_size: int = 8) -> Answers:
-    """Return every output of the graph in torch, by name, for pictures uint8 (N, S, S, 3)."""
+    """Return every output of the graph in torch, by name, for images uint8 (N, S, S, 3)."""
     import torch
 
     pieces: list[list[np.ndarray]] = []
@@ -104,7 +104,7 @@ def eager_answers(graph: ExportGraph | EnsembleGraph, pictures: np.ndarray, batc
 
 
 def onnx_answers(model: OnnxClassifier, pictures: np.ndarray, batch_size: int) -> Answers:
-    """Return every output of a file, by name, for pictures uint8 (N, S, S, 3) shown in batches."""
+    """Return every output of a file, by name, for images uint8 (N, S, S, 3) shown in batches."""
     found = [
         model.run(pictures[start : start + batch_size], maps=True)
         for start in range(0, len(pictures), batch_size)
@@ -162,11 +162,11 @@ def check_accuracy(
     Args:
         exact: the float32 file.
         small: the converted file.
-        batches: prepared test images, uint8 (n, S, S, 3) each, the centre of each picture.
+        batches: prepared test images, uint8 (n, S, S, 3) each, the centre of each image.
         target: their classes, int64 (N,).
         max_drop: percentage points that the smaller file may lose.
 
-    Returns n, both accuracies in percent, the drop in percentage points, and the share of images for which
+    Returns n, both accuracies in percent, the drop in percentage points, and the fraction of images for which
     both name the same class. Raises ModelFileError where the drop is larger.
     """
     from apps.runtime.session import OnnxClassifier
@@ -178,7 +178,7 @@ def check_accuracy(
     before, after = (100 * count / len(target) for count in right)
     same = 100 * float((first == second).mean())
     told = (
-        f"{len(target)} test images: float32 names {right[0]} right ({before:.2f} %), the smaller file "
+        f"{len(target)} test images: float32 has {right[0]} correct ({before:.2f} %), the smaller file "
         f"{right[1]} ({after:.2f} %), and the same class for {same:.1f} %"
     )
     say(told)
@@ -204,7 +204,7 @@ def check_member(file: Path, fold: int, facts: Mapping[str, Any], record: RunRec
     Args:
         file: the model, for the message.
         fold: the one whose scores would stand in its card; -1 where the run tested none.
-        facts: what the model's file tells.
+        facts: what the model's file records.
         record: the run's own.
     """
     own = facts.get("fold", -1)
@@ -226,9 +226,9 @@ def check_repeats(
     rows: np.ndarray,
     real: np.ndarray,
 ) -> int:
-    """Show each model those of the check's pictures it was tested on; return how many rows were compared.
+    """Show each model those of the check's images it was tested on; return how many rows were compared.
 
-    Nothing is compared where the run averaged several views of a picture, or never tested these weights.
+    Nothing is compared where the run averaged several views of an image, or never tested these weights.
 
     Args:
         folder: the run.
@@ -236,7 +236,7 @@ def check_repeats(
         graph: the trained models.
         pictures: of the run.
         rows: of the run's table, int64 (M,).
-        real: their prepared pictures, uint8 (M, S, S, 3).
+        real: their prepared images, uint8 (M, S, S, 3).
 
     Raises ModelFileError where the probabilities are not those in predictions.parquet.
     """
@@ -272,6 +272,6 @@ def _compare_repeats(
         raise ModelFileError(
             f"{file} does not repeat what its run predicted for {len(real)} of its test images: "
             f"probabilities differ by up to {apart:.2g} (allowed {tolerance:g}), {other} images get another "
-            f"class. Either the weights are not those that were tested ({REMEDY}), or the pictures have "
+            f"class. Either the weights are not those that were tested ({REMEDY}), or the images have "
             "changed since, or are decoded by other versions of the libraries"
         )

@@ -19,7 +19,7 @@ CARD = "README.md"
 GENERAL = "general_run"
 NOT_EXPORTED = (
     "cannot be exported: its networks are small ones for comparing losses. Train a model on the same "
-    "pictures as class folders with crl fine train --data.layout folders --data.root FOLDER, and export that "
+    "images as class folders with crl fine train --data.layout folders --data.root FOLDER, and export that "
     "run"
 )
 
@@ -152,7 +152,7 @@ def refuse_former_export(plan: Plan, overwrite: bool) -> None:
     content = sorted(plan.place.iterdir()) if plan.place.is_dir() else []
     if content and not overwrite:
         raise UsageError(
-            f"{plan.place} holds a former export: replace it by --overwrite, or choose another --out"
+            f"{plan.place} holds a previous export: replace it by --overwrite, or choose another --out"
         )
     foreign = [str(file) for file in content if file.suffix != ".onnx" and file.name != CARD]
     if foreign:

@@ -47,9 +47,9 @@ def export_run(named: Path, config: ExportConfig) -> dict[str, Any]:
     Each .onnx file goes to RUN/export/<fold0 | model | ensemble>[-fp16 | -int8]/<title>.onnx and exists only
     once it was checked.
 
-    Raises UsageError for options that do not fit the run, or a former export in the same place without
+    Raises UsageError for options that do not fit the run, or a previous export in the same place without
     `overwrite`; ModelFileError for a file that is not as the trained model, or an int8 one that loses more
-    accuracy than allowed; DataError where the run's pictures cannot be read.
+    accuracy than allowed; DataError where the run's images cannot be read.
     """
     folder, _ = run_and_weights(Path(named))
     plans = plan_exports(Path(named), config)
@@ -181,7 +181,7 @@ class Check:
         scratch: a folder for files that nobody will see.
         facts: of the float32 model.
         graph: the trained model.
-        real: prepared pictures, uint8 (M, S, S, 3), M >= 16.
+        real: prepared images, uint8 (M, S, S, 3), M >= 16.
     """
 
     scratch: Path
@@ -206,7 +206,7 @@ class Check:
         sizes = ", ".join(map(str, found["batches"]))
         say(
             f"{precision} against the trained model on {found['real_images']} real and "
-            f"{found['random_images']} random pictures in batches of {sizes}: largest relative difference "
+            f"{found['random_images']} random images in batches of {sizes}: largest relative difference "
             f"{apart}; same class for {same}"
         )
         return found

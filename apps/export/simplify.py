@@ -1,4 +1,4 @@
-"""The exporter's graph made fit for every runtime: sizes that are known, sums that no thread can spoil."""
+"""The exporter's graph made fit for every runtime: known sizes, sums that do not depend on threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune.errors import ModelFileError
 HEAD_MARK = "head/"
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes which modules a node came from
 SIZES = ("Add", "Concat", "Gather", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Unsqueeze")
-SMALL = 1024  # numbers: what tells a size is shorter
+SMALL = 1024  # numbers: what gives a size is shorter
 
 Dims = tuple[int | None, ...]
 
@@ -49,7 +49,7 @@ def sum_in_order(model: onnx.ModelProto) -> None:
 
     ONNX Runtime (1.31) shares a ScatterND out among its threads without a lock, so that of two values for one
     place one may be lost: of 262,144 values summed into 256 places on two threads, 6 runs of 200 were wrong.
-    It goes through a ScatterElements in one thread. `torch.Tensor.index_add` becomes the former.
+    It goes through a ScatterElements in one thread. `torch.Tensor.index_add` becomes the first.
 
     Raises ModelFileError where the places lie along several axes: only one axis has another form.
     """
@@ -86,7 +86,7 @@ def _in_order(node: onnx.NodeProto, kind: str, rank: int, graph: onnx.GraphProto
 
 
 def fold_sizes(model: onnx.ModelProto) -> None:
-    """Replace what only tells sizes that do not depend on the batch by their numbers, in place.
+    """Replace what only gives sizes that do not depend on the batch by their numbers, in place.
 
     The exporter asks for them again and again (of `torch.diagonal` for one), through operators that shape
     inference does not follow, so that nobody could say before a run what memory the graph takes.
@@ -142,7 +142,7 @@ def _numbers(dims: Dims | None) -> np.ndarray | None:
 
 
 def _dims(graph: onnx.GraphProto) -> dict[str, Dims]:
-    """Return the sides of every value that the graph tells, None for a side that may vary."""
+    """Return the sides of every value that the graph gives, None for a side that may vary."""
     found: dict[str, Dims] = {item.name: tuple(item.dims) for item in graph.initializer}
     for item in (*graph.input, *graph.value_info, *graph.output):
         if item.type.tensor_type.HasField("shape"):

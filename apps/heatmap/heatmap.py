@@ -1,4 +1,4 @@
-"""Softmax heat maps of several models on the same pictures (the paper's Fig. 5): the numbers, and as CSV."""
+"""Softmax heat maps of several models on the same images (the paper's Fig. 5): the numbers, and as CSV."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from finetune.figures.canvas import distinct_short_names
 
 MAX_COLUMNS = 25  # classes up to which every class has a column
 LEAST_COLUMNS = 12  # of a model beside others, where not every class has one
-TOP = 5  # of a picture's classes, that a column at most is given for, where people read
+TOP = 5  # of an image's classes, that a column at most is given for, where it is read
 FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are the wide forms of the first
 
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """What several models say of the same pictures.
+    """What several models say of the same images.
 
     Args:
-        rows: (N,) names of the pictures, N >= 1.
+        rows: (N,) names of the images, N >= 1.
         class_names: the K classes in the models' order.
         tables: what each model is called -> its probabilities (N, K), in 0-1, rows summing to 1.
-        targets: (N,) index of each picture's true class, None where it is not known; None for none known.
+        targets: (N,) index of each image's true class, None where it is not known; None for none known.
         thumbnails: (N,) the crop that the network saw, uint8 (S, S, 3) RGB, None where there is none.
-        top: of more than `MAX_COLUMNS` classes, how many of a picture's most probable ones get a column at
+        top: of more than `MAX_COLUMNS` classes, how many of an image's most probable ones get a column at
             most; several models then share the page's width. None fills `MAX_COLUMNS` for every model.
 
     Raises:
         DataError: a probability is not a number from 0 to 1, or a row does not sum to 1.
-        UsageError: no picture, no model, or sizes that do not agree.
+        UsageError: no image, no model, or sizes that do not agree.
     """
 
     rows: tuple[str, ...]
@@ -48,24 +48,24 @@ class HeatMap:
     def __post_init__(self) -> None:
         count, classes = len(self.rows), len(self.class_names)
         if not count or not self.tables:
-            raise UsageError(f"a heat map needs a picture and a model, got {count} and {len(self.tables)}")
+            raise UsageError(f"a heat map needs an image and a model, got {count} and {len(self.tables)}")
         for title, table in self.tables.items():
             if table.shape != (count, classes):
                 raise UsageError(f"{title}: probabilities must be ({count}, {classes}), got {table.shape}")
             _check_probabilities(title, table, self.rows)
         for name, found in (("targets", self.targets), ("thumbnails", self.thumbnails)):
             if found is not None and len(found) != count:
-                raise UsageError(f"{name} must be one per picture, {count}, got {len(found)}")
+                raise UsageError(f"{name} must be one per image, {count}, got {len(found)}")
         wrong = [target for target in self.targets or () if target is not None and not 0 <= target < classes]
         if wrong:
             raise UsageError(f"true classes must lie in 0..{classes - 1}, got {wrong[0]}")
 
     def truth(self, row: int) -> int | None:
-        """Return the index of a picture's true class, None where it is not known."""
+        """Return the index of an image's true class, None where it is not known."""
         return None if self.targets is None else self.targets[row]
 
     def thumbnail(self, row: int) -> np.ndarray | None:
-        """Return the crop that the network saw of a picture, None where it was not kept."""
+        """Return the crop that the network saw of an image, None where it was not kept."""
         return None if self.thumbnails is None else self.thumbnails[row]
 
     @cached_property
@@ -77,7 +77,7 @@ class HeatMap:
     def columns(self) -> tuple[int, ...]:
         """The classes that have a column, in the models' order: all of them up to `MAX_COLUMNS`.
 
-        Of more classes it is the true ones and every model's k most probable ones for every picture, with the
+        Of more classes it is the true ones and every model's k most probable ones for every image, with the
         largest k (up to `top`) that leaves room for "other". Where even k = 1 is too wide, it is shown all
         the same.
         """
@@ -115,12 +115,12 @@ class HeatMap:
         return np.clip(part, 0, 1)
 
     def predicted(self, title: str) -> tuple[int, ...]:
-        """Return the position of each picture's predicted class among the columns shown."""
+        """Return the position of each image's predicted class among the columns shown."""
         return tuple(self.columns.index(int(best)) for best in self.tables[title].argmax(axis=1))
 
     @property
     def truths(self) -> tuple[int | None, ...]:
-        """The position of each picture's true class among the columns shown, None where it is not known."""
+        """The position of each image's true class among the columns shown, None where it is not known."""
         known = [self.truth(row) for row in range(len(self.rows))]
         return tuple(None if target is None else self.columns.index(target) for target in known)
 
@@ -159,7 +159,7 @@ def _check_probabilities(title: str, table: np.ndarray, rows: Sequence[str]) -> 
 
 
 def to_csv(found: HeatMap) -> str:
-    """Return every probability as CSV (RFC 4180): a row per picture and model, a column per class.
+    """Return every probability as CSV (RFC 4180): a row per image and model, a column per class.
 
     The first columns are picture, model, true class (empty where it is not known) and predicted class. The
     classes are called as the models call them; a name that a spreadsheet would run as a formula starts with
@@ -189,7 +189,7 @@ def safe_cell(text: str) -> str:
 
 
 def names_for_people(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Return the class names as pages, pictures and terminals show them; files for programs keep their own.
+    """Return the class names as pages, figures and terminals show them; files for programs keep their own.
 
     A leading number such as "001." goes, underscores become spaces. Where that would leave a name empty or
     make two classes look the same, all keep the names that they have.

@@ -26,14 +26,14 @@ from finetune.figures.canvas import (
 from finetune.figures.heat_map import cell_text
 from finetune.images.preprocess import resize
 
-NAME_LIMIT, COLUMN_LIMIT = 44, 60  # characters of a picture's and of a class's name
-ONE_LINE = 24  # characters of a turned class name from which on it is told where the pointer rests as well
+NAME_LIMIT, COLUMN_LIMIT = 44, 60  # characters of an image's and of a class's name
+ONE_LINE = 24  # characters of a turned class name from which on a tooltip shows it as well
 UPRIGHT, FEW = 6, 4  # names up to so long are not turned; of so few columns they may be twice as long
 WIDE = 10  # columns of a model from which on its name stands at their left, where it is in sight
 DENSE = 16  # columns of all models together from which on cells shrink
 THUMBNAIL = 96  # px; shown at half of that, so that it stays sharp on a phone
 JOINERS = "\u200c\u200d"  # letters of Persian, Hindi and emoji depend on them
-LEVELS = 40  # steps of the scale beside nought
+LEVELS = 40  # steps of the scale beside zero
 NIGHT = ("#17222e", "#17395a", "#1a5a94", "#2f83c9", "#74b6ea", "#b7dcf7", "#e3f2fd")
 NIGHT_INK, NIGHT_PAPER, NIGHT_MUTED, NIGHT_TRUTH = "#e8eef4", "#0e141b", "#9fb0c0", "#ff8a3d"
 
@@ -94,7 +94,7 @@ def _region(found: HeatMap) -> str:
 
 
 def _caption(found: HeatMap) -> str:
-    size = f"{count_text(len(found.rows), 'picture')}, {count_text(len(found.tables), 'model')}"
+    size = f"{count_text(len(found.rows), 'image')}, {count_text(len(found.tables), 'model')}"
     swatches = "".join(f'<i class="h{level}"></i>' for level in range(0, LEVELS + 1, 4))
     legend = f'<span class="s">0&nbsp;<span class="w" aria-hidden="true">{swatches}</span>&nbsp;1</span>'
     if found.targets is not None:
@@ -124,7 +124,7 @@ def _head(found: HeatMap) -> str:
             f'<th scope="col"{_class(classes)}{_tooltip(name, ONE_LINE)}>'
             f'<span class="{kind}">{_name(short[column])}</span></th>'
         )
-    first = '<th scope="col" rowspan="2" class="n"><div>Picture</div></th>'
+    first = '<th scope="col" rowspan="2" class="n"><div>Image</div></th>'
     return f"<tr>{first}{models}</tr>\n<tr>{''.join(columns) * len(found.tables)}</tr>"
 
 
@@ -270,7 +270,7 @@ width:6.25rem}.crl-heat thead .m{left:7rem;max-width:calc(100cqi - 7.75rem)}
 .crl-heat thead .g{text-align:left}.crl-heat thead tr+tr .g{text-align:center}
 .crl-heat td{min-width:2.55rem;padding:0}.crl-heat td b{font-size:.8125rem}}
 """
-_LAST = ".crl-heat td.z{color:var(--muted)}"  # a nought's grey goes before the ink of its step
+_LAST = ".crl-heat td.z{color:var(--muted)}"  # a zero's grey goes before the ink of its step
 
 # Said three times, the class outweighs what a page that the table is put into says of every table.
 _INSIDE = (_RULES + _CELLS + _LAST).replace("\n", "").replace(".crl-heat ", ".crl-heat.crl-heat.crl-heat ")

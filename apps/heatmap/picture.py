@@ -1,4 +1,4 @@
-"""The heat map as a PNG, and pixels as the bytes of a picture file, for all programs."""
+"""The heat map as a PNG, and pixels as the bytes of an image file, for all programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_ROWS, MAX_CELLS = 400, 12_000  # what viewers still open, and a few seconds 
 
 
 def fits_png(found: HeatMap) -> bool:
-    """Return whether a picture can show the heat map."""
+    """Return whether a PNG can show the heat map."""
     cells = len(found.rows) * len(found.column_names) * len(found.tables)
     return len(found.rows) <= MAX_ROWS and cells <= MAX_CELLS
 
@@ -28,15 +28,15 @@ def fits_png(found: HeatMap) -> bool:
 def draw_png(found: HeatMap, out: Path, *, title: str = "") -> Path:
     """Draw a heat map per model side by side, with one 0-1 scale, and write the PNG `out`.
 
-    The crop that the network saw stands beside the picture's name. `title` replaces the usual one.
+    The crop that the network saw stands beside the image's name. `title` replaces the usual one.
 
-    Raises UsageError for more pictures than a picture can show, naming the other formats.
+    Raises UsageError for more images than a PNG can show, naming the other formats.
     """
     count, columns = len(found.rows), found.column_names
     if not fits_png(found):
         raise UsageError(
-            f"a PNG cannot show {count:,} pictures by {len(columns)} columns of {len(found.tables)} models: "
-            "give fewer pictures, or write .html or .csv"
+            f"a PNG cannot show {count:,} images by {len(columns)} columns of {len(found.tables)} models: "
+            "give fewer images, or write .html or .csv"
         )
     known = found.targets is not None
     marks = MARKS.format(true="true class", predicted="predicted class")
@@ -46,7 +46,7 @@ def draw_png(found: HeatMap, out: Path, *, title: str = "") -> Path:
         subtitle += "the most probable" + (" and the true ones" if known else " ones")
     return draw_heat_map_figure(
         out,
-        title=title or f"Softmax probabilities: {canvas.count_text(count, 'picture')}",
+        title=title or f"Softmax probabilities: {canvas.count_text(count, 'image')}",
         subtitle=subtitle,
         panels=[Panel(name, found.shown(name), found.predicted(name)) for name in found.tables],
         columns=short_names(columns, NAME_LIMIT),
@@ -66,11 +66,11 @@ def _row_labels(found: HeatMap) -> RowLabels:
         if crop is not None:
             axes.imshow(crop, interpolation="antialiased")
 
-    return RowLabels("picture", found.rows, notes, draw if found.thumbnails is not None else None)
+    return RowLabels("image", found.rows, notes, draw if found.thumbnails is not None else None)
 
 
 def encode_image(image: np.ndarray, kind: str = ".png", quality: int | None = None) -> bytes:
-    """Return uint8 (H, W, 3) RGB pixels as a picture file: exact as .png, smaller as .jpg.
+    """Return uint8 (H, W, 3) RGB pixels as an image file: exact as .png, smaller as .jpg.
 
     `quality` (0-100) is a .jpg's, None for OpenCV's own. Raises ValueError where OpenCV cannot write it.
 
@@ -80,5 +80,5 @@ def encode_image(image: np.ndarray, kind: str = ".png", quality: int | None = No
     options = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
     made, data = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), options)
     if not made:
-        raise ValueError(f"the picture of shape {image.shape} could not be written as {kind}")
+        raise ValueError(f"the image of shape {image.shape} could not be written as {kind}")
     return bytes(data.tobytes())

@@ -1,1 +1,1 @@
-"""Pictures, folders and videos shown to exported models."""
+"""Exported models run on images, folders and videos."""

@@ -1,4 +1,4 @@
-"""From the words of a command line to the pictures and videos they name, and from a video to its frames."""
+"""From the words of a command line to the images and videos they name, and from a video to its frames."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PICTURE_SUFFIXES = frozenset(
 ) | {".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
 CONTAINERS = "MP4, MOV, AVI, MKV, WebM"
-LATEST_END = 1.0  # seconds, or a twentieth of the whole: sound often lasts a little longer than the pictures
+LATEST_END = 1.0  # seconds, or a twentieth of the whole: sound often lasts a little longer than the images
 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to look at: a picture file, a video file, or a place where nothing was found.
+    """One thing to look at: an image file, a video file, or a place where nothing was found.
 
     Args:
         path: as given, or as found in the folder or by the pattern that was given.
@@ -51,12 +51,12 @@ class Found:
 
 
 def find_sources(words: Iterable[str], *, recursive: bool = True) -> Found:
-    """Return the pictures and videos that `words` name: files, folders and patterns, in the order given.
+    """Return the images and videos that `words` name: files, folders and patterns, in the order given.
 
-    A file is taken whatever its name. In a folder only names with a picture's ending count, in natural order
+    A file is taken whatever its name. In a folder only names with an image's ending count, in natural order
     (2.jpg before 10.jpg), files before subfolders; subfolders are entered when `recursive`, each once, also
     through links; hidden names (a leading dot) are passed over, and videos are counted in a notice. A pattern
-    (`*`, `?`, `[a-z]`, `**`) is tried where no file has that very name; it finds pictures and videos, and
+    (`*`, `?`, `[a-z]`, `**`) is tried where no file has that very name; it finds images and videos, and
     other files where it spells out their ending. A word that names nothing becomes a source that says so.
     """
     sources: list[Source] = []
@@ -67,7 +67,7 @@ def find_sources(words: Iterable[str], *, recursive: bool = True) -> Found:
 
 
 def source_of(path: str) -> Source:
-    """Return the picture or video at a path, or the reason why there is none; patterns are not tried."""
+    """Return the image or video at a path, or the reason why there is none; patterns are not tried."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116  (Path("") would be the current folder)
     except (OSError, ValueError) as error:
@@ -77,7 +77,7 @@ def source_of(path: str) -> Source:
     if not stat.S_ISREG(mode):
         return Source(path, "nothing", "is a device, pipe or socket, not a file")
     suffix = Path(path).suffix.lower()
-    if suffix in PICTURE_SUFFIXES:  # spares opening every picture twice
+    if suffix in PICTURE_SUFFIXES:  # spares opening every image twice
         return Source(path)
     named_so = suffix in VIDEO_SUFFIXES and os.stat(path).st_size > 0  # noqa: PTH116
     return Source(path, "video" if named_so or is_video(path) else "picture")
@@ -116,7 +116,7 @@ def is_video(file: str | Path) -> bool:
             start = stream.read(12)
     except OSError:
         return False
-    if start[4:8] == b"ftyp":  # pictures use the same box: AVIF, HEIC
+    if start[4:8] == b"ftyp":  # images use the same box: AVIF, HEIC
         return start[8:12] not in (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")
     old_quicktime = start[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
     return old_quicktime or start[:4] == b"\x1aE\xdf\xa3" or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
@@ -132,7 +132,7 @@ def _from_word(word: str, recursive: bool, notices: list[str]) -> Sequence[Sourc
 
 def _why_missing(word: str, error: OSError | ValueError) -> str:
     if "://" in word:
-        return "addresses are not fetched; download the picture first"
+        return "addresses are not fetched; download the image first"
     if isinstance(error, FileNotFoundError):
         return "there is no such file or folder"
     return f"cannot be opened: {error.strerror if isinstance(error, OSError) else error}"
@@ -148,7 +148,7 @@ def _from_pattern(pattern: str, recursive: bool, notices: list[str]) -> Sequence
             sources += [] if "**" in pattern else _from_folder(match, recursive, notices)
         elif suffix.lower() in known or (suffix and pattern.endswith(suffix)):
             sources += _from_word(match, recursive, notices)
-    return sources or [Source(pattern, "nothing", "the pattern matches no picture and no video")]
+    return sources or [Source(pattern, "nothing", "the pattern matches no image and no video")]
 
 
 def _from_folder(folder: str, recursive: bool, notices: list[str]) -> Sequence[Source]:
@@ -166,7 +166,7 @@ def _from_folder(folder: str, recursive: bool, notices: list[str]) -> Sequence[S
         told = f"{count_text(videos, 'video')} in it {verb} not looked at"
         notices.append(f"{folder}: {told}; name {'it' if videos == 1 else 'them'}, or give a pattern")
     if not sources and not broken:
-        return [Source(folder, "nothing", "the folder holds no picture")]
+        return [Source(folder, "nothing", "the folder holds no image")]
     return sources + broken
 
 

@@ -1,7 +1,7 @@
-"""Pictures decoded and made ready by threads that run ahead of whoever looks at them, in the order given.
+"""Images decoded and made ready by threads that run ahead of whoever looks at them, in the order given.
 
-What waits is what `work` made of a picture (a few small crops), never the picture itself: at most one large
-picture per thread is held at a time, however long the list or the video is.
+What waits is what `work` made of an image (a few small crops), never the image itself: at most one large
+image per thread is held at a time, however long the list or the video is.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ DESCRIBED = {bytes: "uploaded bytes", np.ndarray: "pixels"}
 
 @dataclass(frozen=True)
 class Seen(Generic[T]):
-    """What came of one picture, or of one frame of a video.
+    """What came of one image, or of one frame of a video.
 
     Args:
         index: place of its source in the list, from 0.
         path: of the source; what it is where it has none.
-        value: what `work` returned; None for a picture that cannot be used.
+        value: what `work` returned; None for an image that cannot be used.
         reason: why it cannot be used; empty otherwise.
         time: of a frame, in seconds.
-        notices: what the decoder has to say about a picture that it could read.
+        notices: what the decoder has to say about an image that it could read.
     """
 
     index: int
@@ -57,7 +57,7 @@ def stream_pictures(
     ahead: int,
     fps: float = 1.0,
 ) -> Generator[Seen[T], None, None]:
-    """Yield what `work` makes of every picture, uint8 (H, W, 3) RGB, in the order of `pictures`.
+    """Yield what `work` makes of every image, uint8 (H, W, 3) RGB, in the order of `pictures`.
 
     Args:
         pictures: sources, files, the bytes of files, or pixels.
@@ -66,7 +66,7 @@ def stream_pictures(
         ahead: results that may wait.
         fps: frames of a video to look at, per second of it.
 
-    A picture that cannot be decoded, or that `work` refuses with a DataError, is yielded with its reason; any
+    An image that cannot be decoded, or that `work` refuses with a DataError, is yielded with its reason; any
     other error of `work` ends the stream. A video yields its frames, then a reason where it is damaged.
     Closing the stream ends its threads. OpenCV's own threads rest meanwhile: they would fight with these.
     """
@@ -97,7 +97,7 @@ class _Lane(Generic[T]):
         self._stopped = threading.Event()
 
     def feed(self, pictures: Iterator[Picture]) -> None:
-        """Hand every picture to the threads; an error of the list itself reaches the reader."""
+        """Hand every image to the threads; an error of the list itself reaches the reader."""
         try:
             for index, picture in enumerate(pictures):
                 self._feed_one(index, _named(picture))

@@ -1,4 +1,4 @@
-"""What models say of pictures: one answer per picture, face and model, made as the pictures stream by."""
+"""Models' predictions: one per image, face and model, made as the images stream by."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agecls.faces.alignment import Face
     from apps.runtime.session import OnnxClassifier
 
-MOST_WORKERS = 16  # each may hold a picture of 50 megapixels
+MOST_WORKERS = 16  # each may hold an image of 50 megapixels
 Waiting = tuple[Seen[tuple["View", ...]], "View | None"]
 
 
@@ -29,26 +29,26 @@ class FindsFaces(Protocol):
     """A face detector, as `agecls.faces.detector.FaceDetector` is; several threads call it at once."""
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Return the faces of a picture, uint8 (H, W, 3) RGB, the largest first."""
+        """Return the faces of an image, uint8 (H, W, 3) RGB, the largest first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What one model says of one picture or face; or, once per picture, why none was asked.
+    """What one model predicts for one image or face; or, once per image, why none was run.
 
     Args:
-        index: place of the picture in the list, from 0.
-        path: of the picture or video.
-        status: ok; bad (the picture cannot be used); no face (none was found where faces were looked for).
+        index: place of the image in the list, from 0.
+        path: of the image or video.
+        status: ok; bad (the image cannot be used); no face (none was found where faces were looked for).
         reason: why it is bad; empty otherwise.
         time: of a video's frame, in seconds.
-        face_number: of the face in its picture, from 1, the largest first; None for a whole picture.
+        face_number: of the face in its image, from 1, the largest first; None for a whole image.
         face: where it is.
         model: place of the model in the list; None unless the status is ok.
         class_names: the model's K classes.
         probs: of the classes, float64 (K,); several test crops are averaged.
         crop: the pixels that the network saw, uint8 (S, S, 3): the central ones.
-        notices: what the decoder has to say about a picture that it could read.
+        notices: what the decoder has to say about an image that it could read.
     """
 
     index: int
@@ -79,12 +79,12 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the models that look at it see of a picture: the whole of it, or one face.
+    """What the models that look at it see of an image: the whole of it, or one face.
 
     Args:
         crops: the test crops, uint8 (n, S, S, 3), the central one first, by the model's place in the list;
             models that prepare alike share them.
-        number: of the face in its picture; None for the whole picture.
+        number: of the face in its image; None for the whole image.
         face: where the face is.
     """
 
@@ -94,12 +94,12 @@ class View:
 
 
 class ViewCutter:
-    """Cuts out and prepares what each of several models is to see of a picture; any thread may call it.
+    """Cuts out and prepares what each of several models is to see of an image; any thread may call it.
 
     Args:
         models: the models, each with its own preprocessing and face crop.
-        detector: finds faces for the models that expect one; None shows every model the whole picture.
-        test_crops: the views of a picture, as `crops_asked` takes it.
+        detector: finds faces for the models that expect one; None shows every model the whole image.
+        test_crops: the views of an image, as `crops_asked` takes it.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ViewCutter:
         self._crops = [None if crop is None else FaceCrop.from_dict(crop) for crop in crops]
 
     def __call__(self, image: np.ndarray) -> tuple[View, ...]:
-        """Return the views of a picture, uint8 (H, W, 3): the whole one where a model sees that, then faces.
+        """Return the views of an image, uint8 (H, W, 3): the whole one where a model sees that, then faces.
 
         Empty where every model expects a face and there is none.
         """
@@ -129,7 +129,7 @@ class ViewCutter:
         return tuple(found)
 
     def waiting(self, seen: Seen[tuple[View, ...]]) -> list[Waiting]:
-        """Return the views of a picture, and None after them where it is bad or lacks the face expected."""
+        """Return the views of an image, and None after them where it is bad or lacks the face expected."""
         found = seen.value or ()
         expects_face = any(crop is not None for crop in self._crops)
         lacking = bool(seen.reason) or (expects_face and not any(view.face for view in found))
@@ -175,27 +175,27 @@ def predict_pictures(
     workers: int = 0,
     at_once: int = 2,
 ) -> Generator[Answer, None, None]:
-    """Yield what every model says of every picture, in the order of `pictures`, then faces, then models.
+    """Yield what every model says of every image, in the order of `pictures`, then faces, then models.
 
-    Each picture is decoded once, by threads that run ahead of the models, and never more than a few are held.
+    Each image is decoded once, by threads that run ahead of the models, and never more than a few are held.
 
     Args:
         models: one or more; their classes and preprocessing may differ.
         pictures: files, sources of `apps.predict.inputs`, the bytes of files, or RGB pixels, uint8
             (H, W, 3).
-        batch_size: crops that a model is shown at once, across pictures; at least those of one picture.
-        detector: finds the faces for the models that expect them; None shows the whole pictures.
+        batch_size: crops that a model is shown at once, across images; at least those of one image.
+        detector: finds the faces for the models that expect them; None shows the whole images.
         fps: frames of a video to look at, per second of it.
-        test_crops: center, flip or ten views of each picture, averaged; run: what each model's scores were
+        test_crops: center, flip or ten views of each image, averaged; run: what each model's scores were
             measured with.
         workers: threads that decode; 0 is one for every core, at most 16.
         at_once: batches in the models at the same time; one alone leaves cores idle between its steps.
 
-    A picture that cannot be used, or has no face, gives one answer with that status instead.
+    An image that cannot be used, or has no face, gives one answer with that status instead.
     """
     cutter = ViewCutter(models, detector, test_crops)
     most = max(TEST_CROPS[crops] for crops in crops_asked(models, test_crops))
-    batch_size = max(1, batch_size // most)  # pictures from here on
+    batch_size = max(1, batch_size // most)  # images from here on
     threads = workers or min(MOST_WORKERS, core_count())
     ahead = 2 * max(batch_size * at_once, threads)
     stream = stream_pictures(pictures, cutter, workers=threads, ahead=ahead, fps=fps)
@@ -218,7 +218,7 @@ def predict_pictures(
 
 
 def _enough(waiting: Sequence[Waiting], batch_size: int) -> bool:
-    """Tell whether a batch is together, or so many bad pictures that they should be told."""
+    """Return whether a batch is together, or so many unreadable images that they should be reported."""
     return sum(view is not None for _, view in waiting) >= batch_size or len(waiting) > 4 * batch_size
 
 

@@ -1,4 +1,4 @@
-"""`crl predict`: pictures, folders, patterns and videos shown to exported models; a row for every answer."""
+"""`crl predict`: exported models run on images, folders, patterns and videos; a row for every prediction."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
 EXAMPLE = "for example: crl predict model.onnx photos/ --out answers.csv"
 MOST_AT_ONCE = 4
-BEST = 5  # of an answer's classes that are told where there are many look-alike ones
+BEST = 5  # of a prediction's classes that are shown where there are many
 HEAT_MAP_SUFFIXES = (".png", ".html", ".csv")
 
 
 def predict_paths(words: list[str], config: PredictConfig) -> dict[str, Any]:
-    """Show what `words` name to the models they begin with, write and tell the answers, and return a summary.
+    """Run the models that `words` begin with; write and print the predictions, and return a summary.
 
     `words` are one .onnx file or more, then files, folders, patterns and videos, or "-" for a list of them on
     the standard input.
 
     Raises UsageError for words or options that cannot be right, ModelFileError for a model that must not be
-    used (or has other classes, where one table is asked for), before any picture is read. When everything is
-    written: DataError where pictures could not be used, InterruptedRunError after Ctrl-C; both carry the
+    used (or has other classes, where one table is asked for), before any image is read. When everything is
+    written: DataError where images could not be used, InterruptedRunError after Ctrl-C; both carry the
     summary as `result`.
     """
     model_words, picture_words = split_words(words)
@@ -83,16 +83,16 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     models, pictures = list(words[:first]), list(words[first:])
     late = [word for word in pictures if _is_model(word)]
     if late:
-        raise UsageError(f"{late[0]} stands behind a picture; models come first, {EXAMPLE}")
+        raise UsageError(f"{late[0]} stands behind an image; models come first, {EXAMPLE}")
     if not models:
         raise UsageError(f"no model is named: the first words must end in .onnx, {EXAMPLE}")
     if not pictures:
-        raise UsageError(f"no picture is named: give files, folders, patterns, videos or -, {EXAMPLE}")
+        raise UsageError(f"no image is named: give files, folders, patterns, videos or -, {EXAMPLE}")
     return models, pictures
 
 
 def share_threads(threads: int) -> tuple[int, int]:
-    """Return how many batches run at once on a processor, and the threads of each.
+    """Return how many batches run at once on a CPU, and the threads of each.
 
     Threads that share a batch wait for each other at every layer; threads with a batch each do not.
 
@@ -132,7 +132,7 @@ def _with_lists(words: Sequence[str]) -> list[str]:
         say("paths, one a line; Ctrl-D ends the list")
     listed = read_list(sys.stdin.buffer)
     if not listed and set(words) == {"-"}:
-        raise UsageError("the list on the standard input names no picture: one path a line")
+        raise UsageError("the list on the standard input names no image: one path a line")
     place = words.index("-")
     return [*words[:place], *listed, *(word for word in words[place + 1 :] if word != "-")]
 
@@ -151,7 +151,7 @@ class GivenBox:
     """Stands in for a face detector where a person has said where the face is.
 
     Args:
-        box: x, y, width and height in px of the upright picture; it may reach over the picture's edges.
+        box: x, y, width and height in px of the upright image; it may reach over the image's edges.
     """
 
     box: tuple[float, float, float, float]
@@ -173,7 +173,7 @@ class GivenBox:
         return cls((x, y, width, height))
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Return the face, none where its box lies outside the picture, uint8 (H, W, 3)."""
+        """Return the face, none where its box lies outside the image, uint8 (H, W, 3)."""
         from agecls.faces.alignment import Face
 
         x, y, width, height = self.box
@@ -198,7 +198,7 @@ class ThreadDetectors:
         self.name = first.name
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Return the faces of a picture, uint8 (H, W, 3) RGB, the largest first."""
+        """Return the faces of an image, uint8 (H, W, 3) RGB, the largest first."""
         detector = getattr(self._own, "detector", None) or self._build()
         if detector is None:
             raise ResourceError("the face detector's file is gone")
@@ -271,7 +271,7 @@ class _Sinks:
         if self.looks is not None:
             how = f" ({', '.join(sorted(self.looks.methods))})" if self.looks.methods else ""
             say(
-                f"where the models looked{how}: {count_text(self.looks.count, 'picture')} in "
+                f"where the models looked{how}: {count_text(self.looks.count, 'image')} in "
                 f"{on_one_line(str(self.looks.folder))}"
             )
 
@@ -306,7 +306,7 @@ def _run(
         stop = stack.enter_context(StopRequest())
         takers = [tally.add, *sinks.opened(stack)]
         stack.enter_context(closing(answers))
-        bar = stack.enter_context(progress(total, "looking", unit="pictures"))
+        bar = stack.enter_context(progress(total, "looking", unit="images"))
         try:
             for answer in answers:
                 for take in takers:
@@ -326,4 +326,4 @@ def _run(
 def _interrupted(tally: Tally, total: int, out: Path | None, signal_name: str) -> InterruptedRunError:
     kept = "" if out is None else f"; its {count_text(tally.rows, 'row')} are in {out}"
     seen = min(tally.begun, total)
-    return InterruptedRunError(f"stopped by {signal_name} in picture {seen:,} of {total:,}{kept}")
+    return InterruptedRunError(f"stopped by {signal_name} in image {seen:,} of {total:,}{kept}")

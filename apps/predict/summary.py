@@ -25,8 +25,8 @@ class Tally:
     """What was seen so far, and since when.
 
     Args:
-        rows: answers, and pictures without one.
-        pictures: pictures and frames that could be looked at.
+        rows: answers, and images without one.
+        pictures: images and frames that could be looked at.
         faces: faces found in them.
         no_face: those in which none was found.
         bad: those that could not be used, as (path, reason).
@@ -48,7 +48,7 @@ class Tally:
     _face: tuple[object, ...] = ()
 
     def add(self, answer: Answer) -> None:
-        """Count one answer; those to the same picture or face come one after the other."""
+        """Count one answer; those to the same image or face come one after the other."""
         self.rows += 1
         self.begun = answer.index + 1
         self.notices.update(dict.fromkeys(answer.notices))
@@ -73,7 +73,7 @@ class Tally:
         lines = [on_one_line(notice) for notice in (*notices, *self.notices)]
         if lines:
             say(f"{count_text(len(lines), 'notice')}:\n{listing(lines)}")
-        parts = [f"{count_text(self.pictures, 'picture')} in {self.seconds:.1f} s"]
+        parts = [f"{count_text(self.pictures, 'image')} in {self.seconds:.1f} s"]
         parts += [f"{self.pictures / self.seconds:.4g} a second", count_text(self.rows, "row")]
         parts += [count_text(self.faces, "face")] if self.faces else []
         parts += [f"{self.no_face:,} without a face"] if self.no_face else []
@@ -87,7 +87,7 @@ class Tally:
         lines = [on_one_line(f"{path}: {reason}") for path, reason in self.bad]
         return DataError(
             f"{len(self.bad):,} of {total:,} could not be used:\n{listing(lines)}\n"
-            "Everything else was answered; mend these or leave them out."
+            "Everything else was classified; fix these or leave them out."
         )
 
     def summary(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def say_plan(
     """Say what will be looked at, by which models, where they run, and how faces are dealt with."""
     videos = sum(source.kind == "video" for source in found.sources)
     missing = sum(source.kind == "nothing" for source in found.sources)
-    parts = [count_text(len(found.sources) - videos - missing, "picture")]
+    parts = [count_text(len(found.sources) - videos - missing, "image")]
     parts += [f"{count_text(videos, 'video')} ({config.fps:g} a second)"] if videos else []
     parts += [f"{missing:,} not found"] if missing else []
     say(f"{', '.join(parts)}; {count_text(len(models), 'model')}: {', '.join(titles)}")
@@ -140,19 +140,19 @@ def say_plan(
         told = (
             asked[0] if len(set(asked)) == 1 else ", ".join(f"{crops} for {title}" for title, crops in each)
         )
-        say(f"averaged over several views of a picture (test crops: {told}); --test_crops center shows one")
+        say(f"averaged over several views of an image (test crops: {told}); --test_crops center shows one")
     drawn = {
         title: model for title, model in zip(titles, models, strict=True) if is_for_drawings(model.facts)
     }
     if drawn:
         ages = any(model.facts.task == "age" for model in drawn.values())
-        what, drawings = ("real faces", "look-alike faces") if ages else ("photographs", "pictures")
-        say(f"not for {what}: {', '.join(drawn)} learned from drawn {drawings} alone")
+        what, drawings = ("real faces", "faces") if ages else ("photographs", "images")
+        say(f"not for {what}: {', '.join(drawn)} learned from synthetic {drawings} alone")
     boxed = [title for title, model in zip(titles, models, strict=True) if learned_from_boxes(model.facts)]
     if boxed:
-        say(f"crop the pictures to their objects: {', '.join(boxed)} learned from pictures cut to them")
+        say(f"crop the images to their objects: {', '.join(boxed)} learned from images cut to them")
     expecting = any(model.facts.crop is not None for model in models)
     if detector is not None:
-        say(f"faces: {detector}" if expecting else "no model expects a face: they are shown whole pictures")
+        say(f"faces: {detector}" if expecting else "no model expects a face: they are shown whole images")
     elif expecting:
-        say("the pictures are taken for cropped faces; --faces finds the faces in photographs and crops them")
+        say("the images are taken for cropped faces; --faces finds the faces in photographs and crops them")

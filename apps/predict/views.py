@@ -1,4 +1,4 @@
-"""Answers for people: the table on the terminal, the heat map of the first rows, and where a model looked."""
+"""Predictions to read: the table on the terminal, the heat map of the first rows, and evidence maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from apps.runtime.session import OnnxClassifier
 
 TABLE_ROWS = 40
-RANKED_ANSWERS = 12  # up to so many answers are told with their best classes below each other
+RANKED_ANSWERS = 12  # up to so many predictions are shown with their best classes below each other
 HEAT_MAP_ROWS = 64
 NAME_WIDTH = 48
 
@@ -36,7 +36,7 @@ class TerminalTable:
 
     Args:
         titles: what each model is called; a single one needs no column.
-        best: how many classes of an answer are told while there are few answers; 2 makes it a row each.
+        best: how many classes of a prediction are shown while there are few; 2 makes it a row each.
     """
 
     def __init__(self, titles: Sequence[str], best: int = 2) -> None:
@@ -73,7 +73,7 @@ class TerminalTable:
         return self._asked(answer) | classes | _note(answer)
 
     def _ranks(self, answer: Answer) -> list[dict[str, object]]:
-        """Return a row for each of an answer's best classes; only the first names the picture."""
+        """Return a row for each of an answer's best classes; only the first names the image."""
         asked, note, rows = self._asked(answer), _note(answer), []
         for rank, (name, share) in enumerate(best_classes(answer, self._best) or [("", "")], 1):
             row = asked | {"rank": str(rank) if name else "", "class": name, "p": share} | note
@@ -82,7 +82,7 @@ class TerminalTable:
 
     def _asked(self, answer: Answer) -> dict[str, object]:
         return {
-            "picture": shortened(answer.path),
+            "image": shortened(answer.path),
             "time": "" if answer.time is None else f"{answer.time:.2f} s",
             "face": "" if answer.face_number is None else str(answer.face_number),
             "model": "" if answer.model is None or len(self._titles) == 1 else self._titles[answer.model],
@@ -114,7 +114,7 @@ def shortened(path: str) -> str:
 
 
 class HeatMapRows:
-    """The probabilities of the first pictures, for one heat map of all models.
+    """The probabilities of the first images, for one heat map of all models.
 
     Args:
         titles: what each model is called.
@@ -138,7 +138,7 @@ class HeatMapRows:
     def write(self, file: Path) -> str:
         """Write the heat map and return a sentence on it; the name's ending chooses png, html or csv.
 
-        Nothing is written where no picture was answered by every model.
+        Nothing is written where no image was answered by every model.
         """
         from apps.heatmap.heatmap import to_csv
         from apps.heatmap.html import to_html_page
@@ -146,7 +146,7 @@ class HeatMapRows:
 
         rows = [answers for answers in self._rows.values() if len(answers) == len(self._titles)]
         if not rows:
-            return "heat map: none, for no picture was answered by every model"
+            return "heat map: none, for no image was answered by every model"
         found, whole = self._heat_map(rows), len(rows)
         while file.suffix.lower() == ".png" and not fits_png(found):
             rows = rows[: len(rows) // 2]
@@ -196,14 +196,14 @@ def _row_names(answers: Sequence[Answer]) -> list[str]:
 
 
 class LookFolder:
-    """A folder of PNG pictures that show where each model looked.
+    """A folder of PNG figures that show where each model looked.
 
     Args:
         folder: made when it is missing.
         models: the models.
         titles: what each is called.
 
-    Raises UsageError where the folder holds anything: old pictures among new ones would mislead.
+    Raises UsageError where the folder holds anything: old figures among new ones would mislead.
     """
 
     def __init__(self, folder: Path, models: Sequence[OnnxClassifier], titles: Sequence[str]) -> None:
@@ -217,7 +217,7 @@ class LookFolder:
         self._names: set[str] = set()
 
     def add(self, answer: Answer) -> None:
-        """Write the picture of one answer: the crop, and over it where the model looked for its class."""
+        """Write the figure of one prediction: the crop, and over it where the model looked for its class."""
         from apps.runtime.occlusion import explain_onnx
         from finetune.figures.evidence import enlarged, overlay
 

@@ -96,7 +96,7 @@ def shares(answer: Answer) -> list[float]:
 
 
 def face_cells(answer: Answer) -> dict[str, Any]:
-    """Return the cells that tell where a face is, in pixels of the picture; empty for a whole picture."""
+    """Return the cells that say where a face is, in pixels of the image; empty for a whole image."""
     if answer.face is None:
         return {}
     box = [round(float(value), 1) for value in answer.face.box]
@@ -128,7 +128,7 @@ def open_predictions(file: Path, layout: Layout) -> Iterator[Write]:
     an object per row, with the probabilities by class under `probs`. Parquet names the models with their
     SHA-256 in the metadata entry `crl_toolkit.models`. Missing folders are made.
 
-    Raises ResourceError where the file cannot be written; a former file stays as it was then.
+    Raises ResourceError where the file cannot be written; a previous file stays as it was then.
     """
     writers = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}
     try:

@@ -1,4 +1,4 @@
-"""Pictures of any kind -> batches of what the network sees, decoded and resized ahead of the network."""
+"""Images of any kind -> batches of what the network sees, decoded and resized ahead of the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune.images.preprocess import PreprocessSpec, prepare, prepared_size, t
 T = TypeVar("T")
 Picture = np.ndarray | Path | str | bytes | OpenedImage
 
-# A picture is decoded in a few milliseconds: more threads would wait for each other or for the network.
+# An image is decoded in a few milliseconds: more threads would wait for each other or for the network.
 DECODERS = 4
 
 
@@ -33,7 +33,7 @@ _HINTS: tuple[tuple[Callable[[np.ndarray], bool], str], ...] = (
 
 
 def check_picture(image: np.ndarray, spec: PreprocessSpec) -> None:
-    """Raise UsageError for what is no picture, DataError for one whose resizing would fill the memory.
+    """Raise UsageError for what is no image, DataError for one whose resizing would fill the memory.
 
     A strip of 8 x 6,000,000 px is small until its short side is scaled to 256 px.
     """
@@ -43,11 +43,11 @@ def check_picture(image: np.ndarray, spec: PreprocessSpec) -> None:
     height, width = prepared_size(image.shape[0], image.shape[1], spec)
     if height * width > MAX_PIXELS:
         told = f"{image.shape[1]} x {image.shape[0]} pixels would become {width} x {height}"
-        raise DataError(f"the picture is too long and narrow: {told}; cut it first")
+        raise DataError(f"the image is too long and narrow: {told}; cut it first")
 
 
 def views(picture: Picture, spec: PreprocessSpec, crops: str = "center") -> np.ndarray:
-    """Return the test crops of one picture, uint8 (crops, S, S, 3).
+    """Return the test crops of one image, uint8 (crops, S, S, 3).
 
     Raises BadImageError for a file that cannot be decoded, and what `check_picture` raises.
     """
@@ -94,9 +94,9 @@ def one_or_many(images: Picture | Sequence[Picture]) -> Sequence[Picture]:
 
 
 def in_batches(pictures: Sequence[Picture], make: Callable[[Picture], T], at_once: int) -> Iterator[list[T]]:
-    """Yield what `make` returns for the pictures, `at_once` of them after another, in their order.
+    """Yield what `make` returns for the images, `at_once` of them after another, in their order.
 
-    While the network is busy with a batch, a few threads make the next one; a single picture or a single
+    While the network is busy with a batch, a few threads make the next one; a single image or a single
     core needs none. An error of `make` ends everything, and so does closing the iterator.
     """
     starts = range(0, len(pictures), at_once)
@@ -121,10 +121,10 @@ class CutPictures(Sequence[Picture]):
     """The part of each file inside its box, uint8 (H, W, 3) RGB; none is kept.
 
     Args:
-        files: the pictures' files.
+        files: the images' files.
         boxes: x1, y1, x2, y2 in px of each, (N, 4).
 
-    Opening one raises BadImageError, naming the file, for a picture that cannot be read or lacks its box.
+    Opening one raises BadImageError, naming the file, for an image that cannot be read or lacks its box.
     """
 
     def __init__(self, files: Sequence[Path], boxes: np.ndarray) -> None:
@@ -138,7 +138,7 @@ class CutPictures(Sequence[Picture]):
     @overload
     def __getitem__(self, place: slice) -> CutPictures: ...
     def __getitem__(self, place: int | slice) -> Picture | CutPictures:
-        """Return one opened picture, or a part of the sequence with none opened."""
+        """Return one opened image, or a part of the sequence with none opened."""
         if isinstance(place, slice):
             return CutPictures(self.files[place], self.boxes[place])
         return cut(decode_image(self.files[place]), self.boxes[place], str(self.files[place]))

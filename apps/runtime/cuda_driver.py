@@ -1,7 +1,7 @@
 """Whether NVIDIA's driver and CUDA's libraries can be used on this machine, by trying to load them.
 
-Trying them first keeps the runtime quiet: it tells of a missing library on the standard error and goes on
-with the processor.
+Trying them first keeps the runtime quiet: it reports a missing library on the standard error and goes on
+with the CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CUDNN = "libcudnn.so.9"
 
 @dataclass(frozen=True)
 class Problem:
-    """What stands in the way, and what mends it."""
+    """What stands in the way, and what fixes it."""
 
     what: str
     remedy: str
@@ -26,7 +26,7 @@ class Problem:
 
 
 def driver_problem(index: int = 0) -> Problem | None:
-    """Return why graphics card number `index` cannot be used, with the remedy; None where it can.
+    """Return why GPU number `index` cannot be used, with the remedy; None where it can.
 
     Only the driver is asked: that it loads, starts, and counts more than `index` cards.
     """
@@ -35,19 +35,17 @@ def driver_problem(index: int = 0) -> Problem | None:
     except OSError:
         return Problem(
             f"{DRIVER}, the NVIDIA driver's library, cannot be loaded",
-            "install the driver, or start the container with its graphics card (docker run --gpus all)",
+            "install the driver, or start the container with its GPU (docker run --gpus all)",
         )
     count = ctypes.c_int(0)
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status or not count.value:
         return Problem(
-            f"{DRIVER}, the NVIDIA driver's library, finds no graphics card (status {status})",
+            f"{DRIVER}, the NVIDIA driver's library, finds no GPU (status {status})",
             "nvidia-smi should list one, and CUDA_VISIBLE_DEVICES must not hide it",
         )
     if index >= count.value:
-        return Problem(
-            f"there is no graphics card {index}", f"the driver counts {count.value}, from cuda:0 on"
-        )
+        return Problem(f"there is no GPU {index}", f"the driver counts {count.value}, from cuda:0 on")
     return None
 
 
@@ -55,7 +53,7 @@ def library_problem(cuda_version: str) -> Problem | None:
     """Return which of CUDA's libraries cannot be loaded, with the remedy; None where all can.
 
     `cuda_version` is what the runtime was built for, such as "13.0". On Windows nothing is asked: there the
-    runtime finds its libraries by itself.
+    runtime finds its libraries unaided.
     """
     major = cuda_version.partition(".")[0]
     if sys.platform == "win32" or not major.isdigit():

@@ -1,4 +1,4 @@
-"""What a model's graph may do and how much memory it may ask for, told from the graph before it runs."""
+"""What a model's graph may do and how much memory it may ask for, read from the graph before it runs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ OPERATORS = frozenset(
     ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
     """.split()  # noqa: SIM905 (a column of 150 names helps nobody)
 )
-LARGEST_VALUE, LARGEST_SUM = 10**9, 8 * 10**9  # bytes, of a batch of one picture
+LARGEST_VALUE, LARGEST_SUM = 10**9, 8 * 10**9  # bytes, of a batch of one image
 BATCHES = (1, 64)  # the second shows what grows faster than the batch
-SMALL = 1024  # numbers: what tells a shape is shorter, and the longer ones need not be copied
+SMALL = 1024  # numbers: what gives a shape is shorter, and the longer ones need not be copied
 BYTES = {TensorProto.DOUBLE: 8, TensorProto.INT64: 8, TensorProto.UINT64: 8, TensorProto.COMPLEX64: 8}
 BYTES |= {TensorProto.COMPLEX128: 16, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2}
 BYTES |= {TensorProto.INT8: 1, TensorProto.UINT8: 1, TensorProto.BOOL: 1}
@@ -43,7 +43,7 @@ BYTES |= {TensorProto.INT8: 1, TensorProto.UINT8: 1, TensorProto.BOOL: 1}
 def check_graph(model: onnx.ModelProto) -> None:
     """Raise ModelFileError for operators that are not run, and for values that would fill the memory.
 
-    Every value's size must follow from the graph alone; for each picture of a batch no value may take more
+    Every value's size must follow from the graph alone; for each image of a batch no value may take more
     than 1 GB, and all of them together no more than 8 GB.
     """
     for node in model.graph.node:
@@ -71,12 +71,12 @@ def _check_memory(model: onnx.ModelProto, batch: int) -> None:
         if size > batch * LARGEST_VALUE or total > batch * LARGEST_SUM:
             least = f"{size / 1e9:.3g} GB for the value {name[:80]!r}"
             told = least if size > batch * LARGEST_VALUE else f"more than {total / 1e9:.3g} GB in all"
-            pictures = "one picture" if batch == 1 else f"{batch} pictures"
+            pictures = "one image" if batch == 1 else f"{batch} images"
             raise ModelFileError(f"asks for too much memory: {told}, to answer for {pictures}")
 
 
 def _sizes(model: onnx.ModelProto, batch: int) -> Iterator[tuple[str, int]]:
-    """Yield every tensor of the graph with the bytes it takes for a batch of this many pictures."""
+    """Yield every tensor of the graph with the bytes it takes for a batch of this many images."""
     for tensor in model.graph.initializer:
         yield tensor.name, _bytes(tensor.data_type, tensor.dims)
     try:
@@ -91,7 +91,7 @@ def _sizes(model: onnx.ModelProto, batch: int) -> Iterator[tuple[str, int]]:
             dims = [] if found is None else [dim.dim_value for dim in found.shape.dim]
             if found is None or not found.HasField("shape") or _has_unknown(found):
                 raise ModelFileError(
-                    f"the size of what its operator {node.op_type!r} gives ({name[:80]!r}) cannot be told "
+                    f"the size of what its operator {node.op_type!r} gives ({name[:80]!r}) cannot be known "
                     "before it runs"
                 )
             yield name, _bytes(found.elem_type, dims)

@@ -21,7 +21,7 @@ class Finding:
         name: what it is.
         status: ok; note (it works, and could be better); wrong (something fails, or will).
         found: what was found.
-        repair: what mends it: a command or a sentence; empty where nothing is to be done.
+        repair: the fix: a command or a sentence; empty where nothing is to be done.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Twins:
 
 
 def families() -> tuple[Twins, ...]:
-    """Return the families of twin packages; which ONNX Runtime is wanted depends on the machine."""
+    """Return the families of duplicate packages; which ONNX Runtime is wanted depends on the machine."""
     runtimes = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-directml", "onnxruntime-openvino")
     on_intel = platform.machine() in ("x86_64", "AMD64") and platform.system() in ("Linux", "Windows")
     wanted = runtimes[0] if on_intel else runtimes[1]
@@ -67,7 +67,7 @@ def installed_version(package: str) -> str | None:
 
 
 def find_twins() -> list[Finding]:
-    """Return what is wrong with twin packages, with the commands that mend it; [] where nothing is.
+    """Return what is wrong with duplicate packages, with the commands that fix it; [] where nothing is.
 
     Both packages of a pair write the same folder: the later one breaks the other, without a word.
     """
@@ -80,16 +80,16 @@ def find_twins() -> list[Finding]:
         what = f"{' and '.join(there)} {verb}" + ("" if len(there) > 1 else f" {family.packages[0]}")
         wanted = requirement(family.packages[0])
         mend = f'pip uninstall -y {" ".join(there)} && pip install "{wanted}"'
-        findings.append(Finding(f"twin packages: {family.name}", "wrong", what, mend))
+        findings.append(Finding(f"duplicate packages: {family.name}", "wrong", what, mend))
     return findings
 
 
 def refuse_twins() -> None:
-    """Raise ResourceError, with the commands that mend it, where twin packages are installed.
+    """Raise ResourceError, with the commands that fix it, where duplicate packages are installed.
 
     Takes a few milliseconds and imports nothing: to be called before the first of them is imported.
     """
-    lines = [f"{finding.found}. Mend it with:\n  {finding.repair}" for finding in find_twins()]
+    lines = [f"{finding.found}. Fix it with:\n  {finding.repair}" for finding in find_twins()]
     if lines:
         raise ResourceError("\n".join(lines))
 

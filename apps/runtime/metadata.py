@@ -51,7 +51,7 @@ class ModelFacts:
         task: "age" (ordered groups of faces) or "category".
         class_names: the K classes, in the order of the outputs.
         ordered: whether the order of the classes means something.
-        preprocess: how a decoded picture becomes the network's input.
+        preprocess: how a decoded image becomes the network's input.
         crop: `agecls.faces.crop.FaceCrop` as plain values, None where the model expects no face.
         test_crops: the views that the reported scores average over: center, flip or ten.
         precision: what the file computes in.
@@ -61,7 +61,7 @@ class ModelFacts:
         training: seed, epochs, batch size and the like.
         pretraining: kind, tag, licence and SHA-256 of the weights that training started from.
         metrics: scores on the test images, each with its n; empty where nothing was tested.
-        card: what the model card tells beyond the above: intended use, limits, scores per group.
+        card: what the model card reports beyond the above: intended use, limits, scores per group.
         parity: how the file was checked against the trained model, and how far apart they were.
         versions: of the packages that trained and exported it.
 
@@ -122,13 +122,13 @@ class ModelFacts:
 
 
 def is_for_drawings(facts: ModelFacts) -> bool:
-    """Return whether a model learned from drawn look-alikes: its answers mean nothing for photographs."""
+    """Return whether a model learned from synthetic images: its predictions mean nothing for photographs."""
     data = facts.card.get("data")
     return isinstance(data, Mapping) and data.get("kind") == "drawn"
 
 
 def learned_from_boxes(facts: ModelFacts) -> bool:
-    """Return whether a model learned from pictures cut to the boxes around their objects."""
+    """Return whether a model learned from images cut to the boxes around their objects."""
     return facts.data.get("picture_crop") == "box"
 
 
@@ -154,10 +154,10 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; one that tells a key twice is read differently by different readers."""
+    """Return a JSON object; one that has a key twice is read differently by different readers."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ModelFileError("its facts tell a key of one object twice")
+        raise ModelFileError("its facts have a key of one object twice")
     return found
 
 
@@ -204,17 +204,18 @@ def _check_numbers(preprocess: Mapping[str, Any]) -> None:
 
 
 def _check_shown(values: Mapping[str, Any]) -> None:
-    """Raise ModelFileError where what is shown with digits is no number, or a part of the card no object.
+    """Raise ModelFileError where a value shown with digits is not a number, or a part of the card no object.
 
-    What is not told, or told as None, was not measured.
+    What is not recorded, or recorded as None, was not measured.
     """
     for name, keys in NUMBERS.items():
         for key in keys:
             if values[name].get(key) is not None and type(values[name][key]) not in (int, float):
-                raise ModelFileError(f"its {name} tell {key} by {str(values[name][key])[:80]!r}, no number")
+                given = str(values[name][key])[:80]
+                raise ModelFileError(f"its {name} give {key} as {given!r}, not a number")
     for key in CARD_PARTS:
         if not isinstance(values["card"].get(key), dict | None):
-            raise ModelFileError(f"its card tells {key} by {str(values['card'][key])[:80]!r}, no object")
+            raise ModelFileError(f"its card gives {key} as {str(values['card'][key])[:80]!r}, not an object")
 
 
 def _check_kinds(values: Mapping[str, Any]) -> None:

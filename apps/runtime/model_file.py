@@ -57,7 +57,7 @@ def read_model_file(path: Path, *, max_bytes: int = MAX_BYTES) -> tuple[bytes, M
     standard domains, functions or training graphs of its own; operators that `check_graph` does not run, or
     values that would fill the memory; facts that are missing, double or wrong; an
     input or outputs other than an exported model's; a number of classes or an image size that its facts and
-    its graph tell differently.
+    its graph say otherwise.
     """
     try:
         content = _read_bytes(Path(path), max_bytes)
@@ -152,7 +152,7 @@ def _parts(model: onnx.ModelProto) -> Iterator[Message]:
     while stack:
         part = stack.pop()
         yield part
-        if isinstance(part, TensorProto):  # its numbers are long, and what it may hold is told by its fields
+        if isinstance(part, TensorProto):  # its numbers are long, and what it may hold is given by its fields
             continue
         for field, value in part.ListFields():
             if field.message_type is not None:

@@ -1,4 +1,4 @@
-"""Where an exported model looked: a map of evidence for one class over the crop, and a picture of it.
+"""Where an exported model looked: a map of evidence for one class over the crop, and an image of it.
 
 No torch is needed. `finetune.models.grad_cam` does the same for a checkpoint.
 """
@@ -24,7 +24,7 @@ BATCH = 32
 def explain_onnx(model: OnnxClassifier, crop: np.ndarray, class_index: int) -> tuple[np.ndarray, str]:
     """Return the evidence for a class over the crop that the network saw, and how it was found, in words.
 
-    A model that carries class activation maps tells them (Zhou et al., Learning Deep Features for
+    A model that carries class activation maps gives them (Zhou et al., Learning Deep Features for
     Discriminative Localization, 2016, Eq. 2). Of any other, grey squares cover one place after the other and
     the fall of the class's log-odds is measured (after Zeiler and Fergus, Visualizing and Understanding
     Convolutional Networks, 2014, Section 4.2).
@@ -71,7 +71,7 @@ def _covered_crops(
 ) -> tuple[np.ndarray, list[tuple[int, int]], np.ndarray]:
     """Return the crop with a square in every place, the squares' upper left cells, and the cells' edges (px).
 
-    The squares have the colour that preprocessing turns to nought, and each overlaps the next by half.
+    The squares have the colour that preprocessing turns to zero, and each overlaps the next by half.
     """
     size = len(crop)
     cells = max(min(CELLS, size), SQUARE)

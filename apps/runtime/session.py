@@ -1,4 +1,4 @@
-"""An exported model at work, without torch: pictures in, class names and probabilities out.
+"""An exported model at work, without torch: images in, class names and probabilities out.
 
 The runtime is asked for a device and may quietly take another, so what really runs is read back from it.
 """
@@ -27,10 +27,10 @@ from finetune.errors import CrlError, ModelFileError, ResourceError, UsageError
 from finetune.images.preprocess import TEST_CROPS, preprocess
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# Exhaustive search would tune the convolutions anew for every batch size, seconds each; TF32 keeps 10 bits.
+# Exhaustive search would tune the convolutions again for every batch size, seconds each; TF32 keeps 10 bits.
 CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 INSTALL = "pip install onnxruntime-gpu (onnxruntime on macOS and on ARM)"
-FATAL = 4  # the runtime's level at which it tells nothing but its own end; what fails is raised anyway
+FATAL = 4  # the runtime's level at which it reports nothing but its own end; what fails is raised anyway
 SUM_TOLERANCE = 1e-3
 ORDER_TOLERANCE = 1e-3  # equal logits may be told apart by the last digit alone
 MEMORY_WORDS = ("Failed to allocate", "out of memory", "bad_alloc", "CUDA failure 2:")
@@ -53,7 +53,7 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model says of one picture.
+    """What the model predicts for one image.
 
     Args:
         class_name: the most probable class; the first of equal ones.
@@ -86,10 +86,10 @@ class OnnxClassifier:
 
     Args:
         path: the .onnx file.
-        device: auto, cpu, cuda or cuda:1. auto takes the graphics card where one can be used.
-        threads: processor threads of the session, at most one a core; 0 takes every core.
+        device: auto, cpu, cuda or cuda:1. auto takes the GPU where one can be used.
+        threads: CPU threads of the session, at most one a core; 0 takes every core.
 
-    Attributes: `path`; `facts`, `title`, `class_names` (K) and `size` (S, px) as the file tells them, until
+    Attributes: `path`; `facts`, `title`, `class_names` (K) and `size` (S, px) as the file records them, until
     `answer_in_order_of` gives the classes another order, of which `order_note` speaks;
     `has_maps`; `device` ("cpu" or "cuda") is what really runs, and `device_note` says what was asked and why
     it is another; `sha256` of the file.
@@ -120,12 +120,12 @@ class OnnxClassifier:
         self._check_order(grey)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Return the picture, uint8 (H, W, 3) RGB, as the network sees it: uint8 (S, S, 3)."""
+        """Return the image, uint8 (H, W, 3) RGB, as the network sees it: uint8 (S, S, 3)."""
         check_picture(image, self.facts.preprocess)
         return preprocess(image, self.facts.preprocess)
 
     def run(self, batch: np.ndarray, *, maps: bool = False) -> Outputs:
-        """Return what the network says of prepared pictures, uint8 (N, S, S, 3); N may be 0.
+        """Return what the network predicts for prepared images, uint8 (N, S, S, 3); N may be 0.
 
         Safe from any thread. `maps` asks for the class activation maps, where the model has them.
 
@@ -142,7 +142,7 @@ class OnnxClassifier:
         try:
             found = self._session.run(names, {"images": np.ascontiguousarray(batch)})
         except Exception as error:  # the runtime has a dozen kinds of its own; the cause stays attached
-            raise _failure(self.path, f"run it on {len(batch)} pictures at once", error) from error
+            raise _failure(self.path, f"run it on {len(batch)} images at once", error) from error
         self._check_answer(found, len(batch))
         if self._order is not None:
             found = [values[:, self._order] for values in found]
@@ -174,7 +174,7 @@ class OnnxClassifier:
                 str), the bytes of files, PIL images; also an array (N, H, W, 3).
             batch_size: views shown to the network at once.
             maps: also return class activation maps, where the model has them.
-            test_crops: center, flip or ten views of each picture, averaged; None is the centre alone, "run"
+            test_crops: center, flip or ten views of each image, averaged; None is the centre alone, "run"
                 what the reported scores were measured with.
 
         Raises BadImageError, naming the file, for an image that cannot be read; UsageError, saying what
@@ -234,7 +234,7 @@ class OnnxClassifier:
 
 
 def cuda_problem(index: int = 0) -> Problem | None:
-    """Return why ONNX Runtime cannot use graphics card `index`; None where nothing speaks against it.
+    """Return why ONNX Runtime cannot use GPU `index`; None where nothing speaks against it.
 
     Loads CUDA's libraries from the installed nvidia packages, where they are.
     """
@@ -245,7 +245,7 @@ def cuda_problem(index: int = 0) -> Problem | None:
     problem = driver_problem(index)
     if problem is not None:
         return problem
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what library_problem tells better
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what library_problem says better
         runtime.preload_dlls()
     return library_problem(runtime.cuda_version)
 
@@ -253,7 +253,7 @@ def cuda_problem(index: int = 0) -> Problem | None:
 def load_runtime() -> Any:
     """Return the onnxruntime module, its chatter off.
 
-    Raises ResourceError, with the commands that mend it, where it is missing, cannot be loaded, or is
+    Raises ResourceError, with the commands that fix it, where it is missing, cannot be loaded, or is
     installed twice (`refuse_twins`).
     """
     if "onnxruntime" not in sys.modules:
@@ -270,7 +270,7 @@ def load_runtime() -> Any:
 
 
 def _device_index(device: str) -> int:
-    """Return the number of the graphics card in a device's name, 0 where it has none."""
+    """Return the number of the GPU in a device's name, 0 where it has none."""
     match = re.fullmatch(r"auto|cpu|cuda(?::([0-9]{1,3}))?", device)
     if match is None:
         raise UsageError(f"device {device!r} is not offered; choose auto, cpu, cuda or cuda:1")
@@ -278,19 +278,19 @@ def _device_index(device: str) -> int:
 
 
 def _open_session(content: bytes, path: Path, device: str, index: int, threads: int) -> tuple[Any, str]:
-    """Return the session, and why it does not run on a graphics card that it might have run on."""
+    """Return the session, and why it does not run on a GPU that it might have run on."""
     if device == "cpu":
         return _start(content, path, threads, [CPU]), ""
     problem = cuda_problem(index)
     if problem is None:
         card = (CUDA, {"device_id": str(index), **CUDA_OPTIONS})
-        what = "the runtime was offered the graphics card and did not take it"
+        what = "the runtime was offered the GPU and did not take it"
         try:
             session = _start(content, path, threads, [card, CPU])
             if session.get_providers()[0] == CUDA:
                 return session, ""
         except CrlError as error:
-            what = f"the runtime failed on the graphics card ({error})"
+            what = f"the runtime failed on the GPU ({error})"
         problem = Problem(what, "crl doctor looks further")
     if device != "auto":
         raise ResourceError(f"device {device} cannot be used: {problem}. Or say --device cpu")

@@ -1,4 +1,4 @@
-"""Several models shown the same pictures: each picture is decoded once, and prepared once for those alike."""
+"""Several models on the same images: each image is decoded once, and prepared once for those alike."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def probabilities(
     crops: Sequence[str],
     *,
     batch_size: int = 64,
-    told: str = "pictures",
+    told: str = "images",
 ) -> list[np.ndarray]:
-    """Return each model's probabilities, float64 (N, K), for the same pictures, decoded once for all models.
+    """Return each model's probabilities, float64 (N, K), for the same images, decoded once for all models.
 
     Args:
         models: one or more.
         pictures: files, bytes of files, or pixels.
         crops: the test crops that each model averages over: center, flip or ten.
-        batch_size: pictures decoded, and views shown to a network, at once.
+        batch_size: images decoded, and views shown to a network, at once.
         told: what the progress bar calls the work.
 
-    Raises BadImageError, naming the file, for a picture that cannot be read.
+    Raises BadImageError, naming the file, for an image that cannot be read.
     """
     wanted = [(model.facts.preprocess, crop) for model, crop in zip(models, crops, strict=True)]
     unique = list(dict.fromkeys(wanted))

@@ -50,7 +50,7 @@ def measure_costs(config: CostConfig) -> dict[str, Any]:
 
     A head is spelled NAME or NAME:OPTION=VALUE (and further :OPTION=VALUE). Parameters, multiply-adds and
     training memory are counted on tensors without numbers, so any size will do on any machine; they are
-    exact. Speed is timed on the device with random weights and pictures, unless `config.repeats` is 0. A head
+    exact. Speed is timed on the device with random weights and images, unless `config.repeats` is 0. A head
     that a backbone cannot have (too large, maps that are missing) keeps its row, with the reason.
 
     Returns the conditions and one object of the fields of `Cost` per row, under "rows".
@@ -143,7 +143,7 @@ def count_cost(backbone: str, head: Asked, config: CostConfig) -> Cost:
     """Return what needs no computing; raises UsageError where the backbone cannot have this head."""
     with torch.device("meta"):
         core = _build(backbone, head, config)
-    core.to("meta").eval()  # buffers that were drawn on the processor too
+    core.to("meta").eval()  # buffers that were drawn on the CPU too
     images, target = random_batch(core, config.image_size, config.batch_size, config.classes)
     one = images[:1]
     features = _features(core, one)
@@ -164,7 +164,7 @@ def _features(core: Classifier, one: Tensor) -> Features:
         with torch.no_grad():
             features: Features = core.backbone(one)
     except (RuntimeError, AssertionError) as error:  # what the layers of timm raise
-        raise UsageError(f"it does not read pictures of {one.shape[-1]} px: {error}") from error
+        raise UsageError(f"it does not read images of {one.shape[-1]} px: {error}") from error
     return features
 
 
@@ -204,7 +204,7 @@ def describe_conditions(config: CostConfig, precision: Precision) -> str:
     if hasattr(os, "getloadavg"):
         where += f", load average {os.getloadavg()[0]:.1f} at the start"
     return (
-        f"Timed on {where}: {inputs}; random weights and pictures, "
+        f"Timed on {where}: {inputs}; random weights and images, "
         f"the median of {config.repeats} steps, the slowest and the fastest in brackets. "
         f"Training in {precision.dtype_name}, inference in float32."
     )
@@ -228,7 +228,7 @@ def _check(config: CostConfig) -> None:
         raise UsageError(f"--image_size is the side in pixels and must be positive, got {config.image_size}")
     if config.classes < 2 or config.batch_size < 2:
         raise UsageError(
-            "--classes and --batch_size must be at least 2 (a batch norm does not learn from one picture); "
+            "--classes and --batch_size must be at least 2 (a batch norm does not learn from one image); "
             f"got {config.classes} and {config.batch_size}"
         )
     if config.repeats < 0:

@@ -30,7 +30,7 @@ def count_macs(function: Callable[..., object], *given: object) -> int:
     Convolutions, products of matrices and attention count as they are. A Fourier transform of n real numbers
     counts as (5/2) n log2(n) operations. Everything else (norms, pooling, roots, sums into buckets) counts
     nothing: it is bound by memory rather than by arithmetic. No gradient is computed, and tensors on the meta
-    device, which have shapes and no numbers, do as well as others.
+    device, which have shapes and no values, do as well as others.
 
     >>> count_macs(torch.matmul, torch.zeros(2, 3), torch.zeros(3, 5))
     30
@@ -124,9 +124,9 @@ class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def random_batch(core: Classifier, side: int, count: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Return `count` random pictures of `side` pixels and their targets, where the model lies.
+    """Return `count` random images of `side` pixels and their targets, where the model lies.
 
-    Of each picture there are as many views, side by side, as the head asks for.
+    Of each image there are as many views, side by side, as the head asks for.
     """
     device = next(core.parameters()).device
     source = torch.Generator().manual_seed(0)

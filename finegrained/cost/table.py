@@ -14,7 +14,7 @@ NAMES = 2  # the first columns hold words, the others numbers
 
 @dataclass(frozen=True)
 class Rate:
-    """Pictures a second: of the median step, and of the slowest and the fastest, between which all lay."""
+    """Images a second: of the median step, and of the slowest and the fastest, between which all lay."""
 
     median: float
     slowest: float
@@ -22,7 +22,7 @@ class Rate:
 
     @classmethod
     def of(cls, count: int, seconds: Sequence[float]) -> Rate:
-        """Return the rates of steps of `count` pictures that took so many seconds."""
+        """Return the speed of steps of `count` images that took so many seconds."""
         return cls(count / median(seconds), count / max(seconds), count / min(seconds))
 
     def __str__(self) -> str:
@@ -39,12 +39,12 @@ class Cost:
         backbone_parameters: of the layers that stay for this head.
         head_parameters: of the head, helpers for training among them.
         head_parameters_at_test: of these, what the prediction depends on.
-        macs: multiply-adds of one picture's prediction.
+        macs: multiply-adds of one image's prediction.
         head_macs: of these, the head's.
         training_bytes: tensors alive at once in a step of training in float32, as counted by `step_bytes`.
         peak_bytes: what a GPU's allocator counted in real steps, in the format that was trained in.
-        inference: pictures a second, float32.
-        training: pictures a second; a picture that is shown in two versions counts once.
+        inference: images a second, float32.
+        training: images a second; an image that is shown in two versions counts once.
         note: why something is missing, or "".
     """
 

@@ -1,6 +1,6 @@
 """Read Stanford Cars: labels in .mat files (layouts O and S), or folders by class with lists in CSV (K).
 
-In layout O all pictures lie in one folder, in layout S training and test pictures lie apart.
+In layout O all images lie in one folder, in layout S training and test images lie apart.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ DEVKITS = ("devkit", "car_devkit/devkit", "devkit/devkit")
 TRAIN_LIST, TEST_LIST, META = "cars_train_annos.mat", "cars_test_annos.mat", "cars_meta.mat"
 BOX_FIELDS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 NUMBERINGS = (
-    "the pictures of car_ims (000001.jpg, six digits, listed by cars_annos.mat) and those of cars_train and "
+    "the images of car_ims (000001.jpg, six digits, listed by cars_annos.mat) and those of cars_train and "
     "cars_test (00001.jpg, five digits, listed by devkit/) are numbered differently: a list of one with the "
-    "pictures of the other gives wrong labels"
+    "images of the other gives wrong labels"
 )
 NAMES, LISTS = "names.csv", {"train": "anno_train.csv", "test": "anno_test.csv"}
 PICTURE_FOLDERS = ("car_data/car_data", "car_data", "")
@@ -42,8 +42,8 @@ def read_cars_single(root: Path, rules: ReadingRules | None = None) -> FineReadi
     Classes count from 1 in the file and from 0 in the manifest; `test` is 1 for the test part. Boxes are the
     file's, which count pixels from 1 with both edges inside: x1 and y1 are one less in the manifest.
 
-    Raises DataError for a file that is damaged or lacks a field, for pictures of layout S beside this list,
-    for counts that are not the official ones unless `rules.subset`, and for missing pictures as the rules
+    Raises DataError for a file that is damaged or lacks a field, for images of layout S beside this list,
+    for counts that are not the official ones unless `rules.subset`, and for missing images as the rules
     say.
 
     Source: Krause, Stark, Deng, Fei-Fei, "3D Object Representations for Fine-Grained Categorization", 2013.
@@ -73,9 +73,9 @@ def read_cars_single(root: Path, rules: ReadingRules | None = None) -> FineReadi
 def read_cars_split(root: Path, rules: ReadingRules | None = None) -> FineReading:
     """Read layout S: devkit/, cars_train/, cars_test/ and cars_test_annos_withlabels.mat, into a manifest.
 
-    The list with the test labels may lie beside the picture folders, in the devkit or one folder up. The
-    picture folders may be doubled (cars_train/cars_train/). The same file name in both folders is another
-    picture: paths and ids carry the folder. Classes and boxes as in `read_cars_single`.
+    The list with the test labels may lie beside the image folders, in the devkit or one folder up. The
+    image folders may be doubled (cars_train/cars_train/). The same file name in both folders is another
+    image: paths and ids carry the folder. Classes and boxes as in `read_cars_single`.
 
     Raises DataError where the labels of the test part are not to be found, and as `read_cars_single`.
     """
@@ -94,7 +94,7 @@ def read_cars_split(root: Path, rules: ReadingRules | None = None) -> FineReadin
 
 
 def finish_cars(lists: Lists, rules: ReadingRules) -> FineReading:
-    """Check the counts of a Cars list, look for its pictures and return the table."""
+    """Check the counts of a Cars list, look for its images and return the table."""
     whole, notices = check_official(
         OFFICIAL_CARS, lists.rows, len(lists.class_names), lists.root, subset=rules.subset
     )
@@ -117,7 +117,7 @@ def find_devkit(root: Path) -> Path | None:
 
 
 def refuse_other_numbering(root: Path, paths: Iterable[str]) -> None:
-    """Raise DataError where a list's pictures are absent and the other layout's stand in their folder."""
+    """Raise DataError where a list's images are absent and the other layout's stand in their folder."""
     for folder, name in {path.rpartition("/")[::2] for path in list(paths)[:1]}:
         digits = len(Path(name).stem)
         other = {5: "000001.jpg", 6: "00001.jpg"}.get(digits, "")
@@ -184,7 +184,7 @@ def read_cars_by_class(root: Path, rules: ReadingRules | None = None) -> FineRea
     `finegrained.data.cars.read_cars_single`.
 
     Raises DataError naming file and line for what cannot be right, for counts that are not the official ones
-    unless `rules.subset`, and for missing pictures as the rules say.
+    unless `rules.subset`, and for missing images as the rules say.
 
     Source: Krause, Stark, Deng, Fei-Fei, "3D Object Representations for Fine-Grained Categorization", 2013,
     as laid out by class on public mirrors.

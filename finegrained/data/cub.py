@@ -29,10 +29,10 @@ def read_cub(root: Path, rules: ReadingRules | None = None) -> FineReading:
     The lists are joined on the image id, never on the line number; class ids count from 1 in the files and
     from 0 in the manifest; paths are those of images.txt, since folders and files spell a class with
     different capitals. Boxes (x, y, width, height in the file) and parts are read where their files are.
-    Of a subset (`rules.subset`), the classes that have images are numbered anew in the official order.
+    Of a subset (`rules.subset`), the classes that have images are numbered again in the official order.
 
     Raises DataError naming file and line for what cannot be right, for counts that are not the official ones
-    unless `rules.subset`, and for missing pictures as the rules say.
+    unless `rules.subset`, and for missing images as the rules say.
 
     Source: Wah, Branson, Welinder, Perona, Belongie, "The Caltech-UCSD Birds-200-2011 Dataset", 2011.
     """
@@ -177,5 +177,5 @@ def _pixels(file: Path, line: int, cell: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{file}, line {line}: {cell!r} is no number of pixels")
+        raise DataError(f"{file}, line {line}: {cell!r} is not a number of pixels")
     return number

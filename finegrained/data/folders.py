@@ -1,4 +1,4 @@
-"""Read pictures laid out in one folder per class, with or without folders for the parts."""
+"""Read images laid out in one folder per class, with or without folders for the parts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from finetune.images.folders import list_class_folders, part_folders
 def read_class_folders(root: Path, rules: ReadingRules | None = None) -> FineReading:
     """Read train/, val/ (or valid/), test/ with one folder per class, or the class folders alone.
 
-    A folder that holds pictures is a class, and its path within its part is the class's name; so the class
+    A folder that holds images is a class, and its path within its part is the class's name; so the class
     "C/V Van" that a copy script put in C/V Van/ is whole again. Classes stand in the order of their names,
     upper case first, unless all of them are classes of CUB-200-2011 or Stanford Cars: then in the official
     order and spelling, since sorted car folders are not in it. Without parts, `split` is empty throughout.
 
-    Raises DataError where there is no class folder, where pictures lie among the class folders or a class
+    Raises DataError where there is no class folder, where images lie among the class folders or a class
     lies within another, where two folders are one class, and for links that lead out of the root.
     """
     found = list_class_folders(root, part_folders(root))
@@ -33,9 +33,7 @@ def read_class_folders(root: Path, rules: ReadingRules | None = None) -> FineRea
 
 def _class_list(root: Path, names: list[str]) -> tuple[tuple[str, ...], list[str]]:
     if not names:
-        raise DataError(
-            f"{root} holds no folder with pictures; put each class's pictures in a folder of its own"
-        )
+        raise DataError(f"{root} holds no folder with images; put each class's images in a folder of its own")
     same = [" and ".join(twins) for twins in _twins(names)]
     if same:
         raise DataError(f"{root}: two folders are one class once / is written as -:\n{listing(same)}")

@@ -1,4 +1,4 @@
-"""Read any table of pictures and classes: CSV in the usual dialects or parquet, with fixed column names."""
+"""Read any table of images and classes: CSV in the usual dialects or parquet, with fixed column names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOX = ("x1", "y1", "x2", "y2")
 def read_image_table(
     file: Path, rules: ReadingRules | None = None, *, root: Path | None = None
 ) -> FineReading:
-    """Read a table with one picture per row: path and class_name or label, and split, source_id, x1 ... y2.
+    """Read a table with one image per row: path and class_name or label, and split, source_id, x1 ... y2.
 
     Paths start from `root`, by default the table's own folder. `label` counts from 0 and uses every number up
     to the largest; with `class_name` alone, classes stand in the order of their names (in the official order
@@ -29,7 +29,7 @@ def read_image_table(
     a table, fixes the classes and their order.
 
     Raises DataError naming row and column for cells that cannot be right, labels that count from 1, files
-    listed twice, paths that leave the root (unless the rules say follow), and missing pictures as the rules
+    listed twice, paths that leave the root (unless the rules say follow), and missing images as the rules
     say.
     """
     rules = rules or ReadingRules()
@@ -60,7 +60,7 @@ def read_image_table(
 def _classes(
     table: Table, cells: Sequence[Mapping[str, str]]
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
-    """Return the class names, each row's index into them, and what to tell."""
+    """Return the class names, each row's index into them, and what to report."""
     listed = _listed_classes(table.file)
     if "class_name" not in table.header:
         labels = _labels(table, cells)

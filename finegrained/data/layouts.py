@@ -36,7 +36,7 @@ INNER = frozenset(
 class Layout:
     """A layout by name ("cub", "cars-O", "cars-S", "cars-K", "folders") and the folder it starts at.
 
-    `notices` tell where it was found when that is not the folder given.
+    `notices` say where it was found when that is not the folder given.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a layout is recognised and read; `looked_for` is what the error tells."""
+    """How a layout is recognised and read; `looked_for` is what the error says."""
 
     looked_for: str
     stands_in: Callable[[Path], bool]
@@ -62,7 +62,7 @@ def _is_cars_single(folder: Path) -> bool:
 
 
 def _is_cars_split(folder: Path) -> bool:
-    """Tell whether layout S stands here; where O's list does too, S needs its pictures."""
+    """Return whether layout S stands here; where O's list does too, S needs its images."""
     alone = not _is_cars_single(folder) or (folder / "cars_train").is_dir()
     return alone and cars.find_devkit(folder) is not None
 
@@ -85,7 +85,7 @@ KINDS = {
         cars.read_cars_by_class,
     ),
     "folders": _Kind(
-        "a folder of pictures for each class, alone or under train/, val/, test/",
+        "a folder of images for each class, alone or under train/, val/, test/",
         stand_in,
         folders.read_class_folders,
     ),
@@ -101,7 +101,7 @@ def detect_layout(root: Path, wanted: str = "auto") -> Layout:
 
     Raises DataError where nothing is found, saying what was looked for, what was found instead and where
     such data come from; where several data sets lie in `root`; for CUB-200 of 2010; for the list of one Cars
-    layout with the pictures of the other. UsageError for a layout that is not known.
+    layout with the images of the other. UsageError for a layout that is not known.
     """
     choices = ("auto", *KINDS)
     if wanted not in choices:
@@ -178,7 +178,7 @@ def _refuse_cub_2010(places: Iterable[Path]) -> None:
 
 
 def _is_cub_2010(folder: Path) -> bool:
-    """Tell whether lists/ holds CUB's lists of 2010, 001.Black_footed_Albatross/NAME.jpg in every line."""
+    """Return whether lists/ holds CUB's lists of 2010, 001.Black_footed_Albatross/NAME.jpg in every line."""
     lists = [folder / "lists" / name for name in ("train.txt", "test.txt")]
     if not all(map(Path.is_file, lists)):
         return False

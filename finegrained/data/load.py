@@ -22,9 +22,9 @@ from finetune.images.manifest import Manifest
 
 
 def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> TaskData:
-    """Read the configured data set; with `lists_only` absent pictures are counted, not refused.
+    """Read the configured data set; with `lists_only` absent images are counted, not refused.
 
-    With `skip_bad`, pictures that cannot be decoded are dropped and listed in the report under "bad_images".
+    With `skip_bad`, images that cannot be decoded are dropped and listed in the report under "bad_images".
 
     The report's keys: images, classes, train, val, test, per_class and per_class_train (min, median, max),
     layout, data_set (a title or None), official (the published data set, whole), missing_images,
@@ -33,13 +33,13 @@ def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> TaskD
     same_content_classes (pairs of paths, `finetune.experiments.data_checks.EqualContents`) once contents were
     compared.
 
-    Raises UsageError without a folder or a table, or where pictures are wanted of lists alone; DataError as
+    Raises UsageError without a folder or a table, or where images are wanted of lists alone; DataError as
     the readers do.
     """
     if config.root is None and config.table is None:
         raise UsageError(
             "no data: give --data.root FOLDER (CUB-200-2011, Stanford Cars or class folders) or --data.table "
-            "FILE (any table of pictures and classes)"
+            "FILE (any table of images and classes)"
         )
     if config.metadata_only and not lists_only:
         raise UsageError(
@@ -81,9 +81,9 @@ def make_fine_split(data: TaskData, config: FineDataConfig) -> Splits:
 
 
 def check_contents(data: TaskData, split: Split, config: FineDataConfig) -> TaskData:
-    """Return the data with the files of equal bytes in their report; tell of them, or refuse them.
+    """Return the data with the files of equal bytes in their report; warn of them, or refuse them.
 
-    Raises DataError where pictures learned from are tested and `same_content` says error.
+    Raises DataError where images learned from are tested and `same_content` says error.
     """
     twins = equal_contents(data.manifest, [split])
     tell_twins(twins, config.same_content)
@@ -91,7 +91,7 @@ def check_contents(data: TaskData, split: Split, config: FineDataConfig) -> Task
 
 
 def tell_reading(data: TaskData) -> None:
-    """Say what the reader noticed, and how many listed pictures were dropped and why."""
+    """Say what the reader noticed, and how many listed images were dropped and why."""
     report = data.report
     for notice in report["notices"]:
         say(f"note: {notice}")
@@ -100,7 +100,7 @@ def tell_reading(data: TaskData) -> None:
         say(f"warning: {report['missing_images']} listed images are not there and are dropped:\n{first}")
     if report.get("bad_images"):
         lines = [f"{file}: {reason}" for file, reason in report["bad_images"].items()]
-        say(f"warning: {len(lines)} pictures cannot be read and are dropped:\n{listing(lines)}")
+        say(f"warning: {len(lines)} images cannot be read and are dropped:\n{listing(lines)}")
 
 
 def _read(config: FineDataConfig, rules: ReadingRules) -> FineReading:

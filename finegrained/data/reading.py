@@ -90,7 +90,7 @@ OFFICIAL_CARS = Official(
     CARS,
     8144,
     8041,
-    "its first host is gone; https://github.com/pytorch/vision/issues/7545 names copies of the pictures, the "
+    "its first host is gone; https://github.com/pytorch/vision/issues/7545 names copies of the images, the "
     "devkit and cars_test_annos_withlabels.mat",
 )
 
@@ -125,7 +125,7 @@ def check_official(
 
 @dataclass(frozen=True)
 class Lists:
-    """What a reader found in a data set's lists, before any picture is looked for.
+    """What a reader found in a data set's lists, before any image is looked for.
 
     `whole` says that the lists are an official data set, complete; `data_set` is its title (or None); `files`
     are the lists that were read.
@@ -142,9 +142,9 @@ class Lists:
 
 
 def finish(lists: Lists, rules: ReadingRules) -> FineReading:
-    """Look for the pictures as the rules say, and return the table and its report.
+    """Look for the images as the rules say, and return the table and its report.
 
-    Of a subset, classes without an image are left out. Raises DataError when pictures are missing (with
+    Of a subset, classes without an image are left out. Raises DataError when images are missing (with
     missing="error"), when links lead out of the root, or when nothing is left.
     """
     paths = [row.path for row in lists.rows]

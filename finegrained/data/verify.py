@@ -19,7 +19,7 @@ from finetune.images.manifest import Manifest
 def verify_lists(data: TaskData, splits: Splits, config: VerifyFineConfig) -> dict[str, Any]:
     """Print the counts, write the table of images where it is asked for, and return parts and table.
 
-    The table can be given back as --data.table, with its pictures' folder as --data.root; beside a .csv lies
+    The table can be given back as --data.table, with its images' folder as --data.root; beside a .csv lies
     the list of classes.
     """
     (split,) = splits
@@ -33,7 +33,7 @@ def verify_lists(data: TaskData, splits: Splits, config: VerifyFineConfig) -> di
 
 
 def faults(data: TaskData, config: FineDataConfig) -> list[str]:
-    """Return a text for listed pictures that are not there (unless dropped), and one for bad boxes."""
+    """Return a text for listed images that are not there (unless dropped), and one for bad boxes."""
     report, found = data.report, []
     if report["missing_images"] and config.missing == "error":
         found.append(
@@ -43,7 +43,7 @@ def faults(data: TaskData, config: FineDataConfig) -> list[str]:
         )
     boxes = bad_boxes(data.manifest)
     if boxes:
-        found.append(f"{len(boxes)} boxes have no area or are no numbers:\n{listing(boxes)}")
+        found.append(f"{len(boxes)} boxes have no area or are not finite:\n{listing(boxes)}")
     return found
 
 

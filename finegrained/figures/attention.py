@@ -28,12 +28,12 @@ NOTHING = "no evidence anywhere"
 ONE_CELL = "the last map has one cell"  # it cannot tell one place from another
 MODEL = "model.safetensors"
 CHOSEN_NOTE = (
-    "Chosen by rule, not by eye: of the right and of the wrong answers four each, spread evenly over the "
-    "probability of the answer."
+    "Chosen by rule, not by hand: of the correct and of the wrong predictions four each, spread evenly over "
+    "the probability of the prediction."
 )
 ATTENTION_NOTE = (
-    f"{CHOSEN_NOTE} Grad-CAM tells which places of the last feature map raise the score; it is coarse, and "
-    "does not tell why."
+    f"{CHOSEN_NOTE} Grad-CAM shows which places of the last feature map raise the score; it is coarse, and "
+    "does not show why."
 )
 DETECTOR_NOTE = (
     f"{CHOSEN_NOTE} Only the detectors of the predicted class are shown. A box marks the middle of the place "
@@ -49,15 +49,15 @@ def draw_attention(
     *,
     nothing: str = NOTHING,
 ) -> Path:
-    """Draw the examples with the evidence for their answers over them, right ones first.
+    """Draw the examples with the evidence for their predictions over them, correct ones first.
 
     Args:
-        examples: right and wrong ones, each kind in the order to draw.
+        examples: correct and wrong ones, each kind in the order to draw.
         look: (crop, class index) -> the evidence for that class, as
             `finetune.models.grad_cam.grad_cam` gives it.
         class_names: the K classes.
         out: the PNG to write.
-        nothing: what is said below a picture without evidence: why there is none.
+        nothing: what is said below an image without evidence: why there is none.
 
     Returns:
         `out`.
@@ -66,23 +66,21 @@ def draw_attention(
     right = [example for example in examples if example.right]
     if right:
         strips += [
-            Strip([_seen(x, class_names) for x in right], "Right answers", CHOSEN),
-            Strip([_evidence(x, look, x.said, nothing) for x in right], label="evidence for the answer"),
+            Strip([_seen(x, class_names) for x in right], "Correct predictions", CHOSEN),
+            Strip([_evidence(x, look, x.said, nothing) for x in right], label="evidence for the prediction"),
         ]
     wrong = [example for example in examples if not example.right]
     if wrong:
         strips += [
-            Strip([_seen(x, class_names) for x in wrong], "Wrong answers", CHOSEN),
-            Strip(
-                [_evidence(x, look, x.said, nothing) for x in wrong], label="evidence for the wrong answer"
-            ),
+            Strip([_seen(x, class_names) for x in wrong], "Wrong predictions", CHOSEN),
+            Strip([_evidence(x, look, x.said, nothing) for x in wrong], label="evidence for the prediction"),
             Strip(
                 [_evidence(x, look, x.target, nothing) for x in wrong], label="evidence for the true class"
             ),
         ]
     title = f"Where the model looked: {canvas.count_text(len(examples), 'test image')}"
     subtitle = (
-        "the centre crop that the network saw; above it the true class, below it the answer\n"
+        "the centre crop that the network saw; above it the true class, below it the prediction\n"
         "evidence: gradient of the class's score on the last feature map, each map on a scale of its own"
     )
     return draw_grid(out, title, subtitle, strips)
@@ -100,11 +98,11 @@ def _evidence(example: Example, look: Look, index: int, nothing: str) -> Tile:
 
 
 def draw_model_pictures(result: Result, place: PurePosixPath) -> tuple[list[Picture], list[str]]:
-    """Draw the pictures that need the model into `place` under the result's folder.
+    """Draw the figures that need the model into `place` under the result's folder.
 
-    Returns the pictures, and a sentence for each that could not be drawn: no model or pictures there, a file
+    Returns the figures, and a sentence for each that could not be drawn: no model or images there, a file
     that cannot be read, a backbone whose features have no places. A finished run's report does not fail for
-    a picture.
+    a figure.
     """
     file = result.folder / MODEL
     if not file.is_file():
@@ -149,7 +147,7 @@ def _draw_attention(
 
 
 def _has_one_cell(core: Classifier, spec: PreprocessSpec, crop: np.ndarray) -> bool:
-    """Tell whether the last map that the head reads is 1 x 1 for such a crop."""
+    """Return whether the last map that the head reads is 1 x 1 for such a crop."""
     import torch
 
     from finetune.images.batches import normalise

@@ -1,4 +1,4 @@
-"""Accuracy per class as a picture that reads with five classes and with two hundred."""
+"""Accuracy per class as a figure that reads with five classes and with two hundred."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draw_class_accuracy(rows: Rows, out: Path) -> Path:
     images = sum(row["n"] for row in order)
     title = f"Accuracy per class: {len(order)} classes, {canvas.count_text(images, 'test image')}"
     mean = float(np.mean([row["accuracy"] for row in order])) if order else float("nan")
-    subtitle = f"dashed: the mean over classes, {mean:.1f} %; at the right: images right of all"
+    subtitle = f"dashed: the mean over classes, {mean:.1f} %; at the right: images correct of all"
     untested = len(rows) - len(order)
     if untested:
         subtitle += f"; {untested} classes without a test image are left out"
@@ -66,8 +66,8 @@ def draw_class_accuracy(rows: Rows, out: Path) -> Path:
 
 def _best_title(count: int) -> str:
     if not count:
-        return "no class has an image right"
-    return f"the {count} most accurate" if count == ENDS else f"the only {count} with an image right"
+        return "no class has a correct image"
+    return f"the {count} most accurate" if count == ENDS else f"the only {count} with a correct image"
 
 
 def _draw_bars(axes: Axes, order: Rows, mean: float, *, places_for: int = 0) -> None:
@@ -89,7 +89,7 @@ def _draw_bars(axes: Axes, order: Rows, mean: float, *, places_for: int = 0) -> 
     axes.set(
         xlim=(0, 100),
         xticks=range(0, 101, 20),
-        xlabel="right (%)",
+        xlabel="correct (%)",
         ylim=(max(len(order), places_for) - 0.4, -0.6),
     )
     axes.grid(True, axis="x")
@@ -102,5 +102,5 @@ def _draw_range(axes: Axes, order: Rows, mean: float) -> None:
     axes.step(places, values, where="mid", color=canvas.BLUE, linewidth=1.4)
     axes.axhline(mean, color=canvas.VERMILION, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set(ylim=(0, 104), yticks=range(0, 101, 20), xlim=(0.5, len(order) + 0.5))
-    axes.set(xlabel="classes, least accurate first", ylabel="right (%)")
+    axes.set(xlabel="classes, least accurate first", ylabel="correct (%)")
     axes.grid(True, axis="y")

@@ -16,7 +16,7 @@ REST = "all other classes"
 
 
 def columns_of(probs: np.ndarray, columns: Sequence[int]) -> tuple[np.ndarray, list[int]]:
-    """Return the probabilities (n, C) of some classes, and the column that each picture is predicted as.
+    """Return the probabilities (n, C) of some classes, and the column that each image is predicted as.
 
     Where `columns` are not all classes, a last column holds the probability of all others; a prediction
     outside the columns counts as that one.
@@ -48,16 +48,16 @@ def draw_class_heat_map(
     *,
     subtitle: str,
 ) -> Path:
-    """Draw a row per picture, a column per chosen class and one for the rest, a map per result.
+    """Draw a row per image, a column per chosen class and one for the rest, a map per result.
 
     Args:
-        files: (n,) the pictures to show at the left.
+        files: (n,) the images to show at the left.
         target: (n,) their true classes, outlined where they have a column.
         probs: what each result is called -> its (n, K) probabilities.
         class_names: the K classes.
         columns: the classes that get a column, in the order of the columns.
         out: the PNG to write.
-        subtitle: how pictures and columns were chosen.
+        subtitle: how images and columns were chosen.
 
     Returns:
         `out`.

@@ -1,4 +1,4 @@
-"""Which classes a model takes for each other: the most confused pairs, their pictures, and a heat map."""
+"""Which classes a model takes for each other: the most confused pairs, their images, and a heat map."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def draw_confused_pairs(
     title = f"Most confused pairs of classes: {canvas.count_text(len(target), 'test image')}"
     subtitle = (
         "pairs with the most images predicted as the other; recognised: the image of median probability,\n"
-        "taken for the other: the surest mistake; above: the true class, below: the answer"
+        "taken for the other: the most confident mistake; above: the true class, below: the prediction"
     )
     return draw_grid(out, title, subtitle, strips, columns=SAMPLES)
 

@@ -21,9 +21,9 @@ OUTLINED = 3  # detectors whose place is drawn as a box; the others are dots
 COLOURS = ("#F0E442", "#56B4E9", "#D55E00")  # Okabe and Ito's yellow, sky and vermilion
 STROKE, EDGE = 2.2, 1.4  # points: a frame's line, and its dark edges together
 LABEL = (16.0, 13.0)  # points: room for the number of a detector, of two digits
-SIDE = 1.78  # inches: a picture of the grid
+SIDE = 1.78  # inches: an image of the grid
 CELLS = 11.5  # VGG's relu4_3 sees 92 px at a stride of 8
-SHARE = 0.35  # of the picture's shorter side: a larger box would show the whole object
+SHARE = 0.35  # of the image's shorter side: a larger box would show the whole object
 
 Box = tuple[float, float, float, float]
 
@@ -38,10 +38,10 @@ def draw_detectors(
     class_names: Sequence[str],
     out: Path,
 ) -> Path:
-    """Draw, for every example, where the detectors of its predicted class answer most, right ones first.
+    """Draw, for every example, where the detectors of its predicted class respond most, correct ones first.
 
     Args:
-        examples: right and wrong ones, each kind in the order to draw.
+        examples: correct and wrong ones, each kind in the order to draw.
         respond: crop -> the responses of all detectors to it.
         detectors: k, of each class.
         class_names: the K classes.
@@ -51,7 +51,7 @@ def draw_detectors(
         `out`.
     """
     strips = []
-    for right, heading in ((True, "Right answers"), (False, "Wrong answers")):
+    for right, heading in ((True, "Correct predictions"), (False, "Wrong predictions")):
         kind = [example for example in examples if example.right == right]
         if not kind:
             continue
@@ -65,7 +65,7 @@ def draw_detectors(
     boxes = f"boxes: its {min(OUTLINED, detectors)} strongest of {detectors} detectors, by number"
     dots = ", dots: the others" if detectors > OUTLINED else ""
     subtitle = (
-        f"above the picture the true class, below it the answer; {boxes}{dots}\n"
+        f"above the image the true class, below it the prediction; {boxes}{dots}\n"
         "a box stands around the place of the greatest response, its size is a convention"
     )
     return draw_grid(out, title, subtitle, strips)
@@ -110,13 +110,13 @@ def place_frames(
     """Return for each box the frame to draw and the upper left corner of its label, in pixels.
 
     A frame that would hide under one before it is set in by the width of a line, as often as need be. A label
-    stands in the upper left corner of its frame, inside the picture, or beside the labels before it.
+    stands in the upper left corner of its frame, inside the image, or beside the labels before it.
 
     Args:
         boxes: x1, y1, x2, y2, the strongest detector's first.
-        size: height and width of the picture, which is drawn SIDE inches wide.
+        size: height and width of the image, which is drawn SIDE inches wide.
     """
-    pixel = size[1] / SIDE / 72  # of the picture, in a point on the page
+    pixel = size[1] / SIDE / 72  # of the image, in a point on the page
     line, wide, tall = pixel * (STROKE + EDGE), LABEL[0] * pixel, LABEL[1] * pixel
     placed: list[tuple[Box, tuple[float, float]]] = []
     for x1, y1, x2, y2 in boxes:
@@ -146,7 +146,7 @@ def _free_corner(
 
 
 def _inside(corner: tuple[int, int], size: tuple[int, int], line: float) -> tuple[float, float]:
-    """Return a lower right corner whose line does not leave the picture."""
+    """Return a lower right corner whose line does not leave the image."""
     return min(corner[0], size[1] - line / 2), min(corner[1], size[0] - line / 2)
 
 
@@ -191,13 +191,13 @@ def _map_tile(example: Example, responses: np.ndarray, detectors: int) -> Tile:
 
 @dataclass(frozen=True)
 class DetectorBox:
-    """Where one part detector answers most, in pixels of the picture that the network saw.
+    """Where one part detector responds most, in pixels of the image that the network saw.
 
     Args:
         detector: j in [0, k), among its class's own.
-        response: its greatest answer, the entry of z that the classifiers read.
+        response: its greatest response, the entry of z that the classifiers read.
         row, column: the cell of the map.
-        box: x1, y1, x2, y2, cut to the picture; x2 and y2 lie one past the last pixel.
+        box: x1, y1, x2, y2, cut to the image; x2 and y2 lie one past the last pixel.
     """
 
     detector: int
@@ -214,21 +214,21 @@ def detector_boxes(
     image_size: tuple[int, int],
     side: float | None = None,
 ) -> list[DetectorBox]:
-    """Return where the detectors of one class answer most, the strongest first.
+    """Return where the detectors of one class respond most, the strongest first.
 
-    A detector that answers alike everywhere (nought, behind a ReLU) has no place and is left out.
+    A detector with one response everywhere (zero, behind a ReLU) has no place and is left out.
 
     The box stands around the centre of the cell: ((column + 1/2) W / w, (row + 1/2) H / h). Ask for the
-    predicted class: another class's detectors tell nothing of the prediction. Public code draws the first
+    predicted class: another class's detectors say nothing of the prediction. Public code draws the first
     class's whatever was predicted, at a stride and size that hold for one backbone at one input size.
 
     Args:
-        responses: (K k, h, w), one picture of `DflHead.explain`.
+        responses: (K k, h, w), one image of `DflHead.explain`.
         index: the class, in [0, K).
         detectors: k, `DflHead.detectors`.
-        image_size: H, W of the picture in pixels.
+        image_size: H, W of the image in pixels.
         side: of the box in pixels; None is 11.5 cells (92 px at stride 8, what VGG's relu4_3 sees), at most
-            0.35 of the picture's shorter side: deep layers see all of it in theory and far less in effect.
+            0.35 of the image's shorter side: deep layers see all of it in theory and far less in effect.
 
     Raises IndexError for a class that has no detectors.
 

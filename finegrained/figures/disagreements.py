@@ -1,4 +1,4 @@
-"""Where two results disagree: images that only one of them gets right, and softmax heat maps."""
+"""Where two results disagree: images that only one of them predicts correctly, and softmax heat maps."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from finetune.figures.selection import choose_disagreements, choose_telling
 from finetune.runs.folder import image_files
 
 PICKED = (
-    "Chosen by rule, not by eye: per true class the image on which the two probabilities of the true class "
-    "differ most, of at most eight classes. Single images show what kind of picture is concerned, not which "
+    "Chosen by rule, not by hand: per true class the image on which the two probabilities of the true class "
+    "differ most, of at most eight classes. Single images show what kind of image is concerned, not which "
     "result is better."
 )
 TELLING = (
-    "Chosen by rule, not by eye: per true class, of at most eight classes, the image on which the two differ "
-    "most among those that only one gets right (where the data have up to eight classes, else among those "
-    "that both get right). Columns: their classes, and what either result takes them for."
+    "Chosen by rule, not by hand: per true class, of at most eight classes, the image on which the two "
+    "differ most among those that only one predicts correctly (where the data have up to eight classes, else "
+    "among those that both predict correctly). Columns: their classes, and what either result predicts."
 )
-SIDE, COLUMNS = 1.36, 20  # inches of a gallery picture; columns of the heat maps
+SIDE, COLUMNS = 1.36, 20  # inches of a gallery image; columns of the heat maps
 
 
 def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
     """Draw the gallery of disagreements and the heat maps of the most telling images under `out`.
 
-    A picture that would be empty, as the heat maps of two results that are right nowhere, is left out.
+    A figure that would be empty, as the heat maps of two results that are correct nowhere, is left out.
     """
     first, second = a.predictions.in_order(), b.predictions.in_order()
     files, called = image_files(a.run, first.path), (names[0], names[1])
@@ -50,7 +50,7 @@ def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> li
             a.class_names,
             telling_columns(first, second, shown),
             out / FIGURES / "heat_maps.png",
-            subtitle="per true class, the image on which the two differ most, where only one is right if any",
+            subtitle="per true class, the image on which the two differ most, only one correct if any",
         )
         made.append(figure("heat_maps", "Softmax heat maps", f"{TELLING} {DATA_NOTE}"))
     return made
@@ -73,7 +73,7 @@ def telling_columns(first: Predictions, second: Predictions, rows: Sequence[int]
 def draw_disagreements(
     files: Sequence[Path], first: Predictions, second: Predictions, names: tuple[str, str], out: Path
 ) -> Path:
-    """Draw images that both, only the first, and only the second get right, with both answers below each.
+    """Draw images that both, only the first or only the second predict correctly, with both predictions.
 
     Args:
         files: (N,) image files in the order of the predictions.
@@ -93,7 +93,7 @@ def draw_disagreements(
     title = f"Where {short[0]} and {short[1]} disagree: {canvas.count_text(len(files), 'test image')}"
     subtitle = (
         "per true class, the image on which the two probabilities of the true class differ most, of at most "
-        "8 classes\nabove it the true class, below it both answers"
+        "8 classes\nabove it the true class, below it both predictions"
     )
     spelled = [f"{mark} = {name}" for mark, name in zip(short, names, strict=True) if name.upper() != mark]
     subtitle += f"\n{', '.join(spelled)}" if spelled else ""

@@ -1,4 +1,4 @@
-"""Which test pictures a report explains, and what the network saw of them: chosen by rule, never by eye."""
+"""Which test images a report explains, and what the network saw of them: chosen by rule, never by hand."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from finetune.images.cache import ImageSource
     from finetune.images.preprocess import PreprocessSpec
 
-EACH = 4  # right ones, and wrong ones
-CHOSEN = "spread evenly from the least to the most probable answer"
+EACH = 4  # correct ones, and wrong ones
+CHOSEN = "spread evenly from the least to the most probable prediction"
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A test picture as the network saw it, and what it answered.
+    """A test image as the network saw it, and what was predicted.
 
     Args:
         crop: uint8 (S, S, 3), the centre crop.
@@ -45,13 +45,13 @@ class Example:
         return self.said == self.target
 
     def lines(self, class_names: Sequence[str]) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
-        """Return the words above the picture, its true class, and below it, the answer."""
+        """Return the words above the image, its true class, and below it, the prediction."""
         answer = answer_line(display_name(class_names[self.said]), self.probability, self.right)
         return (Line(display_name(class_names[self.target]), bold=True),), (answer,)
 
 
 def choose_examples(probs: np.ndarray, target: np.ndarray, each: int = EACH) -> tuple[list[int], list[int]]:
-    """Return up to `each` rows that are right and as many that are wrong, by the probability of the answer.
+    """Return up to `each` correct rows and as many wrong ones, by the probability of the prediction.
 
     Both kinds are put in order of the probability of the predicted class, the least first, and the rows in
     the middle of `each` equal parts of that order are taken.
@@ -84,7 +84,7 @@ def read_examples(result: Result, rows: Sequence[int], spec: PreprocessSpec) -> 
         rows: of its predictions.
         spec: the model's preprocessing.
 
-    Raises DataError where the run has no manifest, or a picture is not in it or cannot be read.
+    Raises DataError where the run has no manifest, or an image is not in it or cannot be read.
     """
     from finetune.images.preprocess import center_crop
 
@@ -98,17 +98,17 @@ def read_examples(result: Result, rows: Sequence[int], spec: PreprocessSpec) -> 
 
 
 def _open_pictures(result: Result, paths: np.ndarray, spec: PreprocessSpec) -> ImageSource:
-    """Return the prepared pictures of these paths, cut to their boxes where the run's were."""
+    """Return the prepared images of these paths, cut to their boxes where the run's were."""
     from finetune.images.cache import open_pictures
 
     manifest = result.manifest
     if manifest is None:
-        raise DataError(f"{result.folder} has no manifest.parquet, so its pictures are not known")
+        raise DataError(f"{result.folder} has no manifest.parquet, so its images are not known")
     place = {path: row for row, path in enumerate(manifest["path"].tolist())}
     strangers = [path for path in paths.tolist() if path not in place]
     if strangers:
         raise DataError(
-            f"{result.folder}: predicted pictures that are not in its manifest:\n{listing(strangers)}"
+            f"{result.folder}: predicted images that are not in its manifest:\n{listing(strangers)}"
         )
     chosen = manifest.select(np.array([place[path] for path in paths.tolist()]))
     crop = result.run.get("crop") or {}

@@ -1,4 +1,4 @@
-"""Pictures in strips, with words above and below each: what the galleries of this study are made of."""
+"""Images in strips, with words above and below each: what the galleries of this study are made of."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune.figures.gallery import RIGHT, WRONG, draw_thumbnail
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GAP, STRIP_GAP = 0.16, 0.14  # inches: between pictures, between strips
+GAP, STRIP_GAP = 0.16, 0.14  # inches: between images, between strips
 LINE, HEADING, LABEL = 0.155, 0.23, 0.20  # inches: a line of small text, a strip's heading, its grey label
 LEAST_WIDTH = 6.5  # inches
 ROWS = 3  # of text at most, for one line of words
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture, square on the page, with words above and below it; `draw` fills the axes it is given."""
+    """An image, square on the page, with words above and below it; `draw` fills the axes it is given."""
 
     draw: Callable[[Axes], None]
     above: tuple[Line, ...] = ()
@@ -41,7 +41,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side, under a heading in bold and a label in grey; None leaves a place empty."""
+    """Images side by side, under a heading in bold and a label in grey; None leaves a place empty."""
 
     tiles: Sequence[Tile | None]
     heading: str = ""
@@ -62,10 +62,10 @@ def draw_grid(
     Args:
         out: the PNG to write.
         title: above everything.
-        subtitle: how the pictures were chosen and what the marks mean.
+        subtitle: how the images were chosen and what the marks mean.
         strips: at least one, each of at least one place.
-        side: of a picture, in inches.
-        columns: what the pictures of each column are, once above all strips; empty for no such line.
+        side: of an image, in inches.
+        columns: what the images of each column are, once above all strips; empty for no such line.
 
     Returns:
         `out`.
@@ -182,7 +182,7 @@ def show_pixels(pixels: np.ndarray) -> Callable[[Axes], None]:
 
 
 def answer_line(name: str, probability: float, right: bool, who: str = "") -> Line:
-    """Return a model's answer in a line: right or wrong, the class, its probability.
+    """Return a model's prediction in a line: correct or wrong, the class, its probability.
 
     >>> answer_line("Scarlet Tanager", 0.974, True, "CRL").text
     'CRL ✓ Scarlet Tanager 97 %'

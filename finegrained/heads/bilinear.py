@@ -2,9 +2,9 @@
 
 What goes wrong in released B-CNN code, and what stands against it here:
 
-- The whole network's stage loses what the linear stage learned, at too high a rate from its first step: the
-  recipes warm it up, with a rate for the trunk below the head's.
-- Rates and weights are chosen by test accuracy: the study holds out a part of the training pictures for it.
+- The whole network's stage loses what the linear stage learned, at too high a learning rate from its first
+  step: the recipes warm it up, with a learning rate for the trunk below the head's.
+- Learning rates and weights are chosen by test accuracy: here a part of the training images validates.
 - sqrt(x + eps) without a sign, a slope that overflows half precision, an eps that drowns tiny activations:
   see `finegrained.heads.pooling`.
 - Gradients are cut inside the model while the trunk is frozen: here the training stage freezes it.
@@ -47,9 +47,10 @@ class BilinearHead(Head):
     which stage is the training recipe's affair.
 
     z has length one over C_A C_B entries (262,144 for VGG), so its gradients are small: the paper's first
-    stage, the linear layer alone, is run at a learning rate near 1 in released code. `scale` s multiplies the
-    rate that the weights feel by s^2: at s = 10 a rate of 0.01 does what 1.0 does at s = 1. The whole
-    network's stage needs a small rate after a warm-up, or what the first stage learned is lost.
+    stage, the linear layer alone, is run at a learning rate near 1 in released code. `scale` s multiplies
+    the learning rate that the weights feel by s^2: at s = 10 one of 0.01 does what 1.0 does at s = 1. The
+    whole network's stage needs a small learning rate after a warm-up, or what the first stage learned is
+    lost.
 
     Args:
         tap: of the first trunk's map.
@@ -57,8 +58,8 @@ class BilinearHead(Head):
         num_classes: K.
         second_channels: C_B of the second trunk, or None where there is none.
         reduction: channels after the 1x1 convolution; 0 for no convolution.
-        eps: > 0, added under the square root, relative to the mean |G| of a picture.
-        scale: > 0, the length that z is given; 10 as the head's option, so that ordinary rates do.
+        eps: > 0, added under the square root, relative to the mean |G| of an image.
+        scale: > 0, the length that z is given; 10 as the head's option, so that ordinary learning rates do.
         max_weights: most weights that the classifier may have, a guard against a slip; raise it to go on.
 
     Raises UsageError for options out of range, and for a classifier of more than `max_weights` weights.
@@ -158,7 +159,7 @@ def _check_reduction(reduction: int) -> None:
 
 
 def _check_cost(left: int, right: int, num_classes: int, max_weights: int) -> None:
-    """Raise UsageError for a classifier that is larger than a person is likely to want."""
+    """Raise UsageError for a classifier that is larger than anybody is likely to want."""
     weights = left * right * num_classes
     check_weights(
         f"a bilinear head on maps of {left} and {right} channels with {num_classes} classes",

@@ -2,7 +2,7 @@
 
 What goes wrong in released code, and what stands against it here:
 
-- Pictures go through a loop one by one: here a batch is one product of matrices and one scatter.
+- Images go through a loop one by one: here a batch is one product of matrices and one scatter.
 - Published weights of this head gave people chance accuracy in other code than they were made with: none are
   used, the backbone alone starts from published weights, and a stored head brings its random constants along.
 - The random constants are no buffers and hang on a global seed: see
@@ -31,8 +31,8 @@ class CompactBilinearHead(Head):
     z = l2(signed_sqrt(mean over locations of TS_2(x))), logits = s W z + b
 
     E <TS_2(x), TS_2(y)> = (x . y)^2, the kernel of bilinear pooling, with D numbers in the place of C^2: 8192
-    against 262,144 for VGG-16. Since z has length one, the classifier learns best at a large rate while the
-    backbone is frozen, or with a larger `scale` (see `BilinearHead`).
+    against 262,144 for VGG-16. Since z has length one, the classifier learns best at a large learning rate
+    while the backbone is frozen, or with a larger `scale` (see `BilinearHead`).
 
     Args:
         tap: the map that is read.
@@ -42,9 +42,10 @@ class CompactBilinearHead(Head):
         seed: of the sketch's random constants, in [0, 2^63) (see `TensorSketch`).
         eps: of the signed square root, > 0, relative to the mean magnitude.
         scale: s > 0, the length that z is given; the weights feel s^2 times the learning rate. 10 as the
-            head's option, so that ordinary rates do.
+            head's option, so that ordinary learning rates do.
 
-    Raises UsageError for options outside these ranges, and for a classifier of more than 200 million weights.
+    Raises UsageError for options outside these ranges, and for a classifier of more than 200 million
+    parameters.
 
     Source: Gao, Beijbom, Zhang and Darrell, "Compact Bilinear Pooling", CVPR 2016, the Tensor Sketch variant.
     Released code sums over the locations (we average, which the normalisation undoes), adds an absolute eps,

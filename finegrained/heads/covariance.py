@@ -98,8 +98,8 @@ class CovarianceHead(Head):
         dim: channels after the 1x1 convolution, >= 2.
         iterations: of Newton-Schulz, >= 1.
 
-    Raises UsageError for options out of range, for more than 200 million weights, and in `forward` for a map
-    of a single location, whose covariance is zero for every picture.
+    Raises UsageError for options out of range, for more than 200 million parameters, and in `forward` for a
+    map of a single location, whose covariance is zero for every image.
 
     Source: as for `covariance`; the widths and the batch norm follow released code, whose default is three
     iterations. The published accuracies start from ImageNet weights that were trained with covariance
@@ -139,7 +139,7 @@ class CovarianceHead(Head):
         if x.shape[2] * x.shape[3] < 2:
             raise UsageError(
                 f"the isqrt_cov head got a map of {x.shape[2]} x {x.shape[3]} location, whose covariance is "
-                "zero; use larger pictures (--model.image_size) or a larger map (--head.taps last-1)"
+                "zero; use larger images (--model.image_size) or a larger map (--head.taps last-1)"
             )
         root = matrix_sqrt(covariance(self.reduce(x)), self.iterations)
         return root.flatten(1)[:, self.upper]

@@ -1,11 +1,12 @@
-"""Destruction and construction learning (DCL): every picture is also learned with its regions shuffled.
+"""Destruction and construction learning (DCL): every image is also learned with its regions shuffled.
 
 What goes wrong in released code, and what stands against it here:
 
 - Its region alignment stays 7 x 7 whatever N is: every map is pooled to N x N here.
 - Its test script does not run: `DclHead.infer` is the whole prediction, and what is exported.
 - Its label files count from 1, its loader from 0, and one class is dead: targets are the manifest's, from 0.
-- It falls with newer libraries and has fixed batch sizes: regions move as tensors, rates are the recipe's.
+- It falls with newer libraries and has fixed batch sizes: regions move as tensors, learning rates are the
+  recipe's.
 - A port smooths the labels of both classifiers and drops the weight decay: the adversarial branch has plain
   cross-entropy unless a loss is named for it, and the optimiser is the recipe's.
 - Its losses are not named as in the paper: alpha, beta and gamma weigh here what they weigh in the paper.
@@ -43,11 +44,11 @@ class Variant:
     """What the published versions of the method do differently.
 
     Args:
-        views: 2 where the shuffled picture is an augmentation of its own rather than the same crop.
+        views: 2 where the shuffled image is an augmentation of its own rather than the same crop.
         released: True for the released code's shuffle and region alignment, False for the paper's.
         class_bias: whether the classifier has a bias.
         doubled: whether the adversarial head tells 2K classes apart (y, and y + K when shuffled) or only
-            shuffled pictures (0) from whole ones (1).
+            shuffled images (0) from whole ones (1).
         adversarial_bias: whether the adversarial head has a bias.
         law_bias: whether the region alignment has a bias.
     """
@@ -69,7 +70,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class _Shuffled:
-    """What is known of a batch whose every second picture is shuffled.
+    """What is known of a batch whose every second image is shuffled.
 
     Args:
         law: what the region alignment should say, float32 (2B, channels, N, N).
@@ -81,14 +82,14 @@ class _Shuffled:
 
 
 class DclHead(Head):
-    """A linear classifier learning from whole and shuffled pictures, beside two helpers for training only.
+    """A linear classifier learning from whole and shuffled images, beside two helpers for training only.
 
-    L = alpha L_cls + beta L_adv + gamma L_loc, summed over a picture I and its shuffled copy phi(I):
+    L = alpha L_cls + beta L_adv + gamma L_loc, summed over an image I and its shuffled copy phi(I):
     L_cls = CE(I) + CE(phi(I)), any class loss in the place of CE, is the part "main"; L_adv, "adversarial",
     says which of the two it was; L_loc, "construction", says where each region came from.
     `hooks().batch_transform` doubles the batch to I_1, phi(I_1), I_2, phi(I_2), ...
-    Our objective takes every loss as the mean over these 2B pictures and gives the main one weight 1, so it
-    minimises L / (2 alpha), averaged over the B pictures: the weights keep the ratio of the paper, and
+    Our objective takes every loss as the mean over these 2B images and gives the main one weight 1, so it
+    minimises L / (2 alpha), averaged over the B images: the weights keep the ratio of the paper, and
     plain SGD takes the steps of L at 2 alpha times its learning rate.
 
     Variants, N x N regions of K classes:
@@ -98,7 +99,7 @@ class DclHead(Head):
             weighted by x. We depart from the paper where a shuffle left every region in its place: L_adv
             is told that this copy is whole, as it is, while the paper calls every copy destroyed. At N = 2
             this is a quarter of the copies (see `jittered_plan`), at N = 7 hardly one.
-        repo_v0: the first released code. The shuffled picture is another augmentation, moved by
+        repo_v0: the first released code. The shuffled image is another augmentation, moved by
             `sequential_plan`; L_adv has 2K classes; L_loc compares tanh(avgpool_N(conv1x1(F))), one channel,
             with (m - floor(N^2 / 2)) / N^2, m by mean colour (`nearest_regions`); |difference| is averaged.
             Every copy counts as shuffled, as in the code, an eighth of them at N = 2 with no region moved.
@@ -129,7 +130,7 @@ class DclHead(Head):
     N (the code's stays 7 x 7). The paper's starts at the middle of its range, because behind a ReLU an output
     that starts below zero would never learn, and is averaged, as in the code that the values of gamma come
     from: its sum at gamma = 1 drove every output of the ReLU to zero within 40 steps (ten kinds of birds,
-    EfficientNet-Lite0, rates 0.001 and for the head 0.01).
+    EfficientNet-Lite0, learning rates 0.001 and for the head 0.01).
     """
 
     default_taps: ClassVar[tuple[Tap, ...]] = ("last",)
@@ -210,7 +211,7 @@ class DclHead(Head):
             return HeadOutput(logits)
         if len(shuffled.law) != len(logits):
             raise ValueError(
-                f"batch_transform made {len(shuffled.law)} pictures, but {len(logits)} reached the DCL head: "
+                f"batch_transform made {len(shuffled.law)} images, but {len(logits)} reached the DCL head: "
                 "each batch it makes must be the next one that goes through the model"
             )
         which = Branch(
@@ -235,7 +236,7 @@ class DclHead(Head):
         return None if self.variant.doubled else self.classifier
 
     def hooks(self) -> Hooks:
-        """Return the shuffle, and for repo_v0 the wish for two augmentations of each picture."""
+        """Return the shuffle, and for repo_v0 the wish for two augmentations of each image."""
         return Hooks(batch_transform=self._destroy, views=self.variant.views)
 
     def locate(self, deep: Tensor) -> Tensor:
@@ -259,11 +260,11 @@ class DclHead(Head):
     def _destroy(
         self, images: Tensor, target: Tensor, generator: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return whole and shuffled pictures in turn (2B, 3, S, S) and their target (2B,)."""
+        """Return whole and shuffled images in turn (2B, 3, S, S) and their target (2B,)."""
         if len(images) != self.variant.views * len(target):
             raise ValueError(
                 f"{len(target)} targets came with {len(images)} images; this head asked for "
-                f"{self.variant.views} view(s) of each picture"
+                f"{self.variant.views} view(s) of each image"
             )
         whole, source = (images[0::2], images[1::2]) if self.variant.views == 2 else (images, images)
         draw = sequential_plan if self.variant.released else jittered_plan
@@ -276,7 +277,7 @@ class DclHead(Head):
         return doubled.contiguous(memory_format=memory_format(images)), target.repeat_interleave(2)
 
     def _law(self, whole: Tensor, broken: Tensor, plan: Tensor) -> Tensor:
-        """Return the true places of the regions of whole and shuffled pictures in turn."""
+        """Return the true places of the regions of whole and shuffled images in turn."""
         count, side = len(plan), self.regions
         own = torch.arange(side**2, device=plan.device).expand(count, -1)
         came_from = nearest_regions(broken, whole, side) if self.variant.released else plan.flatten(1)
@@ -286,7 +287,7 @@ class DclHead(Head):
         return torch.cat([regions % side, regions // side], 1).float() + 1
 
     def _adversarial_target(self, target: Tensor, plan: Tensor) -> Tensor:
-        """Return what whole and shuffled pictures are, in turn; some plans leave every region in place."""
+        """Return what whole and shuffled images are, in turn; some plans leave every region in place."""
         if self.variant.doubled:
             return torch.stack([target, target + self.num_classes], 1).flatten()
         in_place = torch.arange(self.regions**2, device=plan.device)

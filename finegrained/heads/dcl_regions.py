@@ -1,8 +1,8 @@
-"""Pictures cut into N x N regions and put together in another order, with the order known exactly.
+"""Images cut into N x N regions and put together in another order, with the order known exactly.
 
-A plan of a batch is int64 (B, N, N): plan[b, r, c] is the number of the region of picture b that comes to lie
+A plan of a batch is int64 (B, N, N): plan[b, r, c] is the number of the region of image b that comes to lie
 in row r, column c, regions being numbered row by row from 0. It is drawn on the CPU by numpy, so that equal
-generators give equal plans on every device; the pictures are rearranged where they lie.
+generators give equal plans on every device; the images are rearranged where they lie.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def sequential_plan(
     """Return plans (count, N, N) by the released code's rule, which is not the paper's.
 
     Regions are appended to their row from left to right, and after each the last k of the row are shuffled;
-    finished rows are appended to the picture, and after each the last k rows are shuffled as blocks. So all
+    finished rows are appended to the image, and after each the last k rows are shuffled as blocks. So all
     columns share one order, and a region may be carried along to the end: with N = 7 and k = 2 a region of a
     row moves by -1 in 42.9 %, not at all in 32.0 %, by +1 in 14.3 % and by +4 or more in 1.8 % of cases. At
     N = 2 an eighth of the plans change nothing.
@@ -107,9 +107,9 @@ def inverse_plan(plan: np.ndarray) -> np.ndarray:
 
 
 def shuffle_regions(images: Tensor, plan: Tensor) -> Tensor:
-    """Return the pictures with their regions laid out as the plan says.
+    """Return the images with their regions laid out as the plan says.
 
-    Where N does not divide a side the picture is first enlarged to the next size that it divides and scaled
+    Where N does not divide a side the image is first enlarged to the next size that it divides and scaled
     back in the end, which blurs it a little: choose a size that N divides (448 and 224 for 7).
 
     Args:
@@ -117,7 +117,7 @@ def shuffle_regions(images: Tensor, plan: Tensor) -> Tensor:
         plan: int64 (B, N, N) on the images' device; see the module.
 
     Returns:
-        New pictures of the same size, type and memory format.
+        New images of the same size, type and memory format.
 
     Raises UsageError when a side is shorter than N.
 
@@ -131,17 +131,17 @@ def shuffle_regions(images: Tensor, plan: Tensor) -> Tensor:
 
 
 def shuffle_regions_as_released(images: Tensor, plan: Tensor) -> Tensor:
-    """Return the pictures shuffled as the released code does it: less a margin, by regions of whole pixels.
+    """Return the images shuffled as the released code does it: less a margin, by regions of whole pixels.
 
     10 px are cut from every side, the rest W' is cut at int(i W' / N), each region is resized to int(W' / N),
-    and the mosaic to the picture's size. So a shuffled picture also differs from its original in scale.
+    and the mosaic to the image's size. So a shuffled image also differs from its original in scale.
 
     Args, Returns: as for `shuffle_regions`.
 
     Raises UsageError when less than N pixels are left of a side.
 
     Source: as for `sequential_plan`. It resizes regions by Lanczos' filter on whole numbers, we by the
-    bicubic one on the normalised pictures.
+    bicubic one on the normalised images.
     """
     regions = plan.shape[1]
     inner = images[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
@@ -154,7 +154,7 @@ def shuffle_regions_as_released(images: Tensor, plan: Tensor) -> Tensor:
 
 
 def nearest_regions(pictures: Tensor, originals: Tensor, regions: int) -> Tensor:
-    """Return for each region of a picture the number of the original's region nearest in mean colour.
+    """Return for each region of an image the number of the original's region nearest in mean colour.
 
     argmin_m |s(pictures)_n - s(originals)_m|, s being the sum over the channels of a region's mean; of equal
     distances the first counts. This is how the released code finds out where a shuffled region came from. It
@@ -175,7 +175,7 @@ def nearest_regions(pictures: Tensor, originals: Tensor, regions: int) -> Tensor
 
 
 def memory_format(images: Tensor) -> torch.memory_format:
-    """Return channels_last for pictures that lie so in memory, and contiguous_format otherwise."""
+    """Return channels_last for images that lie so in memory, and contiguous_format otherwise."""
     if images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last):
         return torch.contiguous_format
     return torch.channels_last
@@ -241,6 +241,6 @@ def _with_side(images: Tensor, dim: int, length: int) -> tuple[int, ...]:
 def _check_size(size: tuple[int, ...], regions: int, remark: str = "") -> None:
     if min(size) < regions:
         raise UsageError(
-            f"pictures of {size[0]} x {size[1]} px{remark} cannot be cut into {regions} x {regions} regions; "
+            f"images of {size[0]} x {size[1]} px{remark} cannot be cut into {regions} x {regions} regions; "
             "use a smaller head.options.regions or a larger model.image_size"
         )

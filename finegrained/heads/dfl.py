@@ -1,4 +1,4 @@
-"""DFL-CNN: a bank of 1x1 filters per class that look for parts, beside the whole picture's classifier."""
+"""DFL-CNN: a bank of 1x1 filters per class that look for parts, beside the whole image's classifier."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PartStream(nn.Module):
 
     The filters are class-major: filter c k + j is detector j of class c. The maximum runs over whatever
     height and width the map has. The side branch has no weights: it makes class c's detectors answer to
-    pictures of class c.
+    images of class c.
 
     Args:
         channels: C of the map.
@@ -47,7 +47,7 @@ class PartStream(nn.Module):
         _start_near_uniform(self.cls6)
 
     def responses(self, feature_map: Tensor) -> Tensor:
-        """Return R (B, K k, h, w), every detector's answer at every place of a map (B, C, h, w)."""
+        """Return R (B, K k, h, w), every detector's response at every place of a map (B, C, h, w)."""
         answers: Tensor = self.norm(self.conv6(feature_map))
         return answers
 
@@ -69,17 +69,17 @@ class PartStream(nn.Module):
 
 
 class DflHead(Head):
-    """The head of DFL-CNN: three classifiers, G (the whole picture), P (parts) and its side branch.
+    """The head of DFL-CNN: three classifiers, G (the whole image), P (parts) and its side branch.
 
     loss = L(g) + L(p) + w L(s), with w = 0.1; prediction = g + p + w s
 
     G is the main classifier, a linear layer on the embedding, which the rest of the backbone makes; where the
     backbone gives none (VGG) it reads the mean of the second map. P and the side branch ("part" and "side")
-    read the first map, the filters' stem; see `PartStream`. All three say the picture's class, and each takes
+    read the first map, the filters' stem; see `PartStream`. All three say the image's class, and each takes
     the class loss unless `loss.branches` names another. `two_scale` adds "part2" and "side2" on the second
     map, with the same weights.
 
-    Unless `init` is "random", `hooks().prepare` fills the filters from the training pictures (see
+    Unless `init` is "random", `hooks().prepare` fills the filters from the training images (see
     `finegrained.heads.dfl_init.class_filters`) before the first step. It writes the filters and nothing else:
     no weight and no batch norm of the backbone changes. They are part of the checkpoint.
 
@@ -92,17 +92,17 @@ class DflHead(Head):
         init: "kmeans" or "random" (Kaiming-normal).
         filter_norm: "none", or "bn" for batch norm and ReLU behind the filters, as one public port has it. bn
             is the head's default option: without it the responses are as large as the backbone's
-            activations, and at ordinary rates the part stream of a network without a last ReLU
+            activations, and at ordinary learning rates the part stream of a network without a last ReLU
             (EfficientNet) diverges.
         side_weight: w >= 0.
         two_scale: see above.
 
-    Raises UsageError for a value that cannot be right, and for more than 200 million weights.
+    Raises UsageError for a value that cannot be right, and for more than 200 million parameters.
 
     Source: Wang, Morariu, Davis, "Learning a Discriminative Filter Bank within a CNN for Fine-grained
     Recognition", CVPR 2018. We depart from public code where it is at odds with the paper: logits of G pass
     no ReLU, so they may be negative; the maximum has no fixed kernel; new layers alone are initialised;
-    and where a picture is shown in several crops their probabilities are averaged, not their hits. No public
+    and where an image is shown in several crops their probabilities are averaged, not their hits. No public
     code is known to reach the paper's score. Classifiers start as N(0, 0.01) with zero bias.
     """
 
@@ -204,7 +204,7 @@ class DflHead(Head):
     def explain(self, features: Features) -> Mapping[str, Tensor]:
         """Return "responses" (B, K k, h, w) of every detector, class-major, and "responses2" on two scales.
 
-        `finegrained.figures.detectors` turns those of one picture and one class into boxes.
+        `finegrained.figures.detectors` turns those of one image and one class into boxes.
         """
         return {
             f"responses{suffix}": stream.responses(features.maps[tap])
@@ -223,7 +223,7 @@ class DflHead(Head):
         return logits
 
     def _prepare(self, core: HostModel, pictures: Pictures) -> None:
-        """Fill every stream's filters from all training pictures, gone through once."""
+        """Fill every stream's filters from all training images, gone through once."""
         found = {tap: PeakVectors(self.start) for _, _, tap in self._streams()}
         seen = 0
         with _evaluating(core), torch.no_grad():
@@ -233,10 +233,10 @@ class DflHead(Head):
                 for tap, vectors in found.items():
                     vectors.add(features.maps[tap], target)
         if not seen:
-            raise DataError("the dfl head finds its detectors in training pictures, and there is none")
+            raise DataError("the dfl head finds its detectors in training images, and there is none")
         for suffix, stream, tap in self._streams():
             random = stream.start_from(found[tap])
-            told = f"part{suffix}: {self.detectors} detectors a class by k-means over {seen:,} pictures"
+            told = f"part{suffix}: {self.detectors} detectors a class by k-means over {seen:,} images"
             say(
                 f"{told}, for {len(random)} classes at random: nothing of theirs stands out"
                 if random

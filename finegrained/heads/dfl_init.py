@@ -1,4 +1,4 @@
-"""Part detectors from data: the strongest places of every class's training pictures, clustered."""
+"""Part detectors from data: the strongest places of every class's training images, clustered."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DetectorInit:
 
     Args:
         detectors: k, filters per class, at least 1.
-        peaks: places kept of one picture, at least 1.
+        peaks: places kept of one image, at least 1.
         nms: side of the window (cells of the map) in which only the strongest place is kept, odd.
         normalise: bring every vector to length one before clustering, so that clusters differ in what a place
             shows and not in how strongly.
@@ -66,12 +66,12 @@ def peak_cells(maps: Tensor, peaks: int, nms: int) -> Tensor:
     """Return which places of each map are its strongest local maxima.
 
     e(y, x) = ||F[:, y, x]||_2; a place is kept when no other in the nms x nms window around it has more, the
-    strongest `peaks` of a picture in turn, each closing its window to the later ones. So of places with equal
+    strongest `peaks` of an image in turn, each closing its window to the later ones. So of places with equal
     energy the first in reading order stays, and an even wall does not fill the list.
 
     Args:
         maps: F (B, C, h, w), any float type.
-        peaks: >= 1, at most so many places of a picture; there may be fewer.
+        peaks: >= 1, at most so many places of an image; there may be fewer.
         nms: odd, side of the window in cells.
 
     Returns:
@@ -140,7 +140,7 @@ class PeakVectors:
 def class_filters(found: PeakVectors, classes: Iterable[int]) -> dict[int, np.ndarray]:
     """Return the k filters of every class, float32 (k, C), from its strongest places; no bias goes with them.
 
-    The peak vectors of all training pictures of a class are clustered, and the k centres are its filters, of
+    The peak vectors of all training images of a class are clustered, and the k centres are its filters, of
     length sqrt(2 / C) * gain unless `scale` is "raw". A filter of that length answers a place F that looks
     just like it with z = gain * sqrt(2 / C) * ||F||, which is the spread of z under Kaiming's random filters.
 

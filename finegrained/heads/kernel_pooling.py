@@ -2,7 +2,7 @@
 
 What goes wrong in released code, and what stands against it here:
 
-- A loop over pictures, random constants that are no buffers, and published weights that give chance accuracy
+- A loop over images, random constants that are no buffers, and published weights that give chance accuracy
   elsewhere: as for `finegrained.heads.compact_bilinear`.
 - A fixed g of 1e-4 on activations of length one leaves the high orders dead: g is measured here.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from finetune.models.backbone import Features, Tap
     from finetune.models.heads.base import FeatureDims, Pictures
 
-UNMEASURED = 1e-4  # what "auto" starts from until the training pictures were seen
+UNMEASURED = 1e-4  # what "auto" starts from until the training images were seen
 
 
 class KernelPoolingHead(Head):
@@ -51,12 +51,12 @@ class KernelPoolingHead(Head):
     sketched, and the entries stay in range: as plain weights a_1 and a_4 may differ by eight powers of ten,
     and no learning rate suits both.
 
-    g = "auto" is one over the mean inner product of two locations of a picture, measured on the training
-    pictures before the first step, which gives every order its share whatever the scale of the activations. A
+    g = "auto" is one over the mean inner product of two locations of an image, measured on the training
+    images before the first step, which gives every order its share whatever the scale of the activations. A
     number is taken as it is; 1e-4, for one, only makes sense where activations are large: for unit vectors
     a_4 is then 8e-9 and the high orders are dead. x is never normalised.
 
-    In training at orders above 2 a picture keeps several spectra of D / 2 + 1 complex numbers for each of its
+    In training at orders above 2 an image keeps several spectra of D / 2 + 1 complex numbers for each of its
     locations: at P = 4 and D = 4096, 135 MB for a map of 512 x 28 x 28 and 39 MB for 2048 x 14 x 14.
 
     Args:
@@ -69,9 +69,10 @@ class KernelPoolingHead(Head):
         seed: of the sketches' random constants, in [0, 2^63) (see `TensorSketch`).
         eps: of the signed square root, > 0, relative to the mean magnitude.
         scale: s > 0, the length that z is given; the weights feel s^2 times the learning rate. 10 as the
-            head's option, so that ordinary rates do.
+            head's option, so that ordinary learning rates do.
 
-    Raises UsageError for options outside these ranges, and for a classifier of more than 200 million weights.
+    Raises UsageError for options outside these ranges, and for a classifier of more than 200 million
+    parameters.
 
     Source: Cui, Zhou, Wang, Liu, Lin and Belongie, "Kernel Pooling for Convolutional Neural Networks", CVPR
     2017. Nested sketches and the measured g follow a public port; the parametrisation of a_p is ours.
@@ -153,14 +154,14 @@ class KernelPoolingHead(Head):
         return self.weights * ((2 * self.gamma).log() * powers - torch.lgamma(powers + 1.0)).div(2).exp()
 
     def hooks(self) -> Hooks:
-        """Ask to see the training pictures once where g is to be measured."""
+        """Ask to see the training images once where g is to be measured."""
         return Hooks(prepare=self.measure_gamma) if self.measures_gamma else Hooks()
 
     @torch.no_grad()
     def measure_gamma(self, core: HostModel, pictures: Pictures) -> None:
-        """Set g to one over the mean inner product of two locations of a picture, over all pictures.
+        """Set g to one over the mean inner product of two locations of an image, over all images.
 
-        g = 1 / mean over pictures of ||mean over locations of x||^2, as every pair of locations counts, a
+        g = 1 / mean over images of ||mean over locations of x||^2, as every pair of locations counts, a
         location with itself too.
 
         Raises UsageError where that mean is zero or not finite.
@@ -173,7 +174,7 @@ class KernelPoolingHead(Head):
         mean = total / max(count, 1)
         if not 0 < mean < math.inf:
             raise UsageError(
-                f"the mean inner product of the map {self.tap} over {count} training pictures is {mean:g}, "
+                f"the mean inner product of the map {self.tap} over {count} training images is {mean:g}, "
                 "which gives no gamma; set --head.options.gamma to a number such as 1e-4"
             )
         self.gamma.fill_(1 / mean)

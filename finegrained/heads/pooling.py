@@ -169,7 +169,7 @@ def check_positive(**options: float) -> None:
 
 
 def check_weights(holder: str, weights: int, remedy: str, most: int = MAX_WEIGHTS) -> None:
-    """Raise UsageError for a head of more weights than a person is likely to want.
+    """Raise UsageError for a head of more parameters than anybody is likely to want.
 
     Args:
         holder: what would hold them, for the message.
@@ -179,6 +179,6 @@ def check_weights(holder: str, weights: int, remedy: str, most: int = MAX_WEIGHT
     """
     if weights > most:
         raise UsageError(
-            f"{holder} holds {weights / 1e6:,.0f} million weights ({weights * 4 / 1e9:,.1f} GB before "
+            f"{holder} holds {weights / 1e6:,.0f} million parameters ({weights * 4 / 1e9:,.1f} GB before "
             f"gradients); {remedy}"
         )

@@ -52,7 +52,7 @@ class TensorSketch(nn.Module):
     networks: Gao, Beijbom, Zhang and Darrell, "Compact Bilinear Pooling", CVPR 2016, and Cui et al., "Kernel
     Pooling for Convolutional Neural Networks", CVPR 2017. Released code keeps h and s outside the state dict,
     or resets the global random seed to find them again; here neither happens. The average over locations in
-    the place of their sum does not depend on the picture's size.
+    the place of their sum does not depend on the image's size.
     """
 
     buckets: Tensor
@@ -107,7 +107,7 @@ class TensorSketch(nn.Module):
     def _is_short_cut(self, x: Tensor) -> bool:
         """Return whether the Gram matrix is cheaper: its entries against those of a count sketch.
 
-        One picture on one core, D = 8192: 512 channels at 28 x 28 took 4 ms by the Gram matrix and 42 ms by
+        One image on one core, D = 8192: 512 channels at 28 x 28 took 4 ms by the Gram matrix and 42 ms by
         FFT, 2048 channels at 14 x 14 took 38 ms and 9 ms; the ways cross where the two numbers agree.
         """
         return x.shape[1] ** 2 <= x.shape[2] * x.shape[3] * self.dim

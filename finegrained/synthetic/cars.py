@@ -43,7 +43,7 @@ def write_lookalike_cars(
 ) -> LookalikeSummary:
     """Write drawn cars as Stanford Cars lies on disk in `layout`, under `root`.
 
-    "S" has devkit/, cars_train/ and cars_test/ with a numbering each; "S-doubled" the same with the picture
+    "S" has devkit/, cars_train/ and cars_test/ with a numbering each; "S-doubled" the same with the image
     folders doubled; "O" one folder car_ims/ with another numbering; "K" folders by class and CSV lists.
     `test_labels` says where S has cars_test_annos_withlabels.mat, if anywhere. The third class has "/" in its
     name, and sorted names are not the official order. The rest is as in

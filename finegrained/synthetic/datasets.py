@@ -32,7 +32,7 @@ def write_lookalike_cub(
     one, and one is left to train on). The first image of the second class is greyscale. The same arguments
     write the same bytes. It is a subset of CUB by its counts: read it with subset=True.
 
-    Raises UsageError for fewer than two classes or two images per class, or pictures smaller than 32 px.
+    Raises UsageError for fewer than two classes or two images per class, or images smaller than 32 px.
     """
     check_sizes(classes, per_class, image_size)
     names = tuple(f"{index + 1:03d}.{bird_name(index)}" for index in range(classes))
@@ -90,7 +90,7 @@ def bird_name(index: int) -> str:
 
 
 def is_drawn(class_names: Iterable[str]) -> bool:
-    """Tell whether classes are the look-alikes': there are some, and every name says that it is drawn."""
+    """Return whether classes are the synthetic ones: there are some, and every name says that it is drawn."""
     names = [display_name(name) for name in class_names]
     return bool(names) and all(name.startswith(f"{DRAWN} ") for name in names)
 
@@ -162,10 +162,10 @@ class DrawnImage:
 
 
 def check_sizes(classes: int, per_class: int, image_size: int) -> None:
-    """Raise UsageError unless a look-alike of these sizes can be drawn and split."""
+    """Raise UsageError unless a data set of these sizes can be drawn and split."""
     if classes < 2 or per_class < 2 or image_size < 32:
         raise UsageError(
-            "a look-alike needs classes >= 2, per_class >= 2 and image_size >= 32, "
+            "a synthetic data set needs classes >= 2, per_class >= 2 and image_size >= 32, "
             f"got {classes}, {per_class} and {image_size}"
         )
 
@@ -187,7 +187,7 @@ def summary(root: Path, names: tuple[str, ...], images: list[DrawnImage]) -> Loo
 
 
 def write_jpeg(file: Path, pixels: np.ndarray, *, grey: bool = False) -> None:
-    """Write a picture, uint8 (H, W, 3) RGB, as JPEG, of one channel where it is to be `grey`."""
+    """Write an image, uint8 (H, W, 3) RGB, as JPEG, of one channel where it is to be `grey`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     picture = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])

@@ -1,4 +1,4 @@
-"""Drawn birds and cars that come in look-alike pairs, for demonstrations and tests without real data."""
+"""Drawn birds and cars in visually similar pairs, for demonstrations and tests without real data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MARK_COLOURS = ((250, 250, 250), (20, 20, 20))
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture, uint8 (side, side, 3) RGB; the object's box, x1, y1, x2, y2; its parts' places, x, y."""
+    """An image, uint8 (side, side, 3) RGB; the object's box, x1, y1, x2, y2; its parts' places, x, y."""
 
     pixels: np.ndarray
     box: Box

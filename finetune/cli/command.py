@@ -26,9 +26,9 @@ _called: ContextVar[str] = ContextVar("called", default="")  # the command that 
 class Command:
     """One command: its configuration's type, its words, and the function that does it.
 
-    `run(config, words)` returns the JSON object of `--json`; what it tells a person it says itself. `recipes`
-    is a folder of YAML files that `--config` also finds by name; `aside` are keys in files of `--config` that
-    belong to another command and are left aside.
+    `run(config, words)` returns the JSON object of `--json`; what it prints for the user it prints itself.
+    `recipes` is a folder of YAML files that `--config` also finds by name; `aside` are keys in files of
+    `--config` that belong to another command and are left aside.
     """
 
     config_type: type[Any]
@@ -106,7 +106,7 @@ def refused(error: OSError) -> str:
     """Return what the system refused, where, and what to do about it."""
     where = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{where}{reason}. Choose a place with room that you may write to (--debug tells more)"
+    return f"{where}{reason}. Choose a place with room that you may write to (--debug shows more)"
 
 
 @contextmanager

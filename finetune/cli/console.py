@@ -1,4 +1,4 @@
-"""What a person sees: lines, tables, a progress bar, or exactly one JSON object for a program.
+"""What a user sees: lines, tables, a progress bar, or exactly one JSON object for a program.
 
 Lines go to the standard output; after `use_json()` they go to the standard error, so that the standard output
 holds the JSON object and nothing else. After `quiet()` (every process but the first) nothing is printed.
@@ -52,7 +52,7 @@ def reset() -> None:
 
 
 def say(message: str) -> None:
-    """Print one message for a person; escape sequences in it (from a file's name, say) are spelled out."""
+    """Print one message for the user; escape sequences in it (from a file's name, say) are spelled out."""
     if not _output.quiet:
         print(printable(message), file=_output.stream, flush=True)
 
@@ -216,7 +216,7 @@ class NotebookBar:
         self._handle: Any = None
 
     def is_due(self) -> bool:
-        """Tell whether the last line is old enough for another one."""
+        """Return whether the last line is old enough for another one."""
         return time.monotonic() - self._shown >= NOTEBOOK_SECONDS
 
     def show(self, line: str) -> None:

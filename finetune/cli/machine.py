@@ -10,7 +10,7 @@ TOOLKIT = Path(__file__).resolve().parents[2]
 
 
 def core_count() -> int:
-    """Return how many processor cores this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""Command lines and YAML files -> configuration objects; mistakes are told with the nearest right name."""
+"""Command lines and YAML files -> configuration objects; mistakes are named with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def unknown_keys(content: Mapping[str, Any], config_type: type, prefix: str) -> 
 
 
 def suggestion(name: str, known: Sequence[str], *, listed: bool = True) -> str:
-    """Return " (did you mean ...?)" for a near name, else the list of what there is (unless told already).
+    """Return " (did you mean ...?)" for a near name, else the list of what there is (unless given already).
 
     >>> suggestion("epoch", ["epochs", "lr"])
     ' (did you mean epochs?)'

@@ -1,4 +1,4 @@
-"""What a person may choose about any task: its data's files, tests, comparisons, and studies of losses.
+"""What a user may choose about any task: its data's files, tests, comparisons, and studies of losses.
 
 A task's own options add to these; a field that it describes again has its own words in --help.
 """
@@ -51,7 +51,7 @@ class VerifyConfig:
     """A look at a data set without training.
 
     Args:
-        quick: count and check the lists only; do not open every picture.
+        quick: count and check the lists only; do not open every image.
     """
 
     data: Any = None  # each task's own
@@ -60,12 +60,12 @@ class VerifyConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How test pictures are shown to the network.
+    """How test images are given to the network.
 
     Args:
         test_crops: center; flip (the centre and its mirror); ten (four corners and the centre, mirrored); or
             cam (the centre, and the region its activations point to, enlarged).
-        batch_size: pictures at once (memory only; the scores do not depend on it).
+        batch_size: images at once (memory only; the scores do not depend on it).
     """
 
     test_crops: TestCrops = "center"
@@ -74,11 +74,11 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class EvaluateAgainConfig:
-    """How pictures are shown to a network that was tested before.
+    """How images are given to a network that was tested before.
 
     Args:
         test_crops: center, flip, ten or cam; null shows them as the run's own test did.
-        batch_size: pictures at once (memory only; the scores do not depend on it).
+        batch_size: images at once (memory only; the scores do not depend on it).
     """
 
     test_crops: TestCrops | None = None
@@ -92,7 +92,7 @@ class EvaluateRunConfig:
     Args:
         weights: selected (model.safetensors) or other (the file beside it: best where last was selected).
         device: auto, cpu, cuda or cuda:1.
-        cache: where decoded pictures are kept: auto (the user's cache folder), none, or one named.
+        cache: where decoded images are kept: auto (the user's cache folder), none, or one named.
         workers: processes that prepare batches; -1 chooses by the number of cores.
         out: folder for predictions.parquet and evaluation.json; null writes nothing.
     """
@@ -111,7 +111,7 @@ class CompareConfig:
     """A paired comparison of two results.
 
     Args:
-        out: folder for the comparison's page and pictures; null puts it beside the second result.
+        out: folder for the comparison's page and figures; null puts it beside the second result.
         resamples: bootstrap resamples, at least 1: over subjects where they are known, else over images.
         pictures: draw the gallery and the heat maps.
     """
@@ -138,8 +138,8 @@ class ComparisonConfig:
         controls: add the focal loss, cross-entropy with label smoothing, and for every CRL listed
             cross-entropy with the learning rate scaled by that CRL's gradient factor.
         label_smoothing: of the label smoothing control, in [0, 1); 0 leaves it out.
-        lr_match: the factors of the rate-matched control: mean (of push / q over images), ratio (sum of push
-            over sum of q), or both; an empty list leaves it out.
+        lr_match: the factors of the rate-matched control: mean (over images, of the gradient magnitude
+            divided by cross-entropy's), ratio (of both summed), or both; an empty list leaves it out.
         grid: add CRL for every pair of grid_alphas and grid_betas.
         grid_alphas: alphas of the grid, each >= 0.
         grid_betas: betas of the grid, each >= 0 (0 is cross-entropy itself).

@@ -32,11 +32,11 @@ def verify_data(task: Task, config: VerifyConfig) -> dict[str, Any]:
     """Read, count and check a data set; print what was found and return it.
 
     The result holds the reader's report, split (the hash of the parts), manifest (the fingerprint), and what
-    the task counts. Where pictures were opened (not with `quick`): bad_images (file -> reason),
+    the task counts. Where images were opened (not with `quick`): bad_images (file -> reason),
     duplicate_contents (pairs of files with equal bytes, one learned from and one tested; same_content too),
     same_content_validation (training and validation) and same_content_classes (of two classes).
 
-    Raises DataError, after everything was printed, for pictures that cannot be read (unless they are to be
+    Raises DataError, after everything was printed, for images that cannot be read (unless they are to be
     skipped) and for what else the task refuses.
     """
     data = task.read(config.data, lists_only=True)
@@ -51,28 +51,28 @@ def verify_data(task: Task, config: VerifyConfig) -> dict[str, Any]:
 
 
 def check_images(manifest: Manifest, splits: Splits, config: Any) -> dict[str, Any]:
-    """Open every picture that is there, tell of equal ones, and return what was found by the result's keys.
+    """Open every image that is there, report equal ones, and return what was found by the result's keys.
 
-    `config` says what is done with equal contents (`same_content`) and with unreadable pictures (`skip_bad`).
+    `config` says what is done with equal contents (`same_content`) and with unreadable images (`skip_bad`).
     Raises DataError where that is to refuse them.
     """
     files = [manifest.file(row) for row in range(len(manifest))]
     there = np.array([file.is_file() for file in files])
     present = [file for file, found in zip(files, there, strict=True) if found]
     if not present:
-        say("no picture is there: none was opened")
+        say("no image is there: none was opened")
         return {}
-    reasons = map_files(reason_to_refuse, present, os.cpu_count() or 1, "opening pictures")
+    reasons = map_files(reason_to_refuse, present, os.cpu_count() or 1, "opening images")
     bad = {str(file): reason for file, reason in zip(present, reasons, strict=True) if reason is not None}
-    say(f"{len(present)} pictures opened, {len(bad)} cannot be read")
+    say(f"{len(present)} images opened, {len(bad)} cannot be read")
     twins = equal_contents(manifest.select(there), [split.among(there) for split in splits])
     tell_twins(twins, config.same_content)
     if not twins.tested:
-        say("no picture of the test part is also in training or validation, by content")
+        say("no image of the test part is also in training or validation, by content")
     if bad and not config.skip_bad:
         lines = [f"{file}: {reason}" for file, reason in bad.items()]
         raise DataError(
-            f"{len(bad)} of {len(present)} pictures cannot be read; mend them, or train without them "
+            f"{len(bad)} of {len(present)} images cannot be read; fix them, or train without them "
             f"by saying --data.skip_bad true:\n{listing(lines, 50)}"
         )
     pairs = [list(pair) for pair in twins.tested]
@@ -129,9 +129,9 @@ def twins_report(twins: EqualContents) -> dict[str, list[list[str]]]:
 
 
 def tell_twins(twins: EqualContents, same_content: str) -> None:
-    """Tell of pairs of equal pictures across parts or classes.
+    """Report pairs of equal images across parts or classes.
 
-    Raises DataError where pictures learned from are tested and `same_content` is "error".
+    Raises DataError where images learned from are tested and `same_content` is "error".
     """
     if twins.relabelled:
         say(f"warning: {_told(twins.relabelled, 'with two classes')}")
@@ -146,7 +146,7 @@ def tell_twins(twins: EqualContents, same_content: str) -> None:
 
 def _told(pairs: Pairs, where: str) -> str:
     lines = listing([" = ".join(pair) for pair in pairs])
-    return f"{len(pairs)} pairs of pictures {where} are the same bytes:\n{lines}"
+    return f"{len(pairs)} pairs of images {where} are the same bytes:\n{lines}"
 
 
 def content_hashes(manifest: Manifest) -> np.ndarray:
@@ -178,8 +178,8 @@ def refuse_seen_images(result: Result, table: Manifest | None, shown: Manifest) 
 
     Seen is a file with the bytes of one that the run was trained or selected on: by the hashes in column
     sha256 where the run kept them, else by those of its files that are still there; how many can be compared
-    is told unless it is all. Of those that cannot, names are all there is: DataError where the images to be
-    shown are by path and class the very list of the training part, of the validation part, or of both.
+    is reported unless it is all. Of those that cannot, names are all there is: DataError where the images to
+    be shown are by path and class the very list of the training part, of the validation part, or of both.
 
     A table that does not name each image's part belongs to the run as a whole: then the same list of images,
     wherever it lies, and any file that is on both lists are refused as well.
@@ -188,7 +188,7 @@ def refuse_seen_images(result: Result, table: Manifest | None, shown: Manifest) 
         _refuse_run_data(result, None, shown)
         say(
             f"warning: {result.folder} holds no table of its images, nor does the folder above: whether the "
-            "new pictures were among them cannot be told"
+            "new images were among them is unknown"
         )
         return
     if "part" not in table:
@@ -203,9 +203,9 @@ def refuse_seen_images(result: Result, table: Manifest | None, shown: Manifest) 
     if comparable < len(seen):
         _refuse_lists(result, seen, shown)
         say(
-            f"warning: {comparable} of {len(seen)} training and validation pictures of {result.folder} are "
-            f"still there: whether the new pictures were among {'the others' if comparable else 'them'} "
-            "cannot be told"
+            f"warning: {comparable} of {len(seen)} training and validation images of {result.folder} are "
+            f"still there: whether the new images were among {'the others' if comparable else 'them'} "
+            "is unknown"
         )
 
 
@@ -233,9 +233,9 @@ def _without_folds(manifest: Manifest) -> Manifest:
 def _refuse_equal(result: Result, shared: list[str], shown: Manifest) -> None:
     if shared:
         raise DataError(
-            f"{result.folder} was trained or validated on {len(shared)} of these {len(shown)} pictures "
+            f"{result.folder} was trained or validated on {len(shared)} of these {len(shown)} images "
             f"(equal bytes), so that scores on them mean nothing:\n{listing(shared)}\nName other data, or "
-            "leave --data.* out: then the run's own test pictures are scored"
+            "leave --data.* out: then the run's own test images are scored"
         )
 
 
@@ -243,9 +243,9 @@ def _refuse_lists(result: Result, seen: Manifest, shown: Manifest) -> None:
     parts = [seen.select(seen["part"] == part) for part in SEEN_PARTS] if "part" in seen else []
     if _listed(shown) in [_listed(part) for part in (seen, *parts)]:
         raise DataError(
-            f"{result.folder} was trained or validated on a list of pictures with the very paths and classes "
+            f"{result.folder} was trained or validated on a list of images with the very paths and classes "
             f"of these {len(shown)}, so that scores on them mean nothing. Name other data, or leave --data.* "
-            "out: then the run's own test pictures are scored"
+            "out: then the run's own test images are scored"
         )
 
 

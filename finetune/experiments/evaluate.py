@@ -34,7 +34,7 @@ NO_TEST_IMAGES = "tested no image (--data.fold -1): name images by --data.table 
 
 @dataclass(frozen=True)
 class Shown:
-    """Images, and the models that they are shown to.
+    """Images, and the models that are run on them.
 
     `files` are the models, whose probabilities are averaged; `manifest` the images; `frame` their targets and
     columns in the same order, whatever its probabilities; `boxes` (N, 4) is what is cut out of each.
@@ -105,7 +105,7 @@ def show_again(task: Task, result: Result, config: EvaluateRunConfig, crops: str
 
 
 def names_data(config: EvaluateRunConfig) -> bool:
-    """Tell whether other data than the run's own test images are named."""
+    """Return whether other data than the run's own test images are named."""
     return config.data.root is not None or config.data.table is not None
 
 
@@ -157,7 +157,7 @@ def table_of(folder: Path) -> Manifest:
     table = run_table(folder)
     if table is None:
         raise DataError(
-            f"{folder} holds no manifest.parquet, the table of its pictures, so they cannot be found again"
+            f"{folder} holds no manifest.parquet, the table of its images, so they cannot be found again"
         )
     return table
 
@@ -190,7 +190,7 @@ def other_images(task: Task, result: Result, config: EvaluateRunConfig) -> tuple
     if table is None and "fold" not in result.predictions:
         raise DataError(
             f"{result.folder} lacks manifest.parquet, the table of its images and their parts, so it cannot "
-            "be told whether it has seen these"
+            "be known whether it has seen these"
         )
     parts = table["part"] if table is not None and "part" in table else None
     same_table = parts is not None and manifest.fingerprint == result.record.manifest
@@ -212,7 +212,7 @@ def other_images(task: Task, result: Result, config: EvaluateRunConfig) -> tuple
 
 
 def same_contents(manifest: Manifest, result: Result) -> bool:
-    """Tell whether the files of this table, row by row, are the ones that the run was made of."""
+    """Return whether the files of this table, row by row, are the ones that the run was made of."""
     files = [manifest.file(row) for row in range(len(manifest))]
     found: bool = content_digest(hash_files(files, core_count())) == result.record.pictures
     return found

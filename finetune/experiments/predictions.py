@@ -20,7 +20,7 @@ SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One row per test image: which it is, what was right, and the probability of every class.
+    """One row per test image: which it is, its true class, and the probability of every class.
 
     `class_names` are the K classes in order. `path` (N,) str, `target` int64 (N,), `probs` float64 (N, K),
     and `columns`: what a task records of each image besides, by name, each (N,), as text, int64 or float64.

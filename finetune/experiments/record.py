@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "run.json"
 MODEL_FILE = "model.safetensors"  # the weights that a run was tested with
-# Written as null where a run has them and could not tell their value: a run without validation.
+# Written as null where a run has them and could not record their value: a run without validation.
 NULLABLE = ("best_validation", "best_epoch")
 
 
@@ -126,7 +126,7 @@ class RunRecord:
     def read(cls, file: Path) -> RunRecord:
         """Read a run.json.
 
-        Raises DataError, naming the file, where it is missing or damaged, or tells no classes.
+        Raises DataError, naming the file, where it is missing or damaged, or records no classes.
         """
         content = read_json(file)
         if not isinstance(content, Mapping):

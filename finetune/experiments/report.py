@@ -1,4 +1,4 @@
-"""A finished result -> its report: figures, tables, report.json with every number, report.md for people."""
+"""A finished result -> its report: figures, tables, report.json with every number, report.md to read."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def write_report(
     write_json(folder / "report.json", {**record, "pictures": [item.file.as_posix() for item in figures]})
     sections = [
         *task.sections(record),
-        ("Pictures", show_pictures(figures)),
+        ("Figures", show_pictures(figures)),
         ("Not drawn", not_drawn(record)),
         ("Data", task.data_section(record)),
         ("What was run", what_ran(record)),

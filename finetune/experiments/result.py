@@ -68,7 +68,7 @@ class Result:
         predictions = read_predicted(folder, record, form)
         if record.n is not None and record.n != len(predictions):
             raise DataError(
-                f"{folder}: run.json tells of {record.n} test images, predictions.parquet has "
+                f"{folder}: run.json records {record.n} test images, predictions.parquet has "
                 f"{len(predictions)}: one of the files is of another run, or the run did not come to its end"
             )
         _check_headline(folder, record, predictions, form)
@@ -127,7 +127,7 @@ class Result:
     def seed(self) -> int:
         """The training's seed; DataError where run.json does not record it."""
         if not isinstance(self.record.seed, int):
-            raise DataError(f"{self.folder / RECORD_FILE} tells no seed, so its run cannot be paired by seed")
+            raise DataError(f"{self.folder / RECORD_FILE} has no seed, so its run cannot be paired by seed")
         return self.record.seed
 
 
@@ -186,7 +186,7 @@ def read_predicted(folder: Path, record: RunRecord, form: ResultForm) -> Predict
 def check_result_files(folder: Path, what: str, written_by: str) -> None:
     """Raise DataError unless a folder holds run.json and predictions.parquet; of a study it names the cells.
 
-    `what` the folder should be and by which command it is `written_by` are told in words.
+    `what` the folder should be and by which command it is `written_by` are given in words.
     """
 
     needed = ("run.json", "predictions.parquet")
@@ -215,6 +215,6 @@ def _check_headline(folder: Path, record: RunRecord, predictions: Predictions, f
     found = 100 * float(predictions.correct.mean())
     if abs(found - told) > 100 * unsure / len(predictions) + 1e-6:
         raise DataError(
-            f"{folder}: run.json tells of {label} {told:.4f} %, but predictions.parquet gives {found:.4f} %: "
+            f"{folder}: run.json records {label} {told:.4f} %, but predictions.parquet gives {found:.4f} %: "
             "one of the files is of another run or was overwritten; bring back the run's own, or train again"
         )

@@ -199,7 +199,7 @@ def write_results(
 
 
 def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Mapping[str, Any]) -> RunRecord:
-    """Return what run.json tells: data, label rule, split, model, loss, device and versions."""
+    """Return what run.json records: data, label rule, split, model, loss, device and versions."""
     config, manifest = experiment.config, experiment.data.manifest
     return RunRecord.from_dict(
         {
@@ -244,7 +244,7 @@ def other_file(name: str) -> str:
 
 
 def is_finished(experiment: Experiment, split: Split, folder: Path) -> bool:
-    """Tell whether the folder holds this very run, complete: its settings, its images and its results.
+    """Return whether the folder holds this very run, complete: its settings, its images and its results.
 
     A run that is to go on with another configuration, or on other images, is not finished.
     """

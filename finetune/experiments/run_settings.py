@@ -10,9 +10,9 @@ from finetune.errors import DataError, listing
 
 # What two results must share before they may be compared at all.
 IDENTITY = ("manifest", "policy", "split", "class_names")
-PICTURES = "pictures"  # the images' bytes; results of former versions do not tell them
+PICTURES = "pictures"  # the images' bytes; results of previous versions do not record them
 
-# What run.json tells about how a model was made, and about the machine it was made on.
+# What run.json records about how a model was made, and about the machine it was made on.
 SETTINGS = (
     "protocol",
     "backbone",
@@ -39,7 +39,7 @@ NOT_SETTING_KEYS = ("evaluate.batch_size", "pretraining.location", "device.asked
 
 
 class Result(Protocol):
-    """What a comparison needs of a finished run: its folder and what run.json and config.yaml tell."""
+    """What a comparison needs of a finished run: its folder and what run.json and config.yaml record."""
 
     @property
     def folder(self) -> Path:
@@ -80,7 +80,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def check_comparable(a: Result, b: Result) -> None:
-    """Raise DataError, listing both values, when what both must share differs or is not told."""
+    """Raise DataError, listing both values, when what both must share differs or is not recorded."""
     broken = []
     for name in IDENTITY:
         left, right = a.run.get(name), b.run.get(name)
@@ -108,9 +108,9 @@ def _part(result: Result, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _data_settings(result: Result, with_config: bool) -> dict[str, Any]:
-    """Return what was chosen of how the data are shown: config.yaml's, or what run.json tells of the crop.
+    """Return what was chosen of how the data are shown: config.yaml's, or what run.json records of the crop.
 
-    The margin of a box is a setting only where pictures are cut to their boxes.
+    The margin of a box is a setting only where images are cut to their boxes.
     """
     crop = result.run.get("crop")
     crop = crop if isinstance(crop, Mapping) else {}
@@ -150,7 +150,7 @@ def setting_differences(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the settings that differ between runs paired in order, [{field, a, b}], and notes in words.
 
-    config.yaml counts where every run has one, without places and machines and of the data only how pictures
+    config.yaml counts where every run has one, without places and machines and of the data only how images
     are shown and held out (`DATA_SETTINGS`); run.json counts always. A note is given when more than the loss
     differs, when runs of one side differ in more than the seed, and when a configuration is missing.
     """
@@ -185,7 +185,7 @@ def _distinct(parts: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def is_loss(field: str) -> bool:
-    """Tell whether a dotted field belongs to the loss, the one thing a controlled comparison changes."""
+    """Return whether a dotted field belongs to the loss, the one thing a controlled comparison changes."""
     return field == "loss" or field.startswith("loss.")
 
 

@@ -1,7 +1,7 @@
 """What the shared code asks of a task, and how tasks are found.
 
 A task is a kind of question to images: which age group, which category. It says how its data are read, split,
-scored and told about; training, testing, reports, comparisons and studies are written once, here, for all of
+scored and reported; training, testing, reports, comparisons and studies are written once, here, for all of
 them. Tasks are found by the entry points of installed packages in the group "crl_toolkit.tasks": a name and
 an object that is a `Task`.
 """
@@ -54,7 +54,7 @@ def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
 
 
 class CropChoice(Protocol):
-    """What a person may ask of the face crop that an exported model carries."""
+    """What a user may ask of the face crop that an exported model carries."""
 
     @property
     def face_crop(self) -> str:
@@ -200,7 +200,7 @@ class Task(Protocol):
         return manifest.with_column("part", split.part_names(len(manifest)))
 
     def summary(self, record: RunRecord, split: Split) -> str | None:
-        """Return a tested run's scores in one line; None where they are told with the report."""
+        """Return a tested run's scores in one line; None where they are printed with the report."""
         return None
 
     def report_scores(
@@ -262,7 +262,7 @@ class Task(Protocol):
     def model_rows(self, record: RunRecord, manifest: Manifest, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows that a run's model of `fold` learned from and was tested on; -1 is of no fold."""
         if "part" not in manifest:
-            raise DataError("the run's table of images does not tell which were trained and tested on")
+            raise DataError("the run's table of images does not record which were trained and tested on")
         return np.flatnonzero(manifest["part"] == "train"), np.flatnonzero(manifest["part"] == "test")
 
     def model_crop(
@@ -309,7 +309,7 @@ def load_task(name: str) -> Task:
     """Return an installed task; UsageError lists those there are."""
     if name not in _entry_points():
         raise UsageError(
-            f"no task is called {name!r}; there is {', '.join(task_names()) or 'none'} (crl doctor tells why "
+            f"no task is called {name!r}; there is {', '.join(task_names()) or 'none'} (crl doctor shows why "
             "one may be missing)"
         )
     found: Task = _entry_points()[name].load()

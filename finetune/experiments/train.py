@@ -56,7 +56,7 @@ def train_run(task: Task, config: Any) -> dict[str, Any]:
 def report_run(
     experiment: Experiment, split: Split, folder: Path, record: RunRecord, *, again: bool
 ) -> dict[str, Any]:
-    """Write the report of a run that tested something, and return it; a finished one is told as it stands."""
+    """Write the report of a run that tested something, and return it; a finished one is printed as it is."""
     from finetune.cli.console import say
     from finetune.experiments.report import report_result
     from finetune.experiments.result import Result

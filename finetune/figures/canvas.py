@@ -1,4 +1,4 @@
-"""One look for every picture: colours, sizes, text that any file name survives, and a PNG on disk.
+"""One look for every figure: colours, sizes, text that any file name survives, and a PNG on disk.
 
 matplotlib is imported inside the functions and only its Agg renderer is used: no window system is asked for,
 no global state is left behind, and the same input gives the same file, byte for byte.

@@ -1,4 +1,4 @@
-"""Evidence for a class as a picture: a coarse map made fine, and laid over the crop it speaks of."""
+"""Evidence for a class as an image: a coarse map made fine, and laid over its crop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def evidence_map(coarse: np.ndarray, size: int) -> np.ndarray:
     """Return a coarse map (h, w) as evidence for the class, float32 (size, size) in 0-1.
 
     Negative values become 0 and the greatest 1, before bicubic interpolation between the places' centres. A
-    map without any positive value, or with the same one everywhere, tells of no place and becomes zeros.
+    map without any positive value, or with the same one everywhere, points to no place and becomes zeros.
 
     >>> evidence_map(np.array([[-3.0, 0.0], [1.0, -1.0]]), 2).tolist()
     [[0.0, 0.0], [1.0, 0.0]]
@@ -63,7 +63,7 @@ def overlay(crop: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
 
 def enlarged(pixels: np.ndarray, least: int = 256) -> np.ndarray:
-    """Return a small picture, uint8 (H, W, 3), with every pixel as a square, at least `least` px high.
+    """Return a small image, uint8 (H, W, 3), with every pixel as a square, at least `least` px high.
 
     >>> enlarged(np.zeros((64, 96, 3), np.uint8)).shape
     (256, 384, 3)

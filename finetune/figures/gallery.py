@@ -1,4 +1,4 @@
-"""Pictures of pictures: where two results disagree, and softmax heat maps (the paper's Figs. 4 and 5)."""
+"""Galleries of images: where two results disagree, and softmax heat maps (the paper's Figs. 4 and 5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune.figures.selection import GalleryRow
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CELL, PICTURE, STRIP = 1.14, 1.16, 2.0  # inches: width of a column, height of a picture, height of a row
+CELL, PICTURE, STRIP = 1.14, 1.16, 2.0  # inches: width of a column, height of an image, height of a row
 RIGHT, WRONG = "\N{CHECK MARK}", "\N{BALLOT X}"
 
 
@@ -32,7 +32,7 @@ def draw_gallery(
     names: tuple[str, str] = ("A", "B"),
     unit: str = "group",
 ) -> Path:
-    """Draw the chosen pictures with the true class above and both results' answers below each.
+    """Draw the chosen images with the true class above and both results' predictions below each.
 
     Args:
         gallery: what `choose_disagreements` returned.
@@ -53,7 +53,7 @@ def draw_gallery(
     title = f"Where {short[0]} and {short[1]} disagree: {canvas.count_text(len(target), 'test image')}"
     subtitle = (
         f"per true {unit}, the image on which the two probabilities of the true {unit} differ most\n"
-        f"below it: predicted {unit} and its probability, {RIGHT} right, {WRONG} wrong"
+        f"below it: predicted {unit} and its probability, {RIGHT} correct, {WRONG} wrong"
     )
     if spelled_out:
         subtitle += "\n" + ", ".join(
@@ -96,7 +96,7 @@ def short_names(names: tuple[str, str]) -> tuple[str, str]:
 
 
 def _new_cell(page: Axes, column: int, y: float) -> Axes:
-    """Return axes for one picture: centred titles above, answers below, all at the same height in a row."""
+    """Return axes for one image: centred titles above, predictions below, all at the same height in a row."""
     x = 0.075 + CELL * column + 0.06
     return page.inset_axes((x, y - 0.42 - PICTURE, CELL - 0.12, PICTURE), transform=page.transData)
 
@@ -145,15 +145,15 @@ def draw_heat_maps(
     subtitle: str = "",
     unit: str = "group",
 ) -> Path:
-    """Draw softmax heat maps: a row per picture, a column per class, a map per result, one 0-1 scale.
+    """Draw softmax heat maps: a row per image, a column per class, a map per result, one 0-1 scale.
 
     Args:
-        files: (n,) the pictures to show at the left.
+        files: (n,) the images to show at the left.
         target: (n,) their true classes, outlined in every map.
         probs: what each result is called -> its (n, K) probabilities.
         class_names: the K classes, in the order of the columns.
         out: the PNG to write.
-        subtitle: how the pictures were chosen.
+        subtitle: how the images were chosen.
         unit: what one class is: a group, a class.
 
     Returns:

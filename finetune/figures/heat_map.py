@@ -1,4 +1,4 @@
-"""Softmax heat maps as one picture: a row per image, a column per class, a panel per model, one 0-1 scale."""
+"""Softmax heat maps as one figure: a row per image, a column per class, a panel per model, one 0-1 scale."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ DENSE = 12  # columns from which on cells and their numbers shrink
 
 @dataclass(frozen=True)
 class Panel:
-    """One model's answers.
+    """One model's predictions.
 
     Args:
         title: what the model is called.
-        table: (N, C) probabilities, N pictures by C columns.
+        table: (N, C) probabilities, N images by C columns.
         predicted: (N,) the column whose number is bold.
     """
 
@@ -45,9 +45,9 @@ class RowLabels:
 
     Args:
         heading: above the names.
-        names: (N,) one per picture.
+        names: (N,) one per image.
         notes: (N,) a second, grey line; empty text where there is none.
-        draw: draws picture number i into the axes given; None shows no pictures.
+        draw: draws image number i into the axes given; None shows no images.
     """
 
     heading: str
@@ -89,8 +89,8 @@ def draw_heat_map_figure(
     Args:
         out: the PNG to write.
         title: above everything.
-        subtitle: what the marks mean and how the pictures were chosen.
-        panels: at least one; all have the same pictures and columns.
+        subtitle: what the marks mean and how the images were chosen.
+        panels: at least one; all have the same images and columns.
         columns: the C column names.
         truths: (N,) the column of the true class, outlined in every panel; None where it is not known.
         rows: the labels at the left.

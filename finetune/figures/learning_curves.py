@@ -24,8 +24,8 @@ def draw_learning_curves(
 
     Args:
         histories: the epoch rows of each fold: `epoch` from 0, `train_loss`, `train_accuracy` and, where
-            there was a validation part, `val_loss` and `val_accuracy` (shares in [0, 1]; None or absent where
-            not measured).
+            there was a validation part, `val_loss` and `val_accuracy` (fractions in [0, 1]; None or absent
+            where not measured).
         out: the PNG to write.
         unit: what one history is of: a fold, a run.
 
@@ -116,7 +116,7 @@ def _reliability_words(probs: np.ndarray, target: np.ndarray) -> str:
         return ""
     said, held = 100 * float(probs.max(axis=1).mean()), 100 * accuracy(probs, target)
     verdict = ": overconfident" if said - held > 1 else ": underconfident" if held - said > 1 else ""
-    return f"says {said:.1f} % on average, is right for {held:.1f} % of the images{verdict}"
+    return f"says {said:.1f} % on average, is correct for {held:.1f} % of the images{verdict}"
 
 
 def _draw_reliability_bars(
@@ -134,6 +134,6 @@ def _draw_reliability_bars(
     )
     axes.bar(middles[filled], right, width, color=canvas.SKY, label="accuracy in the bin")
     axes.vlines(sure, right, sure, color=canvas.VERMILION, linewidth=1.6, label="gap to the mean probability")
-    axes.set(ylim=(0, 100), yticks=range(0, 101, 20), ylabel=f"predicted {unit} is right (%)")
+    axes.set(ylim=(0, 100), yticks=range(0, 101, 20), ylabel=f"predicted {unit} is correct (%)")
     axes.grid(True, axis="y")
     axes.legend(loc="upper left")

@@ -15,7 +15,7 @@ _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 class Picture(NamedTuple):
-    """A picture of a report: its place under the report's folder, what it is, what to know about it."""
+    """A figure of a report: its place under the report's folder, what it is, what to know about it."""
 
     file: PurePosixPath
     title: str
@@ -53,7 +53,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: in
 
 
 def image(alternative: str, path: PurePosixPath) -> str:
-    """Return a picture's tag; `path` is relative to the Markdown file and may hold any character."""
+    """Return a figure's tag; `path` is relative to the Markdown file and may hold any character."""
     return f"![{escape(alternative)}]({quote(path.as_posix())})"
 
 
@@ -76,7 +76,7 @@ def interval(ends: Sequence[float] | None, digits: int = 1) -> str:
 
 
 def show_pictures(pictures: Sequence[Picture]) -> str | None:
-    """Return the pictures, each under its title with its caption; None where there are none."""
+    """Return the figures, each under its title with its caption; None where there are none."""
     shown = [f"### {p.title}\n\n{image(p.title, p.file)}\n\n{p.caption}" for p in pictures]
     return "\n\n".join(shown) or None
 

@@ -1,4 +1,4 @@
-"""Which pictures a report shows: chosen by a stated rule, never by eye."""
+"""Which images a report shows: chosen by a stated rule, never by hand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COLUMNS = 8  # of the gallery
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """One row of the gallery: pictures on which the first, the second or both of two results are right.
+    """One row of the gallery: images on which the first, the second or both of two results are correct.
 
-    `picks` holds a row number of the prediction table per column, None where a group has no such picture;
-    `total` counts all pictures of that kind.
+    `picks` holds a row number of the prediction table per column, None where a group has no such image;
+    `total` counts all images of that kind.
     """
 
     right: tuple[bool, bool]
@@ -26,16 +26,17 @@ class GalleryRow:
     def title(self, names: tuple[str, str]) -> str:
         """Return what the row shows, in words."""
         who = "both" if all(self.right) else f"only {names[self.right.index(True)]}"
-        return f"{who} right: {count_text(self.total, 'image')}"
+        return f"{who} correct: {count_text(self.total, 'image')}"
 
 
 def choose_disagreements(
     target: np.ndarray, probs_a: np.ndarray, probs_b: np.ndarray
 ) -> tuple[GalleryRow, GalleryRow, GalleryRow]:
-    """Choose the pictures that tell two results apart: both right, only the first, only the second right.
+    """Choose the images that tell two results apart: both correct, only the first, only the second correct.
 
-    Of each row and true group it takes the picture with the largest |p_a - p_b|, the difference of the two
-    probabilities of the true group (ties: the first in the table). No eye chooses, and every picture counts.
+    Of each row and true group it takes the image with the largest |p_a - p_b|, the difference of the two
+    probabilities of the true group (ties: the first in the table). Nothing is chosen by hand, and every image
+    counts.
 
     Args:
         target: (N,) int true groups.
@@ -75,8 +76,8 @@ def choose_typical(target: np.ndarray, probs: np.ndarray) -> list[int]:
 def choose_telling(target: np.ndarray, probs_a: np.ndarray, probs_b: np.ndarray) -> list[int]:
     """Return up to one row per true group, young to old: the one on which two results differ most.
 
-    Of a group it takes the largest |p_a - p_b| of the true group among the pictures that only one of the two
-    gets right; where there are none, among those that both get right; where there are none, it has no row.
+    Of a group it takes the largest |p_a - p_b| of the true group among the images that only one of the two
+    predicts correctly; where there are none, among those that both do; where there are none, it has no row.
     """
     groups = probs_a.shape[1]
     gap, right_a, right_b = _compare(target, probs_a, probs_b)
@@ -91,7 +92,7 @@ def choose_telling(target: np.ndarray, probs_a: np.ndarray, probs_b: np.ndarray)
 def _compare(
     target: np.ndarray, probs_a: np.ndarray, probs_b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, per row, |p_a - p_b| of the true group, and whether each of the two results is right."""
+    """Return, per row, |p_a - p_b| of the true group, and whether each of the two results is correct."""
     if probs_a.shape != probs_b.shape or len(target) != len(probs_a):
         raise ValueError(
             f"two results on the same rows need equal shapes, got probabilities {probs_a.shape} and "

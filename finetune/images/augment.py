@@ -1,7 +1,7 @@
-"""Named augmentation policies: each result is a pure function of (prepared picture, seed).
+"""Named augmentation policies: each result is a pure function of (prepared image, seed).
 
 Albumentations keeps generators of its own that ignore numpy's and torch's seeds and repeat in every worker;
-here both are replaced before every single picture, so that the result depends neither on the process nor on
+here both are replaced before every single image, so that the result depends neither on the process nor on
 the order of calls. It is imported when a policy that needs it is built (it takes about a second). Policies of
 crop and mirror alone are written out: without the library's bookkeeping they take half the time.
 """
@@ -23,7 +23,7 @@ from finetune.images.preprocess import INTERPOLATIONS, PreprocessSpec, center_cr
 if TYPE_CHECKING:
     import albumentations as A
 
-# Writes the augmented picture of (prepared, seed) into uint8 (S, S, 3).
+# Writes the augmented image of (prepared, seed) into uint8 (S, S, 3).
 Apply = Callable[[np.ndarray, int, np.ndarray], None]
 
 FLIP_PROBABILITY = 0.5
@@ -51,7 +51,7 @@ class Augment:
         self._apply = POLICIES[policy](spec)
 
     def __call__(self, prepared: np.ndarray, seed: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the augmented picture for this seed, written into `out` (contiguous) where it is given."""
+        """Return the augmented image for this seed, written into `out` (contiguous) where it is given."""
         if out is None:
             out = np.empty((self.spec.image_size, self.spec.image_size, 3), np.uint8)
         self._apply(prepared, seed, out)
@@ -72,8 +72,8 @@ def build_augment(policy: str, spec: PreprocessSpec) -> Augment:
     standard     random crop of 8-100 % of the area at an aspect ratio of 3/4 to 4/3, mirror: the ImageNet
                  recipe
     strong       standard, with affine and colour jitter, now and then grey, blur or a patch erased
-    crop         a crop of the network's size anywhere in the prepared picture, mirror: no second resizing
-    rotate_crop  rotation by up to 15 degrees about the middle of the prepared picture, black where nothing
+    crop         a crop of the network's size anywhere in the prepared image, mirror: no second resizing
+    rotate_crop  rotation by up to 15 degrees about the middle of the prepared image, black where nothing
                  is, then crop and mirror as above
     """
     return Augment(policy, spec)
@@ -84,7 +84,7 @@ def draw_crop(
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) of a random crop, in pixels.
 
-    The crop's share of the area is uniform in `area` and the logarithm of its aspect ratio uniform between
+    The crop's fraction of the area is uniform in `area` and the logarithm of its aspect ratio uniform between
     those of 3/4 and 4/3; after ten draws that do not fit, the largest centred square is taken (Szegedy et
     al., Going Deeper with Convolutions, 2015, section 6).
     """
@@ -199,7 +199,7 @@ POLICIES: dict[str, Callable[[PreprocessSpec], Apply]] = {
 
 
 def _crop_and_mirror(rng: random.Random, picture: np.ndarray, side: int, out: np.ndarray) -> None:
-    """Write a square crop from anywhere in the picture, mirrored half of the time."""
+    """Write a square crop from anywhere in the image, mirrored half of the time."""
     top = rng.randint(0, picture.shape[0] - side)
     left = rng.randint(0, picture.shape[1] - side)
     out[:] = picture[top : top + side, left : left + side]
@@ -247,7 +247,7 @@ def _seeded(transforms: list[A.BasicTransform]) -> Apply:
     pipeline = _albumentations().Compose(transforms)
 
     def apply(prepared: np.ndarray, seed: int, out: np.ndarray) -> None:
-        # One pair of generators for all transforms: a quarter of the cost of seeding each one by itself.
+        # One pair of generators for all transforms: a quarter of the cost of seeding each one separately.
         pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         out[:] = pipeline(image=prepared)["image"]
 

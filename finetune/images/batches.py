@@ -1,9 +1,9 @@
-"""Manifest rows -> batches of uint8 pictures; order and augmentation are functions of counters.
+"""Manifest rows -> batches of uint8 images; order and augmentation are functions of counters.
 
-An epoch's order comes from (seed, epoch), a picture's augmentation from (seed, epoch, row), and that of a
+An epoch's order comes from (seed, epoch), an image's augmentation from (seed, epoch, row), and that of a
 second or later view of it from (seed, epoch, row, view). So the batches are the same for any number of
 worker processes, for any step at which an epoch is taken up again, and, put together, for any number of
-ranks. Pictures stay uint8 until `normalise` runs on the device.
+ranks. Images stay uint8 until `normalise` runs on the device.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from finetune.seeding import derive_seed, epoch_order
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures on their way to the device.
+    """Images on their way to the device.
 
-    `images` uint8 (B * crops, S, S, 3), the crops of one picture side by side; `target` int64 (B,),
-    zero-based classes; `index` int64 (B,), the manifest rows; `crops` the number of crops per picture.
+    `images` uint8 (B * crops, S, S, 3), the crops of one image side by side; `target` int64 (B,),
+    zero-based classes; `index` int64 (B,), the manifest rows; `crops` the number of crops per image.
     """
 
     images: Tensor
@@ -40,7 +40,7 @@ class Batch:
     crops: int = 1
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with pictures and targets on `device`; the index stays on the CPU."""
+        """Return the batch with images and targets on `device`; the index stays on the CPU."""
         images = self.images.to(device, non_blocking=True)
         return Batch(images, self.target.to(device, non_blocking=True), self.index, self.crops)
 
@@ -48,10 +48,10 @@ class Batch:
 def normalise(
     images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return (x / 255 - mean) / std for uint8 pictures, computed in float32 on their device.
+    """Return (x / 255 - mean) / std for uint8 images, computed in float32 on their device.
 
     `images` is uint8 (B, H, W, 3); `mean` and `std` hold three numbers on the 0-1 scale, RGB. Returns `dtype`
-    (B, 3, H, W) in channels_last memory: the pictures' own layout, nothing is moved.
+    (B, 3, H, W) in channels_last memory: the images' own layout, nothing is moved.
 
     >>> white = torch.full((1, 1, 1, 3), 255, dtype=torch.uint8)
     >>> normalise(white, [0.5] * 3, [0.25, 0.5, 1.0]).flatten()
@@ -67,10 +67,10 @@ class TrainBatches:
 
     `target` holds the class of every manifest row, int64 (N,); `rows` the rows to train on. `batch_size` is
     the global one: with `world_size` > 1 this rank gets the samples [rank::world_size] of every global batch.
-    The last, incomplete batch of an epoch is left out (other pictures each time, as the order changes); a set
-    smaller than one batch becomes one batch of all its pictures. `workers` > 0 moves the work to that many
+    The last, incomplete batch of an epoch is left out (other images each time, as the order changes); a set
+    smaller than one batch becomes one batch of all its images. `workers` > 0 moves the work to that many
     processes, which are kept until this object goes. Only the epoch started last may be read. `views` is how
-    often each picture is drawn, with an augmentation of its own, the views of one picture side by side; the
+    often each image is drawn, with an augmentation of its own, the views of one image side by side; the
     first view is the same whatever their number.
 
     Raises UsageError when `batch_size` is no multiple of `world_size`, or a rank or worker count is
@@ -94,14 +94,14 @@ class TrainBatches:
         self._rows = _check_rows(rows, source, target)
         _check_counts(batch_size, workers, rank, world_size)
         if views < 1:
-            raise UsageError(f"a picture is drawn at least once, got views {views}")
+            raise UsageError(f"an image is drawn at least once, got views {views}")
         if batch_size % world_size:
             raise UsageError(
                 f"batch_size {batch_size} must be a multiple of the {world_size} processes; "
                 f"{batch_size - batch_size % world_size or world_size} is the next that is"
             )
         if len(self._rows) < world_size:
-            raise DataError(f"{len(self._rows)} training pictures are too few for {world_size} processes")
+            raise DataError(f"{len(self._rows)} training images are too few for {world_size} processes")
         self.batch_size = min(batch_size, len(self._rows))
         self.steps_per_epoch = len(self._rows) // self.batch_size
         self._seed, self._rank, self._world_size = seed, rank, world_size
@@ -110,7 +110,7 @@ class TrainBatches:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield this rank's batches of one epoch, from `start_step` (0 to `steps_per_epoch`) on.
 
-        Raises BadImageError, naming the file, when a picture can no longer be read.
+        Raises BadImageError, naming the file, when an image can no longer be read.
         """
         return self._engine.run([_Request(epoch, rows) for rows in self.epoch_rows(epoch, start_step)])
 
@@ -131,8 +131,8 @@ class TrainBatches:
 class EvalBatches:
     """Test crops of every row, each row exactly once over all ranks, in the rows' order.
 
-    `crops` is "center", "flip" or "ten" (see `test_crops`); `batch_size` counts pictures, not crops. Nothing
-    is padded or left out: the last batch is as small as it comes out, and ranks may differ by one picture.
+    `crops` is "center", "flip" or "ten" (see `test_crops`); `batch_size` counts images, not crops. Nothing
+    is padded or left out: the last batch is as small as it comes out, and ranks may differ by one image.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class EvalBatches:
 
     @property
     def pictures(self) -> int:
-        """How many pictures, crops counted one by one, this rank gives."""
+        """How many images, crops counted one by one, this rank gives."""
         crops = self._engine.crops
         return crops * sum(len(request.rows) for request in self._requests)
 
@@ -172,7 +172,7 @@ class EvalBatches:
 
 def _check_rows(rows: np.ndarray, source: ImageSource, target: np.ndarray) -> np.ndarray:
     if len(target) != len(source):
-        raise DataError(f"{len(target)} targets for {len(source)} pictures; each manifest row needs one")
+        raise DataError(f"{len(target)} targets for {len(source)} images; each manifest row needs one")
     outside = [str(row) for row in rows if not 0 <= row < len(source)]
     if outside:
         raise DataError(f"rows must lie in [0, {len(source) - 1}], got:\n{listing(outside)}")
@@ -194,7 +194,7 @@ class _Request:
 
 
 class _View(Protocol):
-    """What is made of one prepared picture: `crops` pictures, written to `place`, uint8 (crops, S, S, 3)."""
+    """What is made of one prepared image: `crops` images, written to `place`, uint8 (crops, S, S, 3)."""
 
     crops: int
     size: int
@@ -223,7 +223,7 @@ class _Cropped:
 
 
 class _Loader(Dataset[Batch]):
-    """Makes whole batches: every picture is written to its final place, nothing is collated."""
+    """Makes whole batches: every image is written to its final place, nothing is collated."""
 
     def __init__(self, source: ImageSource, target: np.ndarray, view: _View) -> None:
         self.source, self.target, self.view = source, target, view

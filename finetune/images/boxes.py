@@ -1,4 +1,4 @@
-"""Bounding boxes: the part of a decoded picture that is looked at, everything else cut away."""
+"""Bounding boxes: the part of a decoded image that is looked at, everything else cut away."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from finetune.errors import DataError
 from finetune.images.decode import BadImageError
 
 
-def cut(picture: np.ndarray, box: np.ndarray, name: str = "the picture") -> np.ndarray:
-    """Return the part of a picture inside a box, as a view, with every pixel that the box touches.
+def cut(picture: np.ndarray, box: np.ndarray, name: str = "the image") -> np.ndarray:
+    """Return the part of an image inside a box, as a view, with every pixel that the box touches.
 
     Args:
         picture: (H, W, 3), upright.
-        box: x1, y1, x2, y2 in pixels from the picture's upper left corner, x2 and y2 behind the last pixel;
-            what lies outside the picture is left out.
-        name: of the picture, for the message.
+        box: x1, y1, x2, y2 in pixels from the image's upper left corner, x2 and y2 behind the last pixel;
+            what lies outside the image is left out.
+        name: of the image, for the message.
 
     Raises:
-        BadImageError: not one pixel of the picture lies in the box, or it is not known (NaN).
+        BadImageError: not one pixel of the image lies in the box, or it is not known (NaN).
 
     >>> cut(np.zeros((10, 20, 3), np.uint8), np.array([-5.0, 2.5, 4.0, 6.0])).shape
     (4, 4, 3)
@@ -37,5 +37,5 @@ def cut(picture: np.ndarray, box: np.ndarray, name: str = "the picture") -> np.n
 def check_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
     """Return boxes as float64 (count, 4); DataError for another shape."""
     if boxes.shape != (count, 4):
-        raise DataError(f"{count} pictures need boxes of shape ({count}, 4), got {boxes.shape}")
+        raise DataError(f"{count} images need boxes of shape ({count}, 4), got {boxes.shape}")
     return np.asarray(boxes, dtype=np.float64)

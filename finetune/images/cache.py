@@ -1,9 +1,9 @@
-"""Prepared pictures by manifest row: decoded every time, or once into one file of pixels.
+"""Prepared images by manifest row: decoded every time, or once into one file of pixels.
 
-A cache's key covers the bytes of every picture, the boxes they are cut to, the resize rule and the versions
+A cache's key covers the bytes of every image, the boxes they are cut to, the resize rule and the versions
 of decoder, resizer and file format, so a cache cannot be stale: whatever changes, another file is made. All
-pictures are read and hashed at every start (about half a second per gigabyte and thread), which also notices
-a picture that was replaced without a change of size or date.
+images are read and hashed at every start (about half a second per gigabyte and thread), which also notices
+an image that was replaced without a change of size or date.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ LISTED = 50
 
 
 class BadImagesError(DataError):
-    """Pictures that cannot be used; `bad` holds every (path, reason), the message the first fifty."""
+    """Images that cannot be used; `bad` holds every (path, reason), the message the first fifty."""
 
     def __init__(self, bad: Sequence[tuple[str, str]], total: int) -> None:
         lines = listing([f"{path}: {reason}" for path, reason in bad], limit=LISTED)
         super().__init__(
-            f"{len(bad)} of {total} pictures cannot be used:\n{lines}\n"
+            f"{len(bad)} of {total} images cannot be used:\n{lines}\n"
             "Replace or unlist them, or say --data.skip_bad true: they are left out, counted and recorded."
         )
         self.bad = list(bad)
 
 
 class ImageSource(Protocol):
-    """Prepared pictures by manifest row.
+    """Prepared images by manifest row.
 
     `bad` maps the rows that cannot be used to the reason: the caller leaves them out and records them;
     reading one raises BadImageError. `content` is a SHA-256 over the bytes of every row's file, in order.
@@ -61,14 +61,14 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """Return the prepared picture of a manifest row, uint8 (h, w, 3)."""
+        """Return the prepared image of a manifest row, uint8 (h, w, 3)."""
 
     def file(self, row: int) -> Path:
         """Return the file a row comes from."""
 
 
 class FileSource:
-    """Decodes and prepares a picture every time it is asked for."""
+    """Decodes and prepares an image every time it is asked for."""
 
     def __init__(
         self,
@@ -99,12 +99,12 @@ class FileSource:
 
 
 class CachedSource:
-    """Reads prepared pictures from one cache file, by position; any number of threads and processes may.
+    """Reads prepared images from one cache file, by position; any number of threads and processes may.
 
     `slots` gives each row's place in the file (rows may share one). The system keeps the file's pages for the
     next reader, and the process's memory does not grow with the data set. Mapping the file into memory does
-    make it grow, and is slower: touching a fresh mapping costs more than copying the picture (on Linux 6.18,
-    crop and resize of a 256 px picture took 88 microseconds mapped and 61 read).
+    make it grow, and is slower: touching a fresh mapping costs more than copying the image (on Linux 6.18,
+    crop and resize of a 256 px image took 88 microseconds mapped and 61 read).
 
     Raises DataError when the file is missing or incomplete.
     """
@@ -112,7 +112,7 @@ class CachedSource:
     def __init__(self, cache_file: Path, files: Sequence[Path], slots: np.ndarray, content: str = "") -> None:
         index = read_index(cache_file)
         if index is None:
-            raise DataError(f"{cache_file} is no complete picture cache; delete it, it will be built again")
+            raise DataError(f"{cache_file} is no complete image cache; delete it, it will be built again")
         self.cache_file = cache_file
         self.content = content
         self.bad = {row: index.bad[slot] for row, slot in enumerate(slots.tolist()) if slot in index.bad}
@@ -155,19 +155,19 @@ def open_source(
     progress: Progress | None = None,
     boxes: np.ndarray | None = None,
 ) -> ImageSource:
-    """Return the manifest's pictures, prepared by the spec's resize rule.
+    """Return the manifest's images, prepared by the spec's resize rule.
 
     With a `cache_dir` they are read from a cache file there, which is built first where there is none;
-    without one every picture is decoded again each time (and once now, to find the bad ones). Both give the
+    without one every image is decoded again each time (and once now, to find the bad ones). Both give the
     same pixels. `workers` is the number of threads that hash, decode and resize (at least one).
-    `progress(done, total)` is called after each picture; left out, a bar is drawn when the error stream is a
+    `progress(done, total)` is called after each image; left out, a bar is drawn when the error stream is a
     terminal. Several processes may open one cache at once: the first builds it, the others wait.
 
-    With `boxes`, float (N, 4) as x1, y1, x2, y2 in pixels of the upright picture, each row's picture is cut
-    to its box first (see `finetune.images.boxes.cut`); a box without a pixel makes its picture a bad one.
+    With `boxes`, float (N, 4) as x1, y1, x2, y2 in pixels of the upright image, each row's image is cut
+    to its box first (see `finetune.images.boxes.cut`); a box without a pixel makes its image a bad one.
 
-    Raises BadImagesError (a DataError) with every bad picture unless `skip_bad`; then the source's `bad`
-    tells the rows, which the caller leaves out and records. Raises ResourceError when the cache folder cannot
+    Raises BadImagesError (a DataError) with every bad image unless `skip_bad`; then the source's `bad`
+    lists the rows, which the caller leaves out and records. Raises ResourceError when the cache folder cannot
     be written or the disk is too small; nothing half-written stays behind.
     """
     files = [manifest.file(row) for row in range(len(manifest))]
@@ -201,7 +201,7 @@ def open_pictures(
     skip_bad: bool = False,
     boxes: np.ndarray | None = None,
 ) -> ImageSource:
-    """Return the prepared pictures, from the cache named; all cores hash, decode and resize."""
+    """Return the prepared images, from the cache named; all cores hash, decode and resize."""
     return open_source(
         manifest,
         spec,
@@ -213,7 +213,7 @@ def open_pictures(
 
 
 def cache_folder(choice: str) -> Path | None:
-    """Return the folder of the picture cache: none, the user's cache folder for auto, or the one named."""
+    """Return the folder of the image cache: none, the user's cache folder for auto, or the one named."""
     if choice == "none":
         return None
     if choice != "auto":
@@ -229,9 +229,9 @@ def _refuse_bad(source: FileSource | CachedSource, row: int) -> None:
 def _distinct_pictures(
     slots: np.ndarray, boxes: np.ndarray | None
 ) -> tuple[list[int], np.ndarray, np.ndarray | None]:
-    """Return what a cache holds: the file of each picture, each row's picture, and each picture's box.
+    """Return what a cache holds: the file of each image, each row's image, and each image's box.
 
-    `slots` gives each row's file; two rows of one file share a picture where they share its box.
+    `slots` gives each row's file; two rows of one file share an image where they share its box.
     """
     if boxes is None:
         return list(range(int(slots.max(initial=-1)) + 1)), slots, None
@@ -251,7 +251,7 @@ def _find_bad_rows(
     corners = [None] * len(files) if boxes is None else [tuple(box) for box in boxes.tolist()]
     rows = list(zip(files, corners, strict=True))
     unique = list(dict.fromkeys(rows))
-    checks = map_files(_reason_to_refuse, unique, threads, "checking pictures", progress)
+    checks = map_files(_reason_to_refuse, unique, threads, "checking images", progress)
     reasons = dict(zip(unique, checks, strict=True))
     return {row: reason for row, key in enumerate(rows) if (reason := reasons[key]) is not None}
 

@@ -1,7 +1,7 @@
 """The cache file: what it is called, what lies in it, and how it is built without ever being half there.
 
-Layout: a magic line; the pictures' pixels one after another, uint8 (h, w, 3) each; a JSON index (shapes, and
-the reasons of the pictures that cannot be used); a footer with the index's length and the magic line again.
+Layout: a magic line; the images' pixels one after another, uint8 (h, w, 3) each; a JSON index (shapes, and
+the reasons of the images that cannot be used); a footer with the index's length and the magic line again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAGIC = b"crl-pixels-1\n"
 FOOTER = struct.Struct("<q13s")
 CHANNELS = 3
 UNREADABLE = "unreadable: "
-AHEAD = 4  # pictures in flight per thread while building
+AHEAD = 4  # images in flight per thread while building
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CacheIndex:
-    """Where each picture lies: `shapes` (n, 2) as (h, w), first bytes `starts` (n,), and why one is `bad`."""
+    """Where each image lies: `shapes` (n, 2) as (h, w), first bytes `starts` (n,), and why one is `bad`."""
 
     shapes: np.ndarray
     starts: np.ndarray
@@ -68,7 +68,7 @@ def _hash_file(file: Path) -> str:
 
 
 def cache_key(spec: PreprocessSpec, digests: Sequence[str], boxes: np.ndarray | None = None) -> str:
-    """Return 32 hexadecimal digits that change with any picture, box, resize rule or decoding version."""
+    """Return 32 hexadecimal digits that change with any image, box, resize rule or decoding version."""
     rule = [MAGIC.decode(), DECODER, RESIZER, spec.resize, spec.resize_size, spec.interpolation, spec.color]
     parts = [rule, list(digests)] if boxes is None else [rule, list(digests), boxes.tolist()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -105,15 +105,15 @@ def build_cache(
     progress: Progress | None = None,
     boxes: np.ndarray | None = None,
 ) -> None:
-    """Build `cache_file` from the pictures `files` unless another process just has.
+    """Build `cache_file` from the images `files` unless another process just has.
 
     The folder is locked meanwhile: processes that want the same cache wait for it, and what a killed one left
     is removed. Everything is written under a temporary name, flushed to the disk and then renamed. `digests`
     are the files' hashes that the cache's name was made of; each is compared with the bytes that are decoded.
-    `boxes` (n, 4) cuts each picture before it is resized (see `finetune.images.boxes.cut`).
+    `boxes` (n, 4) cuts each image before it is resized (see `finetune.images.boxes.cut`).
 
     Raises ResourceError when the folder cannot be written or the disk is too small, and DataError when a
-    picture changes meanwhile; then no file of this build stays behind.
+    image changes meanwhile; then no file of this build stays behind.
     """
     folder = cache_file.parent
     try:
@@ -130,7 +130,7 @@ def build_cache(
             _write_and_rename(cache_file, pictures, threads, progress)
     except OSError as error:
         raise ResourceError(
-            f"the picture cache in {folder} cannot be written: {error.strerror or error}; "
+            f"the image cache in {folder} cannot be written: {error.strerror or error}; "
             "name another folder with --run.cache"
         ) from error
 
@@ -145,7 +145,7 @@ def _folder_lock(folder: Path) -> Iterator[None]:
 
 def _disk_full(folder: Path, needed: int, free: int) -> ResourceError:
     return ResourceError(
-        f"disk full: the picture cache in {folder} needs about {needed} bytes ({needed / 2**30:.2f} GiB), "
+        f"disk full: the image cache in {folder} needs about {needed} bytes ({needed / 2**30:.2f} GiB), "
         f"{free} were free; make room, or name another folder with --run.cache"
     )
 
@@ -165,7 +165,7 @@ class _Pictures:
         return len(self.files) * self.spec.resize_size**2 * CHANNELS
 
     def load(self, slot: int) -> np.ndarray | str:
-        """Return one prepared picture, or the reason why it cannot be used."""
+        """Return one prepared image, or the reason why it cannot be used."""
         try:
             content = self.files[slot].read_bytes()
         except OSError as error:
@@ -207,11 +207,11 @@ def _write(
     threads: int,
     progress: Progress | None,
 ) -> None:
-    """Write pixels, index and footer, noting each shape; only a few pictures per thread are in memory."""
+    """Write pixels, index and footer, noting each shape; only a few images per thread are in memory."""
     bad: dict[int, str] = {}
     stream.write(MAGIC)
     slots = range(len(pictures.files))
-    for slot, loaded in enumerate(map_files(pictures.load, slots, threads, "caching pictures", progress)):
+    for slot, loaded in enumerate(map_files(pictures.load, slots, threads, "caching images", progress)):
         if isinstance(loaded, str):
             bad[slot] = loaded
             shapes.append((0, 0))

@@ -1,4 +1,4 @@
-"""One way from a picture file to RGB pixels: training, evaluation, prediction and the demo all call this.
+"""One way from an image file to RGB pixels: training, evaluation, prediction and the demo all call this.
 
 Content decides, never the file's extension. What cannot be read faithfully is refused with a reason; nothing
 is repaired, guessed or clipped. Pillow's global settings are read, never written: any thread may call this.
@@ -42,7 +42,7 @@ TURNS = {
 
 
 class BadImageError(DataError):
-    """A picture that cannot be decoded faithfully.
+    """An image that cannot be decoded faithfully.
 
     `path` names the file ("uploaded bytes" where there is none) and `reason` says what is wrong with it.
     """
@@ -60,22 +60,22 @@ class BadImageError(DataError):
 def decode_image(
     source: Path | bytes, *, max_pixels: int = MAX_PIXELS, notices: list[str] | None = None
 ) -> np.ndarray:
-    """Return a picture as RGB pixels, upright.
+    """Return an image as RGB pixels, upright.
 
     `source` is a file or the bytes of one. The EXIF orientation is applied. Grey, 1-bit, palette and CMYK
-    pictures are converted; transparency is laid over mid-grey (128); 16-bit grey is divided by 257, so that
+    images are converted; transparency is laid over mid-grey (128); 16-bit grey is divided by 257, so that
     65535 becomes 255. Of an animation or a file of several pages the first frame is used and a line is
     appended to `notices`.
 
     Returns uint8 (H, W, 3).
-    Raises BadImageError for: a missing or empty file; HTML, SVG or any other content that is no picture;
+    Raises BadImageError for: a missing or empty file; HTML, SVG or any other content that is no image;
     a truncated or damaged stream; floating-point or 32-bit pixels; more than `max_pixels` (read from the
     header, before any pixel is decoded); a side under 8 px. Raises UsageError while Pillow's global
-    LOAD_TRUNCATED_IMAGES is on, which would let half a picture pass as a whole one.
+    LOAD_TRUNCATED_IMAGES is on, which would let half an image pass as a whole one.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UsageError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on and lets truncated pictures pass; set it to False"
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on and lets truncated images pass; set it to False"
         )
     name = "uploaded bytes" if isinstance(source, bytes) else str(source)
     try:
@@ -144,7 +144,7 @@ def _decode_stream(stream: IO[bytes], name: str, max_pixels: int, notices: list[
         raise
     except PIL.UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise BadImageError(name, f"not a picture in a format that is read here ({known})") from None
+        raise BadImageError(name, f"not an image in a format that is read here ({known})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"the limit is {max_pixels / 1e6:g} megapixels"
         raise BadImageError(name, f"too large, {limit} ({error})") from None
@@ -160,7 +160,7 @@ def _refuse_text(start: bytes, name: str) -> None:
         return
     if b"<svg" in text:
         raise BadImageError(name, "an SVG drawing has no pixels; export it as PNG")
-    raise BadImageError(name, "a web page or XML text saved under a picture's name; fetch the picture again")
+    raise BadImageError(name, "a web page or XML text saved under an image's name; fetch the image again")
 
 
 def _check_header(image: Image.Image, name: str, max_pixels: int) -> None:

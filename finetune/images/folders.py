@@ -1,4 +1,4 @@
-"""Walk pictures laid out in one folder per class, with or without folders for the parts."""
+"""Walk images laid out in one folder per class, with or without folders for the parts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNSEEN = ("__MACOSX",)
 
 
 class FolderPicture(NamedTuple):
-    """A picture's part ("" for none), the name of its class, and its path from the root."""
+    """An image's part ("" for none), the name of its class, and its path from the root."""
 
     part: str
     class_name: str
@@ -34,7 +34,7 @@ class FolderPicture(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """The sorted file names of each folder with pictures, by its path, and other paths to folders walked."""
+    """The sorted file names of each folder with images, by its path, and other paths to folders walked."""
 
     files: dict[str, list[str]]
     again: list[str]
@@ -42,7 +42,7 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The pictures in class folders, and what should be told of what lies beside them."""
+    """The images in class folders, and what should be reported of what lies beside them."""
 
     pictures: list[FolderPicture]
     notices: list[str]
@@ -54,17 +54,17 @@ class ClassFolders:
 
 
 def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
-    """Return every picture in the class folders of these parts, part by part, sorted by path.
+    """Return every image in the class folders of these parts, part by part, sorted by path.
 
-    A folder that holds pictures is a class, and its path within its part is the class's name. Links to
-    folders are followed; no folder is listed twice in one part, and a link to one that is listed is told.
+    A folder that holds images is a class, and its path within its part is the class's name. Links to
+    folders are followed; no folder is listed twice in one part, and a link to one that is listed is reported.
 
     Args:
         root: the data set's folder.
         parts: each part's folder in it, as `part_folders` returns them; {} where classes lie in the root.
 
     Raises:
-        DataError: pictures lie among the class folders, or a class lies within another.
+        DataError: images lie among the class folders, or a class lies within another.
     """
     walks = {part: _walk(root / folder) for part, folder in (parts or {"": "."}).items()}
     pictures: list[FolderPicture] = []
@@ -87,10 +87,10 @@ def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
         notices.append(f"{len(again)} linked folders are listed under another path already: {told}")
     if empty:
         told = ", ".join(empty[:10])
-        notices.append(f"{len(empty)} folders hold no picture and are no class there: {told}")
+        notices.append(f"{len(empty)} folders hold no image and are no class there: {told}")
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-        notices.append(f"{others.total()} files are no pictures by their ending and are left out: {kinds}")
+        notices.append(f"{others.total()} files are no images by their ending and are left out: {kinds}")
     return ClassFolders(pictures, notices)
 
 
@@ -110,7 +110,7 @@ def part_folders(root: Path) -> dict[str, str]:
 
 
 def stand_in(root: Path) -> bool:
-    """Tell whether class folders stand in `root`, with or without folders for the parts."""
+    """Return whether class folders stand in `root`, with or without folders for the parts."""
     return bool(part_folders(root)) or any(
         any(map(is_picture, _files(root / name))) for name in _subfolders(root)
     )
@@ -138,7 +138,7 @@ def _classes(folder: Path, files: Mapping[str, list[str]]) -> dict[str, list[str
     loose = found.pop(".", [])
     if loose:
         lines = listing([f"{folder / name}" for name in loose])
-        raise DataError(f"{len(loose)} pictures lie beside the class folders, in no class:\n{lines}")
+        raise DataError(f"{len(loose)} images lie beside the class folders, in no class:\n{lines}")
     inner = [name for name in found if any(map(found.__contains__, _above(name)))]
     if inner:
         raise DataError(f"{folder}: classes lie within classes; move them apart:\n{listing(inner)}")
@@ -152,7 +152,7 @@ def _empty_folders(root: Path, part: str, classes: Iterable[str]) -> list[str]:
 
 
 def is_picture(name: str) -> bool:
-    """Tell whether a file is a picture by its ending."""
+    """Return whether a file is an image by its ending."""
     return name.lower().endswith(PICTURES)
 
 
@@ -185,7 +185,7 @@ def _steps(name: str) -> tuple[str, ...]:
 
 
 def _leads_back(folder: Path) -> bool:
-    """Tell whether a link leads to a folder that it lies in: it holds nothing new."""
+    """Return whether a link leads to a folder that it lies in: it holds nothing new."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 

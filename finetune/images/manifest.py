@@ -197,7 +197,7 @@ def _number(name: str, row: int, value: object, wanted: type) -> float:
         return int(str(value)) if wanted is np.int64 else float(str(value))
     except ValueError:
         kind = "whole number" if wanted is np.int64 else "number"
-        raise DataError(f"column {name!r}, row {row}: {value!r} is no {kind}") from None
+        raise DataError(f"column {name!r}, row {row}: {value!r} is not a {kind}") from None
 
 
 def _check_columns(columns: Mapping[str, np.ndarray]) -> None:

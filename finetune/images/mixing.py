@@ -1,4 +1,4 @@
-"""Mixup and CutMix: pairs of pictures become one, and so do their targets."""
+"""Mixup and CutMix: pairs of images become one, and so do their targets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mix(
     """Return mixed images and their soft targets; where both are on, each batch takes either with equal odds.
 
     mixup: x = lam * x_i + (1 - lam) * x_j, lam ~ Beta(mixup, mixup), one lam a batch, j a random partner.
-    cutmix: a box of x_j is pasted into x_i, its area (1 - lam) of the picture before it is cut at the edges;
+    cutmix: a box of x_j is pasted into x_i, its area (1 - lam) of the image before it is cut at the edges;
     lam is then recomputed from the pixels that were really pasted. Target: lam * y_i + (1 - lam) * y_j.
 
     Args:
@@ -62,7 +62,7 @@ def mix(
 def _paste(
     images: Tensor, partner: Tensor, share: float, generator: np.random.Generator
 ) -> tuple[Tensor, float]:
-    """Return the images with their partners' box, and the share of pixels that stayed their own."""
+    """Return the images with their partners' box, and the fraction of pixels that stayed their own."""
     height, width = images.shape[-2:]
     side = (1 - share) ** 0.5
     row, column = generator.integers(height), generator.integers(width)

@@ -23,9 +23,9 @@ RESIZER = f"area-then-grow opencv-{cv2.__version__}"
 
 @dataclass(frozen=True)
 class PreprocessSpec:
-    """How a decoded picture becomes a network's input; saved with the checkpoint and inside the ONNX file.
+    """How a decoded image becomes a network's input; saved with the checkpoint and inside the ONNX file.
 
-    `image_size` is the side of the square the network sees (px). `resize` "warp" squeezes the picture to
+    `image_size` is the side of the square the network sees (px). `resize` "warp" squeezes the image to
     `resize_size` x `resize_size`; "short" scales its shorter side to `resize_size` and keeps its shape.
     `interpolation` is used where an axis grows. `mean` and `std` belong to pixels scaled to 0-1, as RGB.
 
@@ -78,7 +78,7 @@ def _check_choice(field: str, value: str, choices: Mapping[str, int] | tuple[str
 
 
 def prepared_size(height: int, width: int, spec: PreprocessSpec) -> tuple[int, int]:
-    """Return the (height, width) in pixels that `prepare` gives a picture of this size.
+    """Return the (height, width) in pixels that `prepare` gives an image of this size.
 
     >>> spec = PreprocessSpec(224, "short", 256, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     >>> prepared_size(512, 1024, spec)
@@ -92,7 +92,7 @@ def prepared_size(height: int, width: int, spec: PreprocessSpec) -> tuple[int, i
 
 
 def prepare(image: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
-    """Return the picture after the resize rule, before any crop: what the cache stores.
+    """Return the image after the resize rule, before any crop: what the cache stores.
 
     `image` is uint8 (H, W, 3) RGB. Returns uint8 (h, w, 3): h = w = `resize_size` for "warp", the shorter one
     equal to `resize_size` for "short" (the longer one rounded down).
@@ -118,7 +118,7 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def preprocess(image: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
-    """Return the picture as the network sees it in evaluation: the centre crop of `prepare`.
+    """Return the image as the network sees it in evaluation: the centre crop of `prepare`.
 
     `image` is uint8 (H, W, 3) RGB of any size. Returns contiguous uint8 (S, S, 3), S = `spec.image_size`.
     """
@@ -126,7 +126,7 @@ def preprocess(image: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
 
 
 def test_crops(prepared: np.ndarray, spec: PreprocessSpec, crops: str) -> np.ndarray:
-    """Return the crops of one prepared picture whose softmax outputs are averaged in testing.
+    """Return the crops of one prepared image whose softmax outputs are averaged in testing.
 
     `crops` is "center" (1), "flip" (the centre and its mirror image, 2) or "ten": centre, top left, top
     right, bottom left, bottom right, then the mirror images of these five in the same order (Krizhevsky et

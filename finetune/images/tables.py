@@ -22,7 +22,7 @@ TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 class Table:
     """Stripped cells: `rows` holds (number, cells) pairs, the number being the line of a text file.
 
-    In parquet files rows count from 1, and an absent value is an empty cell. `notices` tells of a dialect
+    In parquet files rows count from 1, and an absent value is an empty cell. `notices` reports a dialect
     other than plain CSV.
     """
 
@@ -33,7 +33,7 @@ class Table:
 
 
 def read_table(file: Path) -> Table:
-    """Read a .csv, .tsv, .txt or .parquet table; comma, semicolon or tab are told apart by the first line.
+    """Read a .csv, .tsv, .txt or .parquet table; comma, semicolon or tab are recognised by the first line.
 
     A byte-order mark, CRLF line ends and blank lines are tolerated. Raises DataError naming file and line
     when the file is missing, is not UTF-8, has ragged rows, repeats a column's name or holds no row;

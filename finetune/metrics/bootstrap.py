@@ -1,6 +1,6 @@
-"""What a mean over images is worth when images of one person err together: intervals and paired tests.
+"""What a mean over images is worth when images of one subject err together: intervals and paired tests.
 
-Pictures of one subject are not independent, so subjects (clusters) are resampled, never single pictures;
+Images of one subject are not independent, so subjects (clusters) are resampled, never single images;
 where the data come in fixed folds (strata), subjects are resampled within their fold.
 """
 
@@ -50,7 +50,7 @@ class PairedDifference(NamedTuple):
 
 
 class McNemar(NamedTuple):
-    """Images only the first gets right (`b`), only the second gets right (`c`), and the exact two-sided p."""
+    """Images only the first predicts correctly (`b`), only the second (`c`), and the exact two-sided p."""
 
     b: int
     c: int
@@ -88,7 +88,7 @@ def student_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) 
 def effective_clusters(clusters: np.ndarray) -> float:
     """Return Kish's effective number of clusters, (sum n_g)^2 / sum n_g^2, for clusters of n_g images.
 
-    It equals the number of clusters when all are of one size, and tells how few remain when some own most
+    It equals the number of clusters when all are of one size, and shows how few remain when some own most
     images.
     Source: Kish, "Survey Sampling", 1965, section 11.7.
 
@@ -167,7 +167,7 @@ def paired_cluster_bootstrap(
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
-    """Return the discordant counts and the exact two-sided p of McNemar's test on paired right/wrong answers.
+    """Return the discordant counts and exact two-sided p of McNemar's test on paired predictions.
 
     Under equal accuracy b ~ Binomial(b + c, 1/2); p is the exact binomial (not the mid-p) and 1 without
     discord. The test takes images as independent: with several images of a subject its p is too small. It is
@@ -181,7 +181,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
 
     right_a, right_b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if right_a.shape != right_b.shape:
-        raise ValueError(f"paired answers must have one shape, got {right_a.shape} and {right_b.shape}")
+        raise ValueError(f"paired predictions must have one shape, got {right_a.shape} and {right_b.shape}")
     b, c = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return McNemar(b, c, float(binomtest(b, b + c).pvalue) if b + c else 1.0)
 

@@ -1,4 +1,4 @@
-"""Class probabilities or predictions against targets -> scores: shares in [0, 1], NaN without a sample.
+"""Class probabilities or predictions against targets -> scores: fractions in [0, 1], NaN without a sample.
 
 Every function takes numpy arrays; `scores` is either probs (N, K) or preds (N,), zero-based. A class without
 a sample has no recall (NaN), and is left out of means over classes: it is never counted as 0.
@@ -52,7 +52,7 @@ class ConfusionCounts:
         return self.counts.cpu().numpy().copy()
 
     def accuracy(self, within: int = 0) -> float:
-        """Return the share of samples with |prediction - target| <= `within`; NaN without any."""
+        """Return the fraction of samples with |prediction - target| <= `within`; NaN without any."""
         matrix = self.matrix()
         row, column = np.indices(matrix.shape)
         total = matrix.sum()
@@ -68,7 +68,7 @@ class Calibration:
     """The expected calibration error and the bins of its reliability diagram (arrays of length B).
 
     `low` and `high` are a bin's edges (low < confidence <= high), `count` its samples, `confidence` their
-    mean top probability and `accuracy` the share that is right; both are NaN in an empty bin.
+    mean top probability and `accuracy` the fraction that is correct; both are NaN in an empty bin.
     """
 
     error: float
@@ -108,17 +108,17 @@ def confusion_matrix(scores: np.ndarray, target: np.ndarray, num_classes: int) -
 
 
 def accuracy(scores: np.ndarray, target: np.ndarray) -> float:
-    """Return the share of samples whose predicted class is the target; NaN without a sample."""
+    """Return the fraction of samples whose predicted class is the target; NaN without a sample."""
     preds, target = _matched(predicted_classes(scores), target)
     return _mean(preds == target)
 
 
 def top_k_accuracy(probs: np.ndarray, target: np.ndarray, k: int) -> float:
-    """Return the share of samples whose target is among the k largest of probs (N, K).
+    """Return the fraction of samples whose target is among the k largest of probs (N, K).
 
     Equal probabilities rank by class index, so `top_k_accuracy(probs, target, 1)` equals `accuracy`. On
-    ordered classes this is not the share within one class of the target. Raises ValueError unless 1 <= k <=
-    K.
+    ordered classes this is not the fraction within one class of the target. Raises ValueError unless 1 <= k
+    <= K.
     """
     probs, target = _matched(_as_probs(probs), target)
     if not 1 <= k <= probs.shape[1]:
@@ -137,7 +137,7 @@ def recall_of(confusion: np.ndarray) -> np.ndarray:
 
 
 def per_class_recall(scores: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the share of each class's samples that is predicted right, float64 (K,); NaN without a sample.
+    """Return the fraction of each class's samples predicted correctly, float64 (K,); NaN without one.
 
     >>> per_class_recall(np.array([0, 0, 1]), np.array([0, 1, 1]), num_classes=3).tolist()
     [1.0, 0.5, nan]

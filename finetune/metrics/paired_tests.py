@@ -1,6 +1,6 @@
 """Tests of paired repeats, one pair per training seed: Student's t and Wilcoxon's signed ranks.
 
-The repeats are independent, unlike images of one person, for which `finetune.metrics.bootstrap` resamples.
+The repeats are independent, unlike images of one subject, for which `finetune.metrics.bootstrap` resamples.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Differences of paired scores that agree to so many decimals are one value: shares of n images as floats do.
+# Differences of paired scores that agree to so many decimals are one value: fractions of n images as floats
+# do.
 SAME_TO = 9
 EXACT_UP_TO = 25  # pairs for which the signed-rank test counts every assignment of signs
 

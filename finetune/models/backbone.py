@@ -54,13 +54,13 @@ class FeatureBackbone(nn.Module):
         name: timm's name of it.
         weights: where its weights came from.
         taps: which maps `forward` returns, as strides or places from the end, in this order.
-        embed: False drops the pooling layers behind the deepest tap (VGG's hold 119 million weights) and
+        embed: False drops the pooling layers behind the deepest tap (VGG's hold 119 million parameters) and
             leaves the embedding empty, for heads that read maps only; "pooled" does so only where timm's
             `pre_logits` holds hidden layers, as in VGG, and keeps every other embedding: the mean of
             ResNet's last map, but also what EfficientNet and MobileNet-V3 make with a convolution before
             or behind the pooling.
         image_size: side in pixels the model was built for, where the model fixes one.
-        notes: sentences for the person who started the run.
+        notes: sentences for the user.
 
     Raises UsageError for a tap the model does not have, listing those it has.
     """
@@ -190,7 +190,7 @@ def build_backbone(
         model.reset_classifier(0)
         if classes:
             notes.append(
-                f"the {classes}-class classifier of {source.location} was left out: the head starts anew"
+                f"the {classes}-class classifier of {source.location} was left out: the head starts again"
             )
     model.pretrained_cfg = model.default_cfg = config.to_dict()
     return FeatureBackbone(model, name, source, taps=taps, embed=embed, image_size=side, notes=notes)

@@ -36,7 +36,7 @@ def save_bundle(file: Path, model_state: Mapping[str, Tensor], facts: Mapping[st
 
     Raises:
         ValueError: `class_names` is missing, empty or not text.
-        TypeError: a fact is no number, text, list or mapping.
+        TypeError: a fact is not a number, text, list or mapping.
         ResourceError: the disk is full or the folder cannot be written to; an old file is untouched.
     """
     if not _are_names(facts.get("class_names")):

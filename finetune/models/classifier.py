@@ -128,7 +128,7 @@ def unwrap(model: nn.Module) -> Any:
 
 
 def num_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:
-    """Return the number of weights, or of those that learn."""
+    """Return the number of parameters, or of those that learn."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 

@@ -74,5 +74,5 @@ def as_maps(model: Any, values: Tensor) -> Tensor:
             if side and side * side == tokens.shape[1]:
                 return tokens.transpose(1, 2).reshape(len(values), -1, side, side)
     raise UsageError(
-        f"where a model looks can be told of features with places, this one's have shape {shape}"
+        f"where a model looks can be shown for features with places, this one's have shape {shape}"
     )

@@ -28,7 +28,7 @@ class TwinWeights:
         return {**self.first.to_dict(), "second": self.second.to_dict()}
 
     def describe(self) -> str:
-        """Return one line for a person."""
+        """Return one line for the user."""
         return f"{self.first.describe()}; second {self.second.describe()}"
 
 

@@ -1,4 +1,4 @@
-"""Two looks at a picture: the whole, and the region that the network's own activations point to."""
+"""Two looks at an image: the whole, and the region that the network's own activations point to."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class TwoView(Classifier):
     e = ||A||_2 over the channels; of the places above `threshold` times the mean energy, the connected group
     with the greatest sum is taken, and the smallest square around it, at least `least_side` wide, is enlarged
     to the network's size by bilinear interpolation. Where every place has the same energy the region is the
-    whole picture.
+    whole image.
 
-    It stands in the place of the classifier in evaluation, and shares its weights; each answer costs two
+    It stands in the place of the classifier in evaluation, and shares its weights; each prediction costs two
     passes.
 
     Args:
@@ -31,11 +31,11 @@ class TwoView(Classifier):
         spec: its preprocessing.
         share: s, the weight of the region, in (0, 1).
         threshold: above 0; the greater, the smaller the region.
-        least_side: of the picture's side, in (0, 1].
+        least_side: of the image's side, in (0, 1].
 
     Raises UsageError for a value out of its range, and in `infer` for a model whose features have no places.
 
-    Source: the averaged score of a picture and of the object found in it, after Peng, He, Zhao, "Object-Part
+    Source: the averaged score of an image and of the object found in it, after Peng, He, Zhao, "Object-Part
     Attention Model for Fine-grained Image Classification", 2018, of whose several networks this keeps one;
     the energy above its mean, and its greatest connected group, after Wei, Luo, Wu, Zhou, "Selective
     Convolutional Descriptor Aggregation for Fine-Grained Image Retrieval", 2017. The square is our own.
@@ -65,7 +65,7 @@ class TwoView(Classifier):
         return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
 
     def look(self, images: Tensor) -> tuple[Tensor, np.ndarray]:
-        """Return the logits of the whole pictures (B, K), and the regions: left, top, side (B, 3) in 0-1."""
+        """Return the logits of the whole images (B, K), and the regions: left, top, side (B, 3) in 0-1."""
         model = self.backbone.model
         with caught_output(model.get_submodule(last_layer(model))) as caught:
             logits = super().infer(images)

@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from: a person's file, this machine's caches or the network; hashed."""
+"""Where a backbone's weights come from: a user's file, this machine's caches or the network; hashed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class WeightSource:
 
     `kind` is "none" (random), "file", "hub" or "url"; `location` the file on this machine; `origin` where the
     publisher keeps it; `tag` the pretrained configuration's name; `license` as timm records it, "unknown" for
-    a person's own file; `size_bytes` and `sha256` of the file that was read.
+    a user's own file; `size_bytes` and `sha256` of the file that was read.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class WeightSource:
         return asdict(self)
 
     def describe(self) -> str:
-        """Return one line for a person.
+        """Return one line for the user.
 
         >>> WeightSource("none").describe()
         'weights: none (random initialisation)'
@@ -84,7 +84,7 @@ class Published:
 
     @property
     def drop_file(self) -> Path:
-        """The file that a person without a connection may put in place by hand."""
+        """The file that a user without a connection may put in place by hand."""
         suffix = Path(urlsplit(self.address).path).suffix or WEIGHT_SUFFIXES[0]
         return _torch_cache() / f"{self.name}{suffix}"
 
@@ -220,7 +220,7 @@ def _download(published: Published) -> Path:
 
 
 def how_to_fetch(published: Published, reason: str) -> str:
-    """Return what a person without these weights may fetch, and where to put it; `reason` is a clause."""
+    """Return what a user without these weights may fetch, and where to put it; `reason` is a clause."""
     return (
         f"the pretrained weights of {published.name} are not on this machine, and {reason}.\n"
         f"  fetch    {Path(urlsplit(published.address).path).name} of {published.hub_id or published.name}, "

@@ -39,7 +39,7 @@ def atomic_file(
     Args:
         file: the target; its folder must exist. The temporary name does not depend on it, so a target may use
             all 255 bytes that a name can have.
-        need_bytes: the expected size, told in the message when the disk is full.
+        need_bytes: the expected size, given in the message when the disk is full.
         before_replace: called once the new bytes are safe on the disk and before they take the target's name.
 
     Raises:
@@ -83,7 +83,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_stale(file: Path) -> bool:
-    """Tell whether `file` has the name of an unfinished write."""
+    """Return whether `file` has the name of an unfinished write."""
     return file.match(_STALE)
 
 
@@ -120,7 +120,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def write_error(error: OSError, file: Path, need_bytes: int = 0) -> ResourceError:
-    """Return the error that tells a person why `file` could not be written."""
+    """Return the error that says why `file` could not be written."""
     if error.errno in _SHORTAGES:
         return ResourceError(_shortage(_SHORTAGES[error.errno], file.parent, need_bytes))
     reason = error.strerror or str(error)

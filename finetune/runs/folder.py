@@ -37,7 +37,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         resumed: whether it held a run before.
-        changes: the differences from the former configuration that `allow_change` let pass.
+        changes: the differences from the previous configuration that `allow_change` let pass.
 
     Where `writer` is false (every process but the first) all writing methods do nothing.
     """
@@ -66,7 +66,7 @@ class RunFolder:
             path: the folder; its parents are made too.
             config: the resolved configuration, written to config.yaml.
             resume: "never" refuses a folder that holds anything; "auto" goes on with the run in it, if any.
-            allow_change: dotted keys, sections or patterns whose value may differ from the former run's.
+            allow_change: dotted keys, sections or patterns whose value may differ from the previous run's.
             free_keys: the same, for keys that can never change a result.
             writer: False for the other processes of a distributed run: no lock is taken, nothing is written.
             wait_seconds: how long to wait for another process to let go of the folder.
@@ -74,7 +74,7 @@ class RunFolder:
         Raises:
             UsageError: the folder holds something and `resume` is "never"; another process writes there; the
                 configuration changed; the folder cannot be made.
-            DataError: the config.yaml of the former run cannot be read.
+            DataError: the config.yaml of the previous run cannot be read.
         """
         folder = Path(path)
         if resume not in ("never", "auto"):

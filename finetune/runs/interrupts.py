@@ -16,7 +16,7 @@ class StopRequest:
     """While this context is open, `requested` turns true at the first SIGINT or SIGTERM.
 
     The loop looks at `requested` after each step, saves and leaves. A second SIGINT raises KeyboardInterrupt
-    where the program stands; further SIGTERMs change nothing, because schedulers send several. The former
+    where the program stands; further SIGTERMs change nothing, because schedulers send several. The previous
     handlers come back when the context closes. Outside the main thread, where Python allows no handlers,
     `requested` stays false.
 

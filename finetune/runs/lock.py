@@ -20,7 +20,7 @@ LOCK_NAME = ".lock"
 class FolderLock:
     """Holds `folder` from its making until `release` or the end of the process, kill -9 included.
 
-    The lock belongs to the open file `.lock`, which also tells who holds it. Processes forked meanwhile
+    The lock belongs to the open file `.lock`, which also records who holds it. Processes forked meanwhile
     (those that prepare batches) let go of it at once, so that they cannot keep a killed run's folder locked.
     The empty file stays behind: removing it would let two processes lock two files of one name.
 

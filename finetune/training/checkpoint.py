@@ -95,9 +95,9 @@ class CheckpointFolder:
         return remove_stale(self.folder)
 
     def save(self, state: dict[str, Any], *, epoch: int, step: int) -> Path:
-        """Save `state` with its `epoch` and `step` as the last checkpoint; the former becomes the previous.
+        """Save `state`, its `epoch` and `step` as the last checkpoint; the one before becomes the previous.
 
-        Raises as `save_checkpoint` does, with all former checkpoints in their place.
+        Raises as `save_checkpoint` does, with all earlier checkpoints in their place.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         _save(self.last, {**state, "epoch": epoch, "step": step}, before_replace=self._rotate)

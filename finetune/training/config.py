@@ -1,4 +1,4 @@
-"""What a person may choose about a training run, as frozen dataclasses that know nothing of files or flags.
+"""What a user may choose about a training run, as frozen dataclasses that know nothing of files or flags.
 
 Every field's default is the toolkit's own choice unless its comment names a source; `finetune.cli.options`
 turns command lines and YAML files into these objects.
@@ -25,7 +25,7 @@ class ModelConfig:
         second: a further backbone for a head that reads two (bilinear); empty for none.
         second_weights: where the second backbone's weights come from, as in weights.
         image_size: side of the square network input in pixels; null takes the pretrained configuration's.
-        resize: warp squeezes every picture into a square, short scales its shorter side and keeps its shape;
+        resize: warp squeezes every image into a square, short scales its shorter side and keeps its shape;
             the network then sees a square crop of image_size.
         resize_ratio: pre-resized side over image_size; null takes the pretrained configuration's crop ratio.
         drop_rate: dropout before the backbone's own classifier, in [0, 1).
@@ -60,16 +60,16 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how fast and on which pictures the model learns.
+    """How long, how fast and on which images the model learns.
 
     Args:
         epochs: passes over the training rows, the frozen ones included; 0 tests the network untrained.
         frozen_epochs: first epochs in which only the head learns.
-        frozen_lr: the head's rate in the frozen epochs; null takes lr * head_lr_multiplier.
+        frozen_lr: the head's learning rate in the frozen epochs; null takes lr * head_lr_multiplier.
         frozen_weight_decay: weight decay in the frozen epochs; null takes weight_decay.
         frozen_schedule: cosine, step (the milestones that lie in the frozen epochs) or constant.
-        frozen_views: augmented views of every picture whose features are kept, so that the frozen backbone is
-            asked once for each instead of in every epoch (epoch e then shows view e modulo frozen_views);
+        frozen_views: augmented views of every image whose features are cached, so that the frozen backbone is
+            run once for each instead of in every epoch (epoch e then shows view e modulo frozen_views);
             0 asks it in every epoch, -1 keeps one view where the augmentation is none and nothing else.
         batch_size: images per optimiser step over all processes (before accumulation); an epoch's last,
             incomplete batch is left out (other images each time).
@@ -80,8 +80,8 @@ class TrainConfig:
         momentum: of SGD.
         weight_decay: on weights, never on norms and biases.
         schedule: cosine, step or constant, after the warm-up.
-        warmup_epochs: epochs in which the rate climbs linearly from zero (fractions count).
-        milestones: epochs after which a step schedule multiplies the rate by gamma.
+        warmup_epochs: epochs in which the learning rate climbs linearly from zero (fractions count).
+        milestones: epochs after which a step schedule multiplies the learning rate by gamma.
         gamma: the step schedule's factor.
         augment: a policy of finetune.images.augment.POLICIES.
         mixup: alpha of mixup's Beta distribution; 0 switches it off.
@@ -132,7 +132,7 @@ class RunConfig:
         resume: never, or auto (go on from the newest good checkpoint of this folder).
         allow_change: dotted keys whose value may differ from the resumed run's.
         checkpoint_minutes: minutes between checkpoints inside an epoch (one is always made at its end).
-        cache: where decoded pictures are kept: auto (the user's cache folder), none, or a folder.
+        cache: where decoded images are kept: auto (the user's cache folder), none, or a folder.
         workers: processes that prepare batches; -1 chooses by the number of cores.
         precision: auto, float32, bfloat16 or float16.
         compile: compile the model with torch.compile.
@@ -157,7 +157,7 @@ class FitConfig:
     """Everything `finetune.training.fit` needs; a study's own configuration has these fields and its data's.
 
     Args:
-        device: auto, cpu, cuda, cuda:1 or mps; what really runs is told.
+        device: auto, cpu, cuda, cuda:1 or mps; what really runs is reported.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)

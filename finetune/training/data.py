@@ -1,4 +1,4 @@
-"""What a run learns from: a manifest, its prepared pictures, and which rows train and validate."""
+"""What a run learns from: a manifest, its prepared images, and which rows train and validate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plain_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
 class TrainingData:
     """What to learn from, and how its validation part is scored.
 
-    `source[row]` gives the prepared picture of a manifest row; `train` and `val` are row indices (val may be
+    `source[row]` gives the prepared image of a manifest row; `train` and `val` are row indices (val may be
     empty). `split_hash` names the split; a checkpoint of another split is never resumed.
     """
 
@@ -42,7 +42,7 @@ class TrainingData:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a checkpoint must share with its task, as hashes: table, pictures and split."""
+        """What a checkpoint must share with its task, as hashes: table, images and split."""
         return {
             "manifest": self.manifest.fingerprint,
             "pictures": self.source.content,

@@ -1,4 +1,4 @@
-"""What an epoch of training adds up to: loss, right predictions, how hard the loss pushed, what heads log."""
+"""What an epoch of training adds up to: loss, correct predictions, gradient magnitude, what heads log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune.models.heads.base import HeadOutput
 from finetune.training.optimization.distributed import World, gather_rows
 
 SUMS = 7
-GRADIENT_MEANS = ("train_gradient_factor", "train_gradient_ratio", "train_push", "train_q")
+GRADIENT_MEANS = ("train_gradient_factor", "train_gradient_ratio", "train_grad", "train_grad_ce")
 
 
 @dataclass
@@ -75,17 +75,17 @@ class Totals:
     def means(self, world: World) -> dict[str, float]:
         """Return the means over the images of all processes, as train_<name>.
 
-        `train_loss`, and `train_accuracy` in the unit interval; where every image's push is known
-        `train_push` and `train_q`, which add up over epochs, `train_gradient_ratio`, the one over the other,
-        and `train_gradient_factor`, the mean of push / q; and what the head logs. A mean beyond the number
-        format is left out.
+        `train_loss`, and `train_accuracy` in the unit interval; where every image's gradient is known
+        `train_grad` and `train_grad_ce`, which add up over epochs, `train_gradient_ratio`, the one over the
+        other, and `train_gradient_factor`, the mean of the ratio over images; and what the head logs. A mean
+        beyond the number format is left out.
         """
         rows = {name: values.sum(0) for name, values in self.gathered(world).items()}
         loss, right, images, factor, told, push, q = rows.pop("sums").tolist()
         found = {"train_loss": loss / images, "train_accuracy": right / images}
         if told and q > 0:
             pushed = {"train_gradient_factor": factor / told, "train_gradient_ratio": push / q}
-            pushed |= {"train_push": push / images, "train_q": q / images}
+            pushed |= {"train_grad": push / images, "train_grad_ce": q / images}
             found |= {name: value for name, value in pushed.items() if math.isfinite(value)}
         return found | {f"train_{name}": float(values) / images for name, values in rows.items()}
 

@@ -28,7 +28,7 @@ def told_failures(task: TrainingData, config: FitConfig) -> Iterator[None]:
         files = ", ".join(str(task.manifest["path"][row]) for row in error.rows[:8])
         raise DivergedError(
             f"{error}; the batch's first files: {files}. The last good checkpoint is untouched. Lower "
-            "--train.lr, give --train.clip_grad 1, or look at these pictures and labels."
+            "--train.lr, give --train.clip_grad 1, or look at these images and labels."
         ) from None
     except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
         if isinstance(error, RuntimeError) and not says_out_of_memory(error):
@@ -52,7 +52,7 @@ def check_finite_weights(model: Classifier, epoch: int, step: int) -> None:
 
 
 def says_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device, or the processor's allocator, reports that memory ran out."""
+    """Return whether a device, or the CPU's allocator, reports that memory ran out."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 

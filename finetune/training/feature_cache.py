@@ -1,6 +1,6 @@
-"""A frozen backbone asked once for every picture: its features kept, and the head trained from them.
+"""A frozen backbone's features, computed once for every image and cached; the head trains from them.
 
-Of every picture `views` augmented views are kept; epoch e shows view e modulo `views`, and view v is what
+Of every image `views` augmented views are cached; epoch e shows view e modulo `views`, and view v is what
 epoch v would show without a cache. So as long as a stage has no more epochs than views, and always without
 augmentation, the head sees what it would see anyway. Features are kept as the backbone makes them: the
 number format under autocast, the memory layout, every map and the embedding.
@@ -28,7 +28,7 @@ from finetune.training.optimization.recipe import Recipe
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Features of a batch of pictures: `target` int64 (B,), `index` int64 (B,) the manifest rows."""
+    """Features of a batch of images: `target` int64 (B,), `index` int64 (B,) the manifest rows."""
 
     features: Features
     target: Tensor
@@ -43,7 +43,7 @@ class FeatureBatch:
 
 
 def cached_views(config: FitConfig, recipe: Recipe) -> int:
-    """Return how many views of each picture the frozen stage keeps; 0 where it asks the backbone every time.
+    """Return how many views of each image the frozen stage caches; 0 where the backbone runs every time.
 
     Says why where features were asked for and cannot be kept.
     """
@@ -65,10 +65,10 @@ class FeatureCache:
 
     Args:
         learner: its frozen backbone makes the features.
-        batches: the pictures, and which of them make up each batch.
+        batches: the images, and which of them make up each batch.
         rows: the manifest rows to train on.
         target: the class of every manifest row.
-        views: views kept of each picture, at least 1.
+        views: views cached of each image, at least 1.
         folder: where a file lies for what does not fit in a quarter of the memory; the file has no name and
             goes with this object or its process.
     """
@@ -118,7 +118,7 @@ class FeatureCache:
     def _keep(self, view: int, batch: Batch | None) -> None:
         """Write the features of a batch, and those that the other processes made meanwhile."""
         if batch is None:
-            assert self._store is not None, "the first batch has a picture for every process"
+            assert self._store is not None, "the first batch has an image for every process"
             index, records = torch.empty(0, dtype=torch.int64), self._store.layout.none()
         else:
             features, index = look(self._learner, batch.images), batch.index
@@ -135,8 +135,8 @@ class FeatureCache:
         views = f"{self._views} views" if self._views > 1 else "one view"
         again = f"; after {self._views} epochs the same views come again" if self._views > 1 else ""
         say(
-            f"the frozen backbone is asked once: the features of {views} of each of "
-            f"{len(self._rows)} pictures are kept {store.where}{again}"
+            f"the frozen backbone's features are computed once: those of {views} of each of "
+            f"{len(self._rows)} images are cached {store.where}{again}"
         )
         return store
 
@@ -159,7 +159,7 @@ class EvalFeatures:
 
     Args:
         learner: its frozen backbone makes the features.
-        batches: the pictures.
+        batches: the images.
         folder: where a file lies for what does not fit in memory, as in `FeatureCache`.
         beside: the training features, with which these share the quarter of the memory.
     """

@@ -1,4 +1,4 @@
-"""Where features lie between epochs: a record of bytes per picture, in memory or in a file without a name."""
+"""Where features lie between epochs: a record of bytes per image, in memory or in a file without a name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the features of one picture become a record of `size` bytes, and back, bit for bit."""
+    """How the features of one image become a record of `size` bytes, and back, bit for bit."""
 
     parts: tuple[_Part, ...]
     size: int
@@ -54,7 +54,7 @@ class Layout:
         return cls(tuple(parts), start)
 
     def none(self) -> Tensor:
-        """Return the records of no picture at all, uint8 (0, size)."""
+        """Return the records of no image at all, uint8 (0, size)."""
         return torch.empty((0, self.size), dtype=torch.uint8)
 
     def pack(self, features: Features) -> Tensor:
@@ -134,7 +134,7 @@ class FileStore(FeatureStore):
             try:
                 os.pwrite(self._descriptor, record.tobytes(), slot * self.layout.size)
             except OSError as error:
-                raise ResourceError(f"the kept features cannot be written: {error}, {REMEDY}") from error
+                raise ResourceError(f"the cached features cannot be written: {error}, {REMEDY}") from error
 
     def read(self, slots: np.ndarray) -> np.ndarray:
         """Return the records in these slots, uint8 (n, size)."""

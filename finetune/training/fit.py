@@ -42,7 +42,7 @@ from finetune.training.predict import evaluate_batches, row_batches, worker_coun
 
 @dataclass
 class Fitted:
-    """A trained model, ready to be evaluated, and what its run should tell.
+    """A trained model, ready to be evaluated, and what its run should record.
 
     `others` holds the weights that were not selected, as state dicts on the CPU: "best" (on validation) where
     the last ones are selected and any were validated, "last" where the best ones are. It is empty after a run
@@ -63,7 +63,8 @@ def fit(
     Rows go to `loggers`, metrics.jsonl and the console where none are given; whoever gives them ends them.
     Starts from the newest good checkpoint of the folder where there is one. Raises InterruptedRunError after
     a signal, with everything saved and the command to go on with; DataError for a loss that is not finite,
-    naming step, rate and files; ResourceError when memory runs out, naming the batch size and two remedies.
+    naming step, learning rate and files; ResourceError when memory runs out, naming the batch size and two
+    remedies.
     """
     check_task(task, config, world)
     checkpoints = CheckpointFolder(folder.path / "checkpoints")
@@ -170,7 +171,7 @@ class FitRun:
         if changed:
             raise DataError(
                 f"the data changed since {file} was written ({', '.join(changed)}: other images, labels, "
-                "people or split): restore the data, or start anew with another --run.dir"
+                "subjects or split): restore the data, or start again with another --run.dir"
             )
         for reason in inexact_reasons(state, self.world, self._device, self.config.run.deterministic):
             say(f"{reason}: the resumed run is statistically equivalent, no longer bit-exact")
@@ -234,7 +235,7 @@ class FitRun:
         return "best", {"last": last}
 
     def _enter_stage(self, epoch: int) -> None:
-        """Freeze and free parameters; the wrapper is made anew, for it watches the free ones only."""
+        """Freeze and free parameters; the wrapper is made again, for it watches the free ones only."""
         learner = self.learner
         learner.enter_stage(epoch)
         if learner.recipe.starts_stage(epoch) or not self.entered:
@@ -257,7 +258,7 @@ class FitRun:
             self.kept_val = EvalFeatures(learner, self.val_batches, folder, beside=self.kept)
 
     def _batches(self, epoch: int, stop: StopRequest) -> TrainBatches | FeatureCache:
-        """Return what this epoch trains on: pictures, or the features that a frozen backbone made of them."""
+        """Return what this epoch trains on: images, or the features that a frozen backbone made of them."""
         if self.kept is None:
             return self.train_batches
 
@@ -340,7 +341,7 @@ class Saver:
         if not (stopped or any_true(due, run.world)):
             return False
         if not all_true(totals.finite(), run.world):
-            return False  # the loop is about to name the batch that spoilt the weights
+            return False  # the loop is about to name the batch that corrupted the weights
         check_finite_weights(run.learner.core, self.epoch, step)
         run.progress.seconds += self.lap()
         run.progress.step, run.progress.totals = step, totals

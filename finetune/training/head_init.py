@@ -1,4 +1,4 @@
-"""What a head gets before the first step: every training picture, plain, as often as it asks."""
+"""What a head gets before the first step: every training image, plain, as often as it asks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASK_EVERY = 10  # batches between two questions to the other processes whether t
 
 
 class TrainPictures:
-    """Every training picture in the table's order, prepared as in evaluation; iterable again and again.
+    """Every training image in the table's order, prepared as in evaluation; iterable again and again.
 
     Gives (normalised images (B, 3, S, S), target int64 (B,)) on the learner's device. Each process gets all
     of them. Where a stop is requested meanwhile the iteration raises InterruptedRunError.
@@ -59,14 +59,14 @@ class TrainPictures:
 
 
 def prepare_head(learner: Learner, task: TrainingData, config: FitConfig, stop: StopRequest) -> None:
-    """Let the head initialise its weights from the training pictures, if it wants to.
+    """Let the head initialise its weights from the training images, if it wants to.
 
     The model is in evaluation mode meanwhile, and a moving average starts from what comes out.
     """
     prepare = learner.recipe.hooks.prepare
     if prepare is None:
         return
-    say(f"preparing the {config.head.name} head from {len(task.train)} training pictures")
+    say(f"preparing the {config.head.name} head from {len(task.train)} training images")
     learner.core.eval()
     with torch.no_grad():
         prepare(learner.core, TrainPictures(learner, task, config, stop))
@@ -86,12 +86,12 @@ def check_hooks(hooks: Hooks, config: FitConfig) -> None:
     if hooks.batch_transform is None:
         if hooks.views != 1:
             raise UsageError(
-                f"the {head} head asks for {hooks.views} views of each picture, but transforms no batch: "
+                f"the {head} head asks for {hooks.views} views of each image, but transforms no batch: "
                 "nothing would join them"
             )
         return
     if mixing:
         raise UsageError(
             f"train.{' and train.'.join(mixing)} cannot be used with the {head} head, which remakes every "
-            f"batch by itself: give --train.{mixing[0]} 0"
+            f"batch itself: give --train.{mixing[0]} 0"
         )

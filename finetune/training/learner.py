@@ -67,7 +67,7 @@ class Learner:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` returned; rates, decay and momentum stay as they are configured now.
+        """Put back what `state` returned; learning rates, decay and momentum stay as they are configured now.
 
         Raises ValueError, KeyError or RuntimeError for the state of another model or optimiser.
         """
@@ -116,7 +116,8 @@ def build_learner(
     core = build_core(config, task.manifest.num_classes, task.spec, from_checkpoint=from_checkpoint)
     precision.place(core)
     if not from_checkpoint:
-        say(f"{config.model.backbone}: {num_parameters(core):,} weights, {core.backbone.weights.describe()}")
+        source = core.backbone.weights.describe()
+        say(f"{config.model.backbone}: {num_parameters(core):,} parameters, {source}")
         for note in core.backbone.notes:
             say(note)
     train = config.train
@@ -186,7 +187,7 @@ def build_recipe(config: FitConfig, core: Classifier) -> Recipe:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load moments and counts alone: torch's own loading would bring back the former options too."""
+    """Load moments and counts alone: torch's own loading would bring back the earlier options too."""
     own = [
         {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
     ]

@@ -48,7 +48,7 @@ class LossWatch:
 
 
 class NotFiniteLossError(CrlError):
-    """The loss became NaN or infinite; carries epoch and step (from 0), value, rows of the batch and rate."""
+    """The loss became NaN or infinite; has epoch and step (from 0), value, batch rows, learning rate."""
 
     def __init__(self, epoch: int, step: int, value: float, rows: np.ndarray, lr: float) -> None:
         super().__init__(
@@ -170,7 +170,7 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """Return {"index": rows (N,), "target": (N,), "probs": (N, K) float32}, sorted by row, each row once.
 
-    Where a picture has several crops its probabilities are averaged. Every process answers with the first
+    Where an image has several crops its probabilities are averaged. Every process predicts with the first
     one's batch-norm statistics, those that are saved.
     """
     model.eval()
@@ -200,7 +200,7 @@ def _answer(
 
 
 def follow_first_process(model: Classifier, world: World) -> None:
-    """Give every process the first one's buffers: each counts the statistics of its own share of pictures."""
+    """Give every process the first one's buffers: each counts the statistics of its own share of images."""
     if world.size == 1:
         return
     buffers = dict(model.named_buffers())

@@ -31,7 +31,7 @@ class LossConfig(Worded):
         name: the loss, alone or with options as one word, crl:alpha=1:beta=0.5. There are
         options: the loss's own options by name (--loss.options.alpha 1); one that is left out has the loss's
             default. --loss crl:alpha=1 gives name and options at once.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
+        label_smoothing: fraction of the target spread over all classes, in [0, 1).
         class_weights: none, inverse (1 / frequency) or inverse_sqrt, from the training rows, mean one. The
             weighted mean is taken within each process and each accumulated batch, then averaged.
         branches: the loss of single classifiers of the head, by the branch's name, each as a word

@@ -1,4 +1,4 @@
-"""A model's answers for rows of a table of images: batches to show, probabilities back."""
+"""A model's predictions for rows of a table of images: batches in, probabilities out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def predict(
 
     Float32 whatever the training used, so that an exported model can reproduce the scores to the last image.
 
-    Raises DivergedError where an answer is no number: finite weights can be too large to compute with.
+    Raises DivergedError where a prediction is NaN or infinite: finite weights can be too large to compute
+    with.
     """
     found = show_images(
         learner.core,
@@ -54,11 +55,11 @@ def predict(
 
 
 def check_answers(probs: np.ndarray) -> None:
-    """Raise DivergedError where a trained model's probabilities (N, K) are no numbers."""
+    """Raise DivergedError where a trained model's probabilities (N, K) are NaN or infinite."""
     if not np.isfinite(probs).all():
         raise DivergedError(
-            "the trained model's answers are no numbers: its weights grew beyond what can be computed with. "
-            "Lower --train.lr or give --train.clip_grad 1"
+            "the trained model's predictions are NaN or infinite: its weights grew beyond what can be "
+            "computed with. Lower --train.lr or give --train.clip_grad 1"
         )
 
 

@@ -113,7 +113,7 @@ def read_cifar(
     *,
     subset: bool = False,
 ) -> Reading:
-    """Return the 50,000 training and 10,000 test pictures of CIFAR-10 or CIFAR-100, RGB, 32 x 32.
+    """Return the 50,000 training and 10,000 test images of CIFAR-10 or CIFAR-100, RGB, 32 x 32.
 
     CIFAR-100's labels are the 100 fine ones. The official batches are preferred to parquet where both lie
     there, since parquet copies may have been compressed with losses: a note then says so, and their test part

@@ -16,7 +16,7 @@ from finetune.errors import DataError
 from generalcls.data.image_set import ImageSet, array_of, check_class_names, labels_within
 
 SIDE = 32
-ROW = 3 * SIDE * SIDE  # a picture in a batch: its red, then green, then blue values, row by row
+ROW = 3 * SIDE * SIDE  # an image in a batch: its red, then green, then blue values, row by row
 
 # What a pickled numpy array imports, whichever numpy wrote it; anything else could be a program.
 ALLOWED = frozenset(
@@ -67,7 +67,7 @@ class Batches:
 def read_batches(
     batches: Batches, checksums: Mapping[str, str], *, subset: bool = False
 ) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    """Return the training and the test pictures, and the files whose checksums are not the published ones.
+    """Return the training and the test images, and the files whose checksums are not the published ones.
 
     Args:
         batches: what to read.
@@ -129,7 +129,7 @@ def _read(file: Path, content: bytes, labels_key: str, classes: int) -> tuple[np
         raise DataError(f"{file}: data are uint8 (N, {ROW}), got {rows.dtype} {rows.shape}")
     labels = labels_within(array_of(batch[labels_key], f"{file}: {labels_key}"), 0, classes - 1, str(file))
     if len(labels) != len(rows):
-        raise DataError(f"{file} holds {len(rows)} pictures and {len(labels)} labels; fetch it again")
+        raise DataError(f"{file} holds {len(rows)} images and {len(labels)} labels; fetch it again")
     return rows, labels
 
 

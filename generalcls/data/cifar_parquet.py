@@ -1,4 +1,4 @@
-"""Read CIFAR's parquet copies: a column of encoded pictures and a column of labels."""
+"""Read CIFAR's parquet copies: a column of encoded images and a column of labels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class ParquetParts:
-    """The pictures of two parquet files.
+    """The images of two parquet files.
 
     Args:
         train: the training part.
         test: the test part.
-        lossy_train: how many training pictures are no PNG (JPEG, as a rule), so that their pixels are not the
+        lossy_train: how many training images are no PNG (JPEG, as a rule), so that their pixels are not the
             published ones.
-        lossy_test: how many test pictures.
+        lossy_test: how many test images.
     """
 
     train: ImageSet
@@ -38,13 +38,11 @@ class ParquetParts:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What should be told of pictures that were compressed anew."""
+        """What should be reported of images that were compressed again."""
         lossy, total = self.lossy_train + self.lossy_test, len(self.train) + len(self.test)
         if not lossy:
             return ()
-        told = (
-            f"{lossy} of {total} pictures are JPEG or the like: close to, not equal to, the published pixels"
-        )
+        told = f"{lossy} of {total} images are JPEG or the like: close to, not equal to, the published pixels"
         if not self.lossy_test:
             return (told,)
         return (f"{told}, so the test part ({self.lossy_test} of them) does not count as the published one",)
@@ -53,7 +51,7 @@ class ParquetParts:
 def read_parquet_parts(
     files: tuple[Path, Path], column: str, class_names: Sequence[str], source: str
 ) -> ParquetParts:
-    """Return the training and the test pictures of two parquet files.
+    """Return the training and the test images of two parquet files.
 
     Args:
         files: the training and the test file.
@@ -62,7 +60,7 @@ def read_parquet_parts(
         source: where the data come from, for the message.
 
     Raises:
-        DataError: a file that is missing, damaged or without these columns; a picture that cannot be decoded
+        DataError: a file that is missing, damaged or without these columns; an image that cannot be decoded
             or is not 32 x 32; a label out of range; another order of the classes.
     """
     (train, lossy_train), (test, lossy_test) = (_read(file, column, class_names, source) for file in files)
@@ -70,7 +68,7 @@ def read_parquet_parts(
 
 
 def _read(file: Path, column: str, class_names: Sequence[str], source: str) -> tuple[ImageSet, int]:
-    """Return a file's pictures, and how many of them may have been compressed with losses."""
+    """Return a file's images, and how many of them may have been compressed with losses."""
     import pyarrow.compute as pc
 
     table = _open(file, column, source)
@@ -133,12 +131,12 @@ def _check_names(table: Any, column: str, class_names: Sequence[str], file: Path
 
 def _decode(file: Path, row: int, content: bytes) -> np.ndarray:
     if not content:
-        raise DataError(f"{file}: row {row} has no picture; fetch it again")
+        raise DataError(f"{file}: row {row} has no image; fetch it again")
     try:
         picture = decode_image(content)
     except BadImageError as error:
-        raise DataError(f"{file}: the picture in row {row} cannot be decoded: {error.reason}") from error
+        raise DataError(f"{file}: the image in row {row} cannot be decoded: {error.reason}") from error
     if picture.shape[:2] != (SIDE, SIDE):
         height, width = picture.shape[:2]
-        raise DataError(f"{file}: the picture in row {row} is {width} x {height}, not {SIDE} x {SIDE}")
+        raise DataError(f"{file}: the image in row {row} is {width} x {height}, not {SIDE} x {SIDE}")
     return picture

@@ -1,4 +1,4 @@
-"""The general data sets by name: read, checked, cut to the shares asked for, and given a fingerprint."""
+"""The general data sets by name: read, checked, cut to the fractions asked for, and given a fingerprint."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["GeneralData", "ImageSet", "read_digits", "read_general_data"]
 def read_general_data(config: GeneralDataConfig, cache: str = "auto") -> GeneralData:
     """Return a general data set as two parts of uint8 images.
 
-    Shares are taken class by class, by `split_seed` alone: every run with the same configuration learns from
-    and is tested on the same images, whatever its loss and seed.
+    Fractions are taken class by class, by `split_seed` alone: every run with the same configuration learns
+    from and is tested on the same images, whatever its loss and seed.
 
     Args:
         config: which data set, from where, how much of it.
-        cache: where decoded pictures of imagenet and folders are kept: auto (the user's cache folder), none,
+        cache: where decoded images of imagenet and folders are kept: auto (the user's cache folder), none,
             or a folder.
 
     Returns:
@@ -93,7 +93,7 @@ def _check_options(config: GeneralDataConfig) -> None:
     own = SIZES.get(config.name)
     if own is not None and config.image_size not in (None, own):
         raise UsageError(
-            f"data.image_size {config.image_size}: pictures of {config.name} are {own} px; leave it out"
+            f"data.image_size {config.image_size}: images of {config.name} are {own} px; leave it out"
         )
     if config.name == "digits" and config.root is not None:
         raise UsageError("data.root: the digits come with scikit-learn; leave it out, or say data.name")

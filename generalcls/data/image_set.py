@@ -65,9 +65,9 @@ class GeneralData:
         train: the images that are learned from.
         test: the images that every loss is tested on; nothing is selected by them.
         class_names: K names, in the order of the targets.
-        fingerprint: SHA-256, hexadecimal, over pixels, labels, class names and split; of pictures in folders
+        fingerprint: SHA-256, hexadecimal, over pixels, labels, class names and split; of images in folders
             over the files' bytes and the resize rule instead of the pixels.
-        official_test: whether the test part is the published one: whole, its pixels not compressed anew, and
+        official_test: whether the test part is the published one: whole, its pixels not compressed again, and
             in the size that published scores are on.
         notes: sentences that belong beside every result.
     """
@@ -90,7 +90,7 @@ class Reading:
         test: the test part, None where the data name none.
         class_names: K names.
         official: whether the test part is the published one, as `GeneralData.official_test` means it.
-        notes: what should be told.
+        notes: what should be reported.
         content: a digest that stands for the pixels where reading all of them again would be slow.
     """
 

@@ -26,7 +26,7 @@ class Layout:
     looked_for: str
 
     def stands_in(self, folder: Path) -> bool:
-        """Tell whether one of the marker files lies in a folder."""
+        """Return whether one of the marker files lies in a folder."""
         return any(file.is_file() for marker in self.markers for file in folder.glob(marker))
 
 

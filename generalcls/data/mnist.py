@@ -21,7 +21,7 @@ SIDE = 28
 CLASS_NAMES = tuple("0123456789")
 UBYTE = 8  # the idx code of unsigned bytes
 
-# MD5 of the unpacked files: copies are packed anew, and their packed checksums then differ.
+# MD5 of the unpacked files: copies are packed again, and their packed checksums then differ.
 CHECKSUMS = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -68,7 +68,7 @@ def read_idx(file: Path, content: bytes, dimensions: int) -> np.ndarray:
         dimensions: how many there must be.
 
     Raises:
-        DataError: another magic number, or more or fewer bytes than the header tells.
+        DataError: another magic number, or more or fewer bytes than the header says.
 
     >>> read_idx(Path("labels"), bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]), 1).tolist()
     [7, 9]
@@ -83,7 +83,7 @@ def read_idx(file: Path, content: bytes, dimensions: int) -> np.ndarray:
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
     if len(content) - start != math.prod(shape):
         raise DataError(
-            f"{file} is cut short or damaged: its header tells {math.prod(shape)} values "
+            f"{file} is cut short or damaged: its header says {math.prod(shape)} values "
             f"({' x '.join(map(str, shape))}), {max(0, len(content) - start)} follow; fetch it again"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
@@ -94,10 +94,10 @@ def _read_part(folder: Path, part: str, strangers: list[str]) -> ImageSet:
     label_file, labels = _read_array(folder, f"{part}-labels-idx1-ubyte", 1, strangers)
     if images.shape[1:] != (SIDE, SIDE):
         raise DataError(
-            f"{image_file}: pictures are {SIDE} x {SIDE}, got {images.shape[1]} x {images.shape[2]}"
+            f"{image_file}: images are {SIDE} x {SIDE}, got {images.shape[1]} x {images.shape[2]}"
         )
     if len(images) != len(labels):
-        raise DataError(f"{image_file} holds {len(images)} pictures, {label_file.name} {len(labels)} labels")
+        raise DataError(f"{image_file} holds {len(images)} images, {label_file.name} {len(labels)} labels")
     return ImageSet(images[..., None], labels_within(labels, 0, 9, str(label_file)))
 
 

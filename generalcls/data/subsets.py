@@ -1,4 +1,4 @@
-"""Shares of every class, drawn by a seed: test parts where the data name none, and smaller studies."""
+"""Fractions of every class, drawn by a seed: test parts where the data name none, and smaller studies."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from finetune.seeding import numpy_generator
 
 
 def share_rows(target: np.ndarray, fraction: float, seed: int, name: str) -> np.ndarray:
-    """Return the rows of a share of each class, rising, int64.
+    """Return the rows of a fraction of each class, rising, int64.
 
     Of a class with n images max(1, round(fraction n)) are drawn. A greater fraction of the same seed and name
     holds every row of a smaller one.
 
     Args:
         target: classes, int64 (N,).
-        fraction: the share, in (0, 1]; 1 gives all rows.
+        fraction: in (0, 1]; 1 gives all rows.
         seed: decides which rows.
-        name: what the share is for; other names draw other rows.
+        name: what the fraction is for; other names draw other rows.
 
     >>> share_rows(np.array([0, 0, 0, 0, 1, 1]), 0.5, 0, "train").size
     3
@@ -40,7 +40,7 @@ def split_rows(
 
     Args:
         target: classes, int64 (N,).
-        share: the tested share, in (0, 1).
+        share: the tested fraction, in (0, 1).
         seed: decides which rows.
         class_names: for the message.
 

@@ -87,7 +87,7 @@ def _read_part(file: Path) -> ImageSet:
         raise DataError(f"{file}: X is uint8 ({SIDE}, {SIDE}, 3, N), got {pixels.dtype} {pixels.shape}")
     target = labels_within(labels.reshape(-1), 1, 10, f"{file} (10 stands for the digit 0)")
     if len(target) != pixels.shape[3]:
-        raise DataError(f"{file} holds {pixels.shape[3]} pictures and {len(target)} labels; fetch it again")
+        raise DataError(f"{file} holds {pixels.shape[3]} images and {len(target)} labels; fetch it again")
     return ImageSet(np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)), target % 10)
 
 

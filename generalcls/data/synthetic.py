@@ -21,21 +21,21 @@ from generalcls.data.cifar import CIFARS, PARQUET, CifarName
 from generalcls.data.image_set import ImageSet
 from generalcls.data.svhn import FILES
 
-WAVES = 3  # of a grating within a picture
+WAVES = 3  # of a grating within an image
 
 
 def draw_images(
     classes: int, per_class: int, side: int, channels: int, *, seed: int = 0, part: str = "train"
 ) -> ImageSet:
-    """Return drawn pictures, `per_class` of each class, shuffled.
+    """Return drawn images, `per_class` of each class, shuffled.
 
     Args:
         classes: K; class k is a grating at the angle pi k / K, in colour of the hue k / K.
-        per_class: pictures of each class.
+        per_class: images of each class.
         side: pixels.
         channels: 1 or 3.
         seed: decides phases, noise and order.
-        part: other parts get other pictures.
+        part: other parts get other images.
 
     >>> draw_images(3, 2, 8, 1).images.shape
     (6, 8, 8, 1)
@@ -61,10 +61,10 @@ def write_lookalike_mnist(
 
     Args:
         root: the folder.
-        train: training pictures of each class.
-        test: test pictures of each class.
+        train: training images of each class.
+        test: test images of each class.
         packed: with gzip, as the archive has them, or not, as torchvision leaves them.
-        seed: decides the pictures.
+        seed: decides the images.
     """
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,15 +93,15 @@ def write_lookalike_cifar(
     layout: Literal["python", "parquet"] = "python",
     seed: int = 0,
 ) -> tuple[ImageSet, ImageSet]:
-    """Write CIFAR's python batches or a parquet copy (of PNG pictures); return the two parts.
+    """Write CIFAR's python batches or a parquet copy (of PNG images); return the two parts.
 
     Args:
         root: the folder.
         name: cifar10 or cifar100.
-        train: training pictures of each class.
-        test: test pictures of each class.
+        train: training images of each class.
+        test: test images of each class.
         layout: python (cifar-10-batches-py/, cifar-100-python/) or parquet (plain_text/, cifar100/).
-        seed: decides the pictures.
+        seed: decides the images.
     """
     cifar = CIFARS[name]
     classes = len(cifar.class_names)
@@ -127,10 +127,10 @@ def write_lookalike_svhn(
 
     Args:
         root: the folder.
-        train: training pictures of each class.
-        test: test pictures of each class.
-        extra: extra pictures of each class.
-        seed: decides the pictures.
+        train: training images of each class.
+        test: test images of each class.
+        extra: extra images of each class.
+        seed: decides the images.
     """
     from scipy.io import savemat
 
@@ -146,15 +146,15 @@ def write_lookalike_svhn(
 def write_lookalike_imagenet(
     root: Path, classes: int = 3, train: int = 4, test: int = 2, *, side: int = 40, seed: int = 0
 ) -> tuple[str, ...]:
-    """Write train/<wnid>/ and val/<wnid>/ with drawn JPEG pictures; return the made-up WordNet ids.
+    """Write train/<wnid>/ and val/<wnid>/ with drawn JPEG images; return the made-up WordNet ids.
 
     Args:
         root: the folder.
         classes: how many.
-        train: training pictures of each class.
-        test: validation pictures of each class.
+        train: training images of each class.
+        test: validation images of each class.
         side: height in pixels; the width is half as much again.
-        seed: decides the pictures.
+        seed: decides the images.
     """
     names = tuple(f"n{1440764 + 13 * label:08d}" for label in range(classes))
     _write_tree(root / "train", names, train, side, seed, "train")
@@ -171,15 +171,15 @@ def write_lookalike_folders(
     side: int = 40,
     seed: int = 0,
 ) -> tuple[str, ...]:
-    """Write one folder of drawn pictures per class, under each of `parts` (() for none); return the names.
+    """Write one folder of drawn images per class, under each of `parts` (() for none); return the names.
 
     Args:
         root: the folder.
         classes: how many.
-        per_class: pictures of each class in each part.
+        per_class: images of each class in each part.
         parts: folders of the parts.
         side: height in pixels; the width is half as much again.
-        seed: decides the pictures.
+        seed: decides the images.
     """
     names = tuple(f"grating_{label:02d}" for label in range(classes))
     for part in parts or ("",):

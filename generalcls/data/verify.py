@@ -13,7 +13,7 @@ from generalcls.config import GeneralDataConfig
 from generalcls.data.datasets import read_general_data
 from generalcls.data.image_set import GeneralData, ImageSet
 
-LISTED = 10  # sets of equal images that are told one by one
+LISTED = 10  # sets of equal images that are listed one by one
 SHOWN = 20  # classes whose counts are printed one by one
 
 Row = tuple[str, int]
@@ -26,7 +26,7 @@ def verify_general_data(
 
     Args:
         config: which data set, from where, how much of it.
-        cache: where decoded pictures of imagenet and folders are kept.
+        cache: where decoded images of imagenet and folders are kept.
         quick: do not look for equal images (which reads every pixel).
 
     Returns:

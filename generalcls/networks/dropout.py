@@ -70,13 +70,13 @@ def draw_masks(
         seeds: S of them.
         counters: of the step, (epoch, step).
         batch_size: B.
-        device: where the masks are wanted, which decides who draws them: a GPU draws others than a processor.
+        device: where the masks are wanted, which decides who draws them: a GPU draws others than a CPU.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in dropouts}
     for seed in seeds if dropouts else ():
         draw = _drawer(device, seed, counters)
         for name, (p, shape) in dropouts.items():
-            # Maps lie in memory pixel by pixel, as the pictures do.
+            # Maps lie in memory pixel by pixel, as the images do.
             apart = len(shape) == 3
             laid = (batch_size, *shape[1:], shape[0]) if apart else (batch_size, *shape)
             mask = draw(laid, round(p * LEVELS))

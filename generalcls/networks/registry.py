@@ -50,7 +50,7 @@ class Network(nn.Module):
 class NetworkFacts:
     """What is known of a network before it is built.
 
-    `build` makes the trunk from (channels, image_size) and tells its width D; `draw` gives the whole network
+    `build` makes the trunk from (channels, image_size) and gives its width D; `draw` gives the whole network
     its first weights; `scaling` is how its images arrive: "unit" divides bytes by 255, "standard" then takes
     each channel's mean and standard deviation over the training images off; `sizes` are the smallest and
     largest image side in pixels.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from generalcls.networks.dropout import Dropout
 
-MLP_WIDTH = 512  # chosen here: Table IV of the CRL paper does not tell its perceptron's size
+MLP_WIDTH = 512  # chosen here: Table IV of the CRL paper does not report its perceptron's size
 
 
 class Dense(nn.Linear):

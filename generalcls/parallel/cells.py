@@ -84,7 +84,7 @@ class CellTrainer:
             f"{self.precision.describe()}{f' (weights {kind})' if kind else ''}\n"
             f"{self.data.name}: {len(self.data.train.target):,} training and {len(self.data.test.target):,} "
             f"test images, {len(self.data.class_names)} classes\n"
-            f"{self.network_name}: {self.parameters:,} weights; models train {how}"
+            f"{self.network_name}: {self.parameters:,} parameters; models train {how}"
         )
 
     def build(self, seed: int) -> Network:
@@ -92,7 +92,7 @@ class CellTrainer:
         torch.manual_seed(derive_seed(seed, "weights"))
         height, width, channels = self.data.train.images.shape[1:]
         if height != width:
-            raise DataError(f"{self.data.name}: pictures must be square, got {height} x {width}")
+            raise DataError(f"{self.data.name}: images must be square, got {height} x {width}")
         return build_network(
             self.network_name, channels=channels, image_size=height, num_classes=len(self.data.class_names)
         )
@@ -104,7 +104,7 @@ class CellTrainer:
             return None
         if cell.facts.get("data") != self.data.fingerprint:
             raise DataError(
-                f"{plan.folder} was trained on other pictures or another split than there are now: restore "
+                f"{plan.folder} was trained on other images or another split than there are now: restore "
                 "the data, or give another --run.dir"
             )
         now = to_plain(self.settings())
@@ -226,7 +226,7 @@ class CellTrainer:
             told = (
                 f"{plan.arm.title}, seed {plan.seed}: {cell.scores['accuracy']:.2f} %, {cell.seconds:.1f} s"
             )
-            say(f"{told}, diverged: its answers are not numbers" if cell.facts["diverged"] else told)
+            say(f"{told}, diverged: its predictions are NaN or infinite" if cell.facts["diverged"] else told)
 
     def _cell(
         self, plan: CellPlan, logits: np.ndarray, history: list[dict[str, Any]], training: Training
@@ -266,7 +266,7 @@ def resolve_network(config: GeneralConfig, data: GeneralData) -> str:
 def test_scores(logits: np.ndarray, target: np.ndarray) -> dict[str, float | None]:
     """Return accuracy, macro-F1 and, above five classes, top-5 accuracy in per cent.
 
-    An answer that is not a number, as a model that diverged gives it, is wrong, whatever the target.
+    A prediction that is not a number, as a model that diverged gives it, is wrong, whatever the target.
 
     Args:
         logits: (N, K).
@@ -285,7 +285,7 @@ def test_scores(logits: np.ndarray, target: np.ndarray) -> dict[str, float | Non
 
 
 def write_predictions(file: Path, logits: np.ndarray, target: np.ndarray) -> None:
-    """Write a cell's answers: `target`, `preds` int64 (N,) and `log_odds` float32 (N,) of the true class."""
+    """Write a cell's `target`, `preds` int64 (N,) and `log_odds` float32 (N,) of the true class."""
     from core_losses import log_odds
 
     truth = torch.from_numpy(np.ascontiguousarray(target))

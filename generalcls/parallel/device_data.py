@@ -14,7 +14,7 @@ from finetune.seeding import epoch_order, numpy_generator
 if TYPE_CHECKING:
     from generalcls.data.datasets import ImageSet
 
-# Share of a GPU's free memory that pictures may take; where they need more they stay in the host's memory.
+# Fraction of a GPU's free memory that images may take; where they need more they stay in the host's memory.
 DEVICE_SHARE = 0.5
 
 
@@ -32,7 +32,7 @@ class Scaling:
 
     @classmethod
     def of(cls, images: np.ndarray, kind: Literal["unit", "standard"]) -> Scaling:
-        """Return "unit" (x / 255 alone) or "standard": the mean and spread of these pictures (N, H, W, C)."""
+        """Return "unit" (x / 255 alone) or "standard": the mean and spread of these images (N, H, W, C)."""
         channels = images.shape[-1]
         if kind == "unit":
             return cls((0.0,) * channels, (1.0,) * channels)
@@ -51,13 +51,13 @@ class Scaling:
 
 
 class ResidentImages:
-    """One split on the device: pictures uint8 (N, H, W, C) and targets int64 (N,).
+    """One split on the device: images uint8 (N, H, W, C) and targets int64 (N,).
 
-    Pictures that would take more than half of a GPU's free memory stay in the host's (a memory map, say) and
+    Images that would take more than half of a GPU's free memory stay in the host's (a memory map, say) and
     are copied batch by batch.
 
     Args:
-        images: the pictures and their targets.
+        images: the images and their targets.
         device: where batches are wanted.
         scaling: what makes a network's input of them.
         dtype: of the input: float32, or float64 for exact comparisons.
@@ -83,7 +83,7 @@ class ResidentImages:
         return len(self.target)
 
     def take(self, rows: Tensor) -> Tensor:
-        """Return the pictures of these rows (any shape) as uint8 (..., H, W, C) on the device."""
+        """Return the images of these rows (any shape) as uint8 (..., H, W, C) on the device."""
         if self.pictures is not None:
             return self.pictures[rows]
         order = rows.cpu().numpy()
@@ -103,13 +103,13 @@ class ResidentImages:
 class Batches:
     """The batches of every seed: which rows, in which order, moved and mirrored how.
 
-    Everything is a function of (seed, epoch): models that share a seed see the same pictures in the same
+    Everything is a function of (seed, epoch): models that share a seed see the same images in the same
     order with the same augmentation, whatever their loss.
 
     Args:
         images: the training split.
         seeds: one per batch sequence.
-        batch_size: pictures per step and seed.
+        batch_size: images per step and seed.
         augment: none, crop_flip or shift_flip.
     """
 
@@ -124,7 +124,7 @@ class Batches:
         return max(1, len(self.images) // self.batch_size)
 
     def epoch(self, epoch: int) -> EpochBatches:
-        """Return the plan of an epoch: every seed's order and, where pictures are moved, its draws."""
+        """Return the plan of an epoch: every seed's order and, where images are moved, its draws."""
         count = len(self.images)
         orders = np.stack([epoch_order(count, seed, epoch) for seed in self.seeds])
         moves = None
@@ -139,7 +139,7 @@ class Batches:
 
     @property
     def reach(self) -> int:
-        """How far a picture may be moved, in pixels: an eighth of its side (crop) or a tenth (shift)."""
+        """How far an image may be moved, in pixels: an eighth of its side (crop) or a tenth (shift)."""
         side = int(max(self.images.height, self.images.width))
         return {"none": 0, "crop_flip": side // 8, "shift_flip": side // 10}[self.augment]
 
@@ -173,17 +173,17 @@ class EpochBatches:
 
 
 def move(pictures: Tensor, moves: Tensor, *, repeat_edge: bool) -> Tensor:
-    """Return pictures shifted by whole pixels and mirrored, as one gather.
+    """Return images shifted by whole pixels and mirrored, as one gather.
 
     Args:
         pictures: uint8 (..., H, W, C).
         moves: int64 (..., 3): rows down, columns right, 1 to mirror (before the shift).
         repeat_edge: fill with the nearest edge pixel; otherwise with 0 (black).
 
-    >>> picture = torch.tensor([[[[1], [2], [3]]]], dtype=torch.uint8)  # one picture of 1 x 3
-    >>> move(picture, torch.tensor([[0, 1, 0]]), repeat_edge=False).flatten().tolist()
+    >>> image = torch.tensor([[[[1], [2], [3]]]], dtype=torch.uint8)  # one image of 1 x 3
+    >>> move(image, torch.tensor([[0, 1, 0]]), repeat_edge=False).flatten().tolist()
     [0, 1, 2]
-    >>> move(picture, torch.tensor([[0, 0, 1]]), repeat_edge=False).flatten().tolist()
+    >>> move(image, torch.tensor([[0, 0, 1]]), repeat_edge=False).flatten().tolist()
     [3, 2, 1]
     """
     height, width = pictures.shape[-3:-1]

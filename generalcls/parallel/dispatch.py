@@ -16,7 +16,7 @@ MOST_TOGETHER = 64
 
 
 def study_device(wish: str) -> str:
-    """Return the device to ask for: the wish, but the processor where auto would choose an Apple GPU.
+    """Return the device to ask for: the wish, but the CPU where auto would choose an Apple GPU.
 
     Those have no float64, which a study adds up in; UsageError for one that is asked for.
     """
@@ -30,7 +30,7 @@ def study_device(wish: str) -> str:
 def choose_numbers(config: GeneralConfig) -> tuple[Precision, torch.dtype]:
     """Return where and how finely to compute, and the weights' number format (float64 only when asked for).
 
-    "auto" is float32 on a processor: these networks are small, and rounding is no part of the question.
+    "auto" is float32 on a CPU: these networks are small, and rounding is no part of the question.
     """
     asked, device = config.run.precision, study_device(config.device)
     plain = choose_precision(device, "float32")
@@ -49,9 +49,9 @@ def choose_numbers(config: GeneralConfig) -> tuple[Precision, torch.dtype]:
 
 
 def computes_side_by_side(network: Network, device: torch.device, count: int) -> bool:
-    """Tell whether `count` such networks are faster as one batched model than one by one.
+    """Return whether `count` such networks are faster as one batched model than one by one.
 
-    On a GPU they are: its kernels are too large for one small network. On a processor only several of plain
+    On a GPU they are: its kernels are too large for one small network. On a CPU only several of plain
     matrices are; grouped convolutions took 1.3 to 3 times as long there as the same ones apart.
     """
     if device.type == "cuda":

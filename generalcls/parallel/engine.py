@@ -38,7 +38,7 @@ class Training:
         objective: what each minimises.
         train: the training split on the device.
         test: the test split on the device.
-        config: length, rates, batches.
+        config: length, learning rates, batches.
         checkpoint: file to save to now and then; None never saves.
         checkpoint_minutes: how often.
         identity: the data and settings as plain values; a checkpoint of others is not gone on from.
@@ -79,7 +79,7 @@ class Training:
         return self.config.epochs * self.batches.steps_per_epoch
 
     def gradient_ratio(self, name: str, seed: int) -> float | None:
-        """Return a model's sum of push over its sum of q so far, over all epochs; None where q is nought."""
+        """Return a model's summed gradient magnitude over cross-entropy's; None where the latter is zero."""
         found = [(m.name, m.seed) for m in self.members].index((name, seed))
         push, q = (self.all_sums[found, SUMS.index(key)].item() for key in ("push", "q"))
         return push / q if q else None
@@ -162,7 +162,7 @@ class Training:
     def restore(self) -> bool:
         """Go on from the checkpoint where there is one of these very models, data and settings.
 
-        Returns whether it did. What cannot be gone on from is told, and trained from its beginning.
+        Returns whether it did. What cannot be resumed is reported, and trained from its beginning.
         """
         if self.checkpoint is None or not self.checkpoint.is_file():
             return False

@@ -1,4 +1,4 @@
-"""What an epoch adds up for every model: loss, hits, and how hard each image pushes."""
+"""What an epoch adds up for every model: loss, hits, and each image's gradient magnitude."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def epoch_row(epoch: int, sums: Mapping[str, float], error: float | None) -> dic
 def step_sums(losses: Tensor, logits: Tensor, grads: Tensor, target: Tensor, preds: Tensor) -> Tensor:
     """Return what a step adds to `SUMS`, (M, 7).
 
-    push = -dL/dz_c of an image's own loss, q = 1 - p_c, which is cross-entropy's push; their ratio tells how
-    much harder than cross-entropy the image pushes. Images of q = 0, beyond the number format, have none.
+    push = -dL/dz_c of an image's own loss, q = 1 - p_c, cross-entropy's; their ratio is by how
+    much the image's gradient magnitude exceeds cross-entropy's. Images of q = 0, beyond the number format,
+    have none.
     """
     count = target.shape[1]
     index = target[..., None]

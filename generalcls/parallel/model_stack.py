@@ -1,8 +1,8 @@
-"""Many small networks trained as one: their weights in one tensor per layer, each with its own loss and rate.
+"""Many small networks trained as one: weights in one tensor per layer, own losses and learning rates.
 
 Model m of M owns slice m of every tensor. Two ways lead to the same numbers: side by side (torch.func.vmap:
 one matrix product for all, what a GPU is for and what suits networks of plain matrices anywhere), or one by
-one on views of the same tensors (convolutions on a processor, where a grouped one is slower than M plain
+one on views of the same tensors (convolutions on a CPU, where a grouped one is slower than M plain
 ones).
 """
 
@@ -77,7 +77,7 @@ class ModelStack:
             self._members = [self._bound(copy.deepcopy(network), m) for m, network in enumerate(networks)]
 
     def dropout_shapes(self, images: Tensor) -> dict[str, tuple[float, tuple[int, ...]]]:
-        """Return {name: (p, shape of its input without the batch)} of every dropout, from one picture."""
+        """Return {name: (p, shape of its input without the batch)} of every dropout, from one image."""
         network = self._skeleton.network if self.side_by_side else self._members[0]
         probe = copy.deepcopy(network).to(device="meta", dtype=images.dtype).eval()
         probe(images.to("meta"))
@@ -120,9 +120,9 @@ class ModelStack:
 
     @torch.inference_mode()
     def embeddings(self, images: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
-        """Yield (models, embedding (m, B, D), weight, bias) for pictures (B, C, H, W) shown to every model.
+        """Yield (models, embedding (m, B, D), weight, bias) for images (B, C, H, W) shown to every model.
 
-        Answers are never made in half precision.
+        Predictions are never made in half precision.
         """
         weight, bias = self.params[WEIGHT].detach(), self.params.get(BIAS)
         bias = None if bias is None else bias.detach()

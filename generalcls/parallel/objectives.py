@@ -53,7 +53,7 @@ class ArmObjective:
         return product if bias is None else product + bias[:, None]
 
     def blend(self, step: int) -> float:
-        """Return the share of the plain logit, lambda, at a training step counted from 0."""
+        """Return the fraction of the plain logit, lambda, at a training step counted from 0."""
         if not self.annealing:
             return 0.0
         start, rate, power, lowest = self.annealing
@@ -128,9 +128,9 @@ class StackObjective:
     def preds(
         self, models: slice, embedding: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor
     ) -> Tensor:
-        """Return the classes (m, B) that these models answer with, given the logits they are trained on.
+        """Return the classes (m, B) that these models predict, given the logits they are trained on.
 
-        A margin lowers the logit of the right class for the training alone.
+        A margin lowers the logit of the true class for the training alone.
         """
         if all(objective.rule is None for _, _, objective in self._within(models)):
             return logits.argmax(-1)
@@ -152,5 +152,5 @@ class StackObjective:
 
 
 def has_plain_logits(arm: Arm) -> bool:
-    """Tell whether an arm trains on plain logits, whose gradient can be set beside cross-entropy's."""
+    """Return whether an arm trains on plain logits, whose gradient can be set beside cross-entropy's."""
     return not arm.head

@@ -1,4 +1,4 @@
-"""How stacked weights are updated: torch's optimisers on slices of them, a rate for every model."""
+"""How stacked weights are updated: torch's optimisers on slices of them, a learning rate for every model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from generalcls.parallel.model_stack import ModelStack
 
 @dataclass(frozen=True)
 class Member:
-    """One model of a stack: its seed, the rate's factor, and the name of its cell."""
+    """One model of a stack: its seed, the learning rate's factor, and the name of its cell."""
 
     name: str
     seed: int
@@ -80,7 +80,7 @@ def equal_runs(values: Sequence[float]) -> list[tuple[int, int]]:
 def hand_over_gradients(optimizer: torch.optim.Optimizer, stack: ModelStack) -> None:
     """Give every slice that the optimiser holds its slice of the gradient; nothing is copied.
 
-    Both must lie in memory alike: a processor's fused optimisers read them as plain rows of numbers.
+    Both must lie in memory alike: a CPU's fused optimisers read them as plain rows of numbers.
     """
     for group in optimizer.param_groups:
         first, last = group["models"]

@@ -95,7 +95,7 @@ class Diary:
 
     @property
     def epochs_done(self) -> float:
-        """Epochs that are trained, with the share of the one that is not yet."""
+        """Epochs that are trained, with the fraction of the one that is not yet."""
         return self.training.epoch + self.training.step / self.training.batches.steps_per_epoch
 
     def after_step(self, images: int) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the age pictures share: group names, and answers of a made-up network."""
+"""What the tests of the age images share: group names, and answers of a made-up network."""
 
 from __future__ import annotations
 

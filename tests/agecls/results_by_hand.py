@@ -50,7 +50,7 @@ def make_result(
     """Write a result folder and read it back.
 
     `answers` seeds the made-up probabilities, `without` names groups without an image; with `albums` two
-    persons of a fold or more share an album.
+    subjects of a fold or more share an album.
     """
     groups = [index for index in range(len(NAMES)) if index not in without]
     target = np.array(groups)[np.arange(IMAGES) % len(groups)]

@@ -18,7 +18,7 @@ from tests.apps.tiny_run import make_run
 
 
 class WholePicture(FaceDetector):
-    """Takes the upper half of every picture, as wide as high, for a face."""
+    """Takes the upper half of every image, as wide as high, for a face."""
 
     name = "a detector of the tests"
 
@@ -46,7 +46,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, detector: FaceDetector | None) ->
 def test_the_pictures_of_a_table_are_measured(run, monkeypatch, capsys):
     asked = asked_for(monkeypatch, WholePicture())
     crop, source = face_crop_of(run, record_of(run), ExportConfig(detector="yunet.onnx"))
-    assert source == "measured on the run's own pictures by a detector of the tests"
+    assert source == "measured on the run's own images by a detector of the tests"
     assert asked == ["yunet.onnx"]
     assert crop.style == "plain"
     assert crop != FaceCrop.of("plain")

@@ -104,7 +104,7 @@ def test_identical_results_differ_by_nothing():
             None,
             None,
         )
-        assert found[measure]["reason"] == "they are right and wrong on the same images"
+        assert found[measure]["reason"] == "they are correct and wrong on the same images"
     assert found["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
     assert found["settings"] == []
     assert found["conclusion"].startswith("No difference in exact accuracy was shown")
@@ -256,7 +256,7 @@ def test_unpaired_seeds_are_refused():
         compare_seeds(TASK, side, side[:2])
     with pytest.raises(UsageError, match="each once"):
         compare_seeds(TASK, [side[0], side[0]], [side[0], side[0]])
-    with pytest.raises(DataError, match="tells no seed"):
+    with pytest.raises(DataError, match="has no seed"):
         compare_seeds(TASK, [result(answers(0.5), seed=None)], [side[0]])
 
 

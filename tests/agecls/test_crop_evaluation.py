@@ -29,7 +29,7 @@ SIDE = 32
 
 
 class Boxes(FaceDetector):
-    """Finds one face in every picture that `sees` accepts; `box` is in shares of the picture's side."""
+    """Finds one face in every image that `sees` accepts; `box` is in shares of the image's side."""
 
     name = "a detector of the tests"
 
@@ -44,14 +44,14 @@ class Boxes(FaceDetector):
 
 @pytest.fixture
 def boxes(monkeypatch: pytest.MonkeyPatch) -> Boxes:
-    """The detector of every evaluation here: to it the whole picture is a face, unless told otherwise."""
+    """The detector of every evaluation here: to it the whole image is a face, unless told otherwise."""
     detector = Boxes()
     monkeypatch.setattr(recropping, "build_detector", lambda path: detector)
     return detector
 
 
 def write_portraits(folder: Path, run: dict[str, object], widths=(80,) * 12) -> list[np.ndarray]:
-    """Write a run on a table of noisy pictures, 100 px high; returns their pixels."""
+    """Write a run on a table of noisy images, 100 px high; returns their pixels."""
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (100, width, 3)).astype(np.uint8) for width in widths]
     names = [f"{number}.png" for number in range(len(pictures))]
@@ -105,7 +105,7 @@ def test_other_crops_give_other_answers(pair, boxes, tmp_path):
     assert np.abs(cut.probs - own.probs).max() > 1e-3
     assert told["equal_predictions"] == pytest.approx(100 * (cut.preds == own.preds).mean())
     widened = evaluate_age_run(TASK, pair[0], asked(tmp_path, margin=0.5))
-    assert widened["equal_predictions"] == 100, "half the box on every side of half the picture is all of it"
+    assert widened["equal_predictions"] == 100, "half the box on every side of half the image is all of it"
 
 
 def test_where_no_face_is_found_the_picture_is_shown_whole_and_counted(pair, boxes, tmp_path, capsys):
@@ -156,8 +156,8 @@ def test_the_crop_is_the_one_the_run_was_trained_on(pair, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(run))
     (tmp_path / "manifest.parquet").write_bytes((pair[0] / "manifest.parquet").read_bytes())
     boxes = Boxes((0.25, 0.125, 0.5, 0.5))
-    # The picture's side is two of the box's: half a box on every side; its middle lies an eighth of the
-    # picture, a quarter of the box, below the box's.
+    # The image's side is two of the box's: half a box on every side; its middle lies an eighth of the
+    # image, a quarter of the box, below the box's.
     assert crop_for_run(tmp_path, boxes) == FaceCrop("plain", 0.5, 0.25)
     assert crop_for_run(tmp_path, boxes, margin=0.2) == FaceCrop("plain", 0.2)
     assert crop_for_run(tmp_path, boxes, "plain") == FaceCrop.of("plain")

@@ -143,7 +143,7 @@ def test_copies_under_new_names_are_refused_unless_the_fold_tested_them(pair, fa
         lines.append(f"{number}.jpg,30,p{number}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     table, count = str(tmp_path / "t.csv"), len(lines) - 1
-    told = rf"was trained or validated on {count} of these {count} pictures \(equal bytes\)"
+    told = rf"was trained or validated on {count} of these {count} images \(equal bytes\)"
     for folder in (pair[0], pair[0] / "fold1"):
         with pytest.raises(DataError, match=told):
             evaluate_age_run(TASK, folder, asked(tmp_path, table=table))

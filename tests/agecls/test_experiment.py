@@ -20,7 +20,7 @@ from finetune.runs.folder import read_config
 from finetune.training.optimization.distributed import World
 from tests.agecls.tiny_ages import listed_rows, picture, tiny
 
-# Reads a table, opens its pictures and goes through one fold's batches; prints its own memory at the peak.
+# Reads a table, opens its images and goes through one fold's batches; prints its own memory at the peak.
 WATCHED = """
 import re, sys
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_validation_scores_by_hand():
 
 
 def broken_table(faces: Path, folder: Path) -> Path:
-    """Write a table of the faces in which one picture is a web page; return it."""
+    """Write a table of the faces in which one image is a web page; return it."""
     (folder / "page.jpg").write_text("<html></html>")
     with (folder / "t.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)

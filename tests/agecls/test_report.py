@@ -104,7 +104,7 @@ def test_run_and_data_are_told(reported: tuple[Path, dict[str, Any]]):
     for words in (
         "`core8`",
         "240 test images of 80 subjects",
-        "No person is in both training and test",
+        "No subject is in both training and test",
         "ab" * 32,
         "cd" * 32,
     ):
@@ -156,7 +156,7 @@ def test_what_was_not_measured_reads_not_measured(reported: tuple[Path, dict[str
 
 def test_people_in_several_folds_are_a_warning(reported: tuple[Path, dict[str, Any]], tmp_path: Path):
     page = write_report(TASK, tmp_path, reported[1] | {"shared_people": 7})
-    assert "**7 persons are in training and test" in page.read_text(encoding="utf-8")
+    assert "**7 subjects are in both training and test" in page.read_text(encoding="utf-8")
 
 
 def test_odd_names_cannot_become_markup(reported: tuple[Path, dict[str, Any]], tmp_path: Path):

@@ -57,7 +57,7 @@ def write_result(
         "loss": {"name": "cel", "label_smoothing": 0.0, "class_weights": "none"},
         "backbone": "resnet18",
         "seed": 0,
-        "device": {"asked": "auto", "used": "cpu", "name": "a processor"},
+        "device": {"asked": "auto", "used": "cpu", "name": "a CPU"},
         "versions": {"torch": "2.15.0"},
         "n": len(predictions),
         "data_root": str(folder),

@@ -29,7 +29,7 @@ from tests.finetune.experiments.tiny_tasks import again, leave_out_pictures
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """Draw no pictures, which take most of a tiny run's time."""
+    """Draw no images, which take most of a tiny run's time."""
     leave_out_pictures(monkeypatch)
 
 

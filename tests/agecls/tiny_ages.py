@@ -94,7 +94,7 @@ def one_object(out: str) -> dict[str, Any]:
 
 
 def same_predictions(first: Path, second: Path) -> bool:
-    """Tell whether two folders hold the same predictions, to the last bit."""
+    """Return whether two folders hold the same predictions, to the last bit."""
     a, b = Result.load(first, TASK.form).predictions, Result.load(second, TASK.form).predictions
     return (a.probs == b.probs).all() and (a.path == b.path).all() and (a.target == b.target).all()
 
@@ -121,7 +121,7 @@ def listed_rows(faces: Path) -> list[dict[str, str]]:
 
 
 def picture(row: dict[str, str]) -> str:
-    """Return the path of a fold row's aligned picture."""
+    """Return the path of a fold row's aligned image."""
     return f"aligned/{row['user_id']}/landmark_aligned_face.{row['face_id']}.{row['original_image']}"
 
 

@@ -88,12 +88,12 @@ class LiveDemo:
         return self.ask("POST", path, body, Content_Type="application/json", **headers)
 
     def upload(self, files: Sequence[tuple[str, bytes]], **headers: str) -> Reply:
-        """Send pictures, (name, bytes) each, as the page does."""
+        """Send images, (name, bytes) each, as the page does."""
         body, kind = form(files)
         return self.ask("POST", "/gradio_api/upload", body, Content_Type=kind, **headers)
 
     def join(self, paths: Sequence[str], models: list[str] | None = None) -> Reply:
-        """Ask /predict about uploaded pictures; the answer holds the event's id, or a refusal."""
+        """Ask /predict about uploaded images; the answer holds the event's id, or a refusal."""
         files = [{"path": path, "meta": META} for path in paths]
         return self.post("/gradio_api/call/predict", {"data": [files, models, True, None]})
 
@@ -105,7 +105,7 @@ class LiveDemo:
     def predict(
         self, pictures: Sequence[tuple[str, bytes]], models: list[str] | None = None
     ) -> dict[str, Any]:
-        """Upload pictures and return what /predict says of them."""
+        """Upload images and return what /predict says of them."""
         uploaded = self.upload(pictures)
         assert uploaded.status == 200, uploaded.text
         joined = self.join(uploaded.json, models)
@@ -113,7 +113,7 @@ class LiveDemo:
         return self.result(joined.json["event_id"])
 
     def press(self, path: str, models: list[str]) -> list[str]:
-        """Press the page's button for one uploaded picture, all else as it is: HTML, CSV file, PNG file."""
+        """Press the page's button for one uploaded image, all else as it is: HTML, CSV file, PNG file."""
         config = self.ask("GET", "/config").json
         button = next(item for item in config["dependencies"] if item["api_name"] == "classify")
         item = {"path": path, "url": f"http://127.0.0.1:{self.port}/gradio_api/file={path}", "meta": META}

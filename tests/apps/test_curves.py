@@ -1,4 +1,4 @@
-"""The picture and the table of `crl curves`."""
+"""The image and the table of `crl curves`."""
 
 from __future__ import annotations
 

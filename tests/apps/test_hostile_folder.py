@@ -28,7 +28,7 @@ TINY = [
     "--run.workers=1",
     "--device=cpu",
 ]
-# Started as a program's file is; then as on systems whose worker processes import everything anew.
+# Started as a program's file is; then as on systems whose worker processes import everything again.
 SPAWNING = """
 import multiprocessing, sys
 from apps.cli import main

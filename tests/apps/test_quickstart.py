@@ -82,7 +82,7 @@ def test_three_losses_are_cross_validated_compared_exported_and_shown(served, ca
     assert config.cropped
     assert f"http://127.0.0.1:{config.port}" in told
     assert made["demo"] == {"stopped": True}
-    assert {entry.name for entry in folder.iterdir()} == {MARKER, *MADE}  # all of it may be made anew
+    assert {entry.name for entry in folder.iterdir()} == {MARKER, *MADE}  # all of it may be made again
 
 
 def test_without_serving_the_command_that_serves_is_named(served, capsys, tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_the_page_takes_the_next_free_port(served, tmp_path, monkeypatch):
 
 
 def test_examples_are_other_people_of_fold_0_from_every_group():
-    rows = 120  # two pictures a person, people of one group in one fold
+    rows = 120  # two images a person, people of one group in one fold
     person = np.arange(rows) // 2
     columns = {
         "path": np.array([f"{row}.jpg" for row in range(rows)]),

@@ -1,6 +1,6 @@
 """A complete, tiny exported model written by hand: no torch, no training, known answers.
 
-The network averages the picture's colours and applies one linear layer: logits = scale * (W mean + b) for
+The network averages the image's colours and applies one linear layer: logits = scale * (W mean + b) for
 pixels in 0-1. Class activation maps are W x over a 4 x 4 grid of averages, so their mean is logits - b.
 """
 

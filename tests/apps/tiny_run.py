@@ -21,7 +21,7 @@ WEIGHTS = {0: 3, 1: 5}  # fold -> seed of the tiny model that was "trained" for 
 
 
 def write_pictures(folder: Path, count: int = IMAGES) -> list[np.ndarray]:
-    """Write pictures of many colours and sizes; returns their pixels."""
+    """Write images of many colours and sizes; returns their pixels."""
     generator = np.random.default_rng(1)
     folder.mkdir(parents=True)
     made = []

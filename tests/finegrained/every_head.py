@@ -35,10 +35,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DCL of the last release": ("dcl", {"variant": "repo", "regions": 4}),
 }
 
-# Heads that begin from the training pictures, for the tests of whole runs, which prepare them.
+# Heads that begin from the training images, for the tests of whole runs, which prepare them.
 PREPARED: dict[str, tuple[str, dict[str, Any]]] = {
     "kernel pooling, gamma measured": ("kernel_pooling", {"dim": 64, "gamma": "auto"}),
-    "DFL from pictures": ("dfl", {"detectors": 3, "init": "kmeans", "filter_norm": "none"}),
+    "DFL from images": ("dfl", {"detectors": 3, "init": "kmeans", "filter_norm": "none"}),
 }
 # Heads that differ from L-Softmax in their rule alone: what a whole run shows of it holds for them.
 SIBLINGS = ("A-Softmax", "CosFace", "ArcFace")
@@ -68,15 +68,13 @@ def build(case: str, backbone: str = "test_resnet", size: int = 64, seed: int = 
     torch.manual_seed(seed)
     core = build_classifier(backbone, head, CLASSES, weights="none", image_size=size, head_options=options)
     for module in core.backbone.modules():
-        if isinstance(
-            module, torch.nn.BatchNorm2d
-        ):  # fresh residual branches end in nought and hide mistakes
+        if isinstance(module, torch.nn.BatchNorm2d):  # fresh residual branches end in zero and hide mistakes
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     return core
 
 
 def shown(core: Classifier, images: Tensor, target: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return a training batch as the head's own transform makes it, each picture as often as it wants."""
+    """Return a training batch as the head's own transform makes it, each image as often as it wants."""
     hooks = core.head.hooks()
     images = images.repeat_interleave(hooks.views, dim=0)
     if hooks.batch_transform is None:
@@ -98,5 +96,5 @@ def config(case: str, backbone: str = "test_resnet", **changes: Any) -> FitConfi
 
 
 def picture_folder(root: Path) -> Path:
-    """Return where the drawn pictures lie under a temporary folder."""
+    """Return where the drawn images lie under a temporary folder."""
     return root / "pictures"

@@ -44,8 +44,8 @@ def test_train_and_evaluate_from_the_command_line(birds_folder, tmp_path, capsys
     assert code == 0
     assert json.loads(out)["top1"] == record["scores"]["top1"]
     code, out, _ = fine(capsys, "evaluate", run)
-    assert re.search(r"top-1 .* of 12 pictures", out)
-    assert "recognised worst" in out
+    assert re.search(r"top-1 .* of 12 images", out)
+    assert "lowest accuracy" in out
 
 
 def test_verify_counts_without_pictures(birds_folder, capsys):

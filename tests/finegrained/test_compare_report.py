@@ -43,7 +43,7 @@ def test_page_repeats_conclusion_and_numbers(compared: Compared, tmp_path: Path)
         low, high = found["interval"]
         row = [f"{found['a']:.2f}", f"{found['b']:.2f}", f"{found['difference']:+.2f}"]
         assert " | ".join([*row, f"{low:+.2f} to {high:+.2f}"]) in page
-    assert f"{comparison['mcnemar']['b']} images only the first has right" in page
+    assert f"{comparison['mcnemar']['b']} images only the first has correct" in page
     assert "Only the loss differs." in page
     assert not (place / "pictures").exists()
 

@@ -90,7 +90,7 @@ def test_identical_results_differ_by_nothing():
     for measure in ("top1", "top5", "per_class"):
         cells = found[measure]
         assert (cells["difference"], cells["interval"], cells["p"]) == (0, None, None)
-        assert "right and wrong on the same images" in cells["reason"]
+        assert "correct and wrong on the same images" in cells["reason"]
     assert found["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
     assert found["changed"] == "nothing"
     assert found["conclusion"].startswith("No difference in top-1 accuracy was shown")
@@ -268,7 +268,7 @@ def test_seeds_that_do_not_pair_are_refused(broken: slice):
 
 
 def test_a_run_that_tells_no_seed_is_refused():
-    with pytest.raises(DataError, match="tells no seed"):
+    with pytest.raises(DataError, match="has no seed"):
         compare_seeds(TASK, [result(answers(0.5), seed=None)] * 2, seeds(0.5, 0, 1))
 
 

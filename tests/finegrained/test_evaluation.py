@@ -32,7 +32,7 @@ def run(birds_folder, tmp_path_factory):
 
 
 def as_folders(run: Path, root: Path, part: str) -> Path:
-    """Copy a part's pictures into class folders without CUB's numbers' order: names reversed."""
+    """Copy a part's images into class folders without CUB's numbers' order: names reversed."""
     manifest = Result.load(run, TASK.form).manifest
     assert manifest is not None
     for row in np.flatnonzero(manifest["part"] == part):
@@ -53,7 +53,7 @@ def test_own_pictures_shown_again_give_the_stored_answers(run, birds_folder, tmp
 
 
 def test_other_data_are_scored_by_class_name(run, tmp_path):
-    """The same test pictures in class folders: the labels come from names, the answers stay the same."""
+    """The same test images in class folders: the labels come from names, the answers stay the same."""
     root = as_folders(run, tmp_path / "folders", "test")
     out = tmp_path / "out"
     summary = evaluate_run(TASK, run, shown(data=FineDataConfig(root=str(root)), out=str(out)))
@@ -77,11 +77,11 @@ def test_a_crop_that_differs_from_the_runs_is_told(run, birds_folder, capsys):
 
 
 def test_pictures_of_training_are_refused_although_the_runs_own_are_gone(run, birds_folder, tmp_path):
-    """The run kept the contents' hashes, so that nothing need be left of its pictures."""
+    """The run kept the contents' hashes, so that nothing need be left of its images."""
     root = as_folders(run, tmp_path / "folders", "train")
     hidden = birds_folder.rename(birds_folder.parent / "hidden")
     try:
-        with pytest.raises(DataError, match=r"was trained or validated on 14 of these 14 pictures"):
+        with pytest.raises(DataError, match=r"was trained or validated on 14 of these 14 images"):
             evaluate_run(TASK, run, shown(data=FineDataConfig(root=str(root))))
     finally:
         hidden.rename(birds_folder)
@@ -105,7 +105,7 @@ def test_pictures_with_the_names_of_the_runs_own_and_other_contents_are_other_da
     table = run_table(run)
     assert table is not None
     shutil.copy(table.file(int(np.flatnonzero(table["part"] == "train")[0])), root / tested)
-    with pytest.raises(DataError, match="on 1 of these 12 pictures"):
+    with pytest.raises(DataError, match="on 1 of these 12 images"):
         evaluate_run(TASK, run, shown(data=FineDataConfig(root=str(root), subset=True)))
 
 

@@ -1,4 +1,4 @@
-"""A configuration made concrete: data, split, presets and pictures, and runs that repeat to the last bit."""
+"""A configuration made concrete: data, split, presets and images, and runs that repeat to the last bit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_test_picture_among_the_training_pictures_is_told_or_refused(tmp_path,
     manifest.file(int(test)).write_bytes(manifest.file(int(train)).read_bytes())
     capsys.readouterr()
     prepare_experiment(TASK, tiny(root, tmp_path))
-    assert "1 pairs of pictures in training and test are the same bytes" in capsys.readouterr().out
+    assert "1 pairs of images in training and test are the same bytes" in capsys.readouterr().out
     with pytest.raises(DataError, match=r"--data\.same_content warn"):
         prepare_experiment(TASK, tiny(root, tmp_path, same_content="error"))
 
@@ -77,7 +77,7 @@ def test_two_runs_of_one_seed_are_equal_and_another_seed_is_not(birds_folder, tm
 
 
 def test_no_training_reaches_the_test_part(birds_folder, tmp_path):
-    """Other test pictures change the test scores and no weight."""
+    """Other test images change the test scores and no weight."""
     from finetune.models.bundle import load_bundle, weights_hash
 
     config = tiny(birds_folder, tmp_path / "a")

@@ -68,9 +68,9 @@ def test_a_frozen_stage_asks_its_network_once_for_each_view_and_tells_the_disk(n
     size = 4 * (features.embedding.numel() + sum(values.numel() for values in features.maps.values()))
     pictures = 7330 if name.startswith("cars") else 5395
     told = (RECIPES / f"{name}.yaml").read_text()
-    assert f"{size / 1e6:.1f} MB a picture" in told
-    assert f"about {2 * pictures * size / 1e9:.0f} GB for {pictures:,} training pictures" in told
-    assert "0 asks" in told
+    assert f"{size / 1e6:.1f} MB per image" in told
+    assert f"about {2 * pictures * size / 1e9:.0f} GB for {pictures:,} training images" in told
+    assert "0 runs" in told
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "dcl" in name and "repo" not in name])

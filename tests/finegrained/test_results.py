@@ -114,7 +114,7 @@ def test_a_folder_without_a_finished_run_says_what_is_missing(tmp_path):
         ({"kind": "age_cv"}, "\"kind\" must be fine_run, got 'age_cv'"),
         ({"kind": None}, "got ''"),
         ({"class_names": None}, "lacks class_names"),
-        ({"n": 5}, r"tells of 5 test images, predictions\.parquet has 4"),
+        ({"n": 5}, r"records 5 test images, predictions\.parquet has 4"),
         ({"class_names": ["a", "b"]}, "has prob_2 beyond the 2 class names"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A run from pictures to report: parts, both sets of weights, one test, and what goes on after a stop."""
+"""A run from images to report: parts, both sets of weights, one test, and what goes on after a stop."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_the_record_tells_of_equal_and_dropped_pictures_and_of_contents(birds_fo
     manifest = prepare_experiment(TASK, tiny(root, tmp_path / "none")).data.manifest
     train, test = (np.flatnonzero(manifest["split"] == part) for part in ("train", "test"))
     shutil.copy(manifest.file(int(train[0])), manifest.file(int(test[0])))
-    manifest.file(int(train[3])).write_bytes(b"no picture")
+    manifest.file(int(train[3])).write_bytes(b"no image")
     manifest.file(int(train[4])).unlink()
     record = quick(tiny(root, tmp_path / "run", skip_bad=True, missing="drop", val_share=0.0))
     counts = record["counts"]
@@ -158,7 +158,7 @@ def test_the_record_tells_of_equal_and_dropped_pictures_and_of_contents(birds_fo
     assert (counts["missing_images"], list(counts["bad_images"])) == (1, [str(manifest.file(int(train[3])))])
     told = capsys.readouterr().out
     assert "1 listed images are not there and are dropped" in told
-    assert "1 pictures cannot be read and are dropped" in told
+    assert "1 images cannot be read and are dropped" in told
     kept = Result.load(tmp_path / "run", TASK.form).manifest
     assert kept is not None
     assert kept["sha256"][0] == hashlib.sha256(kept.file(0).read_bytes()).hexdigest()
@@ -228,4 +228,4 @@ def test_the_summary_names_the_interval_and_the_baseline(run, capsys):
     assert line.startswith("last weights: top-1 ")
     assert "95 % interval" in line
     assert "12 test images" in line
-    assert line.endswith("commonest class 33.33 %")
+    assert line.endswith("most frequent class 33.33 %")

@@ -28,7 +28,7 @@ STEADY = {
 
 
 def same_plan(count: int, regions: int, *_rest: Any) -> np.ndarray:
-    """Return one shuffle for every picture, (count, N, N): what a process draws depends on its rank."""
+    """Return one shuffle for every image, (count, N, N): what a process draws depends on its rank."""
     plan: np.ndarray = np.random.default_rng(0).permutation(regions * regions).reshape(regions, regions)
     return np.tile(plan, (count, 1, 1))
 

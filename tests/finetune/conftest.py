@@ -1,4 +1,4 @@
-"""Fixtures of the engine's tests: drawn pictures and the task over them, made once."""
+"""Fixtures of the engine's tests: drawn images and the task over them, made once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.finetune.quick import task_of
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of sixty drawn pictures in three classes."""
+    """A folder of sixty drawn images in three classes."""
     root = tmp_path_factory.mktemp("drawn") / "pictures"
     task_of(root)
     return root

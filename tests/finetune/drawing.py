@@ -1,4 +1,4 @@
-"""What the picture tests share: reading a PNG back."""
+"""What the image tests share: reading a PNG back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune.images.decode import decode_image
 
 
 def pixels_of(file: Path) -> np.ndarray:
-    """Return the picture's pixels after checking that it is a PNG that fits a README and is not blank."""
+    """Return the image's pixels after checking that it is a PNG that fits a README and is not blank."""
     assert file.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     pixels = decode_image(file)
     height, width, _ = pixels.shape
@@ -21,6 +21,6 @@ def pixels_of(file: Path) -> np.ndarray:
 
 
 def has_colour(pixels: np.ndarray, colour: str) -> bool:
-    """Tell whether any pixel has exactly the colour "#rrggbb"."""
+    """Return whether any pixel has exactly the colour "#rrggbb"."""
     wanted = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
     return bool((pixels == wanted).all(axis=2).any())

@@ -1,4 +1,4 @@
-"""Small pictures on disk for the tests of decoding, caching and batching."""
+"""Small images on disk for the tests of decoding, caching and batching."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHORT = PreprocessSpec(32, "short", 40, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25,
 
 
 def smooth_picture(seed: int, height: int = 60, width: int = 50) -> np.ndarray:
-    """Return a smooth random picture, uint8 (height, width, 3)."""
+    """Return a smooth random image, uint8 (height, width, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 

@@ -33,7 +33,7 @@ QUICK = FitConfig(
     run=RunConfig(workers=0, precision="float32"),
     device="cpu",
 )
-STEPS = 5  # per epoch: 45 training pictures in batches of 8
+STEPS = 5  # per epoch: 45 training images in batches of 8
 
 
 def quick(**changes: Any) -> FitConfig:
@@ -69,7 +69,7 @@ def train(
 
 
 def task_of(root: Path, config: FitConfig = QUICK, *, val: int = 15) -> TrainingData:
-    """Return the task over the drawn pictures in `root`."""
+    """Return the task over the drawn images in `root`."""
     return build_task(root, config, val=val)
 
 
@@ -120,7 +120,7 @@ def at_call(number: int, act: Callable[[], Any]) -> Callable[[int, Tensor, Tenso
 
 
 def all_finite(state: dict[str, Any]) -> bool:
-    """Tell whether no tensor of a state dict is NaN or infinite."""
+    """Return whether no tensor of a state dict is NaN or infinite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
 
 

@@ -1,4 +1,4 @@
-"""A training run of seconds, sixty drawn pictures and a tiny backbone, for tests that break runs."""
+"""A training run of seconds, sixty drawn images and a tiny backbone, for tests that break runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def configured(**train: Any) -> FitConfig:
 
 
 def draw_pictures(root: Path, count: int = 60, classes: int = 3) -> Manifest:
-    """Write `count` noisy pictures whose brightest channel is their class."""
+    """Write `count` noisy images whose brightest channel is their class."""
     root.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     label = np.arange(count) % classes
@@ -58,7 +58,7 @@ def draw_pictures(root: Path, count: int = 60, classes: int = 3) -> Manifest:
 
 
 def build_task(root: Path, config: FitConfig = CONFIG, *, val: int = 15) -> TrainingData:
-    """Return a task over the pictures in `root`, the last `val` of them for validation."""
+    """Return a task over the images in `root`, the last `val` of them for validation."""
     manifest = draw_pictures(root) if not (root / "0.png").exists() else read_pictures(root)
     shape = build_backbone(config.model.backbone, "none", image_size=config.model.image_size)
     spec = shape.preprocess_spec(config.model.image_size)
@@ -68,7 +68,7 @@ def build_task(root: Path, config: FitConfig = CONFIG, *, val: int = 15) -> Trai
 
 
 def read_pictures(root: Path) -> Manifest:
-    """Return the manifest of pictures that `draw_pictures` wrote."""
+    """Return the manifest of images that `draw_pictures` wrote."""
     count = len(list(root.glob("*.png")))
     columns = {"path": [f"{row}.png" for row in range(count)], "label": np.arange(count) % 3}
     return Manifest(root, tuple("rgb"), columns)

@@ -101,7 +101,7 @@ def stopped_and_resumed(task: TrainingData, folder: Path, world: World) -> dict[
 
 
 def with_kept_features(task: TrainingData, folder: Path, world: World) -> dict[str, Any]:
-    """Train on a frozen backbone's features; the last picture of the table has no partner to share with."""
+    """Train on a frozen backbone's features; the last image of the table has no partner to share with."""
     task = replace(task, train=task.train[:41])
     fitted = trained(task, folder / "kept", KEPT, world)
     if world.is_main:

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def images(count: int = 40, side: int = 8, channels: int = 1, classes: int = 3, seed: int = 0) -> ImageSet:
-    """Return noise pictures with a brighter corner per class."""
+    """Return noise images with a brighter corner per class."""
     generator = np.random.default_rng(seed)
     target = generator.integers(0, classes, count)
     pictures = generator.integers(0, 120, (count, side, side, channels), dtype=np.uint8)
@@ -69,7 +69,7 @@ def training(
     compiled: bool = False,
     **options,
 ) -> Training:
-    """Return a training of these cells on 40 pictures, tested on 20 others."""
+    """Return a training of these cells on 40 images, tested on 20 others."""
     learned, tested = images(), images(20, seed=1)
     scaling = Scaling.of(learned.images, "standard")
     precision = choose_precision("cpu", "float32")

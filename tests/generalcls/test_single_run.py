@@ -54,7 +54,13 @@ def test_a_run_keeps_a_model_that_gives_its_answers(tmp_path, capsys):
     assert [row["epoch"] for row in rows] == [0, 1]
     assert (folder / "pictures" / "error_curve.png").is_file()
     page = (folder / "report.md").read_text()
-    for part in ("CRL (alpha 1, beta 1)", "## Most confused", "Always guessing", "Command:", "fingerprint"):
+    for part in (
+        "CRL (alpha 1, beta 1)",
+        "## Most confused",
+        "The majority-class baseline",
+        "Command:",
+        "fingerprint",
+    ):
         assert part in page
     again = (folder / "run.json").stat().st_mtime_ns
     assert main([*WORDS, f"--run.dir={folder}", "--run.resume=auto"]) == 0

@@ -70,9 +70,9 @@ class Limits:
     """What one request, and all of them together, may bring.
 
     Args:
-        max_files: pictures in one request.
-        max_mb: size of one picture, in MB (10^6 bytes).
-        folder: where pictures are kept; it may hold twenty full requests at a time.
+        max_files: images in one request.
+        max_mb: size of one image, in MB (10^6 bytes).
+        folder: where images are kept; it may hold twenty full requests at a time.
     """
 
     max_files: int
@@ -82,7 +82,7 @@ class Limits:
 
     @property
     def file_bytes(self) -> int:
-        """The largest picture, in bytes."""
+        """The largest image, in bytes."""
         return int(self.max_mb * 1e6)
 
     @property
@@ -91,14 +91,14 @@ class Limits:
         return self.max_files * (self.file_bytes + _PART_BYTES) + _PART_BYTES
 
     def too_large(self) -> NoReturn:
-        """Refuse a picture for its size."""
-        raise Refusal(413, f"A picture may have {self.max_mb:g} MB at most; make it smaller and try again.")
+        """Refuse an image for its size."""
+        raise Refusal(413, f"An image may have {self.max_mb:g} MB at most; make it smaller and try again.")
 
     def too_many(self) -> NoReturn:
-        """Refuse an upload for the number of its pictures, or for their size together."""
+        """Refuse an upload for the number of its images, or for their size together."""
         raise Refusal(
             413,
-            f"At most {self.max_files} pictures at once, of {self.max_mb:g} MB each; send fewer at a time.",
+            f"At most {self.max_files} images at once, of {self.max_mb:g} MB each; send fewer at a time.",
         )
 
     def check_room(self, size: int) -> None:
@@ -108,7 +108,7 @@ class Limits:
         """
         free = shutil.disk_usage(self.folder.path).free
         if self.folder.size() + size > 20 * self.request_bytes or free < size + _SPARE_BYTES:
-            raise Refusal(507, "This demo holds as many pictures as it can; try again in some minutes.")
+            raise Refusal(507, "This demo holds as many images as it can; try again in some minutes.")
 
     @contextmanager
     def upload_from(self, address: str) -> Iterator[None]:
@@ -164,8 +164,8 @@ def replay(body: bytes, receive: Receive) -> Receive:
 def check_files(body: bytes, head: Head, folder: UploadFolder) -> None:
     """Refuse a JSON body that names a file which was not uploaded here, anywhere in it.
 
-    A file is an object with a `path` or a `url`, whatever else it says. Its path must be an uploaded picture;
-    its url may be absent, or this demo's own address of that picture, as the page sends it.
+    A file is an object with a `path` or a `url`, whatever else it says. Its path must be an uploaded image;
+    its url may be absent, or this demo's own address of that image, as the page sends it.
     """
     try:
         value = json.loads(body) if body else None
@@ -185,7 +185,7 @@ def check_files(body: bytes, head: Head, folder: UploadFolder) -> None:
 def check_file_route(head: Head, folder: UploadFolder) -> None:
     """Refuse to hand out anything but what lies in the upload folder."""
     if head.path.startswith(FILE_ROUTE) and not folder.owns(head.path.removeprefix(FILE_ROUTE)):
-        raise Refusal(403, "This file is not one of the demo's pictures or results, or it was removed.")
+        raise Refusal(403, "This file is not one of the demo's images or results, or it was removed.")
 
 
 def _check_file(path: object, url: object, head: Head, folder: UploadFolder) -> None:
@@ -198,4 +198,4 @@ def _check_file(path: object, url: object, head: Head, folder: UploadFolder) -> 
     match = _OWN_URL.fullmatch(url) if isinstance(url, str) else None
     places = (None, head.one(b"host"))
     if match is None or match.group(1) not in places or path not in (match.group(2), unquote(match.group(2))):
-        raise Refusal(403, "The request names a file by an address; upload the picture instead.")
+        raise Refusal(403, "The request names a file by an address; upload the image instead.")

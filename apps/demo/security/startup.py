@@ -66,8 +66,8 @@ def app_kwargs(folder: UploadFolder, *, host: str, max_files: int, max_mb: float
     Args:
         folder: where uploads are kept; no other file may be named or handed out.
         host: the address that the demo listens on.
-        max_files: pictures in one upload, >= 1.
-        max_mb: size of one picture, in MB (10^6 bytes), > 0.
+        max_files: images in one upload, >= 1.
+        max_mb: size of one image, in MB (10^6 bytes), > 0.
     """
     from starlette.middleware import Middleware
 

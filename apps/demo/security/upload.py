@@ -1,4 +1,4 @@
-"""Uploads are counted while they stream in: pictures, bytes of each, bytes of all; and names are mended."""
+"""Uploads are counted while they stream in: images, bytes of each, bytes of all; and names are corrected."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartParser
 
 _ROOM_STEP = 1_000_000  # bytes that may come in before the folder is looked at again
-_HEADER_BYTES = 8_000  # of one picture's headers, as gradio has it
+_HEADER_BYTES = 8_000  # of one image's headers, as gradio has it
 _FORBIDDEN = re.compile(rb'[<>:"|?*\x00-\x1f\x7f`$!{}]')  # what gradio leaves out of a name
 
 
 def safe_name(name: bytes) -> bytes:
-    """Return a picture's name without a dot at its front: gradio takes such files for secrets.
+    """Return an image's name without a dot at its front: gradio takes such files for secrets.
 
     >>> safe_name(b"a.jpg"), safe_name(b"._IMG.jpg"), safe_name(b".png"), safe_name(b"x/..")
     (b'a.jpg', b'file._IMG.jpg', b'file.png', b'file')
@@ -27,7 +27,7 @@ def safe_name(name: bytes) -> bytes:
 
 
 class UploadWatch:
-    """Watches one upload go by and mends its pictures' names; the first rule that it breaks ends it.
+    """Watches one upload go by and corrects its images' names; the first rule that it breaks ends it.
 
     Args:
         head: the request's head.
@@ -107,7 +107,7 @@ class UploadWatch:
         kind, options = parse_options_header(head.one(b"content-type") or "")
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
-            raise Refusal(400, "Upload pictures as a form (multipart/form-data).")
+            raise Refusal(400, "Upload images as a form (multipart/form-data).")
         callbacks = {
             "on_part_begin": self._begin,
             "on_header_field": self._header_name,
@@ -140,7 +140,7 @@ class UploadWatch:
     def _count_header(self, size: int) -> None:
         self._header_bytes += size
         if self._header_bytes > _HEADER_BYTES:
-            raise Refusal(400, "The upload is no valid form: a picture's headers are too long.")
+            raise Refusal(400, "The upload is no valid form: an image's headers are too long.")
 
     def _header_end(self) -> None:
         from python_multipart.multipart import parse_options_header
@@ -157,7 +157,7 @@ class UploadWatch:
     def _headers_end(self) -> None:
         self._in_headers = False
         if not self._is_file:
-            raise Refusal(400, "An upload holds pictures only, each in a field called files.")
+            raise Refusal(400, "An upload holds images only, each in a field called files.")
         self._files += 1
         if self._files > self._limits.max_files:
             self._limits.too_many()

@@ -1,4 +1,4 @@
-"""Two results on the same images: what differs between them, by how much, and whether the data can tell.
+"""Two results on the same images: what differs between them, by how much, and whether the data show it.
 
 Accuracies and differences are in percent and points, always second minus first. What is resampled is the
 task's to say: whole subjects where images of one subject are tied together, else single images. Where
@@ -40,7 +40,7 @@ NO_WIDTH = 1e-9  # points: a bootstrap interval no wider than rounding has not s
 NO_SPREAD = (
     "the difference is the same on all images that are resampled together, so resampling shows no spread"
 )
-SAME_HITS = "they are right and wrong on the same images"
+SAME_HITS = "they are correct and wrong on the same images"
 UNCONTROLLED = "not a controlled comparison"  # how `setting_differences` begins the note
 
 Pair = tuple[Predictions, Predictions]
@@ -95,7 +95,7 @@ def compare_results(
             per_fold, pooled {a, b, difference, interval, p} and, where users hold several subjects, by_user
             {difference, interval, p, clusters}; where resampling never moves the difference, interval and p
             are None and `reason` says why;
-        mcnemar: {b, c, p} on the headline measure: images only the first, only the second has right;
+        mcnemar: {b, c, p} on the headline measure: images only the first, only the second predicts correctly;
         settings, environment: lists of {field, a, b} that differ; changed: "loss" or "head" where nothing
             else differs, "nothing" where no setting does, else "more"; controlled: whether at most the loss
             does;

@@ -20,7 +20,7 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
     sentences = [_sentence(comparison, measure) for measure in measures]
     if len(comparison["seeds"]) < 2:
         sentences.append(
-            f"One seed a side: the tests tell of other test {comparison['unit']}s, not of other training "
+            f"One seed a side: the tests are about other test {comparison['unit']}s, not of other training "
             "seeds, which move the accuracy too."
         )
     sentences += [f"{note[0].upper()}{note[1:]}." for note in comparison["notes"]]

@@ -46,8 +46,8 @@ def _called(folder: Path, alike: bool) -> str:
 def claim_comparison(out: Path, first: Sequence[Path], second: Sequence[Path]) -> Sides:
     """Return the folders of both sides as `write_record` takes them, as seen from `out`.
 
-    Raises UsageError where `out` holds a comparison of other folders, and names the way out. One of a former
-    version, which does not tell its folders, is replaced, and that is told.
+    Raises UsageError where `out` holds a comparison of other folders, and names the way out. One of a
+    previous version, which does not record its folders, is replaced, and that is reported.
     """
     sides = {"a": _seen_from(out, first), "b": _seen_from(out, second)}
     file = out / RECORD
@@ -58,7 +58,7 @@ def claim_comparison(out: Path, first: Sequence[Path], second: Sequence[Path]) -
     except DataError:
         told = None
     if told is None:
-        say(f"notice: {out} holds a comparison that does not tell its folders; this one takes its place")
+        say(f"notice: {out} holds a comparison that does not record its folders; this one takes its place")
     elif told != sides:
         raise UsageError(
             f"{out} holds the comparison of other results ({', '.join(told['b'])} against "
@@ -68,7 +68,7 @@ def claim_comparison(out: Path, first: Sequence[Path], second: Sequence[Path]) -
 
 
 def write_record(out: Path, comparison: Mapping[str, Any], page: Path, sides: Sides) -> dict[str, Any]:
-    """Write comparison.json: what was found, the `page` that tells it, and the `folders`; return that."""
+    """Write comparison.json: what was found, the `page` that shows it, and the `folders`; return that."""
     folders = {side: list(names) for side, names in sides.items()}
     record = {**comparison, "folders": folders, "page": str(page)}
     write_json(out / RECORD, record)

@@ -1,4 +1,4 @@
-"""Two results side by side for people: compare.md with the paired tests, the gallery and the heat maps.
+"""Two results side by side, as a page: compare.md with the paired tests, the gallery and the heat maps.
 
 Every number and the conclusion come from the comparison (`finetune.experiments.compare.compare`); no sentence
 here says that one result is better than the other.
@@ -57,7 +57,7 @@ def write_comparison(
         ("Folds", per_fold(comparison, task)),
         ("Seeds", per_seed(comparison, task)),
         ("What differs", what_differs(comparison)),
-        ("Pictures", show_pictures(drawn)),
+        ("Figures", show_pictures(drawn)),
     )
     file = out / "compare.md"
     write_bytes(file, page(f"{second} against {first}", sections).encode())
@@ -82,7 +82,7 @@ def differences(comparison: Comparison, task: Task) -> str:
     if test:
         notes += (
             f" McNemar's exact test on {task.measures[0].label}: {test['b']:,} images only the first has "
-            f"right, {test['c']:,} only the second, p = {test['p']:.2g}"
+            f"correct, {test['c']:,} only the second, p = {test['p']:.2g}"
         )
         tied = "; it takes images as independent, which those of one subject are not."
         notes += tied if comparison["unit"] != "image" else "."

@@ -29,8 +29,9 @@ class Arm:
         head: empty for the experiment's own head, or a margin head (lsoftmax, asoftmax, cosface, arcface).
         head_options: all options of the margin head.
         matches: the arm whose gradient factor scales this arm's learning rate; empty for none.
-        matches_by: the factor: mean is the mean over images of push / q, ratio is sum of push over sum of q
-            (push: the gradient on the true logit, q = 1 - p of the true class; both means over the training).
+        matches_by: the factor: mean is the mean over images of grad / grad_ce, ratio is the sum of grad over
+            that of grad_ce (grad: the gradient magnitude on the true logit, grad_ce: cross-entropy's, 1 - p
+            of the true class).
     """
 
     name: str
@@ -42,7 +43,7 @@ class Arm:
 
     @property
     def title(self) -> str:
-        """What tables and pictures call it.
+        """What tables and figures call it.
 
         >>> arm = build_arms(["crl"], controls=False)[1]
         >>> arm.name, arm.title
@@ -86,7 +87,7 @@ def build_arms(
             for every listed CRL (without label smoothing) cross-entropy with its learning rate scaled by
             that CRL's gradient factor.
         smoothing: of the label smoothing control, in [0, 1); 0 leaves it out.
-        lr_match: by which factors the rate is matched: mean, ratio, both, or none.
+        lr_match: by which factors the learning rate is matched: mean, ratio, both, or none.
         grid: add a CRL for every alpha and beta. Beta 0 is cross-entropy itself, which is there already.
         grid_alphas, grid_betas: of the grid, each >= 0.
 

@@ -23,7 +23,8 @@ class CellPlan:
     Args:
         arm: what is trained.
         seed: of everything random; the same seed of another arm starts and shuffles alike.
-        lr_factor: the learning rate is multiplied by it; 1 unless the arm's rate is matched to another's.
+        lr_factor: the learning rate is multiplied by it; 1 unless the arm's learning rate is matched to
+            another's.
         folder: the cell's own.
     """
 
@@ -41,10 +42,11 @@ class Cell:
         arm: the arm's name.
         seed: the seed.
         scores: per cent by measure, on the test images at the end of the training; None where not defined.
-        history: a row per epoch: `epoch` from 0, `train_loss`, `train_accuracy` (share), `test_error` (per
+        history: a row per epoch: `epoch` from 0, `train_loss`, `train_accuracy` (fraction), `test_error` (per
             cent; absent where not measured), `gradient_factor` and `gradient_ratio`.
-        gradient_factor: mean over the training of push / q (see `Arm.matches_by`); None where not defined.
-        gradient_ratio: sum over the training of push over the sum of q; None where not defined.
+        gradient_factor: mean over the training of grad / grad_ce (see `Arm.matches_by`); None where not
+            defined.
+        gradient_ratio: sum over the training of grad over that of grad_ce; None where not defined.
         lr_factor: what the learning rate was multiplied by.
         seconds: of training and testing; a share of the whole where cells trained together.
         device: that ran it.

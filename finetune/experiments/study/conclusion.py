@@ -12,7 +12,7 @@ from finetune.metrics.paired_tests import least_wilcoxon_p
 Summary = Mapping[str, Any]
 FEW = 5  # pairs of seeds
 NO_INTERVAL = "no interval: all seeds differ by the same"
-REMEDY = "Train longer, at another rate, or from pretrained weights."
+REMEDY = "Train longer, at another learning rate, or from pretrained weights."
 FACTORS = {"mean": "mean factor", "ratio": "ratio of sums"}  # by `Arm.matches_by`
 
 
@@ -20,7 +20,7 @@ def conclude(summary: Summary) -> list[str]:
     """Return the conclusion, sentence by sentence, about the first measure of a study's summary.
 
     A difference is claimed only where the Holm-adjusted paired t-test falls below 1 - level and the interval
-    leaves zero out; where Wilcoxon's test says otherwise, it is told.
+    excludes zero; where Wilcoxon's test disagrees, that is reported.
     """
     key, label = summary["measures"][0]["key"], _plain(summary["measures"][0]["label"])
     rows = [(row["title"], row["measures"][key]["difference"]) for row in summary["arms"]]
@@ -57,11 +57,11 @@ def conclude(summary: Summary) -> list[str]:
 
 
 def at_chance(cells: Sequence[Cell], guessing: float | None, remedy: str = REMEDY) -> str:
-    """Return a caution where no arm does better on average than guessing, by a point; empty otherwise.
+    """Return a caution where no arm's mean beats the majority-class baseline by a point; else empty.
 
     Args:
         cells: finished ones, with the score "accuracy" in per cent.
-        guessing: the accuracy of always answering the commonest training class; None where nobody knows it.
+        guessing: the accuracy of the majority-class baseline; None where it is not known.
         remedy: a sentence on what to do.
     """
     if guessing is None or not cells:
@@ -73,7 +73,7 @@ def at_chance(cells: Sequence[Cell], guessing: float | None, remedy: str = REMED
     if best > guessing + 1:
         return ""
     return (
-        f"No arm does better than always guessing the commonest class ({best:.2f} against {guessing:.2f} %): "
+        f"No arm does better than the majority-class baseline ({best:.2f} against {guessing:.2f} %): "
         f"nothing was learned, so nothing can be compared. {remedy}"
     )
 
@@ -141,7 +141,7 @@ def _about_controls(summary: Summary, key: str, label: str) -> Iterator[str]:
             rate = f"{rows[row['control']]['lr_factor']:.3g} times as high ({FACTORS[row['matches_by']]})"
             size = difference_words(found, summary["level"])
             verdict = _control_verdict(whole, _shown_sign(found), label)
-            yield f"{row['title']} minus cross-entropy at a rate {rate} is {size}: {verdict}."
+            yield f"{row['title']} minus cross-entropy at a learning rate {rate} is {size}: {verdict}."
             open_still |= whole != 0 and _shown_sign(found) != whole
         if open_still:
             yield _may_be_the_rate(tested[0]["title"], adaptive=summary["adaptive"])
@@ -157,20 +157,20 @@ def _control_verdict(whole: int, against: int, label: str) -> str:
         return f"no difference in {label} between them was shown"
     way = "lower" if against > 0 else "higher"
     if not whole:
-        itself = "the loss itself was not shown to differ from cross-entropy at the study's rate"
-        return f"cross-entropy at that rate scored {way}; {itself}"
+        itself = "the loss itself was not shown to differ from cross-entropy at the study's learning rate"
+        return f"cross-entropy at that learning rate scored {way}; {itself}"
     if whole == against:
-        return f"cross-entropy at that rate did not {'reach it' if whole > 0 else 'fall as low'}"
-    return f"cross-entropy at that rate scored {way} still"
+        return f"cross-entropy at that learning rate did not {'reach it' if whole > 0 else 'fall as low'}"
+    return f"cross-entropy at that learning rate scored {way} still"
 
 
 def _may_be_the_rate(title: str, *, adaptive: bool) -> str:
     """Return the doubt that a control leaves which did not stay behind its CRL."""
     if adaptive:
         return (
-            f"So a rate other than the study's may change cross-entropy as much as {title} does. (The "
-            "optimiser divides by the size of the gradient: a constant factor on the loss makes no longer "
-            "steps.)"
+            f"So a learning rate other than the study's may change cross-entropy as much as {title} does. "
+            "(The optimiser divides by the size of the gradient: a constant factor on the loss makes no "
+            "longer steps.)"
         )
     return f"So the difference of {title} from cross-entropy may be one of step size."
 
@@ -242,12 +242,12 @@ def interval_words(found: Mapping[str, Any] | None) -> str:
 
 
 def all_alike(found: Mapping[str, Any]) -> bool:
-    """Tell whether all of several seeds differ by the same, so that there is neither a spread nor a p."""
+    """Return whether all of several seeds differ by the same, so that there is neither a spread nor a p."""
     return found["n"] > 1 and found["p_t_holm"] is None
 
 
 def signed(value: float | None) -> str:
-    """Return a difference in points with its sign, which nought has not.
+    """Return a difference in points with its sign; zero has none.
 
     >>> signed(0.4), signed(-0.004), signed(-0.005001), signed(None)
     ('+0.40', '0.00', '-0.01', 'n/a')

@@ -25,9 +25,9 @@ TOGETHER = 4  # arms whose errors share one pair of axes; more get a panel each
 FACTORS_TOGETHER = 8  # the same of gradient factors, whose lines lie further apart
 PANEL_HEIGHT = 1.75  # inches
 SHEETS = ((16, 4, 9.0), (10**6, 6, 12.0))  # up to so many panels: panels in a row, inches of width
-SETTLED = 1 / 3  # share of the training after which the error decides how far the axis reaches
+SETTLED = 1 / 3  # fraction of the training after which the error decides how far the axis reaches
 FAILED = 4.0  # an arm whose error is so many times as far up as the usual one's does not flatten the others
-UNBOUNDED = 100.0  # a mean factor above it is one of few images with a tiny q, as NLLR's 1 / q
+UNBOUNDED = 100.0  # a mean factor above it is one of few images with a tiny q = 1 - p, as NLLR's 1 / q
 LEGEND_WIDTH, PANEL_TITLE_WIDTH = 2.4, 1.8  # inches
 LOG_FROM = 12.0  # ratio of the largest to the smallest factor from which on the axis is logarithmic
 
@@ -56,7 +56,7 @@ def draw_error_curves(
     """Draw the error against epochs: a line per arm, the mean over seeds, in a band of one sd each way.
 
     Up to four arms share the axes; more get a panel each, beside cross-entropy in grey, on one scale. The
-    axis may cut off errors of the first third of the training, and an arm that failed; then it is told.
+    axis may cut off errors of the first third of the training, and an arm that failed; then that is reported.
 
     Args:
         cells: the finished cells, whose history holds `test_error` (or `validation_error`); an arm's epochs
@@ -103,12 +103,12 @@ def draw_error_curves(
 
 
 def draw_factor_curves(cells: Sequence[Cell], arms: Sequence[Arm], out: Path) -> Path | None:
-    """Draw by how much each loss's push on the true logit exceeds cross-entropy's, epoch by epoch.
+    """Draw by how much each loss's gradient magnitude exceeds cross-entropy's, epoch by epoch.
 
-    A line is the mean over seeds of an epoch's mean of push / q over images. Cross-entropy's is 1 throughout,
-    at whatever rate it learns. More than eight arms get a panel each. The axis is logarithmic where the
-    factors are far apart. A factor without bound, as NLLR's 1 / q, is that of its few surest images: it is
-    left out, and that is told.
+    A line is the mean over seeds of an epoch's mean of that ratio over images. Cross-entropy's is 1
+    throughout, at whatever learning rate. More than eight arms get a panel each. The axis is logarithmic
+    where the factors are far apart. A factor without bound, as NLLR's 1 / q, is that of its few most
+    confident images: it is left out, and that is reported.
 
     Args:
         cells: the finished cells, whose history holds `gradient_factor`.
@@ -127,7 +127,7 @@ def draw_factor_curves(cells: Sequence[Cell], arms: Sequence[Arm], out: Path) ->
     values = np.concatenate([[1.0], *(curve.mean for curve in curves)])
     wide = values.min() > 0 and values.max() / values.min() > LOG_FROM
     heading = "Gradient factor per epoch"
-    subtitle = "mean over images of push / q, mean of the seeds; 1 is cross-entropy's" + (
+    subtitle = "gradient over cross-entropy's: mean over images, mean of seeds; 1 is cross-entropy's" + (
         "; logarithmic axis" if wide else ""
     )
     subtitle += f"\n{_left_out(left_out)}" if left_out else ""
@@ -300,7 +300,7 @@ def short_titles(titles: Sequence[str], width: float, size: float) -> list[str]:
     A title that is too wide goes onto two lines, and only what is too wide then is cut.
 
     Args:
-        titles: of all arms of a picture.
+        titles: of all arms of a figure.
         width: what a line has, in inches.
         size: of the letters, in points.
 

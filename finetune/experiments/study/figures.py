@@ -1,4 +1,4 @@
-"""The pictures of a study, in the order in which they are looked at: differences, curves, the grid of CRL."""
+"""The figures of a study, in the order in which they are looked at: differences, curves, the grid of CRL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Row = tuple[str, Mapping[str, Any]]
 def draw_study(
     folder: Path, summary: Mapping[str, Any], cells: Sequence[Cell], arms: Sequence[Arm]
 ) -> dict[str, Picture]:
-    """Draw what the cells allow into folder/pictures; return the pictures by name.
+    """Draw what the cells allow into folder/pictures; return the figures by name.
 
     Names: differences, error_curves, factor_curves, grid. The curves leave out the grid's arms.
     """
@@ -64,7 +64,7 @@ def _outside_grid(arms: Sequence[Arm]) -> list[Arm]:
 _VALIDATION = (
     "Validation error per epoch",
     "Means over seeds in bands of one standard deviation, on the images held out from training. Test images "
-    "are asked once, at the end.",
+    "are computed once, at the end.",
 )
 _TOLD = {
     "differences": (
@@ -79,8 +79,8 @@ _TOLD = {
     ),
     "factor_curves": (
         "Gradient factor per epoch",
-        "Push on the true logit over q = 1 - p of the true class, averaged over the training images as they "
-        "come; cross-entropy's is 1.",
+        "Gradient magnitude on the true logit over cross-entropy's (1 - p), averaged over the training "
+        "images as they come; cross-entropy's is 1.",
     ),
     "grid": (
         "Alpha and beta",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from finetune.experiments.study.statistics import Measure
 
 RATES = ("train.lr", "train.frozen_lr")
+# Keys of an epoch's mean gradient magnitude and cross-entropy's: those that are written, then the old ones.
+GRADIENT_KEYS = (("train_grad", "train_grad_ce"), ("train_push", "train_q"))
 EXTRAS = ("mixup", "cutmix", "ema", "clip_grad")
 
 
@@ -37,7 +39,7 @@ class RunFacts:
 def read_run(
     plan: CellPlan, files: Sequence[str], expected: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> RunFacts | None:
-    """Return what the run in a cell's folder tells; None while it is not finished.
+    """Return what the run in a cell's folder records; None while it is not finished.
 
     Args:
         plan: the cell.
@@ -124,18 +126,27 @@ def mean_history(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[
 
 
 def gradient_ratio(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> float | None:
-    """Return the sum of push over the sum of q, over all images, epochs and trainings.
+    """Return the summed gradient magnitude over cross-entropy's, over all images, epochs and trainings.
 
     An epoch counts by its batches, which are equally large in all trainings of a cell. None where an epoch
-    does not tell `train_push` and `train_q`, as in the logs of former versions, and where there is no epoch.
+    records no gradient magnitudes, as in the logs of older versions, and where there is no epoch.
     """
     push = q = 0.0
     for row in (row for rows in trainings for row in rows):
-        if row.get("train_push") is None or row.get("train_q") is None:
+        means = _gradient_means(row)
+        if means is None:
             return None
         batches = row["step"] / (row["epoch"] + 1)
-        push, q = push + batches * row["train_push"], q + batches * row["train_q"]
+        push, q = push + batches * means[0], q + batches * means[1]
     return push / q if q > 0 else None
+
+
+def _gradient_means(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return an epoch's mean gradient magnitude and cross-entropy's, under their old keys too."""
+    for own, cross_entropy in GRADIENT_KEYS:
+        if row.get(own) is not None and row.get(cross_entropy) is not None:
+            return row[own], row[cross_entropy]
+    return None
 
 
 def _mean_of(history: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -144,7 +155,7 @@ def _mean_of(history: Sequence[Mapping[str, Any]], name: str) -> float | None:
 
 
 def record_of(folder: Path, cell: Cell, file: str = "run.json") -> dict[str, Any]:
-    """Return what a JSON file in the folder of a study's cell tells."""
+    """Return what a JSON file in the folder of a study's cell holds."""
     record: dict[str, Any] = read_json(folder / "cells" / cell.arm / f"seed-{cell.seed}" / file)
     return record
 

@@ -1,4 +1,4 @@
-"""A finished study for people and programs: report.md, report.json, table.csv and the pictures."""
+"""A finished study to read and to compute with: report.md, report.json, table.csv and the figures."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Row = Mapping[str, Any]
 _FAILURES = {"diverged": "diverged", "unscored": "without a score"}
 _BEYOND = (
     "Student's interval knows no ends of the scale: those of single arms that reach beyond 0 or 100 % are "
-    "shown up to there, and so are the bands in the pictures. report.json and table.csv hold them whole."
+    "shown up to there, and so are the bands in the figures. report.json and table.csv hold them whole."
 )
 
 _OF_STEPS = "A difference from cross-entropy that is not shown here may be one of step size."
 _OF_RATES = (
     "The optimiser divides by the size of the gradient, so a constant factor on a loss makes no longer "
-    "steps: the control tells what the rate does to cross-entropy, and not whether CRL is a longer step."
+    "steps: the control shows what the learning rate does to cross-entropy, not whether CRL is a longer step."
 )
 _OWN_START = (
     "Margin heads of age and fine studies start from a classifier of their own; in general studies they "
@@ -102,14 +102,14 @@ def write_study_report(
 
 
 def report_text(summary: Mapping[str, Any], told: StudyPage, pictures: Mapping[str, Picture]) -> str:
-    """Return the page: conclusion, table, pictures, controls, grid, what ran, and how to read it."""
+    """Return the page: conclusion, table, figures, controls, grid, what ran, and how to read it."""
     grid = [pictures["grid"]] if "grid" in pictures else []
     others = [picture for name, picture in pictures.items() if name != "grid"]
     sections = (
         ("Conclusion", _bullets([escape(line) for line in summary["conclusion"]])),
         ("Scores", _score_table(summary, told.published)),
         ("Differences from cross-entropy", _difference_tables(summary)),
-        ("Pictures", show_pictures(others)),
+        ("Figures", show_pictures(others)),
         ("Controls", _controls(summary)),
         ("Grid", show_pictures(grid)),
         ("Cost", _cost_table(summary)),
@@ -190,7 +190,7 @@ def _difference_notes(summary: Mapping[str, Any]) -> str:
     limit = p_text(round(1 - summary["level"], 9))
     return (
         f"Arm minus cross-entropy, seed by seed. Holm: the p adjusted over the {summary['family']} arms "
-        "compared with cross-entropy, for each measure and test by itself. Shown: the adjusted t-test below "
+        "compared with cross-entropy, for each measure and test separately. Shown: the adjusted t-test below "
         f"{limit} and an interval without zero. No p where all seeds differ by the same. Only the first "
         "measure decides the conclusion."
     )
@@ -207,13 +207,14 @@ def _controls(summary: Mapping[str, Any]) -> str | None:
             rows.append(pair + _difference_cells(found))
     if not rows:
         return None
-    header = ["CRL", "its control", "rate times", *_difference_header(summary)[1:]]
+    header = ["CRL", "its control", "learning rate times", *_difference_header(summary)[1:]]
     note = (
         "CRL minus cross-entropy trained at a learning rate that is multiplied by the mean of CRL's gradient "
-        "factor over its own training with the same seed (mean over images of push / q; or, where it says "
-        "ratio of sums, the sum of push over the sum of q). The control's rate multiplies its weight decay, "
-        "where there is one, too; CRL's factor multiplies its gradient alone. Holm's correction is over "
-        f"these rows alone. {_OF_RATES if summary['adaptive'] else _OF_STEPS}"
+        "factor over its own training with the same seed (mean over images of gradient magnitude over "
+        "cross-entropy's; or, where it says ratio of sums, the sum of the one over the sum of the other). "
+        "The control's learning rate multiplies its weight decay, where there is one, too; CRL's factor "
+        f"multiplies its gradient alone. Holm's correction is over these rows alone. "
+        f"{_OF_RATES if summary['adaptive'] else _OF_STEPS}"
     )
     return f"{table(header, rows, numbers_from=2)}\n\n{note}"
 
@@ -240,9 +241,9 @@ def _cost_table(summary: Mapping[str, Any]) -> str:
     ]
     note = (
         "Means over seeds. Where several cells trained side by side, a cell's seconds are its share of the "
-        "whole. Gradient factor: push on the true logit over q = 1 - p of the true class, over the whole "
-        "training; 1 is cross-entropy's. Where it has no bound, as NLLR's 1 / q, the ratio of sums tells "
-        "more."
+        "whole. Gradient factor: gradient magnitude on the true logit over cross-entropy's (1 - p), over the "
+        "whole training; 1 is cross-entropy's. Where it has no bound, as NLLR's 1 / (1 - p), the ratio of "
+        "sums shows more."
     )
     return f"{table(header, rows)}\n\n{note}"
 

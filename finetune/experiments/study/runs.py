@@ -70,7 +70,7 @@ def check_test(experiment: Experiment) -> None:
     """Raise, before a folder is made, where single runs would test nothing or a fold that is not there."""
     task, config = experiment.task, experiment.config
     if task.folds_run(config) is None and not len(experiment.split(task.chosen_fold(config)).test):
-        raise DataError("the data name no test picture, so there is nothing to compare losses by")
+        raise DataError("the data name no test image, so there is nothing to compare losses by")
 
 
 def run_config(experiment: Experiment, plan: CellPlan) -> Any:
@@ -135,7 +135,7 @@ def page_of(experiment: Experiment, folder: Path, cells: Sequence[Cell]) -> Stud
 
 
 def study_config(config: C) -> C:
-    """Return the configuration without the loss that the arms replace; what is left out is told.
+    """Return the configuration without the loss that the arms replace; what is left out is reported.
 
     The loss's class weights and its branches stay: they are the same for every arm.
 
@@ -182,9 +182,10 @@ def check_arms(config: FitConfig, arms: Sequence[Arm]) -> None:
 
 
 def cell_config(config: C, plan: CellPlan) -> C:
-    """Return the configuration of a cell's run: the study's with the plan's loss, head, rates, seed, folder.
+    """Return a cell's configuration: the study's with the plan's loss, head, learning rates, seed, folder.
 
-    Both learning rates are multiplied by the plan's factor (a frozen rate that is not given follows lr).
+    Both learning rates are multiplied by the plan's factor (a frozen learning rate that is not given follows
+    lr).
     """
     arm, train, factor = plan.arm, config.train, plan.lr_factor
     frozen_lr = None if train.frozen_lr is None else train.frozen_lr * factor
@@ -204,14 +205,14 @@ def cell_config(config: C, plan: CellPlan) -> C:
 class CellTrainer:
     """Trains the cells of a wave one after another, says which, and leaves those of other processes alone.
 
-    A cell whose training diverges is told and stays unfinished; the others go on. Other errors end it all,
-    and so does a first wave in which every cell of the study diverged.
+    A cell whose training diverges is reported and stays unfinished; the others continue. Other errors end it
+    all, and so does a first wave in which every cell of the study diverged.
 
     Args:
         arms: of the study.
         seeds: of the study.
         train: trains one cell and leaves a complete run folder.
-        finished: tells whether a cell became finished meanwhile.
+        finished: returns whether a cell became finished meanwhile.
 
     A finished cell keeps its weights and loses its checkpoints, which are for going on: of hundreds of cells
     they would fill the disk.
@@ -245,8 +246,8 @@ class CellTrainer:
         alone = not any(plan.arm.matches for plan in plans)
         if alone and self._diverged == len(self._place) - self._later:
             raise DivergedError(
-                "every cell diverged, as told above, so there is nothing to report: lower --train.lr or give "
-                "--train.clip_grad 1, in another --run.dir"
+                "every cell diverged, as reported above, so there is nothing to report: lower --train.lr or "
+                "give --train.clip_grad 1, in another --run.dir"
             )
 
     def _train_cell(self, plan: CellPlan) -> None:

@@ -16,7 +16,7 @@ from finetune.experiments.study.cells import CELL_FILE, SEED, Cell, CellPlan, ce
 LAST_FILES = (CELL_FILE, "report.md")  # what a finished cell has: of the general study, of a run
 NAMED = 10  # arms that a sentence names
 Finished = Mapping[tuple[str, int], Cell]
-SAME_RATE = 1e-3  # a partner trained anew in other batches of cells, or elsewhere, differs in rounding
+SAME_RATE = 1e-3  # a partner trained again in other batches of cells, or elsewhere, differs in rounding
 
 
 def run_cells(
@@ -30,9 +30,9 @@ def run_cells(
     """Have every cell of arms x seeds trained that is not finished, and return all that are then.
 
     There are two waves: the arms that stand alone, and then those whose learning rate is matched to another
-    arm's. A matched cell's rate is multiplied by the gradient factor that its partner's finished cell of the
-    same seed had over its whole training. Seeds come before arms, so that a study that is stopped has whole
-    pairs.
+    arm's. A matched cell's learning rate is multiplied by the gradient factor that its partner's finished
+    cell of the same seed had over its whole training. Seeds come before arms, so that a study that is stopped
+    has whole pairs.
 
     Args:
         arms: of different names; the partner of a matched arm is among them.
@@ -43,14 +43,14 @@ def run_cells(
         read: returns the finished cell of a plan, None where it is not finished.
 
     Returns:
-        The finished cells in the order of the arms, then of the seeds. Where some are missing it is told.
-        A matched arm has no cell for a seed whose partner diverged, and so has no factor.
+        The finished cells in the order of the arms, then of the seeds. Where some are missing, that is
+        reported. A matched arm has no cell for a seed whose partner diverged, and so has no factor.
 
     Raises:
-        DataError: when a finished cell was trained at another rate (by more than a thousandth) than its
-            partner now asks for, and when a partner that did not diverge has no gradient factor.
+        DataError: when a finished cell was trained at another learning rate (by more than a thousandth) than
+            its partner now asks for, and when a partner that did not diverge has no gradient factor.
         UsageError: when no cell is finished, since another process is at work on them.
-        InterruptedRunError: at Ctrl-C or SIGTERM, where the training has not told it in words of its own.
+        InterruptedRunError: at Ctrl-C or SIGTERM, where the training has not reported it itself.
     """
     matched = [arm for arm in arms if arm.matches]
     _check(arms, seeds)
@@ -63,9 +63,9 @@ def run_cells(
         found = _finished(plans, read)
         todo = [plan for plan in plans if (plan.arm.name, plan.seed) not in found]
         if plans:
-            kind = "cells whose rate is matched to another's" if wave is matched else "cells"
+            kind = "cells whose learning rate is matched to another's" if wave is matched else "cells"
             more = 0 if wave is matched else len(matched) * len(seeds)
-            follow = f" ({more} more follow, at a rate that is matched to theirs)" if more else ""
+            follow = f" ({more} more follow, at a learning rate that is matched to theirs)" if more else ""
             say(f"{kind}: {len(found)} of {len(plans)} finished already, {len(todo)} to train{follow}")
         if todo:
             try:
@@ -147,7 +147,7 @@ def _factor_of(arm: Arm, partner: Cell) -> float | None:
 
 
 def _is_lost(arm: Arm, partner: Cell) -> bool:
-    """Tell whether the partner diverged, so that there never is a rate to match."""
+    """Return whether the partner diverged, so that there never is a learning rate to match."""
     return bool(partner.facts.get("diverged")) and _factor_of(arm, partner) is None
 
 
@@ -156,7 +156,7 @@ def _factor(arm: Arm, partner: Cell) -> float:
     if factor is None:
         raise DataError(
             f"{arm.name}: {partner.arm} with seed {partner.seed} has no gradient factor to match the "
-            f"learning rate to (mixed pictures and margin heads have none): leave the "
+            f"learning rate to (mixed images and margin heads have none): leave the "
             "rate-matched control out with --lr_match []"
         )
     return factor
@@ -183,11 +183,11 @@ def _check_cell(plan: CellPlan, cell: Cell) -> None:
     if not math.isclose(cell.lr_factor, plan.lr_factor, rel_tol=SAME_RATE):
         why = ""
         if plan.arm.matches:
-            why = f", as {plan.arm.matches} with this seed now says (it was trained anew since then)"
+            why = f", as {plan.arm.matches} with this seed now says (it was trained again since then)"
         raise DataError(
             f"{plan.folder} was trained at {cell.lr_factor:.6g} times the learning rate, but it should be "
             f"{plan.lr_factor:.6g} times{why}: remove {plan.folder} and give the same command again with "
-            "--run.resume auto; the cell is trained again at the new rate"
+            "--run.resume auto; the cell is trained again at the new learning rate"
         )
 
 
@@ -208,22 +208,22 @@ def _in_order(arms: Sequence[Arm], seeds: Sequence[int], done: Finished) -> list
     if lost:
         told = [f"{name}, seed {seed}" for name, seed in lost]
         say(
-            f"note: {len(lost)} cells are not trained: the one their rate is matched to diverged and has "
-            f"no gradient factor:\n{listing(told)}"
+            f"note: {len(lost)} cells are not trained: the one their learning rate is matched to diverged "
+            f"and has no gradient factor:\n{listing(told)}"
         )
     gone = {*done, *lost}
     missing = [f"{name}, seed {seed}" for name, seed in wanted if (name, seed) not in gone]
     if missing:
         say(
             f"note: {len(missing)} of {len(wanted)} cells are not finished (another process is at work on "
-            f"them, or they failed, as told above); the same command again trains or reads them:\n"
+            f"them, or they failed, as reported above); the same command again trains or reads them:\n"
             f"{listing(missing)}"
         )
     return [done[key] for key in wanted if key in done]
 
 
 def time_text(seconds: float) -> str:
-    """Return a length of time as a person says it.
+    """Return a length of time in words.
 
     >>> time_text(20), time_text(600), time_text(9000)
     ('20 s', '10 min', '2.5 h')

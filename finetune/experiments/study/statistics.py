@@ -32,7 +32,7 @@ class Measure:
 
     Args:
         key: its name in `Cell.scores`.
-        label: its name in tables and pictures: "accuracy (%)".
+        label: its name in tables and figures: "accuracy (%)".
     """
 
     key: str
@@ -51,7 +51,7 @@ def summarise_study(
 
     Every arm is compared with cross-entropy (the arm "cel") by the differences of the seeds that both have:
     mean, Student's interval at `level`, the paired t-test and Wilcoxon's signed-rank test. Holm's correction
-    is over all arms that are compared with cross-entropy, for each measure and each test by itself; an arm
+    is over all arms that are compared with cross-entropy, for each measure and each test separately; an arm
     whose test gives no p counts as one of them. A rate-matched control is compared with its own CRL in the
     same way, in a family of its own.
 
@@ -107,7 +107,7 @@ def summarise_study(
 
 
 def is_adaptive(optimizer: str) -> bool:
-    """Tell whether an optimiser divides by the gradient's size: a constant factor on a loss changes nothing.
+    """Return whether an optimiser divides by the gradient's size: a factor on a loss changes nothing.
 
     >>> is_adaptive("sgd"), is_adaptive("adamw")
     (False, True)

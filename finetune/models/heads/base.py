@@ -12,7 +12,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from finetune.models.backbone import Features, Tap
 
-# Normalised pictures and their targets, batch by batch.
+# Normalised images and their targets, batch by batch.
 Pictures = Iterable[tuple[Tensor, Tensor]]
 MAIN = "main"  # what the main logits are called beside the branches
 
@@ -25,7 +25,7 @@ class Branch:
         logits: (B', K'), which may have other rows and classes than the main ones.
         target: what these logits should say, int64 (B',) or soft (B', K'); None means the batch's own target.
         weight: of this branch's loss in the sum.
-        domain: True for a question about the picture's making (original or shuffled) rather than its class
+        domain: True for a question about the image's making (original or shuffled) rather than its class
             alone; it stays with cross-entropy whatever the class loss is, unless it is replaced by name.
     """
 
@@ -43,7 +43,7 @@ class HeadOutput:
         logits: the main logits (B, K).
         branches: further classifiers by name.
         terms: losses of the head's own, each a scalar tensor and its weight, by name.
-        maps: pictures for explanations (attention, detector responses) by name; empty if it has none.
+        maps: images for explanations (attention, detector responses) by name; empty if it has none.
         logged: scalars by name that are averaged over the epoch's images and written down as train_<name>.
         plain: where the logits carry a margin, those without it (B, K), without gradient: the ones that the
             training accuracy counts. None where the logits are plain themselves.
@@ -78,15 +78,15 @@ class Hooks:
     """What a head may ask of the training run beside gradients.
 
     Args:
-        prepare: called once as (model, pictures) before the first step, to initialise weights from the data.
-            `pictures` can be gone through as often as wanted: every training picture in the order of the
+        prepare: called once as (model, images) before the first step, to initialise weights from the data.
+            `pictures` can be gone through as often as wanted: every training image in the order of the
             table, prepared as in evaluation, as (normalised images (B, 3, S, S) on the model's device, target
             int64 (B,)). Every process gets all of them, and must come to the same weights.
         batch_transform: called as (images, target, generator) on every training batch, after normalisation;
             it may enlarge the batch and returns the new images and target. Not together with mixup or
             cutmix.
-        views: how often each training picture is drawn with an augmentation of its own; above 1 the images
-            that batch_transform gets are (B * views, 3, S, S), the views of one picture side by side, beside
+        views: how often each training image is drawn with an augmentation of its own; above 1 the images
+            that batch_transform gets are (B * views, 3, S, S), the views of one image side by side, beside
             a target of (B,).
     """
 
@@ -123,7 +123,7 @@ class Head(nn.Module):
     or norm helps to make it (EfficientNet's, ConvNeXt's), but goes without where hidden layers do (VGG's two
     of 4096; the embedding is then empty). Both decide how the backbone is built. `reads_second` is True for a
     head that can take the map of a second backbone (`TwinBackbone`). `needs_classes` is True for a head that
-    trains on class indices only, so that pictures cannot be mixed.
+    trains on class indices only, so that images cannot be mixed.
     """
 
     default_taps: ClassVar[tuple[Tap, ...]] = ()
@@ -168,6 +168,6 @@ class Head(nn.Module):
         return Hooks()
 
     def explain(self, features: Features) -> Mapping[str, Tensor]:
-        """Return what a picture of this head's reasons is drawn from, by name; nothing by default."""
+        """Return what a figure of this head's reasons is drawn from, by name; nothing by default."""
         del features
         return {}

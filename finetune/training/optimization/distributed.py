@@ -104,12 +104,12 @@ def gather_rows(arrays: Mapping[str, Rows], world: World) -> dict[str, Rows]:
 
 
 def any_true(flag: bool, world: World) -> bool:
-    """Tell whether `flag` is true in at least one process (a stop request reaches all of them)."""
+    """Return whether `flag` is true in at least one process (a stop request reaches all of them)."""
     return flag if world.size == 1 else _reduce(flag, dist.ReduceOp.MAX)
 
 
 def all_true(flag: bool, world: World) -> bool:
-    """Tell whether `flag` is true in every process."""
+    """Return whether `flag` is true in every process."""
     return flag if world.size == 1 else _reduce(flag, dist.ReduceOp.MIN)
 
 

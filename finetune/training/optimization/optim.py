@@ -82,7 +82,7 @@ def learning_rate_factor(
     milestones: Sequence[int] = (),
     gamma: float = 0.1,
 ) -> float:
-    """Return what the base rate is multiplied by at a zero-based step; a function of its arguments alone.
+    """Return the factor on the base learning rate at a zero-based step; a function of its arguments alone.
 
     Warm-up: (step + 1) / warmup_steps, which ends at exactly 1. After it, with t = (step - warmup_steps) /
     (total_steps - warmup_steps): "cosine" (1 + cos(pi t)) / 2; "step" gamma to the power of the number of
@@ -109,7 +109,7 @@ def learning_rate_factor(
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float]) -> float:
-    """Give every group the rate of its part ("backbone" or "head") and return the highest of them."""
+    """Give every group the learning rate of its part ("backbone" or "head"); return the highest."""
     for group in optimizer.param_groups:
         group["lr"] = rates[group["part"]]
     return max(rates.values())

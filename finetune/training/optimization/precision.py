@@ -75,7 +75,7 @@ class Precision:
         return str(capabilities.get("cpu_name") or self.device.type)
 
     def describe(self) -> str:
-        """Return the line that tells a person what was asked for and what really runs."""
+        """Return the line that tells the user what was asked for and what really runs."""
         layout = "channels last" if self.channels_last else "channels first"
         where = f"{self.device} ({self.device_name})"
         return f"device: asked {self.asked}, using {where}; {self.dtype_name}, {layout}: {self.reason}"
@@ -106,7 +106,7 @@ def choose_precision(
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Return whether this processor has bfloat16 instructions (AVX-512 BF16 or AMX)."""
+    """Return whether this CPU has bfloat16 instructions (AVX-512 BF16 or AMX)."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
@@ -127,7 +127,7 @@ def _choose_device(wish: str) -> torch.device:
 
 
 def _check_cuda(wish: str, index: int) -> None:
-    remedy = "--device auto uses what there is, --device cpu the processor"
+    remedy = "--device auto uses what there is, --device cpu the CPU"
     if torch.version.cuda is None and torch.version.hip is None:
         raise ResourceError(
             f"device {wish} was asked for, but the installed torch {torch.__version__} has no CUDA: "
@@ -150,13 +150,13 @@ def _best_dtype(device: torch.device) -> tuple[str, str]:
             return "bfloat16", "the GPU multiplies bfloat16"
         return "float16", "the GPU does not multiply bfloat16; gradients are scaled"
     if device.type == "cpu" and cpu_multiplies_bfloat16():
-        return "bfloat16", "the processor multiplies bfloat16"
+        return "bfloat16", "the CPU multiplies bfloat16"
     return "float32", f"no fast half precision on this {device.type}"
 
 
 def _check_dtype(device: torch.device, name: str) -> None:
     if name == "float16" and device.type == "cpu":
-        raise UsageError("float16 needs a GPU; on a processor give --run.precision bfloat16 or float32")
+        raise UsageError("float16 needs a GPU; on a CPU give --run.precision bfloat16 or float32")
 
 
 def _has_mps() -> bool:

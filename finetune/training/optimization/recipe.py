@@ -1,4 +1,4 @@
-"""How a run unfolds: stages with their own rates, and the learning rate at any moment as a pure function."""
+"""How a run unfolds: stages, and each one's learning rates at any moment as a pure function."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stage:
         name: for the log.
         epochs: length, at least 1.
         train: "head" freezes the backbone (its batch norms and dropout then act as in evaluation), or "all".
-        lr: the backbone's base rate; the head's is lr * head_lr_multiplier.
+        lr: the backbone's base learning rate; the head's is lr * head_lr_multiplier.
         head_lr_multiplier: see `lr`.
         schedule: cosine, step or constant.
         warmup_epochs: epochs of linear warm-up, counted from the stage's start; fractions count.
@@ -160,13 +160,13 @@ def fine_tune_recipe(
 ) -> Recipe:
     """Return `epochs` epochs of fine-tuning, in the first `frozen_epochs` of which only the head learns.
 
-    The head-only stage starts at `frozen_lr`, or the head's own rate (lr * head_lr_multiplier), and follows
-    `frozen_schedule`. The second stage, in which everything learns, begins anew at its own rate, with
-    `schedule` and the warm-up. `milestones` are epochs of the whole run (80 in "divide by 10 after epoch
-    80"); those in the frozen epochs need `frozen_schedule` step.
+    The head-only stage starts at `frozen_lr`, or the head's own learning rate (lr * head_lr_multiplier), and
+    follows `frozen_schedule`. The second stage, in which everything learns, begins again at its own learning
+    rate, with `schedule` and the warm-up. `milestones` are epochs of the whole run (80 in "divide by 10 after
+    epoch 80"); those in the frozen epochs need `frozen_schedule` step.
 
     Raises UsageError when frozen_epochs is not in [0, epochs], or a milestone lies where no step schedule is
-    or at the end of the frozen epochs, where the rate begins anew.
+    or at the end of the frozen epochs, where the learning rate begins again.
     """
     if not 0 <= frozen_epochs <= epochs:
         raise UsageError(f"frozen_epochs must lie in [0, epochs = {epochs}], got {frozen_epochs}")
@@ -214,6 +214,6 @@ def _check_milestones(milestones: tuple[int, ...], frozen_epochs: int, *, early_
         )
     if frozen_epochs and frozen_epochs in early:
         raise UsageError(
-            f"a milestone at {frozen_epochs}, the end of the frozen epochs, changes nothing: the rate begins "
-            "anew there"
+            f"a milestone at {frozen_epochs}, the end of the frozen epochs, changes nothing: the learning "
+            "rate begins again there"
         )

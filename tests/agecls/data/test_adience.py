@@ -1,4 +1,4 @@
-"""Adience's reader: counts in both editions, label policies, faults in the files, missing pictures."""
+"""Adience's reader: counts in both editions, label policies, faults in the files, missing images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def odd_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Five hand-made fold files of two rows each, and a picture file for every row."""
+    """Five hand-made fold files of two rows each, and an image file for every row."""
     for fold in range(5):
         rows = [_cells(fold, 0, "(0, 2)"), _cells(fold, 1, "(25, 32)")]
         _write_fold(tmp_path, fold, rows)

@@ -158,7 +158,7 @@ def test_a_table_without_subjects_is_refused_unless_that_is_said(folder: Path):
 
 @pytest.mark.parametrize(
     ("row", "kind"),
-    [("a.jpg,1,p1", "the same row twice"), ("./a.jpg,30,p1", "two labels"), ("a.jpg,1,p9", "two people")],
+    [("a.jpg,1,p1", "the same row twice"), ("./a.jpg,30,p1", "two labels"), ("a.jpg,1,p9", "two subjects")],
 )
 def test_a_file_listed_twice_is_refused_with_both_rows(folder: Path, row: str, kind: str):
     with pytest.raises(DataError, match=rf"a\.jpg: table\.csv:2 and table\.csv:5 \(.*{kind}"):

@@ -265,7 +265,7 @@ def test_equal_bytes_on_two_sides_are_paired(tmp_path: Path):
     manifest = _manifest(tmp_path)
     for row in range(len(manifest)):
         manifest.file(row).parent.mkdir(exist_ok=True)
-        manifest.file(row).write_bytes(f"picture {row:04d}".encode())
+        manifest.file(row).write_bytes(f"image {row:04d}".encode())
     splits = make_splits(manifest)
     assert equal_contents(manifest, splits).tested == []
     for row in (1, 20, 4):  # rows 1 and 20 lie in fold 0, row 4 in fold 1

@@ -113,7 +113,7 @@ def test_shared_people_are_refused_by_name_unless_allowed(faces, tmp_path):
 
 
 def twins_in(faces: Path, folder: Path) -> AgeDataConfig:
-    """Return data in which a picture of fold 0 comes again in fold 1, under another name and person."""
+    """Return data in which an image of fold 0 comes again in fold 1, under another name and person."""
     rows = [row for fold in ("0", "1") for row in [r for r in listed_rows(faces) if r["fold"] == fold][:3]]
     lines = []
     for number, row in enumerate(rows):

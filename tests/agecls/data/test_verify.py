@@ -63,7 +63,7 @@ def test_lists_alone_are_counted_and_said_to_be_alone(faces, tmp_path):
     result = verify(AgeDataConfig(root=str(tmp_path)))
     assert result["images"] == len(listed_rows(faces))
     assert "bad_images" not in result
-    assert any("no picture was looked for" in notice for notice in result["notices"])
+    assert any("no image was looked for" in notice for notice in result["notices"])
 
 
 def test_missing_pictures_are_counted_and_the_others_opened(faces, tmp_path):

@@ -20,7 +20,7 @@ BLACK = np.zeros((600, 500, 3), np.uint8)
 
 
 def spots(points: np.ndarray, height: int = 600, width: int = 500) -> np.ndarray:
-    """A black picture with a soft white spot at each point (continuous coordinates)."""
+    """A black image with a soft white spot at each point (continuous coordinates)."""
     rows, columns = np.mgrid[0:height, 0:width] + 0.5
     light = sum(np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8) for x, y in points)
     return np.repeat((255 * np.minimum(light, 1))[:, :, None], 3, axis=2).astype(np.uint8)
@@ -35,7 +35,7 @@ def brightest(picture: np.ndarray, near: np.ndarray, reach: int) -> np.ndarray:
 
 
 def pattern(height: int = 120, width: int = 100) -> np.ndarray:
-    """A picture in which every pixel has a colour of its own."""
+    """An image in which every pixel has a colour of its own."""
     rows, columns = np.mgrid[0:height, 0:width]
     return np.stack([rows, columns, (rows * 7 + columns * 3) % 256], axis=2).astype(np.uint8)
 
@@ -180,7 +180,7 @@ def test_the_faces_crop_by_hand():
     # Half of 60 px becomes 120 as well.
     assert narrow == pytest.approx(np.array([[4, 0, 60 - 4 * 50], [0, 2, 60 - 2 * 72]]))
     lying = Face((40, 50, 20, 40), 0.9, np.array([(55, 65), (55, 75), (50, 70), (45, 66), (45, 74)], float))
-    # Turned by a quarter: the face's width runs down the picture, its chin lies to the left.
+    # Turned by a quarter: the face's width runs down the image, its chin lies to the left.
     turned = upright_matrix(lying, FaceCrop("faces", 0.25, 0.05, 0.5), 120)
     assert turned == pytest.approx(np.array([[0, 4, 60 - 4 * 70], [-2, 0, 60 + 2 * 48]]))
     tilted = Face((40, 50, 20, 40), 0.9, np.array([(40, 60), (50, 70), (45, 70), (40, 75), (45, 80)], float))

@@ -56,7 +56,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Looker(FaceDetector):
-    """Finds what it is told to, in pictures whose longer side is in `answers`; remembers every look."""
+    """Finds what it is told to, in images whose longer side is in `answers`; remembers every look."""
 
     def __init__(self, answers: dict[int, list[tuple[object, float, object]]]) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def test_a_face_warns_when_its_picture_is_not_upright(degrees, warned):
     assert all(f"tilted by {abs(degrees)} degrees" in words for words in told)
 
 
-# --- how a picture is looked at
+# --- how an image is looked at
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_boxes_that_share_half_of_the_smaller_one_are_one_face():
     "wrong", [np.zeros((20, 20), np.uint8), np.zeros((20, 20, 3)), np.zeros((0, 9, 3), np.uint8)]
 )
 def test_what_is_no_picture_is_refused(wrong):
-    with pytest.raises(ValueError, match="a picture must be uint8"):
+    with pytest.raises(ValueError, match="an image must be uint8"):
         Looker({}).detect(wrong)
 
 
@@ -280,7 +280,7 @@ def test_opencvs_old_cascade_serves_where_it_exists(nowhere, monkeypatch):
         build_detector()
 
 
-# --- real pictures
+# --- real images
 
 
 def test_the_astronaut_is_found_and_the_cat_is_not(yunet, astronaut, real_data, capfd):

@@ -124,7 +124,7 @@ def test_any_age_at_any_size_can_be_drawn(maturity: float, image_size: int):
 
 
 def test_pictures_tell_the_groups_apart_but_not_perfectly(reading: AdienceReading):
-    """A nearest-centroid guess on small pictures, people apart, beats chance and stays far from perfect."""
+    """A nearest-centroid guess on small images, people apart, beats chance and stays far from perfect."""
     manifest = reading.manifest
     pixels = np.stack(
         [

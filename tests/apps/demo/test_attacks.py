@@ -24,7 +24,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory, model):
-    """One demo with the limits it has by itself (16 pictures, 10 MB each), in a hostile environment."""
+    """One demo with the limits it has by itself (16 images, 10 MB each), in a hostile environment."""
     with live_demo(tmp_path_factory.mktemp("tmp"), [model], "--examples", str(model.parent), **WIDE) as demo:
         yield demo
         assert "Exception in ASGI application" not in demo.said
@@ -32,12 +32,12 @@ def demo(tmp_path_factory, model):
 
 @pytest.fixture
 def uploaded(demo):
-    """The path of a picture that is really there."""
+    """The path of an image that is really there."""
     return demo.upload([("a.png", picture(1))]).json[0]
 
 
 def is_alive(demo):
-    """Return whether the demo still answers a picture."""
+    """Return whether the demo still answers an image."""
     return demo.predict([("fine.png", picture(3))])["pictures"] != []
 
 
@@ -80,7 +80,7 @@ def test_eleven_megabytes_are_refused_in_words_and_leave_nothing(demo, chunked):
     sent = iter(body) if chunked else b"".join(body)
     reply = demo.ask("POST", UPLOAD, sent, Content_Type="multipart/form-data; boundary=xx")
     assert reply.status == 413
-    assert reply.text == "A picture may have 10 MB at most; make it smaller and try again."
+    assert reply.text == "An image may have 10 MB at most; make it smaller and try again."
     assert len(demo.files()) == before
 
 
@@ -88,7 +88,7 @@ def test_five_hundred_pictures_in_one_request_are_refused_in_words_and_leave_not
     before = len(demo.files())
     reply = demo.upload([(f"{number}.png", picture(number)) for number in range(500)])
     assert reply.status == 413
-    assert reply.text == "At most 16 pictures at once, of 10 MB each; send fewer at a time."
+    assert reply.text == "At most 16 images at once, of 10 MB each; send fewer at a time."
     assert len(demo.files()) == before
 
 
@@ -174,7 +174,7 @@ def test_a_bare_path_is_no_upload_either(demo, uploaded):
         if joined.status == 200:
             reply = demo.ask("GET", f"/gradio_api/call/predict/{joined.json['event_id']}")
             assert '"pictures": []' in reply.text
-            assert "no picture uploaded here" in reply.text
+            assert "no image uploaded here" in reply.text
 
 
 def test_no_file_but_uploads_and_results_is_handed_out(demo, uploaded):

@@ -63,7 +63,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_upload_two_files_click_and_read_the_table(visit, files):
     visit.choose(*files)
-    assert re.fullmatch(r"2 pictures, 3 models, \d+\.\d+ s on CPU", visit.classify())
+    assert re.fullmatch(r"2 images, 3 models, \d+\.\d+ s on CPU", visit.classify())
     assert visit.shown(".crl-card").count() == 2
     heat = visit.shown(".crl-heat")
     assert heat.locator("tbody tr").count() == 2
@@ -92,7 +92,7 @@ def test_downloads_and_copying(visit, files):
     visit.shown(".crl-copy").click()
     visit.page.locator("text=Copied >> visible=true").wait_for()
     copied = visit.page.evaluate("navigator.clipboard.readText()").splitlines()
-    assert copied[0].split("\t")[:5] == ["picture", "true class", "model", "predicted", "probability"]
+    assert copied[0].split("\t")[:5] == ["image", "true class", "model", "predicted", "probability"]
     assert len(copied) == 1 + 2 * 3
 
 
@@ -104,7 +104,7 @@ def test_examples_are_switched_by_keyboard_and_know_their_class(visit):
     assert pressed.count() == 2
     pressed.first.click()
     assert pressed.count() == 1
-    assert visit.classify().startswith("1 picture, 3 models, ")
+    assert visit.classify().startswith("1 image, 3 models, ")
     assert "true class 60+" in visit.shown(".crl-card").first.inner_text()
     assert visit.shown(".crl-heat td.t").count() == 3
 
@@ -113,18 +113,18 @@ def test_quick_clicks_on_examples_all_count(visit):
     buttons = visit.page.locator(".crl-examples:visible button")
     for place in range(len(GROUPS)):
         buttons.nth(place).click()
-    assert visit.classify().startswith(f"{len(GROUPS)} pictures, ")
+    assert visit.classify().startswith(f"{len(GROUPS)} images, ")
 
 
 def test_sixty_classes_and_hostile_names(visit, tmp_path):
     hostile = tmp_path / "<img src=x onerror=alert(1)>.png"
     hostile.write_bytes(picture(4))
     bad = tmp_path / "page.jpg"
-    bad.write_text("<html>no picture</html>")
+    bad.write_text("<html>no image</html>")
     visit.page.get_by_role("tab", name="Fine-grained").click()
     visit.page.locator('.tabitem:visible input[type="file"]').set_input_files([hostile, bad])
     visit.page.wait_for_function("document.querySelectorAll('.crl-drop .file').length >= 2")
-    assert visit.classify().startswith("1 picture, 1 model, ")
+    assert visit.classify().startswith("1 image, 1 model, ")
     assert "a web page" in visit.shown(".crl-trouble").inner_text()
     assert visit.shown(".crl-heat thead th.o").count() == 1
     assert visit.page.locator("img[src='x']").count() == 0
@@ -132,7 +132,7 @@ def test_sixty_classes_and_hostile_names(visit, tmp_path):
 
 def test_nothing_chosen_is_said_in_words(visit):
     assert visit.classify() == "nothing was classified"
-    assert "no picture yet" in visit.shown(".crl-trouble").inner_text()
+    assert "no image yet" in visit.shown(".crl-trouble").inner_text()
 
 
 def test_the_loss_explorer_redraws(visit):
@@ -296,7 +296,7 @@ def test_two_faces_side_by_side_with_the_real_detector(real_data, browser, tmp_p
         seen = Visit(page, f"http://127.0.0.1:{demo.port}/")
         seen.open()
         seen.choose(*photos, tmp_path / "twins.png")
-        assert seen.classify().startswith("2 pictures, 3 faces, 1 model, ")
+        assert seen.classify().startswith("2 images, 3 faces, 1 model, ")
         assert "chelsea.png: no face was found" in seen.shown(".crl-trouble").inner_text()
         assert "face 2 of 2" in seen.shown(".crl-card").last.inner_text()
         page.close()

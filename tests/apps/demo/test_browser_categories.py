@@ -72,12 +72,12 @@ def test_two_models_of_two_hundred_birds_side_by_side(birds: LiveDemo, browser: 
         visit.choose(file)
         visit.page.get_by_text("More options").locator("visible=true").click()
         visit.page.get_by_label("Show where the network looked").locator("visible=true").check()
-        assert re.fullmatch(r"1 picture, 2 models, \d+\.\d+ s on CPU", visit.classify())
+        assert re.fullmatch(r"1 image, 2 models, \d+\.\d+ s on CPU", visit.classify())
         assert visit.shown(".crl-model").count() == 2
         assert visit.shown(".crl-bars li").count() == 2 * 5
         readable = {display_name(name) for name in BIRDS}
         assert set(names_in(visit, ".crl-bar-name")) <= readable
-        heads = [name for name in names_in(visit, ".crl-heat thead th[scope=col]") if name != "Picture"]
+        heads = [name for name in names_in(visit, ".crl-heat thead th[scope=col]") if name != "Image"]
         assert len(heads) == 2 * len(set(heads))
         assert 6 <= len(set(heads)) <= 12
         assert {name for name in heads if not name.startswith("other (")} <= readable
@@ -139,7 +139,7 @@ def test_long_names_are_wrapped_not_cut(cars: LiveDemo, browser: Any, look, file
         choice.click()
         choice.fill("1500 Hybrid")
         visit.page.get_by_role("option", name=LONG).click()
-        assert visit.classify().startswith("1 picture, 1 model, ")
+        assert visit.classify().startswith("1 image, 1 model, ")
         heads = names_in(visit, ".crl-heat thead th[scope=col]")
         assert 2 <= len(heads[1:]) <= 7
         assert LONG in [" ".join(text.split()) for text in visit.shown(".crl-heat th").all_text_contents()]

@@ -56,7 +56,7 @@ def complete(value: object) -> str:
 
 
 def test_it_uploads_calls_and_reads_the_answer():
-    value = {"pictures": [SEEN], "errors": [], "status": "1 picture, 1 model, 0.1 s on CPU"}
+    value = {"pictures": [SEEN], "errors": [], "status": "1 image, 1 model, 0.1 s on CPU"}
     with stand_in(complete(value)) as (url, asked):
         assert check_demo(url, None, None) == value
     assert asked == ["/gradio_api/upload", "/gradio_api/call/predict", "/gradio_api/call/predict/7"]

@@ -13,7 +13,7 @@ CLASSES = ("0-2", "60+", "..")
 
 
 def paint(file: Path, shade: int) -> Path:
-    """Write a picture that is wider than high."""
+    """Write an image that is wider than high."""
     file.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(file), np.full((40, 90, 3), shade, np.uint8))
     return file
@@ -24,7 +24,7 @@ def test_the_folder_tells_the_class_and_the_root_tells_none(tmp_path):
     paint(tmp_path / "60+" / "old.png", 20)
     paint(tmp_path / "free.png", 30)
     paint(tmp_path / "cats" / "tom.png", 40)
-    (tmp_path / "0-2" / "notes.txt").write_text("no picture")
+    (tmp_path / "0-2" / "notes.txt").write_text("no image")
     found = read_examples(tmp_path, CLASSES)
     assert [(item.path.name, item.class_name) for item in found.items] == [
         ("free.png", None),

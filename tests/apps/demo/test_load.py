@@ -54,12 +54,12 @@ def narrow(tmp_path_factory, models):
 
 @pytest.fixture(scope="module")
 def slow_picture():
-    """A picture that takes a noticeable time to decode."""
+    """An image that takes a noticeable time to decode."""
     return blank_png(7000, 6000)
 
 
 def is_right(answer, content, known):
-    """Return whether an answer to one picture is what the models themselves say of it, in every number."""
+    """Return whether an answer to one image is what the models themselves say of it, in every number."""
     assert answer["errors"] == []
     (row,) = answer["pictures"]
     for title, model in known.items():
@@ -242,7 +242,7 @@ def leave_in_the_middle(demo, path):
 
 
 def ask_until_refused(client, file):
-    """Ask /predict about a picture again and again."""
+    """Ask /predict about an image again and again."""
     from gradio_client import handle_file
 
     for _ in range(50):

@@ -98,15 +98,15 @@ def test_the_tables_hold_the_lines_numbers():
     ("settings", "words"),
     [
         ((1.5, 1.0, 2.0), "lowered by log(1 + 1/&alpha;) = 0.511, plus log &alpha; = 0.405"),
-        ((1.5, 1.0, 2.0), "1 to 1.67 times as hard"),
+        ((1.5, 1.0, 2.0), "gradient is 1 to 1.67 times cross-entropy"),
         ((0.5, 1.0, 2.0), "log &alpha; = \N{MINUS SIGN}0.693"),
         ((1.0, 2.0, 2.0), "plus a term for the competitors, 2 log(1 + 1 &minus; p<sub>c</sub>)"),
         ((1.5, 0.0, 2.0), "is cross-entropy: without"),
         ((0.0, 1.0, 2.0), "is NLLR itself"),
-        ((0.0, 0.5, 2.0), "never stops pushing: by 0.5"),
+        ((0.0, 0.5, 2.0), "never vanishes: 0.5"),
         ((1.5, 1.0, 0.0), "(&gamma; = 0) is cross-entropy"),
-        ((1.5, 1.0, 2.0), "it pushes 0.029 times"),
-        ((1.5, 1.0, 2.0), "push never fades"),
+        ((1.5, 1.0, 2.0), "its gradient is 0.029 times"),
+        ((1.5, 1.0, 2.0), "gradient never fades"),
     ],
 )
 def test_the_sentences_say_what_changes(settings, words):
@@ -133,7 +133,7 @@ def test_the_scales_hold_every_line(chart, alpha, beta, gamma):
 
 
 def test_the_description_of_the_pushes_is_true_at_gamma_0():
-    assert "focal loss&#x27;s is below it for sure" in explorer_html(gamma=0.5)
+    assert "focal loss&#x27;s is below it for images predicted with confidence" in explorer_html(gamma=0.5)
     assert "focal loss&#x27;s is the same as cross-entropy&#x27;s" in explorer_html(gamma=0.0)
 
 
@@ -143,13 +143,13 @@ def test_the_description_of_the_pushes_is_true_at_gamma_0():
         ((5, 1, 2), (5, 1, 2), []),
         ((9, 1, 2), (5, 1, 2), ["alpha goes from 0 to 5: the curves are drawn for 5, not 9."]),
         ((1.5, -1, 2), (1.5, 0, 2), ["beta goes from 0 to 5: the curves are drawn for 0, not -1."]),
-        ((1, 1, None), (1, 1, 2), ["gamma is no number: the curves are drawn for 2."]),
+        ((1, 1, None), (1, 1, 2), ["gamma is not a number: the curves are drawn for 2."]),
         (
             ("", float("nan"), True),
             (1.5, 1, 2),
-            [f"{name} is no number" for name in ("alpha", "beta", "gamma")],
+            [f"{name} is not a number" for name in ("alpha", "beta", "gamma")],
         ),
-        (("<b>", 10**400, 0), (1.5, 5, 0), ["alpha is no number", "beta goes from"]),
+        (("<b>", 10**400, 0), (1.5, 5, 0), ["alpha is not a number", "beta goes from"]),
     ],
 )
 def test_what_stands_in_the_fields_is_drawn_or_mended_in_words(given, drawn, words):

@@ -20,10 +20,10 @@ def test_the_facts_of_a_model_in_plain_words(tmp_path):
     told = model_facts(model)
     assert told["Backbone"] == "resnet18.a1_in1k, linear head, 11.2 million parameters"
     assert told["Loss"] == "crl (alpha 1.5, beta 1)"
-    assert told["Data"] == "FG-NET, 731 images of 82 people, fold 0 kept for testing"
+    assert told["Data"] == "FG-NET, 731 images of 82 subjects, fold 0 kept for testing"
     assert told["Scores"] == (
-        "right class 47.6 %, right or next to it 81.0 %, mean error 0.76 classes "
-        "(147 test images of 17 people)"
+        "correct class 47.6 %, correct or next to it 81.0 %, mean error 0.76 classes "
+        "(147 test images of 17 subjects)"
     )
     assert told["Input"] == "32 px, face: plain, 40 % of the face box added on every side"
     assert told["Precision"] == "fp32"
@@ -36,12 +36,12 @@ def test_what_a_model_does_not_tell_is_left_out(tmp_path):
     nothing = {key: {} for key in ("architecture", "loss", "data", "metrics", "pretraining")}
     told = model_facts(load(tmp_path, crop=None, **nothing))
     assert set(told) == {"Input", "Precision", "Runs on", "SHA-256"}
-    assert told["Input"] == "32 px, the whole picture"
+    assert told["Input"] == "32 px, the whole image"
 
 
 def test_scores_of_an_average_say_that_they_are_its_members():
     line = scores({"scope": "members", "n": 731, "exact_pooled": 50.0, "one_off_pooled": 80.0})
-    assert line.startswith("its members, each on people it had not seen: right class 50.0 %")
+    assert line.startswith("its members, each on subjects it had not seen: correct class 50.0 %")
 
 
 def test_scores_without_known_names_are_told_as_they_are():
@@ -51,7 +51,8 @@ def test_scores_without_known_names_are_told_as_they_are():
 def test_scores_of_fine_grained_models_are_told_in_words():
     told = scores({"top1": 84.12, "top5": 96.2, "balanced_accuracy": 84.0, "n": 5794})
     assert told == (
-        "right class 84.1 %, among the five most probable 96.2 %, mean over classes 84.0 % (5794 test images)"
+        "correct class 84.1 %, among the five most probable 96.2 %, mean over classes 84.0 % "
+        "(5794 test images)"
     )
 
 
@@ -80,11 +81,9 @@ def test_fine_grained_models_say_what_their_pictures_must_be(tmp_path):
     drawn = load(tmp_path, card={"data": {"kind": "drawn"}}, **given)
     assert "Not for photographs:" in drawn_html({"A": drawn})
     boxed = load(tmp_path, data={"picture_crop": "box"}, **given)
-    assert "<strong>Crop your pictures to the object:</strong> B &amp; C learned" in box_html(
-        {"B & C": boxed}
-    )
+    assert "<strong>Crop your images to the object:</strong> B &amp; C learned" in box_html({"B & C": boxed})
     assert box_html({"A": drawn}) == ""
-    assert model_facts(boxed)["Input"] == "32 px, a picture cut to its object"
+    assert model_facts(boxed)["Input"] == "32 px, an image cut to its object"
 
 
 def test_classes_that_were_put_into_another_order_are_told(tmp_path):

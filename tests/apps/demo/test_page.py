@@ -97,7 +97,7 @@ def test_predict_answers_what_the_network_says(demo):
     answer = demo.predict([("a.png", picture(1))], ["CRL"])
     [seen] = answer["pictures"]
     assert set(seen) == {"name", "face", "box", "true", "models", "warnings"}
-    assert answer["status"].startswith("1 picture, 1 model, ")
+    assert answer["status"].startswith("1 image, 1 model, ")
     probs = seen["models"]["CRL"]["probs"]
     assert list(probs) == list(GROUPS)
     assert sum(probs.values()) == pytest.approx(1, abs=1e-5)
@@ -141,7 +141,7 @@ def test_it_stops_when_told_and_leaves_nothing(tmp_path, files, number):
         assert demo.files()
         demo.process.send_signal(number)
         assert demo.process.wait(20) == 0
-        assert "stopped; the uploaded pictures are removed" in demo.said
+        assert "stopped; the uploaded images are removed" in demo.said
     assert not list(tmp_path.glob("crl-demo-*"))
 
 

@@ -78,7 +78,7 @@ def test_a_card_tells_crop_class_probability_and_five_bars_of_every_model():
     assert parsed.count("span", "crl-bar-value") == 10
     assert "<strong>dog</strong> <span>90.0 %</span>" in html
     assert html.count("as the network saw it, 8 x 8 px") == 1
-    assert '<p class="crl-status" role="status">1 picture, 2 models, 0.4 s on CPU</p>' in html
+    assert '<p class="crl-status" role="status">1 image, 2 models, 0.4 s on CPU</p>' in html
 
 
 def test_the_true_class_is_marked_even_past_the_top_five():

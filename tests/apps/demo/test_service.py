@@ -33,7 +33,7 @@ class FakeFace:
 
 
 class FakeDetector:
-    """Finds the faces that it was given, whatever the picture."""
+    """Finds the faces that it was given, whatever the image."""
 
     name = "fake"
 
@@ -45,7 +45,7 @@ class FakeDetector:
 
 
 def paint(file: Path, colour: tuple[int, int, int], size: int = 60) -> Path:
-    """Write a picture of one RGB colour."""
+    """Write an image of one RGB colour."""
     cv2.imwrite(str(file), np.full((size, size, 3), colour[::-1], np.uint8))
     return file
 
@@ -89,12 +89,12 @@ def test_only_the_chosen_models_answer_in_the_services_order(models, tmp_path):
 def test_the_status_counts_what_was_done(models, tmp_path):
     files = [paint(tmp_path / f"{n}.png", (n * 9, 80, 10)) for n in range(3)]
     answer = service(models).answer(files, cropped=True)
-    assert answer.status.startswith("3 pictures, 2 models, 0.")
+    assert answer.status.startswith("3 images, 2 models, 0.")
     assert answer.status.endswith(" s on CPU")
     assert (
         service(models, [FakeFace((5, 5, 30, 30))])
         .answer(files[:1])
-        .status.startswith("1 picture, 1 face, 2 models, ")
+        .status.startswith("1 image, 1 face, 2 models, ")
     )
 
 
@@ -176,14 +176,14 @@ def test_a_file_that_is_not_the_demos_own_is_not_opened(models, tmp_path):
     file = paint(tmp_path / "secret.png", (1, 2, 3))
     answer = service(models, owns=lambda path: False).answer([file], cropped=True)
     assert answer.rows == ()
-    assert "no picture uploaded here" in answer.errors[0][1]
+    assert "no image uploaded here" in answer.errors[0][1]
 
 
 @pytest.mark.parametrize(
     ("paths", "titles", "truth", "words"),
     [
-        ([], None, None, "no picture yet"),
-        (["a"] * 17, None, None, "17 pictures are too many at once: choose 16 or fewer"),
+        ([], None, None, "no image yet"),
+        (["a"] * 17, None, None, "17 images are too many at once: choose 16 or fewer"),
         (["a"], [], None, "no model is chosen"),
         (["a"], ["nope"], None, "no model is called nope; there are: CE, CRL"),
         (["a"], None, "old", "'old' is none of the classes: 0-2, 4-6"),

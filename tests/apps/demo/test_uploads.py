@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 
 def start(parent: Path, rest: str) -> tuple[subprocess.Popen, Path]:
-    """Start a program that makes a folder in `parent`, puts a picture there, and goes on with `rest`."""
+    """Start a program that makes a folder in `parent`, puts an image there, and goes on with `rest`."""
     program = subprocess.Popen(
         [sys.executable, "-c", DEMO.format(rest), str(parent)], stdout=subprocess.PIPE, text=True
     )

@@ -55,7 +55,7 @@ def test_a_source_folder_is_noted(installed: dict[str, str], monkeypatch: pytest
 @pytest.mark.parametrize(("free", "status"), [(10**12, "ok"), (10**9, "note"), (10**8, "wrong")])
 def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, status: str):
     monkeypatch.setattr(doctor_checks, "free_bytes", lambda folder: free)
-    (finding,) = check_disk({"picture cache": tmp_path / "not" / "yet"})
+    (finding,) = check_disk({"image cache": tmp_path / "not" / "yet"})
     assert finding.status == status
     assert f"{free / 1e9:.1f} GB free" in finding.found
 

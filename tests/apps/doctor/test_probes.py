@@ -47,7 +47,7 @@ def test_a_provider_that_is_silently_replaced_is_found_out(monkeypatch: pytest.M
     from apps.runtime.session import CUDA, load_runtime
 
     if CUDA in load_runtime().get_available_providers() and Path("/dev/nvidia0").exists():
-        pytest.skip("the graphics card really works here")
+        pytest.skip("the GPU really works here")
     monkeypatch.setattr("apps.runtime.session.cuda_problem", lambda: None)
     (finding,) = probe_runtime()
     assert finding.status == "note"

@@ -50,12 +50,12 @@ def test_a_sound_installation_exits_with_0(quick: list[Finding], capsys):
 
 
 def test_something_wrong_exits_with_5_after_everything_was_told(quick: list[Finding], capsys):
-    quick.append(Finding("twin packages: OpenCV", "wrong", "both installed", "pip uninstall -y a"))
+    quick.append(Finding("duplicate packages: OpenCV", "wrong", "both installed", "pip uninstall -y a"))
     assert run_command(COMMANDS["doctor"], [], prog="crl doctor") == 5
     told_all = capsys.readouterr()
-    assert "WRONG  twin packages: OpenCV: both installed\n       -> pip uninstall -y a" in told_all.out
+    assert "WRONG  duplicate packages: OpenCV: both installed\n       -> pip uninstall -y a" in told_all.out
     assert "threads: " in told_all.out
-    assert told_all.err == "crl doctor: 1 wrong: twin packages: OpenCV; what mends it stands above\n"
+    assert told_all.err == "crl doctor: 1 wrong: duplicate packages: OpenCV; the fixes are above\n"
 
 
 def test_the_findings_are_json_even_when_something_is_wrong(quick: list[Finding], capsys):
@@ -117,5 +117,5 @@ def test_the_real_doctor_answers_in_seconds_and_imports_nothing_large(tmp_path: 
     lines = run.stdout.splitlines()
     assert lines[-1] == "[] True"
     assert run.stderr == ""
-    for name in ("python", "packages", "twin packages", "training device", "serving device", "opencv"):
+    for name in ("python", "packages", "duplicate packages", "training device", "serving device", "opencv"):
         assert any(line[7:].startswith(f"{name}: ") for line in lines), name

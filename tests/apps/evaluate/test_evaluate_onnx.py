@@ -1,4 +1,4 @@
-"""Exported category models on folders of pictures: labels by name, the test part alone, one way to cut."""
+"""Exported category models on folders of images: labels by name, the test part alone, one way to cut."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A table of six pictures of three people that no model was trained on."""
+    """A table of six images of three people that no model was trained on."""
     write_pictures(tmp_path / "others", 6)
     rows = [f"{number:02}.png,{age},p{number % 3}" for number, age in enumerate((1, 5, 9, 17, 30, 70))]
     file = tmp_path / "others" / "faces.csv"
@@ -102,7 +102,7 @@ def test_what_must_be_named(tmp_path: Path, table: Path):
     file = write_tiny(tmp_path / "tiny.onnx")
     with pytest.raises(UsageError, match="no model"):
         evaluate_onnx([], others(table))
-    with pytest.raises(UsageError, match="no pictures: give --run RUN"):
+    with pytest.raises(UsageError, match="no images: give --run RUN"):
         evaluate_onnx([file], EvaluateOnnxConfig(device="cpu"))
     with pytest.raises(UsageError, match="give one of them"):
         evaluate_onnx([file], others(table, run="somewhere"))
@@ -233,7 +233,7 @@ def test_category_data_that_was_trained_on_is_told(tmp_path: Path, capsys: pytes
         file = write_tiny(tmp_path / f"{number}.onnx", bird_facts(data={"manifest": fingerprint}))
         capsys.readouterr()
         evaluate_onnx([file], shown(tmp_path / "birds"))
-        assert ("was trained on pictures of this very data" in capsys.readouterr().out) == (number == 0)
+        assert ("was trained on images of this very data" in capsys.readouterr().out) == (number == 0)
 
 
 def test_scoring_categories_needs_no_torch(tmp_path: Path):

@@ -49,7 +49,7 @@ def test_little_known_is_little_said():
         "Weights and their licence",
         "The file",
     ]
-    assert row_of(text, "right group (exact)") == ["right group (exact)", "50.0 %", "not measured"]
+    assert row_of(text, "correct group (exact)") == ["correct group (exact)", "50.0 %", "not measured"]
     assert "10 test images" in text
     assert "Agreement with the trained model: not measured." in text
     assert "How far the probabilities can be trusted: not measured." in text
@@ -71,8 +71,8 @@ def test_the_numbers_of_a_fold_stand_in_the_tables(tmp_path):
     facts = facts_of(tmp_path / "run", 4)
     metrics, groups = facts.metrics, facts.card["groups"]
     text = page(facts)
-    assert row_of(text, f"{metrics['n']} test images of {metrics['subjects']} people")[1] == "this model"
-    assert row_of(text, "right group (exact)")[1] == f"{metrics['exact']:.1f} %"
+    assert row_of(text, f"{metrics['n']} test images of {metrics['subjects']} subjects")[1] == "this model"
+    assert row_of(text, "correct group (exact)")[1] == f"{metrics['exact']:.1f} %"
     assert row_of(text, "mean error")[1] == f"{metrics['mae']:.2f}"
     cell = groups[0]
     assert row_of(text, "0-2") == [
@@ -98,9 +98,9 @@ def test_few_people_get_no_interval_and_a_warning(tmp_path):
     facts = facts_of(tmp_path / "run", 0)
     text = page(facts)
     assert facts.metrics["subjects"] < 30
-    assert row_of(text, "right group (exact)")[2] == "too few people"
-    assert f"{facts.metrics['subjects']} people are too few for an interval" in text
-    assert "means fewer than 30 people: a count, no conclusion" in text
+    assert row_of(text, "correct group (exact)")[2] == "too few subjects"
+    assert f"{facts.metrics['subjects']} subjects are too few for an interval" in text
+    assert "means fewer than 30 subjects: a count, no conclusion" in text
 
 
 def test_an_average_is_said_not_to_be_tested(tmp_path):
@@ -108,9 +108,9 @@ def test_an_average_is_said_not_to_be_tested(tmp_path):
     facts = facts_of(tmp_path / "run", None)
     text = page(facts)
     assert "**The averaged model itself was not tested.**" in text
-    assert "Its members, each tested on its own people, named" in text
+    assert "Its members, each tested on its own subjects, named" in text
     assert "this model |" not in text.split("## How it was trained")[0]
-    assert row_of(text, "right group (exact)")[1] == (
+    assert row_of(text, "correct group (exact)")[1] == (
         f"{facts.metrics['exact_mean']:.1f} ± {facts.metrics['exact_sd']:.1f} %"
     )
 
@@ -127,20 +127,20 @@ def test_the_limits_name_holes_uses_and_what_nobody_measured(tmp_path):
         "Skin tone",
         "crl age evaluate RUN --data.table your.csv --data.gender_column gender",
         "--crop detector",
-        "send no picture anywhere",
+        "send no image anywhere",
     ):
         assert words in limits
-    assert "false adult: people of 0-2 to 15-20 named 25-32 or older" in text
-    assert "false minor: people of 25-32 to 60+ named 15-20 or younger" in text
+    assert "false adult: subjects of 0-2 to 15-20 named 25-32 or older" in text
+    assert "false minor: subjects of 25-32 to 60+ named 15-20 or younger" in text
 
 
 def test_people_on_both_sides_are_a_warning(tmp_path):
     make_result(tmp_path / "run", shared_people=3)
-    assert "**3 people are in training and test: the scores are too high.**" in page(
+    assert "**3 subjects are in both training and test: the scores are too high.**" in page(
         facts_of(tmp_path / "run", 1)
     )
     make_result(tmp_path / "unknown", policy="table", counts={"subjects_known": False})
-    assert "Who is on which picture was not known" in page(facts_of(tmp_path / "unknown", 1))
+    assert "The subject of each image was not known" in page(facts_of(tmp_path / "unknown", 1))
 
 
 def test_what_a_detector_costs_is_told():
@@ -157,7 +157,7 @@ def test_what_a_detector_costs_is_told():
     text = page(tiny_facts(card={"detector": found}))
     assert "This file has faces cut out otherwise" in text
     assert "cut out otherwise" not in page(tiny_facts(card={"detector": found}, crop=dict(found["crop"])))
-    assert "found the face in 231 of 240 test images of 80 people" in text
+    assert "found the face in 231 of 240 test images of 80 subjects" in text
     assert (
         "On its crops (style plain, margin 0.15): exact 58.0 % instead of 60.0 % (-2.0 points, -4.0 to 0.5)"
         in text
@@ -174,15 +174,15 @@ def test_only_adience_is_called_flickr_photographs(tmp_path):
 
 
 def test_drawings_are_called_drawings_at_the_top():
-    about = "These pictures are drawings."
-    card = {"data": {"kind": "drawn", "name": "drawn look-alike faces", "about": about}}
+    about = "These images are drawings."
+    card = {"data": {"kind": "drawn", "name": "synthetic (drawn) faces", "about": about}}
     text = page(tiny_facts(card=card))
     assert f"**Not for real faces.** {about}" in text.split("## Use it")[0]
 
 
 def test_more_views_than_one_and_other_precisions_are_told():
     text = page(tiny_facts(test_crops="ten", precision="int8"))
-    assert "several views of a picture (test crops: ten)" in text
+    assert "several views of an image (test crops: ten)" in text
     assert "`crl predict` averages over the same ones" in text
     assert "in float32; how far this int8 file is from it" in text
     plain = page(tiny_facts())
@@ -199,7 +199,7 @@ def test_a_category_model_has_no_word_about_age():
     assert "one of 200: bird 0," in text
     assert "bird 12" not in text
     assert row_of(text, "accuracy") == ["accuracy", "81.25"]
-    for word in ("age", "face", "people", "person", "one-off"):
+    for word in ("age", "face", "people", "person", "subject", "one-off"):
         assert not re.search(rf"\b{word}s?\b", text), word
 
 
@@ -244,7 +244,7 @@ def test_the_python_lines_run_as_they_stand(tmp_path, monkeypatch, capsys):
     from tests.apps.tiny_onnx import write_tiny
 
     write_tiny(tmp_path / "it's.onnx")
-    cv2.imwrite(str(tmp_path / "picture.jpg"), np.full((40, 40, 3), 90, np.uint8))
+    cv2.imwrite(str(tmp_path / "image.jpg"), np.full((40, 40, 3), 90, np.uint8))
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", page(tiny_facts(), "it's.onnx"), re.DOTALL)
     assert code is not None
@@ -276,6 +276,6 @@ def test_a_crop_that_nobody_measured_is_a_limit():
     assert (
         "**How faces are cut out of photographs for this model is a default that nobody measured**" in asked
     )
-    measured = page(tiny_facts(crop=crop, data={"face_crop": "measured on the run's own pictures by X"}))
+    measured = page(tiny_facts(crop=crop, data={"face_crop": "measured on the run's own images by X"}))
     assert "nobody measured**" not in measured
-    assert "(measured on the run's own pictures by X)" in row_of(measured, "face cut out as")[1]
+    assert "(measured on the run's own images by X)" in row_of(measured, "face cut out as")[1]

@@ -1,4 +1,4 @@
-"""The card of a category model: scores, the categories recognised worst, and how pictures were shown."""
+"""The card of a category model: scores, the categories recognised worst, and how images were shown."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def page(**changes: Any) -> str:
 def test_scores_stand_in_a_sentence_and_a_table():
     text = page()
     assert "It named the labelled category for 81 in 100 of 60 test images; that category was among" in text
-    assert "| right category (top-1) | 81.2 % | 70.0 to 89.1 | 5.0 % |" in text
-    assert "| right category among five (top-5) | 95.0 % |" in text
+    assert "| correct category (top-1) | 81.2 % | 70.0 to 89.1 | 5.0 % |" in text
+    assert "| correct category among five (top-5) | 95.0 % |" in text
     assert r"naming wren\_1 always" in text
     assert "differ by 5.0 points on average" in text
 
@@ -94,11 +94,11 @@ def test_data_are_told_in_a_few_rows():
     data = {
         "name": "a part of CUB", "images": 543, "classes": 10, "per_class": {"min": 41, "max": 60},
         "test": 243, "protocol_words": "test split scored once", "crop": {"kind": "box", "margin": 0.1},
-        "left_out": {"unreadable pictures": 2}, "about": "Photographs.",
+        "left_out": {"unreadable images": 2}, "about": "Photographs.",
     }  # fmt: skip
     text = page(card={"data": data, "training": {"n_train": 270, "n_validation": 30}})
     assert "| data | a part of CUB; 543 images of 10 categories; per category 41 to 60 |" in text
     assert "270 training images; 30 validation images; 243 test images; test split scored once" in text
     assert "cut to their boxes (margin 0.1)" in text
-    assert "2 unreadable pictures" in text
+    assert "2 unreadable images" in text
     assert "Photographs." in text

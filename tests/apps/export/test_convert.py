@@ -68,7 +68,7 @@ def apart(first: Outputs, second: Outputs) -> float:
 
 
 def batches() -> list[np.ndarray]:
-    """Return the calibration pictures, the last batch smaller."""
+    """Return the calibration images, the last batch smaller."""
     return [SEEN[:20], SEEN[20:]]
 
 

@@ -80,7 +80,7 @@ def test_the_card_tells_of_boxes_and_of_every_category(boxed: Path, file: Path):
     text = (file.parent / "README.md").read_text(encoding="utf-8")
     assert "cut to the object's box**, with 10 % of its sides added" in text
     assert "cut to their boxes (margin 0.1)" in text
-    assert "right category (top-1)" in text
+    assert "correct category (top-1)" in text
     for name in json.loads((boxed / "run.json").read_text())["class_names"]:
         assert name.replace("_", r"\_") in text
     for word in ("age", "face", "people"):
@@ -145,7 +145,7 @@ def test_the_weights_that_were_not_selected_can_be_named(
         f"model-{kind}/run-{kind}.onnx",
     )
     assert OnnxClassifier(made, device="cpu").facts.metrics == {}
-    assert "These weights on any test picture" in (made.parent / "README.md").read_text(encoding="utf-8")
+    assert "These weights on any test image" in (made.parent / "README.md").read_text(encoding="utf-8")
     with pytest.raises(ModelFileError, match="another choice of weights"):
         evaluate_onnx([made], again(boxed))
     with pytest.raises(UsageError, match=rf"there is no .*mine\.safetensors; .* holds .*{other.name}"):
@@ -164,7 +164,7 @@ def test_what_a_file_cannot_show_is_told(boxed: Path, file: Path, tmp_path: Path
 
 def test_options_of_faces_are_refused(boxed: Path, tmp_path: Path):
     for options in ({"face_crop": "plain"}, {"face_margin": 0.2}, {"detector": "yunet.onnx"}):
-        with pytest.raises(UsageError, match="pictures show no faces"):
+        with pytest.raises(UsageError, match="images show no faces"):
             export_run(boxed, ExportConfig(out=str(tmp_path), **options))
     other = copied(boxed, tmp_path / "strange", kind="something")
     with pytest.raises(

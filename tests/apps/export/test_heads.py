@@ -102,7 +102,7 @@ def test_a_head_answers_in_a_file_as_it_was_trained(case: str, backbone: str, si
     assert ("cams" in found["max_relative_difference"]) == has_maps
     with torch.no_grad():
         logits = made.graph(torch.from_numpy(made.real))[0]
-    assert logits.std(0).min() > 1e-3, "logits that all pictures share show no difference"
+    assert logits.std(0).min() > 1e-3, "logits that all images share show no difference"
     kinds = {node.op_type for node in made.model.graph.node}
     assert kinds <= OPERATORS
     assert not kinds & NEVER

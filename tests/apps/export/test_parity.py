@@ -123,7 +123,7 @@ def test_another_class_is_refused_even_within_a_wide_tolerance(tmp_path: Path):
 
 
 def test_fewer_than_sixteen_real_pictures_are_too_few(tmp_path: Path):
-    with pytest.raises(UsageError, match="16 real pictures or more, got 15"):
+    with pytest.raises(UsageError, match="16 real images or more, got 15"):
         check_parity(write_tiny(tmp_path / "a.onnx"), TinyGraph(), REAL[:15])
 
 

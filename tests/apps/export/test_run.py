@@ -128,8 +128,8 @@ def test_a_second_export_is_refused_and_overwrite_replaces_it(run: Path, tmp_pat
     export_run(run, ExportConfig(out=str(tmp_path), **options))
     assert files_in(tmp_path) == ["fold0", "fold0/README.md", "fold0/first.onnx"]
     assert OnnxClassifier(tmp_path / "fold0" / "first.onnx", device="cpu").facts.crop["margin"] == 0.1
-    refused(run, tmp_path, UsageError, "holds a former export: replace it by --overwrite", fold=0)
-    refused(run, tmp_path, UsageError, "holds a former export", all=True)
+    refused(run, tmp_path, UsageError, "holds a previous export: replace it by --overwrite", fold=0)
+    refused(run, tmp_path, UsageError, "holds a previous export", all=True)
     export_run(run, ExportConfig(out=str(tmp_path), fold=0, overwrite=True))
     assert files_in(tmp_path) == ["fold0", "fold0/README.md", "fold0/tiny-run-fold-0.onnx"]
     (tmp_path / "fold0" / "notes.txt").write_text("mine")
@@ -263,7 +263,7 @@ NETS = [
 
 @pytest.mark.parametrize(("backbone", "size"), NETS)
 def test_every_family_of_networks_exports_as_it_was_trained(backbone: str, size: int, tmp_path: Path):
-    """Random statistics: fresh networks hide errors behind zeros. All batch sizes, real-looking pictures."""
+    """Random statistics: fresh networks hide errors behind zeros. All batch sizes, real-looking images."""
     core, real = random_net(backbone, size), random_pictures(20, size)
     found = checked(core, spec_of(size), real, tmp_path)
     assert found["same_class_percent"] == {"real": 100, "random": 100}

@@ -71,7 +71,7 @@ def test_columns_are_the_union_of_every_models_best_and_the_truth():
 
 
 def test_the_truth_counts_and_leaves_room_for_other():
-    """Two pictures whose best classes differ, and a truth that is least probable: 1 + 2 k columns."""
+    """Two images whose best classes differ, and a truth that is least probable: 1 + 2 k columns."""
     falling = 0.8 ** np.arange(40)
     table = np.full((2, 80), 1e-9)
     table[0, :40], table[1, 40:79] = falling, falling[:39]
@@ -113,13 +113,13 @@ def test_sizes_must_agree():
     table = softmax(2, 8)
     with pytest.raises(UsageError, match=r"\(2, 7\)"):
         heat_map(["a", "b"], AGES[:7], {"CRL": table})
-    with pytest.raises(UsageError, match="one per picture"):
+    with pytest.raises(UsageError, match="one per image"):
         heat_map(["a", "b"], AGES, {"CRL": table}, [1])
     with pytest.raises(UsageError, match=r"0\.\.7"):
         heat_map(["a", "b"], AGES, {"CRL": table}, [1, 8])
-    with pytest.raises(UsageError, match="a picture and a model"):
+    with pytest.raises(UsageError, match="an image and a model"):
         HeatMap((), AGES, {"CRL": np.zeros((0, 8))})
-    with pytest.raises(UsageError, match="a picture and a model"):
+    with pytest.raises(UsageError, match="an image and a model"):
         HeatMap(("a",), AGES, {})
 
 

@@ -60,7 +60,7 @@ CRL, CE = [[0.9, 0.1], [0.004, 0.996]], [[0.35, 0.65], [0.5, 0.5]]
 
 
 def small(**changes: Any) -> str:
-    """Return the fragment of two pictures, two classes and two models."""
+    """Return the fragment of two images, two classes and two models."""
     options = {"rows": ["a.jpg", "b.jpg"], "class_names": ["cat", "dog"], "targets": [1, None], **changes}
     return to_html(heat_map(tables={"CE": np.array(CE), "CRL": np.array(CRL)}, **options))
 
@@ -73,11 +73,11 @@ def test_every_cell_has_its_number_and_its_headers():
     ]
     assert [head["text"] for head in page.all("th", scope="colgroup")] == ["CE", "CRL"]
     assert [head["colspan"] for head in page.all("th", scope="colgroup")] == ["2", "2"]
-    assert [head["text"] for head in page.all("th", scope="col")] == ["Picture", "cat", "dog", "cat", "dog"]
+    assert [head["text"] for head in page.all("th", scope="col")] == ["Image", "cat", "dog", "cat", "dog"]
     assert [head["text"] for head in page.all("th", scope="row")] == ["a.jpgtrue: dog", "b.jpg"]
     (caption,) = page.all("caption")
     assert "Softmax probabilities" in caption["text"]
-    assert "2 pictures, 2 models" in caption["text"]
+    assert "2 images, 2 models" in caption["text"]
 
 
 def test_truth_and_prediction_are_told_in_words_as_well():

@@ -59,7 +59,7 @@ def test_the_words_tell_what_the_marks_mean(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Figure, "text", record)
     draw_png(heat_map(["a"], ["cat", "dog"], {"m": softmax(1, 2)}), tmp_path / "a.png")
-    assert seen == ["Softmax probabilities: 1 picture", "bold = predicted class; 0 = below 0.005"]
+    assert seen == ["Softmax probabilities: 1 image", "bold = predicted class; 0 = below 0.005"]
     seen.clear()
     names = [str(index) for index in range(40)]
     draw_png(heat_map(["a"], names, {"m": softmax(1, 40)}, [3]), tmp_path / "b.png", title="Mine")
@@ -70,7 +70,7 @@ def test_the_words_tell_what_the_marks_mean(tmp_path: Path, monkeypatch: pytest.
 
 def test_too_many_pictures_are_refused_with_the_way_out(tmp_path: Path):
     many = heat_map([str(row) for row in range(401)], ["cat", "dog"], {"m": softmax(401, 2)})
-    with pytest.raises(UsageError, match=r"401 pictures.*\.html or \.csv"):
+    with pytest.raises(UsageError, match=r"401 images.*\.html or \.csv"):
         draw_png(many, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
 

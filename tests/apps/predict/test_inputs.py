@@ -33,8 +33,8 @@ def tree(tmp_path: Path) -> Path:
     for name in ("10.jpg", "2.jpg", "b10/1.png", "B9/x.TIFF", "B9/deep/y.webp", ".hidden.jpg", ".git/z.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / "weights.onnx").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "weights.onnx").write_text("no image")
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def test_patterns_find_pictures_and_what_they_spell_out(tree: Path):
     ]
     assert names(find_sources([f"{tree}/*.txt"]), tree) == ["notes.txt"]
     (source,) = find_sources([f"{tree}/*.gif"]).sources
-    assert source == Source(f"{tree}/*.gif", "nothing", "the pattern matches no picture and no video")
+    assert source == Source(f"{tree}/*.gif", "nothing", "the pattern matches no image and no video")
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tree: Path):
@@ -94,7 +94,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tree: Path):
     [
         ("nowhere.jpg", "there is no such file or folder"),
         ("", "there is no such file or folder"),
-        ("https://example.org/a.jpg", "addresses are not fetched; download the picture first"),
+        ("https://example.org/a.jpg", "addresses are not fetched; download the image first"),
         ("n" * 300 + ".jpg", "cannot be opened: File name too long"),
         ("nul\0.jpg", "cannot be opened: embedded null byte"),
         ("/dev/null", "is a device, pipe or socket, not a file"),
@@ -111,7 +111,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
 
 def test_an_empty_folder_says_so(tmp_path: Path):
     (source,) = find_sources([str(tmp_path)]).sources
-    assert source.reason == "the folder holds no picture"
+    assert source.reason == "the folder holds no image"
 
 
 def test_links_are_followed_and_a_loop_ends(tree: Path):
@@ -305,6 +305,6 @@ def test_a_rate_must_be_positive(fps: float):
 def test_a_frame_that_the_file_cuts_off_is_not_made_up(tmp_path: Path, suffix: str):
     whole = write_video(tmp_path / f"whole{suffix}", frames=1).read_bytes()
     cut = tmp_path / f"cut{suffix}"
-    cut.write_bytes(whole[: whole.index(b"\xff\xda") + 40])  # a little behind the first picture's own start
+    cut.write_bytes(whole[: whole.index(b"\xff\xda") + 40])  # a little behind the first image's own start
     with pytest.raises(BadImageError):
         list(read_frames(cut, 1.0))

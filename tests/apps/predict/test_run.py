@@ -35,7 +35,7 @@ def _speak():
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with two models, four pictures and no face detector anywhere."""
+    """A working folder with two models, four images and no face detector anywhere."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CRL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CRL_FACE_DETECTOR", raising=False)
@@ -73,7 +73,7 @@ def test_a_folder_goes_to_a_csv_with_the_models_own_probabilities(home: Path, ca
         np.testing.assert_allclose(told, probs, atol=1e-5)
         assert row["class"] == model.class_names[probs.argmax()]
     out = capsys.readouterr().out
-    assert "4 pictures; 1 model: CE" in out
+    assert "4 images; 1 model: CE" in out
     assert "running on cpu" in out or "using cpu" in out
     assert "answers: answers.csv" in out
 
@@ -95,7 +95,7 @@ def test_a_list_on_the_standard_input_keeps_its_order(home: Path, monkeypatch: p
 def test_an_empty_list_is_a_mistake(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     feed(monkeypatch, b"\n# nothing\n")
     assert crl("a.onnx", "-") == 2
-    assert "the list on the standard input names no picture" in capsys.readouterr().err
+    assert "the list on the standard input names no image" in capsys.readouterr().err
 
 
 def write_bad_files(folder: Path) -> dict[str, str]:
@@ -205,11 +205,11 @@ def test_heat_map_and_looks_are_written_beside_the_answers(home: Path, capsys):
     assert len(list((home / "looks").glob("*.png"))) == 8
     out = capsys.readouterr().out
     assert "heat map: 4 rows: h.html" in out
-    assert "8 pictures in looks" in out
+    assert "8 images in looks" in out
 
 
 class Faces:
-    """Stands for the detector: two faces in pictures 38 px wide, none in others."""
+    """Stands for the detector: two faces in images 38 px wide, none in others."""
 
     name = "fake"
 
@@ -263,8 +263,8 @@ def test_faces_without_a_detector_are_refused_before_any_work(home: Path, capsys
     ("words", "message"),
     [
         (["photos"], "no model is named: the first words must end in .onnx, for example: crl predict"),
-        (["a.onnx"], "no picture is named: give files, folders, patterns, videos or -, for example: crl"),
-        (["a.onnx", "x.jpg", "B.ONNX"], "B.ONNX stands behind a picture; models come first"),
+        (["a.onnx"], "no image is named: give files, folders, patterns, videos or -, for example: crl"),
+        (["a.onnx", "x.jpg", "B.ONNX"], "B.ONNX stands behind an image; models come first"),
     ],
 )
 def test_words_that_name_no_model_or_no_picture_are_refused_with_an_example(words: list[str], message: str):
@@ -287,7 +287,7 @@ def test_words_that_name_no_model_or_no_picture_are_refused_with_an_example(word
 )
 def test_options_that_cannot_be_right_are_refused_before_a_picture_is_read(home: Path, options, monkeypatch):
     stream = "apps.predict.loader"
-    monkeypatch.setattr(f"{stream}.decode_image", lambda *a, **k: pytest.fail("a picture was read"))
+    monkeypatch.setattr(f"{stream}.decode_image", lambda *a, **k: pytest.fail("an image was read"))
     with pytest.raises(UsageError):
         predict_paths(["a.onnx", "photos"], PredictConfig(**options))
     assert {file.name for file in home.iterdir()} <= {"a.onnx", "b.onnx", "photos", "cache"}
@@ -312,7 +312,7 @@ def test_an_interruption_keeps_what_was_answered(home: Path, monkeypatch: pytest
     assert 1 <= len(kept) < 100
     assert (
         str(error.value)
-        == f"stopped by SIGINT in picture {len(kept)} of 500; its {len(kept)} rows are in o.csv"
+        == f"stopped by SIGINT in image {len(kept)} of 500; its {len(kept)} rows are in o.csv"
     )
     assert error.value.result["rows"] == len(kept)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -344,7 +344,7 @@ def test_notices_are_told_once_each(home: Path, capsys):
 
 def test_a_model_that_expects_faces_tells_that_it_was_shown_whole_pictures(home: Path, capsys):
     crl("a.onnx", "photos")
-    assert "the pictures are taken for cropped faces; --faces finds" in capsys.readouterr().out
+    assert "the images are taken for cropped faces; --faces finds" in capsys.readouterr().out
 
 
 def test_twin_packages_are_refused_at_first_use(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -421,7 +421,7 @@ def test_one_is_counted_as_one(home: Path, capsys):
     assert crl("a.onnx", "photos/1.png", "--heatmap", "h.csv", "--explain", "looks") == 0
     out = capsys.readouterr().out
     assert "heat map: 1 row: h.csv" in out
-    assert ": 1 picture in looks" in out
+    assert ": 1 image in looks" in out
 
 
 def test_names_cannot_steer_the_terminal(home: Path, capsys):
@@ -450,7 +450,7 @@ def test_a_file_whose_name_begins_with_a_dash_is_told_how_to_name_it(home: Path,
 def test_a_model_of_drawings_says_that_it_is_not_for_people(home: Path, capsys):
     write_tiny(home / "drawn.onnx", tiny_facts(title="D", card={"data": {"kind": "drawn"}}))
     assert crl("drawn.onnx", "photos/1.png") == 0
-    assert "not for real faces: D learned from drawn look-alike faces alone" in capsys.readouterr().out
+    assert "not for real faces: D learned from synthetic faces alone" in capsys.readouterr().out
     assert crl("a.onnx", "photos/1.png") == 0
     assert "not for real faces" not in capsys.readouterr().out
 
@@ -492,5 +492,5 @@ def test_a_model_of_cut_pictures_and_one_of_drawings_say_so(home: Path, capsys):
     write_tiny(home / "drawn.onnx", tiny_facts(title="sketch", card={"data": {"kind": "drawn"}}, **given))
     assert crl("box.onnx", "drawn.onnx", "photos") == 0
     out = capsys.readouterr().out
-    assert "crop the pictures to their objects: boxed learned from pictures cut to them" in out
-    assert "not for photographs: sketch learned from drawn pictures alone" in out
+    assert "crop the images to their objects: boxed learned from images cut to them" in out
+    assert "not for photographs: sketch learned from synthetic images alone" in out

@@ -42,10 +42,10 @@ def test_the_table_shows_the_two_best_classes_and_no_empty_columns():
     table.add(answer())
     table.add(Answer(1, "b.jpg", "bad", "the file is empty"))
     assert table.text().splitlines() == [
-        "picture  class  p      next  p      note",
-        "-------  -----  -----  ----  -----  ----------------------",
-        "a.jpg    dog    0.600  owl   0.300",
-        "b.jpg                               bad: the file is empty",
+        "image  class  p      next  p      note",
+        "-----  -----  -----  ----  -----  ----------------------",
+        "a.jpg  dog    0.600  owl   0.300",
+        "b.jpg                             bad: the file is empty",
     ]
 
 
@@ -109,7 +109,7 @@ def test_without_an_answer_there_is_no_heat_map(tmp_path: Path):
     rows = HeatMapRows(["one", "two"])
     rows.add(Answer(0, "a.jpg", "bad", "broken"))
     rows.add(answer(1, model=0))
-    assert rows.write(tmp_path / "map.png") == "heat map: none, for no picture was answered by every model"
+    assert rows.write(tmp_path / "map.png") == "heat map: none, for no image was answered by every model"
     assert not (tmp_path / "map.png").exists()
 
 
@@ -157,12 +157,12 @@ def test_a_few_answers_are_told_with_their_best_classes_below_each_other():
     table.add(answer(class_names=BIRDS))
     table.add(Answer(1, "b.jpg", "bad", "the file is empty"))
     assert table.text().splitlines() == [
-        "picture  rank  class                   p      note",
-        "-------  ----  ----------------------  -----  ----------------------",
-        "a.jpg    1     Laysan Albatross        0.600",
-        "         2     Sooty Albatross         0.300",
-        "         3     Black footed Albatross  0.100",
-        "b.jpg                                         bad: the file is empty",
+        "image  rank  class                   p      note",
+        "-----  ----  ----------------------  -----  ----------------------",
+        "a.jpg  1     Laysan Albatross        0.600",
+        "       2     Sooty Albatross         0.300",
+        "       3     Black footed Albatross  0.100",
+        "b.jpg                                       bad: the file is empty",
     ]
 
 
@@ -177,7 +177,7 @@ def test_many_answers_take_a_line_each_and_say_where_the_rest_is():
 
 
 def test_a_picture_of_a_heat_map_takes_as_many_rows_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """8 pictures, each sure of another of 200 classes: 8 x 9 cells, of which 40 fit."""
+    """8 images, each sure of another of 200 classes: 8 x 9 cells, of which 40 fit."""
     monkeypatch.setattr("apps.heatmap.picture.MAX_CELLS", 40)
     names = tuple(f"{number:03d}.bird_{number}" for number in range(200))
     rows = HeatMapRows(["one"])

@@ -1,4 +1,4 @@
-"""Pictures cut to boxes: opened one at a time, and only when asked for."""
+"""Images cut to boxes: opened one at a time, and only when asked for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOXES = np.array([[2.0, 3.0, 12.0, 9.0], [0.0, 0.0, 400.0, 400.0], [5.0, 5.0, 18
 @pytest.mark.parametrize("cores", [1, 4])
 @pytest.mark.parametrize("at_once", [1, 3, 8, 100])
 def test_batches_keep_the_order(monkeypatch: pytest.MonkeyPatch, cores: int, at_once: int):
-    """However late a picture is ready, it comes in its place."""
+    """However late an image is ready, it comes in its place."""
     monkeypatch.setattr(apps.runtime.batching, "core_count", lambda: cores)
 
     def make(picture: object) -> int:

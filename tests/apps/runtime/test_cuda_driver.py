@@ -12,9 +12,9 @@ from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
 @pytest.mark.parametrize(
     ("status", "count", "index", "told"),
     [
-        (100, 0, 0, "finds no graphics card .status 100.: nvidia-smi"),
-        (0, 0, 0, "finds no graphics card"),
-        (0, 2, 2, "there is no graphics card 2: the driver counts 2"),
+        (100, 0, 0, "finds no GPU .status 100.: nvidia-smi"),
+        (0, 0, 0, "finds no GPU"),
+        (0, 2, 2, "there is no GPU 2: the driver counts 2"),
         (0, 2, 1, None),
     ],
 )

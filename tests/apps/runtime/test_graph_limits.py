@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
             zero=0,
             one=1,
         ),
-        "'Range' gives \\('more'\\) cannot be told",
+        "'Range' gives \\('more'\\) cannot be known",
     ),
 }
 
@@ -111,7 +111,7 @@ def test_graphs_that_would_fill_the_memory(name: str):
 
 
 def test_what_grows_faster_than_the_batch_is_refused():
-    """Every number of a picture times every other: 0.04 GB for one picture, 155 GB for 64."""
+    """Every number of an image times every other: 0.04 GB for one image, 155 GB for 64."""
     made = model(
         helper.make_node("Reshape", ["pixels", "one column"], ["column"]),
         helper.make_node("Transpose", ["column"], ["row"], perm=[1, 0]),
@@ -120,7 +120,7 @@ def test_what_grows_faster_than_the_batch_is_refused():
     made.graph.initializer.append(numpy_helper.from_array(np.array([-1, 1]), "one column"))
     apps.runtime.graph_limits._check_memory(made, 1)
     check_graph(tiny_model())
-    with pytest.raises(ModelFileError, match="to answer for 64 pictures"):
+    with pytest.raises(ModelFileError, match="to answer for 64 images"):
         check_graph(made)
 
 

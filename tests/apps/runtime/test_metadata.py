@@ -97,11 +97,14 @@ WRONG = {
     "too long a number": (changed(metrics={"n": 10**30}), "a number of 31 digits"),
     "mean a text": (changed(preprocess=SPEC.to_dict() | {"mean": "123"}), "mean is a list of numbers"),
     "std of texts": (changed(preprocess=SPEC.to_dict() | {"std": ["1", 1, 1]}), "std is a list of numbers"),
-    "score a text": (changed(metrics={"n": 3, "exact": "good"}), "metrics tell exact by 'good', no number"),
-    "score a flag": (changed(metrics={"n": True}), "metrics tell n by 'True', no number"),
-    "fold an object": (changed(data={"fold": {}}), "data tell fold by '{}', no number"),
-    "members a text": (changed(architecture={"members": "x"}), "architecture tell members by 'x'"),
-    "card data a number": (changed(card={"data": 5}), "card tells data by '5', no object"),
+    "score a text": (
+        changed(metrics={"n": 3, "exact": "good"}),
+        "metrics give exact as 'good', not a number",
+    ),
+    "score a flag": (changed(metrics={"n": True}), "metrics give n as 'True', not a number"),
+    "fold an object": (changed(data={"fold": {}}), "data give fold as '{}', not a number"),
+    "members a text": (changed(architecture={"members": "x"}), "architecture give members as 'x'"),
+    "card data a number": (changed(card={"data": 5}), "card gives data as '5', not an object"),
     "too long": (" " * (MAX_CHARACTERS + 1), "4,000,001 characters"),
 }
 

@@ -231,7 +231,7 @@ FACTS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
         set_facts(tiny_facts().to_json().replace('"image_size": 32', '"image_size": 32.0')),
         r"image_size must be a whole number up to 2048 px, got 32\.0",
     ),
-    "a huge picture": (
+    "a huge image": (
         set_facts(tiny_facts().to_json().replace('"resize_size": 36', '"resize_size": 1000000')),
         "resize_size must be a whole number",
     ),

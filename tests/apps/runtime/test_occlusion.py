@@ -1,4 +1,4 @@
-"""Explanations by hand: where one quarter of the picture makes the class, that quarter lights up."""
+"""Explanations by hand: where one quarter of the image makes the class, that quarter lights up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune.errors import UsageError
 from finetune.figures.evidence import evidence_map
 from tests.apps.tiny_onnx import weights, write_tiny
 
-GREY = 128  # what the tiny model's preprocessing turns to nought, up to half a grey level
+GREY = 128  # what the tiny model's preprocessing turns to zero, up to half a grey level
 QUARTERS = {"top left": (0, 0), "top right": (0, 16), "bottom right": (16, 16)}
 
 

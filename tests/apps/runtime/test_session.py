@@ -32,7 +32,7 @@ def model(tmp_path: Path) -> OnnxClassifier:
 
 
 def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
-    """Pictures of one colour each and some noise, of different sizes, so that answers differ."""
+    """Images of one colour each and some noise, of different sizes, so that answers differ."""
     generator = np.random.default_rng(seed)
     colours = generator.integers(0, 200, (count, 3))
     sizes = generator.integers(20, 90, (count, 2))
@@ -305,9 +305,7 @@ def test_memory_that_is_missing_is_told_with_remedies(model: OnnxClassifier, mon
         raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
 
     monkeypatch.setattr(model, "_session", SimpleNamespace(run=run))
-    with pytest.raises(
-        ResourceError, match=r"not enough memory to run it on 9 pictures.*smaller --batch_size"
-    ):
+    with pytest.raises(ResourceError, match=r"not enough memory to run it on 9 images.*smaller --batch_size"):
         model.run(np.zeros((9, 32, 32, 3), np.uint8))
 
 

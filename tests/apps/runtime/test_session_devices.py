@@ -30,7 +30,7 @@ def test_other_words_are_no_device(tmp_path: Path, word: str):
 
 
 @pytest.mark.alone
-@pytest.mark.skipif(not NO_DRIVER, reason="this machine has a graphics card")
+@pytest.mark.skipif(not NO_DRIVER, reason="this machine has a GPU")
 @pytest.mark.parametrize("word", ["cuda", "cuda:1"])
 def test_cuda_without_a_driver_names_the_library(
     tmp_path: Path, word: str, capfd: pytest.CaptureFixture[str]
@@ -44,7 +44,7 @@ def test_cuda_without_a_driver_names_the_library(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(not NO_DRIVER, reason="this machine has a graphics card")
+@pytest.mark.skipif(not NO_DRIVER, reason="this machine has a GPU")
 def test_auto_without_a_driver_takes_the_processor_and_says_so(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -57,11 +57,11 @@ def test_auto_without_a_driver_takes_the_processor_and_says_so(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(not NO_DRIVER, reason="this machine has a graphics card")
+@pytest.mark.skipif(not NO_DRIVER, reason="this machine has a GPU")
 def test_the_runtime_s_silent_fall_back_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    """Nothing speaks against CUDA, the runtime is offered it, and comes up on the processor."""
+    """Nothing speaks against CUDA, the runtime is offered it, and comes up on the CPU."""
     monkeypatch.setattr(apps.runtime.session, "cuda_problem", lambda index: None)
     file = write_tiny(tmp_path / "tiny.onnx")
     with pytest.raises(ResourceError, match=r"device cuda cannot be used: the runtime .*--device cpu"):

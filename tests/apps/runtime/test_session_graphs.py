@@ -39,7 +39,7 @@ def write(file: Path, proto: onnx.ModelProto) -> Path:
 def test_a_graph_that_does_not_hold_together(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     proto = tiny_model()
     proto.graph.node[3].input[1] = "nowhere"
-    with pytest.raises(ModelFileError, match=r"broken\.onnx: the size of what .*'Conv' .* cannot be told"):
+    with pytest.raises(ModelFileError, match=r"broken\.onnx: the size of what .*'Conv' .* cannot be known"):
         OnnxClassifier(write(tmp_path / "broken.onnx", proto))
     assert capfd.readouterr() == ("", "")
 
@@ -55,7 +55,7 @@ def test_an_unknown_operator(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("ends", "reason"),
     [
-        ("brightest one", r"the size of what its operator 'Slice' gives \('logits'\) cannot be told"),
+        ("brightest one", r"the size of what its operator 'Slice' gives \('logits'\) cannot be known"),
         ("many", r"answers with shapes \[\(1, 128\), \(1, 128\)\]"),
     ],
 )

@@ -70,7 +70,7 @@ def test_dcl_is_a_linear_head_at_test():
     assert (
         dcl.head_parameters - plain.head_parameters == 2048 * 2 + 2048 * 2 + 2
     )  # two outputs each, one bias pair
-    assert dcl.training_bytes > 1.5 * plain.training_bytes  # every picture is shown twice
+    assert dcl.training_bytes > 1.5 * plain.training_bytes  # every image is shown twice
 
 
 def test_multiply_adds_of_a_gram_matrix_and_its_classifier():
@@ -87,14 +87,14 @@ def test_multiply_adds_of_spectra():
 def test_a_head_that_is_refused_keeps_its_row_and_says_why():
     row = asked("bilinear", LARGE, "resnet50")
     assert row.head_parameters is None
-    assert "839 million weights" in row.note
+    assert "839 million parameters" in row.note
     assert "reduction" in row.note
     assert cells([row])[1][0][2:] == ["n/a"] * 6
 
 
 def test_a_size_that_the_backbone_does_not_read_is_told():
     row = asked("linear", replace(SMALL, image_size=60), "test_vit")
-    assert "refused: it does not read pictures of 60 px" in row.note
+    assert "refused: it does not read images of 60 px" in row.note
 
 
 def test_what_would_not_fit_is_counted_and_not_run(monkeypatch):

@@ -1,4 +1,4 @@
-"""Boxes: whole pictures without them, margins by hand, and rows without one named."""
+"""Boxes: whole images without them, margins by hand, and rows without one named."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def test_data_without_boxes_are_refused_with_the_cure():
 
 @pytest.mark.parametrize("bad", [[5.0, 0, 5, 9], [0, 9, 5, 3], [np.nan, 0, 5, 9], [0, 0, np.inf, 9]])
 def test_a_row_without_an_area_is_named(bad):
-    with pytest.raises(DataError, match=r"1 pictures have no box with an area:\n *1\.jpg"):
+    with pytest.raises(DataError, match=r"1 images have no box with an area:\n *1\.jpg"):
         picture_boxes(boxed([[0, 0, 9, 9], bad]), BOX)

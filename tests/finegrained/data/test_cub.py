@@ -131,9 +131,9 @@ def test_a_missing_list_is_named_with_its_source(birds: Path, name: str):
         ("image_class_labels.txt", "2 1", "1 1", "line 2: the id 1 stands twice"),
         ("image_class_labels.txt", "2 1", "0 1", "no whole number from 1"),
         ("image_class_labels.txt", "2 1", "2", "do not hold 2 columns"),
-        ("bounding_boxes.txt", "2 ", "2 a b c d", "'a' is no number of pixels"),
-        ("bounding_boxes.txt", "2 ", "2 nan 1 2 2", "'nan' is no number of pixels"),
-        ("bounding_boxes.txt", "2 ", "2 1 1 inf 2", "'inf' is no number of pixels"),
+        ("bounding_boxes.txt", "2 ", "2 a b c d", "'a' is not a number of pixels"),
+        ("bounding_boxes.txt", "2 ", "2 nan 1 2 2", "'nan' is not a number of pixels"),
+        ("bounding_boxes.txt", "2 ", "2 1 1 inf 2", "'inf' is not a number of pixels"),
         ("parts/part_locs.txt", "1 2 ", "1 9 1 1 1", "part 9 is not in"),
     ],
 )

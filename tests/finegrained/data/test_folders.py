@@ -1,4 +1,4 @@
-"""Class folders: parts, names with slashes, strangers among the pictures, the official order."""
+"""Class folders: parts, names with slashes, strangers among the images, the official order."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_files_that_are_no_pictures_are_left_out_and_told(tmp_path: Path):
     _touch(tmp_path, "a/1.JPG", "a/notes.txt", "a/.hidden.jpg", "__MACOSX/a/1.jpg", ".git/x.jpg")
     report = read_class_folders(tmp_path).report
     assert report["images"] == 1
-    assert report["notices"] == ["1 files are no pictures by their ending and are left out: 1 .txt"]
+    assert report["notices"] == ["1 files are no images by their ending and are left out: 1 .txt"]
 
 
 def test_loose_pictures_are_refused(tmp_path: Path):
@@ -101,7 +101,7 @@ def test_a_class_within_a_class_is_refused(tmp_path: Path):
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="holds no folder with pictures"):
+    with pytest.raises(DataError, match="holds no folder with images"):
         read_class_folders(tmp_path)
 
 
@@ -121,4 +121,4 @@ def test_class_folders_without_a_picture_are_told(tmp_path: Path):
     _touch(tmp_path, "train/a/1.jpg", "train/b/x/2.jpg", "test/a/1.jpg", "test/b/x/.hidden.jpg")
     (tmp_path / "train/c").mkdir()
     notices = read_class_folders(tmp_path).report["notices"]
-    assert notices == ["2 folders hold no picture and are no class there: train/c, test/b"]
+    assert notices == ["2 folders hold no image and are no class there: train/c, test/b"]

@@ -1,4 +1,4 @@
-"""Tables of pictures: fixed columns, labels from zero, round trips, and cells that cannot be right."""
+"""Tables of images: fixed columns, labels from zero, round trips, and cells that cannot be right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configuration to data and split: the official test part, own validation rows, hold-outs, bad pictures."""
+"""Configuration to data and split: the official test part, own validation rows, hold-outs, bad images."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_bad_pictures_are_dropped_and_recorded_where_asked(birds: Path, tmp_path
     root = tmp_path / "birds"
     shutil.copytree(birds, root)
     bad = next(root.glob("images/*/*.jpg"))
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     data = read_fine_data(FineDataConfig(root=str(root), subset=True, skip_bad=True))
     assert (len(data.manifest), list(data.report["bad_images"])) == (59, [str(bad)])
     assert data.report["images"] == 59

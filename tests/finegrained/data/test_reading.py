@@ -1,4 +1,4 @@
-"""What all readers share: official counts, missing pictures, subsets, the table."""
+"""What all readers share: official counts, missing images, subsets, the table."""
 
 from __future__ import annotations
 

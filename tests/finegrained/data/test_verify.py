@@ -43,7 +43,7 @@ def test_counts_are_printed_and_returned(birds: Path, capsys: pytest.CaptureFixt
     assert (result["bad_images"], result["duplicate_contents"]) == ({}, [])
     shown = capsys.readouterr().out
     assert "30 images, 3 classes, 18 train, 12 test" in shown
-    assert "30 pictures opened, 0 cannot be read" in shown
+    assert "30 images opened, 0 cannot be read" in shown
     json.dumps(result)
 
 
@@ -68,8 +68,8 @@ def test_equal_pictures_in_training_and_validation_and_of_two_classes_are_told(
     assert (result["same_content"], result["same_content_validation"]) == ([], [pair])
     assert [sorted(pair)] == [sorted(found) for found in result["same_content_classes"]]
     told = capsys.readouterr().out
-    assert "1 pairs of pictures in training and validation are the same bytes" in told
-    assert "1 pairs of pictures with two classes are the same bytes" in told
+    assert "1 pairs of images in training and validation are the same bytes" in told
+    assert "1 pairs of images with two classes are the same bytes" in told
 
 
 def test_a_box_without_an_area_is_refused_with_its_picture(birds: Path):
@@ -77,7 +77,7 @@ def test_a_box_without_an_area_is_refused_with_its_picture(birds: Path):
     lines = file.read_text(encoding="utf-8").splitlines()
     file.write_text("\n".join(["1 10 10 0 5", *lines[1:]]) + "\n", encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"1 boxes have no area or are no numbers:\n.*10\.0, 10\.0, 10\.0, 15\.0"
+        DataError, match=r"1 boxes have no area or are not finite:\n.*10\.0, 10\.0, 10\.0, 15\.0"
     ):
         verify(_config(birds), quick=True)
 
@@ -98,7 +98,7 @@ def test_missing_pictures_are_counted_and_the_others_opened(birds: Path, capsys:
     with pytest.raises(DataError, match=r"1 of 30 listed images are not under.*--data\.missing drop"):
         verify(_config(birds))
     shown = capsys.readouterr().out
-    assert "29 pictures opened" in shown
+    assert "29 images opened" in shown
     assert "training stops" in shown
     result = verify(_config(birds, missing="drop"))
     assert (result["images"], result["missing_images"]) == (29, 1)
@@ -108,7 +108,7 @@ def test_no_picture_at_all_is_said(birds: Path, capsys: pytest.CaptureFixture[st
     shutil.rmtree(birds / "images")
     with pytest.raises(DataError, match="30 of 30 listed images are not under"):
         verify(_config(birds))
-    assert "no picture is there" in capsys.readouterr().out
+    assert "no image is there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -1,4 +1,4 @@
-"""Attention pictures ask for the evidence of the right classes and draw what they were told."""
+"""Attention images ask for the evidence of the right classes and draw what they were told."""
 
 from __future__ import annotations
 

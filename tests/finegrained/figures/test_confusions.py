@@ -1,4 +1,4 @@
-"""Which pairs are the most confused, which pictures show it, and which classes the heat map has."""
+"""Which pairs are the most confused, which images show it, and which classes the heat map has."""
 
 from __future__ import annotations
 

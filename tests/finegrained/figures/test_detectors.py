@@ -1,4 +1,4 @@
-"""Detector pictures show the predicted class's detectors, at the places where they answer most."""
+"""Detector images show the predicted class's detectors, at the places where they answer most."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_box_lies_where_the_predicted_class_answers(tmp_path: Path):
         pictures.append(places.mean(axis=0) if len(places) else None)
     upper, lower, other = pictures
     assert (lower > upper + 50).all()  # down and to the right, by more than 50 of 285 px
-    assert other is None  # class 2's filter says nought everywhere: no place, no box
+    assert other is None  # class 2's filter says zero everywhere: no place, no box
 
 
 def test_boxes_that_coincide_are_all_seen(tmp_path: Path):

@@ -48,7 +48,7 @@ def test_few_images_are_all_taken(count: int):
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """A result with its pictures."""
+    """A result with its images."""
     return make_result(tmp_path_factory.mktemp("examples") / "run", 3, per_class=2, pictures=True)
 
 

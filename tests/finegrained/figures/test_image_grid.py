@@ -1,4 +1,4 @@
-"""Grids of pictures: names wrap and never run into each other, missing pictures are told, sizes follow."""
+"""Grids of images: names wrap and never run into each other, missing images are told, sizes follow."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def features(size=(3, 5), second=None):
 
 
 def slow_logits(head, first, second):
-    """Return the logits for maps (B, C, n) by the formula, one picture and one pair of channels at a time."""
+    """Return the logits for maps (B, C, n) by the formula, one image and one pair of channels at a time."""
     first, second = first.detach().numpy().astype(float), second.detach().numpy().astype(float)
     rows = []
     for a, b in zip(first, second, strict=True):
@@ -122,7 +122,7 @@ def test_under_autocast_the_descriptor_is_float32_and_a_step_stays_finite():
 
 def test_a_head_too_large_to_be_meant_is_refused_with_its_cost_and_the_cure():
     wide = Dims(map_dims={"last": 2048})
-    with pytest.raises(UsageError, match=r"839 million weights \(3\.4 GB.*head\.options\.reduction 256"):
+    with pytest.raises(UsageError, match=r"839 million parameters \(3\.4 GB.*head\.options\.reduction 256"):
         BilinearHead.build(wide, 200)
     assert BilinearHead.build(wide, 200, reduction=16).classifier.weight.shape == (200, 256)
     with pytest.raises(UsageError, match=r"--head\.options\.max_weights 32"):

@@ -117,7 +117,10 @@ def test_the_largest_seed_is_a_seed():
         ({"scale": -1.0}, "scale must be"),
         ({"seed": -1}, r"seed must lie in \[0, 2\^63\), got -1"),
         ({"seed": 2**63}, "seed must lie in"),
-        ({"dim": 10**8}, r"dim 100000000 with 3 classes holds 300 million weights \(1\.2 GB.*options\.dim"),
+        (
+            {"dim": 10**8},
+            r"dim 100000000 with 3 classes holds 300 million parameters \(1\.2 GB.*options\.dim",
+        ),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -150,7 +150,7 @@ def test_the_triangles_places_are_no_part_of_a_checkpoint():
 
 def test_a_map_of_one_location_is_refused_with_the_cure():
     head = CovarianceHead.build(Dims(), 3, dim=4).eval()
-    with pytest.raises(UsageError, match=r"map of 1 x 1 .* covariance is zero; use larger pictures"):
+    with pytest.raises(UsageError, match=r"map of 1 x 1 .* covariance is zero; use larger images"):
         head(features((1, 1)))
 
 

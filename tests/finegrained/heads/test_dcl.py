@@ -132,7 +132,7 @@ def test_the_papers_losses_of_a_picture_worked_out_by_hand():
     _, labels = transformed(head, made_images(1), torch.tensor([1]))
     value = Objective(F.cross_entropy)(head(made_features(2), labels), labels)
     # Whole and shuffled hold the same four places: columns 1 1 2 2 are off by 0 0 1 1, rows by 1 1 0 0.
-    # Each picture: 4 of 8 values off by one. The paper's L is the sum of both pictures, ours half of it.
+    # Each image: 4 of 8 values off by one. The paper's L is the sum of both images, ours half of it.
     halves = {"main": math.log(3), "adversarial": 0.5 * math.log(2), "construction": 3.0 * 4 / 8}
     assert {name: float(part) for name, part in value.parts.items()} == pytest.approx(halves)
     assert value.total.item() == pytest.approx(sum(halves.values()))
@@ -199,7 +199,7 @@ def test_the_released_losses_of_a_picture_worked_out_by_hand(variant):
     _, labels = transformed(head, images, torch.tensor([1]))
     head._shuffled.law[1] = torch.tensor([[[0.25, -0.5], [0.0, 0.25]]])
     value = Objective(F.cross_entropy)(head(made_features(2), labels), labels)
-    # Places say 0. The whole picture's laws are -2/4, -1/4, 0, 1/4: both pictures are off by 1 in 4 cells.
+    # Places say 0. The whole image's laws are -2/4, -1/4, 0, 1/4: both images are off by 1 in 4 cells.
     halves = {"main": math.log(3), "adversarial": math.log(6), "construction": 2.0 * (1 + 1) / 8}
     assert {name: float(part) for name, part in value.parts.items()} == pytest.approx(halves)
 
@@ -291,7 +291,7 @@ def test_what_the_shuffle_left_is_used_once_and_never_saved():
 def test_a_batch_of_another_size_is_refused_and_forgotten():
     head = made_head()
     transformed(head, made_images(2), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="batch_transform made 4 pictures, but 3 reached the DCL head"):
+    with pytest.raises(ValueError, match="batch_transform made 4 images, but 3 reached the DCL head"):
         head(made_features(3))
     assert head(made_features(3)).logits.shape == (3, CLASSES)
 

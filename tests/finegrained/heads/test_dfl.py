@@ -18,7 +18,7 @@ CLASSES, K, C = 3, 2, 8
 
 
 class MapBackbone(nn.Module):
-    """Pictures that are feature maps already; half of the places make the second map."""
+    """Images that are feature maps already; half of the places make the second map."""
 
     name = "maps"
     taps = ("last-1", "last")
@@ -191,7 +191,7 @@ def test_the_extra_weights_on_resnet50_are_those_counted_by_hand():
 
 
 def planted():
-    """Twelve pictures: those of class c show the unit vectors 2 c and 2 c + 1, strongly, here and there."""
+    """Twelve images: those of class c show the unit vectors 2 c and 2 c + 1, strongly, here and there."""
     maps = 0.01 * torch.randn(12, C, 6, 6, generator=torch.Generator().manual_seed(0))
     target = torch.arange(12) % CLASSES
     for index, picture in enumerate(maps):
@@ -299,7 +299,7 @@ def test_every_weight_learns_and_a_step_under_autocast_is_finite():
         ({"side_weight": -0.1}, "side_weight must be finite and not negative, got -0.1"),
         ({"init": "means"}, "init must be kmeans or random, got 'means'"),
         ({"filter_norm": "layer"}, "filter_norm none or bn, got 'layer'"),
-        ({"detectors": 10_000_000}, "10000000 detectors for each of 3 classes holds 330 million weights"),
+        ({"detectors": 10_000_000}, "10000000 detectors for each of 3 classes holds 330 million parameters"),
     ],
 )
 def test_what_cannot_be_right_is_refused(options, message):

@@ -158,7 +158,7 @@ def test_filters_depend_on_the_seed_and_on_nothing_else():
     before, state = torch.get_rng_state(), np.random.get_state()[1].copy()
     first = filters(0, 30)
     assert np.array_equal(first[1], filters(0, 30)[1])
-    assert np.array_equal(first[1], filters(0, 7)[1])  # however the pictures are batched
+    assert np.array_equal(first[1], filters(0, 7)[1])  # however the images are batched
     assert np.array_equal(first[1], filters(0, 30, classes=(1,))[1])
     assert not np.array_equal(first[1], filters(1, 30)[1])
     assert torch.equal(before, torch.get_rng_state())

@@ -69,7 +69,7 @@ def test_a_frozen_backbone_gets_no_gradient_and_the_head_all_of_its_own(case: st
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_stays_finite_forward_and_backward(case: str):
     core = build(case).train()
-    images = 30 * torch.randn(6, 3, 64, 64)  # far beyond what a normalised picture holds
+    images = 30 * torch.randn(6, 3, 64, 64)  # far beyond what a normalised image holds
     with torch.autocast("cpu", torch.bfloat16):
         value = loss_of(core, images, torch.arange(6) % CLASSES)
     value.backward()
@@ -80,7 +80,7 @@ def test_half_precision_stays_finite_forward_and_backward(case: str):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("A-Softmax", "CosFace")])
 def test_two_batches_are_learned_by_heart(case: str):
-    """Learn sixteen pictures and recognise them in evaluation mode, as the model would be used."""
+    """Learn sixteen images and recognise them in evaluation mode, as the model would be used."""
     core = build(case)
     generator = torch.Generator().manual_seed(1)
     batches = [
@@ -97,11 +97,11 @@ def test_two_batches_are_learned_by_heart(case: str):
         optimizer.step()
         if step % 20 == 19 and all(right(core, *batch) for batch in batches):
             return
-    raise AssertionError("sixteen pictures were not learned by heart in 300 steps")
+    raise AssertionError("sixteen images were not learned by heart in 300 steps")
 
 
 def right(core: torch.nn.Module, images: torch.Tensor, target: torch.Tensor) -> bool:
-    """Return whether every picture is recognised in evaluation mode."""
+    """Return whether every image is recognised in evaluation mode."""
     with torch.inference_mode():
         return bool((core.eval().infer(images).argmax(1) == target).all())
 

@@ -11,7 +11,7 @@ from finetune.models.classifier import Classifier
 
 
 class Passing(nn.Module):
-    """A backbone whose last map is the picture itself."""
+    """A backbone whose last map is the image itself."""
 
     def forward(self, images: Tensor) -> Features:
         return of(images)
@@ -129,7 +129,7 @@ def test_only_a_gamma_to_be_measured_asks_for_the_pictures():
 @pytest.mark.parametrize("map_value", [0.0, math.inf, math.nan])
 def test_activations_that_give_no_gamma_are_refused_with_the_cure(map_value):
     x = torch.full((2, 6, 2, 2), map_value)
-    with pytest.raises(UsageError, match=r"map last over 2 training pictures .* --head\.options\.gamma"):
+    with pytest.raises(UsageError, match=r"map last over 2 training images .* --head\.options\.gamma"):
         small(gamma="auto").measure_gamma(Core(), [(x, torch.zeros(2))])
 
 
@@ -143,7 +143,10 @@ def test_activations_that_give_no_gamma_are_refused_with_the_cure(map_value):
         ({"order": 17}, r"order in \[2, 16\], got 16 and 17"),
         ({"seed": -1}, r"seed must lie in \[0, 2\^63\), got -1"),
         ({"seed": 2**63}, "seed must lie in"),
-        ({"dim": 10**8}, "order 4 and dim 100000000 with 3 classes holds 900 million weights .*options.dim"),
+        (
+            {"dim": 10**8},
+            "order 4 and dim 100000000 with 3 classes holds 900 million parameters .*options.dim",
+        ),
         ({"eps": 0.0}, "eps must be"),
         ({"scale": 0.0}, "scale must be"),
     ],

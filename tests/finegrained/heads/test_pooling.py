@@ -164,7 +164,7 @@ def test_numbers_that_no_option_can_be_are_refused_by_its_name():
 
 def test_more_weights_than_can_be_meant_are_refused_with_their_cost():
     check_weights("a head", 200_000_000, "none needed")
-    with pytest.raises(UsageError, match=r"a head holds 250 million weights \(1\.0 GB.*; have fewer"):
+    with pytest.raises(UsageError, match=r"a head holds 250 million parameters \(1\.0 GB.*; have fewer"):
         check_weights("a head", 250_000_000, "have fewer")
     check_weights("a head", 250_000_000, "have fewer", 250_000_000)
 

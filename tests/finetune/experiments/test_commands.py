@@ -23,7 +23,7 @@ FEW = ("--resamples", "200", "--pictures", "false", "--json")
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """Draw no pictures, which take most of a tiny run's time."""
+    """Draw no images, which take most of a tiny run's time."""
     leave_out_pictures(monkeypatch)
 
 

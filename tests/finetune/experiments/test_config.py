@@ -1,4 +1,4 @@
-"""The options that all studies share, on a command line and in a file."""
+"""The options that all tasks share, on a command line and in a file."""
 
 from __future__ import annotations
 

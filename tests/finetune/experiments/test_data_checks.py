@@ -82,13 +82,13 @@ def test_every_picture_is_opened_and_what_was_found_is_returned(drawn: DataSet, 
     assert result["images"] == len(drawn.files())
     assert {"split", "manifest", "same_content", "same_content_classes"} <= result.keys()
     told = capsys.readouterr().out
-    assert f"{len(drawn.files())} pictures opened, 0 cannot be read" in told
-    assert "no picture of the test part is also in training or validation, by content" in told
+    assert f"{len(drawn.files())} images opened, 0 cannot be read" in told
+    assert "no image of the test part is also in training or validation, by content" in told
     json.dumps(result)
 
 
 def test_a_quick_look_opens_nothing(drawn: DataSet, capsys):
-    drawn.files()[0].write_bytes(b"no picture")
+    drawn.files()[0].write_bytes(b"no image")
     assert "bad_images" not in drawn.verify(quick=True)
     assert "opened" not in capsys.readouterr().out
 
@@ -99,7 +99,7 @@ def test_unreadable_pictures_are_listed_with_their_reasons_and_refused_unless_th
     bad = drawn.files()[:2]
     bad[0].write_bytes(b"")
     bad[1].write_bytes(bad[1].read_bytes()[:200])
-    with pytest.raises(DataError, match=r"(?s)2 of \d+ pictures cannot be read.*skip_bad.*0 bytes") as told:
+    with pytest.raises(DataError, match=r"(?s)2 of \d+ images cannot be read.*skip_bad.*0 bytes") as told:
         drawn.verify()
     assert all(str(file) in str(told.value) for file in bad)
     result = drawn.verify(skip_bad=True)
@@ -112,7 +112,7 @@ def test_missing_pictures_are_counted_and_the_others_opened(drawn: DataSet, caps
     drawn.files()[3].unlink()
     result = drawn.verify(missing="drop")
     assert (result["images"], result["missing_images"]) == (count - 1, 1)
-    assert f"{count - 1} pictures opened" in capsys.readouterr().out
+    assert f"{count - 1} images opened" in capsys.readouterr().out
 
 
 def test_equal_pictures_across_parts_are_told_although_another_is_missing(drawn: DataSet, capsys):
@@ -124,7 +124,7 @@ def test_equal_pictures_across_parts_are_told_although_another_is_missing(drawn:
     assert [sorted(pair) for pair in result["duplicate_contents"]] == [sorted((learned, tested))]
     assert result["same_content"] == result["duplicate_contents"]
     told = capsys.readouterr().out
-    assert "1 pairs of pictures in training and test are the same bytes" in told
+    assert "1 pairs of images in training and test are the same bytes" in told
     assert " = ".join(result["duplicate_contents"][0]) in told
     with pytest.raises(DataError, match="same bytes"):
         drawn.verify(missing="drop", same_content="error")
@@ -167,7 +167,7 @@ def test_in_a_cross_validation_a_pair_is_found_once_and_named_in_order(tmp_path:
     folds = [Split(np.array([2, 3]), none, np.array([0, 1])), Split(np.array([0, 1]), none, np.array([2, 3]))]
     assert equal_contents(table, folds) == ([("a", "d")], [], [])
     held = [Split(np.array([2]), np.array([3]), np.array([0, 1])), Split(np.array([0]), none, np.array([3]))]
-    assert equal_contents(table, held).tested == [("a", "d")], "validation pictures are learned from too"
+    assert equal_contents(table, held).tested == [("a", "d")], "validation images are learned from too"
     rotated = [*folds, Split(np.array([0, 1]), np.array([3]), np.array([2]))]
     assert equal_contents(table, rotated).validated == [], "what is tested is told once"
 
@@ -186,9 +186,9 @@ def test_twins_are_told_of_and_refused_when_asked(tmp_path: Path, capsys):
     twins = equal_contents(table, [split])
     tell_twins(twins, "warn")
     told = capsys.readouterr().out
-    assert "1 pairs of pictures in training and validation are the same bytes:\n  a = b" in told
-    assert "1 pairs of pictures with two classes are the same bytes:\n  e = f" in told
-    assert "warning: 1 pairs of pictures in training and test are the same bytes:\n  c = d" in told
+    assert "1 pairs of images in training and validation are the same bytes:\n  a = b" in told
+    assert "1 pairs of images with two classes are the same bytes:\n  e = f" in told
+    assert "warning: 1 pairs of images in training and test are the same bytes:\n  c = d" in told
     with pytest.raises(DataError, match=r"(?s)training and test are the same bytes.*same_content warn"):
         tell_twins(twins, "error")
 
@@ -214,9 +214,9 @@ def refuse(own: Manifest, shown: Manifest, *rows: int) -> None:
 
 def test_seen_images_are_refused_by_their_new_names(tmp_path: Path):
     other = table_of(tmp_path / "other", {"x": b"new", "y": b"two", "z": b"one"})
-    with pytest.raises(DataError, match=r"on 2 of these 3 pictures \(equal bytes\).*\n *y\n *z") as told:
+    with pytest.raises(DataError, match=r"on 2 of these 3 images \(equal bytes\).*\n *y\n *z") as told:
         refuse(trained(tmp_path), other)
-    assert "own test pictures" in str(told.value)
+    assert "own test images" in str(told.value)
 
 
 def test_test_images_and_rows_that_are_not_shown_do_not_count(tmp_path: Path):
@@ -229,12 +229,12 @@ def test_how_many_of_the_seen_images_can_be_compared_is_told(tmp_path: Path, cap
     (tmp_path / "own" / "1").unlink()
     other = table_of(tmp_path / "other", {"x": b"one"})
     refuse(own, other)
-    assert "1 of 2 training and validation pictures of run are still there" in capsys.readouterr().out
+    assert "1 of 2 training and validation images of run are still there" in capsys.readouterr().out
     (tmp_path / "own" / "2").unlink()
     refuse(own, other)
     told = capsys.readouterr().out
-    assert "0 of 2 training and validation pictures" in told
-    assert "among them cannot be told" in told
+    assert "0 of 2 training and validation images" in told
+    assert "among them is unknown" in told
 
 
 @pytest.mark.parametrize("files", [["1"], ["2"], ["2", "1"]])
@@ -253,7 +253,7 @@ def test_kept_hashes_are_compared_although_the_images_are_gone(tmp_path: Path, c
     for name in ("1", "2"):
         (tmp_path / "own" / name).unlink()
     other = table_of(tmp_path / "other", {"x": b"one", "y": b"six"})
-    with pytest.raises(DataError, match=r"on 1 of these 2 pictures"):
+    with pytest.raises(DataError, match=r"on 1 of these 2 images"):
         refuse(own, other)
     refuse(own, other, 1)
     assert capsys.readouterr().out == ""
@@ -280,7 +280,7 @@ def test_a_table_without_parts_is_refused_as_a_list_and_by_every_file(tmp_path: 
     with pytest.raises(DataError, match=r"1 of 2 images belong to the data set(.|\n)*bare/1"):
         refuse_seen_images(run, bare, one)
     copies = table_of(tmp_path / "copies", {"x": b"one", "y": b"two"})
-    with pytest.raises(DataError, match=r"on 1 of these 2 pictures \(equal bytes\).*\n *y"):
+    with pytest.raises(DataError, match=r"on 1 of these 2 images \(equal bytes\).*\n *y"):
         refuse_seen_images(run, bare, copies)
 
 

@@ -191,7 +191,7 @@ def test_images_that_moved_away_are_asked_for(run: Run):
 def test_without_its_table_a_run_cannot_show_its_images_again(run: Run, tmp_path: Path):
     shutil.copytree(run.folder, tmp_path / "run")
     (tmp_path / "run" / "manifest.parquet").unlink()
-    with pytest.raises(DataError, match=r"holds no manifest\.parquet, the table of its pictures"):
+    with pytest.raises(DataError, match=r"holds no manifest\.parquet, the table of its images"):
         run.evaluate(tmp_path / "run", crops="ten")
     table = run.table().select(np.arange(1))
     table.save(tmp_path / "run" / "manifest.parquet")
@@ -215,11 +215,11 @@ def test_other_images_of_the_same_classes_are_scored(run: Run, tmp_path: Path):
 def test_the_images_it_learned_from_are_refused_by_their_bytes(run: Run, tmp_path: Path):
     data = run.data(tmp_path / "data", run.rows(tested=False))
     count = len(run.rows(tested=False))
-    told = rf"was trained or validated on {count} of these {count} pictures \(equal bytes\)"
+    told = rf"was trained or validated on {count} of these {count} images \(equal bytes\)"
     with pytest.raises(DataError, match=told):
         run.evaluate(data=data)
     mixed = np.append(run.rows(tested=True), run.rows(tested=False)[:1])
-    with pytest.raises(DataError, match=rf"on 1 of these {len(mixed)} pictures"):
+    with pytest.raises(DataError, match=rf"on 1 of these {len(mixed)} images"):
         run.evaluate(data=run.data(tmp_path / "mixed", mixed))
 
 

@@ -1,4 +1,4 @@
-"""The common look: text that cannot break a picture, same input same bytes, no trace left behind."""
+"""The common look: text that cannot break an image, same input same bytes, no trace left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gallery and heat maps: pictures that are there are shown, missing ones are named, nothing warns."""
+"""Gallery and heat maps: images that are there are shown, missing ones are named, nothing warns."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_below_each_picture_stands_what_each_result_says(
     target, a, b = np.array([1]), np.array([[0.25, 0.75]]), np.array([[0.9, 0.1]])
     rows = choose_disagreements(target, a, b)
     draw_gallery(rows, [files[-1]], target, a, b, ("0-2", "4-6"), tmp_path / "g.png", names=("CE", "CRL"))
-    assert {"only CE right: 1 image", "CE ✓ 4-6 75 %", "CRL ✗ 0-2 90 %"} <= set(seen)
+    assert {"only CE correct: 1 image", "CE ✓ 4-6 75 %", "CRL ✗ 0-2 90 %"} <= set(seen)
     assert any(text.startswith("not readable:\n39 $odd_^name") for text in seen)
 
 

@@ -35,7 +35,7 @@ def draw(out: Path, tables: list[list[list[float]]], **changes: Any) -> Path:
     """Draw tables with made-up names."""
     arrays = [np.array(table) for table in tables]
     count, columns = arrays[0].shape
-    names = [f"picture {row}" for row in range(count)]
+    names = [f"image {row}" for row in range(count)]
     options: dict[str, Any] = {
         "title": "Softmax",
         "subtitle": "",
@@ -84,7 +84,7 @@ def test_too_wide_a_row_of_panels_becomes_blocks(
 ):
     table = [[1 / columns] * columns] * 2
     out = draw(tmp_path / "a.png", [table] * models)
-    assert [text["text"] for text in seen].count("picture 1") == blocks
+    assert [text["text"] for text in seen].count("image 1") == blocks
     assert decode_image(out).shape[1] <= 23.5 * canvas.DOTS_PER_INCH
 
 

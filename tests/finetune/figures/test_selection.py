@@ -1,4 +1,4 @@
-"""The pictures shown are chosen by the stated rule, worked here by hand."""
+"""The images shown are chosen by the stated rule, worked here by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_each_row_takes_the_largest_difference_of_its_kind_and_group():
 
 def test_titles_name_who_is_right_and_of_how_many():
     titles = [row.title(("CE", "CRL")) for row in choose_disagreements(TARGET, A, B)]
-    assert titles == ["both right: 2 images", "only CE right: 1 image", "only CRL right: 2 images"]
+    assert titles == ["both correct: 2 images", "only CE correct: 1 image", "only CRL correct: 2 images"]
 
 
 def test_telling_pictures_prefer_those_that_one_result_gets_right():

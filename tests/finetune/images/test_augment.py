@@ -82,7 +82,7 @@ def test_standard_is_the_drawn_crop_resized_and_perhaps_mirrored() -> None:
 
 
 def places_of(crop: np.ndarray, picture: np.ndarray) -> list[tuple[int, int]]:
-    """Return every (top, left) at which a square crop lies in a picture."""
+    """Return every (top, left) at which a square crop lies in an image."""
     side = len(crop)
     spots = np.ndindex(picture.shape[0] - side + 1, picture.shape[1] - side + 1)
     return [

@@ -180,7 +180,7 @@ def test_start_steps_outside_the_epoch_are_refused(source: ImageSource) -> None:
         ({"workers": -1}, UsageError, "workers >= 0"),
         ({"rank": 2, "world_size": 2}, UsageError, "rank < world_size"),
         ({"rows": ROWS[:1], "world_size": 2}, DataError, "too few for 2"),
-        ({"rows": ROWS[:0]}, DataError, "0 training pictures"),
+        ({"rows": ROWS[:0]}, DataError, "0 training images"),
         ({"rows": np.array([0, COUNT, -1])}, DataError, "\\[0, 22\\]"),
     ],
 )
@@ -192,7 +192,7 @@ def test_impossible_settings_are_refused(
 
 
 def test_targets_must_belong_to_the_source(source: ImageSource) -> None:
-    with pytest.raises(DataError, match="3 targets for 23 pictures"):
+    with pytest.raises(DataError, match="3 targets for 23 images"):
         EvalBatches(source, np.zeros(3), ROWS, WARP, batch_size=2)
 
 
@@ -242,7 +242,7 @@ def test_a_picture_that_breaks_later_is_named(tmp_path: Path, workers: int) -> N
 
 
 class DeadlySource:
-    """Pictures of which one kills the process that reads it."""
+    """Images of which one kills the process that reads it."""
 
     def __init__(self, source: ImageSource, deadly: int) -> None:
         self.source, self.deadly, self.bad = source, deadly, {}

@@ -42,5 +42,5 @@ def test_a_box_without_a_pixel_is_refused_by_name(box: tuple[float, ...], word: 
 
 def test_boxes_of_another_shape_are_refused() -> None:
     assert check_boxes(np.zeros((3, 4), np.int64), 3).dtype == np.float64
-    with pytest.raises(DataError, match="3 pictures need boxes"):
+    with pytest.raises(DataError, match="3 images need boxes"):
         check_boxes(np.zeros((3, 2)), 3)

@@ -115,7 +115,7 @@ def test_bad_pictures_stop_with_the_whole_list_every_time(
     manifest.file(7).unlink()
     folder = tmp_path / "cache" if cached else None
     for _ in range(2):
-        with pytest.raises(BadImagesError, match="3 of 9 pictures") as caught:
+        with pytest.raises(BadImagesError, match="3 of 9 images") as caught:
             open_source(manifest, WARP, cache_dir=folder, workers=2)
         assert [path for path, _ in caught.value.bad] == [str(manifest.file(row)) for row in (2, 5, 7)]
         assert "empty" in str(caught.value)
@@ -245,7 +245,7 @@ def test_the_content_of_a_source_follows_the_bytes_of_its_pictures(
 
 
 def boxes_of(count: int) -> np.ndarray:
-    """Return boxes that differ from row to row and lie inside every picture."""
+    """Return boxes that differ from row to row and lie inside every image."""
     rows = np.arange(count)
     return np.column_stack([2 + rows % 3, 1 + rows % 4, 30.0 + rows, 25.5 + rows])
 
@@ -264,7 +264,7 @@ def test_pictures_are_cut_to_their_boxes_before_they_are_resized(
         x1, y1, x2, y2 = boxes[place]
         part = picture[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]
         np.testing.assert_array_equal(source[place], prepare(part, WARP))
-    assert (source[0] != source[3]).any(), "two boxes of one file are two pictures"
+    assert (source[0] != source[3]).any(), "two boxes of one file are two images"
     np.testing.assert_array_equal(source[1], source[4])
 
 

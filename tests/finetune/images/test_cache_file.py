@@ -32,7 +32,7 @@ def build(target: Path, files: list[Path]) -> None:
 
 
 def build_slowly(target: Path, files: list[Path]) -> None:
-    """As `build`, with a pause after each picture, for a killer or a rival to come in between.
+    """As `build`, with a pause after each image, for a killer or a rival to come in between.
 
     Leaves a file named by the process beside the cache's folder when it really built.
     """

@@ -154,8 +154,8 @@ def test_content_decides_not_the_extension(tmp_path: Path) -> None:
         (b"", "empty"),
         (b"\n <!DOCTYPE html><html><body>404</body></html>", "web page"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
-        (b"plain words, no picture", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n", "not a picture"),
+        (b"plain words, no image", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n", "not an image"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_the_reason(content: bytes, word: str) -> None:

@@ -1,4 +1,4 @@
-"""Class folders as every study walks them: pictures by part and class, strangers told, places found."""
+"""Class folders as every study walks them: images by part and class, strangers told, places found."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_pictures_are_listed_by_part_and_class_and_strangers_are_told(tmp_path: 
     ]
     assert found.class_names == ["a", "b"]
     assert found.notices == [
-        "1 folders hold no picture and are no class there: test/c",
-        "1 files are no pictures by their ending and are left out: 1 .txt",
+        "1 folders hold no image and are no class there: test/c",
+        "1 files are no images by their ending and are left out: 1 .txt",
     ]
 
 

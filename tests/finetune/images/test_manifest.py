@@ -52,7 +52,7 @@ def test_a_label_that_is_no_class_index_is_refused_with_its_row(label: list[Any]
 
 
 def test_an_age_that_is_no_number_is_refused_with_its_row():
-    with pytest.raises(DataError, match="column 'age', row 2: 'old' is no number"):
+    with pytest.raises(DataError, match="column 'age', row 2: 'old' is not a number"):
         manifest(age=["3", "4", "old"])
 
 

@@ -19,7 +19,7 @@ VALUES = WARP.to_dict()
 
 
 def index_image(height: int, width: int) -> np.ndarray:
-    """A picture whose pixels tell their row, their column and zero."""
+    """An image whose pixels tell their row, their column and zero."""
     rows, columns = np.indices((height, width))
     return np.stack([rows, columns, np.zeros_like(rows)], axis=2).astype(np.uint8)
 

@@ -170,7 +170,7 @@ def test_every_tensor_but_the_classifier_is_loaded_and_the_note_says_so(tmp_path
         torch.equal(value, state[key]) for key, value in model.state_dict().items() if key[:3] != "fc."
     )
     assert {key for key in model.state_dict() if key not in state} == {"fc.weight", "fc.bias"}
-    assert backbone.notes == [f"the 5-class classifier of {weights} was left out: the head starts anew"]
+    assert backbone.notes == [f"the 5-class classifier of {weights} was left out: the head starts again"]
     assert backbone.weights.kind == "file"
     assert len(backbone.weights.sha256) == 64
 

@@ -39,7 +39,7 @@ def test_the_square_holds_the_strongest_group_and_no_stray_place():
     assert square_around(energy, 1.0, 0.1).tolist() == [1 / 8, 1.5 / 8, 3 / 8]
     energy[7, 7] = 100.0
     assert square_around(energy, 1.0, 0.1).tolist() == [7 / 8, 7 / 8, 1 / 8]
-    assert square_around(energy, 1.0, 0.5).tolist() == [0.5, 0.5, 0.5], "inside the picture at its least size"
+    assert square_around(energy, 1.0, 0.5).tolist() == [0.5, 0.5, 0.5], "inside the image at its least size"
 
 
 def test_a_map_without_any_difference_means_the_whole_picture():
@@ -59,7 +59,7 @@ def test_a_square_is_cut_out_and_enlarged():
     found = two.cut(images, np.array([[0.25, 0.5, 0.5], [0.0, 0.0, 1.0]]))
     part = images[:1, :, 32:64, 16:48]
     wanted = F.interpolate(part, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
-    inner = (..., slice(2, -2), slice(2, -2))  # beyond the square's edge the picture goes on
+    inner = (..., slice(2, -2), slice(2, -2))  # beyond the square's edge the image goes on
     torch.testing.assert_close(found[:1][inner], wanted[inner], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1], images[1], rtol=1e-4, atol=1e-4)
     assert found.is_contiguous(memory_format=torch.channels_last)

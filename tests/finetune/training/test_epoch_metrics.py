@@ -1,4 +1,4 @@
-"""What an epoch adds up to: means over pictures, pushes, what heads log, and old checkpoints."""
+"""What an epoch adds up to: means over images, pushes, what heads log, and old checkpoints."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_factor_is_a_mean_of_ratios_and_the_ratio_one_of_means():
     means = totals.means(World())
     assert means["train_gradient_factor"] == pytest.approx((1 / q[0] + 1 / q[1]) / 2)
     assert means["train_gradient_ratio"] == pytest.approx(3 / sum(q))
-    assert (means["train_push"], means["train_q"]) == (1.0, pytest.approx(sum(q) / 3))
+    assert (means["train_grad"], means["train_grad_ce"]) == (1.0, pytest.approx(sum(q) / 3))
 
 
 def test_factors_beyond_the_number_format_are_left_out_and_do_not_look_like_a_bad_loss():
@@ -61,7 +61,7 @@ def test_factors_beyond_the_number_format_are_left_out_and_do_not_look_like_a_ba
     tiny = (torch.ones(2), torch.tensor([1.0, 5e-324], dtype=torch.float64))
     totals.add(torch.tensor(1.0), HeadOutput(torch.zeros(2, 2)), torch.tensor([0, 1]), tiny)
     assert totals.finite()
-    told = {"train_loss", "train_accuracy", "train_gradient_ratio", "train_push", "train_q"}
+    told = {"train_loss", "train_accuracy", "train_gradient_ratio", "train_grad", "train_grad_ce"}
     assert set(totals.means(World())) == told
 
 

@@ -63,7 +63,7 @@ def _map_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Counting:
-    """How many pictures the backbone was asked for in training batches, and in evaluation ones."""
+    """How many images the backbone was asked for in training batches, and in evaluation ones."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.asked: list[int] = []
@@ -123,7 +123,7 @@ def test_fewer_views_than_epochs_come_again(
     train(task, tmp_path, config)
     assert sum(counting.asked) == 2 * len(task.train) + len(task.val)
     told = capsys.readouterr().out
-    assert "the features of 2 views of each of 45 pictures are kept in memory" in told
+    assert "the features of 2 views of each of 45 images are kept in memory" in told
     assert "after 2 epochs the same views come again" in told
 
 
@@ -172,7 +172,7 @@ def test_training_and_validation_share_the_memory_and_no_picture_is_kept(
     kept = [part for batch in made[0]._kept for part in batch if isinstance(part, Tensor)]
     assert len(kept) >= 2
     held = sum(part.untyped_storage().nbytes() for part in kept)
-    assert held == 2 * 8 * len(task.val), "a class and a row for each picture"
+    assert held == 2 * 8 * len(task.val), "a class and a row for each image"
 
 
 def test_a_stop_while_features_are_computed_saves_and_resumes(

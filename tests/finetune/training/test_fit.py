@@ -333,8 +333,8 @@ def test_metrics_tell_epoch_step_stage_rate_and_scores(task: TrainingData, tmp_p
             "train_accuracy",
             "train_gradient_factor",
             "train_gradient_ratio",
-            "train_push",
-            "train_q",
+            "train_grad",
+            "train_grad_ce",
             "val_accuracy",
             "val_balanced_accuracy",
         )

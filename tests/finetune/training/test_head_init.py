@@ -90,7 +90,7 @@ def test_a_stop_while_the_head_is_prepared_leaves_at_once_and_the_run_begins_aga
 
 
 def join(images: Tensor, target: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Let the second view of each picture stand for a picture of its own."""
+    """Let the second view of each image stand for an image of its own."""
     assert len(images) == 2 * len(target)
     assert not torch.equal(images[0], images[1])
     return images, target.repeat_interleave(2)
@@ -119,5 +119,5 @@ def test_a_transform_of_the_batch_refuses_mixing_and_views_need_a_transform(
     with pytest.raises(UsageError, match=told):
         train(task, tmp_path, quick(train_mixup=0.2, train_cutmix=1.0))
     with_hooks(monkeypatch, Hooks(views=2))
-    with pytest.raises(UsageError, match="asks for 2 views of each picture, but transforms no batch"):
+    with pytest.raises(UsageError, match="asks for 2 views of each image, but transforms no batch"):
         train(task, tmp_path, QUICK)

@@ -45,7 +45,7 @@ def test_answers_that_are_no_numbers_are_of_a_training_that_diverged(task: Train
     learner = build_learner(task, QUICK, World())
     with torch.no_grad():
         next(learner.core.head.parameters()).fill_(3e38)
-    with pytest.raises(DivergedError, match="answers are no numbers"):
+    with pytest.raises(DivergedError, match="predictions are NaN or infinite"):
         predict(learner, task, task.val, QUICK)
 
 

@@ -81,7 +81,7 @@ def test_a_pickle_that_would_run_a_program_is_refused_and_runs_nothing(tmp_path:
     [
         ({"data": np.zeros((10, 1024), np.uint8)}, r"uint8 \(N, 3072\), got uint8 \(10, 1024\)"),
         ({"data": np.zeros((10, 3072), np.int64)}, r"uint8 \(N, 3072\), got int64"),
-        ({"labels": [0] * 9}, "10 pictures and 9 labels"),
+        ({"labels": [0] * 9}, "10 images and 9 labels"),
         ({"labels": [0] * 9 + [10]}, "row 9: 10"),
         ({"labels": [[0]] * 9 + [[0, 1]]}, "labels are no array but lists of unequal lengths"),
         ({"data": [[0] * 3072] * 9 + [[0]]}, "data are no array but lists of unequal lengths"),

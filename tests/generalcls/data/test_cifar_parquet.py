@@ -1,4 +1,4 @@
-"""CIFAR's parquet copies: columns, pictures, labels and class order, each of which may be wrong."""
+"""CIFAR's parquet copies: columns, images, labels and class order, each of which may be wrong."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _read(root: Path):
     [
         ([_cell(_png(40))], [0], "row 0 is 40 x 40, not 32 x 32"),
         ([_cell(_png()[:60])], [0], "row 0 cannot be decoded: truncated"),
-        ([_cell(_png()), _cell(None)], [0, 1], "row 1 has no picture"),
+        ([_cell(_png()), _cell(None)], [0, 1], "row 1 has no image"),
         ([_cell(_png())], [10], "row 0: 10"),
         ([_cell(_png()), _cell(_png())], [0, None], "row 1 has no label"),
         ([_png()], [0], r"column img holds \{bytes: binary, path\}, got binary"),
@@ -55,7 +55,7 @@ def _read(root: Path):
         ([{"bytes": 5}], [0], r"holds \{bytes: binary, path\}, got struct<bytes: int64>"),
         ([{"bytes": [1, 2]}], [0], r"holds \{bytes: binary, path\}, got struct<bytes: list"),
         ([{"path": "0.png"}], [0], r"holds \{bytes: binary, path\}, got struct<path: string>"),
-        ([_cell(_png()), None], [0, 1], "row 1 has no picture"),
+        ([_cell(_png()), None], [0, 1], "row 1 has no image"),
         ([_cell(_png()), _cell(_png())], pa.array([1, 2**64 - 1], pa.uint64()), f"row 1: {2**64 - 1}"),
         ([_cell(_png())], [0.5], "column label holds whole numbers, got double"),
     ],
@@ -101,7 +101,7 @@ def test_lossy_pictures_are_told_and_grey_ones_become_rgb(tmp_path: Path):
     assert not any("JPEG" in note for note in _read(tmp_path).notes)
     _rewrite(tmp_path, [_cell(_png(ending=".jpg")), _cell(_png(channels=1))], [0, 1])
     reading = _read(tmp_path)
-    assert "1 of 52 pictures are JPEG" in reading.notes[0]
+    assert "1 of 52 images are JPEG" in reading.notes[0]
     assert reading.test is not None
     assert reading.test.images[1].tolist() == np.full((32, 32, 3), 90).tolist()
 
@@ -122,7 +122,7 @@ def test_a_whole_copy_counts_as_published_unless_its_test_pictures_are_jpeg(
     told = " ".join(capsys.readouterr().out.split())
     assert "the test part is not the published one" in told
     assert "the test part is the published one" not in told
-    assert "20 of 70 pictures are JPEG" in told
+    assert "20 of 70 images are JPEG" in told
     assert "the test part (20 of them) does not count as the published one" in told
 
 
@@ -133,4 +133,4 @@ def test_the_real_test_file_is_whole(real_data: Path):
     part, notes = found.train, found.notes
     assert part.class_counts(10).tolist() == [1000] * 10
     assert part.images.shape == (10000, 32, 32, 3)
-    assert "20000 of 20000 pictures are JPEG" in notes[0]
+    assert "20000 of 20000 images are JPEG" in notes[0]

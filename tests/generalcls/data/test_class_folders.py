@@ -67,14 +67,14 @@ def test_the_test_part_is_test_or_else_val(tmp_path: Path, cache: str, parts: tu
     assert reading.test is not None
     assert reading.test.class_counts(3).tolist() == [6, 6, 0]
     assert len(reading.train) == 18
-    assert any("1 classes have no test pictures: grating_02" in note for note in reading.notes)
+    assert any("1 classes have no test images: grating_02" in note for note in reading.notes)
     assert any("val/ is not used" in note for note in reading.notes) == (len(parts) == 3)
 
 
 def test_a_tested_class_without_training_pictures_is_refused(tmp_path: Path, cache: str):
     write_lookalike_folders(tmp_path / "set")
     shutil.rmtree(tmp_path / "set/train/grating_01")
-    with pytest.raises(DataError, match="1 tested classes have no training pictures:\n  grating_01"):
+    with pytest.raises(DataError, match="1 tested classes have no training images:\n  grating_01"):
         read_own_folders(_folders(tmp_path / "set"), cache)
 
 
@@ -83,7 +83,7 @@ def test_unreadable_pictures_stop_or_are_left_out_and_told(tmp_path: Path, cache
     whole = read_own_folders(_folders(tmp_path / "set"), cache)
     bad = sorted((tmp_path / "set/train/grating_01").iterdir())[0]
     bad.write_bytes(bad.read_bytes()[:200])
-    with pytest.raises(DataError, match=rf"1 of 36 pictures cannot be used:\n.*{bad.name}: truncated"):
+    with pytest.raises(DataError, match=rf"1 of 36 images cannot be used:\n.*{bad.name}: truncated"):
         read_own_folders(_folders(tmp_path / "set"), cache)
     reading = read_own_folders(_folders(tmp_path / "set", skip_bad=True), cache)
     assert np.array_equal(reading.train.images, np.delete(whole.train.images, 6, axis=0))
@@ -91,7 +91,7 @@ def test_unreadable_pictures_stop_or_are_left_out_and_told(tmp_path: Path, cache
     assert whole.test is not None
     assert reading.test is not None
     assert np.array_equal(reading.test.images, whole.test.images)
-    assert any("1 pictures cannot be read and are left out" in note for note in reading.notes)
+    assert any("1 images cannot be read and are left out" in note for note in reading.notes)
 
 
 def test_missing_pictures_stop_or_are_dropped_and_told(tmp_path: Path, cache: str):
@@ -101,7 +101,7 @@ def test_missing_pictures_stop_or_are_dropped_and_told(tmp_path: Path, cache: st
         read_own_folders(_folders(tmp_path / "set"), cache)
     reading = read_own_folders(_folders(tmp_path / "set", missing="drop"), cache)
     assert len(reading.train) == 18
-    assert any("1 pictures are not there" in note for note in reading.notes)
+    assert any("1 images are not there" in note for note in reading.notes)
 
 
 def test_the_fingerprint_changes_with_a_pictures_bytes_and_with_the_size(tmp_path: Path, cache: str):
@@ -131,7 +131,7 @@ def test_flat_validation_pictures_are_refused_with_the_way_to_sort_them(tmp_path
     (tmp_path / "val").mkdir()
     for number in (1, 2):
         (tmp_path / f"val/ILSVRC2012_val_{number:08d}.JPEG").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"2 pictures in no class \(ILSVRC2012_val_00000001.*ImageNet\(root"):
+    with pytest.raises(DataError, match=r"2 images in no class \(ILSVRC2012_val_00000001.*ImageNet\(root"):
         read_imagenet(_imagenet(tmp_path), "none")
 
 
@@ -157,7 +157,7 @@ def test_no_folder_and_no_class_folders_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match="holds no class folders"):
         read_own_folders(_folders(tmp_path / "empty"), "none")
     (tmp_path / "parts/train/a").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds no folder with pictures"):
+    with pytest.raises(DataError, match="holds no folder with images"):
         read_own_folders(_folders(tmp_path / "parts"), "none")
 
 
@@ -168,9 +168,9 @@ def test_pictures_of_which_none_can_be_read_are_a_sentence(
 ):
     names = write_lookalike_folders(tmp_path / "set", per_class=1, parts=parts)
     for file in (tmp_path / "set").rglob("*.JPEG"):
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     config = _folders(tmp_path / "set", skip_bad=True)
-    with pytest.raises(DataError, match=rf"none of the \d pictures can be read:\n.*{names[0]}_000\d"):
+    with pytest.raises(DataError, match=rf"none of the \d images can be read:\n.*{names[0]}_000\d"):
         read_general_data(config, cache if keep == "cache" else "none")
 
 
@@ -178,7 +178,7 @@ def test_pictures_of_which_none_is_there_are_a_sentence(tmp_path: Path):
     for name in ("train/a", "test/a"):
         (tmp_path / "set" / name).mkdir(parents=True)
         (tmp_path / "set" / name / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    with pytest.raises(DataError, match=r"none of the 2 pictures is there:\n  test/a/gone\.jpg"):
+    with pytest.raises(DataError, match=r"none of the 2 images is there:\n  test/a/gone\.jpg"):
         read_general_data(_folders(tmp_path / "set", missing="drop"), "none")
 
 

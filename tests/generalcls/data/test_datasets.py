@@ -86,7 +86,7 @@ def test_a_part_of_the_official_test_images_is_not_the_official_test(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"name": "mnist", "root": ".", "image_size": 32}, "pictures of mnist are 28 px"),
+        ({"name": "mnist", "root": ".", "image_size": 32}, "images of mnist are 28 px"),
         ({"root": "."}, "the digits come with scikit-learn"),
         ({"name": "imagenet", "root": ".", "download": True}, "imagenet cannot be fetched; those that can"),
         ({"name": "svhn", "download": True}, r"say with data\.root where to put svhn"),

@@ -70,7 +70,7 @@ def _packed(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
             "got 20 x 28",
         ),
         (LABELS, _packed(lambda content: content[:-1] + b"\x0a"), r"row 59: 10"),
-        (LABELS, _packed(lambda content: idx_bytes(np.zeros(59, np.uint8))), "60 pictures.*59 labels"),
+        (LABELS, _packed(lambda content: idx_bytes(np.zeros(59, np.uint8))), "60 images.*59 labels"),
         (LABELS, _packed(lambda content: idx_bytes(np.zeros((6, 10), np.uint8))), "00 00 08 02"),
     ],
 )

@@ -75,7 +75,7 @@ def test_other_files_than_the_published_ones_are_refused(tmp_path: Path):
     [
         ({"X": PIXELS, "y": np.array([[0], [1], [2], [3], [4]])}, r"row 0: 0"),
         ({"X": PIXELS, "y": np.array([[11], [1], [2], [3], [4]])}, r"row 0: 11"),
-        ({"X": PIXELS, "y": np.ones((4, 1))}, "5 pictures and 4 labels"),
+        ({"X": PIXELS, "y": np.ones((4, 1))}, "5 images and 4 labels"),
         ({"X": PIXELS.transpose(3, 0, 1, 2), "y": np.ones((5, 1))}, r"\(32, 32, 3, N\), got uint8 \(5, 32"),
         ({"X": PIXELS.astype(np.float32), "y": np.ones((5, 1))}, "got float32"),
         ({"digitStruct": np.ones(3)}, "no variable X and no y; is it of the full-number format"),

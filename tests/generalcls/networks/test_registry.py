@@ -162,7 +162,7 @@ def _fixed_masks(network: nn.Module, images: Tensor) -> None:
     network.train()
 
 
-# torch has no batched rule for a processor's attention: slower, not wrong
+# torch has no batched rule for a CPU's attention: slower, not wrong
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", [*ALL_BY_COST, "timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224"])
 def test_two_models_side_by_side_equal_the_two_one_by_one(name: str) -> None:

@@ -80,7 +80,7 @@ def test_a_cell_of_other_data_is_refused(tmp_path):
     found.train([plan])
     other = replace(found.data, fingerprint="0" * 64)
     changed = CellTrainer(found.config, other, tmp_path)
-    with pytest.raises(DataError, match="other pictures"):
+    with pytest.raises(DataError, match="other images"):
         changed.read(plan)
 
 
@@ -159,7 +159,7 @@ def test_pictures_are_scaled_as_the_network_wants_by_the_training_part(tmp_path,
 
 
 def larger(data):
-    """Return the data with every pixel doubled: networks of coloured pictures want 16 px."""
+    """Return the data with every pixel doubled: networks of coloured images want 16 px."""
     parts = [
         replace(part, images=part.images.repeat(2, 1).repeat(2, 2)[:20], target=part.target[:20])
         for part in (data.train, data.test)

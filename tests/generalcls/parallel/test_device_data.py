@@ -11,7 +11,7 @@ from tests.generalcls.small_study import CPU, images
 
 
 def moved_slowly(picture: np.ndarray, down: int, right: int, mirrored: int, repeat_edge: bool) -> np.ndarray:
-    """Return one picture mirrored, then shifted, pixel by pixel."""
+    """Return one image mirrored, then shifted, pixel by pixel."""
     height, width, _ = picture.shape
     source = picture[:, ::-1] if mirrored else picture
     result = np.zeros_like(picture)

@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def app(folder):
-    """An application that takes uploads as gradio does, behind a guard for 3 pictures of 1000 bytes."""
+    """An application that takes uploads as gradio does, behind a guard for 3 images of 1000 bytes."""
     app = FastAPI(**app_kwargs(folder, host="127.0.0.1", max_files=3, max_mb=0.001))
     app.state.seen = []
 
@@ -215,8 +215,8 @@ def test_uploads_within_the_limits_arrive(app, folder):
     [
         ([part(b"1" * 1001)], "0.001 MB at most"),
         ([part(b"1"), part(b"2" * 1500)], "0.001 MB at most"),
-        ([part(bytes([48 + n])) for n in range(4)], "At most 3 pictures"),
-        ([part(b"") for _ in range(500)], "At most 3 pictures"),
+        ([part(bytes([48 + n])) for n in range(4)], "At most 3 images"),
+        ([part(b"") for _ in range(500)], "At most 3 images"),
         ([part(b"1" * 40_000)], "0.001 MB"),
     ],
 )

@@ -42,4 +42,4 @@ def test_the_same_results_may_be_compared_again_others_not(tmp_path: Path):
 def test_a_comparison_that_does_not_tell_its_folders_is_not_replaced_in_silence(tmp_path: Path, capsys):
     (tmp_path / RECORD).write_text("{}")
     claim_comparison(tmp_path, [tmp_path / "a"], [tmp_path / "b"])
-    assert "does not tell its folders" in capsys.readouterr().out
+    assert "does not record its folders" in capsys.readouterr().out

@@ -84,8 +84,8 @@ def test_other_errors_end_a_study_and_so_does_one_in_which_all_diverged(tmp_path
 
         return CellTrainer(arms, [0], train, lambda _: False)
 
-    with pytest.raises(DataError, match="no picture"):
-        fail_with(DataError("no picture"))(plans)
+    with pytest.raises(DataError, match="no image"):
+        fail_with(DataError("no image"))(plans)
     with pytest.raises(DivergedError, match="every cell diverged"):
         fail_with(DivergedError("the loss is nan"))(plans)
 

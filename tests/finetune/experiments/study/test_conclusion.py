@@ -52,28 +52,31 @@ def test_small_differences_are_not_shown_and_not_denied():
     assert " higher than CE" not in words
 
 
-BEHIND = "cross-entropy at that rate did not reach it."
+BEHIND = "cross-entropy at that learning rate did not reach it."
 DOUBT = "may be one of step size"
-NOT_SHOWN = "the loss itself was not shown to differ from cross-entropy at the study's rate."
+NOT_SHOWN = "the loss itself was not shown to differ from cross-entropy at the study's learning rate."
 
 
 @pytest.mark.parametrize(
     ("whole", "matched", "verdict", "doubted"),
     [
         (1.0, 0.0, BEHIND, False),
-        (1.0, 2.0, "cross-entropy at that rate scored higher still.", True),
+        (1.0, 2.0, "cross-entropy at that learning rate scored higher still.", True),
         (1.0, 1.0, "no difference in accuracy between them was shown.", True),
-        (-1.0, 0.0, "cross-entropy at that rate did not fall as low.", False),
-        (-1.0, -2.0, "cross-entropy at that rate scored lower still.", True),
+        (-1.0, 0.0, "cross-entropy at that learning rate did not fall as low.", False),
+        (-1.0, -2.0, "cross-entropy at that learning rate scored lower still.", True),
         (-1.0, -1.0, "no difference in accuracy between them was shown.", True),
-        (0.0, -1.0, f"cross-entropy at that rate scored lower; {NOT_SHOWN}", False),
-        (0.0, 1.0, f"cross-entropy at that rate scored higher; {NOT_SHOWN}", False),
+        (0.0, -1.0, f"cross-entropy at that learning rate scored lower; {NOT_SHOWN}", False),
+        (0.0, 1.0, f"cross-entropy at that learning rate scored higher; {NOT_SHOWN}", False),
         (0.0, 0.0, "no difference in accuracy between them was shown.", False),
     ],
 )
 def test_the_matched_control_tells_step_size_from_more(whole, matched, verdict, doubted):
     words = said(crl=whole, matched=matched)
-    assert "CRL (alpha 1.5, beta 1) minus cross-entropy at a rate 1 times as high (mean factor) is" in words
+    assert (
+        "CRL (alpha 1.5, beta 1) minus cross-entropy at a learning rate 1 times as high (mean factor) is"
+        in words
+    )
     assert verdict in words
     assert (DOUBT in words) == doubted
     for other in {BEHIND, "scored higher", "scored lower", "fall as low"}:
@@ -94,8 +97,8 @@ def controlled(*, adaptive: bool) -> list[str]:
 
 def test_two_controls_that_disagree_are_told_apart_by_their_rates_and_the_doubt_once():
     words = controlled(adaptive=False)
-    (mean,) = (line for line in words if "at a rate 1.53 times as high (mean factor)" in line)
-    (ratio,) = (line for line in words if "at a rate 1.1 times as high (ratio of sums)" in line)
+    (mean,) = (line for line in words if "at a learning rate 1.53 times as high (mean factor)" in line)
+    (ratio,) = (line for line in words if "at a learning rate 1.1 times as high (ratio of sums)" in line)
     assert "did not reach it" in mean
     assert "no difference in accuracy between them" in ratio
     assert sum(DOUBT in line for line in words) == 1
@@ -104,7 +107,7 @@ def test_two_controls_that_disagree_are_told_apart_by_their_rates_and_the_doubt_
 
 def test_an_optimiser_that_divides_by_the_gradients_size_has_no_step_size_to_blame():
     words = " ".join(controlled(adaptive=True))
-    assert "a rate other than the study's may change cross-entropy as much as CRL" in words
+    assert "a learning rate other than the study's may change cross-entropy as much as CRL" in words
     assert "step size" not in words
 
 

@@ -1,4 +1,4 @@
-"""The pictures of studies of three and fourteen arms and of a grid; they draw what the cells say."""
+"""The images of studies of three and fourteen arms and of a grid; they draw what the cells say."""
 
 from __future__ import annotations
 

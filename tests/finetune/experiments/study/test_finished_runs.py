@@ -27,7 +27,7 @@ from finetune.experiments.study.statistics import Measure, summarise_study
 CONFIG = {"train": {"lr": 0.02, "frozen_lr": None, "epochs": 2}, "run": {"dir": "here"}, "device": "cpu"}
 RECORD = {
     "minutes": 0.5,
-    "device": {"used": "cpu", "name": "a processor"},
+    "device": {"used": "cpu", "name": "a CPU"},
     "precision": "float32",
     "train": {"lr": 0.02},
     "n": 40,
@@ -52,7 +52,7 @@ def test_a_finished_run_is_a_cell(tmp_path):
     assert run is not None
     cell = cell_of(plan, run, {"accuracy": 61.0, "top5": None})
     assert (cell.arm, cell.seed, cell.lr_factor, cell.seconds) == ("cel", 0, 1.0, 30.0)
-    assert (cell.device, cell.scores) == ("cpu (a processor)", {"accuracy": 61.0, "top5": None})
+    assert (cell.device, cell.scores) == ("cpu (a CPU)", {"accuracy": 61.0, "top5": None})
     assert cell.gradient_factor == pytest.approx(1.3)
     assert cell.gradient_ratio is None
     assert [row["train_loss"] for row in cell.history] == [2.0, 1.0]
@@ -60,13 +60,13 @@ def test_a_finished_run_is_a_cell(tmp_path):
 
 
 def epochs_of(*pushes: tuple[float, float], batches: int = 4) -> list[dict[str, Any]]:
-    """Return the epochs of a training with these means of push and q."""
+    """Return the epochs of a training with these mean gradient magnitudes and cross-entropy's."""
     return [
         {
             "epoch": epoch,
             "step": (epoch + 1) * batches,
-            "train_push": push,
-            "train_q": q,
+            "train_grad": push,
+            "train_grad_ce": q,
             "train_gradient_ratio": push / q,
         }
         for epoch, (push, q) in enumerate(pushes)
@@ -82,9 +82,19 @@ def test_the_ratio_is_of_the_sums_over_all_epochs_and_folds(tmp_path):
     found = cell_of(plan, run, {}).gradient_ratio
     assert found == pytest.approx((1.0 + 0.16 + 2 * 0.9) / (0.8 + 0.1 + 2 * 0.7))
     assert found != pytest.approx((1.25 + 1.6 + 2 * 9 / 7) / 4, rel=0.01)  # the mean of the epochs' ratios
-    older = [{name: value for name, value in row.items() if name != "train_push"} for row in first]
+    older = [{name: value for name, value in row.items() if name != "train_grad"} for row in first]
     assert gradient_ratio([older, longer]) is None
     assert gradient_ratio([]) is None
+
+
+def test_epochs_written_under_the_old_keys_count_like_the_new_ones():
+    names = {"train_grad": "train_push", "train_grad_ce": "train_q"}
+    new = epochs_of((1.0, 0.8), (0.16, 0.1))
+    old = [{names.get(name, name): value for name, value in row.items()} for row in new]
+    assert {"train_push", "train_q"} <= set(old[0])
+    assert {"train_grad", "train_grad_ce"}.isdisjoint(old[0])
+    resumed = [old[0], new[1]]  # written by two versions
+    assert gradient_ratio([old]) == gradient_ratio([resumed]) == gradient_ratio([new]) is not None
 
 
 def test_a_run_without_all_of_its_files_is_not_finished(tmp_path):

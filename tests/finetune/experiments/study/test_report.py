@@ -33,7 +33,7 @@ def test_the_page_has_its_sections_in_order(folder: Path):
     assert text.startswith("# Digits \\| a\\_study\n")
     sections = [line[3:] for line in text.splitlines() if line.startswith("## ")]
     assert sections == [
-        *["Conclusion", "Scores", "Differences from cross-entropy", "Pictures", "Controls"],
+        *["Conclusion", "Scores", "Differences from cross-entropy", "Figures", "Controls"],
         *["Cost", "What ran", "Notes", "How to read this"],
     ]
     for part in ("15.71 (CRL paper, Table II)", "* data: digits", "* a note", "pictures/error_curves.png"):
@@ -70,7 +70,7 @@ def test_an_unfinished_study_without_publications_or_histories_has_a_page_too(tm
     text = write_study_report(tmp_path, summarise_study(cells, ARMS, MEASURES), cells, ARMS, page).read_text()
     assert "reported by others" not in text
     assert "nothing can be concluded" in text
-    assert "## Pictures" not in text
+    assert "## Images" not in text
     assert "## Controls" not in text
     assert not (tmp_path / "pictures").exists()
 

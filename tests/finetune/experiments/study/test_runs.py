@@ -25,7 +25,7 @@ MAINLY = pytest.mark.parametrize("tiny", MAINLY_FINE, indirect=True)
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """Draw no pictures, which take most of a tiny run's time."""
+    """Draw no images, which take most of a tiny run's time."""
     leave_out_pictures(monkeypatch)
 
 
@@ -151,7 +151,7 @@ def test_the_matched_control_learns_at_its_partners_rate(tiny, tmp_path):
     rate = json.loads((cells / "cel-lr-mean-crl" / "seed-0" / "run.json").read_text())["train"]["lr"]
     assert rate == pytest.approx(factor * config.train.lr)
     assert found["arms"][3]["lr_factor"] == pytest.approx(factor)
-    assert found["arms"][1]["gradient_ratio"] == pytest.approx(row["train_push"] / row["train_q"])
+    assert found["arms"][1]["gradient_ratio"] == pytest.approx(row["train_grad"] / row["train_grad_ce"])
     row["train_gradient_factor"] = 1.5
     (cells / "crl" / "seed-0" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError, match=r"it should be 1\.5 times, as crl with this seed now says.*remove"):

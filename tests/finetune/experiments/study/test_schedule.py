@@ -77,7 +77,7 @@ def test_a_partner_that_was_trained_again_may_differ_in_rounding(tmp_path: Path)
     write_cell(cell_of("crl", 0, 80.0, gradient_factor=1.5 * (1 + 2e-4)), tmp_path / "cells/crl/seed-0")
     assert len(Engine().run(tmp_path, seeds=(0,))) == len(ARMS)
     write_cell(cell_of("crl", 0, 80.0, gradient_factor=1.5 * (1 + 2e-3)), tmp_path / "cells/crl/seed-0")
-    with pytest.raises(DataError, match=r"1\.503 times.*trained anew.*--run\.resume auto"):
+    with pytest.raises(DataError, match=r"1\.503 times.*trained again.*--run\.resume auto"):
         Engine().run(tmp_path, seeds=(0,))
 
 
@@ -141,7 +141,10 @@ def test_the_cells_that_follow_are_announced_and_former_arms_are_not_forgotten(t
     assert "more follow" not in said
     Engine().run(tmp_path / "other")
     said = capsys.readouterr().out
-    assert "0 of 8 finished already, 8 to train (4 more follow, at a rate that is matched to theirs)" in said
+    assert (
+        "0 of 8 finished already, 8 to train (4 more follow, at a learning rate that is matched to theirs)"
+        in said
+    )
     assert "also holds" not in said
 
 

@@ -38,7 +38,7 @@ def make_data() -> tuple[Tensor, Tensor]:
 
 
 def train(model: nn.Module, world: World, steps: int = 3) -> dict[str, Tensor]:
-    """Train on this process's share of each global batch of 8."""
+    """Train on this process's fraction of each global batch of 8."""
     model = wrap_model(model, world, "cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     images, target = make_data()
