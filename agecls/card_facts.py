@@ -104,7 +104,8 @@ def _manifest_users(result: Result) -> list[str]:
 
 def _about(kind: str, users: int | None, subjects: int | None) -> str:
     if kind == "adience":
-        count = f"{users:,} albums of {subjects:,} subjects" if users and subjects else "albums of subjects"
+        known = users and subjects
+        count = f"{users:,} albums of {subjects:,} subjects here" if known else "albums of subjects"
         return (
             "Adience's images are consumer photographs from Flickr, given out for research under their "
             f"publisher's terms: {count}. An age label was given once per subject, not per image."

@@ -48,7 +48,7 @@ def test_fewer_than_thirty_people_get_counts_and_no_conclusion(tmp_path):
     assert all(cell["exact"] is None is cell["exact_interval"] for cell in few["card"]["groups"])
     assert few["card"]["false_adult"]["rate"] is None
     assert few["card"]["false_adult"]["count"] >= 0
-    assert any("fewer than 30 people" in text and "0-2" in text for text in few["card"]["not_measured"])
+    assert any("fewer than 30 subjects" in text and "0-2" in text for text in few["card"]["not_measured"])
     for cell in many["card"]["groups"]:
         assert (cell["exact"] is not None) == (cell["subjects"] >= 30)
 
@@ -125,7 +125,7 @@ def test_adience_is_told_from_drawings_tables_and_folders_like_it(tmp_path, pair
     like = make_result(tmp_path / "like", counts={"edition": "unknown"})
     data = {r.folder: age_card(r.folder, 0)["card"]["data"] for r in (adience, table, like)}
     assert [found["kind"] for found in data.values()] == ["adience", "table", "adience-like"]
-    assert "9 albums of 80 people" in data[adience.folder]["about"]
+    assert "9 albums of 80 subjects here" in data[adience.folder]["about"]
     assert data[table.folder]["name"] == "the table faces.csv"
     for folder in (table.folder, like.folder):
         assert "Flickr" not in data[folder]["about"]
