@@ -134,7 +134,7 @@ def test_a_manifest_without_folds_is_split_by_its_own_folds():
 
 def test_fewer_people_than_folds_are_refused():
     manifest = _manifest(folds=False, users=3)
-    with pytest.raises(DataError, match="there are 3 people"):
+    with pytest.raises(DataError, match="there are 3 subjects"):
         assign_folds(manifest, 5)
 
 
