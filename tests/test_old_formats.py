@@ -142,6 +142,21 @@ def in_todays_form(comparison: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
+# What a study's report says in sentences, whose words changed; its numbers stand in other keys too.
+PROSE = ("conclusion", "notes", "what_ran")
+RENAMED = {"train_push": "train_grad", "train_q": "train_grad_ce"}
+
+
+def without_prose(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a study's report without its sentences."""
+    return {key: value for key, value in report.items() if key not in PROSE}
+
+
+def keys_today(row: dict[str, Any]) -> set[str]:
+    """Return the keys of a row of metrics.jsonl as they are called today."""
+    return {RENAMED.get(key, key) for key in row}
+
+
 def numbers(page: Path | str) -> Counter[str]:
     """Return the numbers in the tables of a page."""
     rows = [line for line in plain(page).splitlines() if line.startswith("|")]
@@ -199,7 +214,8 @@ def test_an_old_study_is_reported_again(
         Path(study, name).unlink()
     out, _ = crl(capsys, f"{room} study --config {study}/config.yaml --run.resume auto")
     assert "epoch 1/" not in out  # nothing is trained
-    assert read(f"{study}/report.json") == read(OLD / study / "report.json")
+    new, old = (without_prose(read(folder / "report.json")) for folder in (Path(study), OLD / study))
+    assert new == old
     assert missing_numbers(OLD / study / "report.md", f"{study}/report.md") == {}
 
 
@@ -220,7 +236,9 @@ def test_an_old_stopped_run_goes_on_to_the_same_end(
     assert_same_predictions(f"{run}/predictions.parquet", OLD / "ends" / room / "predictions.parquet")
     assert Path(run, "model.safetensors").is_file()
     new, old = (json_lines(folder / "metrics.jsonl") for folder in (Path(run), OLD / "ends" / room))
-    assert [(row["epoch"], row.keys()) for row in new] == [(row["epoch"], row.keys()) for row in old]
+    assert [(row["epoch"], keys_today(row)) for row in new] == [
+        (row["epoch"], keys_today(row)) for row in old
+    ]
     assert [row["train_loss"] for row in new] == pytest.approx([row["train_loss"] for row in old], rel=0.02)
 
 
