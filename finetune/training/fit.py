@@ -63,7 +63,7 @@ def fit(
     Rows go to `loggers`, metrics.jsonl and the console where none are given; whoever gives them ends them.
     Starts from the newest good checkpoint of the folder where there is one. Raises InterruptedRunError after
     a signal, with everything saved and the command to go on with; DataError for a loss that is not finite,
-    naming step, rate and files; ResourceError when memory runs out, naming batch size and two remedies.
+    naming step, learning rate, files; ResourceError when memory runs out, naming batch size and remedies.
     """
     check_task(task, config, world)
     checkpoints = CheckpointFolder(folder.path / "checkpoints")
