@@ -36,7 +36,7 @@ def test_the_training_is_told_in_a_line():
         GeneralTrainConfig(augment="shift_flip", schedule="inverse", decay=1e-6, optimizer="rmsprop")
     )
     assert told == (
-        "30 epochs, batch 64, rmsprop, rate 0.05 (divided by 1 + 1e-06 step), weight decay 0.0001, shift and "
-        "mirror."
+        "30 epochs, batch 64, rmsprop, learning rate 0.05 (divided by 1 + 1e-06 step), weight decay 0.0001, "
+        "shift and mirror."
     )
     assert "times 0.1 after 50 %, 75 % of the steps" in train_text(GeneralTrainConfig())

@@ -123,7 +123,7 @@ def test_fewer_views_than_epochs_come_again(
     train(task, tmp_path, config)
     assert sum(counting.asked) == 2 * len(task.train) + len(task.val)
     told = capsys.readouterr().out
-    assert "the features of 2 views of each of 45 images are kept in memory" in told
+    assert "those of 2 views of each of 45 images are cached in memory" in told
     assert "after 2 epochs the same views come again" in told
 
 
