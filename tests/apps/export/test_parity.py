@@ -137,7 +137,7 @@ def test_accuracy_is_counted_over_every_image(tmp_path: Path, capsys: pytest.Cap
         "n": 20, "float32_percent": 80.0, "percent": 80.0, "drop_points": 0.0, "max_drop_points": 0,
         "same_class_percent": 100.0,
     }  # fmt: skip
-    assert "20 test images: float32 names 16 right (80.00 %)" in capsys.readouterr().out
+    assert "20 test images: float32 has 16 correct (80.00 %)" in capsys.readouterr().out
     right = int((expected_probs(REAL, seed=1).argmax(1) == target).sum())
     drop = 80 - 5 * right
     assert drop > 0

@@ -169,7 +169,7 @@ def test_int8_is_gated_by_accuracy(
     (one,) = export_run(run, ExportConfig(out=str(tmp_path / "one"), **options))["exports"]
     said = capsys.readouterr().out
     assert re.search(
-        rf"{len(own)} test images: float32 names {right[fold]} right .* the smaller file \d+", said
+        rf"{len(own)} test images: float32 has {right[fold]} correct .* the smaller file \d+", said
     )
     facts = OnnxClassifier(one["file"], device="cpu").facts
     accuracy = facts.parity["accuracy"]
