@@ -228,4 +228,4 @@ def test_the_summary_names_the_interval_and_the_baseline(run, capsys):
     assert line.startswith("last weights: top-1 ")
     assert "95 % interval" in line
     assert "12 test images" in line
-    assert line.endswith("most frequent class 33.33 %")
+    assert line.endswith("majority-class baseline 33.33 %")

@@ -40,10 +40,10 @@ def test_columns_are_typed_and_counted():
     [
         ([0, 2, 1], r"\[0, 1\] for 2 classes:\n  row 1: label 2"),
         ([0, 1, -1], "row 2: label -1"),
-        (["0", "adult", "1"], "row 1: 'adult' is no whole number"),
+        (["0", "adult", "1"], "row 1: 'adult' is not a whole number"),
         ([0.0, 1.0, 0.5], "row 2: 0.5"),
         ([0, float("nan"), 1], "row 1: nan"),
-        ([0, None, 1], "row 1: None is no whole number"),
+        ([0, None, 1], "row 1: None is not a whole number"),
     ],
 )
 def test_a_label_that_is_no_class_index_is_refused_with_its_row(label: list[Any], told: str):
