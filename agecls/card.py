@@ -38,7 +38,9 @@ GENDERS = {"f": "f", "m": "m", "u": "u (unknown)", "": "not recorded"}
 SAME_EXPERIMENT = ("manifest", "split", "loss", "backbone", "seed")
 
 
-def age_card(run: Path, fold: int | None, measures: Sequence[Measure] = MEASURES) -> dict[str, Any]:
+def age_card(
+    run: Path, fold: int | None, measures: Sequence[Measure] = MEASURES, *, tested: bool = True
+) -> dict[str, Any]:
     """Return what is known of the model of a finished age run: {"metrics": {...}, "card": {...}}.
 
     Every number was measured on test images of this run; None or an entry of `not_measured` stands for
@@ -49,6 +51,8 @@ def age_card(run: Path, fold: int | None, measures: Sequence[Measure] = MEASURES
         run: the folder of `crl age cv` or of `crl age train`.
         fold: the fold of a cross-validation whose model the card is about; None for the average of all its
             models. A single run has one model, and takes its own fold or None.
+        measures: the scores there are.
+        tested: whether the card is about the weights that the run tested; others have no scores.
 
     Returns
         metrics: of one model scope "fold", fold, n, subjects, exact, one_off (percent; with _interval), mae
@@ -64,13 +68,13 @@ def age_card(run: Path, fold: int | None, measures: Sequence[Measure] = MEASURES
     """
     result, fold = choose_model(Path(run), fold)
     found = result.predictions
-    own = found if fold is None else found.select(found.fold == fold)
+    own = found.select((found.fold == fold) | (fold is None) if tested else np.zeros(len(found), bool))
     several = len(result.folds) > 1
     groups = group_cells(own)
-    detector = detector_facts(result)
+    detector = detector_facts(result) if tested else None
     gender, yaw = gender_cells(own), yaw_cells(own, result.manifest)
-    members = _members(result, measures) if several else None
-    metrics = members if fold is None else _single(result, own, fold, measures)
+    members = _members(result, measures) if several and tested else None
+    metrics = (members or {}) if fold is None else _single(result, own, fold, measures)
     data = data_facts(result, fold)
     if members and data["shared_people"] is None:  # run.json of an earlier toolkit
         data["shared_people"] = members["shared_people"]
@@ -94,7 +98,8 @@ def age_card(run: Path, fold: int | None, measures: Sequence[Measure] = MEASURES
             gender=bool(gender),
             yaw=bool(yaw),
             averaged=fold is None,
-            tested=len(own) > 0,
+            tested=tested,
+            images=len(own),
             detector=detector is not None,
         ),
     }

@@ -14,6 +14,7 @@ from agecls.faces.detector import build_detector
 from agecls.scores import FEWEST_SUBJECTS
 from agecls.synthetic.adience import is_drawn
 from finetune.cli.console import say
+from finetune.experiments.record import UNTESTED
 from finetune.experiments.result import Result
 from finetune.experiments.task import CropChoice
 from finetune.runs.folder import read_json
@@ -153,14 +154,17 @@ def detector_facts(result: Result) -> dict[str, Any] | None:
 
     It is looked for in evaluation.json of the run's subfolders, and belongs to all models of the run, each on
     its own test images. Returns n, subjects, found, equal_predictions (percent), crop, and exact and one_off,
-    each {own, detector, difference, interval}; None where there is none, or only one whose numbers for the
-    images as they are do not fit the run any more.
+    each {own, detector, difference, interval}; None where there is none, or only one of other weights or
+    other test crops, or whose numbers for the images as they are do not fit the run any more.
     """
-    images = len(result.predictions)
+    images, own_crops = len(result.predictions), result.record.test_crops or "center"
     exact = 100 * float(result.predictions.correct.mean()) if images else None
     for file in sorted(result.folder.glob("*/evaluation.json")):
         report = read_json(file)
         if not {"detector", "found", "all"} <= report.keys() or report.get("n") != images:
+            continue
+        others = report.get("weights", "selected") != "selected"
+        if others or report.get("test_crops", own_crops) != own_crops:
             continue
         if exact is not None and abs(report["all"]["exact"]["own"] - exact) <= SAME_SCORE:
             taken = {name: report[name] for name in ("n", "subjects", "found", "equal_predictions", "crop")}
@@ -175,6 +179,7 @@ def not_measured(
     yaw: bool,
     averaged: bool,
     tested: bool,
+    images: int,
     detector: bool = False,
 ) -> list[str]:
     """Return what this card cannot report, a sentence each.
@@ -184,11 +189,14 @@ def not_measured(
         gender: whether the test images have genders.
         yaw: whether the test images have the angle of the head.
         averaged: whether the card is about the average of several models.
-        tested: whether anything was tested at all.
+        tested: whether the weights are those that the run tested.
+        images: test images of these weights.
         detector: whether crops made by a face detector were tested.
     """
     found = []
     if not tested:
+        found.append(UNTESTED)
+    elif not images:
         found.append("Accuracy: every image was trained on, none was left to test with.")
     if averaged:
         found.append(
@@ -196,7 +204,7 @@ def not_measured(
             "that member had not seen. No image is left that none of them was trained on."
         )
     few = [str(cell["name"]) for cell in groups if cell["subjects"] < FEWEST_SUBJECTS]
-    if few and tested:
+    if few and images:
         found.append(
             f"Accuracy for {', '.join(few)}: fewer than {FEWEST_SUBJECTS} subjects each, so there are counts "
             "and no conclusion."

@@ -109,6 +109,8 @@ def evaluate_recropped(task: Task, folder: Path, config: EvaluateAgeConfig) -> E
     summary = {
         "run": str(folder),
         "data": "other data" if names_data(config) else "the run's own test images",
+        "weights": config.weights,
+        "test_crops": chosen_crops(result, config),
         "detector": detector.name,
         "crop": crop.to_dict(),
         **crop_report(join_predictions(own), join_predictions(cut), np.array(found)),

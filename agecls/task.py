@@ -244,11 +244,11 @@ class AgeTask(Task):
         crop, source = face_crop_of(folder, record.to_dict(), asked)
         return crop.to_dict(), source
 
-    def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:  # noqa: ARG002
+    def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:
         """Return what `agecls.card.age_card` finds."""
         from agecls.card import age_card
 
-        return age_card(folder, fold, self.measures)
+        return age_card(folder, fold, self.measures, tested=tested)
 
     def folds_run(self, config: AgeStudyConfig) -> FoldsRun | None:
         """Return the cross-validation that a cell is, unless it is one model of `train`."""

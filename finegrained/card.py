@@ -11,6 +11,7 @@ from finegrained.measures import FINE_RESULT, MEASURES
 from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import is_drawn
 from finetune.experiments.measures import Measure, shown_in
+from finetune.experiments.record import UNTESTED
 from finetune.experiments.result import Result
 from finetune.runs.files import json_text
 
@@ -46,7 +47,6 @@ NOT_MEASURED = (
     "Images of several objects, or of none of the categories.",
     "Images of another origin than the training images: other cameras, places, seasons, drawings.",
 )
-UNTESTED = "These weights on any test image: the run tested others (model.safetensors)."
 
 
 def fine_card(run: Path, measures: Sequence[Measure] = MEASURES, *, tested: bool = True) -> dict[str, Any]:

@@ -102,9 +102,10 @@ def rewrite(given: Given, config_type: type) -> None:
     for leaf, default in _word_leaves(config_type).items():
         _join_words(given, leaf, default)
     for section in _sections(config_type):
-        _split_sections(given, section)
+        _name_sections(given, section)
     _rename(given, old_keys(config_type))
     for section in _sections(config_type):
+        _split_words(given, section)
         _leave_out_options(given, section)
 
 
@@ -131,17 +132,22 @@ def old_keys(config_type: type) -> dict[str, str]:
     return own
 
 
-def _split_sections(given: Given, section: str) -> None:
-    """Let `--loss WORD` and a file's `loss: WORD` be the section's name; the word says all of its options."""
+def _name_sections(given: Given, section: str) -> None:
+    """Let a file's `loss: WORD` be the section's name."""
     for _, content in given.files:
         if isinstance(content.get(section), str):
             content[section] = {"name": content[section]}
+
+
+def _split_words(given: Given, section: str) -> None:
+    """Let `--loss WORD` be the section's name; the word says all of its options, a file's are left out."""
     for position, word in enumerate(given.argv):
         option, equals, value = word.partition("=")
         if option == f"--{section}" and equals and not value.startswith("{") and not Path(value).is_file():
             given.argv[position] = f"--{section}.name={value}"
-            for _, content in given.files:
-                _pop(content, f"{section}.options")
+            for name, content in given.files:
+                if _pop(content, f"{section}.options")[0]:
+                    given.notes.append(_left_out(section, name, value))
 
 
 def _rename(given: Given, keys: Mapping[str, str]) -> None:
@@ -177,8 +183,12 @@ def _leave_out_options(given: Given, section: str) -> None:
         former = own.get("name")
         replaced = later is not None and former is not None and _differ(str(former), later)
         if (replaced or (later is not None and ":" in later)) and own.pop("options", None):
-            given.notes.append(f"notice: {section}.options of {name} are left out, for {later} is chosen")
+            given.notes.append(_left_out(section, name, later))
         later = former if later is None and former is not None else later
+
+
+def _left_out(section: str, name: str, chosen: str | None) -> str:
+    return f"notice: {section}.options of {name} are left out, for {chosen} is chosen"
 
 
 def _differ(former: str, later: str) -> bool:
@@ -227,7 +237,9 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key, unless today's key stands there already: then both are refused."""
     *parents, name = key.split(".")
     for parent in parents:
-        content = content.setdefault(parent, {})
+        if content.get(parent) is None:
+            content[parent] = {}
+        content = content[parent]
     if name in content and content[name] != value:
         raise UsageError(f"{key} is given twice, under its old key as well: {content[name]} and {value}")
     content[name] = value

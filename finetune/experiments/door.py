@@ -13,6 +13,7 @@ from finetune.cli.command import Command
 from finetune.cli.keywords import Call, read_keywords
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
+from finetune.experiments.record import has_own_report
 from finetune.experiments.result import Result
 from finetune.experiments.task import Task
 from finetune.figures.notebook import Outcome, Page, summary
@@ -61,13 +62,15 @@ class TaskResult(Result):
         return {**{key: value for key, value in found.items() if value is not None}, **record, **own}
 
     def report(self) -> Page:
-        """Return report.md, which is written where it is missing; DataError where nothing was tested."""
-        page, stored = self.folder / "report.md", self.folder / "report.json"
-        if not (page.is_file() and stored.is_file()):
+        """Return report.md, written where it is missing or of an earlier training.
+
+        Raises DataError where nothing was tested.
+        """
+        if not has_own_report(self.folder):
             from finetune.experiments.report import report_result
 
             report_result(self.task, self)
-        return Page(page)
+        return Page(self.folder / "report.md")
 
     def _repr_markdown_(self) -> str:
         """Return what was trained, its scores, and where the report lies."""

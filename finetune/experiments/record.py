@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "run.json"
 MODEL_FILE = "model.safetensors"  # the weights that a run was tested with
+# What the card of a run's other weights says.
+UNTESTED = f"These weights on any test image: the run tested others ({MODEL_FILE})."
+# What report.json says of a training: where run.json differs, the report is of an earlier training.
+TOLD_BY_REPORT = ("n", "scores", "minutes", "epochs_run", "train")
 # Written as null where a run has them and could not record their value: a run without validation.
 NULLABLE = ("best_validation", "best_epoch")
 
@@ -143,6 +147,14 @@ class RunRecord:
     def identity(self) -> dict[str, Any]:
         """What two runs of the same images share: table, bytes and split."""
         return {"manifest": self.manifest, "pictures": self.pictures, "split": self.split}
+
+
+def has_own_report(folder: Path) -> bool:
+    """Return whether a run folder has a report, and one of the training that its run.json records."""
+    if not ((folder / "report.md").is_file() and (folder / "report.json").is_file()):
+        return False
+    record, report = read_json(folder / RECORD_FILE), read_json(folder / "report.json")
+    return all(record[key] == report[key] for key in TOLD_BY_REPORT if key in record and key in report)
 
 
 def training_facts(config: FitConfig, learner: Learner) -> dict[str, Any]:

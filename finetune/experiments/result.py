@@ -210,6 +210,8 @@ def _check_headline(folder: Path, record: RunRecord, predictions: Predictions, f
     told = (record.scores or {}).get(key)
     if told is None or not len(predictions):
         return
+    if isinstance(told, bool) or not isinstance(told, int | float):
+        raise DataError(f"{folder / RECORD_FILE}: scores, {key} is not a number: {told!r}")
     best = predictions.probs.max(axis=1, keepdims=True)
     unsure = int(((predictions.probs == best).sum(axis=1) > 1).sum())
     found = 100 * float(predictions.correct.mean())

@@ -58,18 +58,19 @@ def report_run(
 ) -> dict[str, Any]:
     """Write the report of a run that tested something, and return it; a finished one is printed as it is."""
     from finetune.cli.console import say
+    from finetune.experiments.record import has_own_report
     from finetune.experiments.report import report_result
     from finetune.experiments.result import Result
     from finetune.runs.folder import read_json
 
     if not record.n:
         return {}
-    task, page, stored = experiment.task, folder / "report.md", folder / "report.json"
-    if again or not (page.is_file() and stored.is_file()):
+    task = experiment.task
+    if again or not has_own_report(folder):
         labels = experiment.data.manifest.label[split.train]
         report = report_result(task, Result.load(folder, task.form), {split.fold: labels})
     else:
-        report = dict(read_json(stored))
+        report = dict(read_json(folder / "report.json"))
     task.tell(report)
-    say(f"report: {page}")
+    say(f"report: {folder / 'report.md'}")
     return report

@@ -13,6 +13,7 @@ from agecls.synthetic.adience import album_name, is_drawn
 from agecls.task import TASK
 from finetune.cli.console import quiet, reset
 from finetune.errors import DataError, UsageError
+from finetune.experiments.record import UNTESTED
 from finetune.experiments.result import Result
 from finetune.experiments.train import train_run
 from finetune.images.manifest import Manifest
@@ -212,7 +213,8 @@ def test_what_a_detector_costs_is_told_where_it_was_measured(tmp_path):
     assert card["detector"]["exact"]["difference"] == -2.0
     assert not any("detector" in text for text in card["not_measured"])
     stale = {**report, "all": {"exact": {**scores, "own": exact + 3}, "one_off": scores}}
-    for other in ({**report, "n": 3}, {"n": len(result.predictions), "exact": 1.0}, stale):
+    other_models = ({**report, "weights": "other"}, {**report, "test_crops": "ten"})
+    for other in ({**report, "n": 3}, {"n": len(result.predictions), "exact": 1.0}, stale, *other_models):
         file.write_text(json.dumps(other))
         assert age_card(tmp_path / "run", 0)["card"]["detector"] is None
 
@@ -275,8 +277,22 @@ def test_refusals_say_what_there_is(tmp_path):
 
 
 def test_what_nobody_measured_is_always_said():
-    told = " ".join(not_measured([], gender=True, yaw=True, averaged=False, tested=True))
+    told = " ".join(not_measured([], gender=True, yaw=True, averaged=False, tested=True, images=9))
     assert "Skin tone" in told
     assert "Faces cut out by a detector" in told
     assert "Gender" not in told
     assert "turned" not in told
+
+
+@pytest.mark.parametrize("fold", [0, None])
+def test_weights_that_nobody_tested_have_no_scores(tmp_path, fold):
+    make_result(tmp_path / "run")
+    found = age_card(tmp_path / "run", fold, tested=False)
+    assert found["metrics"] == {}
+    assert found["card"]["not_measured"][0] == UNTESTED
+    assert found["card"]["cross_validation"] is None
+    assert found["card"]["detector"] is None
+    assert not any(row["images"] for row in found["card"]["groups"])
+    tested = age_card(tmp_path / "run", fold)
+    assert tested["metrics"]
+    assert UNTESTED not in tested["card"]["not_measured"]

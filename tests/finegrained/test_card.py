@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from finegrained.card import UNTESTED, fine_card
+from finegrained.card import fine_card
 from finegrained.scores import fine_scores
 from finegrained.task import TASK
 from finetune.errors import DataError
+from finetune.experiments.record import UNTESTED
 from finetune.experiments.result import Result
 from tests.finegrained.tiny_birds import birds, run_whole, tiny
 

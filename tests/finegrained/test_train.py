@@ -126,6 +126,10 @@ def test_a_finished_run_writes_a_lost_report_and_goes_on_for_more_epochs(birds_f
     again = replace(config, run=replace(config.run, resume="auto"))
     train_run(TASK, again)
     assert (tmp_path / "run/report.md").is_file()
+    stored = tmp_path / "run/report.json"
+    own = json.loads(stored.read_text())
+    stored.write_text(json.dumps({**own, "minutes": -1.0}))  # as if left by a shorter training
+    assert train_run(TASK, again)["minutes"] == json.loads(stored.read_text())["minutes"] == own["minutes"]
     more = replace(again, run=replace(again.run, allow_change=("train.epochs",)))
     assert train_run(TASK, trained(more, epochs=2))["epochs_run"] == 2
 

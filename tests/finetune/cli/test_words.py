@@ -147,3 +147,14 @@ def test_an_error_names_the_file_though_it_was_rewritten(tmp_path):
     file = written(tmp_path, "people: many\nsauce: soy\n")
     with pytest.raises(UsageError, match=rf"--guests \(in {file}\) must be int, got many"):
         meal("--config", file)
+
+
+def test_a_word_leaves_out_a_files_options_under_any_key_and_says_so(tmp_path, capsys):
+    file = written(tmp_path, "sauce: {salt: 2}\n")
+    assert meal("--config", file, "--sauce", "plain").sauce == Sauce()
+    assert f"sauce.options of {file} are left out, for plain is chosen" in capsys.readouterr().out
+
+
+def test_an_old_key_beside_empty_options_is_read(tmp_path):
+    file = written(tmp_path, "sauce:\n  salt: 2\n  options:\n")
+    assert meal("--config", file).sauce.options == {"salt": 2}
