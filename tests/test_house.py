@@ -130,7 +130,6 @@ TORCH_FREE = (
     "agecls.figures",
     "agecls.task",
     "finegrained.task",
-    "finetune.experiments.measures",
     "finetune.experiments.task",
     "finetune.experiments.result",
     "finetune.experiments.measures",

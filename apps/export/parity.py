@@ -1,7 +1,7 @@
 """An exported file against the trained model, and the trained model against its run's record.
 
 Real and random images, three batch sizes, every output. A run's weights must be those whose scores its
-record tells: files are copied by hand, too.
+record says: files are copied by hand, too.
 """
 
 from __future__ import annotations

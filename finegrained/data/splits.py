@@ -1,4 +1,4 @@
-"""Training, validation and test rows of a data set: no image is in two of them, or tested that was seen."""
+"""Training, validation and test rows of a data set: no image is in two of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import numpy as np
 from finetune.experiments.splits import PARTS, Split
 from finetune.images.manifest import Manifest
 from finetune.seeding import numpy_generator
-
-SEEN_PARTS = ("train", "validation")
-HASHES = "sha256"
 
 
 def as_split(manifest: Manifest, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Split:

@@ -70,7 +70,7 @@ class TrainConfig:
         frozen_schedule: cosine, step (the milestones that lie in the frozen epochs) or constant.
         frozen_views: augmented views of every image whose features are cached, so that the frozen backbone is
             run once for each instead of in every epoch (epoch e then shows view e modulo frozen_views);
-            0 asks it in every epoch, -1 keeps one view where the augmentation is none and nothing else.
+            0 runs it in every epoch, -1 keeps one view where the augmentation is none and nothing else.
         batch_size: images per optimiser step over all processes (before accumulation); an epoch's last,
             incomplete batch is left out (other images each time).
         accumulate: batches whose gradients are summed into one optimiser step.

@@ -104,7 +104,7 @@ def test_identical_results_differ_by_nothing():
             None,
             None,
         )
-        assert found[measure]["reason"] == "they are correct and wrong on the same images"
+        assert found[measure]["reason"] == "both predict the same images correctly"
     assert found["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
     assert found["settings"] == []
     assert found["conclusion"].startswith("No difference in exact accuracy was shown")

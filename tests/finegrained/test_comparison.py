@@ -90,7 +90,7 @@ def test_identical_results_differ_by_nothing():
     for measure in ("top1", "top5", "per_class"):
         cells = found[measure]
         assert (cells["difference"], cells["interval"], cells["p"]) == (0, None, None)
-        assert "correct and wrong on the same images" in cells["reason"]
+        assert "predict the same images correctly" in cells["reason"]
     assert found["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
     assert found["changed"] == "nothing"
     assert found["conclusion"].startswith("No difference in top-1 accuracy was shown")

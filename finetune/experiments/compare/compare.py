@@ -40,7 +40,7 @@ NO_WIDTH = 1e-9  # points: a bootstrap interval no wider than rounding has not s
 NO_SPREAD = (
     "the difference is the same on all images that are resampled together, so resampling shows no spread"
 )
-SAME_HITS = "they are correct and wrong on the same images"
+SAME_HITS = "both predict the same images correctly"
 UNCONTROLLED = "not a controlled comparison"  # how `setting_differences` begins the note
 
 Pair = tuple[Predictions, Predictions]

@@ -232,7 +232,7 @@ def test_fields_and_curves_of_the_explorer_agree_whatever_is_typed(visit):
     field, sentence = visit.shown('input[type="number"]').first, visit.shown(".crl-loss li").first
     sentence.wait_for()
     visit.page.wait_for_load_state("networkidle")  # a field that is filled sooner is set back by the page
-    for typed, told in (("5", ""), ("9", "drawn for 5, not 9"), ("", "no number"), ("2", "")):
+    for typed, told in (("5", ""), ("9", "drawn for 5, not 9"), ("", "not a number"), ("2", "")):
         field.fill(typed)
         notice = visit.shown(".crl-frame .crl-warning")
         if told:
