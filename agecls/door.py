@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
 from pathlib import Path
-from typing import Literal, Never, TypeAlias
+from typing import Literal, Never
 
 from agecls.commands import COMMANDS
 from agecls.config import (
@@ -20,7 +19,7 @@ from agecls.config import (
 )
 from agecls.evaluation import score_age_run
 from agecls.task import TASK
-from finetune.cli.keywords import Call, Section
+from finetune.cli.keywords import Call, Place, Section
 from finetune.errors import UsageError
 from finetune.experiments.config import CompareConfig
 from finetune.experiments.door import EvaluationOutcome, Finished, TaskDoor, TaskResult
@@ -28,8 +27,7 @@ from finetune.experiments.study.arms import Matching
 from finetune.figures.notebook import Outcome
 from finetune.training.config import HeadConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
 
-Place: TypeAlias = "str | PathLike[str]"
-DOOR = TaskDoor(TASK, COMMANDS, "crl age")
+DOOR = TaskDoor(COMMANDS, "crl age", TASK)
 
 
 def _cross_validated(call: Call[CrossValidationConfig]) -> TaskResult:
@@ -189,8 +187,7 @@ def evaluate(
     Returns the scores by name, and the `predictions`. Raises CrlError, such as DataError for images that the
     model has seen before.
     """
-    given = {name: value for name, value in locals().items() if name != "run_folder"}
-    return DOOR.evaluate(given, run_folder, score_age_run)
+    return DOOR.evaluate(locals(), score_age_run)
 
 
 def compare(
@@ -216,8 +213,7 @@ def compare(
     Returns the comparison by name, second minus first, with `report()`. Raises CrlError, such as DataError
     for results of other images.
     """
-    given = {name: value for name, value in locals().items() if name not in ("a", "b")}
-    return DOOR.compare(given, a, b)
+    return DOOR.compare(locals())
 
 
 def study(

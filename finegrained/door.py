@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
 from pathlib import Path
-from typing import Literal, Never, TypeAlias
+from typing import Literal, Never
 
 from finegrained.commands import COMMANDS
 from finegrained.config import (
@@ -19,15 +18,14 @@ from finegrained.config import (
     VerifyFineConfig,
 )
 from finegrained.task import TASK
-from finetune.cli.keywords import Section
+from finetune.cli.keywords import Place, Section
 from finetune.experiments.config import CompareConfig, EvaluateAgainConfig, EvaluateConfig
 from finetune.experiments.door import EvaluationOutcome, Finished, TaskDoor, TaskResult, score_again
 from finetune.experiments.study.arms import Matching
 from finetune.figures.notebook import Outcome
 from finetune.training.config import HeadConfig, LossConfig, RunConfig
 
-Place: TypeAlias = "str | PathLike[str]"
-DOOR = TaskDoor(TASK, COMMANDS, "crl fine")
+DOOR = TaskDoor(COMMANDS, "crl fine", TASK)
 
 
 def verify(
@@ -129,8 +127,7 @@ def evaluate(
     Returns the scores by name, and the `predictions`. Raises CrlError, such as DataError for images that the
     model has seen before.
     """
-    given = {name: value for name, value in locals().items() if name != "run_folder"}
-    return DOOR.evaluate(given, run_folder, score_again)
+    return DOOR.evaluate(locals(), score_again)
 
 
 def compare(
@@ -156,8 +153,7 @@ def compare(
     Returns the comparison by name, second minus first, with `report()`. Raises CrlError, such as DataError
     for results of other images.
     """
-    given = {name: value for name, value in locals().items() if name not in ("a", "b")}
-    return DOOR.compare(given, a, b)
+    return DOOR.compare(locals())
 
 
 def study(

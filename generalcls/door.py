@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from os import PathLike
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never, TypeAlias
+from typing import TYPE_CHECKING, Any, Never
 
-from finetune.cli.keywords import Call, Section, read_keywords
+from finetune.cli.keywords import Door, Place, Section
 from finetune.errors import DataError
 from finetune.experiments.study.arms import Matching
 from finetune.figures.notebook import Outcome
 from finetune.runs.folder import read_json
-from finetune.seeding import torch_left_as_it_was
 from generalcls.commands import COMMANDS, VerifyConfig
 from generalcls.config import (
     GeneralDataConfig,
@@ -27,7 +25,7 @@ from generalcls.single_run import KIND
 if TYPE_CHECKING:
     import numpy as np
 
-Place: TypeAlias = "str | PathLike[str]"
+DOOR = Door(COMMANDS, "crl general")
 
 
 class GeneralResult(Outcome):
@@ -92,7 +90,7 @@ def verify(
 
     Returns what was found, by name. Raises CrlError, such as DataError for data that cannot be read.
     """
-    return Outcome(_run("verify", _call("verify", locals())), "the data")
+    return Outcome(DOOR.run("verify", DOOR.call("verify", locals())), "the data")
 
 
 def train(
@@ -127,8 +125,8 @@ def train(
     Returns the result: scores, predictions, report(). Raises CrlError, such as UsageError for options that
     cannot be right.
     """
-    call = _call("train", locals())
-    _run("train", call)
+    call = DOOR.call("train", locals())
+    DOOR.run("train", call)
     return GeneralResult(call.config.run.dir)
 
 
@@ -172,20 +170,11 @@ def study(
 
     Returns the summary by name, with `report()`. Raises CrlError as `train`.
     """
-    call = _call("study", locals())
-    found = _run("study", call)
+    call = DOOR.call("study", locals())
+    found = DOOR.run("study", call)
     return Outcome(found, "losses compared", Path(found["study"]) / "report.md")
 
 
 def load_result(folder: Place) -> GeneralResult:
     """Return the result that a finished run left in a folder; DataError where there is none."""
     return GeneralResult(folder)
-
-
-def _call(name: str, given: Mapping[str, Any]) -> Call[Any]:
-    return read_keywords(COMMANDS[name], f"crl general {name}", given)
-
-
-def _run(name: str, call: Call[Any]) -> dict[str, Any]:
-    with call.running(), torch_left_as_it_was():
-        return COMMANDS[name].run(call.config, {})

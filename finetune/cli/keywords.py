@@ -14,15 +14,17 @@ from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeAlias, TypeVar, get_type_hints
 
 from finetune.cli.command import Command, called_as, refused
 from finetune.cli.options import parse_options, suggestion, unknown_keys
 from finetune.cli.words import Given, Worded, rewrite
 from finetune.errors import ResourceError, UsageError
 from finetune.runs.files import to_plain
+from finetune.seeding import torch_left_as_it_was
 
 T = TypeVar("T")
+Place: TypeAlias = "str | PathLike[str]"
 Section = Mapping[str, Any]  # keys and values of one section: data=dict(root="faces")
 UNKNOWN = "unknown"  # how a public function calls the keywords that it does not have
 
@@ -55,6 +57,28 @@ class Call(Generic[T]):
                 yield
         except OSError as error:
             raise ResourceError(refused(error)) from error
+
+
+@dataclass(frozen=True)
+class Door:
+    """Commands as functions: each takes the arguments of a public function by name.
+
+    Args:
+        commands: by name.
+        prog: the words before a command's name: "crl age".
+    """
+
+    commands: Mapping[str, Command]
+    prog: str
+
+    def call(self, name: str, given: Mapping[str, Any], positionals: Sequence[str] = ()) -> Call[Any]:
+        """Return the configuration of a command, as `read_keywords`."""
+        return read_keywords(self.commands[name], f"{self.prog} {name}", given, positionals)
+
+    def run(self, name: str, call: Call[Any]) -> dict[str, Any]:
+        """Run a command that takes no positional words; return what it returns under --json."""
+        with call.running(), torch_left_as_it_was():
+            return self.commands[name].run(call.config, {})
 
 
 def read_keywords(

@@ -9,8 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from finetune.cli.command import Command
-from finetune.cli.keywords import Call, read_keywords
+from finetune.cli.keywords import Door
 from finetune.errors import DataError, UsageError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import has_own_report
@@ -97,27 +96,14 @@ class EvaluationOutcome(Outcome):
 
 
 @dataclass(frozen=True)
-class TaskDoor:
-    """The functions of a task; each takes the arguments of a public function by name.
+class TaskDoor(Door):
+    """The functions of a task, as `Door`.
 
     Args:
         task: what is trained, compared and studied.
-        commands: its commands by name.
-        prog: the words before a command's name: "crl age".
     """
 
     task: Task
-    commands: Mapping[str, Command]
-    prog: str
-
-    def call(self, name: str, given: Mapping[str, Any], positionals: Sequence[str] = ()) -> Call[Any]:
-        """Return the configuration of a command, as `read_keywords`."""
-        return read_keywords(self.commands[name], f"{self.prog} {name}", given, positionals)
-
-    def run(self, name: str, call: Call[Any]) -> dict[str, Any]:
-        """Run a command that takes no positional words; return what it returns under --json."""
-        with call.running(), torch_left_as_it_was():
-            return self.commands[name].run(call.config, {})
 
     def verify(self, given: Mapping[str, Any]) -> Outcome:
         """Count and check a data set."""
@@ -137,19 +123,21 @@ class TaskDoor:
         found = self.run("study", self.call("study", given))
         return Outcome(found, f"{self.task.title}: losses compared", Path(found["study"]) / "report.md")
 
-    def evaluate(self, given: Mapping[str, Any], run: Finished, score: Score) -> EvaluationOutcome:
-        """Score a finished run on its own test images or on other data."""
-        folder = folder_of(run)
-        call = self.call("evaluate", given, [str(folder)])
+    def evaluate(self, given: Mapping[str, Any], score: Score) -> EvaluationOutcome:
+        """Score a finished run, the argument `run_folder`, on its own test images or on other data."""
+        options = dict(given)
+        folder = folder_of(options.pop("run_folder"))
+        call = self.call("evaluate", options, [str(folder)])
         with call.running(), torch_left_as_it_was():
             found = score(self.task, folder, call.config)
         return EvaluationOutcome(found.summary, f"{self.task.title}: {folder}", found.predictions)
 
-    def compare(self, given: Mapping[str, Any], a: Any, b: Any) -> Outcome:
-        """Compare two results, or two lists of seeds, on the same images."""
-        first, second = folders_of(a), folders_of(b)
+    def compare(self, given: Mapping[str, Any]) -> Outcome:
+        """Compare two results, or two lists of seeds, the arguments `a` and `b`, on the same images."""
+        options = dict(given)
+        first, second = (folders_of(options.pop(side)) for side in ("a", "b"))
         sides = [",".join(map(str, side)) for side in (first, second)]
-        call = self.call("compare", given, sides)
+        call = self.call("compare", options, sides)
         with call.running(), torch_left_as_it_was():
             from finetune.experiments.compare.compare import compare_folders
 
