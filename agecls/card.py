@@ -68,7 +68,8 @@ def age_card(
     """
     result, fold = choose_model(Path(run), fold)
     found = result.predictions
-    own = found.select((found.fold == fold) | (fold is None) if tested else np.zeros(len(found), bool))
+    of_model = np.full(len(found), tested) & (fold is None or found.fold == fold)
+    own = found.select(of_model)
     several = len(result.folds) > 1
     groups = group_cells(own)
     detector = detector_facts(result) if tested else None

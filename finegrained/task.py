@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from finetune.experiments.result import Result
     from finetune.figures.markdown import Picture
 
-KIND = "fine_run"
 STUDY_NOTES = (
     "Every cell is an ordinary run in cells/ARM/seed-N: `crl fine compare` pairs two of them, or two lists "
     "of seeds, image by image, and `crl export` takes any.",

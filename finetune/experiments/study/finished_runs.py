@@ -28,7 +28,7 @@ EXTRAS = ("mixup", "cutmix", "ema", "clip_grad")
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class FinishedRun:
     """What a cell's run folder holds, checked: run.json, each training's epochs, and its rate's factor."""
 
     record: Mapping[str, Any]
@@ -38,7 +38,7 @@ class RunFacts:
 
 def read_run(
     plan: CellPlan, files: Sequence[str], expected: Mapping[str, Any], identity: Mapping[str, Any]
-) -> RunFacts | None:
+) -> FinishedRun | None:
     """Return what the run in a cell's folder records; None while it is not finished.
 
     Args:
@@ -70,10 +70,10 @@ def read_run(
     if any(key in changes for key in RATES):
         factor *= float(stored["train"]["lr"]) / float(expected["train"]["lr"])
     logs = sorted(folder.rglob("metrics.jsonl"))
-    return RunFacts(record, [read_json_lines(file) for file in logs], factor)
+    return FinishedRun(record, [read_json_lines(file) for file in logs], factor)
 
 
-def cell_of(plan: CellPlan, run: RunFacts, scores: Mapping[str, float | None]) -> Cell:
+def cell_of(plan: CellPlan, run: FinishedRun, scores: Mapping[str, float | None]) -> Cell:
     """Return the cell that a finished run is, with these scores.
 
     Its gradient factor is the mean of its epochs', which all have equally many images; its gradient ratio is

@@ -117,44 +117,38 @@ class MadeLinear(nn.Linear):
         self.__dict__["weight"] = weight
 
 
-class LSoftmaxHead(MarginHead):
+class AnnealedMarginHead(MarginHead):
+    """A margin that training begins without, as its class attribute RULE names it; see `annealed_blend`."""
+
+    RULE: ClassVar[str]
+
+    @classmethod
+    def build(
+        cls,
+        backbone: FeatureDims,
+        num_classes: int,
+        *,
+        margin: int = 4,
+        blend_start: float = 1000.0,
+        blend_rate: float = 0.12,
+        blend_power: float = 1.0,
+        blend_lowest: float = 5.0,
+    ) -> Self:
+        """Return the head that fits this backbone."""
+        annealing = {"start": blend_start, "rate": blend_rate, "power": blend_power, "lowest": blend_lowest}
+        return cls(backbone.embedding_dim, num_classes, cls.RULE, annealing, margin=margin)
+
+
+class LSoftmaxHead(AnnealedMarginHead):
     """The large-margin softmax; see `core_losses.margin_rules.LSoftmaxRule` and `MarginHead`."""
 
-    @classmethod
-    def build(
-        cls,
-        backbone: FeatureDims,
-        num_classes: int,
-        *,
-        margin: int = 4,
-        blend_start: float = 1000.0,
-        blend_rate: float = 0.12,
-        blend_power: float = 1.0,
-        blend_lowest: float = 5.0,
-    ) -> Self:
-        """Return the head that fits this backbone."""
-        annealing = _annealing(blend_start, blend_rate, blend_power, blend_lowest)
-        return cls(backbone.embedding_dim, num_classes, "lsoftmax", annealing, margin=margin)
+    RULE = "lsoftmax"
 
 
-class ASoftmaxHead(MarginHead):
+class ASoftmaxHead(AnnealedMarginHead):
     """The angular softmax of SphereFace; see `core_losses.margin_rules.ASoftmaxRule` and `MarginHead`."""
 
-    @classmethod
-    def build(
-        cls,
-        backbone: FeatureDims,
-        num_classes: int,
-        *,
-        margin: int = 4,
-        blend_start: float = 1000.0,
-        blend_rate: float = 0.12,
-        blend_power: float = 1.0,
-        blend_lowest: float = 5.0,
-    ) -> Self:
-        """Return the head that fits this backbone."""
-        annealing = _annealing(blend_start, blend_rate, blend_power, blend_lowest)
-        return cls(backbone.embedding_dim, num_classes, "asoftmax", annealing, margin=margin)
+    RULE = "asoftmax"
 
 
 class CosFaceHead(MarginHead):
@@ -177,7 +171,3 @@ class ArcFaceHead(MarginHead):
     ) -> Self:
         """Return the head that fits this backbone."""
         return cls(backbone.embedding_dim, num_classes, "arcface", margin=margin, scale=scale)
-
-
-def _annealing(start: float, rate: float, power: float, lowest: float) -> dict[str, float]:
-    return {"start": start, "rate": rate, "power": power, "lowest": lowest}
