@@ -12,12 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from agecls.measures import AGE_RESULT
 from agecls.task import TASK
 from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
+from finetune.runs.folder import read_json, write_json
 from tests.agecls.age_predictions import age_predictions, with_columns
+from tests.agecls.results_by_hand import make_result
 
 GROUPS = ("0-2", "4-6", "8-12", "15-20")
 
@@ -240,3 +243,18 @@ def test_the_loss_is_told_with_the_parameters_that_were_given(tmp_path):
     loss = {"name": "crl", "alpha": 1.5, "beta": 0, "label_smoothing": 0.0, "class_weights": "none"}
     told = Result.load(write_result(tmp_path / "crl", synthetic_predictions(), loss=loss), TASK.form)
     assert (plain.loss_text, told.loss_text) == ("cel", "crl (alpha 1.5, beta 0)")
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [(1.0, r"run.json records .* 1\.0000 %, but predictions"), ("high", "not a number")],
+)
+def test_a_recorded_accuracy_that_is_not_the_predictions_is_refused(tmp_path, stored, told):
+    exact = 100 * float(make_result(tmp_path / "run").predictions.correct.mean())
+    file = tmp_path / "run" / "run.json"
+    record = read_json(file)
+    write_json(file, {**record, "scores": {"exact": exact}})
+    assert Result.load(tmp_path / "run", AGE_RESULT).record.scores == {"exact": exact}
+    write_json(file, {**record, "scores": {"exact": stored}})
+    with pytest.raises(DataError, match=told):
+        Result.load(tmp_path / "run", AGE_RESULT)
