@@ -31,6 +31,7 @@ commands:
   evaluate-onnx    score exported models: the trained model's predictions again, or on other data
   demo             a local web page: upload images, compare models, see softmax heat maps
   curves           draw every loss and its true gradient against the posterior (PNG and CSV)
+  cache            the decoded images kept between runs: list them, or remove those that no run holds
   doctor           check the installation; says how to fix what is wrong
   quickstart       three losses cross-validated on drawn faces, exported, shown in the demo: a first result
 

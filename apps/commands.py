@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.config import (
+    CacheConfig,
     CurvesConfig,
     DemoConfig,
     DoctorConfig,
@@ -52,6 +53,13 @@ def demo(config: DemoConfig, words: Mapping[str, str]) -> dict[str, Any]:
     from apps.demo.page import serve_demo
 
     return serve_demo([Path(name) for name in words["models"].split("\n")], config)
+
+
+def cache(config: CacheConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """List the caches of decoded images, or remove those that no run holds."""
+    from apps.cache import look_after_cache
+
+    return look_after_cache(words["action"], config)
 
 
 def doctor(config: DoctorConfig, words: Mapping[str, str]) -> dict[str, Any]:
@@ -113,6 +121,12 @@ COMMANDS = {
         {"models...": "the .onnx files to show side by side"},
     ),
     "curves": Command(CurvesConfig, "draw every loss and its true gradient against the posterior", curves),
+    "cache": Command(
+        CacheConfig,
+        "the decoded images kept between runs: list them, or remove those that no run holds",
+        cache,
+        {"action": "ls or clean"},
+    ),
     "doctor": Command(DoctorConfig, "check the installation; says how to fix what is wrong", doctor),
     "quickstart": Command(
         QuickstartConfig,

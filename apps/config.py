@@ -161,6 +161,19 @@ class DemoConfig:
 
 
 @dataclass(frozen=True)
+class CacheConfig:
+    """Decoded images kept between runs: listed, or removed where no run holds them.
+
+    Args:
+        folder: the image cache: auto (the user's cache folder), or the folder given to --run.cache.
+        keep_gb: what clean leaves, in GB (10^9 bytes), the most recently used first; 0 removes all it may.
+    """
+
+    folder: str = "auto"
+    keep_gb: float = 0.0
+
+
+@dataclass(frozen=True)
 class DoctorConfig:
     """A look at the installation: versions, devices, providers, weights, disk and threads.
 

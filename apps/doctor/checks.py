@@ -9,6 +9,8 @@ from pathlib import Path
 
 from apps.runtime.installed import TOOLKIT, Finding, installed_version, required_lines
 from finetune.cli.console import on_one_line
+from finetune.errors import UsageError
+from finetune.images.cache_limit import GB, LIMIT_VARIABLE, limit_bytes, list_caches
 from finetune.runs.files import free_bytes
 
 LOW_BYTES, FEW_BYTES = 500_000_000, 5_000_000_000
@@ -53,6 +55,20 @@ def check_disk(places: Mapping[str, Path]) -> Iterator[Finding]:
             yield Finding(use, "note", found, "a run keeps checkpoints and decoded images: make room")
         else:
             yield Finding(use, "ok", found)
+
+
+def check_cache(folder: Path | None) -> Finding:
+    """Return what the image cache in `folder` holds, of how much it may."""
+    try:
+        limit = limit_bytes()
+    except UsageError as error:
+        return Finding("image cache size", "wrong", str(error), f"unset {LIMIT_VARIABLE}")
+    caches = [] if folder is None else list_caches(folder)
+    size = sum(cache.size for cache in caches)
+    found = f"{len(caches)} files, {size / GB:.2f} of at most {limit / GB:g} GB in {folder}"
+    if size > limit:
+        return Finding("image cache size", "note", found, "crl cache clean removes what no run holds")
+    return Finding("image cache size", "ok", found)
 
 
 def check_threads(cores: int, environment: Mapping[str, str], quota: float | None) -> Finding:

@@ -15,6 +15,7 @@ from typing import Any
 
 from apps.config import DoctorConfig
 from apps.doctor.checks import (
+    check_cache,
     check_disk,
     check_environment,
     check_packages,
@@ -48,7 +49,9 @@ def run_doctor(config: DoctorConfig) -> dict[str, Any]:
     for name, process in probes.items():
         findings += finish_probe(name, process, MOST_SECONDS - (time.perf_counter() - start))
     findings.append(check_weights())
-    findings += check_disk(_places())
+    places = _places()
+    findings += check_disk(places)
+    findings.append(check_cache(places.get("image cache")))
     findings.append(check_threads(core_count(), os.environ, cpu_quota()))
     findings += check_environment(os.environ)
     for finding in findings:

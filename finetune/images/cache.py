@@ -3,19 +3,22 @@
 A cache's key covers the bytes of every image, the boxes they are cut to, the resize rule and the versions
 of decoder, resizer and file format, so a cache cannot be stale: whatever changes, another file is made. All
 images are read and hashed at every start (about half a second per gigabyte and thread), which also notices
-an image that was replaced without a change of size or date.
+an image that was replaced without a change of size or date. The pixels are compared with their digest when a
+process first reads them: pixels that were damaged on the disk are made again from the image.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from finetune.cli.console import say
 from finetune.cli.machine import core_count, user_cache
 from finetune.errors import DataError, listing
 from finetune.images.boxes import check_boxes, cut
@@ -27,8 +30,10 @@ from finetune.images.cache_file import (
     content_digest,
     hash_files,
     map_files,
+    pixel_digest,
     read_index,
 )
+from finetune.images.cache_limit import hold
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, prepare
@@ -106,10 +111,23 @@ class CachedSource:
     make it grow, and is slower: touching a fresh mapping costs more than copying the image (on Linux 6.18,
     crop and resize of a 256 px image took 88 microseconds mapped and 61 read).
 
+    Each image's pixels are compared with their digest when this process first reads them. Damaged ones are
+    decoded again with `spec` and `boxes` (a box of each slot), and put back into the file. Nobody removes the
+    file while a source is open (see `finetune.images.cache_limit`).
+
     Raises DataError when the file is missing or incomplete.
     """
 
-    def __init__(self, cache_file: Path, files: Sequence[Path], slots: np.ndarray, content: str = "") -> None:
+    def __init__(
+        self,
+        cache_file: Path,
+        files: Sequence[Path],
+        slots: np.ndarray,
+        content: str = "",
+        *,
+        spec: PreprocessSpec,
+        boxes: np.ndarray | None = None,
+    ) -> None:
         index = read_index(cache_file)
         if index is None:
             raise DataError(f"{cache_file} is no complete image cache; delete it, it will be built again")
@@ -118,31 +136,67 @@ class CachedSource:
         self.bad = {row: index.bad[slot] for row, slot in enumerate(slots.tolist()) if slot in index.bad}
         self._files = list(files)
         self._slots = slots
-        self._shapes = index.shapes
-        self._starts = index.starts
+        self._spec = spec
+        self._boxes = boxes
+        self._index = index
+        self._checked = bytearray(len(index.shapes))
+        self._unrepaired = False
         self._descriptor = os.open(cache_file, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
+        if not hold(self._descriptor, cache_file):
+            raise DataError(f"{cache_file} was removed a moment ago; start again, it will be built again")
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, row: int) -> np.ndarray:
         _refuse_bad(self, row)
-        slot = self._slots[row]
-        height, width = self._shapes[slot].tolist()
+        slot = int(self._slots[row])
+        height, width = self._index.shapes[slot].tolist()
         size = height * width * CHANNELS
-        pixels = os.pread(self._descriptor, size, int(self._starts[slot]))
+        pixels = os.pread(self._descriptor, size, int(self._index.starts[slot]))
         if len(pixels) != size:
             raise DataError(f"{self.cache_file} was cut short while in use; start again, it will be rebuilt")
+        if not self._checked[slot]:
+            if pixel_digest(pixels) != self._index.digests[slot].tobytes():
+                pixels = self._repair(row, slot)
+            self._checked[slot] = not self._unrepaired
         return np.frombuffer(pixels, np.uint8).reshape(height, width, CHANNELS)
 
     def file(self, row: int) -> Path:
         """Return the file a row comes from."""
         return self._files[row]
 
-    def __reduce__(self) -> tuple[type[CachedSource], tuple[Path, list[Path], np.ndarray, str]]:
+    def check(self) -> bool:
+        """Compare every image now, for a caller that maps the file; return whether the file is whole."""
+        rows = [row for row in range(len(self)) if row not in self.bad]
+        for _ in map_files(self.__getitem__, rows, core_count(), "checking cached images"):
+            pass
+        return not self._unrepaired
+
+    def _repair(self, row: int, slot: int) -> bytes:
+        """Return the pixels of a damaged slot, decoded again, and put them back into the file."""
+        file = self._files[row]
+        picture = _decode(file, None if self._boxes is None else self._boxes[slot])
+        pixels = prepare(picture, self._spec).tobytes()
+        if pixel_digest(pixels) != self._index.digests[slot].tobytes():
+            raise DataError(f"{file} changed while its cache {self.cache_file} was in use; start again")
+        say(f"note: the image cache {self.cache_file} is damaged at {file}: decoded again from the image")
+        try:
+            descriptor = os.open(self.cache_file, os.O_WRONLY)
+        except OSError:  # somebody else's cache: every process decodes again for itself
+            self._unrepaired = True
+            return pixels
+        try:
+            os.pwrite(descriptor, pixels, int(self._index.starts[slot]))
+        finally:
+            os.close(descriptor)
+        return pixels
+
+    def __reduce__(self) -> tuple[Callable[..., CachedSource], tuple[object, ...]]:
         """Pickle by name: the other process opens the file itself."""
-        return CachedSource, (self.cache_file, self._files, self._slots, self.content)
+        again = functools.partial(CachedSource, spec=self._spec, boxes=self._boxes)
+        return again, (self.cache_file, self._files, self._slots, self.content)
 
 
 def open_source(
@@ -186,7 +240,7 @@ def open_source(
         cache_file = cache_dir / f"pictures-{cache_key(spec, digests, boxes)}.pixels"
         if read_index(cache_file) is None:
             build_cache(cache_file, unique, digests, spec, threads=threads, progress=progress, boxes=boxes)
-        source = CachedSource(cache_file, files, slots, content)
+        source = CachedSource(cache_file, files, slots, content, spec=spec, boxes=boxes)
     if source.bad and not skip_bad:
         listed = {str(source.file(row)): reason for row, reason in source.bad.items()}
         raise BadImagesError(list(listed.items()), len(set(files)))

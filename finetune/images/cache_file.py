@@ -1,7 +1,8 @@
 """The cache file: what it is called, what lies in it, and how it is built without ever being half there.
 
-Layout: a magic line; the images' pixels one after another, uint8 (h, w, 3) each; a JSON index (shapes, and
-the reasons of the images that cannot be used); a footer with the index's length and the magic line again.
+Layout: a magic line; the images' pixels one after another, uint8 (h, w, 3) each; a digest of each image's
+pixels; a JSON index (shapes, and the reasons of the images that cannot be used); a footer with the lengths of
+both, one digest over both, and the magic line again.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ import numpy as np
 
 from finetune.errors import DataError, ResourceError
 from finetune.images.boxes import cut
+from finetune.images.cache_limit import make_room
 from finetune.images.decode import DECODER, BadImageError, decode_image
 from finetune.images.preprocess import RESIZER, PreprocessSpec, prepare
 
-MAGIC = b"crl-pixels-1\n"
-FOOTER = struct.Struct("<q13s")
+MAGIC = b"crl-pixels-2\n"
+DIGEST_BYTES = 16
+FOOTER = struct.Struct(f"<qq{DIGEST_BYTES}s13s")
 CHANNELS = 3
 UNREADABLE = "unreadable: "
 AHEAD = 4  # images in flight per thread while building
@@ -41,11 +44,20 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CacheIndex:
-    """Where each image lies: `shapes` (n, 2) as (h, w), first bytes `starts` (n,), and why one is `bad`."""
+    """Where each image lies: `shapes` (n, 2) as (h, w), first bytes `starts` (n,), and why one is `bad`.
+
+    `digests` is uint8 (n, 16): what `pixel_digest` gives for each image's pixels.
+    """
 
     shapes: np.ndarray
     starts: np.ndarray
     bad: dict[int, str]
+    digests: np.ndarray
+
+
+def pixel_digest(pixels: bytes | memoryview) -> bytes:
+    """Return 16 bytes that change with any of the pixels: the first half of their SHA-256."""
+    return hashlib.sha256(pixels).digest()[:DIGEST_BYTES]
 
 
 def hash_files(files: Sequence[Path], threads: int) -> list[str]:
@@ -75,24 +87,29 @@ def cache_key(spec: PreprocessSpec, digests: Sequence[str], boxes: np.ndarray | 
 
 
 def read_index(cache_file: Path) -> CacheIndex | None:
-    """Return the index of a complete cache file, None where there is none."""
+    """Return the index of a complete cache file; None where there is none, or its index is damaged."""
     try:
         with cache_file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - FOOTER.size))
-            length, magic = FOOTER.unpack(stream.read(FOOTER.size))
-            if magic != MAGIC or not 0 < length < size:
+            digests_size, table_size, digest, magic = FOOTER.unpack(stream.read(FOOTER.size))
+            tail_size = digests_size + table_size
+            if magic != MAGIC or min(digests_size, table_size) < 0 or tail_size > size:
                 return None
-            stream.seek(size - FOOTER.size - length)
-            table = json.loads(stream.read(length))
+            stream.seek(size - FOOTER.size - tail_size)
+            tail = stream.read(tail_size)
     except (FileNotFoundError, struct.error, ValueError):
         return None
+    if pixel_digest(tail) != digest:
+        return None
+    table = json.loads(tail[digests_size:])
     shapes = np.array(table["shapes"], dtype=np.int64).reshape(-1, 2)
     sizes = shapes.prod(axis=1) * CHANNELS
-    if size != len(MAGIC) + sizes.sum() + length + FOOTER.size:
+    if size != len(MAGIC) + sizes.sum() + tail_size + FOOTER.size:
         return None
     starts = len(MAGIC) + np.cumsum(sizes) - sizes
-    return CacheIndex(shapes, starts, {int(slot): reason for slot, reason in table["bad"].items()})
+    digests = np.frombuffer(tail[:digests_size], np.uint8).reshape(len(shapes), DIGEST_BYTES)
+    return CacheIndex(shapes, starts, {int(slot): reason for slot, reason in table["bad"].items()}, digests)
 
 
 def build_cache(
@@ -112,6 +129,9 @@ def build_cache(
     are the files' hashes that the cache's name was made of; each is compared with the bytes that are decoded.
     `boxes` (n, 4) cuts each image before it is resized (see `finetune.images.boxes.cut`).
 
+    Caches that were not used for the longest time go where the folder would pass its limit (see
+    `finetune.images.cache_limit`).
+
     Raises ResourceError when the folder cannot be written or the disk is too small, and DataError when a
     image changes meanwhile; then no file of this build stays behind.
     """
@@ -124,10 +144,12 @@ def build_cache(
             for stale in folder.glob("*.pixels.tmp"):
                 stale.unlink()
             pictures = _Pictures(files, digests, spec, boxes)
+            make_room(folder, pictures.least_bytes)
             free = shutil.disk_usage(folder).free
             if free < pictures.least_bytes:
                 raise _disk_full(folder, pictures.least_bytes, free)
             _write_and_rename(cache_file, pictures, threads, progress)
+            make_room(folder, 0, keep=cache_file)
     except OSError as error:
         raise ResourceError(
             f"the image cache in {folder} cannot be written: {error.strerror or error}; "
@@ -209,18 +231,21 @@ def _write(
 ) -> None:
     """Write pixels, index and footer, noting each shape; only a few images per thread are in memory."""
     bad: dict[int, str] = {}
+    digests: list[bytes] = []
     stream.write(MAGIC)
     slots = range(len(pictures.files))
     for slot, loaded in enumerate(map_files(pictures.load, slots, threads, "caching images", progress)):
         if isinstance(loaded, str):
             bad[slot] = loaded
             shapes.append((0, 0))
+            digests.append(pixel_digest(b""))
         else:
             stream.write(loaded.data)
             shapes.append(loaded.shape[:2])
-    table = json.dumps({"shapes": shapes, "bad": bad}).encode()
-    stream.write(table)
-    stream.write(FOOTER.pack(len(table), MAGIC))
+            digests.append(pixel_digest(loaded.data))
+    table, joined = json.dumps({"shapes": shapes, "bad": bad}).encode(), b"".join(digests)
+    stream.write(joined + table)
+    stream.write(FOOTER.pack(len(joined), len(table), pixel_digest(joined + table), MAGIC))
 
 
 def map_files(

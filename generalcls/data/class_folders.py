@@ -194,8 +194,11 @@ def _manifest(place: Path, found: ClassFolders, config: GeneralDataConfig) -> tu
 
 
 def _mapped(source: ImageSource, count: int, side: int) -> np.ndarray | None:
-    """Return the cache file's pixels, mapped read-only; a bad image takes no room in it."""
-    if not isinstance(source, CachedSource) or not count:
+    """Return the cache file's pixels, mapped read-only; a bad image takes no room in it.
+
+    None where there is no such file, or it is damaged and cannot be written to.
+    """
+    if not isinstance(source, CachedSource) or not count or not source.check():
         return None
     return np.memmap(source.cache_file, np.uint8, "r", offset=len(MAGIC), shape=(count, side, side, 3))
 

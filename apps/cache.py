@@ -1,0 +1,81 @@
+"""`crl cache ls | clean`: the decoded images kept between runs, and how to be rid of them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from apps.config import CacheConfig
+from finetune.cli.console import format_table, say
+from finetune.cli.options import suggestion
+from finetune.errors import UsageError
+from finetune.images.cache import cache_folder
+from finetune.images.cache_limit import (
+    GB,
+    LIMIT_VARIABLE,
+    CacheFile,
+    limit_bytes,
+    list_caches,
+    remove_unused,
+)
+
+DAY = 86_400  # seconds
+ACTIONS = ("ls", "clean")
+
+
+def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
+    """List the caches of a folder, or remove those that no run holds; return what was found.
+
+    Raises UsageError for another action, or a negative `keep_gb`.
+    """
+    if action not in ACTIONS:
+        raise UsageError(
+            f"crl cache takes {' or '.join(ACTIONS)}, got {action!r}{suggestion(action, ACTIONS)}"
+        )
+    if config.keep_gb < 0:
+        raise UsageError(f"keep_gb must be 0 or more gigabytes, got {config.keep_gb:g}")
+    folder = cache_folder(config.folder)
+    caches = [] if folder is None else list_caches(folder)
+    removed = _clean(caches, config.keep_gb * GB) if action == "clean" else []
+    kept = [cache for cache in caches if cache not in removed]
+    limit = limit_bytes()
+    if action == "ls" and kept:
+        say(format_table(("file", "MB", "last used", "in use"), [_row(cache) for cache in reversed(kept)]))
+    if action == "clean":
+        say(f"removed: {len(removed)} of {len(caches)} caches, {_gigabytes(removed)} GB")
+        busy = sum(cache.held for cache in kept)
+        if busy:
+            say(f"kept: {busy} in use by a run")
+    say(f"{folder}: {len(kept)} caches, {_gigabytes(kept)} of at most {limit / GB:g} GB ({LIMIT_VARIABLE})")
+    return {
+        "folder": str(folder),
+        "limit_bytes": limit,
+        "caches": [_facts(cache) for cache in kept],
+        "removed": [_facts(cache) for cache in removed],
+    }
+
+
+def _clean(caches: list[CacheFile], keep_bytes: float) -> list[CacheFile]:
+    """Remove the caches unused for the longest time until `keep_bytes` are left; return those removed."""
+    taken, removed = sum(cache.size for cache in caches), []
+    for cache in caches:
+        if taken <= keep_bytes:
+            break
+        if remove_unused(cache.path):
+            removed.append(cache)
+            taken -= cache.size
+    return removed
+
+
+def _row(cache: CacheFile) -> tuple[str, str, str, str]:
+    days = max(0.0, time.time() - cache.used) / DAY
+    ago = "today" if days < 1 else f"{days:.0f} days ago"
+    return cache.path.name, f"{cache.size / 1e6:.1f}", ago, "yes" if cache.held else "no"
+
+
+def _facts(cache: CacheFile) -> dict[str, Any]:
+    return {"file": cache.path.name, "bytes": cache.size, "used": cache.used, "in_use": cache.held}
+
+
+def _gigabytes(caches: list[CacheFile]) -> str:
+    return f"{sum(cache.size for cache in caches) / GB:.2f}"
