@@ -134,6 +134,8 @@ class DemoConfig:
         device: auto, cpu, cuda or cuda:1.
         host: address to listen on; any but a loopback address needs auth.
         port: port to listen on.
+        public_url: address at which another server (nginx, Caddy) offers the demo, with its path if it has
+            one: https://faces.example.org/ages. The page is then used at that address.
         auto_port: take the next free port when this one is in use.
         auth: file with a line user:password for each person who may come in.
         max_files: images at once.
@@ -150,6 +152,7 @@ class DemoConfig:
     device: str = "auto"
     host: str = "127.0.0.1"
     port: int = 7860
+    public_url: str | None = None
     auto_port: bool = False
     auth: str | None = None
     max_files: int = 16

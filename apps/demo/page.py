@@ -18,7 +18,7 @@ from apps.demo import models as demo_models
 from apps.demo import results as demo_results
 from apps.demo import startup as demo_start
 from apps.demo import text as demo_page
-from apps.demo import theme as demo_look
+from apps.demo import theme
 from apps.demo.results import write_downloads
 from finetune.cli.console import say
 from finetune.runs.interrupts import HANGUP, StopRequest
@@ -35,6 +35,7 @@ class RunningDemo:
 
     Args:
         url: where, such as http://127.0.0.1:7860/.
+        public: where people find it behind another server; the same as `url` without one.
         services: the tabs' services by task: age, category.
         examples: the tabs' example images by task.
         folder: where uploads are kept.
@@ -42,6 +43,7 @@ class RunningDemo:
     """
 
     url: str
+    public: str
     services: dict[str, DemoService]
     examples: dict[str, Examples]
     folder: UploadFolder
@@ -68,7 +70,7 @@ def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
         if config.check:
             told["check"] = _check(demo, config)
         else:
-            say(f"open {demo.url} in a browser (started in {demo.seconds:.1f} s); Ctrl-C stops the demo")
+            say(f"open {demo.public} in a browser (started in {demo.seconds:.1f} s); Ctrl-C stops the demo")
             while not stop.requested:
                 time.sleep(0.2)
     say("stopped; the uploaded images are removed")
@@ -79,11 +81,13 @@ def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
 def running_demo(models: Sequence[Path], config: DemoConfig) -> Iterator[RunningDemo]:
     """Give a demo that answers while the context is open; leaving it closes the port and removes uploads."""
     from apps.demo.security import startup as guard
+    from apps.demo.security.rules import read_public_address
     from apps.demo.uploads import Janitor, UploadFolder
 
     start = time.perf_counter()
     demo_start.check_numbers(config)
-    guard.check_bind(config.host, config.auth)
+    public = read_public_address(config.public_url) if config.public_url else None
+    guard.check_bind(config.host, config.auth, public)
     people = guard.read_auth(config.auth) if config.auth else None
     port = guard.free_port(config.host, config.port, config.auto_port)
     by_task = demo_start.load_models(models, config)
@@ -93,9 +97,11 @@ def running_demo(models: Sequence[Path], config: DemoConfig) -> Iterator[Running
         services = demo_start.build_services(by_task, examples, folder, config)
         blocks = build_blocks(services, examples, folder, config)
         try:
-            _launch(blocks, folder, config, port, people)
+            demo_start.launch(blocks, _look(), folder, config, port, people, public)
             seconds = time.perf_counter() - start
-            yield RunningDemo(demo_start.address(config.host, port), services, examples, folder, seconds)
+            url = demo_start.address(config.host, port)
+            shown = f"{public.url}/" if public else url
+            yield RunningDemo(url, shown, services, examples, folder, seconds)
         finally:
             demo_start.close_soon(blocks)
             blocks.close(verbose=False)
@@ -294,50 +300,11 @@ def _html(text: str, **options: Any) -> Any:
     return gr.HTML(text, padding=False, js_on_load=None, apply_default_css=False, **options)
 
 
-def _launch(
-    blocks: Any, folder: UploadFolder, config: DemoConfig, port: int, people: list[tuple[str, str]] | None
-) -> None:
-    """Start gradio's server in a thread of its own, with everything off that reaches beyond this machine."""
+def _look() -> Any:
+    """Return gradio's theme in the demo's own colours and fonts."""
     import gradio as gr
 
-    from apps.demo.security import startup as guard
-
-    here = Path.cwd()
-    theme = gr.themes.Base(font=demo_look.FONT, font_mono=demo_look.MONO).set(**demo_look.theme_values())
-    blocks.queue(
-        api_open=False,  # otherwise a direct call of a route walks past the queue
-        max_size=config.queue,
-        default_concurrency_limit=demo_start.concurrency(config),
-    )
-    blocks.launch(
-        prevent_thread_lock=True,
-        server_name=demo_start.bracketed(config.host),
-        server_port=port,
-        share=False,
-        inbrowser=False,
-        inline=False,
-        show_error=False,
-        quiet=True,
-        run_history=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
-        enable_monitoring=False,
-        footer_links=[],
-        num_workers=0,
-        max_threads=max(40, 2 * demo_start.concurrency(config)),
-        auth=people,
-        max_file_size=round(config.max_mb * 1e6),
-        allowed_paths=None,
-        blocked_paths=[] if here in folder.path.parents else [str(here)],
-        favicon_path=str(demo_look.FAVICON),
-        theme=theme,
-        css_paths=str(demo_look.STYLESHEET),
-        js=demo_page.COPY_SCRIPT,
-        app_kwargs=guard.app_kwargs(
-            folder, host=config.host, max_files=config.max_files, max_mb=config.max_mb
-        ),
-    )
+    return gr.themes.Base(font=theme.FONT, font_mono=theme.MONO).set(**theme.theme_values())
 
 
 def _check(demo: RunningDemo, config: DemoConfig) -> dict[str, Any]:

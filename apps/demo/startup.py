@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from apps.config import DemoConfig
+from apps.demo import theme
 from apps.demo.examples import Examples, read_examples
+from apps.demo.security.rules import PublicAddress
 from apps.demo.service import DemoService
+from apps.demo.text import COPY_SCRIPT
 from apps.demo.uploads import UploadFolder
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import align_classes
@@ -95,6 +98,59 @@ def build_services(
 
 def _opener(folder: UploadFolder, examples: Examples) -> Callable[[Path], bool]:
     return lambda path: folder.owns(path) or examples.holds(path)
+
+
+def launch(
+    blocks: Any,
+    look: Any,
+    folder: UploadFolder,
+    config: DemoConfig,
+    port: int,
+    people: list[tuple[str, str]] | None,
+    public: PublicAddress | None,
+) -> None:
+    """Start the server of gradio's `blocks` in a thread of its own, with its theme `look`.
+
+    Everything that reaches beyond this machine is off.
+    """
+    from apps.demo.security import startup as guard
+
+    here = Path.cwd()
+    blocks.queue(
+        api_open=False,  # otherwise a direct call of a route walks past the queue
+        max_size=config.queue,
+        default_concurrency_limit=concurrency(config),
+    )
+    blocks.launch(
+        prevent_thread_lock=True,
+        server_name=bracketed(config.host),
+        server_port=port,
+        share=False,
+        inbrowser=False,
+        inline=False,
+        show_error=False,
+        quiet=True,
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        footer_links=[],
+        num_workers=0,
+        max_threads=max(40, 2 * concurrency(config)),
+        auth=people,
+        max_file_size=round(config.max_mb * 1e6),
+        allowed_paths=None,
+        blocked_paths=[] if here in folder.path.parents else [str(here)],
+        favicon_path=str(theme.FAVICON),
+        theme=look,
+        css_paths=str(theme.STYLESHEET),
+        js=COPY_SCRIPT,
+        root_path=public.url if public else None,
+        app_kwargs=guard.app_kwargs(
+            folder, host=config.host, max_files=config.max_files, max_mb=config.max_mb, public=public
+        ),
+    )
 
 
 def address(host: str, port: int) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-from apps.demo.security.rules import FILE_ROUTE, Head, Refusal
+from apps.demo.security.rules import FILE_ROUTE, Head, PublicAddress, Refusal
 from apps.demo.uploads import UploadFolder
 
 Message = MutableMapping[str, Any]
@@ -161,11 +161,12 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def check_files(body: bytes, head: Head, folder: UploadFolder) -> None:
+def check_files(body: bytes, head: Head, folder: UploadFolder, public: PublicAddress | None = None) -> None:
     """Refuse a JSON body that names a file which was not uploaded here, anywhere in it.
 
     A file is an object with a `path` or a `url`, whatever else it says. Its path must be an uploaded image;
-    its url may be absent, or this demo's own address of that image, as the page sends it.
+    its url may be absent, or this demo's own address of that image, as the page sends it: under the name
+    that the request came to, or under the `public` one.
     """
     try:
         value = json.loads(body) if body else None
@@ -176,7 +177,10 @@ def check_files(body: bytes, head: Head, folder: UploadFolder) -> None:
         item = waiting.pop()
         if isinstance(item, dict):
             if "path" in item or "url" in item:
-                _check_file(item.get("path"), item.get("url"), head, folder)
+                url = item.get("url")
+                if public is not None and isinstance(url, str):
+                    url = url.removeprefix(public.url)
+                _check_file(item.get("path"), url, head, folder)
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)

@@ -27,6 +27,7 @@ from apps.demo.security.rules import (
     FILE_ROUTE,
     UPLOAD_ROUTE,
     Head,
+    PublicAddress,
     Refusal,
     check_host,
     check_origin,
@@ -70,20 +71,24 @@ class Guard:
         app: the application behind it.
         names: the host names that it answers to (`guard_rules.known_names`).
         limits: what a request may bring.
+        public: where people find the demo behind another server; None where they come to it directly.
 
     What is refused gets a status and a sentence: as JSON with `detail` and `error`, which the page and
     gradio_client show, or as plain text for an upload.
     """
 
-    def __init__(self, app: App, names: Collection[str], limits: Limits) -> None:
+    def __init__(
+        self, app: App, names: Collection[str], limits: Limits, public: PublicAddress | None = None
+    ) -> None:
         self.app, self.names, self.limits, self.logins = app, names, limits, LoginLimit()
+        self.public = public
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._serve(without_dropped(scope), receive, send)
+            await self._serve(without_dropped(scope, self.public), receive, send)
         else:  # gradio 6 uses no web sockets
             await send({"type": "websocket.close", "code": 1008})
 
@@ -92,7 +97,7 @@ class Guard:
         send = _Dressed(head, send)
         try:
             check_host(head, self.names)
-            check_origin(head)
+            check_origin(head, self.public)
             check_route(head)
             check_file_route(head, self.limits.folder)
             if head.method == "POST":
@@ -132,7 +137,7 @@ class Guard:
             await self._serve_login(head, scope, receive, send)
             return
         body = await read_whole(head, receive, JSON_BYTES)
-        check_files(body, head, self.limits.folder)
+        check_files(body, head, self.limits.folder, self.public)
         await self.app(scope, replay(body, receive), send)
 
     async def _serve_login(self, head: Head, scope: Any, receive: Receive, send: Send) -> None:

@@ -9,8 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.errors import UsageError
+
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 FILE_ROUTE = "/gradio_api/file="
 UPLOAD_ROUTE = "/gradio_api/upload"
 
@@ -64,15 +67,55 @@ class Head:
         return values[0] if values else None
 
 
-def known_names(host: str) -> frozenset[str]:
-    """Return the names by which a demo that listens on `host` may be called.
+@dataclass(frozen=True)
+class PublicAddress:
+    """Where people find a demo that stands behind another server: `origin` and path `prefix` of its address.
+
+    `prefix` is empty, or begins with a slash and ends without one.
+    """
+
+    origin: str
+    prefix: str
+
+    @property
+    def name(self) -> str:
+        """The host name alone, as the server in front may pass it on."""
+        return _host_name(self.origin.partition("://")[2])
+
+    @property
+    def url(self) -> str:
+        """The address of the page, without a slash at its end."""
+        return self.origin + self.prefix
+
+
+def read_public_address(url: str) -> PublicAddress:
+    """Return the parts of `--public-url`.
+
+    Raises UsageError for what is no http or https address of a host, with a port and a path at most.
+
+    >>> read_public_address("https://Faces.example.org/ages/")
+    PublicAddress(origin='https://faces.example.org', prefix='/ages')
+    """
+    match = re.fullmatch(r"(https?)://([^/?#]+)((?:/[\w.~-]+)*)/?", url.strip(), re.IGNORECASE | re.ASCII)
+    if match is None or not _host_name(match.group(2)):
+        raise UsageError(
+            f"--public-url must be an address such as https://faces.example.org/ages, got {url!r}: "
+            "http or https, a host, and at most a port and a path of plain letters"
+        )
+    scheme, place, prefix = match.groups()
+    default = DEFAULT_PORTS[scheme.lower()]
+    return PublicAddress(f"{scheme.lower()}://{place.lower().removesuffix(default)}", prefix)
+
+
+def known_names(host: str, public: PublicAddress | None = None) -> frozenset[str]:
+    """Return the names by which a demo that listens on `host`, and is found at `public`, may be called.
 
     >>> sorted(known_names("127.0.0.1"))
     ['127.0.0.1', '::1', 'localhost']
     """
     own = socket.gethostname().lower()
     extra = {own, f"{own}.local", *ANY_ADDRESS} if host in ANY_ADDRESS else {host.strip("[]").lower()}
-    return LOOPBACK_NAMES | extra
+    return LOOPBACK_NAMES | extra | ({public.name} if public else set())
 
 
 def check_host(head: Head, names: Collection[str]) -> None:
@@ -85,17 +128,21 @@ def check_host(head: Head, names: Collection[str]) -> None:
     if name in names or (not ANY_ADDRESS.isdisjoint(names) and _is_address(name)):
         return
     raise Refusal(
-        421, f"This demo does not answer to the name {name[:100]!r}; start it with --host and that name."
+        421,
+        f"This demo does not answer to the name {name[:100]!r}; start it with --host and that name, "
+        "or with --public-url where another server has that name.",
     )
 
 
-def check_origin(head: Head) -> None:
+def check_origin(head: Head, public: PublicAddress | None = None) -> None:
     """Refuse what another web page sends or embeds; following a link to the demo's own page is fine.
 
     A browser says where a request comes from (Origin, Sec-Fetch-Site); curl and gradio_client say nothing.
+    The page at the `public` address is the demo's own too, whatever Host the server in front sends.
     """
     origin, site = head.one(b"origin"), head.one(b"sec-fetch-site")
-    if origin is not None and not _same_place(origin, head.one(b"host") or ""):
+    own = origin is None or _same_place(origin, head.one(b"host") or "")
+    if not own and (public is None or origin is None or _plain_origin(origin) != public.origin):
         raise Refusal(403, "Another web page may not use this demo; open the demo's own page.")
     if site in (None, "same-origin", "none"):
         return
@@ -112,10 +159,18 @@ def check_route(head: Head) -> None:
         raise Refusal(404, "There is nothing at this address.")
 
 
-def without_dropped(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request without headers that change the addresses written into the page."""
+def without_dropped(scope: Mapping[str, Any], public: PublicAddress | None = None) -> dict[str, Any]:
+    """Return the request without headers that change the addresses written into the page.
+
+    The path prefix of the `public` address goes too, where the server in front has left it.
+    """
     headers = [(name, value) for name, value in scope["headers"] if name.lower() not in _DROPPED_HEADERS]
-    return {**scope, "headers": headers}
+    kept = {**scope, "headers": headers}
+    prefix = public.prefix if public else ""
+    if prefix and (scope["path"] == prefix or scope["path"].startswith(f"{prefix}/")):
+        kept["path"] = scope["path"].removeprefix(prefix) or "/"
+        kept["raw_path"] = scope.get("raw_path", b"").removeprefix(prefix.encode()) or b"/"
+    return kept
 
 
 def _host_name(host: str) -> str:
@@ -131,9 +186,15 @@ def _is_address(name: str) -> bool:
     return True
 
 
+def _plain_origin(origin: str) -> str:
+    """Return an origin in small letters and without the scheme's own port."""
+    origin = origin.lower()
+    return origin.removesuffix(DEFAULT_PORTS.get(origin.partition("://")[0], ""))
+
+
 def _same_place(origin: str, host: str) -> bool:
     scheme, found, place = origin.partition("://")
-    default = {"http": ":80", "https": ":443"}.get(scheme)
+    default = DEFAULT_PORTS.get(scheme)
     if not found or default is None:
         return False
     return place.lower().removesuffix(default) == host.lower().removesuffix(default)

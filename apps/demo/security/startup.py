@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from apps.demo.security.rules import PublicAddress, known_names
 from apps.demo.uploads import UploadFolder
 from finetune.cli.console import say
 from finetune.errors import UsageError
@@ -60,7 +61,9 @@ def refuse_environment(folder: Path | None = None) -> list[str]:
     return ignored
 
 
-def app_kwargs(folder: UploadFolder, *, host: str, max_files: int, max_mb: float) -> dict[str, Any]:
+def app_kwargs(
+    folder: UploadFolder, *, host: str, max_files: int, max_mb: float, public: PublicAddress | None = None
+) -> dict[str, Any]:
     """Return what `launch(app_kwargs=...)` takes, so that the guard stands before every route.
 
     Args:
@@ -68,30 +71,37 @@ def app_kwargs(folder: UploadFolder, *, host: str, max_files: int, max_mb: float
         host: the address that the demo listens on.
         max_files: images in one upload, >= 1.
         max_mb: size of one image, in MB (10^6 bytes), > 0.
+        public: where people find the demo behind another server; None without one.
     """
     from starlette.middleware import Middleware
 
     from apps.demo.security.body import Limits
     from apps.demo.security.middleware import Guard
-    from apps.demo.security.rules import known_names
 
     if max_files < 1 or not max_mb > 0:
         raise UsageError(
             f"--max-files must be at least 1 and --max-mb above 0, got {max_files} and {max_mb:g}"
         )
     limits = Limits(max_files, max_mb, folder)
-    return {"middleware": [Middleware(Guard, names=known_names(host), limits=limits)]}
+    names = known_names(host, public)
+    return {"middleware": [Middleware(Guard, names=names, limits=limits, public=public)]}
 
 
-def check_bind(host: str, auth: str | None) -> None:
+def check_bind(host: str, auth: str | None, public: PublicAddress | None = None) -> None:
     """Refuse to listen where other machines can come in without a password.
 
+    A `public` address without an `auth` file is noted: the server in front may ask for passwords itself.
     Raises UsageError for a `host` that is not this machine's own loopback address, without an `auth` file.
     """
     if auth is None and not _is_loopback(host):
         raise UsageError(
             f"--host {host} lets other machines in: name a file of user:password lines with --auth, "
             "or listen on 127.0.0.1"
+        )
+    if auth is None and public is not None and not _is_loopback(public.name):
+        say(
+            f"note: no password is asked here (--auth): whoever the server at {public.url} lets in may use "
+            "the demo"
         )
 
 
@@ -163,7 +173,10 @@ def _is_free(host: str, port: int) -> bool:
     except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) in _IN_USE:
             return False
-        raise UsageError(f"--host {host} is no address of this machine ({error}): try 127.0.0.1") from None
+        raise UsageError(
+            f"--host {host} is no address of this machine ({error}): try 127.0.0.1; a name that another "
+            "server has goes to --public-url"
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

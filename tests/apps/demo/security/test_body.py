@@ -16,7 +16,7 @@ from apps.demo.security.body import (
     read_whole,
     replay,
 )
-from apps.demo.security.rules import Head, Refusal
+from apps.demo.security.rules import Head, PublicAddress, Refusal
 from apps.demo.uploads import UploadFolder
 from tests.apps.demo.refusals import refused
 
@@ -253,3 +253,17 @@ def test_a_sender_who_stops_sending_is_not_waited_for_for_ever(monkeypatch):
         await asyncio.sleep(60)
 
     asyncio.run(Inbox(silent).drain())
+
+
+def test_a_file_at_the_public_address_is_this_demos_own(folder, own):
+    public = PublicAddress("https://faces.example.org", "/ages")
+    body = json.dumps({"path": own, "url": f"https://faces.example.org/ages/gradio_api/file={own}"}).encode()
+    assert refused(check_files, body, head(), folder, public) is None
+    assert refused(check_files, body, head(), folder) == 403
+    for url in (
+        "https://faces.example.org.evil/ages",
+        "https://faces.example.org/other",
+        "https://evil.example",
+    ):
+        body = json.dumps({"path": own, "url": f"{url}/gradio_api/file={own}"}).encode()
+        assert refused(check_files, body, head(), folder, public) == 403

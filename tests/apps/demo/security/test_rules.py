@@ -1,6 +1,16 @@
 import pytest
 
-from apps.demo.security.rules import Head, check_host, check_origin, check_route, known_names, without_dropped
+from apps.demo.security.rules import (
+    Head,
+    PublicAddress,
+    check_host,
+    check_origin,
+    check_route,
+    known_names,
+    read_public_address,
+    without_dropped,
+)
+from finetune.errors import UsageError
 from tests.apps.demo.refusals import refused
 
 
@@ -170,3 +180,65 @@ def test_headers_that_choose_the_pages_addresses_are_dropped():
         (b"x-gradio-server", b"http://evil"),
     ]
     assert without_dropped({"headers": pairs})["headers"] == [(b"host", b"localhost")]
+
+
+PUBLIC = PublicAddress("https://faces.example.org", "/ages")
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("https://faces.example.org", ("https://faces.example.org", "")),
+        (" HTTPS://Faces.Example.org:443/ ", ("https://faces.example.org", "")),
+        ("http://lab:8080/ages/demo/", ("http://lab:8080", "/ages/demo")),
+        ("http://[fe80::1]:80/a", ("http://[fe80::1]", "/a")),
+    ],
+)
+def test_a_public_address_has_an_origin_and_a_prefix(url, parts):
+    assert read_public_address(url) == PublicAddress(*parts)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("faces.example.org", "ftp://faces", "https://", "https://a b", "https://me@faces", "https://a:x"),
+        *("https://faces/?x=1", "https://faces/#x", "https://faces//x", "https://faces/a/../b%2f"),
+        'https://faces/"><script>',
+    ],
+)
+def test_what_is_no_public_address_is_refused(url):
+    with pytest.raises(UsageError, match=r"--public-url must be an address such as https://"):
+        read_public_address(url)
+
+
+def test_the_public_name_is_answered_and_no_other():
+    names = known_names("127.0.0.1", PUBLIC)
+    assert refused(check_host, head(host="faces.example.org"), names) is None
+    assert refused(check_host, head(host="127.0.0.1:7860"), names) is None
+    assert refused(check_host, head(host="evil.example"), names) == 421
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "faces.example.org"])
+def test_the_page_at_the_public_address_is_its_own_whatever_name_is_passed_on(host):
+    for origin in ("https://faces.example.org", "https://faces.example.org:443", "https://FACES.example.org"):
+        assert refused(check_origin, head("POST", "/", host=host, origin=origin), PUBLIC) is None
+    for origin in ("https://evil.example", "https://faces.example.org.evil.example", "null", "https://ages"):
+        assert refused(check_origin, head("POST", "/", host=host, origin=origin), PUBLIC) == 403
+    assert refused(check_origin, head(host="127.0.0.1", origin="http://faces.example.org"), PUBLIC) == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "inside"),
+    [
+        ("/ages", "/"),
+        ("/ages/", "/"),
+        ("/ages/config", "/config"),
+        ("/config", "/config"),
+        ("/agesx", "/agesx"),
+    ],
+)
+def test_a_prefix_that_the_server_in_front_left_is_taken_off(path, inside):
+    scope = {"headers": [], "path": path, "raw_path": path.encode()}
+    kept = without_dropped(scope, PUBLIC)
+    assert (kept["path"], kept["raw_path"]) == (inside, inside.encode())
+    assert without_dropped(scope)["path"] == path
