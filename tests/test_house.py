@@ -85,6 +85,7 @@ TORCH_FREE = (
     "finetune.seeding",
     "finetune.images.preprocess",
     "finetune.images.decode",
+    "finetune.images.class_names",
     "finetune.cli.console",
     "finetune.figures.evidence",
     "finetune.experiments.run_settings",

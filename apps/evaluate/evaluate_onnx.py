@@ -23,7 +23,6 @@ from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import check_same_classes, probabilities
 from finegrained.config import FineDataConfig
 from finegrained.data.boxes import picture_boxes
-from finegrained.data.class_names import class_map, normalised
 from finegrained.data.load import read_fine_data
 from finegrained.scores import fine_scores
 from finegrained.task import TASK as CATEGORIES
@@ -32,6 +31,7 @@ from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.evaluate import frame_of
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.task import Task, measures_for
+from finetune.images.class_names import class_map, normalised
 from finetune.images.manifest import Manifest
 from finetune.runs.files import check_writable
 
