@@ -30,10 +30,6 @@ OUT_OF_SCOPE = (
     "profiling of minors",
     "any decision about a single person",
 )
-PRIVACY = (
-    "The model file holds numbers and facts, no image. The toolkit's commands and its page run on the "
-    "machine that they are started on, send no image anywhere, and keep none unless you ask for it."
-)
 HOW_TO_SLICE = (
     "crl age evaluate RUN --data.table your.csv --data.gender_column gender",
     "For a trait with no column of its own, such as skin tone, write one table per value and evaluate each.",

@@ -191,6 +191,7 @@ def test_a_run_of_another_package_is_exported_with_its_card(installed, tmp_path,
         "| data | folders; 32 images, 2 classes |",
         "| split | 16 training images; 4 validation images; 12 test images |",
         "also one that shows none of the classes.",
+        "send no image anywhere",
     ):
         assert line in card
     assert re.findall(r"\b(?:faces?|ages?|categor\w+|subjects?)\b", card.replace("augment face", "")) == []

@@ -14,6 +14,10 @@ from finetune.figures.markdown import escape, number, table
 
 NOT_MEASURED, UNKNOWN = "not measured", "unknown"
 FEW_CLASSES = 12  # are all named
+PRIVACY = (
+    "The model file holds numbers and facts, no image. The toolkit's commands and its page run on the "
+    "machine that they are started on, send no image anywhere, and keep none unless you ask for it."
+)
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 Facts = Mapping[str, Any]
 
@@ -50,6 +54,7 @@ def plain_card(
         "protocol_words": record.protocol,
     }
     card = {
+        "privacy": PRIVACY,
         "data": data,
         "training": {"n_train": record.n_train, "n_validation": record.n_validation},
         "not_measured": [] if tested else [UNTESTED],
