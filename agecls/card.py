@@ -13,7 +13,6 @@ from agecls.card_facts import (
     HOW_TO_SLICE,
     INTENDED_USE,
     OUT_OF_SCOPE,
-    PRIVACY,
     data_facts,
     detector_facts,
     not_measured,
@@ -24,6 +23,7 @@ from agecls.measures import AGE_RESULT, MEASURES
 from agecls.report_sections import age_gaps
 from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
 from finetune.errors import UsageError
+from finetune.experiments.exported.card import PRIVACY
 from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.result import Result

@@ -14,9 +14,9 @@ from agecls.faces.detector import build_detector
 from agecls.scores import FEWEST_SUBJECTS
 from agecls.synthetic.adience import is_drawn
 from finetune.cli.console import say
+from finetune.experiments.exported.model import CropChoice
 from finetune.experiments.record import UNTESTED
 from finetune.experiments.result import Result
-from finetune.experiments.task import CropChoice
 from finetune.runs.folder import read_json
 
 INTENDED_USE = (
@@ -29,10 +29,6 @@ OUT_OF_SCOPE = (
     "surveillance",
     "profiling of minors",
     "any decision about a single person",
-)
-PRIVACY = (
-    "The model file holds numbers and facts, no image. The toolkit's commands and its page run on the "
-    "machine that they are started on, send no image anywhere, and keep none unless you ask for it."
 )
 HOW_TO_SLICE = (
     "crl age evaluate RUN --data.table your.csv --data.gender_column gender",

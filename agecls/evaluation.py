@@ -61,6 +61,11 @@ def tell_evaluation(summary: Mapping[str, Any]) -> None:
         f"{summary['data']} ({summary['test_crops']} crops, {summary['weights']} weights): exact "
         f"{summary['exact']:.2f} %, one-off {summary['one_off']:.2f} %, pooled over {summary['n']} images"
     )
+    tell_slices(summary)
+
+
+def tell_slices(summary: Mapping[str, Any]) -> None:
+    """Print every slice."""
     for name, rows in summary["slices"].items():
         print_slice(name, rows)
 

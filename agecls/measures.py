@@ -64,5 +64,6 @@ AGE_RESULT = ResultForm(
     written_by="crl age cv writes them when its folds are finished",
     columns=("subject", "user", "gender", "age", "fold"),
     may_be_empty=("age",),
+    unnamed=True,
     headline=(MEASURES[0].key, MEASURES[0].label),
 )

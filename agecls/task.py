@@ -15,11 +15,11 @@ from agecls.data.folds import shared_people
 from agecls.data.read import check_contents, make_age_splits, read_data
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
+from finetune.experiments.exported.model import CropChoice, ModelWords
 from finetune.experiments.measures import Resampling
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import ALL, Split, Splits
 from finetune.experiments.task import (
-    CropChoice,
     FoldsRun,
     Sections,
     StudyText,
@@ -29,6 +29,8 @@ from finetune.experiments.task import (
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
+    from finetune.experiments.config import DataConfig
+    from finetune.experiments.exported.model import CardText, ExportedFacts, ExportedModel, OtherData
     from finetune.experiments.record import RunRecord
     from finetune.experiments.result import Result
     from finetune.figures.markdown import Picture
@@ -38,6 +40,18 @@ STUDY_NOTES = (
     "of seeds, subject by subject, and `crl export` takes any of their models.",
     "Seeds are not subjects: a difference that holds over seeds holds for these test subjects; what others "
     "would have shown is what the intervals of `crl age compare` are about.",
+)
+
+
+WORDS = ModelWords(
+    kind="age",
+    tab="Age groups",
+    question="Which age group does a face appear to belong to? An estimate of the <b>apparent</b> age group, "
+    "to compare models by: not a person's age, and not for decisions about individuals.",
+    purpose="Apparent age group only: not for decisions about individuals.",
+    photographs="real faces",
+    drawings="faces",
+    missing=("No age-group model yet", "crl export runs/cel", "crl demo runs/cel/export/fold0/*.onnx"),
 )
 
 
@@ -54,6 +68,7 @@ class AgeTask(Task):
     call_options = ("folds", "devices", "report")
     cell_files = ("run.json", "predictions.parquet", "manifest.parquet", "report.json", "report.md")
     measures = MEASURES
+    words = WORDS
 
     def read(self, config: AgeDataConfig, *, lists_only: bool = False) -> TaskData:
         """Read Adience or a table, with folds."""
@@ -249,6 +264,24 @@ class AgeTask(Task):
         from agecls.card import age_card
 
         return age_card(folder, fold, self.measures, tested=tested)
+
+    def card_text(self, facts: ExportedFacts) -> CardText:
+        """Return the scores by group, gender and head pose, the errors across 18, and the limits of all."""
+        from agecls.exported.card_text import age_text
+
+        return age_text(facts, self.measures)
+
+    def other_data(self, asked: DataConfig, models: Sequence[ExportedModel]) -> OtherData:
+        """Return all faces of Adience or a table."""
+        from agecls.exported.other_data import other_faces
+
+        return other_faces(asked, models)
+
+    def tell_parts(self, scores: Mapping[str, Any]) -> None:
+        """Print a table per slice."""
+        from agecls.evaluation import tell_slices
+
+        tell_slices(scores)
 
     def folds_run(self, config: AgeStudyConfig) -> FoldsRun | None:
         """Return the cross-validation that a cell is, unless it is one model of `train`."""

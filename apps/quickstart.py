@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agecls.config import AgeDataConfig, CrossValidationConfig
+from agecls.cross_validation import cross_validate
+from agecls.synthetic.adience import write_lookalike_adience
+from agecls.task import TASK
 from finetune.errors import UsageError
 from finetune.runs.files import check_writable
 
 if TYPE_CHECKING:
-    from agecls.config import CrossValidationConfig
     from apps.config import QuickstartConfig
     from finetune.images.manifest import Manifest
 
@@ -42,7 +45,6 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
     Returns dir, runs (loss -> report), comparison (CRL against CE), comparisons (both), models, examples, and
     what the demo returned when it was stopped (None where it was not asked for).
     """
-    from agecls.synthetic.adience import write_lookalike_adience
     from finetune.cli.console import say
 
     folder = claim(Path(config.dir))
@@ -70,8 +72,6 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
 
 def train(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> dict[str, Any]:
     """Cross-validate one loss and return its report."""
-    from agecls.cross_validation import cross_validate
-    from agecls.task import TASK
     from finetune.cli.console import say
 
     short, title = LOSSES[loss]
@@ -82,7 +82,6 @@ def train(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> dic
 
 def compare(folder: Path, first: str, second: str) -> dict[str, Any]:
     """Compare two losses on the same faces, image by image."""
-    from agecls.task import TASK
     from finetune.cli.console import say
     from finetune.experiments.compare.compare import compare_folders
     from finetune.experiments.config import CompareConfig
@@ -201,7 +200,6 @@ def claim(folder: Path) -> Path:
 
 def loss_config(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> CrossValidationConfig:
     """Return the cross-validation of one loss: a tiny network from scratch, equal in everything else."""
-    from agecls.config import AgeDataConfig, CrossValidationConfig
     from finetune.training.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 
     return CrossValidationConfig(

@@ -10,6 +10,7 @@ from typing import Any
 from finegrained.measures import FINE_RESULT, MEASURES
 from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import is_drawn
+from finetune.experiments.exported.card import PRIVACY
 from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.record import UNTESTED
 from finetune.experiments.result import Result
@@ -20,10 +21,6 @@ INTENDED_USE = (
     "one object of the listed categories each, while somebody looks at the result."
 )
 OUT_OF_SCOPE = ("any decision that nobody checks", "images of other things than the listed categories")
-PRIVACY = (
-    "The model file holds numbers and facts, no image. The toolkit's commands and its page run on the "
-    "machine that they are started on, send no image anywhere, and keep none unless you ask for it."
-)
 HOW_TO_SLICE = (
     "crl evaluate-onnx MODEL --data.root FOLDER",
     "FOLDER holds a folder of images per category, or lies as the data set does that the model learned.",

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from finegrained.data.class_names import class_map, normalised
 from finetune.cli.console import say, table
+from finetune.images.class_names import class_map, normalised
 from finetune.images.manifest import Manifest
 from finetune.models.bundle import check_class_names
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from finegrained.data.class_names import display_name
 from finegrained.figures.class_accuracy import ranked
 from finegrained.measures import MEASURES
 from finegrained.published import FULL_TEST, PAPER, TABLE_IX, TEST_LISTS, Reported
 from finetune.experiments import sections
 from finetune.experiments.measures import Measure, shown_in
 from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, number, table
+from finetune.images.class_names import display_name
 
 Record = Mapping[str, Any]
 ALL_CLASSES = 24  # up to so many classes the table has them all

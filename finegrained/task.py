@@ -13,6 +13,7 @@ from finegrained.data.boxes import picture_boxes
 from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
 from finegrained.measures import FINE_RESULT, MEASURES
 from finetune.cli.console import say
+from finetune.experiments.exported.model import ModelWords
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.splits import Split, Splits
 from finetune.experiments.task import Sections, StudyText, Task, TaskData
@@ -20,12 +21,23 @@ from finetune.images.manifest import Manifest
 from finetune.metrics.classification import confusion_matrix
 
 if TYPE_CHECKING:
+    from finetune.experiments.config import DataConfig
+    from finetune.experiments.exported.model import CardText, ExportedFacts, ExportedModel, OtherData
     from finetune.experiments.result import Result
     from finetune.figures.markdown import Picture
 
 STUDY_NOTES = (
     "Every cell is an ordinary run in cells/ARM/seed-N: `crl fine compare` pairs two of them, or two lists "
     "of seeds, image by image, and `crl export` takes any.",
+)
+
+
+WORDS = ModelWords(
+    kind="category",
+    tab="Fine-grained",
+    question="Which of many visually similar classes is it? Fine-grained classes differ in small details, "
+    "which is where losses differ most.",
+    missing=("No fine-grained model yet", "crl export runs/birds", "crl demo runs/birds/export/*/*.onnx"),
 )
 
 
@@ -37,6 +49,7 @@ class CategoryTask(Task):
     form = FINE_RESULT
     config_type = FineConfig
     measures = MEASURES
+    words = WORDS
 
     def read(self, config: FineDataConfig, *, lists_only: bool = False) -> TaskData:
         """Read CUB-200-2011, Stanford Cars, class folders or a table."""
@@ -194,6 +207,18 @@ class CategoryTask(Task):
         from finegrained.card import fine_card
 
         return fine_card(folder, self.measures, tested=tested)
+
+    def card_text(self, facts: ExportedFacts) -> CardText:
+        """Return the scores, the categories of lowest accuracy, and how images were cut."""
+        from finegrained.exported.card_text import category_text
+
+        return category_text(facts, self.measures)
+
+    def other_data(self, asked: DataConfig, models: Sequence[ExportedModel]) -> OtherData:
+        """Return the test part of the data, cut out as the models' training images were."""
+        from finegrained.exported.other_data import other_images
+
+        return other_images(asked, models)
 
     def study_text(self, config: FineStudyConfig, report: Mapping[str, Any]) -> StudyText:
         """Return which head was trained, and the scores that others reported with it on the official test."""

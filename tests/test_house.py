@@ -6,6 +6,7 @@ Imports count wherever they stand: inside functions and under TYPE_CHECKING too.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import textwrap
@@ -73,6 +74,17 @@ DOORS = {
     "torchvision": {"generalcls/data/datasets.py"},
 }
 
+# apps finds a task by entry point and asks it. What names one all the same, and why; faces (agecls.faces) may
+# be named anywhere: what cuts a face out for a model stands beside the detector.
+TASK_ROOMS = ("agecls", "finegrained", "generalcls")
+TASK_KINDS = {"age", "category"}
+NAMES_A_TASK = {
+    "apps/cli.py": {"agecls", "finegrained", "generalcls", "age"},  # the table of the toolkit's own commands
+    "apps/config.py": {"agecls"},  # the options of evaluate-onnx are those of the task with most of them
+    "apps/quickstart.py": {"agecls"},  # its example
+}
+FACES = re.compile(r"\bagecls\.faces\b")
+
 # Importing these must not import torch: they answer before a model is needed.
 TORCH_FREE = (
     "core_losses",
@@ -85,6 +97,7 @@ TORCH_FREE = (
     "finetune.seeding",
     "finetune.images.preprocess",
     "finetune.images.decode",
+    "finetune.images.class_names",
     "finetune.cli.console",
     "finetune.figures.evidence",
     "finetune.experiments.run_settings",
@@ -131,6 +144,10 @@ TORCH_FREE = (
     "agecls.task",
     "finegrained.task",
     "finetune.experiments.task",
+    "finetune.experiments.exported.lookup",
+    "finetune.experiments.exported.other_data",
+    "agecls.exported.other_data",
+    "finegrained.exported.other_data",
     "finetune.experiments.result",
     "finetune.experiments.measures",
     "finetune.experiments.compare.compare",
@@ -219,6 +236,18 @@ def broken_doors(file: str, source: str) -> set[str]:
     """Return the guests that `file` lets in although it is not their door."""
     guests = {name.split(".")[0] for name in imported_names(source)} & set(DOORS)
     return {guest for guest in guests if file not in DOORS[guest]}
+
+
+def tasks_named(source: str) -> set[str]:
+    """Return the rooms and kinds of tasks that a source names, in imports and texts; faces are none."""
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    told = FACES.sub("", "\n".join([*imported_names(source), *texts]))
+    rooms = {room for room in TASK_ROOMS if re.search(rf"\b{room}\b", told)}
+    return rooms | (TASK_KINDS & set(texts))
 
 
 def stairs_up(module: str, imported: set[str]) -> set[str]:
@@ -449,6 +478,24 @@ def test_every_door_is_used():
 def test_a_guest_at_the_wrong_door_is_caught():
     assert broken_doors("finetune/training/loop.py", "def late():\n    import timm.data") == {"timm"}
     assert broken_doors("agecls/report.py", "from PIL import Image") == {"PIL"}
+
+
+def test_programs_name_no_task():
+    named = {
+        path: tasks for room, path, text in source_files() if room == "apps" and (tasks := tasks_named(text))
+    }
+    assert named == NAMES_A_TASK
+
+
+def test_a_program_that_names_a_task_is_caught():
+    assert tasks_named("def late():\n    from agecls.task import TASK") == {"agecls"}
+    assert tasks_named("import generalcls") == {"generalcls"}
+    assert tasks_named('if facts.task == "category":\n    pass') == {"category"}
+    assert tasks_named('TITLES = {"age": "Ages"}') == {"age"}
+    assert tasks_named('"""As `finegrained.card` returns it."""') == {"finegrained"}
+    assert tasks_named('load("agecls.scores")') == {"agecls"}
+    assert tasks_named("from agecls.faces.crop import FaceCrop") == set()
+    assert tasks_named('import unicodedata\nunicodedata.category("a")\nage = "the age of a file"') == set()
 
 
 def test_every_rule_sees_files():

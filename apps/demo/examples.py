@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from apps.predict.inputs import PICTURE_SUFFIXES, natural_key
-from finegrained.data.class_names import normalised
 from finetune.errors import UsageError
+from finetune.images.class_names import normalised
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.preprocess import center_crop, resize
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from agecls.faces.crop import FaceCrop
 from apps.demo.text import safe
 from apps.runtime.metadata import is_for_drawings, learned_from_boxes
+from finetune.experiments.exported.lookup import drawing_words
 from finetune.experiments.measures import PERCENT, Measure
 from finetune.experiments.task import load_task, measures_for, task_names
 
@@ -57,9 +58,9 @@ def drawn_html(models: Mapping[str, OnnxClassifier]) -> str:
     drawn = {title: model for title, model in models.items() if is_for_drawings(model.facts)}
     if not drawn:
         return ""
-    ages = any(model.facts.task == "age" for model in drawn.values())
+    words = drawing_words([model.facts.task for model in drawn.values()])
     return (
-        f'<p class="crl-about"><strong>Not for {"real faces" if ages else "photographs"}:</strong> '
+        f'<p class="crl-about"><strong>Not for {words.photographs}:</strong> '
         f"{safe(', '.join(drawn))} learned from drawings alone.</p>"
     )
 

@@ -36,7 +36,7 @@ class RunningDemo:
     Args:
         url: where, such as http://127.0.0.1:7860/.
         public: where people find it behind another server; the same as `url` without one.
-        services: the tabs' services by task: age, category.
+        services: the tabs' services by the task that their files name.
         examples: the tabs' example images by task.
         folder: where uploads are kept.
         seconds: how long the start took.
@@ -121,8 +121,9 @@ def build_blocks(
         fill_width=True,
     ) as blocks:
         _html(demo_page.HEADER)
-        with gr.Tabs(selected=next(iter(services), "age")):
-            for task, title in demo_start.TASKS.items():
+        tabs = demo_start.tabs(services)
+        with gr.Tabs(selected=next(iter([*services, *tabs]))):
+            for task, title in tabs.items():
                 with gr.Tab(title, id=task):
                     if task in services:
                         _build_tab(task, services[task], examples[task], folder, config)
@@ -142,7 +143,7 @@ def _build_tab(
     import gradio as gr
 
     notes = demo_models.drawn_html(service.models) + demo_models.box_html(service.models)
-    _html(f'<p class="crl-about">{demo_page.ABOUT[task]}</p>{notes}')
+    _html(f'<p class="crl-about">{demo_page.about(task)}</p>{notes}')
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320, elem_classes="crl-panel"):
             files = gr.File(
@@ -268,7 +269,7 @@ def _build_explorer() -> None:
 
     from apps.demo.loss_explorer import MAXIMA, START, explorer_html, redrawn_html
 
-    _html(f'<p class="crl-about">{demo_page.ABOUT["losses"]}</p>')
+    _html(f'<p class="crl-about">{demo_page.ABOUT_LOSSES}</p>')
     with gr.Row(elem_classes="crl-sliders"):
         sliders = [
             gr.Slider(0, MAXIMA[name], START[name], step=0.05, label=label, min_width=200)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,15 @@ from apps.runtime.side_by_side import align_classes
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import UsageError
+from finetune.experiments.exported.lookup import words_of, words_with_tabs
 
 CLOSING_SECONDS = 1
-TASKS = {"age": "Age groups", "category": "Fine-grained"}
+
+
+def tabs(present: Collection[str]) -> dict[str, str]:
+    """Return the tabs' titles by task: of the installed tasks with a standing tab, then of others present."""
+    standing = {words.kind: words.tab for words in words_with_tabs()}
+    return standing | {kind: words_of(kind).tab for kind in present if kind not in standing}
 
 
 def check_numbers(config: DemoConfig) -> None:
@@ -50,7 +56,7 @@ def load_models(paths: Sequence[Path], config: DemoConfig) -> dict[str, list[Onn
     by_task: dict[str, list[OnnxClassifier]] = {}
     for model in models:
         by_task.setdefault(model.facts.task, []).append(model)
-        say(f"{TASKS[model.facts.task]}: {model.title}, {len(model.class_names)} classes")
+        say(f"{words_of(model.facts.task).tab}: {model.title}, {len(model.class_names)} classes")
     for together in by_task.values():
         for note in align_classes(together):
             say(f"note: {note}")
@@ -91,7 +97,7 @@ def build_services(
             max_mb=config.max_mb,
             known_class=examples[task].class_of,
         )
-        for task in TASKS
+        for task in tabs(by_task)
         if task in by_task
     }
 

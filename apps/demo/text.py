@@ -12,6 +12,7 @@ import numpy as np
 from apps.demo.looks import MOST_COVERED
 from apps.heatmap.heatmap import names_for_people
 from apps.heatmap.picture import encode_image
+from finetune.experiments.exported.lookup import words_of
 
 if TYPE_CHECKING:
     from apps.demo.examples import Examples
@@ -66,22 +67,14 @@ HEADER = """<header class="crl-header">
 make of them: the crop each one saw, how confident it is in every class, and where it looked.</p>
 </header>"""
 
-ABOUT = {
-    "age": "Which age group does a face appear to belong to? An estimate of the <b>apparent</b> age group, "
-    "to compare models by: not a person's age, and not for decisions about individuals.",
-    "category": "Which of many visually similar classes is it? Fine-grained classes differ in small details, "
-    "which is where losses differ most.",
-    "losses": "What are a loss's value and gradient when the network gives the true class the "
-    "probability p<sub>c</sub>? Move the sliders: the curves are exact.",
-}
+ABOUT_LOSSES = (
+    "What are a loss's value and gradient when the network gives the true class the "
+    "probability p<sub>c</sub>? Move the sliders: the curves are exact."
+)
 SETTINGS = {
     "alpha": "CRL: alpha, the competitors' head start",
     "beta": "CRL: beta, the weight of the competition",
     "gamma": "Focal: gamma, how fast confident images fade",
-}
-MISSING = {
-    "age": ("No age-group model yet", "crl export runs/cel", "crl demo runs/cel/export/fold0/*.onnx"),
-    "category": ("No fine-grained model yet", "crl export runs/birds", "crl demo runs/birds/export/*/*.onnx"),
 }
 
 
@@ -111,9 +104,16 @@ def percent(probability: float) -> str:
     return "> 99.9 %" if probability > 0.9995 else f"{100 * probability:.1f} %"
 
 
+def about(task: str) -> str:
+    """Return what a task's tab answers, in HTML."""
+    return words_of(task).question
+
+
 def missing_html(task: str) -> str:
     """Return what a tab says that has no model: how to add one, in one sentence."""
-    title, export, serve = MISSING[task]
+    words = words_of(task)
+    without = (f"No model yet: {words.tab}", "crl export RUN", "crl demo FILE")
+    title, export, serve = words.missing or without
     return (
         f'<div class="crl-empty"><h2>{title}</h2><p>Export one from a finished run with '
         f"<code>{export}</code>, then start the demo with it: <code>{serve}</code>.</p></div>"
@@ -143,7 +143,7 @@ def limits_html(max_files: int, max_mb: float) -> str:
 
 def privacy_html(task: str, keep_minutes: float) -> str:
     """Return what happens to an uploaded image, and what the answers are not for."""
-    purpose = "Apparent age group only: not for decisions about individuals. " if task == "age" else ""
+    purpose = f"{words_of(task).purpose} ".lstrip()
     return (
         f'<p class="crl-privacy">{purpose}Your images stay on this machine; they and the files made '
         f"of them are removed within {duration(keep_minutes)}.</p>"

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agecls.config import AgeDataConfig
-from agecls.data.folds import assign_folds
-from agecls.data.read import read_data
-from agecls.evaluation import SLICES, print_slice
-from agecls.scores import age_scores, slice_scores
-from agecls.task import TASK
 from apps.config import EvaluateOnnxConfig
-from apps.evaluate.reproduce_run import repeat_run, short_list, write_results
-from apps.runtime.batching import Picture, files_or_cuts
+from apps.evaluate.reproduce_run import repeat_run, write_results
+from apps.runtime.batching import files_or_cuts
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import check_same_classes, probabilities
-from finegrained.config import FineDataConfig
-from finegrained.data.boxes import picture_boxes
-from finegrained.data.class_names import class_map, normalised
-from finegrained.data.load import read_fine_data
-from finegrained.scores import fine_scores
-from finegrained.task import TASK as CATEGORIES
 from finetune.cli.console import say, table
-from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.errors import UsageError
 from finetune.experiments.evaluate import frame_of
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.exported.lookup import evaluated_task
 from finetune.experiments.task import Task, measures_for
-from finetune.images.manifest import Manifest
 from finetune.runs.files import check_writable
-
-SHARED = ("root", "table", "missing", "skip_bad", "follow", "same_content")  # options that mean the same here
 
 
 def evaluate_onnx(models: Sequence[Path], config: EvaluateOnnxConfig) -> dict[str, Any]:
@@ -65,65 +49,33 @@ def evaluate_onnx(models: Sequence[Path], config: EvaluateOnnxConfig) -> dict[st
         say(note)
     if config.run is not None:
         return repeat_run(loaded, config)
-    if loaded[0].facts.task == "category":
-        return _score_categories(loaded, config)
-    return _score_data(loaded, config)
+    return _score_others(loaded, config)
 
 
-def _score_categories(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> dict[str, Any]:
-    """Run all models on images of their categories; write what was asked for."""
-
-    summary, average = score_categories(models, config)
-    write_results(config.out, summary, {"predictions.parquet": average})
-    return summary
-
-
-def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> dict[str, Any]:
-    """Show all models other data; score each, and their average where there are several."""
-    manifest = read_data(config.data, with_folds=False).manifest
-    _check_data(models, manifest, config.data)
-    files: list[Picture] = [manifest.file(row) for row in range(len(manifest))]
-    crops = [model.facts.test_crops for model in models]
-    found = probabilities(models, files, crops, batch_size=config.batch_size, told="images")
-    frame = frame_of(TASK, manifest, manifest.class_names, manifest.label)
+def _score_others(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> dict[str, Any]:
+    """Show all models other data of their task; score each, and their average where there are several."""
+    task = evaluated_task(models[0].facts.task, models[0].path)
+    shown = task.other_data(config.data, models)
+    images = shown.images
+    found = probabilities(
+        models,
+        files_or_cuts([images.file(row) for row in range(len(images))], shown.boxes),
+        [model.facts.test_crops for model in models],
+        batch_size=config.batch_size,
+    )
+    frame = frame_of(task, images, models[0].class_names, shown.target)
     average = replace(frame, probs=np.mean(found, axis=0))
-    scored = [age_scores(probs, manifest.label) for probs in found]
-    both = age_scores(average.probs, average.target)
-    _print_scores(f"{len(manifest)} images of other data", models, scored, both, TASK)
-    slices = {name: slice_scores(average, name) for name in SLICES}  # type: ignore[arg-type]
-    for name, cells in slices.items():
-        print_slice(name, cells)
+    scored = [task.scores(replace(frame, probs=probs)) for probs in found]
+    both = task.evaluation_scores(average)
+    _print_scores(shown.told, models, scored, both, task)
+    task.tell_parts(both)
     lines = [
-        {"model": str(model.path), "title": model.title, "sha256": model.sha256, **scores}
+        {"model": str(model.path), "title": model.title, "sha256": model.sha256, **_without_tables(scores)}
         for model, scores in zip(models, scored, strict=True)
     ]
-    summary = {"data": f"{len(manifest)} images of other data", "models": lines, **both, "slices": slices}
+    summary = {"data": shown.told, "models": lines, **both}
     write_results(config.out, summary, {"predictions.parquet": average})
     return summary
-
-
-def _check_data(models: Sequence[OnnxClassifier], manifest: Manifest, config: AgeDataConfig) -> None:
-    """Raise ModelFileError for other classes than the data's; say it where the data was trained on."""
-    first = models[0]
-    if first.class_names != manifest.class_names:
-        told = f"{short_list(first.class_names)}; the data has {short_list(manifest.class_names)}"
-        raise ModelFileError(f"{first.path} has other classes than the data: {told} (--data.groups)")
-    if not len(manifest):
-        raise DataError("the data holds no image with a label: nothing can be scored")
-    trained_on = [model.facts.data.get("manifest") for model in models]
-    known = _fingerprints(manifest, config) if any(trained_on) else []
-    for model, fingerprint in zip(models, trained_on, strict=True):
-        if fingerprint in known:
-            say(f"warning: {model.path} was trained on images of this very data, so its scores flatter it")
-
-
-def _fingerprints(manifest: Manifest, config: AgeDataConfig) -> list[str]:
-    """Return the fingerprints that a run of this data may have recorded, with and without folds made."""
-    found = [manifest.fingerprint]
-    with contextlib.suppress(DataError, UsageError):  # data of too few subjects for folds trained no run
-        folds = assign_folds(manifest, n_folds=config.n_folds, seed=config.fold_seed)
-        found.append(manifest.with_column("fold", folds).fingerprint)
-    return found
 
 
 def _print_scores(
@@ -145,98 +97,11 @@ def _print_scores(
     table(told, ["model", "images", *(measure.heading for measure in measures)], rows)
 
 
-def score_categories(
-    models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig
-) -> tuple[dict[str, Any], Predictions]:
-    """Run all models on other images; print and return the scores, and the averaged predictions.
-
-    Of data that name a test part that part is shown, of others every image. Labels are moved to the models'
-    order by name; boxes are cut out where the models were trained so.
-
-    Raises UsageError for options of age data, and models trained on images cut out differently;
-    ModelFileError for data of other classes; DataError for data that cannot be used.
-    """
-    chosen = data_options(models, config.data)
-    manifest = read_fine_data(chosen).manifest
-    target = labels_in_order(models[0], manifest)
-    rows, told = rows_to_show(models, manifest)
-    files = [manifest.file(row) for row in rows.tolist()]
-    boxes = picture_boxes(manifest, chosen)
-    found = probabilities(
-        models,
-        files_or_cuts(files, None if boxes is None else boxes[rows]),
-        [model.facts.test_crops for model in models],
-        batch_size=config.batch_size,
-    )
-    names, target = models[0].class_names, target[rows]
-    scored = [fine_scores(probs, target, names) for probs in found]
-    average = Predictions(names, manifest["path"][rows], target, np.mean(found, axis=0))
-    both = fine_scores(average.probs, target, names)
-    _print_scores(told, models, scored, both, CATEGORIES)
-    facts = [
-        {"model": str(model.path), "title": model.title, "sha256": model.sha256, **_whole(scores)}
-        for model, scores in zip(models, scored, strict=True)
+def _without_tables(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's scores without those that are a table, such as a row for each class."""
+    tables = [
+        name
+        for name, value in scores.items()
+        if isinstance(value, list) and any(isinstance(row, Mapping) for row in value)
     ]
-    return {"data": told, "models": facts, **both}, average
-
-
-def data_options(models: Sequence[OnnxClassifier], asked: AgeDataConfig) -> FineDataConfig:
-    """Return how to read the images; UsageError for options that only age data have."""
-    default = AgeDataConfig()
-    foreign = [
-        f"--data.{item.name}"
-        for item in fields(default)
-        if item.name not in SHARED and getattr(asked, item.name) != getattr(default, item.name)
-    ]
-    if foreign:
-        raise UsageError(f"{', '.join(foreign)}: for data of age groups only; these models name categories")
-    cuts = {
-        (model.facts.data.get("picture_crop", "image"), float(model.facts.data.get("box_margin") or 0))
-        for model in models
-    }
-    if len(cuts) > 1:
-        raise UsageError(
-            "the models were trained on images cut out differently ("
-            + "; ".join(f"{crop}, margin {margin:g}" for crop, margin in sorted(cuts))
-            + "): score them one by one"
-        )
-    ((crop, margin),) = cuts
-    options = {name: getattr(asked, name) for name in SHARED}
-    return FineDataConfig(**options, subset=True, crop=crop, box_margin=margin)
-
-
-def labels_in_order(model: OnnxClassifier, manifest: Manifest) -> np.ndarray:
-    """Return the data's labels in the model's order of classes, int64 (N,): moved by name, "/" read as "-".
-
-    Raises ModelFileError, telling both lists apart, unless both hold the same classes.
-    """
-    own = {normalised(name): name for name in manifest.class_names}
-    wanted = {normalised(name): name for name in model.class_names}
-    if own.keys() != wanted.keys():
-        lacks = [name for key, name in own.items() if key not in wanted]
-        adds = [name for key, name in wanted.items() if key not in own]
-        raise ModelFileError(
-            f"{model.path} has other classes than the data: only in the model {short_list(adds)}; only in "
-            f"the data {short_list(lacks)}"
-        )
-    moved: np.ndarray = class_map(manifest.class_names, model.class_names)[manifest.label]
-    return moved
-
-
-def rows_to_show(models: Sequence[OnnxClassifier], manifest: Manifest) -> tuple[np.ndarray, str]:
-    """Return the rows of the test part, or all where the data name none, and what they are in words.
-
-    Says where a model was trained on the same table and no test part shows what it has not seen.
-    """
-    tested = np.flatnonzero(manifest["split"] == "test")
-    rows = tested if len(tested) else np.arange(len(manifest))
-    if not len(rows):
-        raise DataError("the data holds no image with a class: nothing can be scored")
-    for model in models:
-        if not len(tested) and model.facts.data.get("manifest") == manifest.fingerprint:
-            say(f"warning: {model.path} was trained on images of this very data, so its scores flatter it")
-    return rows, f"{len(rows)} {'test images of the data' if len(tested) else 'images of other data'}"
-
-
-def _whole(scores: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in scores.items() if name != "per_class"}
+    return {name: value for name, value in scores.items() if name not in tables}

@@ -15,6 +15,7 @@ from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
+from finetune.experiments.exported.other_data import short_list
 from finetune.experiments.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result
 from finetune.experiments.task import Task, measures_for, open_result
@@ -201,7 +202,7 @@ def _tell_repeats(repeats: Sequence[Repeat], task: Task, config: EvaluateOnnxCon
             join_predictions([part.found for part in own]),
         )
         scores = task.scores(found)
-        pooled[precision] = _agreement(trained, found) | {m.key: scores[m.key] for m in measures}
+        pooled[precision] = _agreement(trained, found) | {m.key: scores[m.score_name] for m in measures}
         tables["predictions.parquet" if precision == "fp32" else f"predictions-{precision}.parquet"] = found
     rows = [[line["title"], line["precision"], _fold(line), *_cells(line)] for line in lines]
     rows += [["pooled", precision, "", *_cells(line)] for precision, line in pooled.items()]
@@ -241,11 +242,6 @@ def _refuse_differences(repeats: Sequence[Repeat], result: Result) -> None:
             "Either they are of another run, or the images have changed, or they are decoded or resized "
             f"by other versions than in training ({told or 'not recorded'})"
         )
-
-
-def short_list(names: Sequence[str]) -> str:
-    """Return how many names there are and the first twelve of them."""
-    return f"{len(names)} ({', '.join(names[:12])}{' ...' if len(names) > 12 else ''})"
 
 
 def write_results(

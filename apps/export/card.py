@@ -6,16 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agecls.card_facts import NOT_MEASURED as NOT_MEASURED_CROP
-from apps.export import card_category as category
-from apps.export import card_scores as measured
-from apps.export.card_scores import NOT_MEASURED
 from apps.runtime.metadata import ModelFacts
+from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN
+from finetune.experiments.exported.lookup import card_text
+from finetune.experiments.exported.model import CardText
 from finetune.figures.markdown import code, escape, page, table
-
-FEW_CLASSES = 12
-UNKNOWN = "unknown"
-COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def write_card(facts: ModelFacts, file_name: str, file_sha256: str, size_bytes: int) -> str:
@@ -30,50 +25,24 @@ def write_card(facts: ModelFacts, file_name: str, file_sha256: str, size_bytes: 
         file_sha256: of the file, 64 hexadecimal digits.
         size_bytes: of the file.
     """
+    text = card_text(facts)
     sections: list[tuple[str, str | None]] = [
         ("Use it", use_it(facts, one_line(file_name))),
-        ("How well it does", how_well(facts)),
-        ("Limits", limits(facts)),
-        ("How it was trained", how_trained(facts)),
+        ("How well it does", text.measured),
+        ("Limits", limits(facts, text)),
+        ("How it was trained", how_trained(facts, text)),
         ("How this file was checked", how_checked(facts)),
         ("Weights and their licence", licence(facts)),
         ("The file", the_file(facts, file_name, file_sha256, size_bytes)),
     ]
-    return page(escape(facts.title), sections, introduction(facts))
+    return page(escape(facts.title), sections, introduction(facts, text))
 
 
-def introduction(facts: ModelFacts) -> str:
+def introduction(facts: ModelFacts, text: CardText) -> str:
     """Return what the model is, and its scores in one sentence."""
-    names = [escape(name) for name in facts.class_names]
-    listed = ", ".join(names[:FEW_CLASSES]) + (", ..." if len(names) > FEW_CLASSES else "")
-    if facts.task == "age":
-        what = (
-            "This model takes an image of one face and names the age group that the person *appears* to "
-            f"belong to, one of {in_words(len(names))}: {listed}."
-        )
-    else:
-        what = f"This model takes an image and names its category, one of {in_words(len(names))}: {listed}."
     about = facts.card.get("data", {})
     warning = f"**Not for real faces.** {escape(about['about'])}" if about.get("kind") == "drawn" else ""
-    return "\n\n".join(part for part in (what, warning, _in_one_sentence(facts)) if part)
-
-
-def _in_one_sentence(facts: ModelFacts) -> str:
-    metrics = facts.metrics
-    if facts.task != "age":
-        return category.in_one_sentence(metrics)
-    if metrics.get("n") is None:
-        return f"How well it does was {NOT_MEASURED}."
-    members = metrics.get("scope") == "members"
-    exact, one_off = (metrics.get(f"{key}_mean" if members else key) for key in ("exact", "one_off"))
-    if exact is None or one_off is None:
-        return ""
-    who = "Its members, each tested on its own subjects," if members else "It"
-    people = f" of {metrics['subjects']:,} subjects" if metrics.get("subjects") else ""
-    return (
-        f"{who} named the labelled group for {exact:.0f} in 100 of {metrics['n']:,} test images{people}, and "
-        f"that group or one next to it for {one_off:.0f} in 100."
-    )
+    return "\n\n".join(part for part in (text.does, warning, text.scored) if part)
 
 
 def use_it(facts: ModelFacts, file_name: str) -> str:
@@ -121,64 +90,12 @@ def _resizing(facts: ModelFacts) -> str:
     )
 
 
-def how_well(facts: ModelFacts) -> str:
-    """Return what was measured: whole and in parts, the errors across 18, and the probabilities."""
-    metrics, card = facts.metrics, facts.card
-    if facts.task != "age":
-        parts = [category.results(facts)]
-        if card.get("classes"):
-            parts += ["### By category", category.by_class(card["classes"])]
-        parts += ["### Its probabilities", category.calibration(metrics)] if metrics.get("top1") else []
-        return "\n\n".join(parts)
-    parts = [measured.results(metrics, card)]
-    if metrics and facts.precision != "fp32":
-        parts.append(
-            f"The scores are the trained model's, in float32; how far this {facts.precision} file is from it "
-            "stands under “How this file was checked”."
-        )
-    if metrics and facts.test_crops != "center":
-        parts.append(
-            f"The scores average over several views of an image (test crops: {escape(facts.test_crops)}). "
-            "`crl predict` averages over the same ones; the demo, `--test_crops center`, and Python without "
-            '`predict(..., test_crops="run")` show the centre alone, for which nothing was measured.'
-        )
-    if card.get("groups") and metrics:
-        parts += [
-            "### By age group",
-            measured.slices("labelled group", card["groups"], card.get("cross_validation")),
-            measured.HOW_TO_READ,
-        ]
-        parts += ["### Across the age of 18", measured.crossings(card)]
-    for name, title in (("gender", "By gender"), ("yaw", "By head pose")):
-        if card.get(name):
-            parts += [f"### {title}", measured.slices(name if name == "gender" else "head", card[name])]
-    if card.get("detector"):
-        parts += ["### On faces cut out by a detector", measured.detector(card["detector"], facts.crop)]
-    return "\n\n".join([*parts, "### Its probabilities", measured.calibration(metrics)])
-
-
-def limits(facts: ModelFacts) -> str:
+def limits(facts: ModelFacts, text: CardText) -> str:
     """Return what the model must not be used for, what it cannot do, and what nobody measured."""
-    card, data = facts.card, facts.card.get("data") or {}
+    card = facts.card
     lines = [f"**Not for** {escape('; '.join(card['out_of_scope']))}."] if card.get("out_of_scope") else []
-    lines += [line for line in (category.boxes_line(facts),) if line]
-    if card.get("holes"):
-        holes = ", ".join(map(escape, card["holes"]))
-        lines.append(f"No group covers the ages {holes}: the model will force a neighbour on such a subject.")
-    if data.get("shared_people"):
-        lines.append(
-            f"**{data['shared_people']:,} subjects are in both training and test: the scores are too high.**"
-        )
-    if data.get("subjects_known") is False:
-        lines.append("The subject of each image was not known: if subjects repeat, the scores are too high.")
-    if facts.data.get("face_crop") == NOT_MEASURED_CROP:
-        lines.append(
-            "**How faces are cut out of photographs for this model is a default that nobody measured**, "
-            "which may cost many points: give it cropped faces framed like its training images, or export "
-            "it again with a face detector at hand."
-        )
-    shown = "no face" if facts.task == "age" else "none of the categories"
-    lines.append(f"Any image gets an answer, also one that shows {shown}.")
+    lines += text.warnings
+    lines.append(f"Any image gets an answer, also one that shows {text.anything_else}.")
     lines += [f"Made for: {escape(card['intended_use'])}"] if card.get("intended_use") else []
     lines += [escape(card["privacy"])] if card.get("privacy") else []
     missing = list(card.get("not_measured", ())) or ["Accuracy on parts of the test images."]
@@ -202,50 +119,18 @@ def _how_to_slice(lines: Sequence[str]) -> str:
     )
 
 
-def how_trained(facts: ModelFacts) -> str:
+def how_trained(facts: ModelFacts, text: CardText) -> str:
     """Return network, loss, data, split, settings and what the training began from, as a table."""
     rows = [("network", told(facts.architecture)), ("loss", told(facts.loss))]
     data, training = facts.card.get("data") or {}, facts.card.get("training") or {}
-    of_data = _data_rows if facts.task == "age" else category.data_rows
-    rows += of_data(data, training) if data else [("data", told(facts.data))]
+    rows += text.data if data else [("data", told(facts.data))]
     settings = dict(facts.training) or {
         key: training[key] for key in ("seed", "epochs", "batch_size") if key in training
     }
     rows += [("settings", told(settings)), ("test crops", escape(facts.test_crops))]
-    text = table(["what", "this model"], rows, numbers_from=2)
+    shown = table(["what", "this model"], rows, numbers_from=2)
     about = data.get("about") if data.get("kind") != "drawn" else None
-    return f"{text}\n\n{escape(about)}" if about else text
-
-
-def _data_rows(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    images = _amount(data.get("images"), "images") + ", " + _amount(data.get("subjects"), "subjects")
-    groups = ", ".join(f"{name}: {count:,}" for name, count in (data.get("per_group") or {}).items())
-    rule = f"{data.get('policy') or UNKNOWN}" + (
-        f": {data['policy_summary']}" if data.get("policy_summary") else ""
-    )
-    if data.get("kind") == "table":
-        rule = "ages or groups of the table"
-    left = ", ".join(f"{count:,} {reason}" for reason, count in (data.get("left_out") or {}).items())
-    fold = {None: "every fold's model, averaged", -1: "no test fold"}.get(
-        data.get("fold"), f"tested on fold {data.get('fold')}"
-    )
-    split = f"{data.get('protocol_words') or UNKNOWN}; {fold}"
-    trained = [
-        _amount(training.get(key), words)
-        for key, words in (("n_train", "training images"), ("n_validation", "validation images"))
-        if training.get(key)
-    ]
-    rows = [("data", f"{data.get('name') or UNKNOWN}; {images}"), ("images per group", groups or UNKNOWN)]
-    rows += [("labels", rule)] + ([("left out", left)] if left else [])
-    rows += [
-        ("split", "; ".join([split, *trained])),
-        ("subjects in both training and test", _people(data.get("shared_people"))),
-    ]
-    return [(name, escape(text)) for name, text in rows]
-
-
-def _people(shared: int | None) -> str:
-    return UNKNOWN if shared is None else f"{shared:,}" if shared else "none"
+    return f"{shown}\n\n{escape(about)}" if about else shown
 
 
 def how_checked(facts: ModelFacts) -> str:
@@ -314,19 +199,6 @@ def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _amount(value: int | None, what: str) -> str:
-    return f"{what}: {UNKNOWN}" if value is None else f"{value:,} {what}"
-
-
-def in_words(value: int) -> str:
-    """Return a count, up to ten as a word.
-
-    >>> in_words(8), in_words(1200)
-    ('eight', '1,200')
-    """
-    return COUNTS[value] if value < len(COUNTS) else f"{value:,}"
 
 
 def one_line(text: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.export.plan import exported_task
+from apps.export.plan import run_task
 from finetune.errors import DataError
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
@@ -62,7 +62,7 @@ class RunPictures:
                 f"the images of {folder} lay in {root}, where there is no folder now. An export is checked "
                 f"on them: put them back, or write their new place as data_root into {folder / 'run.json'}"
             )
-        task = exported_task(record.kind)
+        task = run_task(record.kind)
         return cls(record, manifest, task, task.boxes(manifest, record.extra.get("crop") or {}))
 
     def rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:

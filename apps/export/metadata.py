@@ -52,6 +52,7 @@ def build_facts(
     run: RunRecord,
     members: Sequence[Member],
     *,
+    kind: str,
     crop: Mapping[str, Any] | None,
     crop_source: str,
     card: Mapping[str, Any],
@@ -62,19 +63,24 @@ def build_facts(
         title: what the model is called.
         run: the run's record.
         members: the models in the file.
+        kind: what files call the task, as its `ModelWords` say.
         crop: how a face is cut out, as plain values; None for a model of no faces.
         crop_source: where that is known from, in words; empty for a model of no faces.
-        card: "metrics" and "card" as `agecls.card.age_card` and `finegrained.card.fine_card` return them,
-            and under "data" what the task records of the data beyond the names all tasks share.
+        card: "metrics" and "card" as `Task.card` returns them, and under "data" what the task records of the
+            data beyond the names all tasks share.
 
     `test_crops` is center where the run's own protocol looks twice (cam), which a file cannot do.
     """
     own = members[0].facts
     crops = str(own.get("test_crops", "center"))
-    data = {"name": card["card"]["data"]["name"], **_data(run, members), **card.get("data", {})}
+    data = {
+        "name": (card["card"].get("data") or {}).get("name"),
+        **_data(run, members),
+        **card.get("data", {}),
+    }
     return ModelFacts(
         title=title,
-        task="age" if own.get("ordered_classes") else "category",
+        task=kind,
         class_names=tuple(own["class_names"]),
         ordered=bool(own.get("ordered_classes", False)),
         preprocess=PreprocessSpec.from_dict(own["preprocess"]),

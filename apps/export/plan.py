@@ -8,10 +8,11 @@ from pathlib import Path
 
 from apps.config import ExportConfig
 from finetune.errors import UsageError, listing
+from finetune.experiments.exported.lookup import exported_task
 from finetune.experiments.record import RECORD_FILE
 from finetune.experiments.result import model_files
 from finetune.experiments.study.cells import CELL_FILE, study_hint
-from finetune.experiments.task import Task, find_task, load_task, task_names
+from finetune.experiments.task import Task
 from finetune.runs.files import check_writable
 from finetune.runs.folder import read_json
 
@@ -91,18 +92,11 @@ def plan_exports(named: Path, config: ExportConfig) -> list[Plan]:
     return plans
 
 
-def exported_task(kind: str) -> Task:
-    """Return the task of a run of this kind; UsageError lists the kinds that can be exported.
-
-    Runs of the first release record no kind: they are of age groups.
-    """
+def run_task(kind: str) -> Task:
+    """Return the task of a run of this kind; UsageError lists the kinds that can be exported."""
     if kind == GENERAL:
         raise UsageError(f"a run of the general study {NOT_EXPORTED}")
-    found = find_task(kind or "age_fold")
-    if found is None:
-        kinds = [known for name in task_names() for known in load_task(name).form.kinds]
-        raise UsageError(f"a run of kind {kind!r} cannot be exported; can be: {', '.join(kinds)}")
-    return found
+    return exported_task(kind)
 
 
 def check_exportable(folder: Path) -> None:
@@ -111,7 +105,7 @@ def check_exportable(folder: Path) -> None:
     A study's folder, or an arm's in it, is answered with the cells that can be named in its place.
     """
     if (folder / RECORD_FILE).is_file():
-        exported_task(str(read_json(folder / RECORD_FILE).get("kind", "")))
+        run_task(str(read_json(folder / RECORD_FILE).get("kind", "")))
     elif (folder / CELL_FILE).is_file() or any(folder.glob(f"cells/*/*/{CELL_FILE}")):
         raise UsageError(f"{folder} is of the general study, whose model {NOT_EXPORTED}")
     elif hint := study_hint(folder):

@@ -87,6 +87,7 @@ def export_model(
         plan.title,
         pictures.record,
         members,
+        kind=pictures.task.words.kind,
         crop=crop,
         crop_source=crop_source,
         card=pictures.task.card(folder, plan.fold, tested=plan.files[0].name == MODEL_FILE),

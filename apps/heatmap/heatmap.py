@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
-from finegrained.data.class_names import display_name
 from finetune.errors import DataError, UsageError
 from finetune.figures.canvas import distinct_short_names
+from finetune.images.class_names import display_name
 
 MAX_COLUMNS = 25  # classes up to which every class has a column
 LEAST_COLUMNS = 12  # of a model beside others, where not every class has one

@@ -226,12 +226,12 @@ def _layout(
         class_names=models[0].class_names if same else None,
         times=any(source.kind == "video" for source in found.sources),
         faces=config.faces or config.box is not None,
-        best=BEST if _has_categories(models) else 1,
+        best=BEST if _unordered(models) else 1,
     )
 
 
-def _has_categories(models: Sequence[OnnxClassifier]) -> bool:
-    return any(model.facts.task == "category" for model in models)
+def _unordered(models: Sequence[OnnxClassifier]) -> bool:
+    return any(not model.facts.ordered for model in models)
 
 
 class _Sinks:
@@ -247,7 +247,7 @@ class _Sinks:
         titles: Sequence[str],
     ) -> None:
         self.out, self.layout, self.heat_map = out, layout, heat_map
-        best = BEST if _has_categories(models) else 2
+        best = BEST if _unordered(models) else 2
         self.table = TerminalTable(titles, best) if out is None else None
         self.heat_rows = HeatMapRows(titles) if heat_map else None
         self.looks = LookFolder(Path(looks), models, titles) if looks else None

@@ -13,6 +13,7 @@ from apps.predict.writers import on_one_line, readable
 from apps.runtime.metadata import is_for_drawings, learned_from_boxes
 from finetune.cli.console import say
 from finetune.errors import DataError, listing
+from finetune.experiments.exported.lookup import drawing_words
 from finetune.figures.canvas import count_text
 
 if TYPE_CHECKING:
@@ -145,9 +146,8 @@ def say_plan(
         title: model for title, model in zip(titles, models, strict=True) if is_for_drawings(model.facts)
     }
     if drawn:
-        ages = any(model.facts.task == "age" for model in drawn.values())
-        what, drawings = ("real faces", "faces") if ages else ("photographs", "images")
-        say(f"not for {what}: {', '.join(drawn)} learned from synthetic {drawings} alone")
+        words = drawing_words([model.facts.task for model in drawn.values()])
+        say(f"not for {words.photographs}: {', '.join(drawn)} learned from synthetic {words.drawings} alone")
     boxed = [title for title, model in zip(titles, models, strict=True) if learned_from_boxes(model.facts)]
     if boxed:
         say(f"crop the images to their objects: {', '.join(boxed)} learned from images cut to them")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from agecls.faces.crop import FaceCrop
-from agecls.measures import MEASURES as AGE_MEASURES
-from finegrained.measures import MEASURES as CATEGORY_MEASURES
 from finetune.errors import CrlError, ModelFileError
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
 from finetune.runs.files import json_text
@@ -22,23 +21,17 @@ MAX_CHARACTERS = 4_000_000
 LONGEST_NAME = 200
 UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # kinds of characters that nobody sees, or that steer
 LARGEST_WHOLE = 2**63
-FOLD_PARTS = ("mean", "sd", "pooled")
-# What cards and tables show with so many digits, where it is told: of the scores, those that travel.
-SCORES = [one for one in (*AGE_MEASURES, *CATEGORY_MEASURES) if "facts" in one.places]
+TASK_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.ASCII)
+# What cards and tables show with so many digits, where it is told.
 NUMBERS: dict[str, tuple[str, ...]] = {
-    "metrics": (
-        "n",
-        "subjects",
-        "members",
-        *dict.fromkeys(one.facts_name for one in SCORES),
-        *(f"{one.facts_name}_{part}" for one in SCORES if one.over == "folds" for part in FOLD_PARTS),
-    ),
     "data": ("fold", "images", "subjects", "n_train", "n_validation", "n_test"),
     "architecture": ("parameters", "members", "image_size"),
 }
-CARD_PARTS = ("data", "training", "pretraining", "detector", "false_adult", "false_minor", "cross_validation")
+# Of the metrics, whatever the task, all are numbers but these: a word, a comparison, and lists of numbers.
+WORDS, COMPARISONS, LISTS = ("scope",), ("baseline",), ("folds", "_interval", "_per_fold")
+# Of the card, whatever the task, these are objects and texts; all others are lists or objects.
+CARD_OBJECTS, CARD_TEXTS = ("data", "training", "pretraining"), ("intended_use", "privacy", "test_crops")
 Built = TypeVar("Built")
-Task = Literal["age", "category"]
 PrecisionName = Literal["fp32", "fp16", "int8"]
 
 
@@ -48,7 +41,7 @@ class ModelFacts:
 
     Args:
         title: what the model is called in tables and in the demo.
-        task: "age" (ordered groups of faces) or "category".
+        task: what files call the task that the model was trained for.
         class_names: the K classes, in the order of the outputs.
         ordered: whether the order of the classes means something.
         preprocess: how a decoded image becomes the network's input.
@@ -60,7 +53,8 @@ class ModelFacts:
         data: data set, label policy, protocol, fold, number of images; fingerprints of manifest and split.
         training: seed, epochs, batch size and the like.
         pretraining: kind, tag, licence and SHA-256 of the weights that training started from.
-        metrics: scores on the test images, each with its n; empty where nothing was tested.
+        metrics: scores on the test images, each with its n; empty where nothing was tested. They are
+            numbers or None, but for "scope", "baseline", "folds", and names ending in _interval or _per_fold.
         card: what the model card reports beyond the above: intended use, limits, scores per group.
         parity: how the file was checked against the trained model, and how far apart they were.
         versions: of the packages that trained and exported it.
@@ -69,7 +63,7 @@ class ModelFacts:
     """
 
     title: str
-    task: Task
+    task: str
     class_names: tuple[str, ...]
     ordered: bool
     preprocess: PreprocessSpec
@@ -210,12 +204,47 @@ def _check_shown(values: Mapping[str, Any]) -> None:
     """
     for name, keys in NUMBERS.items():
         for key in keys:
-            if values[name].get(key) is not None and type(values[name][key]) not in (int, float):
-                given = str(values[name][key])[:80]
-                raise ModelFileError(f"its {name} give {key} as {given!r}, not a number")
-    for key in CARD_PARTS:
-        if not isinstance(values["card"].get(key), dict | None):
-            raise ModelFileError(f"its card gives {key} as {str(values['card'][key])[:80]!r}, not an object")
+            _check_value(name, key, values[name].get(key), "a number", _is_number)
+    for key, value in values["metrics"].items():
+        _check_value("metrics", key, value, *_metric_rule(key))
+    for key, value in values["card"].items():
+        _check_value("card", key, value, *_card_rule(key))
+
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def _metric_rule(key: str) -> Rule:
+    """Return what a metric of this name is, in words and as a check; the tasks need not be known."""
+    if key in WORDS:
+        return "text", lambda value: isinstance(value, str)
+    if key in COMPARISONS:
+        return "an object", lambda value: isinstance(value, dict)
+    if key.endswith(LISTS):
+        return "a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value))
+    return "a number", _is_number
+
+
+def _card_rule(key: str) -> Rule:
+    if key in CARD_TEXTS:
+        return "text", lambda value: isinstance(value, str)
+    if key in CARD_OBJECTS:
+        return "an object", lambda value: isinstance(value, dict)
+    return "an object or a list", lambda value: isinstance(value, dict | list)
+
+
+def _shown(key: str) -> str:
+    return key if key.isidentifier() and key.isascii() else ascii(key[:80])
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
+
+
+def _check_value(name: str, key: str, value: Any, what: str, fits: Callable[[Any], bool]) -> None:
+    if value is not None and not fits(value):
+        verb = "gives" if name == "card" else "give"
+        raise ModelFileError(f"its {name} {verb} {_shown(key)} as {str(value)[:80]!r}, not {what}")
 
 
 def _check_kinds(values: Mapping[str, Any]) -> None:
@@ -235,7 +264,12 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
     objects += [name for name in ("crop",) if not isinstance(values[name], dict | None)]
     if text or flags or objects:
         raise ModelFileError(f"its facts {', '.join(text + flags + objects)} are of the wrong kind")
-    choices = {"task": get_args(Task), "precision": get_args(PrecisionName), "test_crops": tuple(TEST_CROPS)}
+    if not isinstance(values["task"], str) or not TASK_NAME.fullmatch(values["task"]):
+        raise ModelFileError(
+            "its task must be a word of small letters, digits, - and _, at most 40, got "
+            f"{str(values['task'])[:80]!r}"
+        )
+    choices = {"precision": get_args(PrecisionName), "test_crops": tuple(TEST_CROPS)}
     for name, allowed in choices.items():
         if values[name] not in allowed:
             raise ModelFileError(

@@ -21,9 +21,9 @@ from apps.runtime.batching import Picture, check_picture, in_batches, one_or_man
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
 from apps.runtime.installed import refuse_twins
 from apps.runtime.model_file import read_model_file
-from finegrained.data.class_names import normalised
 from finetune.cli.machine import core_count
 from finetune.errors import CrlError, ModelFileError, ResourceError, UsageError
+from finetune.images.class_names import normalised
 from finetune.images.preprocess import TEST_CROPS, preprocess
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

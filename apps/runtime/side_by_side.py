@@ -8,9 +8,9 @@ import numpy as np
 
 from apps.runtime.batching import Picture, in_batches, pixels_of, views
 from apps.runtime.session import OnnxClassifier
-from finegrained.data.class_names import normalised
 from finetune.cli.console import progress
 from finetune.errors import ModelFileError
+from finetune.images.class_names import normalised
 from finetune.images.preprocess import TEST_CROPS
 
 

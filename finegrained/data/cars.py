@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finegrained.data.class_names import normalised
 from finegrained.data.mat_files import read_mat, strings, struct_rows, variable
 from finegrained.data.reading import (
     OFFICIAL_CARS,
@@ -22,6 +21,7 @@ from finegrained.data.reading import (
     finish,
 )
 from finetune.errors import DataError, listing
+from finetune.images.class_names import normalised
 
 SINGLE, WITH_LABELS = "cars_annos.mat", "cars_test_annos_withlabels.mat"
 DEVKITS = ("devkit", "car_devkit/devkit", "devkit/devkit")

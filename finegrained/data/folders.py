@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from finegrained.data.class_names import TITLES, class_table, normalised, official_order
+from finegrained.data.class_names import TITLES, class_table, official_order
 from finegrained.data.reading import FineReading, ListedImage, Lists, ReadingRules, finish
 from finetune.errors import DataError, listing
+from finetune.images.class_names import normalised
 from finetune.images.folders import list_class_folders, part_folders
 
 

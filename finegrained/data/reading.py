@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from finegrained.data.class_names import CARS, CUB, TITLES, class_table, normalised
+from finegrained.data.class_names import CARS, CUB, TITLES, class_table
 from finetune.errors import DataError, listing
 from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
+from finetune.images.class_names import normalised
 from finetune.images.manifest import Manifest
 
 SPLITS = ("train", "val", "test")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finegrained.data.class_names import display_name
 from finetune.figures import canvas
+from finetune.images.class_names import display_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

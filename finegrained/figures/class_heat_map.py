@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from finegrained.data.class_names import display_name
 from finetune.figures import canvas
 from finetune.figures.gallery import draw_thumbnail
 from finetune.figures.heat_map import MARKS, Panel, RowLabels, draw_heat_map_figure
+from finetune.images.class_names import display_name
 
 REST = "all other classes"
 

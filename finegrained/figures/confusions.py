@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from finegrained.data.class_names import display_name
 from finegrained.figures.class_heat_map import draw_class_heat_map
 from finegrained.figures.image_grid import Line, Strip, Tile, answer_line, draw_grid, show_file
 from finetune.figures import canvas
+from finetune.images.class_names import display_name
 
 PAIRS_DRAWN = 5
 COLUMNS_DRAWN = 16  # of the heat map

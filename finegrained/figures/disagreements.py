@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from finegrained.data.class_names import display_name
 from finegrained.figures.class_heat_map import draw_class_heat_map
 from finegrained.figures.image_grid import Line, Strip, Tile, answer_line, draw_grid, show_file
 from finetune.experiments.predictions import Predictions
@@ -15,6 +14,7 @@ from finetune.figures import canvas
 from finetune.figures.gallery import short_names
 from finetune.figures.markdown import Picture
 from finetune.figures.selection import choose_disagreements, choose_telling
+from finetune.images.class_names import display_name
 from finetune.runs.folder import image_files
 
 PICKED = (

@@ -10,9 +10,9 @@ import numpy as np
 
 from finegrained.config import FineDataConfig
 from finegrained.data.boxes import picture_boxes
-from finegrained.data.class_names import display_name
 from finegrained.figures.image_grid import Line, answer_line
 from finetune.errors import DataError, listing
+from finetune.images.class_names import display_name
 
 if TYPE_CHECKING:
     from finetune.experiments.result import Result

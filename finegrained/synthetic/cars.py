@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from finegrained.data.class_names import normalised
 from finegrained.synthetic.datasets import (
     DRAWN,
     DrawnImage,
@@ -21,6 +20,7 @@ from finegrained.synthetic.datasets import (
 )
 from finegrained.synthetic.drawing import Box, draw_car
 from finetune.errors import UsageError
+from finetune.images.class_names import normalised
 from finetune.seeding import numpy_generator
 
 CarsLayout = Literal["S", "O", "K", "S-doubled"]

@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from finegrained.data.class_names import display_name
 from finegrained.synthetic.drawing import Box, draw_bird
 from finetune.errors import UsageError
+from finetune.images.class_names import display_name
 from finetune.seeding import numpy_generator
 
 COLOURS = ("Rusty", "Mossy", "Snowy", "Sooty", "Dusky", "Amber", "Azure", "Ashen")

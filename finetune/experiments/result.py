@@ -30,6 +30,7 @@ class ResultForm:
         headline: the score that predictions.parquet is checked by: its key in run.json's scores, in words.
         columns: the predictions' own columns, in the order of the file.
         may_be_empty: which of them may have empty cells.
+        unnamed: whether runs of the first release, which record no kind, are of this form.
     """
 
     kinds: tuple[str, ...]
@@ -38,6 +39,7 @@ class ResultForm:
     headline: tuple[str, str]
     columns: tuple[str, ...] = ()
     may_be_empty: tuple[str, ...] = ()
+    unnamed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

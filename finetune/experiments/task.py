@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from finetune.errors import DataError, UsageError
+from finetune.experiments.exported.model import CropChoice, ModelWords
 from finetune.experiments.measures import Measure, Place, Resampling, shown_in
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.record import RECORD_FILE, RunRecord
@@ -26,6 +27,8 @@ from finetune.experiments.splits import Split, Splits
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
+    from finetune.experiments.config import DataConfig
+    from finetune.experiments.exported.model import CardText, ExportedFacts, ExportedModel, OtherData
     from finetune.figures.markdown import Picture
 
 ENTRY_POINTS = "crl_toolkit.tasks"
@@ -53,30 +56,12 @@ def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
     return shown_in(task.measures, place)
 
 
-class CropChoice(Protocol):
-    """What a user may ask of the face crop that an exported model carries."""
-
-    @property
-    def face_crop(self) -> str:
-        """Aligned, faces, plain, or auto."""
-
-    @property
-    def face_margin(self) -> float | None:
-        """Fraction of the face box added on every side; None for the style's own."""
-
-    @property
-    def detector(self) -> str | None:
-        """A face detector's file; None looks in the usual places."""
-
-
 @dataclass(frozen=True)
 class FoldsRun:
     """A run over several folds, joined into one result.
 
-    Args:
-        config_type: its configuration.
-        train: leaves the complete result of a configuration, with its report, in config.run.dir; finished
-            folds are not trained again.
+    `train` leaves the complete result of a configuration, which is of `config_type`, with its report in
+    config.run.dir; finished folds are not trained again.
     """
 
     config_type: type[Any]
@@ -104,8 +89,8 @@ class StudyText:
 class Task(Protocol):
     """Everything that the shared code asks of a task.
 
-    What has a value or a body is a default, which a task that inherits from this class may leave as it is:
-    one test part, whole images, no columns, scores and figures besides those that every task has.
+    What has a value or a body is a default for tasks that inherit from this class: one test part, whole
+    images, no columns, scores and figures besides those that every task has.
     """
 
     name: str  # the noun of the command line: age, fine
@@ -276,11 +261,38 @@ class Task(Protocol):
             )
         return None, ""
 
+    @property
+    def words(self) -> ModelWords:
+        """By which words this task's exported models are shown."""
+        return ModelWords(self.name, self.title)
+
     def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:
         """Return {"metrics", "card"} of a run's model, and under "data" what else is known of its data.
 
         `tested` is whether the card is about the weights that the run tested; others have no scores.
         """
+        from finetune.experiments.exported.card import plain_card
+
+        result = Result.load(folder, self.form)
+        return plain_card(result, fold, self.scores, self.measures, tested=tested)
+
+    def card_text(self, facts: ExportedFacts) -> CardText:
+        """Return what the model card says of the facts that `card` gave, besides what every card does."""
+        from finetune.experiments.exported.card import plain_text
+
+        return plain_text(facts, self.measures)
+
+    def other_data(self, asked: DataConfig, models: Sequence[ExportedModel]) -> OtherData:
+        """Return the images that `asked` names for exported models; refuse options of other tasks."""
+        from finetune.experiments.exported.other_data import own_options, shown_to
+
+        config = own_options(asked, type(self.config_type().data), f"not for data of {self.title}")
+        manifest = self.read(config).manifest
+        return shown_to(models, manifest, self.boxes(manifest, self.crop_of(config)))
+
+    def tell_parts(self, scores: Mapping[str, Any]) -> None:
+        """Print what `evaluation_scores` found of parts of other data."""
+        return
 
     def folds_run(self, config: Any) -> FoldsRun | None:
         """Return the run over folds that a cell of this study is; None where it is a single run."""

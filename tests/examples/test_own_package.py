@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from apps.cli import main
+from apps.export.card import write_card
 from finetune.cli.command import choose_command
 from finetune.cli.console import reset
 from finetune.experiments import task as tasks
+from finetune.images.decode import decode_image
+from finetune.images.preprocess import preprocess
 from finetune.models.heads import registry as heads
 from finetune.training.loggers import logger_names
+from tests.apps.tiny_onnx import SPEC, expected_probs, tiny_facts, write_tiny
 
 PACKAGE = Path(__file__).resolve().parents[2] / "examples" / "own_package"
 PARTS = {"train": 8, "val": 2, "test": 6}
@@ -117,6 +124,83 @@ def test_a_task_of_another_package_trains_reports_evaluates_and_compares(install
     assert (task.name, len(result.predictions)) == ("stripes", 12)
 
 
+def stripes_file(folder: Path, **changes: Any) -> Path:
+    """Write an exported model of stripes by hand."""
+    facts = {
+        "title": "my stripes", "task": "stripes", "class_names": ("lying", "standing"), "ordered": False,
+        "crop": None, "data": {}, "metrics": {"n": 12, "accuracy": 75.0}, "card": {},
+    }  # fmt: skip
+    return write_tiny(folder / "stripes.onnx", tiny_facts(**(facts | changes)))
+
+
+def crl(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> tuple[str, str]:
+    """Run `crl` in this process and return standard output and standard error."""
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == code
+    told = capsys.readouterr()
+    return told.out, told.err
+
+
+def test_a_model_of_another_package_is_scored_on_other_data(installed, tmp_path, capsys):
+    root, file = draw(tmp_path / "images"), stripes_file(tmp_path)
+    out, _ = crl(capsys, "evaluate-onnx", file, f"--data.root={root}", "--device=cpu", "--json")
+    found = json.loads(out)
+    assert (found["data"], found["n"]) == ("12 test images of the data", 12)
+    pictures = sorted((root / "test").glob("*/*.png"))
+    prepared = np.stack([preprocess(decode_image(picture), SPEC) for picture in pictures])
+    right = expected_probs(prepared, 2).argmax(axis=1) == np.repeat([0, 1], 6)
+    assert found["accuracy"] == found["models"][0]["accuracy"] == pytest.approx(100 * right.mean())
+    wanted = ["evaluate-onnx", file, f"--data.root={root}", "--data.groups=0-2,3-5", "--device=cpu"]
+    assert "--data.groups: not for data of Stripes" in crl(capsys, *wanted, code=2)[1]
+    other = stripes_file(tmp_path, class_names=("lying", "leaning"))
+    _, err = crl(capsys, "evaluate-onnx", other, f"--data.root={root}", "--device=cpu", code=4)
+    assert "only in the model 1 (leaning); only in the data 1 (standing)" in err
+
+
+def test_the_demo_has_a_tab_for_a_task_of_another_package(installed):
+    from apps.demo.models import scores
+    from apps.demo.startup import tabs
+
+    assert list(tabs(())) == ["age", "category"]
+    assert tabs(("stripes",))["stripes"] == "Stripes"
+    assert scores({"n": 12, "accuracy": 75.0}) == "accuracy 75.0 % (12 test images)"
+
+
+def test_a_model_of_a_package_that_is_absent_answers_and_is_not_scored(tmp_path, capsys):
+    forget()
+    root, file = draw(tmp_path / "images"), stripes_file(tmp_path)
+    out, _ = crl(capsys, "predict", file, root / "test" / "lying" / "0.png", "--device=cpu")
+    assert "lying" in out
+    _, err = crl(capsys, "evaluate-onnx", file, f"--data.root={root}", "--device=cpu", code=2)
+    assert "is a model of the task 'stripes', which is not installed; there are age, category" in err
+    facts = tiny_facts(task="stripes", class_names=("lying", "standing"), card={})
+    assert "one of two: lying, standing" in write_card(facts, "m.onnx", "ab", 1)
+
+
+def test_a_run_of_another_package_is_exported_with_its_card(installed, tmp_path, capsys):
+    root, run = draw(tmp_path / "images"), tmp_path / "run"
+    assert stripes("train", f"--data.root={root}", f"--run.dir={run}", *TINY, "--head.name=cosine") == 0
+    crl(capsys, "export", run, "--title=my stripes")
+    (file,) = run.glob("export/model/*.onnx")
+    card = (file.parent / "README.md").read_text(encoding="utf-8")
+    accuracy = json.loads((run / "report.json").read_text(encoding="utf-8"))["accuracy"]
+    for line in (
+        "This model takes an image and names its class, one of two: lying, standing.",
+        f"Its accuracy is {accuracy:.1f} % on 12 test images.",
+        f"| accuracy | {accuracy:.1f} % |",
+        "| data | folders; 32 images, 2 classes |",
+        "| split | 16 training images; 4 validation images; 12 test images |",
+        "also one that shows none of the classes.",
+        "send no image anywhere",
+    ):
+        assert line in card
+    assert re.findall(r"\b(?:faces?|ages?|categor\w+|subjects?)\b", card.replace("augment face", "")) == []
+    out, _ = crl(capsys, "evaluate-onnx", file, f"--run={run}", "--device=cpu", "--json")
+    assert json.loads(out)["pooled"]["fp32"]["accuracy"] == pytest.approx(accuracy)
+    out, _ = crl(capsys, "evaluate-onnx", file, f"--data.root={root}", "--device=cpu", "--json")
+    assert json.loads(out)["accuracy"] == pytest.approx(accuracy)
+
+
 @pytest.mark.exhaustive
 def test_a_task_of_another_package_is_studied(installed, tmp_path):
     root, run = draw(tmp_path / "images"), tmp_path / "study"
@@ -135,7 +219,6 @@ def test_a_task_says_only_what_is_its_own(installed):
         "scores",
         "sections",
         "tell",
-        "card",
     }
 
 

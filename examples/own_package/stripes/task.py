@@ -50,7 +50,7 @@ class StripesTask(Task):
         Measure(
             "accuracy",
             "accuracy",
-            frozenset({"compare", "conclusion", "study", "evaluate"}),
+            frozenset({"compare", "conclusion", "study", "facts", "card", "demo", "evaluate", "other_data"}),
             hits=lambda found: found.correct,
         ),
     )
@@ -87,10 +87,6 @@ class StripesTask(Task):
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the result in one line."""
         say(f"accuracy {report['accuracy']:.2f} % of {report['n']} test images")
-
-    def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:
-        """Return what an exported model tells of itself; this task exports none."""
-        raise NotImplementedError
 
 
 TASK = StripesTask()

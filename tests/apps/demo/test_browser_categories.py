@@ -11,7 +11,8 @@ from typing import Any
 import cv2
 import pytest
 
-from finegrained.data.class_names import CARS, CUB, class_table, display_name
+from finegrained.data.class_names import CARS, CUB, class_table
+from finetune.images.class_names import display_name
 from tests.apps.demo.visit import DESK, PHONE, Visit, chromium, opened
 from tests.apps.live_demo import LiveDemo, live_demo, picture
 from tests.apps.tiny_onnx import tiny_facts, write_tiny

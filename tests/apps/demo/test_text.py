@@ -24,7 +24,7 @@ def test_a_tab_without_a_model_says_how_to_add_one():
 
 
 def test_the_words_say_what_it_is_not_for_and_when_pictures_go():
-    assert "not for decisions about individuals" in demo_page.ABOUT["age"]
+    assert "not for decisions about individuals" in demo_page.about("age")
     assert "removed within 10 minutes" in demo_page.privacy_html("age", 10)
     assert "removed within a minute" in demo_page.privacy_html("category", 1)
     assert "removed within 12 seconds" in demo_page.privacy_html("category", 0.2)

@@ -52,10 +52,10 @@ CARD = {
 }
 
 
-def facts(members: int = 1, own: dict[str, Any] = OWN) -> ModelFacts:
+def facts(members: int = 1, own: dict[str, Any] = OWN, kind: str = "age") -> ModelFacts:
     made = [Member(fold, own, 1000) for fold in range(members)]
     return build_facts(
-        "Mine", RUN, made, crop={"style": "plain", "margin": 0.4}, crop_source="given", card=CARD
+        "Mine", RUN, made, kind=kind, crop={"style": "plain", "margin": 0.4}, crop_source="given", card=CARD
     )
 
 
@@ -88,8 +88,9 @@ def test_an_average_tells_its_members_and_no_single_fold():
     assert found.data["n_test"] is None
 
 
-def test_a_category_model_is_not_ordered():
-    assert facts(own=OWN | {"ordered_classes": False}).task == "category"
+def test_a_model_is_of_the_run_s_task_and_ordered_as_its_record_says():
+    found = facts(own=OWN | {"ordered_classes": False}, kind="weather")
+    assert (found.task, found.ordered) == ("weather", False)
 
 
 def test_facts_survive_as_json_and_hold_no_path():
@@ -133,7 +134,7 @@ def test_a_protocol_that_looks_twice_is_the_centre_in_a_file():
 def test_a_model_of_no_faces_says_nothing_of_a_crop():
     made = [Member(-1, OWN | {"ordered_classes": False, "weights": "last"}, 10)]
     card = CARD | {"data": {"fold": None, "folds": [], "picture_crop": "box"}}
-    found = build_facts("Mine", RUN, made, crop=None, crop_source="", card=card)
+    found = build_facts("Mine", RUN, made, kind="category", crop=None, crop_source="", card=card)
     assert (found.task, found.crop) == ("category", None)
     assert "face_crop" not in found.data
     assert (found.data["fold"], found.data["picture_crop"], found.data["weights"]) == (None, "box", "last")

@@ -35,6 +35,19 @@ def test_no_face_crop_is_a_fact_too():
     assert ModelFacts.from_json(tiny_facts(crop=None).to_json()).crop is None
 
 
+def test_a_task_that_is_not_installed_is_read():
+    facts = tiny_facts(
+        task="sky-2_b",
+        metrics={
+            "n": 4, "clouds": 0.5, "clouds_interval": [0.1, None], "folds": [0, 1], "scope": "members",
+            "baseline": {"class": "blue", "clouds": 0.25}, "clouds_per_fold": [0.5, 0.5], "wind": None,
+        },
+        card={"privacy": "none", "data": None, "maps": [{"a": 1}], "holes": ["3"]},
+    )  # fmt: skip
+    back = ModelFacts.from_json(facts.to_json())
+    assert (back.task, back.metrics, back.card) == ("sky-2_b", facts.metrics, facts.card)
+
+
 WRONG = {
     "no JSON": ("{", "no valid JSON"),
     "deep JSON": ("[" * 100_000, "no valid JSON"),
@@ -63,8 +76,10 @@ WRONG = {
     "crop margin": (changed(crop={"style": "faces", "margin": "wide"}), "face crop cannot be read"),
     "empty crop": (changed(crop={}), "face crop cannot be read"),
     "crop keys": (changed(crop={"style": "faces", "size": 3}), "face crop cannot be read"),
-    "task": (changed(task="weather"), "task must be one of age, category"),
-    "task a list": (changed(task=["age"]), "task must be one of"),
+    "task no word": (changed(task="the <b>weather</b>"), "task must be a word of small letters"),
+    "task a long word": (changed(task="w" * 41), "task must be a word of small letters.* at most 40"),
+    "task two lines": (changed(task="age\n"), "task must be a word of small letters"),
+    "task a list": (changed(task=["age"]), "task must be a word of small letters"),
     "precision": (changed(precision="int4"), "precision must be one of fp32, fp16, int8"),
     "crops": (changed(test_crops="twelve"), "test_crops must be one of"),
     "preprocess key": (changed(preprocess={"size": 3}), "preprocessing cannot be read"),
@@ -102,9 +117,22 @@ WRONG = {
         "metrics give exact as 'good', not a number",
     ),
     "score a flag": (changed(metrics={"n": True}), "metrics give n as 'True', not a number"),
+    "score of any task a text": (
+        changed(metrics={"n": 3, "warmth": "<b>"}),
+        "metrics give warmth as '<b>', not a number",
+    ),
+    "score with an odd name": (changed(metrics={"<b>": "x"}), "metrics give '<b>' as 'x', not a number"),
+    "score a list": (changed(metrics={"warmth": [1, 2]}), r"give warmth as '\[1, 2\]', not a number"),
+    "interval a number": (changed(metrics={"warmth_interval": 3}), "as '3', not a list of numbers"),
+    "interval of texts": (changed(metrics={"warmth_interval": ["1", 2]}), "not a list of numbers"),
+    "fold scores of flags": (changed(metrics={"warmth_per_fold": [True]}), "not a list of numbers"),
+    "scope a number": (changed(metrics={"scope": 1}), "metrics give scope as '1', not text"),
+    "baseline a number": (changed(metrics={"baseline": 1}), "metrics give baseline as '1', not an object"),
     "fold an object": (changed(data={"fold": {}}), "data give fold as '{}', not a number"),
     "members a text": (changed(architecture={"members": "x"}), "architecture give members as 'x'"),
     "card data a number": (changed(card={"data": 5}), "card gives data as '5', not an object"),
+    "card detector a text": (changed(card={"detector": "x"}), "detector as 'x', not an object or a list"),
+    "card privacy a list": (changed(card={"privacy": ["x"]}), "card gives privacy as .*, not text"),
     "too long": (" " * (MAX_CHARACTERS + 1), "4,000,001 characters"),
 }
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from finegrained.data.class_names import CARS, CUB, class_map, class_table, display_name, official_order
-from finetune.errors import DataError, UsageError
+from finegrained.data.class_names import CARS, CUB, class_table, official_order
+from finetune.errors import UsageError
 
 
 def test_the_tables_have_the_official_lengths_and_no_name_twice():
@@ -50,22 +50,6 @@ def test_folder_names_find_their_official_order_and_spelling():
 )
 def test_names_that_are_not_all_official_have_no_official_order(names: list[str]):
     assert official_order(names) is None
-
-
-def test_labels_move_by_name_and_a_nearly_equal_name_is_no_match():
-    assert class_map(["b", "C-V"], ["C/V", "a", "b"]).tolist() == [2, 0]
-    with pytest.raises(DataError, match="Chevrolet Express Van"):
-        class_map(["Chevrolet Express Van 2007"], ["Chevrolet Express Cargo Van 2007"])
-
-
-def test_two_names_that_differ_in_the_slash_alone_are_refused():
-    with pytest.raises(DataError, match="rename one"):
-        class_map(["a"], ["a", "C/V", "C-V"])
-
-
-def test_display_names_lose_the_number_and_the_underscores_only():
-    assert display_name("010.Red_winged_Blackbird") == "Red winged Blackbird"
-    assert display_name("Audi 100 Sedan 1994") == "Audi 100 Sedan 1994"
 
 
 @pytest.mark.real_data

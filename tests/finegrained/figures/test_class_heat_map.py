@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finegrained.data.class_names import CARS, CUB, class_table, display_name
+from finegrained.data.class_names import CARS, CUB, class_table
 from finegrained.figures.class_heat_map import columns_of, draw_class_heat_map
 from finetune.figures import canvas
+from finetune.images.class_names import display_name
 from tests.finegrained.made_results import class_names, made_up_probs
 from tests.finetune.drawing import has_colour, pixels_of
 

@@ -1,19 +1,43 @@
-"""The measured part of a model card for categories: facts of `finegrained.card` -> Markdown."""
+"""What a model card says of categories: facts of `finegrained.card` -> Markdown, nothing computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apps.export.card_scores import NOT_MEASURED, ends, percent
-from apps.runtime.metadata import ModelFacts
-from finegrained.task import TASK
-from finetune.experiments.task import measures_for
+from finetune.experiments.exported.card import (
+    NOT_MEASURED,
+    UNKNOWN,
+    ends,
+    notes,
+    one_of,
+    parts_told,
+    percent,
+    plain_results,
+)
+from finetune.experiments.exported.model import CardText, ExportedFacts
+from finetune.experiments.measures import Measure, shown_in
 from finetune.figures.markdown import escape, number, table
 
-UNKNOWN = "unknown"
 WORST = 10  # classes of a long list that are shown first
 TO_BOX = "box"
+
+
+def category_text(facts: ExportedFacts, measures: Sequence[Measure]) -> CardText:
+    """Return what the card of a category model says beside what every card does."""
+    metrics, card = facts.metrics, facts.card
+    parts = [results(facts, shown_in(measures, "card"))]
+    parts += ["### By category", by_class(card["classes"])] if card.get("classes") else []
+    parts += ["### Its probabilities", calibration(metrics)] if metrics.get("top1") else []
+    data = card.get("data") or {}
+    return CardText(
+        does=f"This model takes an image and names its category, {one_of(facts.class_names)}.",
+        scored=in_one_sentence(metrics),
+        measured="\n\n".join(parts),
+        warnings=tuple(line for line in (boxes_line(facts),) if line),
+        anything_else="none of the categories",
+        data=tuple(data_rows(data, card.get("training") or {})) if data else (),
+    )
 
 
 def in_one_sentence(metrics: Mapping[str, Any]) -> str:
@@ -26,16 +50,16 @@ def in_one_sentence(metrics: Mapping[str, Any]) -> str:
     return f"{best}; that category was among its five most probable for {metrics['top5']:.0f} in 100."
 
 
-def results(facts: ModelFacts) -> str:
+def results(facts: ExportedFacts, measures: Sequence[Measure]) -> str:
     """Return the accuracies as a table, what naming one class always scores, and how images were shown."""
     metrics, baseline = facts.metrics, facts.metrics.get("baseline") or {}
     if metrics.get("top1") is None:
-        return _plain_results(metrics)
+        return plain_results(metrics)
     header = [f"{metrics['n']:,} test images", "this model", "95 % interval"]
     always = baseline.get("top1") is not None
     header += [f"naming {escape(baseline['class'])} always"] if always else []
     rows = []
-    for measure in measures_for(TASK, "card"):
+    for measure in measures:
         key = measure.facts_name
         interval = ends(metrics[f"{key}_interval"]) if f"{key}_interval" in metrics else ""
         row = [measure.label_in("card"), percent(metrics.get(key)), interval]
@@ -43,35 +67,15 @@ def results(facts: ModelFacts) -> str:
     return "\n\n".join([table(header, rows), *_notes(facts)])
 
 
-def _plain_results(metrics: Mapping[str, Any]) -> str:
-    rows = [
-        [escape(name.replace("_", " ")), number(value, 2) if isinstance(value, float) else f"{value:,}"]
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
-    return table(["measured on the test images", "value"], rows) if rows else f"Accuracy: {NOT_MEASURED}."
-
-
-def _notes(facts: ModelFacts) -> list[str]:
-    notes = []
-    if facts.precision != "fp32":
-        notes.append(
-            f"The scores are the trained model's, in float32; how far this {facts.precision} file is from it "
-            "stands under “How this file was checked”."
-        )
+def _notes(facts: ExportedFacts) -> list[str]:
     crops = str(facts.card.get("test_crops") or facts.test_crops)
-    if crops == "cam":
-        notes.append(
-            "The scores average over the image's centre and the region that the network's own activations "
-            "point to (test crops: cam). **This file shows the centre alone**: nothing was measured for it."
-        )
-    elif crops != "center":
-        notes.append(
-            f"The scores average over several views of an image (test crops: {escape(crops)}). `crl "
-            "predict` averages over the same ones; the demo, `--test_crops center`, and Python without "
-            '`predict(..., test_crops="run")` show the centre alone, for which nothing was measured.'
-        )
-    return notes
+    if crops != "cam":
+        return notes(facts, crops)
+    return [
+        *notes(facts, "center"),
+        "The scores average over the image's centre and the region that the network's own activations "
+        "point to (test crops: cam). **This file shows the centre alone**: nothing was measured for it.",
+    ]
 
 
 def by_class(classes: Sequence[Mapping[str, Any]]) -> str:
@@ -110,7 +114,7 @@ def calibration(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def boxes_line(facts: ModelFacts) -> str:
+def boxes_line(facts: ExportedFacts) -> str:
     """Return that a model wants images cut to a box, nothing for one of whole images."""
     if facts.data.get("picture_crop") != TO_BOX:
         return ""
@@ -128,15 +132,7 @@ def data_rows(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[tupl
     per = f"; per category {spread['min']:g} to {spread['max']:g}" if spread else ""
     images = UNKNOWN if data.get("images") is None else f"{data['images']:,}"
     classes = UNKNOWN if data.get("classes") is None else f"{data['classes']:,}"
-    parts = [
-        f"{training_or_data:,} {words}"
-        for training_or_data, words in (
-            (training.get("n_train"), "training images"),
-            (training.get("n_validation"), "validation images"),
-            (data.get("test"), "test images"),
-        )
-        if training_or_data
-    ]
+    parts = parts_told(training, data)
     crop = data.get("crop") or {}
     cut = f"cut to their boxes (margin {crop.get('margin', 0):g})" if crop.get("kind") == TO_BOX else "whole"
     left = ", ".join(f"{count:,} {what}" for what, count in (data.get("left_out") or {}).items())

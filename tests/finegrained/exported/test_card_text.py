@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from apps.export.card import write_card
-from apps.export.card_category import boxes_line, by_class, in_one_sentence
 from apps.runtime.metadata import ModelFacts
+from finegrained.exported.card_text import boxes_line, by_class, in_one_sentence
 from tests.apps.tiny_onnx import tiny_facts
 
 METRICS = {

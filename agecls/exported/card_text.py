@@ -1,51 +1,120 @@
-"""The measured part of a model card for age groups: facts of `agecls.card` -> Markdown, nothing computed."""
+"""What a model card says of age groups: facts of `agecls.card` -> Markdown, nothing computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agecls.card_facts import NOT_MEASURED as NOT_MEASURED_CROP
 from agecls.scores import FEWEST_SUBJECTS
-from agecls.task import TASK
-from finetune.experiments.measures import PERCENT, Measure
-from finetune.experiments.task import measures_for
+from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN, amount, ends, notes, one_of, percent
+from finetune.experiments.exported.model import CardText, ExportedFacts
+from finetune.experiments.measures import PERCENT, Measure, shown_in
 from finetune.figures.markdown import escape, number, table
 
 Facts = Mapping[str, Any]
-NOT_MEASURED = "not measured"
 HOW_TO_READ = (
     f"“12 of 20” means fewer than {FEWEST_SUBJECTS} subjects: a count, no conclusion. Intervals (95 %) "
     "resample whole subjects."
 )
 
 
-def results(metrics: Facts, card: Facts) -> str:
+def age_text(facts: ExportedFacts, measures: Sequence[Measure]) -> CardText:
+    """Return what the card of an age model says beside what every card does."""
+    data = facts.card.get("data") or {}
+    return CardText(
+        does="This model takes an image of one face and names the age group that the person *appears* to "
+        f"belong to, {one_of(facts.class_names)}.",
+        scored=_in_one_sentence(facts.metrics),
+        measured=_how_well(facts, shown_in(measures, "card")),
+        warnings=tuple(_warnings(facts, data)),
+        anything_else="no face",
+        data=tuple(_data_rows(data, facts.card.get("training") or {})) if data else (),
+    )
+
+
+def _in_one_sentence(metrics: Facts) -> str:
+    if metrics.get("n") is None:
+        return f"How well it does was {NOT_MEASURED}."
+    members = metrics.get("scope") == "members"
+    exact, one_off = (metrics.get(f"{key}_mean" if members else key) for key in ("exact", "one_off"))
+    if exact is None or one_off is None:
+        return ""
+    who = "Its members, each tested on its own subjects," if members else "It"
+    people = f" of {metrics['subjects']:,} subjects" if metrics.get("subjects") else ""
+    return (
+        f"{who} named the labelled group for {exact:.0f} in 100 of {metrics['n']:,} test images{people}, and "
+        f"that group or one next to it for {one_off:.0f} in 100."
+    )
+
+
+def _how_well(facts: ExportedFacts, measures: Sequence[Measure]) -> str:
+    """Return what was measured: whole and in parts, the errors across 18, and the probabilities."""
+    metrics, card = facts.metrics, facts.card
+    parts = [results(metrics, card, measures)]
+    parts += notes(facts, facts.test_crops) if metrics else []
+    if card.get("groups") and metrics:
+        parts += [
+            "### By age group",
+            slices("labelled group", card["groups"], card.get("cross_validation")),
+            HOW_TO_READ,
+        ]
+        parts += ["### Across the age of 18", crossings(card)]
+    for name, title in (("gender", "By gender"), ("yaw", "By head pose")):
+        if card.get(name):
+            parts += [f"### {title}", slices(name if name == "gender" else "head", card[name])]
+    if card.get("detector"):
+        parts += ["### On faces cut out by a detector", detector(card["detector"], facts.crop)]
+    return "\n\n".join([*parts, "### Its probabilities", calibration(metrics)])
+
+
+def _warnings(facts: ExportedFacts, data: Facts) -> list[str]:
+    lines = []
+    if facts.card.get("holes"):
+        holes = ", ".join(map(escape, facts.card["holes"]))
+        lines.append(f"No group covers the ages {holes}: the model will force a neighbour on such a subject.")
+    if data.get("shared_people"):
+        lines.append(
+            f"**{data['shared_people']:,} subjects are in both training and test: the scores are too high.**"
+        )
+    if data.get("subjects_known") is False:
+        lines.append("The subject of each image was not known: if subjects repeat, the scores are too high.")
+    if facts.data.get("face_crop") == NOT_MEASURED_CROP:
+        lines.append(
+            "**How faces are cut out of photographs for this model is a default that nobody measured**, "
+            "which may cost many points: give it cropped faces framed like its training images, or export "
+            "it again with a face detector at hand."
+        )
+    return lines
+
+
+def results(metrics: Facts, card: Facts, measures: Sequence[Measure]) -> str:
     """Return the accuracy tables: of the model and its sister models, or of the members of an average."""
     if not metrics:
         return f"Accuracy: {NOT_MEASURED}."
     if metrics.get("scope") == "members":
         return (
             "**The averaged model itself was not tested.** The scores are those of its members, each tested "
-            f"on subjects whom only that member had not seen.\n\n{_members_table(metrics)}"
+            f"on subjects whom only that member had not seen.\n\n{_members_table(metrics, measures)}"
         )
-    parts = [_own_table(metrics), _own_note(metrics)]
+    parts = [_own_table(metrics, measures), _own_note(metrics)]
     sisters = card.get("cross_validation")
     if sisters:
         parts += [
             f"The recipe as a whole: {sisters['members']} models, of which this is one, each tested on the "
-            f"subjects of its own fold, whom it had not seen.\n\n{_members_table(sisters)}"
+            f"subjects of its own fold, whom it had not seen.\n\n{_members_table(sisters, measures)}"
         ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _own_table(metrics: Facts) -> str:
+def _own_table(metrics: Facts, measures: Sequence[Measure]) -> str:
     baseline = metrics.get("baseline") or {}
     header = [images_and_people(metrics), "this model", "95 % interval"]
     header += [f"naming {escape(' / '.join(baseline['groups']))} always"] if baseline else []
     few = metrics.get("subjects", FEWEST_SUBJECTS) < FEWEST_SUBJECTS
     missing = "too few subjects" if few else NOT_MEASURED
     rows = []
-    for measure in measures_for(TASK, "card"):
+    for measure in measures:
         key, words = measure.facts_name, measure.label_in("card")
         interval = metrics.get(f"{key}_interval")
         if measure.over == "folds":
@@ -65,7 +134,7 @@ def _own_note(metrics: Facts) -> str:
     return f"{subjects} subjects are too few for an interval: take these numbers as a rough sign."
 
 
-def _members_table(metrics: Facts) -> str:
+def _members_table(metrics: Facts, measures: Sequence[Measure]) -> str:
     baseline = metrics.get("baseline") or {}
     header = [
         images_and_people(metrics),
@@ -75,7 +144,7 @@ def _members_table(metrics: Facts) -> str:
     ]
     header += [f"naming {escape(' / '.join(baseline['groups']))} always"] if baseline else []
     rows = []
-    for measure in measures_for(TASK, "card"):
+    for measure in measures:
         key, words = measure.facts_name, measure.label_in("card")
         if measure.over == "folds":
             mean, sd, pooled = (metrics[f"{key}_{part}"] for part in ("mean", "sd", "pooled"))
@@ -215,19 +284,32 @@ def calibration(metrics: Facts) -> str:
     )
 
 
-def percent(value: float | None) -> str:
-    """Return a number of percent as text.
+def _data_rows(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    images = amount(data.get("images"), "images") + ", " + amount(data.get("subjects"), "subjects")
+    groups = ", ".join(f"{name}: {count:,}" for name, count in (data.get("per_group") or {}).items())
+    rule = f"{data.get('policy') or UNKNOWN}" + (
+        f": {data['policy_summary']}" if data.get("policy_summary") else ""
+    )
+    if data.get("kind") == "table":
+        rule = "ages or groups of the table"
+    left = ", ".join(f"{count:,} {reason}" for reason, count in (data.get("left_out") or {}).items())
+    fold = {None: "every fold's model, averaged", -1: "no test fold"}.get(
+        data.get("fold"), f"tested on fold {data.get('fold')}"
+    )
+    split = f"{data.get('protocol_words') or UNKNOWN}; {fold}"
+    trained = [
+        amount(training.get(key), words)
+        for key, words in (("n_train", "training images"), ("n_validation", "validation images"))
+        if training.get(key)
+    ]
+    rows = [("data", f"{data.get('name') or UNKNOWN}; {images}"), ("images per group", groups or UNKNOWN)]
+    rows += [("labels", rule)] + ([("left out", left)] if left else [])
+    rows += [
+        ("split", "; ".join([split, *trained])),
+        ("subjects in both training and test", _people(data.get("shared_people"))),
+    ]
+    return [(name, escape(text)) for name, text in rows]
 
-    >>> percent(51.02), percent(None)
-    ('51.0 %', 'not measured')
-    """
-    return NOT_MEASURED if value is None else f"{number(value, 1)} %"
 
-
-def ends(interval: Sequence[float] | None) -> str:
-    """Return an interval as words.
-
-    >>> ends([46.34, 51.2]), ends(None)
-    ('46.3 to 51.2', 'not measured')
-    """
-    return NOT_MEASURED if interval is None else f"{number(interval[0], 1)} to {number(interval[1], 1)}"
+def _people(shared: int | None) -> str:
+    return UNKNOWN if shared is None else f"{shared:,}" if shared else "none"

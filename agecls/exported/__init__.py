@@ -1,0 +1,1 @@
+"""Exported age models: the measured part of their card, and other faces that they are run on."""
