@@ -33,8 +33,9 @@ LOSSES = {
     "crl": ("CRL", "competing ratio loss"),
 }
 # A learning rate at which NLLR trains badly would decide the comparison before it begins (docs/results.md
-# shows one, for SGD). Here, with AdamW, of 0.0002, 0.002, 0.005 and 0.01 this one suits NLLR best on drawings
-# of another seed (28, 43, 49 and 48 % exact), and CE and CRL do better at it than at 0.002 as well.
+# shows one, for SGD). Here, with AdamW, of 0.0002, 0.002, 0.005 and 0.01 this one suited the exact form of
+# NLLR best on drawings of another seed (28, 43, 49 and 48 % exact), and CE and CRL do better at it than at
+# 0.002 as well.
 LEARNING_RATE = 5e-3
 COMPARISONS = (("cel", "crl"), ("cel", "nllr"))
 
@@ -52,7 +53,8 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
     drawn = write_lookalike_adience(faces, users=config.users, seed=config.seed)
     say(f"{drawn.images} drawn faces of {drawn.subjects} subjects in Adience's layout: {faces}")
     say(
-        f"learning rate {LEARNING_RATE:g} for all: chosen for NLLR, on other drawings; the others like it too"
+        f"learning rate {LEARNING_RATE:g} for all: chosen for NLLR, exact, on other drawings; the others "
+        "like it too"
     )
     reports = {loss: train(config, faces, folder, loss) for loss in LOSSES}
     comparisons = [compare(folder, *pair) for pair in COMPARISONS]

@@ -168,7 +168,7 @@ def loss_options(name: str) -> dict[str, Any]:
     """Return a loss's own options with their defaults; ValueError lists the losses there are.
 
     >>> loss_options("crl"), loss_options("cel")
-    ({'alpha': 1.5, 'beta': 1.0}, {})
+    ({'alpha': 1.5, 'beta': 1.0, 'clamp': None}, {})
     """
     if name not in LOSSES:
         raise ValueError(f"there is no loss {name!r}; {_known('losses', name, LOSSES)}")
@@ -180,7 +180,8 @@ def checked_options(name: str, options: Mapping[str, Any], more: Sequence[str] =
 
     Args:
         name: of the loss.
-        options: of the loss, by name; None stands for its default.
+        options: of the loss, by name; None stands for its default. So does 0 for an option that is off
+            unless it is given (the clamp of CRL).
         more: further options that the caller takes itself; they must be numbers too.
 
     Raises:
@@ -198,7 +199,8 @@ def checked_options(name: str, options: Mapping[str, Any], more: Sequence[str] =
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(f"{name} takes {', '.join(takes) or 'no options'}, not {', '.join(unknown)}{hint}")
     given = {option: value for option, value in options.items() if value is not None}
-    return {option: _of_kind(option, value, own.get(option)) for option, value in given.items()}
+    chosen = {option: _of_kind(option, value, own.get(option)) for option, value in given.items()}
+    return {option: value for option, value in chosen.items() if value != 0 or own.get(option, 0) is not None}
 
 
 def loss_named(title: str) -> str:

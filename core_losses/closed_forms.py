@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core_losses.clamping import PUBLISHED_CLAMP
+
 ValueAndGradient = tuple[np.ndarray, np.ndarray]
 
 
@@ -30,27 +32,40 @@ class ClosedForm:
 
     @property
     def defaults(self) -> dict[str, float]:
-        """The loss's own options with their defaults.
+        """The loss's own options with their defaults, without those that are off.
 
         >>> CLOSED_FORMS["focal"].defaults
         {'gamma': 2.0}
         """
         parameters = inspect.signature(self.of).parameters
-        return {name: item.default for name, item in parameters.items() if name != "p"}
+        return {
+            name: item.default
+            for name, item in parameters.items()
+            if name != "p" and item.default is not None
+        }
 
 
 def _cross_entropy(p: np.ndarray) -> ValueAndGradient:
     return -np.log(p), -(1 - p)
 
 
-def _likelihood_ratio(p: np.ndarray) -> ValueAndGradient:
-    return np.log(1 - p) - np.log(p), -np.ones_like(p)
+def _likelihood_ratio(p: np.ndarray, *, clamp: float = PUBLISHED_CLAMP) -> ValueAndGradient:
+    held, inside = _held(p, clamp)
+    return np.log(1 - held) - np.log(held), np.where(inside, -1.0, 0.0)
 
 
-def _competing_ratio(p: np.ndarray, *, alpha: float = 1.5, beta: float = 1.0) -> ValueAndGradient:
-    q, log_p = 1 - p, np.log(p)
+def _competing_ratio(
+    p: np.ndarray, *, alpha: float = 1.5, beta: float = 1.0, clamp: float | None = None
+) -> ValueAndGradient:
+    held, inside = _held(p, clamp or 0.0)
+    q, log_p = 1 - held, np.log(held)
     competing = beta * np.log(alpha + q) - log_p if beta else -log_p
-    return competing, -q * (1 + beta * p / (alpha + q))
+    return competing, np.where(inside, -q * (1 + beta * held / (alpha + q)), 0.0)
+
+
+def _held(p: np.ndarray, clamp: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return p held in [clamp, 1 - clamp], and where it already lay there."""
+    return np.clip(p, clamp, 1 - clamp), (p >= clamp) & (p <= 1 - clamp)
 
 
 def _focal(p: np.ndarray, *, gamma: float = 2.0) -> ValueAndGradient:

@@ -72,10 +72,14 @@ def option_curve(name: str, loss: type[LossModule], options: Mapping[str, Any], 
     """
     assert loss.line is not None, "only a loss of the target's posterior alone has such a curve"
     settings = {**loss.own_options(), **options}
-    shown = []
-    for option, value in settings.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            check_non_negative(option, value)
-            shown.append(f"{loss.symbols.get(option, option)} {value:g}")
-    label = f"{loss.title} ({', '.join(shown)})" if shown else loss.title
+    numbers = {
+        option: value
+        for option, value in settings.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    for option, value in numbers.items():
+        check_non_negative(option, value)
+    title, told = loss.title_with(numbers)
+    shown = [f"{loss.symbols.get(option, option)} {value:g}" for option, value in told.items()]
+    label = f"{title} ({', '.join(shown)})" if shown else title
     return loss_curve(name, label, loss.line(**settings), p)

@@ -18,8 +18,9 @@ def gradient_factor(loss: LossModule, logits: Tensor, target: Tensor) -> tuple[T
     push = -dL/dz_c, q = 1 - p_c = sigmoid(-m)
 
     L is an example's own loss, before class weights and before any mean or sum; label smoothing counts.
-    push / q is 1 for cross-entropy, 1 + beta p_c / (alpha + q) for CRL, and 1 / q for NLLR: its mean over a
-    training is by how much the learning rate of cross-entropy must be raised to take steps as long.
+    push / q is 1 for cross-entropy, 1 + beta p_c / (alpha + q) for CRL, and 1 / q for NLLR
+    (0 where its clamp holds p_c): its mean over a training is by how much the learning rate of cross-entropy
+    must be raised to take steps as long.
 
     Args:
         loss: any loss of this package; its weights and its reduction are left out.

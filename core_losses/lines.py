@@ -44,6 +44,25 @@ def log_alpha_plus(alpha: float, log_p: Tensor) -> Tensor:
     return torch.logaddexp(log_p.new_tensor(math.log(alpha)), log_p)
 
 
+def clamp_bound(clamp: float) -> float:
+    """Return the log-odds of p = 1 - clamp, where holding p_c in [clamp, 1 - clamp] begins.
+
+    >>> round(clamp_bound(1e-7), 4)
+    16.1181
+    """
+    return math.log1p(-clamp) - math.log(clamp)
+
+
+def _held(m: Tensor, clamp: float | None) -> Tensor:
+    """Return m as it is when p_c is held in [clamp, 1 - clamp]; without a clamp, m itself."""
+    return m.clamp(-clamp_bound(clamp), clamp_bound(clamp)) if clamp else m
+
+
+def _inside(push: Tensor, m: Tensor, clamp: float | None) -> Tensor:
+    """Return a gradient magnitude without that of examples whose p_c is held."""
+    return push.masked_fill(m.abs() > clamp_bound(clamp), 0.0) if clamp else push
+
+
 @dataclass(frozen=True)
 class CrossEntropy:
     """-log p_c = softplus(-m), gradient magnitude q."""
@@ -65,17 +84,11 @@ class LikelihoodRatio:
 
     def value(self, m: Tensor) -> Tensor:
         """Return the loss."""
-        return -m if self.clamp is None else -m.clamp(-self._bound, self._bound)
+        return -_held(m, self.clamp)
 
     def push(self, m: Tensor) -> Tensor:
         """Return -dL/dm."""
-        constant = torch.ones_like(m)
-        return constant if self.clamp is None else constant.masked_fill(m.abs() > self._bound, 0.0)
-
-    @property
-    def _bound(self) -> float:
-        assert self.clamp is not None
-        return math.log1p(-self.clamp) - math.log(self.clamp)
+        return _inside(torch.ones_like(m), m, self.clamp)
 
 
 @dataclass(frozen=True)
@@ -85,14 +98,17 @@ class CompetingRatio:
     Its gradient magnitude is beta sigmoid(c - m) + (1 - beta) q.
 
     This is beta log(alpha + q) - log p, written so that no alpha or m cancels. With c = log(1 + 1 / alpha) it
-    is, at beta = 1, log(alpha) + softplus(c - m): cross-entropy with the target's logit lowered by c.
+    is, at beta = 1, log(alpha) + softplus(c - m): cross-entropy with the target's logit lowered by c. With a
+    clamp it is constant where p_c is nearer than `clamp` to 0 or 1.
     """
 
     alpha: float
     beta: float
+    clamp: float | None = None
 
     def value(self, m: Tensor) -> Tensor:
         """Return the loss."""
+        m = _held(m, self.clamp)
         if self.alpha >= 0.5:  # nothing cancels: the cheaper of two equal forms
             ratio = F.logsigmoid(m - self._margin).neg_().add_(self._log_alpha)
         else:
@@ -102,7 +118,8 @@ class CompetingRatio:
     def push(self, m: Tensor) -> Tensor:
         """Return -dL/dm."""
         raised = torch.sigmoid((m - self._margin).neg())
-        return raised if self.beta == 1 else self.beta * raised + (1 - self.beta) * torch.sigmoid(-m)
+        mixed = raised if self.beta == 1 else self.beta * raised + (1 - self.beta) * torch.sigmoid(-m)
+        return _inside(mixed, m, self.clamp)
 
     @property
     def _log_alpha(self) -> float:

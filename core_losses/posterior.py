@@ -14,6 +14,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from core_losses.clamping import PUBLISHED_CLAMP
 from core_losses.lines import CompetingRatio, CrossEntropy, Focal, LikelihoodRatio, Line, Taming
 from core_losses.odds import line_on_log_odds, log_posteriors
 from core_losses.reduction import LossModule, LossOptions, SharedOptions, check_non_negative, class_loss
@@ -68,32 +69,33 @@ class CrossEntropyLoss(LossModule):
 
 
 def negative_log_likelihood_ratio_loss(
-    logits: Tensor, target: Tensor, *, clamp: float | None = None, **options: Unpack[LossOptions]
+    logits: Tensor, target: Tensor, *, clamp: float | None = PUBLISHED_CLAMP, **options: Unpack[LossOptions]
 ) -> Tensor:
-    """Return the negative log likelihood ratio loss (NLLR).
+    """Return the negative log likelihood ratio loss (NLLR), as published: with its posteriors clamped.
 
-    L = log((1 - p_c) / p_c) = -m
+    L = log((1 - p_c) / p_c) = -m, with p_c held in [clamp, 1 - clamp]: |m| <= log((1 - clamp) / clamp)
 
-    The value is negative wherever p_c > 1/2 and unbounded below, and its derivative in the target's logit is
-    -1 for every example, right or wrong: select models by accuracy, never by this loss's value.
+    The value is negative wherever p_c > 1/2. Its derivative in the target's logit is -1 for every example,
+    right or wrong, and 0 where p_c is held (|m| > 16.12 at 1e-7). Without a clamp ("NLLR, exact") it has no
+    lower bound. Select models by accuracy, never by this loss's value.
 
     Args:
         logits, target, options: as for `cross_entropy_loss`.
-        clamp: None, or a bound in (0, 1/2): p_c is held in [clamp, 1 - clamp], with no gradient outside, as
-            released code does at 1e-7.
+        clamp: in (0, 1/2); 0 or None for the exact form.
 
     Returns:
         As for `cross_entropy_loss`.
 
     Raises:
-        TypeError, ValueError: as for `cross_entropy_loss`; ValueError for a clamp outside (0, 1/2).
+        TypeError, ValueError: as for `cross_entropy_loss`; ValueError for a clamp outside [0, 1/2).
 
     >>> logits = torch.tensor([[5.0, 2.0]])  # two classes: minus the difference of the logits
     >>> negative_log_likelihood_ratio_loss(logits, torch.tensor([0]))
     tensor(-3.)
 
     Source: Zhu, Yao, Jiang, Yu, "Negative Log Likelihood Ratio Loss for Deep Neural Network Classification",
-    arXiv 1804.10690 (2018). Without `clamp` we depart from the code in being exact in both tails.
+    arXiv 1804.10690 (2018), trained with Keras, which clips posteriors at 1e-7 as the code of the competing
+    ratio loss paper does. That code also adds 1e-7 inside the logarithm; we do not.
     """
     _check_clamp(clamp)
     return _posterior_loss(logits, target, LikelihoodRatio(clamp), options)
@@ -104,13 +106,18 @@ class NLLRLoss(LossModule):
 
     title = "NLLR"
     line = LikelihoodRatio
+    quiet = ("clamp",)
 
     def __init__(
-        self, weight: Tensor | None = None, *, clamp: float | None = None, **options: Unpack[SharedOptions]
+        self,
+        weight: Tensor | None = None,
+        *,
+        clamp: float | None = PUBLISHED_CLAMP,
+        **options: Unpack[SharedOptions],
     ) -> None:
         super().__init__(weight, **options)
         _check_clamp(clamp)
-        self.clamp = clamp
+        self.clamp = clamp or 0.0
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the reduced loss."""
@@ -122,7 +129,13 @@ class NLLRLoss(LossModule):
 
 
 def competing_ratio_loss(
-    logits: Tensor, target: Tensor, *, alpha: float = 1.5, beta: float = 1.0, **options: Unpack[LossOptions]
+    logits: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 1.5,
+    beta: float = 1.0,
+    clamp: float | None = None,
+    **options: Unpack[LossOptions],
 ) -> Tensor:
     """Return the competing ratio loss (CRL).
 
@@ -135,14 +148,18 @@ def competing_ratio_loss(
 
     Args:
         logits, target, options: as for `cross_entropy_loss`.
-        alpha: >= 0; 0 with beta = 1 is NLLR. The released code's `a` is 1 + this alpha.
+        alpha: >= 0; 0 with beta = 1 is NLLR in its exact form, and with clamp = 1e-7 the published one. The
+            released code's `a` is 1 + this alpha.
         beta: >= 0; 0 is cross-entropy.
+        clamp: in (0, 1/2), to hold p_c in [clamp, 1 - clamp] without gradient outside, as released code does
+            at 1e-7; None or 0 is exact.
 
     Returns:
         As for `cross_entropy_loss`.
 
     Raises:
-        TypeError, ValueError: as for `cross_entropy_loss`; ValueError for a negative alpha or beta.
+        TypeError, ValueError: as for `cross_entropy_loss`; ValueError for a negative alpha or beta, and a
+            clamp outside [0, 1/2).
 
     >>> competing_ratio_loss(torch.zeros(1, 4), torch.tensor([2]))  # log(1.5 + 3/4) + log 4
     tensor(2.1972)
@@ -151,7 +168,8 @@ def competing_ratio_loss(
     Classification" (2020), Eq. 11. Its Eqs. 14 and 15 print s with a minus sign, which is not the derivative.
     """
     _check_alpha_beta(alpha, beta)
-    line = CompetingRatio(alpha, beta) if beta > 0 else CrossEntropy()
+    _check_clamp(clamp)
+    line = CompetingRatio(alpha, beta, clamp) if beta > 0 or clamp else CrossEntropy()
     return _posterior_loss(logits, target, line, options)
 
 
@@ -171,19 +189,22 @@ class CompetingRatioLoss(LossModule):
         *,
         alpha: float = 1.5,
         beta: float = 1.0,
+        clamp: float | None = None,
         **options: Unpack[SharedOptions],
     ) -> None:
         super().__init__(weight, **options)
         _check_alpha_beta(alpha, beta)
-        self.alpha, self.beta = alpha, beta
+        _check_clamp(clamp)
+        self.alpha, self.beta, self.clamp = alpha, beta, clamp or None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the reduced loss."""
-        return competing_ratio_loss(logits, target, alpha=self.alpha, beta=self.beta, **self.options())
+        alpha, beta, clamp = self.alpha, self.beta, self.clamp
+        return competing_ratio_loss(logits, target, alpha=alpha, beta=beta, clamp=clamp, **self.options())
 
     def extra_repr(self) -> str:
         """Return the loss's own settings for `repr`."""
-        return f"alpha={self.alpha}, beta={self.beta}"
+        return f"alpha={self.alpha}, beta={self.beta}" + (f", clamp={self.clamp}" if self.clamp else "")
 
 
 def focal_loss(
@@ -285,9 +306,9 @@ class TamingCrossEntropyLoss(LossModule):
 
 
 def _check_clamp(clamp: float | None) -> None:
-    if clamp is not None and not 0.0 < clamp < 0.5:
+    if clamp is not None and not 0.0 <= clamp < 0.5:
         raise ValueError(
-            f"clamp must be None or lie in (0, 0.5), but arrived as {clamp}; the released code's is 1e-7"
+            f"clamp must lie in [0, 0.5), but arrived as {clamp}; 1e-7 is as published, 0 the exact form"
         )
 
 

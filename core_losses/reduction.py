@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
+from core_losses.clamping import exact_title
 from core_losses.layout import class_dim, computing_dtype
 from core_losses.lines import Line
 
@@ -59,6 +60,7 @@ class LossModule(nn.Module):
     Attributes:
         title: what tables and figures call the loss.
         symbols: what titles call its own options; by default their names.
+        quiet: own options that titles tell only where they are not the default.
         line: the function of the log-odds that it is, taking its own options as keywords; None for a loss
             that reads more than the target's posterior.
 
@@ -72,6 +74,7 @@ class LossModule(nn.Module):
 
     title: ClassVar[str]
     symbols: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    quiet: ClassVar[tuple[str, ...]] = ()
     line: ClassVar[Callable[..., Line] | None] = None
 
     weight: Tensor | None
@@ -97,6 +100,14 @@ class LossModule(nn.Module):
         parameters = inspect.signature(cls).parameters
         shared = (*SHARED_KEYWORDS, "options")
         return {name: item.default for name, item in parameters.items() if name not in shared}
+
+    @classmethod
+    def title_with(cls, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return what tables call the loss with these of its own options, and the options told beside it."""
+        defaults = cls.own_options()
+        title, told = exact_title(cls.title, options)
+        quiet = [name for name in cls.quiet if name in told and told[name] == defaults[name]]
+        return title, {name: value for name, value in told.items() if name not in quiet}
 
     def options(self) -> LossOptions:
         """Return the shared keywords, ready to pass to the module's function."""

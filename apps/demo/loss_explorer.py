@@ -14,6 +14,7 @@ import numpy as np
 
 from apps.demo.line_chart import Chart, ChartLine, scale
 from core_losses import LOSSES
+from core_losses.clamping import PUBLISHED_CLAMP
 from core_losses.closed_forms import CLOSED_FORMS
 from finetune.errors import UsageError
 
@@ -21,6 +22,8 @@ MAXIMA = {"alpha": 5.0, "beta": 5.0, "gamma": 5.0}
 START = {"alpha": 1.5, "beta": 1.0, "gamma": 2.0}
 OTHER = "other"  # the style of a loss that was added
 TABLE_AT = (0.01, 0.1, 0.5, 0.9, 0.99)
+_CLAMP = f"{PUBLISHED_CLAMP:g}".replace("e-0", "e-")
+_FLAT = f"{math.log1p(-PUBLISHED_CLAMP) - math.log(PUBLISHED_CLAMP):.1f}"
 _GRID = np.linspace(0.005, 0.995, 199)
 _P_TICKS = (0, 0.25, 0.5, 0.75, 1)
 
@@ -77,7 +80,7 @@ def loss_lines(p: np.ndarray, *, alpha: float = 1.5, beta: float = 1.0, gamma: f
     q = 1 - p_c, the probability that the competitors hold together:
 
         CE     -log p                          gradient  -q
-        NLLR   log(q / p)                                -1
+        NLLR   log(q / p)                                -1, and 0 where p or q is below 1e-7
         CRL    beta log(alpha + q) - log p               -q (1 + beta p / (alpha + q))
         focal  -q^gamma log p                            -q^gamma (q - gamma p log p)
 
@@ -97,8 +100,8 @@ def loss_lines(p: np.ndarray, *, alpha: float = 1.5, beta: float = 1.0, gamma: f
     lines = []
     for name in LOSSES:
         form = CLOSED_FORMS.get(name)
-        if form is not None and form.defaults.keys() <= settings.keys():
-            own = {option: settings[option] for option in form.defaults}
+        if form is not None and form.defaults.keys() - {"clamp"} <= settings.keys():
+            own = {option: settings[option] for option in form.defaults if option in settings}
             lines.append(LossLine(name, form.title, p, *form.of(p, **own)))
     return lines + _further_lines(p)
 
@@ -173,8 +176,11 @@ def explain(alpha: float, beta: float, gamma: float) -> list[str]:
     """Return what the curves show at these settings, one HTML sentence or two for each loss."""
     return [
         _explain_crl(alpha, beta),
-        "<b>NLLR</b>&rsquo;s gradient never fades: 1 for every image, however confident the network is. Its "
-        "loss is below 0 wherever p<sub>c</sub> is above &frac12;, and has no lowest value.",
+        "<b>NLLR</b>&rsquo;s gradient does not fade: 1 for every image, however confident the network is, "
+        f"until p<sub>c</sub> is within {_CLAMP} of 0 or 1. There, outside these charts, it is clamped as "
+        f"published: the gradient is 0 and the loss flat, at {_FLAT} above and &minus;{_FLAT} below. Without "
+        "the clamp, as NLLR, exact, it has no lowest value. It is below 0 wherever p<sub>c</sub> is above "
+        "&frac12;.",
         _explain_focal(gamma),
         "Loss values of different losses have different floors and scales: compare accuracies, never these.",
     ]
@@ -185,7 +191,11 @@ def _explain_crl(alpha: float, beta: float) -> str:
     if beta == 0:
         return f"{start} is cross-entropy: without &beta; the competitors&rsquo; term is gone."
     if alpha == 0:
-        twin = "is NLLR itself" if beta == 1 else f"never vanishes: {beta:g} even where p<sub>c</sub> is 1"
+        twin = (
+            "is NLLR, exact, itself"
+            if beta == 1
+            else f"never vanishes: {beta:g} even where p<sub>c</sub> is 1"
+        )
         return f"{start} {twin}; with &alpha; = 0 its loss has no lowest value."
     margin, most = math.log1p(1 / alpha), 1 + beta / alpha
     factor = (
@@ -223,13 +233,12 @@ def _push(line: LossLine) -> np.ndarray:
 def _loss_chart(lines: Sequence[LossLine], alpha: float, beta: float) -> Chart:
     values = np.concatenate([_loss(line) for line in lines])
     bounded = alpha > 0 or beta == 0
-    end = f"CRL ends at {beta * math.log(alpha or 1):.3f}, NLLR" if bounded else "CRL and NLLR"
-    falls = "falls" if bounded else "fall"
+    end = f"CRL ends at {beta * math.log(alpha or 1):.3f}" if bounded else "CRL falls without end"
     return Chart(
         "crl-loss-value",
         "What each loss charges",
         "Every loss falls as the posterior of the true class grows. Cross-entropy and focal loss end at 0, "
-        f"{end} {falls} without end. The table below has the numbers.",
+        f"{end}, NLLR at -{_FLAT}, where its clamp begins. The table below has the numbers.",
         "p<tspan dy='3' font-size='9'>c</tspan><tspan dy='-3'>, posterior of the true class</tspan>",
         "loss L (nats)",
         _P_TICKS,
@@ -244,8 +253,8 @@ def _push_chart(lines: Sequence[LossLine], gamma: float) -> Chart:
         "crl-loss-push",
         "Gradient magnitude on the true class\N{RIGHT SINGLE QUOTATION MARK}s logit",
         "The negative gradient of each loss. Cross-entropy's falls in a straight line from 1 to 0, NLLR's "
-        f"stays at 1, CRL's is never below cross-entropy's, focal loss's {focal}. The "
-        "table below has the numbers.",
+        f"stays at 1 until its clamp begins, outside this chart, CRL's is never below "
+        f"cross-entropy's, focal loss's {focal}. The table below has the numbers.",
         "p<tspan dy='3' font-size='9'>c</tspan><tspan dy='-3'>, posterior of the true class</tspan>",
         "\N{MINUS SIGN}\N{PARTIAL DIFFERENTIAL}L/\N{PARTIAL DIFFERENTIAL}z"
         "<tspan dy='3' font-size='9'>c</tspan><tspan dy='-3'> (nats per unit of logit)</tspan>",

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from finetune.errors import UsageError
+from finetune.runs.former_losses import FORMER, as_meant, is_stored, word_in_full
 
 WORD = "word"  # field metadata: this text is a word, and may be given as NAME and OPTION too
 Value = int | float | bool | str
@@ -99,6 +100,7 @@ def spoken_options(config_type: type) -> dict[str, Any]:
 
 def rewrite(given: Given, config_type: type) -> None:
     """Bring everything that was given to the form that the configuration has today."""
+    _tell_former_losses(given)
     for leaf, default in _word_leaves(config_type).items():
         _join_words(given, leaf, default)
     for section in _sections(config_type):
@@ -107,6 +109,16 @@ def rewrite(given: Given, config_type: type) -> None:
     for section in _sections(config_type):
         _split_words(given, section)
         _leave_out_options(given, section)
+
+
+def _tell_former_losses(given: Given) -> None:
+    """Give the losses in files of run folders what they leave out and meant at the time, and say so."""
+    for position, (name, content) in enumerate(given.files):
+        meant = as_meant(content) if is_stored(content) else content
+        if meant != content:
+            given.files[position] = (name, meant)
+            losses = ", ".join(word_in_full(loss, FORMER) for loss in FORMER)
+            given.notes.append(f"note: {name} is of a time when {', '.join(FORMER)} meant {losses}: read so")
 
 
 def _own_hints(config_type: type) -> dict[str, Any]:

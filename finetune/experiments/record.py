@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import DataError
 from finetune.runs.folder import read_json, write_json
+from finetune.runs.former_losses import recorded_loss
 
 if TYPE_CHECKING:
     from finetune.training.config import FitConfig
@@ -113,6 +114,8 @@ class RunRecord:
         known = {item.name for item in fields(cls)} - {"extra"}
         own = {key: value for key, value in content.items() if key in known}
         own["class_names"] = tuple(own.get("class_names", ()))
+        if isinstance(own.get("loss"), Mapping):
+            own["loss"] = recorded_loss(own["loss"])
         return cls(**{"kind": "", **own}, extra={key: v for key, v in content.items() if key not in known})
 
     def to_dict(self) -> dict[str, Any]:

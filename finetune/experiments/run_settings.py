@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from core_losses.clamping import exact_title
 from finetune.errors import DataError, listing
 
 # What two results must share before they may be compared at all.
@@ -59,9 +60,11 @@ def loss_text(loss: Mapping[str, Any]) -> str:
 
     >>> loss_text({"name": "crl", "alpha": 1.5, "beta": 1, "label_smoothing": 0.0, "class_weights": "none"})
     'crl (alpha 1.5, beta 1)'
+    >>> loss_text({"name": "nllr", "clamp": 0.0})
+    'nllr, exact'
     """
     own = dict(loss)
-    name = str(own.pop("name", "unknown loss"))
+    name, own = exact_title(str(own.pop("name", "unknown loss")), own)
     given = [f"{key} {value}" for key, value in own.items() if value not in (None, "none", "", {})]
     given = [text for text in given if text != "label_smoothing 0.0"]
     return f"{name} ({', '.join(given)})" if given else name

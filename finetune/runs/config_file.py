@@ -11,6 +11,7 @@ import yaml
 
 from finetune.errors import DataError, UsageError, listing
 from finetune.runs.files import write_bytes
+from finetune.runs.former_losses import FORMER, as_meant, told_in_full
 
 CONFIG_NAME = "config.yaml"
 # Options of losses that stood beside the loss's name until the options had a place of their own.
@@ -42,7 +43,7 @@ def settle_config(
         UsageError: a value changed that neither list covers; all such keys are shown, old -> new.
         DataError: config.yaml is damaged.
     """
-    file = folder / CONFIG_NAME
+    file, config = folder / CONFIG_NAME, told_in_full(config)
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     if not file.exists():
         write_bytes(file, text.encode())
@@ -111,7 +112,7 @@ def in_todays_form(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored configuration with the loss's options where they stand now, all of them.
 
     An earlier release wrote them beside the loss's name, null for the loss's default. The release after this
-    one no longer reads that.
+    one no longer reads that. An option whose default has changed since has the default of the time.
 
     >>> old = {"name": "crl", "alpha": 1.0, "beta": None, "gamma": None, "a": None, "clamp": None}
     >>> in_todays_form({"loss": old})
@@ -125,10 +126,10 @@ def in_todays_form(config: Mapping[str, Any]) -> dict[str, Any]:
         or "name" not in loss
         or not any(key in loss for key in OLD_LOSS_OPTIONS)
     ):
-        return dict(config)
+        return as_meant(config)
     name = loss["name"]
-    options = dict(loss_options(name)) if name in LOSSES else {}
+    options = {**loss_options(name), **FORMER.get(name, {})} if name in LOSSES else {}
     options |= {key: loss[key] for key in OLD_LOSS_OPTIONS if loss.get(key) is not None}
     options = {key: value for key, value in options.items() if value is not None}
     rest = {key: value for key, value in loss.items() if key not in (*OLD_LOSS_OPTIONS, "name")}
-    return {**config, "loss": {"name": name, "options": options, **rest}}
+    return as_meant({**config, "loss": {"name": name, "options": options, **rest}})

@@ -14,6 +14,7 @@ from finetune.cli.options import GENERATED_HELP
 from finetune.cli.words import Value, Worded, split_word, value_text
 from finetune.errors import UsageError
 from finetune.runs.config_file import OLD_LOSS_OPTIONS
+from finetune.runs.former_losses import word_in_full
 
 SMOOTHING = "label_smoothing"
 
@@ -79,7 +80,9 @@ class LossConfig(Worded):
         {'alpha': 1.5, 'beta': 0.5}
         """
         every = {**loss_options(self.name), **self.parameters()}
-        return replace(self, options={key: value for key, value in every.items() if value is not None})
+        branches = {branch: word_in_full(word) for branch, word in self.branches.items()}
+        own = {key: value for key, value in every.items() if value is not None}
+        return replace(self, options=own, branches=branches)
 
     def build(self, **more: Any) -> Any:
         """Return the loss, a `core_losses.LossModule`; `more` are keywords that all losses share."""

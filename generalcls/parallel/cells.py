@@ -13,11 +13,12 @@ import torch
 
 from finetune.cli.console import progress, say
 from finetune.errors import DataError, UsageError, listing
-from finetune.experiments.study.cells import Cell, CellPlan, read_cell, write_cell
+from finetune.experiments.study.cells import LOSS, Cell, CellPlan, read_cell, write_cell
 from finetune.metrics.classification import macro_f1, top_k_accuracy
 from finetune.runs.config_file import config_changes
 from finetune.runs.files import atomic_file, remove_stale, to_plain
 from finetune.runs.folder import versions
+from finetune.runs.former_losses import FORMER
 from finetune.runs.lock import FolderLock
 from finetune.seeding import derive_seed
 from finetune.training.config import to_dict
@@ -102,6 +103,12 @@ class CellTrainer:
         cell = read_cell(plan.folder)
         if cell is None:
             return None
+        if cell.arm != plan.arm.name and plan.folder.parent.name == plan.arm.name:
+            raise DataError(
+                f"{plan.folder} holds {cell.arm}, as {plan.arm.name} was meant when it was trained: list "
+                f"{cell.arm.replace('-clamp0', ':clamp=0')} in another --run.dir, or remove {plan.folder} to "
+                "have it trained again"
+            )
         if cell.facts.get("data") != self.data.fingerprint:
             raise DataError(
                 f"{plan.folder} was trained on other images or another split than there are now: restore "
@@ -198,7 +205,10 @@ class CellTrainer:
         )
         members = [Member(plan.arm.name, plan.seed, plan.lr_factor) for plan in plans]
         objective = StackObjective.of([plan.arm for plan in plans]).to(self.precision.device)
-        key = hashlib.sha256(repr(members).encode()).hexdigest()[:16]
+        names = repr(members) + repr(
+            [plan.arm.loss.options for plan in plans if plan.arm.loss.name in FORMER]
+        )
+        key = hashlib.sha256(names.removesuffix("[]").encode()).hexdigest()[:16]
         return Training(
             stack,
             members,
@@ -245,6 +255,7 @@ class CellTrainer:
             device=self.precision.device_name,
             facts={
                 "data": self.data.fingerprint,
+                LOSS: {"name": plan.arm.loss.name, **plan.arm.loss.options},
                 **self.settings(),
                 "lr": self.config.train.lr * plan.lr_factor,
                 **({} if blend is None else {"blend at the end": blend}),

@@ -56,7 +56,7 @@ def test_words_choose_the_losses_and_their_settings(tmp_path: Path) -> None:
         ({"options": {"alhpa": 1.0}}, "no loss that is drawn takes alhpa"),
         ({"points": 0}, "points"),
         ({"losses": ("clr",)}, "no loss 'clr'; did you mean"),
-        ({"losses": ("crl:gamma=1",)}, "crl takes alpha, beta, not gamma"),
+        ({"losses": ("crl:gamma=1",)}, "crl takes alpha, beta, clamp, not gamma"),
         ({"losses": ("cce",)}, "cce reads every competitor's posterior"),
     ],
 )

@@ -16,12 +16,18 @@ def cel(p: list[float], c: int) -> float:
     return -math.log(p[c])
 
 
-def nllr(p: list[float], c: int) -> float:
-    return math.log((1 - p[c]) / p[c])
+def nllr(p: list[float], c: int, clamp: float = 1e-7) -> float:
+    held = _held(p[c], clamp)
+    return math.log((1 - held) / held)
 
 
-def crl(p: list[float], c: int, alpha: float = 1.5, beta: float = 1.0) -> float:
-    return beta * math.log(alpha + 1 - p[c]) - math.log(p[c])
+def crl(p: list[float], c: int, alpha: float = 1.5, beta: float = 1.0, clamp: float = 0.0) -> float:
+    held = _held(p[c], clamp)
+    return beta * math.log(alpha + 1 - held) - math.log(held)
+
+
+def _held(p: float, clamp: float) -> float:
+    return min(max(p, clamp), 1 - clamp)
 
 
 def focal(p: list[float], c: int, gamma: float = 2.0) -> float:

@@ -15,6 +15,8 @@ P = np.concatenate([np.linspace(0.001, 0.999, 999), [1e-6, 1 - 1e-6]])
 SETTINGS = [
     {},
     {"alpha": 0.0, "beta": 1.0, "gamma": 0.0, "a": 0.0},
+    {"alpha": 0.7, "beta": 0.3, "clamp": 0.01},
+    {"clamp": 0.0},
     {"alpha": 2.0, "beta": 0.0, "gamma": 5.0, "a": 1.0},
     {"alpha": 0.2, "beta": 3.0, "gamma": 0.5, "a": 3.0},
 ]
@@ -25,7 +27,7 @@ SETTINGS = [
 def test_a_closed_form_is_the_losss_own_curve(name: str, settings: dict[str, float]) -> None:
     form = CLOSED_FORMS[name]
     assert form is not None
-    own = {key: value for key, value in settings.items() if key in form.defaults}
+    own = {key: value for key, value in settings.items() if key in LOSSES[name].own_options()}
     [curve] = posterior_curves(P, [(name, own)])
     loss, gradient = form.of(P, **own)
     np.testing.assert_allclose(loss, curve.loss, rtol=1e-6, atol=1e-9)

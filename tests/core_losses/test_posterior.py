@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core_losses import (
     CompetingRatioLoss,
+    NLLRLoss,
     competing_ratio_loss,
     cross_entropy_loss,
     focal_loss,
@@ -60,6 +61,10 @@ def test_values_worked_by_hand_from_p() -> None:
     [
         ("cel", cross_entropy_loss, {}),
         ("nllr", negative_log_likelihood_ratio_loss, {}),
+        ("nllr", negative_log_likelihood_ratio_loss, {"clamp": 0.0}),
+        ("nllr", negative_log_likelihood_ratio_loss, {"clamp": 0.1}),
+        ("crl", competing_ratio_loss, {"clamp": 0.1}),
+        ("crl", competing_ratio_loss, {"alpha": 0.2, "beta": 0.7, "clamp": 0.1}),
         ("crl", competing_ratio_loss, {}),
         ("crl", competing_ratio_loss, {"alpha": 0.0, "beta": 0.25}),
         ("crl", competing_ratio_loss, {"alpha": 0.2, "beta": 0.7}),
@@ -126,7 +131,7 @@ def test_alpha_zero_beta_one_is_nllr_bit_for_bit() -> None:
     z = logits.float().requires_grad_()
     value, expected = (
         competing_ratio_loss(z, target, alpha=0.0),
-        negative_log_likelihood_ratio_loss(z, target),
+        negative_log_likelihood_ratio_loss(z, target, clamp=0),
     )
     assert torch.equal(value, expected)
     assert torch.equal(torch.autograd.grad(value, z)[0], torch.autograd.grad(expected, z)[0])
@@ -146,7 +151,7 @@ def test_nllr_of_two_classes_is_minus_the_difference_of_the_logits() -> None:
 def test_nllr_slope_in_the_target_is_minus_one_right_or_wrong() -> None:
     logits, target = _random(scale=10.0)
     logits.requires_grad_()
-    loss = negative_log_likelihood_ratio_loss(logits, target, reduction="sum")
+    loss = negative_log_likelihood_ratio_loss(logits, target, clamp=0, reduction="sum")
     (grad,) = torch.autograd.grad(loss, logits)
     assert (grad[torch.arange(30), target] == -1.0).all()
     assert (grad.sum(1).abs() < 1e-12).all()
@@ -200,6 +205,69 @@ def test_clamped_nllr_stops_at_the_released_codes_bounds() -> None:
     assert grad.tolist() == [[0.0, 0.0], [0.0, 0.0], [-1.0, 1.0]]
 
 
+def test_nllr_is_the_published_one_unless_the_clamp_is_turned_off() -> None:
+    logits = torch.tensor([[17.0, 0.0], [16.0, 0.0]])
+    target = torch.tensor([0, 0])
+    published = negative_log_likelihood_ratio_loss(logits, target, reduction="none")
+    assert published.tolist() == pytest.approx([-16.118095550958316, -16.0])  # log((1 - 1e-7) / 1e-7)
+    for off in (0, 0.0, None):
+        loss = negative_log_likelihood_ratio_loss(logits, target, clamp=off, reduction="none")
+        assert loss.tolist() == [-17.0, -16.0]
+        assert NLLRLoss(clamp=off)(logits, target).item() == -16.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_clamp_is_applied_in_float32_where_a_half_type_has_no_1_minus_1e_7(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[40.0, 0.0], [8.0, 0.0], [-40.0, 0.0]], dtype=dtype, requires_grad=True)
+    loss = negative_log_likelihood_ratio_loss(logits, torch.zeros(3, dtype=torch.int64), reduction="none")
+    assert loss.dtype == torch.float32
+    assert loss.tolist() == pytest.approx([-16.118096, -8.0, 16.118096])
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    assert grad.tolist() == [[0.0, 0.0], [-1.0, 1.0], [0.0, 0.0]]
+
+
+def test_clamped_crl_at_alpha_zero_beta_one_is_the_published_nllr() -> None:
+    logits, target = _random(scale=30.0)
+    z = logits.float().requires_grad_()
+    value = competing_ratio_loss(z, target, alpha=0.0, clamp=1e-7)
+    expected = negative_log_likelihood_ratio_loss(z, target)
+    assert torch.equal(value, expected)
+    assert torch.equal(torch.autograd.grad(value, z)[0], torch.autograd.grad(expected, z)[0])
+
+
+@pytest.mark.parametrize("loss", [NLLRLoss(), CompetingRatioLoss(clamp=1e-7)])
+def test_a_clamp_is_kept_by_vmap_compile_smoothing_and_soft_targets(loss: Any) -> None:
+    logits, target = _random(rows=8, scale=20.0)
+    stacked = logits.view(4, 2, 6), target.view(4, 2)
+    grads = torch.func.vmap(torch.func.grad(loss))(*stacked)
+    for own, z, c in zip(grads, *stacked, strict=True):
+        torch.testing.assert_close(own, torch.func.grad(loss)(z, c))
+    z = logits.clone().requires_grad_()
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(z, target), z)[0], torch.func.grad(loss)(logits, target)
+    )
+    hard = F.one_hot(target, 6).double()
+    torch.testing.assert_close(
+        torch.func.grad(loss)(logits, hard), torch.func.grad(loss)(logits, target), rtol=1e-6, atol=1e-12
+    )
+    assert (torch.func.grad(loss)(logits, target) == 0).all(1).any(), "some examples are held"
+
+
+def test_clamped_crl_has_no_gradient_outside_whatever_beta() -> None:
+    logits = torch.tensor([[20.0, 0.0], [-20.0, 0.0], [1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    for beta in (0.0, 0.5, 1.0):
+        settings = {"beta": beta, "reduction": "none"}
+        loss = competing_ratio_loss(logits, torch.zeros(3, dtype=torch.int64), clamp=1e-7, **settings)
+        (grad,) = torch.autograd.grad(loss.sum(), logits)
+        assert (grad != 0).any(1).tolist() == [False, False, True]
+        q = 1e-7  # the first row's 1 - p_c is held here, the second's p_c
+        assert loss[0].item() == pytest.approx(beta * math.log(1.5 + q) - math.log1p(-q), rel=1e-12)
+        assert loss[1].item() == pytest.approx(beta * math.log(2.5 - q) - math.log(q), rel=1e-12)
+        exact = competing_ratio_loss(logits, torch.zeros(3, dtype=torch.int64), **settings)
+        assert loss[2].item() == pytest.approx(exact[2].item(), rel=1e-12)
+
+
 def test_hundred_thousand_classes_are_exact_in_float32() -> None:
     logits = torch.zeros(2, 100_000)
     logits[1, 7] = 30.0
@@ -215,7 +283,11 @@ def test_hundred_thousand_classes_are_exact_in_float32() -> None:
         (lambda: CompetingRatioLoss(beta=-1.0), "beta must be a finite number >= 0"),
         (lambda: focal_loss(LOGITS, TARGET, gamma=math.nan), "gamma must be a finite number >= 0"),
         (lambda: taming_cross_entropy_loss(LOGITS, TARGET, a=-1.0), "a must be a finite number >= 0"),
-        (lambda: negative_log_likelihood_ratio_loss(LOGITS, TARGET, clamp=0.5), "clamp must be None or lie"),
+        (
+            lambda: negative_log_likelihood_ratio_loss(LOGITS, TARGET, clamp=0.5),
+            r"clamp must lie in \[0, 0.5\)",
+        ),
+        (lambda: CompetingRatioLoss(clamp=-1e-7), r"clamp must lie in \[0, 0.5\)"),
     ],
 )
 def test_impossible_settings_are_refused(call: Any, message: str) -> None:

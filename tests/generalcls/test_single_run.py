@@ -217,11 +217,11 @@ def test_a_kill_before_the_model_is_kept_costs_no_training(tmp_path, monkeypatch
 def test_a_recipe_by_name_gives_all_but_what_is_a_studys(tmp_path, capsys):
     small = ["--data.name=digits", "--network.name=mlp", "--train.epochs=1", "--data.train_fraction=0.2"]
     folder = tmp_path / "run"
-    words = ["train", "--config", "cifar10_nllr_table1", *small, "--loss=nllr:clamp=1e-7", "--device=cpu"]
+    words = ["train", "--config", "cifar10_nllr_table1", *small, "--loss=nllr:clamp=1e-3", "--device=cpu"]
     assert main([*words, f"--run.dir={folder}", "--train.augment=none"]) == 0
     out = capsys.readouterr().out
     assert "notice: cifar10_nllr_table1.yaml also holds losses, seeds, which" in out
-    assert "NLLR (clamp 1e-07), seed 0: 1 epochs" in out
+    assert "NLLR (clamp 0.001), seed 0: 1 epochs" in out
     record = json.loads((folder / "run.json").read_text())
     assert (record["train"]["optimizer"], record["train"]["batch_size"]) == ("rmsprop", 32)
     assert main([*words, f"--run.dir={tmp_path / 'other'}", "--losses=crl"]) == 2

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core_losses import LOSSES
 from finetune.cli.words import value_text
 from finetune.errors import UsageError
 from finetune.experiments.study.arm_names import arm_name, parse_word
@@ -52,7 +53,10 @@ class Arm:
         if self.matches:
             return f"CE, rate matched to {_partner(self.matches, self.matches_by)}"
         title, symbols = title_of(self.head or self.loss.name)
-        own = ", ".join(f"{symbols.get(name, name)} {value_text(value)}" for name, value in self._shown())
+        shown = dict(self._shown())
+        if not self.head:
+            title, shown = LOSSES[self.loss.name].title_with(shown)
+        own = ", ".join(f"{symbols.get(name, name)} {value_text(value)}" for name, value in shown.items())
         title = f"{title} ({own})" if own else title
         smoothing = self.loss.label_smoothing
         return f"{title}, label smoothing {value_text(smoothing)}" if smoothing else title
@@ -180,7 +184,7 @@ def title_of(name: str) -> tuple[str, Mapping[str, str]]:
     >>> title_of("crl")[0], title_of("lsoftmax")
     ('CRL', ('L-Softmax', mappingproxy({'margin': 'm'})))
     """
-    from core_losses import LOSSES, MARGIN_RULES
+    from core_losses import MARGIN_RULES
 
     if name in LOSSES:
         return LOSSES[name].title, LOSSES[name].symbols

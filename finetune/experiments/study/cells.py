@@ -11,8 +11,10 @@ from typing import Any
 from finetune.errors import DataError, listing
 from finetune.experiments.study.arms import Arm
 from finetune.runs.files import json_text, write_bytes
+from finetune.runs.former_losses import todays_arm
 
 CELL_FILE = "cell.json"
+LOSS = "loss"  # a cell's fact: its loss with all options; those of former releases lack it
 SEED = "seed-"
 
 
@@ -50,7 +52,7 @@ class Cell:
         lr_factor: what the learning rate was multiplied by.
         seconds: of training and testing; a share of the whole where cells trained together.
         device: that ran it.
-        facts: what else is worth printing: parameters, learning rate, precision.
+        facts: what else is worth printing: parameters, learning rate, precision, the loss with all options.
     """
 
     arm: str
@@ -115,6 +117,8 @@ def read_cell(folder: Path) -> Cell | None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        if LOSS not in content["facts"]:
+            content["arm"] = todays_arm(content["arm"])
         return Cell(**{item.name: content[item.name] for item in fields(Cell)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(

@@ -77,6 +77,13 @@ def test_the_fragment_is_well_formed_and_tells_its_charts_in_words(alpha, beta, 
     assert {cell.get("scope") for cell in root.iter("th")} == {"row", "col"}
 
 
+def test_nllr_runs_flat_beyond_its_clamp():
+    m = np.array([-20.0, -16.2, -16.0, 16.0, 16.2])
+    nllr = loss_lines(1 / (1 + np.exp(-m)))[1]
+    np.testing.assert_allclose(nllr.loss, [16.1181, 16.1181, 16.0, -16.0, -16.1181], atol=1e-4)
+    assert nllr.gradient.tolist() == [0, 0, -1, -1, 0]
+
+
 def test_the_style_stays_in_the_fragment():
     style = re.search(r"<style>(.*?)</style>", explorer_html(), re.DOTALL).group(1)
     plain = re.sub(r"@media \([^)]*\)\{(.*?\})\}", r"\1", style, flags=re.DOTALL)
@@ -102,11 +109,13 @@ def test_the_tables_hold_the_lines_numbers():
         ((0.5, 1.0, 2.0), "log &alpha; = \N{MINUS SIGN}0.693"),
         ((1.0, 2.0, 2.0), "plus a term for the competitors, 2 log(1 + 1 &minus; p<sub>c</sub>)"),
         ((1.5, 0.0, 2.0), "is cross-entropy: without"),
-        ((0.0, 1.0, 2.0), "is NLLR itself"),
+        ((0.0, 1.0, 2.0), "is NLLR, exact, itself"),
         ((0.0, 0.5, 2.0), "never vanishes: 0.5"),
         ((1.5, 1.0, 0.0), "(&gamma; = 0) is cross-entropy"),
         ((1.5, 1.0, 2.0), "its gradient is 0.029 times"),
-        ((1.5, 1.0, 2.0), "gradient never fades"),
+        ((1.5, 1.0, 2.0), "gradient does not fade"),
+        ((1.5, 1.0, 2.0), "within 1e-7 of 0 or 1"),
+        ((1.5, 1.0, 2.0), "flat, at 16.1 above and &minus;16.1 below"),
     ],
 )
 def test_the_sentences_say_what_changes(settings, words):

@@ -159,9 +159,12 @@ LOSSES = [
     (LOSS, LossConfig("crl:alpha=1")),
     (CELL, LossConfig("crl")),
     (PLAIN, LossConfig()),
-    (NLLR, LossConfig("nllr")),
+    (NLLR, LossConfig("nllr:clamp=0")),
     (NLLR.replace("clamp: null", "clamp: 1.0e-07"), LossConfig("nllr:clamp=1e-7")),
-    (FOCAL, LossConfig("focal:label_smoothing=0.1", class_weights="inverse", branches={"main": "nllr"})),
+    (
+        FOCAL,
+        LossConfig("focal:label_smoothing=0.1", class_weights="inverse", branches={"main": "nllr:clamp=0"}),
+    ),
 ]
 
 

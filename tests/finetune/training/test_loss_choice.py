@@ -87,7 +87,10 @@ def test_what_is_given_in_the_word_and_beside_it_is_refused(config):
 @pytest.mark.parametrize(
     ("loss", "told"),
     [
-        (LossConfig("crl", {"alhpa": 1}), r"crl takes alpha, beta, not alhpa \(did you mean alpha\?\)"),
+        (
+            LossConfig("crl", {"alhpa": 1}),
+            r"crl takes alpha, beta, clamp, not alhpa \(did you mean alpha\?\)",
+        ),
         (LossConfig("cce", {"alpha": 1}), "cce takes no options, not alpha"),
         (LossConfig("crl", {"alpha": "one"}), "alpha must be a number, got one"),
         (LossConfig("crl", {"alpha": True}), "alpha must be a number, got true"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -198,6 +199,18 @@ def test_cells_of_other_settings_are_refused(tmp_path):
             CellTrainer(other, found.data, tmp_path).read(plan)
     curves = replace(found.config, train=replace(found.config.train, evaluate_every=2))
     assert CellTrainer(curves, found.data, tmp_path).read(plan) is not None
+
+
+def test_a_cell_of_the_time_when_nllr_was_exact_is_neither_mixed_with_todays_nor_lost(tmp_path):
+    found, [plan] = trainer(tmp_path), plans(tmp_path, ["nllr"], [0])
+    found.train([plan])
+    assert found.read(plan).facts["loss"] == {"name": "nllr", "clamp": 1e-7}
+    content = json.loads((plan.folder / "cell.json").read_text())
+    del content["facts"]["loss"]
+    (plan.folder / "cell.json").write_text(json.dumps(content))
+    assert read_cell(plan.folder).arm == "nllr-clamp0"
+    with pytest.raises(DataError, match=r"holds nllr-clamp0, as nllr was meant .* list nllr:clamp=0"):
+        found.read(plan)
 
 
 def test_networks_that_make_tables_for_themselves_train_side_by_side(tmp_path):

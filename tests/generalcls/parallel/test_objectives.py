@@ -18,9 +18,15 @@ def parts(models: int, generator: torch.Generator):
 
 
 def test_each_arm_gets_its_own_loss_on_its_own_logits():
-    chosen = [arm for arm in arms("cel", "crl:alpha=2", "nllr", "cel:label_smoothing=0.2") for _ in range(2)]
-    embedding, weight, bias, target = parts(8, torch.Generator().manual_seed(1))
-    losses, logits = StackObjective.of(chosen)(slice(0, 8), embedding, weight, bias, target, 0)
+    chosen = [
+        arm
+        for arm in arms(
+            "cel", "crl:alpha=2", "nllr", "nllr:clamp=0", "nllr:clamp=0.3", "cel:label_smoothing=0.2"
+        )
+        for _ in range(2)
+    ]
+    embedding, weight, bias, target = parts(len(chosen), torch.Generator().manual_seed(1))
+    losses, logits = StackObjective.of(chosen)(slice(0, len(chosen)), embedding, weight, bias, target, 0)
     for m, arm in enumerate(chosen):
         own = embedding[m] @ weight[m].T + bias[m]
         loss = build_loss(arm.loss.name, label_smoothing=arm.loss.label_smoothing, **arm.loss.parameters())

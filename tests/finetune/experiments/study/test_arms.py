@@ -81,15 +81,17 @@ def test_every_arm_says_all_parameters_of_its_loss():
 
 
 def test_titles_are_what_tables_show():
-    arms = build_arms(["nllr", "nllr:clamp=1e-7", "focal", "tce", "dualce:beta=0.5"])
+    words = ["nllr", "nllr:clamp=0", "nllr:clamp=1e-3", "crl:clamp=1e-7", "focal", "tce", "dualce:beta=0.5"]
+    arms = build_arms(words, lr_match=())
     assert [arm.title for arm in arms] == [
-        *["CE", "NLLR", "NLLR (clamp 1e-07)", "focal (gamma 2)", "TCE (a 0.8)", "DualCE (alpha 1, beta 0.5)"],
+        *["CE", "NLLR", "NLLR, exact", "NLLR (clamp 0.001)", "CRL (alpha 1.5, beta 1, clamp 1e-07)"],
+        *["focal (gamma 2)", "TCE (a 0.8)", "DualCE (alpha 1, beta 0.5)"],
         "CE, label smoothing 0.1",
     ]
 
 
 def test_names_are_folders_on_every_system():
-    arms = build_arms([*LOSSES, "nllr:clamp=1e-7", "crl:alpha=0.25"], grid=True)
+    arms = build_arms([*LOSSES, "nllr:clamp=0", "crl:alpha=0.25"], grid=True)
     assert all(re.fullmatch(r"[a-z0-9.-]+", arm.name) for arm in arms)
     assert len({arm.name for arm in arms}) == len({arm.title for arm in arms}) == len(arms)
 
@@ -109,7 +111,7 @@ def test_margin_heads_are_arms_with_all_of_their_options():
     ("words", "said"),
     [
         (["clr"], r"did you mean crl.*losses: cel.*margin heads: lsoftmax"),
-        (["crl:gamma=2"], "crl takes alpha, beta, label_smoothing, not gamma"),
+        (["crl:gamma=2"], "crl takes alpha, beta, clamp, label_smoothing, not gamma"),
         (["crl:alpha=-1"], "alpha must be a finite number >= 0"),
         (["crl:alpha=nan"], "alpha must be a number, got nan"),
         (["focal:gamma=two"], "gamma must be a number, got two"),

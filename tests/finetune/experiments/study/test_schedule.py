@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,8 @@ class Engine:
                 cell = cell_of(
                     plan.arm.name, plan.seed, 80.0, lr_factor=plan.lr_factor, gradient_factor=factor
                 )
-                write_cell(cell, plan.folder)
+                loss = {"name": plan.arm.loss.name, **plan.arm.loss.options}
+                write_cell(replace(cell, facts={**cell.facts, "loss": loss}), plan.folder)
 
     def run(self, folder: Path, seeds: Sequence[int] = (0, 1), arms=ARMS) -> list[Cell]:
         return run_cells(arms, seeds, folder, train=self.train, read=lambda plan: read_cell(plan.folder))
