@@ -102,6 +102,8 @@ def _own_part(model: OnnxClassifier, result: Result) -> int:
 def _recorded_twice(model: OnnxClassifier, result: Result) -> list[tuple[str, Any, Any]]:
     """Return what a model and its run both record: the words for it, and either's value, None if absent."""
     facts, record = model.facts, result.record
+    fold = facts.data.get("fold")
+    part = result.part_record(fold) if isinstance(fold, int) else record
     return [
         ("table of images", facts.data.get("manifest"), record.manifest),
         ("split", facts.data.get("split"), record.split),
@@ -109,7 +111,7 @@ def _recorded_twice(model: OnnxClassifier, result: Result) -> list[tuple[str, An
         ("backbone", facts.architecture.get("backbone"), record.backbone),
         ("seed", facts.training.get("seed"), record.seed),
         ("head", facts.architecture.get("head"), record.head),
-        ("choice of weights", facts.data.get("weights"), record.selected),
+        ("choice of weights", facts.data.get("weights"), part.selected if part else None),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,7 @@ class RunRecord:
         scores: of the test images, in percent; empty where nothing was tested.
         n: test images.
         n_train: training images.
+        train_counts: training images of each class.
         n_validation: validation images.
         counts: what the reader met.
         data_root: the folder that the images were read from.
@@ -97,6 +98,7 @@ class RunRecord:
     scores: Mapping[str, Any] | None = None
     n: int | None = None
     n_train: int | None = None
+    train_counts: Sequence[int] | None = None
     n_validation: int | None = None
     counts: Mapping[str, Any] | None = None
     data_root: str | None = None

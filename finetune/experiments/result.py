@@ -106,6 +106,24 @@ class Result:
         """The folds that were tested, ascending."""
         return [int(fold) for fold in np.unique(self.predictions.fold)]
 
+    def part_record(self, fold: int) -> RunRecord | None:
+        """Return what the run of one fold recorded; None where the joined result lacks the fold's folder.
+
+        The record of a single run is its own.
+        """
+        if len(self.folds) <= 1:
+            return self.record
+        file = self.folder / f"fold{fold}" / RECORD_FILE
+        return RunRecord.read(file) if file.is_file() else None
+
+    def train_labels(self) -> dict[int, np.ndarray] | None:
+        """Return the labels that each fold's model was trained on, sorted; None where any are unknown."""
+        counts = {
+            fold: part.train_counts if (part := self.part_record(fold)) else None for fold in self.folds
+        }
+        known = {fold: np.repeat(np.arange(len(own)), own) for fold, own in counts.items() if own}
+        return known if len(known) == len(counts) else None
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes in the order of the probabilities."""

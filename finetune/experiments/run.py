@@ -31,7 +31,7 @@ from finetune.training.optimization.distributed import World, any_true, barrier
 from finetune.training.predict import predict
 
 FINISHED = (RECORD_FILE, "predictions.parquet", "manifest.parquet", MODEL_FILE)
-NOT_IN_MODEL = ("counts", "command", "data_root", "head_options")
+NOT_IN_MODEL = ("counts", "train_counts", "command", "data_root", "head_options")
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,7 @@ def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Map
             "scores": dict(scores),
             "n": len(split.test),
             "n_train": len(split.train),
+            "train_counts": np.bincount(manifest.label[split.train], minlength=manifest.num_classes).tolist(),
             "n_validation": len(split.val),
             "counts": {key: told for key, told in experiment.data.report.items() if key != "class_names"},
             "data_root": str(manifest.root.resolve()),
