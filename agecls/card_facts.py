@@ -28,7 +28,7 @@ OUT_OF_SCOPE = (
     "admission, sale, or access to anything",
     "surveillance",
     "profiling of minors",
-    "any decision about a single person",
+    "any decision about an individual",
 )
 PRIVACY = (
     "The model file holds numbers and facts, no image. The toolkit's commands and its page run on the "
@@ -115,12 +115,12 @@ def _about(kind: str, users: int | None, subjects: int | None) -> str:
         return (
             "These images are drawings that the toolkit made to look like Adience's folders; they show "
             "nobody. The scores show that everything works and nothing about real faces: do not use the "
-            "model on people."
+            "model on photographs of faces."
         )
     if kind == "table":
         return (
             "The images were listed in a table by whoever trained the model. Where they come from, what "
-            "the people on them agreed to, and their terms of use are not recorded here: ask that person."
+            "their subjects agreed to, and their terms of use are not recorded here: ask that person."
         )
     return (
         "The folder is laid out like Adience, but its lists are neither of the two editions known: what the "

@@ -196,7 +196,7 @@ def responsible_use(record: Record) -> str:
         f"The model names an *apparent* age group, one of {len(record['class_names'])}.{forced} Accuracy "
         "differs from group to group (see above). What the data do not record, such as skin tone, was not "
         "measured. Not for age verification, for admission or sale, for surveillance, for profiling minors, "
-        "or for any decision about a single person."
+        "or for any decision about an individual."
     )
 
 

@@ -50,7 +50,7 @@ class Arm:
         ('crl', 'CRL (alpha 1.5, beta 1)')
         """
         if self.matches:
-            return f"CE, rate matched to {_partner(self.matches, self.matches_by)}"
+            return f"CE, lr matched to {_partner(self.matches, self.matches_by)}"
         title, symbols = title_of(self.head or self.loss.name)
         own = ", ".join(f"{symbols.get(name, name)} {value_text(value)}" for name, value in self._shown())
         title = f"{title} ({own})" if own else title
