@@ -119,11 +119,11 @@ def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
     The folder of one fold of a finished cross-validation leads to the cross-validation itself.
     """
     result = Result.load(run, AGE_RESULT)
-    if result.run["kind"] == "age_cv":
+    if result.record.kind == "age_cv":
         if fold is not None and fold not in result.folds:
             raise UsageError(f"{run} has no fold {fold}: choose among {result.folds}")
         return result, fold
-    own = int(result.run.get("fold", -1))
+    own = result.record.fold
     if fold not in (None, own):
         raise UsageError(f"{run} is the run of fold {own}, it holds no model of fold {fold}")
     whole = run.resolve().parent
@@ -291,13 +291,12 @@ def _crossing(found: Predictions, true: Sequence[int], named: Sequence[int]) -> 
 
 def _training(result: Result, fold: int | None) -> dict[str, Any]:
     """Return how the model was trained, as far as a reader of a card asks."""
-    run = result.run
-    single = result.folder / f"fold{fold}" / "run.json"
-    own = read_json(single) if fold is not None and single.is_file() else run
+    record = result.record
+    own = (None if fold is None else result.part_record(fold)) or record
     keys = ("backbone", "head", "seed", "epochs", "batch_size", "image_size", "test_crops")
     return {
         "loss": result.loss_text,
-        **{key: run.get(key) for key in keys},
-        "n_train": own.get("n_train"),
-        "n_validation": own.get("n_validation"),
+        **{key: getattr(record, key) for key in keys},
+        "n_train": own.n_train,
+        "n_validation": own.n_validation,
     }

@@ -58,14 +58,14 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
     summary, edition, images, subjects, users, per_group (group -> images), left_out (what -> rows), protocol
     with its words, fold, shared_people and subjects_known; what is not known is None. No path of a machine.
     """
-    run, counts = result.run, dict(result.run.get("counts") or {})
+    record, counts = result.record, result.record.counted
     kind, name = _origin(result)
-    manifest, protocol = result.manifest, str(run.get("protocol", ""))
+    manifest, protocol = result.manifest, record.protocol or ""
     per_group = counts.get("per_group")
     if per_group is None and manifest is not None:
         per_group = manifest.class_counts().tolist()
-    users, subjects = counts.get("users"), counts.get("subjects", run.get("subjects"))
-    policy = str(run.get("policy", ""))
+    users, subjects = counts.get("users"), counts.get("subjects", record.subjects)
+    policy = record.policy or ""
     return {
         "kind": kind,
         "name": name,
@@ -73,7 +73,7 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         "policy": policy or None,
         "policy_summary": POLICIES[policy].summary if policy in POLICIES else None,
         "edition": counts.get("edition"),
-        "images": counts.get("images", run.get("n")),
+        "images": counts.get("images", record.n),
         "subjects": subjects,
         "users": users,
         "per_group": dict(zip(result.class_names, per_group, strict=True)) if per_group else None,
@@ -81,14 +81,14 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         "protocol": protocol or None,
         "protocol_words": ALL_IMAGES if fold == -1 else PROTOCOLS.get(protocol),
         "fold": fold,
-        "shared_people": run.get("shared_people"),
+        "shared_people": record.shared_subjects,
         "subjects_known": counts.get("subjects_known", True),
     }
 
 
 def _origin(result: Result) -> tuple[str, str]:
-    counts = result.run.get("counts") or {}
-    if result.run.get("policy") == TABLE_POLICY:
+    counts = result.record.counted
+    if result.record.policy == TABLE_POLICY:
         table = PureWindowsPath(str(counts.get("table") or "")).name
         return "table", f"the table {table}" if table else "a table"
     if is_drawn(result.predictions["user"].tolist() or _manifest_users(result)):

@@ -271,9 +271,9 @@ def joined_record(folds: list[Result], manifest: Manifest, kind: str) -> RunReco
         epochs_run=None,
         extra=shared
         | {
-            "folds": [fold.record.extra["fold"] for fold in folds],
+            "folds": [fold.record.fold for fold in folds],
             "subjects": len(set(manifest["subject"].tolist())),
-            "devices": sorted({str((fold.record.device or {})["used"]) for fold in folds}),
+            "devices": sorted({fold.record.device_used for fold in folds}),
         },
     )
 

@@ -46,8 +46,8 @@ class CategoryTask(Task):
         """Read the data, and say where images are cut out otherwise than the run's."""
         data = read_fine_data(config)
         tell_reading(data)
-        own, asked = result.run["crop"], self.crop_of(config)
-        if own != asked:
+        own, asked = result.record.crop, self.crop_of(config)
+        if own and own != asked:
             say(
                 f"note: the model was trained with --data.crop {own['kind']} --data.box_margin "
                 f"{own['margin']:g}; these images are shown with {asked['kind']} and {asked['margin']:g}"

@@ -67,7 +67,7 @@ def repeat_run(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> 
     for model in models:
         by_fold.setdefault(_own_part(model, result), []).append(model)
     manifest, crops = _run_manifest(result, config), _crops(result)
-    boxes = task.boxes(manifest, result.record.extra.get("crop") or {})
+    boxes = task.boxes(manifest, result.record.crop)
     repeats: list[Repeat] = []
     for fold, members in sorted(by_fold.items()):
         trained = _tested(result, fold)

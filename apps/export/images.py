@@ -63,7 +63,7 @@ class RunPictures:
                 f"on them: put them back, or write their new place as data_root into {folder / 'run.json'}"
             )
         task = exported_task(record.kind)
-        return cls(record, manifest, task, task.boxes(manifest, record.extra.get("crop") or {}))
+        return cls(record, manifest, task, task.boxes(manifest, record.crop))
 
     def rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows that the model of `fold` was trained on and tested on; -1 is of no fold."""

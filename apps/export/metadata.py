@@ -155,7 +155,7 @@ def _architecture(members: Sequence[Member]) -> dict[str, Any]:
 
 
 def _data(run: RunRecord, members: Sequence[Member]) -> dict[str, Any]:
-    counts = run.counts or {}
+    counts = run.counted
     folds = [member.fold for member in members]
     one = members[0].facts if len(members) == 1 else {}
     return {
@@ -164,7 +164,7 @@ def _data(run: RunRecord, members: Sequence[Member]) -> dict[str, Any]:
         "fold": folds[0] if len(folds) == 1 else None,
         "folds": folds,
         "images": counts.get("images"),
-        "subjects": run.extra.get("subjects"),
+        "subjects": run.subjects,
         "n_train": one.get("n_train"),
         "n_validation": one.get("n_validation"),
         "n_test": one.get("n"),

@@ -145,7 +145,7 @@ def own_images(task: Task, result: Result, weights: str = "selected") -> list[Sh
         own = result if file.parent == result.folder else Result.load(file.parent, task.form)
         if len(own.predictions):
             images = table.select(rows_of(table, own.predictions.path, result.folder))
-            boxes = task.boxes(images, result.run.get("crop") or {})
+            boxes = task.boxes(images, result.record.crop)
             shown.append(Shown((file,), images, own.predictions, boxes))
     if not shown:
         raise DataError(f"{result.folder} {NO_TEST_IMAGES}")

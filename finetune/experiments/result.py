@@ -85,6 +85,11 @@ class Result:
         file = self.folder / "manifest.parquet"
         return Manifest.load(file, Path(self.record.data_root or self.folder)) if file.is_file() else None
 
+    def image_files(self, paths: np.ndarray) -> list[Path]:
+        """Return the files of these image paths, under the folder that the run read its images from."""
+        root = Path(self.record.data_root or ".")
+        return [root / path for path in paths.tolist()]
+
     @cached_property
     def curves(self) -> dict[int, list[dict[str, Any]]]:
         """The rows of each fold's metrics.jsonl, by fold; folds without the file are left out.

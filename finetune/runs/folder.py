@@ -227,12 +227,6 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
         raise DataError(f"{file} is not valid JSON lines: {error}") from None
 
 
-def image_files(run: Mapping[str, Any], paths: np.ndarray) -> list[Path]:
-    """Return the files of these image paths, under the folder that a run (run.json) read its images from."""
-    root = Path(str(run.get("data_root", ".")))
-    return [root / path for path in paths.tolist()]
-
-
 def write_table(file: Path, columns: Mapping[str, np.ndarray]) -> None:
     """Write columns of equal length, each one-dimensional, to a parquet file, atomically.
 
