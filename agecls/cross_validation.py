@@ -15,8 +15,8 @@ from finetune.cli.command import command_line
 from finetune.cli.console import say
 from finetune.cli.machine import module_command, module_environment
 from finetune.errors import CrlError, DataError, InterruptedRunError, UsageError, listing
-from finetune.experiments.predictions import join_predictions
-from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.records.predictions import join_predictions
+from finetune.experiments.records.record import RECORD_FILE, RunRecord
 from finetune.experiments.report import report_result
 from finetune.experiments.result import Result
 from finetune.experiments.run import (

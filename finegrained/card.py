@@ -11,7 +11,7 @@ from finegrained.measures import FINE_RESULT, MEASURES
 from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import is_drawn
 from finetune.experiments.measures import Measure, shown_in
-from finetune.experiments.record import UNTESTED, RunRecord
+from finetune.experiments.records.record import UNTESTED, RunRecord
 from finetune.experiments.result import Result
 from finetune.runs.files import json_text
 

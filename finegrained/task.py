@@ -13,8 +13,8 @@ from finegrained.data.boxes import picture_boxes
 from finegrained.data.load import check_contents, make_fine_split, read_fine_data, tell_reading
 from finegrained.measures import FINE_RESULT, MEASURES
 from finetune.cli.console import say
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.splits import Split, Splits
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Sections, StudyText, Task, TaskData
 from finetune.images.manifest import Manifest
 from finetune.metrics.classification import confusion_matrix

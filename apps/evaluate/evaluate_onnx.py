@@ -30,7 +30,7 @@ from finegrained.task import TASK as CATEGORIES
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.evaluate import frame_of
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.task import Task, measures_for
 from finetune.images.manifest import Manifest
 from finetune.runs.files import check_writable

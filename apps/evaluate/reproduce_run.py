@@ -15,7 +15,7 @@ from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
-from finetune.experiments.predictions import Predictions, join_predictions
+from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result
 from finetune.experiments.task import Task, measures_for, open_result
 from finetune.images.manifest import Manifest

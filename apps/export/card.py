@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agecls.card_facts import NOT_MEASURED as NOT_MEASURED_CROP
+from agecls.report.card_facts import NOT_MEASURED as NOT_MEASURED_CROP
 from apps.export import card_category as category
 from apps.export import card_scores as measured
 from apps.export.card_scores import NOT_MEASURED

@@ -1,4 +1,4 @@
-"""The measured part of a model card for age groups: facts of `agecls.card` -> Markdown, nothing computed."""
+"""The measured part of an age model's card: facts of `agecls.report.card` -> Markdown, nothing computed."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from apps.export.plan import exported_task
 from finetune.errors import DataError
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord
 from finetune.experiments.result import read_predicted
 from finetune.experiments.task import Task
 from finetune.images.boxes import cut

@@ -11,7 +11,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from apps.runtime.metadata import ModelFacts, PrecisionName
-from finetune.experiments.record import RunRecord
+from finetune.experiments.records.record import RunRecord
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
 from finetune.runs.files import to_plain
 
@@ -64,7 +64,7 @@ def build_facts(
         members: the models in the file.
         crop: how a face is cut out, as plain values; None for a model of no faces.
         crop_source: where that is known from, in words; empty for a model of no faces.
-        card: "metrics" and "card" as `agecls.card.age_card` and `finegrained.card.fine_card` return them,
+        card: "metrics" and "card" as `agecls.report.card.age_card` and `finegrained.card.fine_card` give,
             and under "data" what the task records of the data beyond the names all tasks share.
 
     `test_crops` is center where the run's own protocol looks twice (cam), which a file cannot do.

@@ -8,7 +8,7 @@ from pathlib import Path
 from finegrained.data.class_names import display_name
 from finegrained.figures.class_heat_map import draw_class_heat_map
 from finegrained.figures.image_grid import Line, Strip, Tile, answer_line, draw_grid, show_file
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.figures import canvas

@@ -15,7 +15,7 @@ from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
 from finetune.experiments.config import EvaluateRunConfig
 from finetune.experiments.data_checks import refuse_seen_images
-from finetune.experiments.predictions import Predictions, join_predictions
+from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder, run_table
 from finetune.experiments.task import Task
 from finetune.images.cache import open_pictures

@@ -11,9 +11,9 @@ import numpy as np
 
 from finetune.cli.console import say
 from finetune.errors import CrlError, UsageError
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
-from finetune.experiments.splits import Split, Splits
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
+from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
 from finetune.images.cache import ImageSource, open_pictures
 from finetune.images.preprocess import PreprocessSpec

@@ -13,7 +13,7 @@ from agecls.config import AgeDataConfig
 from agecls.task import TASK
 from apps.evaluate.evaluate_onnx import evaluate_onnx
 from finetune.errors import DataError, ModelFileError, UsageError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.decode import BadImageError
 from tests.apps.tiny_onnx import GROUPS

@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from finetune.experiments.record import RunRecord, has_own_report, training_facts
+from finetune.experiments.records.record import RunRecord, has_own_report, training_facts
 from finetune.training.data import TrainingData
 from finetune.training.learner import build_learner
 from finetune.training.optimization.distributed import World

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from agecls.data.groups import AgeGroups
-from agecls.figures import group_recalls
 from agecls.measures import MEASURES
-from agecls.published import PAPER, TABLE_X
+from agecls.report.figures import group_recalls
+from agecls.report.published import PAPER, TABLE_X
 from finetune.errors import UsageError
 from finetune.experiments import sections
 from finetune.experiments.measures import Measure, shown_in

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from agecls.card_facts import (
+from agecls.data.groups import AgeGroups
+from agecls.measures import AGE_RESULT, MEASURES
+from agecls.report.card_facts import (
     HOW_TO_SLICE,
     INTENDED_USE,
     OUT_OF_SCOPE,
@@ -19,13 +21,11 @@ from agecls.card_facts import (
     not_measured,
     pretraining_facts,
 )
-from agecls.data.groups import AgeGroups
-from agecls.measures import AGE_RESULT, MEASURES
-from agecls.report_sections import age_gaps
+from agecls.report.report_sections import age_gaps
 from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
 from finetune.errors import UsageError
 from finetune.experiments.measures import Measure, shown_in
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval

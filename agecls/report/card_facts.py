@@ -14,7 +14,7 @@ from agecls.faces.detector import build_detector
 from agecls.scores import FEWEST_SUBJECTS
 from agecls.synthetic.adience import is_drawn
 from finetune.cli.console import say
-from finetune.experiments.record import UNTESTED
+from finetune.experiments.records.record import UNTESTED
 from finetune.experiments.result import Result
 from finetune.experiments.task import CropChoice
 from finetune.runs.folder import read_json

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from agecls import report_sections
-from agecls.figures import draw_confusion, draw_group_bars, group_recalls
 from agecls.measures import MEASURES
+from agecls.report import report_sections
+from agecls.report.figures import draw_confusion, draw_group_bars, group_recalls
 from agecls.scores import Slice, score_cross_validation, slice_scores
 from finetune.cli.console import table
 from finetune.experiments.measures import Measure, shown_in
