@@ -35,7 +35,7 @@ from finetune.experiments.evaluate import (
     table_of,
     write_evaluation,
 )
-from finetune.experiments.predictions import Predictions, join_predictions
+from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder
 from finetune.experiments.task import Task
 from finetune.images.decode import BadImageError, decode_image

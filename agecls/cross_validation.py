@@ -15,8 +15,8 @@ from finetune.cli.command import command_line
 from finetune.cli.console import say
 from finetune.cli.machine import module_command, module_environment
 from finetune.errors import CrlError, DataError, InterruptedRunError, UsageError, listing
-from finetune.experiments.predictions import join_predictions
-from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.records.predictions import join_predictions
+from finetune.experiments.records.record import RECORD_FILE, RunRecord
 from finetune.experiments.report import report_result
 from finetune.experiments.result import Result
 from finetune.experiments.run import (
@@ -262,16 +262,18 @@ def joined_record(folds: list[Result], manifest: Manifest, kind: str) -> RunReco
         n=sum(len(fold.predictions) for fold in folds),
         minutes=round(sum(fold.record.minutes or 0.0 for fold in folds), 3),
         scores=None,
+        selected=first.selected if len({fold.record.selected for fold in folds}) == 1 else None,
         n_train=None,
+        train_counts=None,
         n_validation=None,
         best_validation=None,
         best_epoch=None,
         epochs_run=None,
         extra=shared
         | {
-            "folds": [fold.record.extra["fold"] for fold in folds],
+            "folds": [fold.record.fold for fold in folds],
             "subjects": len(set(manifest["subject"].tolist())),
-            "devices": sorted({str((fold.record.device or {})["used"]) for fold in folds}),
+            "devices": sorted({fold.record.device_used for fold in folds}),
         },
     )
 

@@ -100,8 +100,8 @@ def train(
             train.batch_size, train.lr, train.seed and run.dir.
         unknown: refused, with the nearest known name.
 
-    Returns the result: scores, predictions, report(). Raises CrlError: UsageError for options that cannot be
-    right, DataError for the data, ResourceError for memory, disk or device.
+    Returns the result: scores, predictions, report(). Raises CrlError: UsageError for invalid options,
+    DataError for the data, ResourceError for memory, disk or device.
     """
     return DOOR.train(locals())
 

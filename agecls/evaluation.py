@@ -10,7 +10,7 @@ from agecls.config import EvaluateAgeConfig
 from agecls.scores import age_scores, slice_scores
 from finetune.cli.console import say, table
 from finetune.errors import UsageError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.task import Task
 
 if TYPE_CHECKING:

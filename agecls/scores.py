@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.metrics import classification as metrics
 from finetune.metrics.bootstrap import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
 from finetune.runs.files import json_text

@@ -17,8 +17,8 @@ from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
 from finetune.experiments.exported.model import CropChoice, ModelWords
 from finetune.experiments.measures import Resampling
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.splits import ALL, Split, Splits
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.splits import ALL, Split, Splits
 from finetune.experiments.task import (
     FoldsRun,
     Sections,
@@ -31,7 +31,7 @@ from finetune.images.manifest import Manifest
 if TYPE_CHECKING:
     from finetune.experiments.config import DataConfig
     from finetune.experiments.exported.model import CardText, ExportedFacts, ExportedModel, OtherData
-    from finetune.experiments.record import RunRecord
+    from finetune.experiments.records.record import RunRecord
     from finetune.experiments.result import Result
     from finetune.figures.markdown import Picture
 
@@ -169,43 +169,43 @@ class AgeTask(Task):
         seed: int,
     ) -> dict[str, Any]:
         """Return the scores over folds with their baseline, the slices, and the confusion matrix."""
-        from agecls.report import report_scores
+        from agecls.report.report import report_scores
 
         return report_scores(result, train_labels, resamples=resamples, seed=seed)
 
     def figures(self, result: Result, record: Mapping[str, Any]) -> tuple[list[Picture], list[str]]:
         """Draw the confusion matrix, the bars of the groups and a softmax heat map."""
-        from agecls.report import draw_figures
+        from agecls.report.report import draw_figures
 
         return draw_figures(result, record), []
 
     def sections(self, record: Mapping[str, Any]) -> Sections:
         """Return the result, the folds, the groups and other slices, and calibration."""
-        from agecls.report import sections
+        from agecls.report.report import sections
 
         return sections(record, self.measures)
 
     def data_section(self, record: Mapping[str, Any]) -> str:
         """Return which images were tested, by which label rule."""
-        from agecls.report_sections import data_line
+        from agecls.report.report_sections import data_line
 
         return data_line(record)
 
     def reported_by_others(self, record: Mapping[str, Any]) -> str | None:
         """Return the numbers published on Adience, or None on other data."""
-        from agecls.report_sections import reported_by_others
+        from agecls.report.report_sections import reported_by_others
 
         return reported_by_others(record)
 
     def closing_sections(self, record: Mapping[str, Any]) -> Sections:
         """Return what the model must not be used for."""
-        from agecls.report_sections import responsible_use
+        from agecls.report.report_sections import responsible_use
 
         return [("Use", responsible_use(record))]
 
     def tell(self, report: Mapping[str, Any]) -> None:
         """Print the accuracies over folds with their intervals."""
-        from agecls.report import tell
+        from agecls.report.report import tell
 
         tell(report, self.measures)
 
@@ -254,14 +254,14 @@ class AgeTask(Task):
         self, folder: Path, record: RunRecord, asked: CropChoice
     ) -> tuple[Mapping[str, Any] | None, str]:
         """Return the crop that the run or the options give, or that a detector measures on its images."""
-        from agecls.card_facts import face_crop_of
+        from agecls.report.card_facts import face_crop_of
 
         crop, source = face_crop_of(folder, record.to_dict(), asked)
         return crop.to_dict(), source
 
     def card(self, folder: Path, fold: int | None, *, tested: bool) -> dict[str, Any]:
-        """Return what `agecls.card.age_card` finds."""
-        from agecls.card import age_card
+        """Return what `agecls.report.card.age_card` finds."""
+        from agecls.report.card import age_card
 
         return age_card(folder, fold, self.measures, tested=tested)
 
@@ -293,8 +293,8 @@ class AgeTask(Task):
 
     def study_text(self, config: AgeStudyConfig, report: Mapping[str, Any]) -> StudyText:
         """Return what a cell is, and the accuracies that others reported on Adience's folds."""
-        from agecls.published import accuracy_by_arm
-        from agecls.report_sections import reported_by_others
+        from agecls.report.published import accuracy_by_arm
+        from agecls.report.report_sections import reported_by_others
 
         whole, backbone = config.cell == "cv", config.model.backbone
         kind = "cross-validation" if whole else "training"
@@ -309,7 +309,7 @@ class AgeTask(Task):
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""
-        from agecls.figures import draw_comparison
+        from agecls.report.figures import draw_comparison
 
         return draw_comparison(a, b, names, out)
 

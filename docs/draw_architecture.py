@@ -14,7 +14,7 @@ FILE = Path(__file__).parent / "images" / "architecture.svg"
 # The rooms from top to bottom, those beside each other in one row; each with what it does and its sub-rooms.
 TOP = (("apps", "programs", ("demo", "doctor", "evaluate", "export", "heatmap", "predict", "runtime")),)
 TASKS = (
-    ("agecls", "age groups of faces", ("configs", "data", "exported", "faces", "synthetic")),
+    ("agecls", "age groups of faces", ("configs", "data", "exported", "faces", "report", "synthetic")),
     (
         "finegrained",
         "fine-grained categories",
@@ -24,7 +24,7 @@ TASKS = (
 )
 # The floors of finetune from top to bottom; the rooms of one floor do not import each other.
 FLOORS = (
-    (("experiments", "one experiment, whatever the task", ("compare", "exported", "study")),),
+    (("experiments", "one experiment, whatever the task", ("compare", "exported", "records", "study")),),
     (("training", "configuration, objective, loop, checkpoints", ("optimization",)),),
     (("models", "backbones, heads, the classifier, saved models", ("heads",)),),
     (("figures", "heat maps, galleries, curves, Markdown", ()),),

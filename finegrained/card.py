@@ -12,7 +12,7 @@ from finegrained.scores import fine_scores
 from finegrained.synthetic.datasets import is_drawn
 from finetune.experiments.exported.card import PRIVACY
 from finetune.experiments.measures import Measure, shown_in
-from finetune.experiments.record import UNTESTED
+from finetune.experiments.records.record import UNTESTED, RunRecord
 from finetune.experiments.result import Result
 from finetune.runs.files import json_text
 
@@ -67,23 +67,23 @@ def fine_card(run: Path, measures: Sequence[Measure] = MEASURES, *, tested: bool
     Raises DataError for a folder that is no finished fine-grained run.
     """
     result = Result.load(Path(run), FINE_RESULT)
-    run_facts, found = result.run, result.predictions
+    record, found = result.record, result.predictions
     scores = fine_scores(found.probs, found.target, found.class_names) if tested and len(found) else None
-    crop = dict(run_facts.get("crop") or {"kind": "image", "margin": 0.0})
+    crop = dict(record.crop or {"kind": "image", "margin": 0.0})
     card = {
         "intended_use": INTENDED_USE,
         "out_of_scope": OUT_OF_SCOPE,
         "privacy": PRIVACY,
         "how_to_slice": HOW_TO_SLICE,
         "classes": scores["per_class"] if scores else [],
-        "test_crops": run_facts.get("test_crops", "center"),
+        "test_crops": record.test_crops or "center",
         "data": data_facts(result, crop),
         "training": _training(result),
         "not_measured": NOT_MEASURED if tested else (UNTESTED, *NOT_MEASURED),
     }
     data = {"fold": None, "folds": [], "picture_crop": crop["kind"], "box_margin": crop["margin"]}
     plain: dict[str, Any] = json.loads(
-        json_text({"metrics": _metrics(scores, run_facts, measures), "card": card, "data": data})
+        json_text({"metrics": _metrics(scores, record, measures), "card": card, "data": data})
     )
     return plain
 
@@ -95,8 +95,8 @@ def data_facts(result: Result, crop: Mapping[str, Any]) -> dict[str, Any]:
     images, classes, per_class (min, median, max), train, validation, test, protocol_words, crop, and
     left_out (missing and unreadable images).
     """
-    run, counts = result.run, dict(result.run.get("counts") or {})
-    layout = str(run.get("policy") or "")
+    record, counts = result.record, result.record.counted
+    layout = record.policy or ""
     table = PureWindowsPath(str(counts.get("table") or "")).name
     part = "" if counts.get("official") else "a part of "
     known = counts.get("data_set")
@@ -108,22 +108,22 @@ def data_facts(result: Result, crop: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": "drawn" if is_drawn(result.class_names) else layout or None,
         "name": name,
-        "about": ABOUT.get(str(run.get("data_set") or ""), UNKNOWN_TERMS),
+        "about": ABOUT.get(record.data_set, UNKNOWN_TERMS),
         "official": bool(counts.get("official")),
         "images": counts.get("images"),
         "classes": len(result.class_names),
         "per_class": counts.get("per_class"),
-        "train": run.get("n_train"),
-        "validation": run.get("n_validation"),
-        "test": run.get("n"),
-        "protocol_words": run.get("protocol"),
+        "train": record.n_train,
+        "validation": record.n_validation,
+        "test": record.n,
+        "protocol_words": record.protocol,
         "crop": dict(crop),
         "left_out": {what: count for what, count in left.items() if count},
     }
 
 
 def _metrics(
-    scores: Mapping[str, Any] | None, run: Mapping[str, Any], measures: Sequence[Measure]
+    scores: Mapping[str, Any] | None, record: RunRecord, measures: Sequence[Measure]
 ) -> dict[str, Any]:
     if scores is None:
         return {}
@@ -132,17 +132,17 @@ def _metrics(
         "n": scores["n"],
         **{one.facts_name: scores[one.score_name] for one in shown_in(measures, "facts")},
         "top1_interval": [interval["low"], interval["high"]],
-        "baseline": (run.get("scores") or {}).get("baseline"),
+        "baseline": record.baseline,
     }
 
 
 def _training(result: Result) -> dict[str, Any]:
     """Return how the model was trained, as far as a reader of a card asks."""
-    run = result.run
+    record = result.record
     keys = ("backbone", "head", "head_options", "seed", "epochs", "batch_size", "image_size", "selected")
     return {
         "loss": result.loss_text,
-        **{key: run.get(key) for key in keys},
-        "n_train": run.get("n_train"),
-        "n_validation": run.get("n_validation"),
+        **{key: getattr(record, key) for key in keys},
+        "n_train": record.n_train,
+        "n_validation": record.n_validation,
     }

@@ -61,7 +61,7 @@ class FineDataConfig(DataConfig):
         ]
         broken = [told for holds, told in rules if not holds]
         if broken:
-            raise UsageError("the configuration cannot be right:\n" + "\n".join(f"  {x}" for x in broken))
+            raise UsageError("the configuration is invalid:\n" + "\n".join(f"  {x}" for x in broken))
 
 
 @dataclass(frozen=True)

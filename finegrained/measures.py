@@ -10,7 +10,7 @@ from finetune.experiments.measures import Measure, Place
 from finetune.experiments.result import ResultForm
 
 if TYPE_CHECKING:
-    from finetune.experiments.predictions import Predictions
+    from finetune.experiments.records.predictions import Predictions
 
 TOP = 5
 SHOWN: frozenset[Place] = frozenset(

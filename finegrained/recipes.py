@@ -10,8 +10,6 @@ from types import MappingProxyType
 from finegrained.config import FineConfig
 from finegrained.data.class_names import CARS, CUB, official_order
 from finetune.cli.console import say
-from finetune.cli.options import load_config, suggestion
-from finetune.errors import UsageError
 
 SHORT_NAMES = MappingProxyType({CUB: "cub", CARS: "cars"})
 RECIPES = Path(__file__).parent / "configs"
@@ -65,15 +63,3 @@ def with_presets(config: FineConfig, data_set: str) -> FineConfig:
     told = ", ".join(f"{name} {value}" for name, value in added.items())
     say(f"{config.head.name} on {data_set}: {told} (its preset; --head.options.NAME VALUE changes one)")
     return replace(config, head=replace(config.head, options={**config.head.options, **added}))
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the recipes, as `--config NAME` takes them."""
-    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
-
-
-def load_recipe(name: str) -> FineConfig:
-    """Return a recipe's configuration; UsageError lists the recipes where there is none of this name."""
-    if name not in recipe_names():
-        raise UsageError(f"there is no recipe {name!r}{suggestion(name, recipe_names())}")
-    return load_config(FineConfig, RECIPES / f"{name}.yaml")

@@ -32,7 +32,6 @@ from finetune.experiments.task import Sections
 from finetune.figures.markdown import Picture
 from finetune.metrics.classification import confusion_matrix
 from finetune.runs.files import write_bytes
-from finetune.runs.folder import image_files
 
 PAIRS_KEPT = 50  # of report.json; confusions.csv has every kind of mistake
 
@@ -42,7 +41,7 @@ def report_scores(result: Result) -> dict[str, Any]:
     found, names = result.predictions, result.class_names
     pairs = confused_pairs(confusion_matrix(found.probs, found.target, len(names)))
     return {
-        "baseline": (result.record.scores or {}).get("baseline"),
+        "baseline": result.record.baseline,
         **fine_scores(found.probs, found.target, names),
         "test_list": list_hash(found.path.tolist()),
         "confused_pairs": [_told(pair, names) for pair in pairs[:PAIRS_KEPT]],
@@ -63,7 +62,7 @@ def draw_class_figures(result: Result, record: Mapping[str, Any]) -> list[Pictur
     """Draw the figures that need no model; return them in the page's order."""
     found, names, place = result.predictions, result.class_names, result.folder / FIGURES
     pairs = confused_pairs(confusion_matrix(found.probs, found.target, len(names)))
-    files = image_files(result.run, found.path)
+    files = result.image_files(found.path)
     draw_class_accuracy(record["per_class"], place / "classes.png")
     made = [figure("classes", "Accuracy per class", "All test images.")]
     if pairs:

@@ -44,7 +44,7 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
     ]
     if baseline:
         name = escape(display_name(str(baseline["class"])))
-        rows.append([f"top-1 of always answering {name}", number(baseline["top1"]), ""])
+        rows.append([f"top-1 of always predicting {name}", number(baseline["top1"]), ""])
     notes = (
         f"{record['n']:,} test images of {record['classes_tested']:,} classes, tested once, when training "
         f"had ended, with the {sections.plain(record.get('selected'))} weights. Interval: "
@@ -67,7 +67,9 @@ def per_class(record: Record) -> str:
         most = f" and the {len(best)} most" if best else ""
         lead = f"The {WORST} least{most} accurate of {len(order)} classes."
         if len(best) < BEST:
-            lead += " No other class has a correct image." if best else " No class has a correct image."
+            lead += (
+                " No other class has a correct prediction." if best else " No class has a correct prediction."
+            )
     rows = [
         [
             escape(display_name(str(row["name"]))),

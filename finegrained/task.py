@@ -14,8 +14,8 @@ from finegrained.data.load import check_contents, make_fine_split, read_fine_dat
 from finegrained.measures import FINE_RESULT, MEASURES
 from finetune.cli.console import say
 from finetune.experiments.exported.model import ModelWords
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.splits import Split, Splits
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Sections, StudyText, Task, TaskData
 from finetune.images.manifest import Manifest
 from finetune.metrics.classification import confusion_matrix
@@ -59,8 +59,8 @@ class CategoryTask(Task):
         """Read the data, and say where images are cut out otherwise than the run's."""
         data = read_fine_data(config)
         tell_reading(data)
-        own, asked = result.run["crop"], self.crop_of(config)
-        if own != asked:
+        own, asked = result.record.crop, self.crop_of(config)
+        if own and own != asked:
             say(
                 f"note: the model was trained with --data.crop {own['kind']} --data.box_margin "
                 f"{own['margin']:g}; these images are shown with {asked['kind']} and {asked['margin']:g}"

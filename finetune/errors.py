@@ -18,7 +18,7 @@ class CrlError(Exception):
 
 
 class UsageError(CrlError):
-    """A command, an option or a configuration that cannot be right (exit code 2)."""
+    """A command, an option or a configuration that is invalid (exit code 2)."""
 
     exit_code = 2
 

@@ -226,4 +226,4 @@ def _refused_loggers(track: tuple[str, ...]) -> list[str]:
 def _refuse(rules: list[tuple[bool, str]]) -> None:
     broken = [told for holds, told in rules if not holds]
     if broken:
-        raise UsageError("the configuration cannot be right:\n" + "\n".join(f"  {line}" for line in broken))
+        raise UsageError("the configuration is invalid:\n" + "\n".join(f"  {line}" for line in broken))

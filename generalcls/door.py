@@ -122,8 +122,8 @@ def train(
         seed: of everything random.
         unknown: refused, with the nearest known name.
 
-    Returns the result: scores, predictions, report(). Raises CrlError, such as UsageError for options that
-    cannot be right.
+    Returns the result: scores, predictions, report(). Raises CrlError, such as UsageError for invalid
+    options.
     """
     call = DOOR.call("train", locals())
     DOOR.run("train", call)

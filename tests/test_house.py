@@ -100,7 +100,7 @@ TORCH_FREE = (
     "finetune.images.class_names",
     "finetune.cli.console",
     "finetune.figures.evidence",
-    "finetune.experiments.run_settings",
+    "finetune.experiments.records.run_settings",
     "finetune.experiments.study.arms",
     "finetune.experiments.study.cells",
     "finetune.experiments.study.schedule",
@@ -140,7 +140,7 @@ TORCH_FREE = (
     "agecls",
     "agecls.door",
     "agecls.scores",
-    "agecls.figures",
+    "agecls.report.figures",
     "agecls.task",
     "finegrained.task",
     "finetune.experiments.task",
@@ -151,7 +151,7 @@ TORCH_FREE = (
     "finetune.experiments.result",
     "finetune.experiments.measures",
     "finetune.experiments.compare.compare",
-    "agecls.report",
+    "agecls.report.report",
     "agecls.config",
     "finetune.figures.canvas",
     "finetune.cli.machine",
@@ -398,11 +398,11 @@ def test_general_studies_take_of_the_top_floor_what_a_study_is():
 
 def test_a_general_study_that_takes_more_is_caught():
     taken = {
-        "finetune.experiments.predictions",
+        "finetune.experiments.records.predictions",
         "finetune.experiments.study.arms",
         "finetune.training.config",
     }
-    assert beyond_the_study(taken) == {"finetune.experiments.predictions"}
+    assert beyond_the_study(taken) == {"finetune.experiments.records.predictions"}
     assert beyond_the_study({"finetune.experiments.study_of_mine"}) == {"finetune.experiments.study_of_mine"}
 
 
@@ -477,7 +477,7 @@ def test_every_door_is_used():
 
 def test_a_guest_at_the_wrong_door_is_caught():
     assert broken_doors("finetune/training/loop.py", "def late():\n    import timm.data") == {"timm"}
-    assert broken_doors("agecls/report.py", "from PIL import Image") == {"PIL"}
+    assert broken_doors("agecls/report/report.py", "from PIL import Image") == {"PIL"}
 
 
 def test_programs_name_no_task():

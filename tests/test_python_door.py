@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import agecls
 import agecls.door
@@ -37,7 +38,7 @@ from finetune.errors import CrlError, DataError, ResourceError, UsageError
 from finetune.experiments.door import TaskResult
 from finetune.experiments.result import Result
 from finetune.figures.notebook import Outcome, Page
-from finetune.training.config import HeadConfig, LossConfig, ModelConfig, TrainConfig
+from finetune.training.config import HeadConfig, LossConfig, ModelConfig, TrainConfig, to_dict
 from tests.agecls.tiny_ages import as_table, drawn_faces
 from tests.finegrained.tiny_birds import birds
 
@@ -221,6 +222,48 @@ def test_what_is_given_wins_over_a_recipe_a_file_and_a_configuration(tmp_path: P
     assert age(config=own, epochs=5) == replace(own, train=TrainConfig(epochs=5))
     assert age(config=own, loss="nllr").loss == LossConfig("nllr", label_smoothing=0.1)
     assert age("cv", config=own).train.epochs == 4  # a single run's options are those of every fold
+
+
+@pytest.mark.parametrize("package", ["agecls", "finegrained"])
+@pytest.mark.parametrize(
+    ("given", "loss"),
+    [
+        ({"loss": "crl"}, LossConfig("crl", label_smoothing=0.1)),
+        ({"loss": {"name": "CRL"}}, LossConfig("crl", {"alpha": 2}, label_smoothing=0.1)),
+        ({"loss": {"name": "focal"}}, LossConfig("focal", label_smoothing=0.1)),
+        ({"loss": {"alpha": 3}}, LossConfig("crl", {"alpha": 3}, label_smoothing=0.1)),
+        ({"head": {"name": "cosface"}}, LossConfig("crl", {"alpha": 2}, label_smoothing=0.1)),
+    ],
+)
+def test_a_configuration_is_overridden_as_its_file_is(
+    package: str, given: dict[str, Any], loss: LossConfig, tmp_path: Path
+) -> None:
+    command = commands_of(package)["train"]
+    own = command.config_type(
+        loss=LossConfig("crl", {"alpha": 2}, label_smoothing=0.1),
+        head=HeadConfig("linear", (), {"dropout": 0.5}),
+    )
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(to_dict(own)))
+    calls = [read_keywords(command, "crl train", {"config": start, **given}) for start in (own, file)]
+    assert calls[0].config == calls[1].config
+    assert calls[0].config.loss == loss
+    head = HeadConfig("cosface") if "head" in given else own.head
+    assert calls[0].config.head == head
+    words = shlex.split(calls[0].line)[2:]
+    assert parse_options(command.config_type, words, prog="", about="")[0] == calls[0].config
+
+
+def test_a_general_configuration_is_overridden_as_its_file_is(tmp_path: Path) -> None:
+    command = commands_of("generalcls")["train"]
+    (tmp_path / "own.yaml").write_text("loss: crl:alpha=2:beta=0.5\n")
+    for start in (command.config_type(loss="crl:alpha=2:beta=0.5"), tmp_path / "own.yaml"):
+        for given, loss in (
+            ({"options": {"alpha": 3}}, "crl:alpha=3:beta=0.5"),
+            ("nllr", "nllr"),
+            ({"name": "crl"}, "crl"),
+        ):
+            assert read_keywords(command, "crl", {"config": start, "loss": given}).config.loss == loss
 
 
 def test_the_recorded_command_does_the_same() -> None:
@@ -440,9 +483,11 @@ def test_a_result_has_scores_a_table_and_a_report(made: Made) -> None:
 
 def test_a_report_that_is_missing_is_written(made: Made) -> None:
     result = agecls.load_result(made.ages[0].folder)
+    written = (result.folder / "report.md").read_bytes()
     (result.folder / "report.md").unlink()
     page = result.report()
     assert Path(page) == result.folder / "report.md"
+    assert (result.folder / "report.md").read_bytes() == written
     assert str(page) == Path(page).read_text()
     assert str(page).startswith("# Age groups")
 
@@ -456,6 +501,11 @@ def test_a_cross_validation_scores_by_the_mean_of_its_folds(made: Made, tmp_path
     assert result.folds == [0, 1]
     again = agecls.cross_validate(**made.age, run={**place(tmp_path), "resume": "auto"})
     assert again.scores == result.scores
+    written = (result.folder / "report.md").read_bytes()
+    assert b"always " in written  # the majority-class baseline, of the labels that each fold was trained on
+    (result.folder / "report.md").unlink()
+    again.report()
+    assert (result.folder / "report.md").read_bytes() == written
 
 
 def test_an_evaluation_has_its_predictions(made: Made) -> None:

@@ -95,7 +95,7 @@ def read_age_table(
     and `fold_column` (0, 1, ...) are optional. `missing` is "error", "count" or "drop" as in `read_adience`.
     `follow` allows absolute paths, `..` and links that lead out of the root.
 
-    Raises DataError naming row and rule for cells that cannot be right, files listed twice, missing columns
+    Raises DataError naming row and rule for invalid cells, files listed twice, missing columns
     or images; UsageError for a file type or a rule that is not known.
     """
     file = Path(file)
@@ -152,7 +152,7 @@ def _report(
 
 
 class _CellError(ValueError):
-    """A cell that cannot be right: the message names the column and the rule."""
+    """An invalid cell: the message names the column and the rule."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _RowReader:
     fold: str | None
 
     def read(self, source: str, cells: Mapping[str, str]) -> _Row:
-        """Return the row; _CellError names the first cell that cannot be right."""
+        """Return the row; _CellError names the first invalid cell."""
         path = self._filled(cells, self.path)
         label, age = self._label_and_age(cells)
         subject = self._filled(cells, self.subject) if self.subject is not None else path
@@ -224,7 +224,7 @@ def _check_columns(table: Table, wanted: Sequence[str], subject: str | None) -> 
 
 
 def _collect(table: Table, read: Callable[[str, Mapping[str, str]], _Row]) -> list[_Row]:
-    """Read every row, or raise DataError with all the cells that cannot be right."""
+    """Read every row, or raise DataError with all invalid cells."""
     rows, problems = [], []
     for number, cells in table.rows:
         try:
@@ -233,7 +233,7 @@ def _collect(table: Table, read: Callable[[str, Mapping[str, str]], _Row]) -> li
             problems.append(f"row {number}: {error}")
     if problems:
         raise DataError(
-            f"{table.file}: {len(problems)} of {len(table.rows)} rows cannot be right:\n{listing(problems)}"
+            f"{table.file}: {len(problems)} of {len(table.rows)} rows are invalid:\n{listing(problems)}"
         )
     return rows
 

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from finetune.errors import DataError, UsageError, listing
-from finetune.experiments.splits import PARTS, Split
+from finetune.experiments.records.splits import PARTS, Split
 from finetune.images.manifest import Manifest
 
 Protocol = Literal["fixed", "grouped", "rotate"]

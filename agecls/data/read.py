@@ -15,7 +15,7 @@ from agecls.data.groups import AgeGroups
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.data_checks import equal_contents, tell_twins
-from finetune.experiments.splits import Splits
+from finetune.experiments.records.splits import Splits
 from finetune.experiments.task import TaskData
 
 TABLE_POLICY = "table"

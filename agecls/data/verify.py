@@ -12,7 +12,7 @@ from agecls.config import AgeDataConfig, VerifyAgeConfig
 from agecls.data.folds import export_splits, split_hash, verify_splits
 from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
-from finetune.experiments.splits import Splits
+from finetune.experiments.records.splits import Splits
 from finetune.experiments.task import TaskData
 
 

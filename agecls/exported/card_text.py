@@ -1,11 +1,11 @@
-"""What a model card says of age groups: facts of `agecls.card` -> Markdown, nothing computed."""
+"""What a model card says of age groups: facts of `agecls.report.card` -> Markdown, nothing computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agecls.card_facts import NOT_MEASURED as NOT_MEASURED_CROP
+from agecls.report.card_facts import NOT_MEASURED as NOT_MEASURED_CROP
 from agecls.scores import FEWEST_SUBJECTS
 from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN, amount, ends, notes, one_of, percent
 from finetune.experiments.exported.model import CardText, ExportedFacts

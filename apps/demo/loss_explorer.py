@@ -27,8 +27,9 @@ _FLAT = f"{math.log1p(-PUBLISHED_CLAMP) - math.log(PUBLISHED_CLAMP):.1f}"
 _GRID = np.linspace(0.005, 0.995, 199)
 _P_TICKS = (0, 0.25, 0.5, 0.75, 1)
 
-# Okabe and Ito's colours, as in the figure of `crl curves`; orange is darkened on white, blue lightened on
-# black, so that every line stands out from its ground at least 3 : 1. Dashes tell the lines apart in grey.
+# Okabe and Ito's colours, as in the figure of `crl curves`; orange is darker in light mode, blue lighter in
+# dark mode. So every line has a contrast of at least 3:1 with its background. Dashes distinguish the lines
+# without colour.
 _STYLE = """
 .crl-loss{--cel:currentColor;--nllr:#bf7a00;--crl:#d55e00;--focal:#0072b2;--other:#008a65}
 .dark .crl-loss{--nllr:#e69f00;--focal:#56b4e9;--other:#2fc79a}

@@ -31,7 +31,7 @@ def tabs(present: Collection[str]) -> dict[str, str]:
 
 
 def check_numbers(config: DemoConfig) -> None:
-    """Raise UsageError for options whose numbers cannot be right."""
+    """Raise UsageError for invalid numbers in options."""
     if config.keep_minutes <= 0 or config.queue < 1 or config.concurrency < 0:
         raise UsageError("--keep-minutes and --queue must be above 0, --concurrency 0 or more")
 

@@ -16,7 +16,7 @@ from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.experiments.exported.other_data import short_list
-from finetune.experiments.predictions import Predictions, join_predictions
+from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result
 from finetune.experiments.task import Task, measures_for, open_result
 from finetune.images.manifest import Manifest
@@ -68,7 +68,7 @@ def repeat_run(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> 
     for model in models:
         by_fold.setdefault(_own_part(model, result), []).append(model)
     manifest, crops = _run_manifest(result, config), _crops(result)
-    boxes = task.boxes(manifest, result.record.extra.get("crop") or {})
+    boxes = task.boxes(manifest, result.record.crop)
     repeats: list[Repeat] = []
     for fold, members in sorted(by_fold.items()):
         trained = _tested(result, fold)
@@ -103,6 +103,8 @@ def _own_part(model: OnnxClassifier, result: Result) -> int:
 def _recorded_twice(model: OnnxClassifier, result: Result) -> list[tuple[str, Any, Any]]:
     """Return what a model and its run both record: the words for it, and either's value, None if absent."""
     facts, record = model.facts, result.record
+    fold = facts.data.get("fold")
+    part = result.part_record(fold) if isinstance(fold, int) else record
     return [
         ("table of images", facts.data.get("manifest"), record.manifest),
         ("split", facts.data.get("split"), record.split),
@@ -110,7 +112,7 @@ def _recorded_twice(model: OnnxClassifier, result: Result) -> list[tuple[str, An
         ("backbone", facts.architecture.get("backbone"), record.backbone),
         ("seed", facts.training.get("seed"), record.seed),
         ("head", facts.architecture.get("head"), record.head),
-        ("choice of weights", facts.data.get("weights"), record.selected),
+        ("choice of weights", facts.data.get("weights"), part.selected if part else None),
     ]
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from apps.export.plan import run_task
 from finetune.errors import DataError
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord
 from finetune.experiments.result import read_predicted
 from finetune.experiments.task import Task
 from finetune.images.boxes import cut
@@ -63,7 +63,7 @@ class RunPictures:
                 f"on them: put them back, or write their new place as data_root into {folder / 'run.json'}"
             )
         task = run_task(record.kind)
-        return cls(record, manifest, task, task.boxes(manifest, record.extra.get("crop") or {}))
+        return cls(record, manifest, task, task.boxes(manifest, record.crop))
 
     def rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows that the model of `fold` was trained on and tested on; -1 is of no fold."""

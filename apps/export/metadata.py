@@ -11,7 +11,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from apps.runtime.metadata import ModelFacts, PrecisionName
-from finetune.experiments.record import RunRecord
+from finetune.experiments.records.record import RunRecord
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
 from finetune.runs.files import to_plain
 
@@ -161,7 +161,7 @@ def _architecture(members: Sequence[Member]) -> dict[str, Any]:
 
 
 def _data(run: RunRecord, members: Sequence[Member]) -> dict[str, Any]:
-    counts = run.counts or {}
+    counts = run.counted
     folds = [member.fold for member in members]
     one = members[0].facts if len(members) == 1 else {}
     return {
@@ -170,7 +170,7 @@ def _data(run: RunRecord, members: Sequence[Member]) -> dict[str, Any]:
         "fold": folds[0] if len(folds) == 1 else None,
         "folds": folds,
         "images": counts.get("images"),
-        "subjects": run.extra.get("subjects"),
+        "subjects": run.subjects,
         "n_train": one.get("n_train"),
         "n_validation": one.get("n_validation"),
         "n_test": one.get("n"),

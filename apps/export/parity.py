@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from apps.export.images import RunPictures
     from apps.export.plan import Plan
     from apps.runtime.session import OnnxClassifier
-    from finetune.experiments.record import RunRecord
+    from finetune.experiments.records.record import RunRecord
 
 BATCHES = (1, 2, 7)
 FEWEST_REAL = 16

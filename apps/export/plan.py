@@ -9,7 +9,7 @@ from pathlib import Path
 from apps.config import ExportConfig
 from finetune.errors import UsageError, listing
 from finetune.experiments.exported.lookup import exported_task
-from finetune.experiments.record import RECORD_FILE
+from finetune.experiments.records.record import RECORD_FILE
 from finetune.experiments.result import model_files
 from finetune.experiments.study.cells import CELL_FILE, study_hint
 from finetune.experiments.task import Task

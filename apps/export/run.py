@@ -25,7 +25,7 @@ from apps.export.simplify import tidy
 from apps.runtime.metadata import METADATA_KEY, ModelFacts, PrecisionName
 from finetune.cli.console import say, table
 from finetune.errors import ModelFileError, UsageError
-from finetune.experiments.record import MODEL_FILE, RunRecord
+from finetune.experiments.records.record import MODEL_FILE, RunRecord
 from finetune.images.preprocess import PreprocessSpec
 from finetune.runs.files import atomic_file, write_bytes
 

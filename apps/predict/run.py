@@ -44,7 +44,7 @@ def predict_paths(words: list[str], config: PredictConfig) -> dict[str, Any]:
     `words` are one .onnx file or more, then files, folders, patterns and videos, or "-" for a list of them on
     the standard input.
 
-    Raises UsageError for words or options that cannot be right, ModelFileError for a model that must not be
+    Raises UsageError for invalid words or options, ModelFileError for a model that must not be
     used (or has other classes, where one table is asked for), before any image is read. When everything is
     written: DataError where images could not be used, InterruptedRunError after Ctrl-C; both carry the
     summary as `result`.
@@ -108,7 +108,7 @@ def _is_model(word: str) -> bool:
 
 
 def _check_options(config: PredictConfig) -> tuple[Path | None, Path | None]:
-    """Return the files to write; UsageError for an option that cannot be right."""
+    """Return the files to write; UsageError for an invalid option."""
     if config.batch_size < 1:
         raise UsageError(f"--batch_size must be at least 1, got {config.batch_size}")
     if config.threads < 0:

@@ -183,7 +183,7 @@ def read_cars_by_class(root: Path, rules: ReadingRules | None = None) -> FineRea
     name lies in a folder with "-" there, or in a folder within a folder; both are found. Boxes as in
     `finegrained.data.cars.read_cars_single`.
 
-    Raises DataError naming file and line for what cannot be right, for counts that are not the official ones
+    Raises DataError naming file and line for what is invalid, for counts that are not the official ones
     unless `rules.subset`, and for missing images as the rules say.
 
     Source: Krause, Stark, Deng, Fei-Fei, "3D Object Representations for Fine-Grained Categorization", 2013,
@@ -233,7 +233,7 @@ def _read_list(root: Path, file: Path, names: tuple[str, ...], part: str) -> lis
         split = part.rpartition("/")[2]
         rows.append(ListedImage(path, number - 1, split, f"{split}/{name}", (x1 - 1, y1 - 1, x2, y2)))
     if problems:
-        raise DataError(f"{file}: {len(problems)} lines cannot be right:\n{listing(problems)}")
+        raise DataError(f"{file}: {len(problems)} lines are invalid:\n{listing(problems)}")
     return rows
 
 

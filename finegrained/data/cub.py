@@ -31,7 +31,7 @@ def read_cub(root: Path, rules: ReadingRules | None = None) -> FineReading:
     different capitals. Boxes (x, y, width, height in the file) and parts are read where their files are.
     Of a subset (`rules.subset`), the classes that have images are numbered again in the official order.
 
-    Raises DataError naming file and line for what cannot be right, for counts that are not the official ones
+    Raises DataError naming file and line for what is invalid, for counts that are not the official ones
     unless `rules.subset`, and for missing images as the rules say.
 
     Source: Wah, Branson, Welinder, Perona, Belongie, "The Caltech-UCSD Birds-200-2011 Dataset", 2011.
@@ -108,7 +108,7 @@ def _read_pairs(file: Path) -> dict[str, str]:
             problems.append(f"line {number}: the id {key} stands twice")
         pairs[key] = value.strip()
     if problems:
-        raise DataError(f"{file}: {len(problems)} lines cannot be right:\n{listing(problems)}")
+        raise DataError(f"{file}: {len(problems)} lines are invalid:\n{listing(problems)}")
     return pairs
 
 

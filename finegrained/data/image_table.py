@@ -28,7 +28,7 @@ def read_image_table(
     empty cell is an unknown one. A class list `<name>.classes.json`, as `crl fine verify --write` puts beside
     a table, fixes the classes and their order.
 
-    Raises DataError naming row and column for cells that cannot be right, labels that count from 1, files
+    Raises DataError naming row and column for invalid cells, labels that count from 1, files
     listed twice, paths that leave the root (unless the rules say follow), and missing images as the rules
     say.
     """

@@ -16,7 +16,7 @@ from finegrained.data.splits import as_split, hold_out, split_hash
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.data_checks import equal_contents, tell_twins, twins_report
-from finetune.experiments.splits import Split, Splits
+from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import TaskData
 from finetune.images.manifest import Manifest
 

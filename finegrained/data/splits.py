@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from finetune.experiments.splits import PARTS, Split
+from finetune.experiments.records.splits import PARTS, Split
 from finetune.images.manifest import Manifest
 from finetune.seeding import numpy_generator
 

@@ -11,7 +11,7 @@ from finegrained.config import FineDataConfig, VerifyFineConfig
 from finegrained.data.boxes import CORNERS
 from finetune.cli.console import on_one_line, say, table
 from finetune.errors import listing
-from finetune.experiments.splits import Split, Splits
+from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import TaskData
 from finetune.images.manifest import Manifest
 

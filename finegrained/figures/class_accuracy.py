@@ -66,8 +66,8 @@ def draw_class_accuracy(rows: Rows, out: Path) -> Path:
 
 def _best_title(count: int) -> str:
     if not count:
-        return "no class has a correct image"
-    return f"the {count} most accurate" if count == ENDS else f"the only {count} with a correct image"
+        return "no class has a correct prediction"
+    return f"the {count} most accurate" if count == ENDS else f"the only {count} with a correct prediction"
 
 
 def _draw_bars(axes: Axes, order: Rows, mean: float, *, places_for: int = 0) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finegrained.figures.class_heat_map import draw_class_heat_map
 from finegrained.figures.image_grid import Line, Strip, Tile, answer_line, draw_grid, show_file
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.figures import canvas
@@ -15,7 +15,6 @@ from finetune.figures.gallery import short_names
 from finetune.figures.markdown import Picture
 from finetune.figures.selection import choose_disagreements, choose_telling
 from finetune.images.class_names import display_name
-from finetune.runs.folder import image_files
 
 PICKED = (
     "Chosen by rule, not by hand: per true class the image on which the two probabilities of the true class "
@@ -36,7 +35,7 @@ def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> li
     A figure that would be empty, as the heat maps of two results that are correct nowhere, is left out.
     """
     first, second = a.predictions.in_order(), b.predictions.in_order()
-    files, called = image_files(a.run, first.path), (names[0], names[1])
+    files, called = a.image_files(first.path), (names[0], names[1])
     draw_disagreements(files, first, second, called, out / FIGURES / "disagreements.png")
     made = [
         figure("disagreements", "Where the two disagree", f"{PICKED} {DATA_NOTE}"),

@@ -111,6 +111,6 @@ def _open_pictures(result: Result, paths: np.ndarray, spec: PreprocessSpec) -> I
             f"{result.folder}: predicted images that are not in its manifest:\n{listing(strangers)}"
         )
     chosen = manifest.select(np.array([place[path] for path in paths.tolist()]))
-    crop = result.run.get("crop") or {}
+    crop = result.record.crop
     config = FineDataConfig(crop=crop.get("kind", "image"), box_margin=crop.get("margin", 0.0))
     return open_pictures(chosen, spec, "none", boxes=picture_boxes(chosen, config))

@@ -97,7 +97,7 @@ class DflHead(Head):
         side_weight: w >= 0.
         two_scale: see above.
 
-    Raises UsageError for a value that cannot be right, and for more than 200 million parameters.
+    Raises UsageError for an invalid value, and for more than 200 million parameters.
 
     Source: Wang, Morariu, Davis, "Learning a Discriminative Filter Bank within a CNN for Fine-grained
     Recognition", CVPR 2018. We depart from public code where it is at odds with the paper: logits of G pass

@@ -38,7 +38,7 @@ class DetectorInit:
         gain: see `scale`, above 0.
         seed: of k-means, of the noise and of the sample of a large class.
 
-    Raises UsageError that lists every value that cannot be right.
+    Raises UsageError that lists every invalid value.
     """
 
     detectors: int = 10
@@ -59,7 +59,7 @@ class DetectorInit:
         ]
         broken = [told for holds, told in rules if not holds]
         if broken:
-            raise UsageError(f"the detectors' start cannot be right: {'; '.join(broken)}")
+            raise UsageError(f"the detectors' start is invalid: {'; '.join(broken)}")
 
 
 def peak_cells(maps: Tensor, peaks: int, nms: int) -> Tensor:

@@ -105,9 +105,9 @@ def read_keywords(
     kind = command.config_type
     if isinstance(config, kind) and not content:
         return Call(config, _line(prog, positionals, _told(_words(_as_dict(config), kind), kind)))
-    start = []
+    start, base = [], None
     if is_dataclass(config) and issubclass(kind, type(config)):
-        content = _merged(_as_dict(config), content)
+        base = to_plain(_as_dict(config))
     elif isinstance(config, str | PathLike):
         start = [f"--config={fspath(config)}"]
     elif config is not None:
@@ -117,10 +117,12 @@ def read_keywords(
     words = [*start, *_words(content, kind)]
     try:
         found, _, _ = parse_options(
-            kind, words, prog=prog, about="", recipes=command.recipes, aside=command.aside
+            kind, words, prog=prog, about="", recipes=command.recipes, aside=command.aside, base=base
         )
     except UsageError as error:
         raise UsageError(str(error).replace("--", "")) from None
+    if base is not None:  # no file holds it: the line says all of it
+        words = _words(_as_dict(found), kind)
     return Call(found, _line(prog, positionals, words if start else _told(words, kind)))
 
 
@@ -177,20 +179,6 @@ def _section(name: str, value: Any, hint: Any) -> Any:
 def _as_dict(config: Any) -> dict[str, Any]:
     found = {item.name: getattr(config, item.name) for item in fields(config)}
     return {name: _as_dict(value) if is_dataclass(value) else value for name, value in found.items()}
-
-
-def _merged(content: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys and values of both, section by section; the other's win."""
-    merged = dict(content)
-    for name, value in other.items():
-        own = merged.get(name)
-        if not isinstance(own, dict):
-            merged[name] = value
-            continue
-        new = value if isinstance(value, dict) else {"name": value}
-        kept = own if new.get("name", own.get("name")) == own.get("name") else {**own, "options": {}}
-        merged[name] = {**kept, **new} if "name" in own else {**own, **new}
-    return merged
 
 
 def _refuse_unknown_keys(content: Mapping[str, Any], config_type: type) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from argparse import SUPPRESS
@@ -44,6 +43,7 @@ def parse_options(
     positionals: Mapping[str, str] | None = None,
     recipes: Path | None = None,
     aside: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
 ) -> tuple[T, Flags, dict[str, str]]:
     """Return the configuration, the common flags and the positional words of one command line.
 
@@ -51,6 +51,7 @@ def parse_options(
     files, and of an option given twice, the last wins. A name that is no file may be that of a YAML file in
     the folder `recipes` (`--config paper_resnet34`). Keys named in `aside` may stand in a file, as those of
     another command that shares it: they are not read, which is told. On the line they are unknown options.
+    `base` is read as the content of a file that stands before all others.
     A yes-or-no option may stand alone (`--faces`), be turned round (`--no-serve`) or take true or false, and
     dashes may stand for the underscores of a name (`--auto-port`). Positional words may stand anywhere.
     `positionals` maps a positional's name to its help; a name ending in "..." takes one word or more, which
@@ -63,7 +64,8 @@ def parse_options(
     argv = _spelled_out(_with_recipes(argv, recipes), {**known, **spoken_options(config_type)})
     _refuse_on_line(argv, aside, known)
     given = Given(list(argv), _read_config_files(argv, recipes))
-    as_given = [json.dumps(content, default=str) for _, content in given.files]
+    if base is not None:
+        given.begin_with(base)
     rewrite(given, config_type)
     notices = _check_keys(given.files, config_type, aside)
     argv = given.argv
@@ -86,7 +88,7 @@ def parse_options(
             parser.add_argument(f"--{item.name}", type=hint, default=default, help=about_it)
     _add_generated_help(parser, config_type)
     try:
-        values = parser.parse_args(_lists_as_yaml(_with_contents(given, as_given), known))
+        values = parser.parse_args(_lists_as_yaml(given.words(), known))
         parts = parser.instantiate(values)
     except ArgumentError as error:
         raise UsageError(_explain(str(error), argv, known, old_keys(config_type))) from None
@@ -232,19 +234,6 @@ def _check_keys(
         if left := [key for key in content if key in aside]:
             notices.append(f"{Path(name).name} also holds {', '.join(left)}")
     return notices
-
-
-def _with_contents(given: Given, as_given: Sequence[str]) -> list[str]:
-    """Put what a rewritten file says now in the place of its name."""
-    now = [json.dumps(content, default=str) for _, content in given.files]
-    pairs = iter(zip(as_given, now, strict=True))
-    words = []
-    for word in given.argv:
-        if word.startswith("--config="):
-            former, text = next(pairs)
-            word = word if text == former else f"--config={text}"
-        words.append(word)
-    return words
 
 
 def _add_generated_help(parser: Any, config_type: type, prefix: str = "") -> None:

@@ -6,7 +6,9 @@ is text by the metadata `WORD`. Command lines and files are rewritten before the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,8 +28,17 @@ class WithOldKeys:
     OLD_KEYS = MappingProxyType[str, str]({})
 
 
-class Worded(WithOldKeys):
-    """A section with `name` and `options`, which one word may give: `--loss crl:alpha=1`."""
+class Choice(WithOldKeys):
+    """A section with `name` and `options`: `--head dcl` gives its name; another name drops the options."""
+
+    @staticmethod
+    def names() -> Iterable[str]:
+        """Return the names there are; each is a name also where a file is called so."""
+        return ()
+
+
+class Worded(Choice):
+    """A choice whose name and options one word may give: `--loss crl:alpha=1`."""
 
 
 def split_word(word: str, key: str) -> tuple[str, dict[str, Value]]:
@@ -81,6 +92,30 @@ class Given:
     files: list[tuple[str, dict[str, Any]]]
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._read = [_as_json(content) for _, content in self.files]
+
+    def begin_with(self, content: Mapping[str, Any]) -> None:
+        """Put keys and values before all files, as another file's."""
+        self.argv.insert(0, "--config=")
+        self.files.insert(0, ("config", deepcopy(dict(content))))
+        self._read.insert(0, "")
+
+    def words(self) -> list[str]:
+        """Return the line with what a rewritten file says now in the place of its name."""
+        pairs = iter(zip(self._read, (_as_json(content) for _, content in self.files), strict=True))
+        words = []
+        for word in self.argv:
+            if word.startswith("--config="):
+                former, text = next(pairs)
+                word = word if text == former else f"--config={text}"
+            words.append(word)
+        return words
+
+
+def _as_json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, default=str)
+
 
 def spoken_options(config_type: type) -> dict[str, Any]:
     """Return the options that the command line takes beside a configuration's own, with their kinds.
@@ -106,8 +141,8 @@ def rewrite(given: Given, config_type: type) -> None:
     for section in _sections(config_type):
         _name_sections(given, section)
     _rename(given, old_keys(config_type))
-    for section in _sections(config_type):
-        _split_words(given, section)
+    for section, choice in _sections(config_type).items():
+        _split_words(given, section, choice)
         _leave_out_options(given, section)
 
 
@@ -126,9 +161,9 @@ def _own_hints(config_type: type) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in fields(config_type)}
 
 
-def _sections(config_type: type) -> list[str]:
+def _sections(config_type: type) -> dict[str, type[Choice]]:
     hints = _own_hints(config_type)
-    return [name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Worded)]
+    return {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Choice)}
 
 
 def _word_leaves(config_type: type) -> dict[str, str]:
@@ -151,15 +186,22 @@ def _name_sections(given: Given, section: str) -> None:
             content[section] = {"name": content[section]}
 
 
-def _split_words(given: Given, section: str) -> None:
+def _split_words(given: Given, section: str, choice: type[Choice]) -> None:
     """Let `--loss WORD` be the section's name; the word says all of its options, a file's are left out."""
     for position, word in enumerate(given.argv):
         option, equals, value = word.partition("=")
-        if option == f"--{section}" and equals and not value.startswith("{") and not Path(value).is_file():
+        if option == f"--{section}" and equals and not value.startswith("{") and not _is_file(value, choice):
             given.argv[position] = f"--{section}.name={value}"
             for name, content in given.files:
                 if _pop(content, f"{section}.options")[0]:
                     given.notes.append(_left_out(section, name, value))
+
+
+def _is_file(text: str, choice: type[Choice]) -> bool:
+    """Return whether a section's text names a file: one that is there, and not called as a choice is."""
+    if not Path(text).is_file():
+        return False
+    return text.partition(":")[0].lower() not in {name.lower() for name in choice.names()}
 
 
 def _rename(given: Given, keys: Mapping[str, str]) -> None:
@@ -218,10 +260,15 @@ def _join_words(given: Given, leaf: str, default: str) -> None:
     apart = [word for word in given.argv if word.startswith(start)]
     named = [word for word in given.argv if word.startswith(names)]
     if apart or any(word.startswith(names[1]) for word in named):
-        name = named[-1].partition("=")[2] if named else default
-        pairs = [tuple(word.removeprefix(start).split("=", 1)) for word in apart if "=" in word]
+        parts = [word.removeprefix(start).partition("=") for word in apart if "=" in word]
+        pairs = [(key, text) for key, _, text in parts]
         given.argv = [word for word in given.argv if word not in (*apart, *named)]
-        given.argv.append(f"--{leaf}={_word(name, pairs)}")
+        if named:
+            whole = _word(named[-1].partition("=")[2], pairs)
+        else:  # a file's word, some of whose options are overridden
+            name, own = split_word(default, leaf)
+            whole = _word(name, {**own, **dict(pairs)}.items())
+        given.argv.append(f"--{leaf}={whole}")
 
 
 def _word(name: str, options: Any) -> str:

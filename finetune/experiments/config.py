@@ -138,7 +138,7 @@ class ComparisonConfig:
         controls: add the focal loss, cross-entropy with label smoothing, and for every CRL listed
             cross-entropy with the learning rate scaled by that CRL's gradient factor.
         label_smoothing: of the label smoothing control, in [0, 1); 0 leaves it out.
-        lr_match: the factors of the rate-matched control: mean (over images, of the gradient magnitude
+        lr_match: the factors of the lr-matched control: mean (over images, of the gradient magnitude
             divided by cross-entropy's), ratio (of both summed), or both; an empty list leaves it out.
         grid: add CRL for every pair of grid_alphas and grid_betas.
         grid_alphas: alphas of the grid, each >= 0.
@@ -165,7 +165,7 @@ class ComparisonConfig:
         except UsageError as error:
             broken.append(str(error))
         if broken:
-            raise UsageError("the comparison cannot be right:\n" + "\n".join(f"  {rule}" for rule in broken))
+            raise UsageError("the comparison is invalid:\n" + "\n".join(f"  {rule}" for rule in broken))
 
 
 def arms_of(config: ComparisonConfig) -> tuple[Arm, ...]:

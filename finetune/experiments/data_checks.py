@@ -13,7 +13,7 @@ from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
 from finetune.experiments.config import VerifyConfig
-from finetune.experiments.splits import Split, Splits
+from finetune.experiments.records.splits import Split, Splits
 from finetune.images.cache_file import UNREADABLE, hash_files, map_files
 from finetune.images.checks import equal_files
 from finetune.images.decode import reason_to_refuse

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from finetune.cli.keywords import Door
 from finetune.errors import DataError, UsageError
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import has_own_report
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import has_own_report
 from finetune.experiments.result import Result
 from finetune.experiments.task import Task
 from finetune.figures.notebook import Outcome, Page, summary

@@ -15,7 +15,7 @@ from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
 from finetune.experiments.config import EvaluateRunConfig
 from finetune.experiments.data_checks import refuse_seen_images
-from finetune.experiments.predictions import Predictions, join_predictions
+from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder, run_table
 from finetune.experiments.task import Task
 from finetune.images.cache import open_pictures
@@ -145,7 +145,7 @@ def own_images(task: Task, result: Result, weights: str = "selected") -> list[Sh
         own = result if file.parent == result.folder else Result.load(file.parent, task.form)
         if len(own.predictions):
             images = table.select(rows_of(table, own.predictions.path, result.folder))
-            boxes = task.boxes(images, result.run.get("crop") or {})
+            boxes = task.boxes(images, result.record.crop)
             shown.append(Shown((file,), images, own.predictions, boxes))
     if not shown:
         raise DataError(f"{result.folder} {NO_TEST_IMAGES}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import numpy as np
 
-    from finetune.experiments.predictions import Predictions
+    from finetune.experiments.records.predictions import Predictions
 
 Place = Literal["report", "compare", "conclusion", "study", "facts", "card", "demo", "evaluate", "other_data"]
 Over = Literal["folds", "images", "classes"]

@@ -34,7 +34,8 @@ def report_result(
     Args:
         task: whose scores, figures and sections the report has.
         result: a finished run or cross-validation with at least one test image.
-        train_labels: fold -> labels trained on, for the baseline; None leaves its choice to the task.
+        train_labels: fold -> labels trained on, for the baseline; None takes what the run recorded, and
+            where it recorded none leaves the choice to the task.
         resamples: bootstrap resamples.
         seed: of the resampling.
 
@@ -45,6 +46,8 @@ def report_result(
     """
     if not len(result.predictions):
         raise DataError(f"{result.folder} tested no image, so there is nothing to report")
+    if train_labels is None:
+        train_labels = result.train_labels()
     record: dict[str, Any] = {
         **result.run,
         "loss_text": result.loss_text,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import DataError, ModelFileError, UsageError
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord
-from finetune.experiments.run_settings import loss_text
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord
+from finetune.experiments.records.run_settings import loss_text
 from finetune.experiments.study.cells import study_hint
 from finetune.images.manifest import Manifest
 from finetune.runs.folder import read_config, read_json, read_json_lines
@@ -87,6 +87,11 @@ class Result:
         file = self.folder / "manifest.parquet"
         return Manifest.load(file, Path(self.record.data_root or self.folder)) if file.is_file() else None
 
+    def image_files(self, paths: np.ndarray) -> list[Path]:
+        """Return the files of these image paths, under the folder that the run read its images from."""
+        root = Path(self.record.data_root or ".")
+        return [root / path for path in paths.tolist()]
+
     @cached_property
     def curves(self) -> dict[int, list[dict[str, Any]]]:
         """The rows of each fold's metrics.jsonl, by fold; folds without the file are left out.
@@ -107,6 +112,24 @@ class Result:
     def folds(self) -> list[int]:
         """The folds that were tested, ascending."""
         return [int(fold) for fold in np.unique(self.predictions.fold)]
+
+    def part_record(self, fold: int) -> RunRecord | None:
+        """Return what the run of one fold recorded; None where the joined result lacks the fold's folder.
+
+        The record of a single run is its own.
+        """
+        if len(self.folds) <= 1:
+            return self.record
+        file = self.folder / f"fold{fold}" / RECORD_FILE
+        return RunRecord.read(file) if file.is_file() else None
+
+    def train_labels(self) -> dict[int, np.ndarray] | None:
+        """Return the labels that each fold's model was trained on, sorted; None where any are unknown."""
+        counts = {
+            fold: part.train_counts if (part := self.part_record(fold)) else None for fold in self.folds
+        }
+        known = {fold: np.repeat(np.arange(len(own)), own) for fold, own in counts.items() if own}
+        return known if len(known) == len(counts) else None
 
     @property
     def class_names(self) -> tuple[str, ...]:

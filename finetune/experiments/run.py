@@ -11,9 +11,9 @@ import numpy as np
 
 from finetune.cli.console import say
 from finetune.errors import CrlError, UsageError
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
-from finetune.experiments.splits import Split, Splits
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
+from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
 from finetune.images.cache import ImageSource, open_pictures
 from finetune.images.preprocess import PreprocessSpec
@@ -31,7 +31,7 @@ from finetune.training.optimization.distributed import World, any_true, barrier
 from finetune.training.predict import predict
 
 FINISHED = (RECORD_FILE, "predictions.parquet", "manifest.parquet", MODEL_FILE)
-NOT_IN_MODEL = ("counts", "command", "data_root", "head_options")
+NOT_IN_MODEL = ("counts", "train_counts", "command", "data_root", "head_options")
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,7 @@ def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Map
             "scores": dict(scores),
             "n": len(split.test),
             "n_train": len(split.train),
+            "train_counts": np.bincount(manifest.label[split.train], minlength=manifest.num_classes).tolist(),
             "n_validation": len(split.val),
             "counts": {key: told for key, told in experiment.data.report.items() if key != "class_names"},
             "data_root": str(manifest.root.resolve()),

@@ -20,10 +20,10 @@ import numpy as np
 from finetune.errors import DataError, UsageError
 from finetune.experiments.exported.model import CropChoice, ModelWords
 from finetune.experiments.measures import Measure, Place, Resampling, shown_in
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import RECORD_FILE, RunRecord
+from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.result import Result, ResultForm, check_result_files
-from finetune.experiments.splits import Split, Splits
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from finetune.experiments.task import Task
 
 if TYPE_CHECKING:
-    from finetune.experiments.record import RunRecord
+    from finetune.experiments.records.record import RunRecord
+    from finetune.experiments.records.splits import Split
     from finetune.experiments.run import Experiment
-    from finetune.experiments.splits import Split
 
 
 def train_run(task: Task, config: Any) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def train_run(task: Task, config: Any) -> dict[str, Any]:
     it is.
     """
     from finetune.cli.console import quiet, say
-    from finetune.experiments.record import RECORD_FILE, RunRecord
+    from finetune.experiments.records.record import RECORD_FILE, RunRecord
     from finetune.experiments.run import check_run_place, is_finished, prepare_experiment, run_split
     from finetune.training.optimization.distributed import any_true, start_world, stop_world
     from finetune.training.optimization.precision import choose_precision
@@ -58,7 +58,7 @@ def report_run(
 ) -> dict[str, Any]:
     """Write the report of a run that tested something, and return it; a finished one is printed as it is."""
     from finetune.cli.console import say
-    from finetune.experiments.record import has_own_report
+    from finetune.experiments.records.record import has_own_report
     from finetune.experiments.report import report_result
     from finetune.experiments.result import Result
     from finetune.runs.folder import read_json

@@ -6,8 +6,6 @@ import io
 import json
 import os
 import platform
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -229,12 +227,6 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
         raise DataError(f"{file} is not valid JSON lines: {error}") from None
 
 
-def image_files(run: Mapping[str, Any], paths: np.ndarray) -> list[Path]:
-    """Return the files of these image paths, under the folder that a run (run.json) read its images from."""
-    root = Path(str(run.get("data_root", ".")))
-    return [root / path for path in paths.tolist()]
-
-
 def write_table(file: Path, columns: Mapping[str, np.ndarray]) -> None:
     """Write columns of equal length, each one-dimensional, to a parquet file, atomically.
 
@@ -280,16 +272,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def peak_memory_mb() -> float:
-    """Return the most main memory that this process has held at once, in MB (10^6 bytes)."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux, where getrusage also counts the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def _make_folder(folder: Path) -> None:

@@ -6,10 +6,12 @@ turns command lines and YAML files into these objects.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from finetune.cli.options import suggestion
+from finetune.cli.words import Choice
 from finetune.errors import UsageError
 from finetune.training.loss_choice import LossConfig as LossConfig  # a section as the others, in its own file
 from finetune.training.loss_choice import loss_refusals
@@ -44,7 +46,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(Choice):
     """The classifier on top of the backbone.
 
     Args:
@@ -56,6 +58,13 @@ class HeadConfig:
     name: str = "linear"
     taps: tuple[int | str, ...] = ()
     options: dict[str, int | float | bool | str] = field(default_factory=dict)
+
+    @staticmethod
+    def names() -> Iterable[str]:
+        """Return the names of all heads."""
+        from finetune.models.heads.registry import head_names
+
+        return head_names()
 
 
 @dataclass(frozen=True)
@@ -170,9 +179,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         broken = [rule for holds, rule in _rules(self) if not holds] + _refused_names(self)
         if broken:
-            raise UsageError(
-                "the configuration cannot be right:\n" + "\n".join(f"  {rule}" for rule in broken)
-            )
+            raise UsageError("the configuration is invalid:\n" + "\n".join(f"  {rule}" for rule in broken))
 
 
 def _rules(config: FitConfig) -> list[tuple[bool, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -52,6 +52,11 @@ class LossConfig(Worded):
     label_smoothing: float = 0.0
     class_weights: Literal["none", "inverse", "inverse_sqrt"] = "none"
     branches: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def names() -> Iterable[str]:
+        """Return the names of all losses."""
+        return LOSSES
 
     def __post_init__(self) -> None:
         name, options = split_word(self.name, "loss")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from agecls.measures import AGE_RESULT
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 
 
 def age_predictions(

@@ -14,8 +14,8 @@ from agecls.task import TASK
 from finetune.errors import DataError, UsageError
 from finetune.experiments.compare.compare import compare_folders, compare_results, compare_seeds
 from finetune.experiments.config import CompareConfig
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import RunRecord
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import RunRecord
 from finetune.experiments.result import Result
 from finetune.metrics.bootstrap import mcnemar, paired_cluster_bootstrap
 from tests.agecls.age_predictions import age_predictions, with_columns

@@ -17,7 +17,7 @@ from agecls.faces.crop import FaceCrop
 from agecls.faces.detector import FaceDetector
 from agecls.task import TASK
 from finetune.errors import DataError, UsageError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, preprocess

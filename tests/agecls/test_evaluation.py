@@ -14,7 +14,7 @@ from agecls.config import AgeDataConfig, AgeEvaluateAgainConfig, EvaluateAgeConf
 from agecls.evaluation import evaluate_age_run
 from agecls.task import TASK
 from finetune.errors import DataError, ModelFileError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result, model_files
 from finetune.experiments.train import train_run
 from tests.agecls.tiny_ages import as_table, listed_rows, picture, single, tiny

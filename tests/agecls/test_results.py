@@ -15,7 +15,7 @@ import pytest
 from agecls.measures import AGE_RESULT
 from agecls.task import TASK
 from finetune.errors import DataError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.runs.folder import read_json, write_json

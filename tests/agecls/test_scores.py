@@ -17,7 +17,7 @@ from agecls.scores import (
     score_cross_validation,
     slice_scores,
 )
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.metrics.bootstrap import cluster_bootstrap_interval, effective_clusters
 from tests.agecls.age_predictions import age_predictions, with_columns
 

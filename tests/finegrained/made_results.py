@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from finegrained.task import TASK
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 

@@ -11,7 +11,7 @@ from finegrained.card import fine_card
 from finegrained.scores import fine_scores
 from finegrained.task import TASK
 from finetune.errors import DataError
-from finetune.experiments.record import UNTESTED
+from finetune.experiments.records.record import UNTESTED
 from finetune.experiments.result import Result
 from tests.finegrained.tiny_birds import birds, run_whole, tiny
 

@@ -1,4 +1,4 @@
-"""The study's options: its own defaults, on the command line too, and values that cannot be right."""
+"""The study's options: its own defaults, on the command line too, and invalid values."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from finegrained.evaluation import labels_by_name
 from finegrained.task import TASK
 from finetune.errors import DataError, ModelFileError
 from finetune.experiments.evaluate import evaluate_run
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result, run_table
 from finetune.images.manifest import Manifest
 from tests.finegrained.tiny_birds import birds, run_whole, shown, tiny, trained

@@ -11,9 +11,9 @@ from finegrained.config import FineConfig
 from finegrained.task import TASK
 from finetune.errors import DataError, UsageError
 from finetune.experiments.config import EvaluateConfig
+from finetune.experiments.records.splits import Split
 from finetune.experiments.result import Result
 from finetune.experiments.run import check_run_place, prepare_experiment
-from finetune.experiments.splits import Split
 from finetune.models.heads.registry import head_options
 from tests.finegrained.tiny_birds import birds, run_whole, tiny, trained
 

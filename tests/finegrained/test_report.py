@@ -65,7 +65,7 @@ def test_headline_shows_the_numbers_of_the_json(reported: Reported):
     assert [row[1] for row in (top5, mean, f1)] == [
         f"{record[key]:.2f}" for key in ("top5", "balanced_accuracy", "macro_f1")
     ]
-    assert baseline[:2] == ["top-1 of always answering Odd Bunting 2", "3.33"]
+    assert baseline[:2] == ["top-1 of always predicting Odd Bunting 2", "3.33"]
     assert "with the last weights" in section(folder, "Result")
 
 
@@ -227,7 +227,7 @@ def test_left_out_and_equal_images_are_told(reported: Reported):
 def test_classes_with_nothing_right_are_not_among_the_most_accurate(reported: Reported):
     rows = [{**row, "right": 0, "accuracy": 0.0} for row in reported[1]["per_class"]]
     text = per_class({"per_class": rows})
-    assert "The 12 least accurate of 30 classes. No class has a correct image." in text
+    assert "The 12 least accurate of 30 classes. No class has a correct prediction." in text
     assert len(cells(text)) == 12
     rows[3] = {**rows[3], "right": 1, "accuracy": 20.0}
     assert "The 12 least and the 1 most accurate of 30 classes. No other" in per_class({"per_class": rows})

@@ -11,7 +11,7 @@ import pytest
 
 from finegrained.task import TASK
 from finetune.errors import DataError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 

@@ -12,9 +12,9 @@ import numpy as np
 from finetune.cli.console import say
 from finetune.experiments.config import ComparisonConfig, DataConfig, EvaluateConfig
 from finetune.experiments.measures import Measure
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.result import ResultForm
-from finetune.experiments.splits import Split, Splits
 from finetune.experiments.task import Sections, Task, TaskData
 from finetune.figures.markdown import number, table
 from finetune.images.folders import list_class_folders, part_folders

@@ -19,14 +19,14 @@ from finetune.experiments.compare.conclusion import conclude
 from finetune.experiments.compare.folder import place_comparison, write_record
 from finetune.experiments.config import CompareConfig
 from finetune.experiments.measures import Measure, Resampling
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.result import Result, refuse_run_folder
-from finetune.experiments.run_settings import (
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.run_settings import (
     check_comparable,
     environment_differences,
     is_loss,
     setting_differences,
 )
+from finetune.experiments.result import Result, refuse_run_folder
 from finetune.experiments.task import Task, measures_for
 from finetune.metrics.bootstrap import (
     Statistic,

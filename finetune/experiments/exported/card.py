@@ -7,8 +7,8 @@ from typing import Any
 
 from finetune.experiments.exported.model import CardText, ExportedFacts
 from finetune.experiments.measures import PERCENT, Measure, shown_in
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import UNTESTED
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import UNTESTED
 from finetune.experiments.result import Result
 from finetune.figures.markdown import escape, number, table
 

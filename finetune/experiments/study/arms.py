@@ -51,7 +51,7 @@ class Arm:
         ('crl', 'CRL (alpha 1.5, beta 1)')
         """
         if self.matches:
-            return f"CE, rate matched to {_partner(self.matches, self.matches_by)}"
+            return f"CE, lr matched to {_partner(self.matches, self.matches_by)}"
         title, symbols = title_of(self.head or self.loss.name)
         shown = dict(self._shown())
         if not self.head:

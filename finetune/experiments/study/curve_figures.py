@@ -112,7 +112,7 @@ def draw_factor_curves(cells: Sequence[Cell], arms: Sequence[Arm], out: Path) ->
 
     Args:
         cells: the finished cells, whose history holds `gradient_factor`.
-        arms: those to draw; cross-entropy and its rate-matched and smoothed forms are left out.
+        arms: those to draw; cross-entropy and its lr-matched and smoothed forms are left out.
         out: the PNG to write.
 
     Returns:
@@ -304,8 +304,8 @@ def short_titles(titles: Sequence[str], width: float, size: float) -> list[str]:
         width: what a line has, in inches.
         size: of the letters, in points.
 
-    >>> short_titles(["CRL", "CE, rate matched to CRL (mean factor)"], 1.95, 8.0)
-    ['CRL', 'CE, rate matched to CRL\\n(mean factor)']
+    >>> short_titles(["CRL", "CE, lr matched to CRL (mean factor)"], 1.95, 8.0)
+    ['CRL', 'CE, lr matched to CRL\\n(mean factor)']
     """
     parts = [_parts(title) if canvas.text_width(title, size) > width else (title, "") for title in titles]
     first, second = (canvas.distinct_fits([part[side] for part in parts], width, size) for side in (0, 1))

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from finetune.cli.console import say
 from finetune.errors import DataError, DivergedError, UsageError
 from finetune.experiments.config import arms_of, seeds_of
-from finetune.experiments.record import RECORD_FILE, RunRecord
+from finetune.experiments.records.record import RECORD_FILE, RunRecord
 from finetune.experiments.run import (
     Experiment,
     is_finished,

@@ -99,7 +99,7 @@ def unlisted_words(folder: Path, arms: Sequence[Arm]) -> str:
         told = ", ".join(matched)
         return f"the folder also holds finished cells of {told}: --lr_match brings them back" if told else ""
     shown = ", ".join(words[:NAMED]) + (f" and {len(words) - NAMED} more" if len(words) > NAMED else "")
-    alone = "; rate-matched controls come with their CRL (--lr_match)" if matched else ""
+    alone = "; lr-matched controls come with their CRL (--lr_match)" if matched else ""
     return f"the folder also holds finished cells of {shown}: list them in --losses to see them{alone}"
 
 
@@ -157,7 +157,7 @@ def _factor(arm: Arm, partner: Cell) -> float:
         raise DataError(
             f"{arm.name}: {partner.arm} with seed {partner.seed} has no gradient factor to match the "
             f"learning rate to (mixed images and margin heads have none): leave the "
-            "rate-matched control out with --lr_match []"
+            "lr-matched control out with --lr_match []"
         )
     return factor
 

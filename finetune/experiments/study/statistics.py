@@ -52,7 +52,7 @@ def summarise_study(
     Every arm is compared with cross-entropy (the arm "cel") by the differences of the seeds that both have:
     mean, Student's interval at `level`, the paired t-test and Wilcoxon's signed-rank test. Holm's correction
     is over all arms that are compared with cross-entropy, for each measure and each test separately; an arm
-    whose test gives no p counts as one of them. A rate-matched control is compared with its own CRL in the
+    whose test gives no p counts as one of them. An lr-matched control is compared with its own CRL in the
     same way, in a family of its own.
 
     Args:
@@ -61,7 +61,7 @@ def summarise_study(
         measures: at least one; the first one decides the conclusion.
         level: of the intervals, in (0, 1); a difference is "shown" at 1 - level.
         adaptive: the optimiser divides by the size of the gradient (`is_adaptive`), so a constant
-            factor on a loss makes no longer steps; the sentences on rate-matched controls say so.
+            factor on a loss makes no longer steps; the sentences on lr-matched controls say so.
 
     Returns:
         `level`, `adaptive`, `baseline`, `measures`, `family` (arms compared with the baseline), `arms` (per

@@ -29,7 +29,7 @@ class Stage:
         gamma: the step schedule's factor.
         weight_decay: on weights, never on norms and biases; None keeps what the optimiser was built with.
 
-    Raises UsageError that lists every field that cannot be right.
+    Raises UsageError that lists every invalid field.
     """
 
     name: str

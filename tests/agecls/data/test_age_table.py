@@ -1,4 +1,4 @@
-"""Age tables: dialects, the gaps between groups, people, and every cell that cannot be right."""
+"""Age tables: dialects, the gaps between groups, people, and every invalid cell."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from apps.config import EvaluateOnnxConfig
 from apps.evaluate.evaluate_onnx import evaluate_onnx
 from finegrained.scores import fine_scores
 from finetune.errors import DataError, ModelFileError, UsageError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.images.preprocess import preprocess
 from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, tiny_facts, write_tiny
 from tests.apps.tiny_run import exported, make_run, own, write_pictures

@@ -13,7 +13,7 @@ from agecls.config import AgeDataConfig
 from agecls.task import TASK
 from apps.evaluate.evaluate_onnx import evaluate_onnx
 from finetune.errors import DataError, ModelFileError, UsageError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.decode import BadImageError
 from tests.apps.tiny_onnx import GROUPS
@@ -99,6 +99,24 @@ def test_the_run_s_crops_are_used(run: Path):
 def test_a_model_of_another_run(run: Path, changes: dict[str, Any], told: str):
     with pytest.raises(ModelFileError, match=rf"0\.onnx is not of .*run: {told}"):
         evaluate_onnx([exported(run, 0, **changes)], own(run))
+
+
+def test_the_choice_of_weights_is_that_of_the_models_own_fold(run: Path):
+    record = json.loads((run / "run.json").read_text()) | {"selected": "best"}
+    fell_back = "last, for the best were damaged"
+    for fold, selected in enumerate(("best", fell_back)):
+        (run / f"fold{fold}").mkdir()
+        (run / f"fold{fold}" / "run.json").write_text(json.dumps(record | {"selected": selected}))
+    (run / "run.json").write_text(json.dumps(record))
+    fingerprint = record["manifest"]
+    files = [
+        exported(run, fold, data={"fold": fold, "manifest": fingerprint, "weights": weights})
+        for fold, weights in ((0, "best"), (1, fell_back))
+    ]
+    assert [line["fold"] for line in evaluate_onnx(files, own(run))["models"]] == [0, 1]
+    other = exported(run, 1, data={"fold": 1, "manifest": fingerprint, "weights": "best"})
+    with pytest.raises(ModelFileError, match=r"1\.onnx is not of .*run: another choice of weights"):
+        evaluate_onnx([other], own(run))
 
 
 def test_a_model_of_other_classes(run: Path):

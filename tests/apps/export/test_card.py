@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agecls.card import age_card
-from agecls.card_facts import NOT_MEASURED
+from agecls.report.card import age_card
+from agecls.report.card_facts import NOT_MEASURED
 from apps.export.card import write_card
 from apps.runtime.metadata import ModelFacts
 from tests.agecls.results_by_hand import make_result

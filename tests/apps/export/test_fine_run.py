@@ -20,7 +20,7 @@ from apps.runtime.session import OnnxClassifier
 from finegrained.task import TASK
 from finetune.cli.console import reset
 from finetune.errors import ModelFileError, UsageError
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.boxes import cut
 from finetune.images.decode import decode_image

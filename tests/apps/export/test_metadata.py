@@ -10,7 +10,7 @@ import pytest
 
 from apps.export.metadata import Member, build_facts, exporters, finished_facts, without_paths
 from apps.runtime.metadata import ModelFacts
-from finetune.experiments.record import RunRecord
+from finetune.experiments.records.record import RunRecord
 
 OWN: dict[str, Any] = {
     "class_names": ["0-2", "4-6", "8-12"],

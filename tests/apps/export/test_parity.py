@@ -24,7 +24,7 @@ from apps.export.plan import plan_exports
 from apps.export.run import export_run, load_members
 from finetune.cli.console import reset
 from finetune.errors import ModelFileError, UsageError
-from finetune.experiments.record import RunRecord
+from finetune.experiments.records.record import RunRecord
 from finetune.experiments.result import Result
 from finetune.models.bundle import load_bundle, save_bundle
 from tests.agecls.tiny_ages import tiny

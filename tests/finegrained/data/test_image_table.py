@@ -1,4 +1,4 @@
-"""Tables of images: fixed columns, labels from zero, round trips, and cells that cannot be right."""
+"""Tables of images: fixed columns, labels from zero, round trips, and invalid cells."""
 
 from __future__ import annotations
 

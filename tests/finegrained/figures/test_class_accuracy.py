@@ -73,10 +73,10 @@ def test_classes_with_nothing_right_are_not_called_most_accurate(
 ):
     none = [row | {"right": 0, "accuracy": 0.0} for row in rows(40)]
     titles = [a.get_title(loc="left") for a in drawn_figure(none, tmp_path / "a.png", monkeypatch).axes]
-    assert titles[-1] == "no class has a correct image"
+    assert titles[-1] == "no class has a correct prediction"
     none[7] |= {"right": 4, "accuracy": 40.0}
     figure = drawn_figure(none, tmp_path / "b.png", monkeypatch)
-    assert figure.axes[-1].get_title(loc="left") == "the only 1 with a correct image"
+    assert figure.axes[-1].get_title(loc="left") == "the only 1 with a correct prediction"
     assert len(figure.axes[-1].get_yticklabels()) == 1
 
 

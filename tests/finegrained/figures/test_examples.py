@@ -12,7 +12,7 @@ import pytest
 from finegrained.figures.examples import choose_examples, read_examples
 from finegrained.task import TASK
 from finetune.errors import DataError
-from finetune.experiments.record import RunRecord
+from finetune.experiments.records.record import RunRecord
 from finetune.experiments.result import Result
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import PreprocessSpec, preprocess

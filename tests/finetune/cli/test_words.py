@@ -29,6 +29,10 @@ class Sauce(Worded):
     options: dict[str, int | float | bool | str] = field(default_factory=dict)
     hot: bool = False
 
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        return ("plain", "soy")
+
 
 @dataclass(frozen=True)
 class Meal(WithOldKeys):
@@ -158,3 +162,22 @@ def test_a_word_leaves_out_a_files_options_under_any_key_and_says_so(tmp_path, c
 def test_an_old_key_beside_empty_options_is_read(tmp_path):
     file = written(tmp_path, "sauce:\n  salt: 2\n  options:\n")
     assert meal("--config", file).sauce.options == {"salt": 2}
+
+
+@pytest.mark.parametrize("word", ["soy", "SOY", "soy:salt=2"])
+def test_a_name_is_a_name_though_a_file_is_called_so(tmp_path, monkeypatch, word):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "not an option: 1\n", word)
+    assert meal("--sauce", word).sauce == Sauce(word)
+    assert meal(f"--sauce.name={word}").sauce == Sauce(word)
+
+
+def test_a_file_of_another_name_is_a_sections_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "{name: soy, hot: true}\n", "mine")
+    assert meal("--sauce", "mine").sauce == Sauce("soy", hot=True)
+
+
+def test_an_option_of_a_files_word_is_overridden(tmp_path):
+    file = written(tmp_path, "side: bread:butter=1:salt=2\n")
+    assert meal("--config", file, "--side.options.salt", "3").side == "bread:butter=1:salt=3"

@@ -26,10 +26,10 @@ from finetune.experiments.data_checks import (
     twins_report,
     verify_data,
 )
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import RunRecord
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import RunRecord
+from finetune.experiments.records.splits import Split
 from finetune.experiments.result import Result
-from finetune.experiments.splits import Split
 from finetune.experiments.task import Task
 from finetune.images.manifest import Manifest
 from tests.agecls.tiny_ages import drawn_faces

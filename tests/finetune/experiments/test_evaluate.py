@@ -20,7 +20,7 @@ import finegrained.task
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.config import EvaluateRunConfig
 from finetune.experiments.evaluate import evaluate_run
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result, model_files
 from finetune.experiments.task import Task
 from finetune.experiments.train import train_run

@@ -96,7 +96,7 @@ def again(config: Any, **changes: Any) -> Any:
 
 def leave_out_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no figures, which take most of a tiny run's time."""
-    for name in ("agecls.report.draw_figures", "finegrained.report.draw_class_figures"):
+    for name in ("agecls.report.report.draw_figures", "finegrained.report.draw_class_figures"):
         monkeypatch.setattr(name, lambda *_: [])
     monkeypatch.setattr("finetune.experiments.report.draw_shared", lambda *_: [])
     monkeypatch.setattr("finegrained.report.draw_model_pictures", lambda *_: ([], []))

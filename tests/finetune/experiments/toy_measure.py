@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.experiments.measures import Measure
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.task import Task
 
 

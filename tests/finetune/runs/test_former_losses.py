@@ -8,8 +8,8 @@ import yaml
 from agecls.config import AgeConfig
 from finetune.cli.options import load_config, parse_options
 from finetune.errors import UsageError
-from finetune.experiments.record import RunRecord
-from finetune.experiments.run_settings import loss_text
+from finetune.experiments.records.record import RunRecord
+from finetune.experiments.records.run_settings import loss_text
 from finetune.runs.folder import RunFolder, read_config
 from finetune.runs.former_losses import as_meant, recorded_loss, todays_arm, told_in_full
 from finetune.training.config import LossConfig, RunConfig, to_dict

@@ -13,7 +13,7 @@ import yaml
 from agecls.config import AgeConfig
 from finetune.cli.options import load_config
 from finetune.errors import DataError, UsageError
-from finetune.experiments.run_settings import setting_differences
+from finetune.experiments.records.run_settings import setting_differences
 from finetune.experiments.study.arms import build_arms
 from finetune.experiments.study.cells import CellPlan
 from finetune.experiments.study.finished_runs import read_run

@@ -9,7 +9,7 @@ import pytest
 from agecls.task import TASK as AGE
 from finetune.experiments.exported.card import plain_card, plain_text
 from finetune.experiments.measures import Measure
-from finetune.experiments.record import UNTESTED
+from finetune.experiments.records.record import UNTESTED
 from finetune.experiments.result import Result
 from tests.agecls.results_by_hand import make_result
 from tests.apps.tiny_onnx import tiny_facts

@@ -51,8 +51,8 @@ def test_a_matched_arm_is_cross_entropy_and_knows_its_partner():
         ("crl", "ratio"),
     ]
     assert all(arm.loss == LossConfig("cel") for arm in matched)
-    assert matched[0].title == "CE, rate matched to CRL (alpha 1, beta 0.5, mean factor)"
-    assert matched[3].title == "CE, rate matched to CRL (ratio of sums)"
+    assert matched[0].title == "CE, lr matched to CRL (alpha 1, beta 0.5, mean factor)"
+    assert matched[3].title == "CE, lr matched to CRL (ratio of sums)"
 
 
 def test_the_grid_has_no_doubles_and_its_arms_have_no_controls():

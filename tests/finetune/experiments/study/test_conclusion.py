@@ -115,7 +115,7 @@ def test_arms_with_fewer_seeds_are_named_with_their_n():
     scores = {"cel": [84.0, 84.2, 84.1], "crl": [84.3, 84.4], "focal": [84.0, 84.1, 84.3]}
     words = summarise_study(cells_of(scores), ARMS, MEASURES)["conclusion"]
     assert "CRL (alpha 1.5, beta 1) with 2" in words[-2]
-    assert "CE, rate matched to CRL (mean factor) with none" in words[-2]
+    assert "CE, lr matched to CRL (mean factor) with none" in words[-2]
     assert "focal" not in words[-2]
     assert "Not every arm" not in said()
 

@@ -138,7 +138,7 @@ def test_the_cells_that_follow_are_announced_and_former_arms_are_not_forgotten(t
     said = capsys.readouterr().out
     words = "cel:label_smoothing=0.2, crl, crl:alpha=1:beta=0.5, focal"
     assert f"also holds finished cells of {words}: list them in --losses to see them" in said
-    assert "rate-matched controls come with their CRL (--lr_match)" in said
+    assert "lr-matched controls come with their CRL (--lr_match)" in said
     assert "more follow" not in said
     Engine().run(tmp_path / "other")
     said = capsys.readouterr().out

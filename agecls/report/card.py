@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from agecls.card_facts import (
+from agecls.data.groups import AgeGroups
+from agecls.measures import AGE_RESULT, MEASURES
+from agecls.report.card_facts import (
     HOW_TO_SLICE,
     INTENDED_USE,
     OUT_OF_SCOPE,
@@ -18,14 +20,12 @@ from agecls.card_facts import (
     not_measured,
     pretraining_facts,
 )
-from agecls.data.groups import AgeGroups
-from agecls.measures import AGE_RESULT, MEASURES
-from agecls.report_sections import age_gaps
+from agecls.report.report_sections import age_gaps
 from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
 from finetune.errors import UsageError
 from finetune.experiments.exported.card import PRIVACY
 from finetune.experiments.measures import Measure, shown_in
-from finetune.experiments.predictions import Predictions
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval
@@ -119,11 +119,11 @@ def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
     The folder of one fold of a finished cross-validation leads to the cross-validation itself.
     """
     result = Result.load(run, AGE_RESULT)
-    if result.run["kind"] == "age_cv":
+    if result.record.kind == "age_cv":
         if fold is not None and fold not in result.folds:
             raise UsageError(f"{run} has no fold {fold}: choose among {result.folds}")
         return result, fold
-    own = int(result.run.get("fold", -1))
+    own = result.record.fold
     if fold not in (None, own):
         raise UsageError(f"{run} is the run of fold {own}, it holds no model of fold {fold}")
     whole = run.resolve().parent
@@ -291,13 +291,12 @@ def _crossing(found: Predictions, true: Sequence[int], named: Sequence[int]) -> 
 
 def _training(result: Result, fold: int | None) -> dict[str, Any]:
     """Return how the model was trained, as far as a reader of a card asks."""
-    run = result.run
-    single = result.folder / f"fold{fold}" / "run.json"
-    own = read_json(single) if fold is not None and single.is_file() else run
+    record = result.record
+    own = (None if fold is None else result.part_record(fold)) or record
     keys = ("backbone", "head", "seed", "epochs", "batch_size", "image_size", "test_crops")
     return {
         "loss": result.loss_text,
-        **{key: run.get(key) for key in keys},
-        "n_train": own.get("n_train"),
-        "n_validation": own.get("n_validation"),
+        **{key: getattr(record, key) for key in keys},
+        "n_train": own.n_train,
+        "n_validation": own.n_validation,
     }

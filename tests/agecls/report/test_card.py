@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from agecls.card import age_card, choose_model, crossing_rates, yaw_cells, young_and_adult
-from agecls.card_facts import not_measured, pretraining_facts
+from agecls.report.card import age_card, choose_model, crossing_rates, yaw_cells, young_and_adult
+from agecls.report.card_facts import not_measured, pretraining_facts
 from agecls.scores import score_cross_validation
 from agecls.synthetic.adience import album_name, is_drawn
 from agecls.task import TASK
 from finetune.cli.console import quiet, reset
 from finetune.errors import DataError, UsageError
-from finetune.experiments.record import UNTESTED
+from finetune.experiments.records.record import UNTESTED
 from finetune.experiments.result import Result
 from finetune.experiments.train import train_run
 from finetune.images.manifest import Manifest

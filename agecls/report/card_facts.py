@@ -15,7 +15,7 @@ from agecls.scores import FEWEST_SUBJECTS
 from agecls.synthetic.adience import is_drawn
 from finetune.cli.console import say
 from finetune.experiments.exported.model import CropChoice
-from finetune.experiments.record import UNTESTED
+from finetune.experiments.records.record import UNTESTED
 from finetune.experiments.result import Result
 from finetune.runs.folder import read_json
 
@@ -28,7 +28,7 @@ OUT_OF_SCOPE = (
     "admission, sale, or access to anything",
     "surveillance",
     "profiling of minors",
-    "any decision about a single person",
+    "any decision about an individual",
 )
 HOW_TO_SLICE = (
     "crl age evaluate RUN --data.table your.csv --data.gender_column gender",
@@ -54,14 +54,14 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
     summary, edition, images, subjects, users, per_group (group -> images), left_out (what -> rows), protocol
     with its words, fold, shared_people and subjects_known; what is not known is None. No path of a machine.
     """
-    run, counts = result.run, dict(result.run.get("counts") or {})
+    record, counts = result.record, result.record.counted
     kind, name = _origin(result)
-    manifest, protocol = result.manifest, str(run.get("protocol", ""))
+    manifest, protocol = result.manifest, record.protocol or ""
     per_group = counts.get("per_group")
     if per_group is None and manifest is not None:
         per_group = manifest.class_counts().tolist()
-    users, subjects = counts.get("users"), counts.get("subjects", run.get("subjects"))
-    policy = str(run.get("policy", ""))
+    users, subjects = counts.get("users"), counts.get("subjects", record.subjects)
+    policy = record.policy or ""
     return {
         "kind": kind,
         "name": name,
@@ -69,7 +69,7 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         "policy": policy or None,
         "policy_summary": POLICIES[policy].summary if policy in POLICIES else None,
         "edition": counts.get("edition"),
-        "images": counts.get("images", run.get("n")),
+        "images": counts.get("images", record.n),
         "subjects": subjects,
         "users": users,
         "per_group": dict(zip(result.class_names, per_group, strict=True)) if per_group else None,
@@ -77,14 +77,14 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         "protocol": protocol or None,
         "protocol_words": ALL_IMAGES if fold == -1 else PROTOCOLS.get(protocol),
         "fold": fold,
-        "shared_people": run.get("shared_people"),
+        "shared_people": record.shared_subjects,
         "subjects_known": counts.get("subjects_known", True),
     }
 
 
 def _origin(result: Result) -> tuple[str, str]:
-    counts = result.run.get("counts") or {}
-    if result.run.get("policy") == TABLE_POLICY:
+    counts = result.record.counted
+    if result.record.policy == TABLE_POLICY:
         table = PureWindowsPath(str(counts.get("table") or "")).name
         return "table", f"the table {table}" if table else "a table"
     if is_drawn(result.predictions["user"].tolist() or _manifest_users(result)):
@@ -111,12 +111,12 @@ def _about(kind: str, users: int | None, subjects: int | None) -> str:
         return (
             "These images are drawings that the toolkit made to look like Adience's folders; they show "
             "nobody. The scores show that everything works and nothing about real faces: do not use the "
-            "model on people."
+            "model on photographs of faces."
         )
     if kind == "table":
         return (
             "The images were listed in a table by whoever trained the model. Where they come from, what "
-            "the people on them agreed to, and their terms of use are not recorded here: ask that person."
+            "their subjects agreed to, and their terms of use are not recorded here: ask that person."
         )
     return (
         "The folder is laid out like Adience, but its lists are neither of the two editions known: what the "

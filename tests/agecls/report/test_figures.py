@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agecls.figures import draw_confusion, draw_group_bars
+from agecls.report.figures import draw_confusion, draw_group_bars
 from finetune.figures import canvas
 from tests.agecls.drawing import NAMES
 from tests.finetune.drawing import has_colour, pixels_of
@@ -71,7 +71,7 @@ def test_the_band_encloses_the_cells_within_one_group_and_no_others():
     from matplotlib.figure import Figure
     from matplotlib.path import Path as Outline
 
-    from agecls.figures import _outline_band
+    from agecls.report.figures import _outline_band
 
     axes = Figure().add_subplot()
     _outline_band(axes, 4)
@@ -114,9 +114,9 @@ def test_group_bars_draw_the_intervals_that_are_known(tmp_path: Path, monkeypatc
 
 def test_importing_the_pictures_imports_no_matplotlib():
     modules = (
-        "agecls.figures, finetune.figures.learning_curves, finetune.figures.selection, "
-        "finetune.figures.gallery, agecls.report"
+        "agecls.report.figures, finetune.figures.learning_curves, finetune.figures.selection, "
+        "finetune.figures.gallery, agecls.report.report"
     )
     code = f"import sys, {modules}; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

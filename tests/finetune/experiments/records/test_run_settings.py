@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError
-from finetune.experiments.predictions import Predictions
-from finetune.experiments.record import RunRecord
-from finetune.experiments.result import Result
-from finetune.experiments.run_settings import (
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import RunRecord
+from finetune.experiments.records.run_settings import (
     check_comparable,
     differing,
     environment_differences,
     is_loss,
     setting_differences,
 )
+from finetune.experiments.result import Result
 
 SAME = {"manifest": "1", "policy": "core8", "split": "2", "class_names": ["0-2", "4-6"]}
 

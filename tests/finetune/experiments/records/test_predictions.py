@@ -8,7 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune.errors import DataError
-from finetune.experiments.predictions import check_predictions, log_odds, read_predictions, write_predictions
+from finetune.experiments.records.predictions import (
+    check_predictions,
+    log_odds,
+    read_predictions,
+    write_predictions,
+)
 
 PROBS = np.array([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
 NEGATIVE = np.array([[0, 0], [0, 0], [-0.1, 0.1]])

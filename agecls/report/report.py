@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from agecls import report_sections
-from agecls.figures import draw_confusion, draw_group_bars, group_recalls
 from agecls.measures import MEASURES
+from agecls.report.figures import draw_confusion, draw_group_bars, group_recalls
+from agecls.report import report_sections
 from agecls.scores import Slice, score_cross_validation, slice_scores
 from finetune.cli.console import table
 from finetune.experiments.measures import Measure, shown_in
@@ -20,7 +20,6 @@ from finetune.figures.gallery import draw_heat_maps
 from finetune.figures.markdown import Picture
 from finetune.figures.selection import choose_typical
 from finetune.metrics.classification import confusion_matrix
-from finetune.runs.folder import image_files
 
 INTERVALS = ("exact_interval", "one_off_interval")
 SLICES: tuple[Slice, ...] = ("group", "gender", "subject_count")
@@ -62,7 +61,7 @@ def draw_figures(result: Result, record: Mapping[str, Any]) -> list[Picture]:
     )
     rows = choose_typical(found.target, found.probs)
     draw_heat_maps(
-        image_files(result.run, found.path[rows]),
+        result.image_files(found.path[rows]),
         found.target[rows],
         {result.loss_text: found.probs[rows]},
         names,

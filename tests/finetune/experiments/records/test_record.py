@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from finetune.experiments.record import has_own_report, training_facts
+from finetune.experiments.records.record import RunRecord, has_own_report, training_facts
 from finetune.training.data import TrainingData
 from finetune.training.learner import build_learner
 from finetune.training.optimization.distributed import World
@@ -33,3 +33,23 @@ def test_a_report_of_an_earlier_training_is_not_the_runs_own(tmp_path):
     for earlier in ({"n": 3}, {"minutes": 1.0}, {"scores": {"top1": 25.0}}):
         (tmp_path / "report.json").write_text(json.dumps({**record, **earlier}))
         assert not has_own_report(tmp_path)
+
+
+def test_what_only_one_task_records_is_read_by_name():
+    extra = {
+        "crop": {"kind": "box", "margin": 0.1},
+        "fold": 2,
+        "subjects": 7,
+        "shared_people": 1,
+        "data_set": "cub",
+    }
+    content = {"kind": "age_fold", "class_names": ["a", "b"], "scores": {"baseline": {"top1": 3.0}}, **extra}
+    record = RunRecord.from_dict({**content, "device": {"used": "cpu"}, "counts": {"images": 4}})
+    assert (record.crop, record.fold, record.subjects) == (extra["crop"], 2, 7)
+    assert (record.shared_subjects, record.data_set, record.device_used) == (1, "cub", "cpu")
+    assert (record.baseline, record.counted) == ({"top1": 3.0}, {"images": 4})
+    assert record.to_dict() == {**content, "device": {"used": "cpu"}, "counts": {"images": 4}}
+    nothing = RunRecord.from_dict({"class_names": ["a", "b"], "crop": None})
+    assert (nothing.crop, nothing.fold, nothing.subjects) == ({}, -1, None)
+    assert (nothing.shared_subjects, nothing.data_set, nothing.device_used) == (None, "", "")
+    assert (nothing.baseline, nothing.counted) == (None, {})

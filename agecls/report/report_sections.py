@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from agecls.data.groups import AgeGroups
-from agecls.figures import group_recalls
 from agecls.measures import MEASURES
-from agecls.published import PAPER, TABLE_X
+from agecls.report.figures import group_recalls
+from agecls.report.published import PAPER, TABLE_X
 from finetune.errors import UsageError
 from finetune.experiments import sections
 from finetune.experiments.measures import Measure, shown_in
@@ -196,7 +196,7 @@ def responsible_use(record: Record) -> str:
         f"The model names an *apparent* age group, one of {len(record['class_names'])}.{forced} Accuracy "
         "differs from group to group (see above). What the data do not record, such as skin tone, was not "
         "measured. Not for age verification, for admission or sale, for surveillance, for profiling minors, "
-        "or for any decision about a single person."
+        "or for any decision about an individual."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +59,7 @@ class RunRecord:
         scores: of the test images, in percent; empty where nothing was tested.
         n: test images.
         n_train: training images.
+        train_counts: training images of each class.
         n_validation: validation images.
         counts: what the reader met.
         data_root: the folder that the images were read from.
@@ -98,6 +99,7 @@ class RunRecord:
     scores: Mapping[str, Any] | None = None
     n: int | None = None
     n_train: int | None = None
+    train_counts: Sequence[int] | None = None
     n_validation: int | None = None
     counts: Mapping[str, Any] | None = None
     data_root: str | None = None
@@ -145,6 +147,47 @@ class RunRecord:
     def write(self, file: Path) -> None:
         """Write run.json, whole or not at all."""
         write_json(file, self.to_dict())
+
+    @property
+    def crop(self) -> Mapping[str, Any]:
+        """How images are cut before they are resized: kind and margin; empty where nothing is recorded."""
+        found = self.extra.get("crop")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def counted(self) -> Mapping[str, Any]:
+        """What the reader met; empty where nothing is recorded."""
+        return self.counts or {}
+
+    @property
+    def baseline(self) -> Mapping[str, Any] | None:
+        """The scores of the majority-class baseline, where the run's own scores hold them."""
+        return (self.scores or {}).get("baseline")
+
+    @property
+    def device_used(self) -> str:
+        """The device that the run trained on: cpu or cuda:0; empty where it is not recorded."""
+        return str((self.device or {}).get("used", ""))
+
+    @property
+    def fold(self) -> int:
+        """The fold that the run was tested on; -1 where it is of no fold, or of all."""
+        return int(self.extra.get("fold", -1))
+
+    @property
+    def subjects(self) -> int | None:
+        """How many subjects the images show; None where they are not known."""
+        return self.extra.get("subjects")
+
+    @property
+    def shared_subjects(self) -> int | None:
+        """How many subjects are in both training and test images; None where that is not recorded."""
+        return self.extra.get("shared_people")
+
+    @property
+    def data_set(self) -> str:
+        """The short name of the data set by its layout and classes; empty for any other."""
+        return str(self.extra.get("data_set") or "")
 
     @cached_property
     def identity(self) -> dict[str, Any]:

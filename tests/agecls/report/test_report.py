@@ -167,3 +167,18 @@ def test_odd_names_cannot_become_markup(reported: tuple[Path, dict[str, Any]], t
     assert r"&lt;b&gt;net\|\*x\*&lt;/b&gt;" in page
     assert r"crl\_\[a\](b)" in page
     assert r"![odd \| \[title\]](a%20b/p%281%29.png)" in page
+
+
+def test_the_baseline_is_of_the_labels_that_each_fold_recorded(tmp_path: Path):
+    made = make_result(tmp_path / "run")
+    counts = [[1, 0, 0, 0, 0, 0, 0, 2], [3, 0, 0, 0, 2, 0, 0, 0]]
+    for fold in made.folds:
+        record = {**made.run, "train_counts": counts[fold % 2]}
+        (made.folder / f"fold{fold}" / "run.json").write_text(json.dumps(record))
+    labels = made.train_labels()
+    assert labels is not None
+    assert [labels[fold].tolist() for fold in (0, 1)] == [[0, 7, 7], [0, 0, 0, 4, 4]]
+    report = report_result(TASK, made, resamples=RESAMPLES)
+    assert report["baseline"]["group_per_fold"] == [7, 0, 7, 0, 7]
+    (made.folder / "fold1" / "run.json").unlink()
+    assert made.train_labels() is None

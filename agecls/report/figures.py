@@ -14,7 +14,6 @@ from finetune.figures import canvas
 from finetune.figures.gallery import draw_gallery, draw_heat_maps
 from finetune.figures.markdown import Picture
 from finetune.figures.selection import choose_disagreements, choose_telling
-from finetune.runs.folder import image_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,7 +197,7 @@ def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> li
     """Draw the gallery of disagreements and the heat maps of the most telling images under `out`."""
     first, second = a.predictions.in_order(), b.predictions.in_order()
     target, folder = first.target, out / FIGURES
-    files = image_files(a.run, first.path)
+    files = a.image_files(first.path)
     rows = choose_disagreements(target, first.probs, second.probs)
     draw_gallery(
         rows,

@@ -1,0 +1,1 @@
+"""What a run records: run.json, its predictions, its parts, the settings that two runs share."""
