@@ -213,8 +213,8 @@ def end_study(
 
 def tell_study(summary: Mapping[str, Any]) -> None:
     """Print the first measure of every arm with its paired difference, and the conclusion."""
-    from finetune.experiments.study.conclusion import interval_words, p_text, signed
-    from finetune.figures.markdown import number
+    from finetune.experiments.study.conclusion import interval_words
+    from finetune.figures.markdown import number, p_text, signed
 
     first = summary["measures"][0]
     rows = []
