@@ -78,7 +78,7 @@ def age_card(
     members = _members(result, measures) if several and tested else None
     metrics = (members or {}) if fold is None else _single(result, own, fold, measures)
     data = data_facts(result, fold)
-    if members and data["shared_people"] is None:  # run.json of an earlier toolkit
+    if members and data["subjects_known"] and data["shared_people"] is None:  # run.json of an earlier toolkit
         data["shared_people"] = members["shared_people"]
     card = {
         "intended_use": INTENDED_USE,

@@ -81,7 +81,7 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         "protocol": protocol or None,
         "protocol_words": ALL_IMAGES if fold == -1 else PROTOCOLS.get(protocol),
         "fold": fold,
-        "shared_people": run.get("shared_people"),
+        "shared_people": run.get("shared_people") if counts.get("subjects_known", True) else None,
         "subjects_known": counts.get("subjects_known", True),
     }
 

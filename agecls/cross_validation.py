@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -261,6 +261,7 @@ def joined_record(folds: list[Result], manifest: Manifest, kind: str) -> RunReco
         command=command_line(),
         n=sum(len(fold.predictions) for fold in folds),
         minutes=round(sum(fold.record.minutes or 0.0 for fold in folds), 3),
+        warnings=joined_warnings(folds),
         scores=None,
         n_train=None,
         n_validation=None,
@@ -273,6 +274,17 @@ def joined_record(folds: list[Result], manifest: Manifest, kind: str) -> RunReco
             "subjects": len(set(manifest["subject"].tolist())),
             "devices": sorted({str((fold.record.device or {})["used"]) for fold in folds}),
         },
+    )
+
+
+def joined_warnings(folds: Sequence[Result]) -> tuple[str, ...]:
+    """Return the warnings of all folds; what only some have names them."""
+    told: dict[str, list[str]] = {}
+    for fold in folds:
+        for warning in fold.record.warnings or ():
+            told.setdefault(warning, []).append(str(fold.record.extra["fold"]))
+    return tuple(
+        text if len(own) == len(folds) else f"fold {', '.join(own)}: {text}" for text, own in told.items()
     )
 
 

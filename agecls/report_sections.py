@@ -136,9 +136,12 @@ def calibration(record: Record) -> str:
 def data_line(record: Record) -> str:
     """Return which images were tested, by which label rule, and the hashes that two comparable runs share."""
     shared = record.get("shared_people", record.get("subjects_in_several_folds"))
+    known = (record.get("counts") or {}).get("subjects_known", True)
     exclusive = {None: "", 0: " No subject is in both training and test."}.get(
         shared, f" **{shared} subjects are in both training and test: accuracies are too high to compare.**"
     )
+    if not known:
+        exclusive = " **Subjects are not known**: each image counts as one, and a subject may be in both."
     counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in record["slices"]["group"])
     return (
         f"Label policy {code(record.get('policy', NOT_MEASURED))}: {record['n']:,} test images of "

@@ -161,6 +161,7 @@ def limits(facts: ModelFacts) -> str:
     """Return what the model must not be used for, what it cannot do, and what nobody measured."""
     card, data = facts.card, facts.card.get("data") or {}
     lines = [f"**Not for** {escape('; '.join(card['out_of_scope']))}."] if card.get("out_of_scope") else []
+    lines += [f"**Warning:** {escape(text)}." for text in card.get("warnings") or ()]
     lines += [line for line in (category.boxes_line(facts),) if line]
     if card.get("holes"):
         holes = ", ".join(map(escape, card["holes"]))

@@ -86,9 +86,15 @@ def build_facts(
         training=without_paths(_training(members)),
         pretraining=without_paths(_pretraining(own)),
         metrics=without_paths(card["metrics"]),
-        card=without_paths(card["card"]),
+        card=without_paths({**card["card"], "warnings": list(dict.fromkeys(_warnings(run, members)))}),
         versions={"trained_with": without_paths(own.get("versions", {})), "exported_with": exporters()},
     )
+
+
+def _warnings(run: RunRecord, members: Sequence[Member]) -> list[str]:
+    """Return what the models' own runs warned of; where they do not record it, the whole run."""
+    own = [text for member in members for text in member.facts.get("warnings") or ()]
+    return own if len(members) == 1 and "warnings" in members[0].facts else [*(run.warnings or ())] or own
 
 
 def finished_facts(facts: ModelFacts, precision: PrecisionName, parity: Mapping[str, Any]) -> ModelFacts:

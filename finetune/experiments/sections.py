@@ -54,6 +54,11 @@ def not_drawn(record: Record) -> str | None:
     return "\n".join(f"- {escape(note)}" for note in record.get("not_drawn", ())) or None
 
 
+def warnings_section(record: Record) -> str | None:
+    """Return what the run warned of, a line each; None for nothing."""
+    return "\n".join(f"* {escape(warning)}" for warning in record.get("warnings") or ()) or None
+
+
 def same_data(record: Record, policy: str) -> str:
     """Return the hashes that two comparable runs share; `policy` is what the task calls its label rule."""
     return (

@@ -152,7 +152,19 @@ def test_a_difference_that_one_of_the_tests_does_not_show_is_not_claimed():
     found = compare_results(TASK, result(first), result(second, loss=CRL), resamples=300)
     assert found["top1"]["interval"][0] > 0
     assert found["mcnemar"]["p"] == pytest.approx(0.0625)
-    assert found["conclusion"].startswith("No difference in top-1 accuracy was shown")
+    assert "No difference in top-1 accuracy was shown" in found["conclusion"]
+
+
+def test_a_higher_accuracy_below_the_majority_class_is_said_as_such():
+    """The most frequent class has 144 of 400 images: 30 % is higher than 5 %, and both are below guessing."""
+    images = np.arange(400)
+    found = compare_results(TASK, result(images % 20 == 0), result(images % 10 < 3, loss=CRL), resamples=300)
+    assert found["majority"] == 36
+    lead = "Neither does better than always predicting the most frequent class (30.00 against 36.00 %)"
+    assert found["conclusion"].startswith(lead)
+    assert "is higher, below the majority-class baseline, than cel in top-1" in found["conclusion"]
+    good = compare_results(TASK, result(images % 20 == 0), result(images % 10 < 4, loss=CRL), resamples=300)
+    assert good["conclusion"].startswith("crl (alpha 1.5) is higher than cel")
 
 
 def test_a_lower_second_is_called_lower():

@@ -99,6 +99,8 @@ def compare_results(
         settings, environment: lists of {field, a, b} that differ; changed: "loss" or "head" where nothing
             else differs, "nothing" where no setting does, else "more"; controlled: whether at most the loss
             does;
+        majority: the fraction of the images in the most frequent class, in percent: what guessing scores;
+        warnings: what the runs warned of, each with the run's folder;
         notes, conclusion: sentences.
 
     Raises DataError, with both values, when manifest, policy, split, class names or tested images differ, or
@@ -174,6 +176,8 @@ def _frame(
         "unit": task.resampling(frame).unit,
         "n": len(frame),
         "classes": len(frame.class_names),
+        "majority": 100 * float(np.bincount(frame.target).max() / len(frame)),
+        "warnings": _warnings([*side_a, *side_b]),
         **task.tested(frame),
         "folds": [int(fold) for fold in np.unique(frame.fold)],
         "seeds": [result.record.seed for result in side_a],
@@ -185,6 +189,15 @@ def _frame(
         "notes": notes,
     }
     return comparison, list(zip(first, second, strict=True))
+
+
+def _warnings(results: Sequence[Result]) -> list[str]:
+    """Return what the runs warned of; what all of them say stands without a name."""
+    told: dict[str, list[str]] = {}
+    for result in results:
+        for text in result.record.warnings or ():
+            told.setdefault(text, []).append(result.folder.name)
+    return [text if len(own) == len(results) else f"{', '.join(own)}: {text}" for text, own in told.items()]
 
 
 def _changed(settings: Sequence[Mapping[str, Any]]) -> str:

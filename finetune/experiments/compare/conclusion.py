@@ -17,7 +17,9 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
     task's units, over more cautious ones where there are some, Student's interval over seeds for several runs
     a side, and, where single images are resampled, McNemar's test for one run a side.
     """
-    sentences = [_sentence(comparison, measure) for measure in measures]
+    caution = guessing(comparison, measures[0])
+    sentences = [_sentence(comparison, measure, low=bool(caution)) for measure in measures]
+    sentences = [caution, *sentences] if caution else sentences
     if len(comparison["seeds"]) < 2:
         sentences.append(
             f"One seed a side: the tests are about other test {comparison['unit']}s, not of other training "
@@ -27,7 +29,20 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
     return " ".join(sentences)
 
 
-def _sentence(comparison: Mapping[str, Any], measure: Measure) -> str:
+def guessing(comparison: Mapping[str, Any], measure: Measure) -> str:
+    """Return that neither side does better than guessing the most frequent class; empty where one does."""
+    found = comparison[measure.key]
+    whole = found.get("pooled", found)
+    best, majority = max(whole["a"], whole["b"]), comparison["majority"]
+    if best > majority:
+        return ""
+    return (
+        f"Neither does better than always predicting the most frequent class ({best:.2f} against "
+        f"{majority:.2f} %): nothing was learned that counts, and no difference says which is better."
+    )
+
+
+def _sentence(comparison: Mapping[str, Any], measure: Measure, *, low: bool) -> str:
     (first, second), found = comparison["names"], comparison[measure.key]
     size = f"{signed(found['difference'])} points ({_tested(found, comparison['unit'])})"
     where = f"{comparison['n']:,} images"
@@ -40,6 +55,8 @@ def _sentence(comparison: Mapping[str, Any], measure: Measure) -> str:
             f"{' and '.join(doubts)}."
         )
     direction = "higher" if found["difference"] > 0 else "lower"
+    if low:
+        direction += ", below the majority-class baseline,"
     claim = f"{second} is {direction} than {first} in {measure.label} by {size} on {where}"
     return f"{claim}{_support(comparison, measure)}."
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune.experiments.measures import Measure
 from finetune.experiments.result import Result
+from finetune.experiments.sections import warnings_section
 from finetune.experiments.task import Task, measures_for
 from finetune.figures.markdown import (
     NOT_MEASURED,
@@ -55,6 +56,7 @@ def write_comparison(
     first, second = map(escape, comparison["names"])
     sections = (
         ("Conclusion", escape(comparison["conclusion"])),
+        ("Warnings", warnings_section(comparison)),
         ("Differences", differences(comparison, task)),
         ("Folds", per_fold(comparison, task)),
         ("Seeds", per_seed(comparison, task)),

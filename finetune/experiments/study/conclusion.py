@@ -16,8 +16,10 @@ REMEDY = "Train longer, at another learning rate, or from pretrained weights."
 FACTORS = {"mean": "mean factor", "ratio": "ratio of sums"}  # by `Arm.matches_by`
 
 
-def conclude(summary: Summary) -> list[str]:
+def conclude(summary: Summary, *, learned: bool = True) -> list[str]:
     """Return the conclusion, sentence by sentence, about the first measure of a study's summary.
+
+    Where no arm has `learned` (`at_chance`), no arm is called higher or lower than another.
 
     A difference is claimed only where the Holm-adjusted paired t-test falls below 1 - level and the interval
     excludes zero; where Wilcoxon's test disagrees, that is reported.
@@ -29,6 +31,9 @@ def conclude(summary: Summary) -> list[str]:
     if [row["name"] for row in summary["arms"]] == [summary["baseline"]]:
         only = f"Only cross-entropy ({baseline}) was trained, so nothing is compared."
         return [only, *_about_divergence(summary, label)]
+    if not learned:
+        nothing = "No arm is called higher or lower than another: all are about as good as guessing."
+        return [nothing, *_about_divergence(summary, label)]
     if summary["baseline"] not in {row["name"] for row in summary["arms"]}:
         left_out = "Cross-entropy was left out, so nothing is compared with it."
         return [left_out, *_about_divergence(summary, label)]
