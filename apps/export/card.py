@@ -10,6 +10,7 @@ from agecls.card_facts import NOT_MEASURED as NOT_MEASURED_CROP
 from apps.export import card_category as category
 from apps.export import card_scores as measured
 from apps.export.card_scores import NOT_MEASURED
+from apps.export.metadata import reference_code
 from apps.runtime.metadata import ModelFacts
 from finetune.figures.markdown import code, escape, page, table
 
@@ -97,9 +98,10 @@ def use_it(facts: ModelFacts, file_name: str) -> str:
     return (
         f"```\n{chr(10).join(_aligned(commands))}\n```\n\n```python\n{python}\n```\n\n"
         f"Without the toolkit: the input `images` is uint8 (N, {size}, {size}, 3), RGB, already resized and "
-        f"cropped ({escape(_resizing(facts))}); scaling and normalisation are inside. The outputs are "
+        f"cropped ({escape(spec.describe())}); scaling and normalisation are inside. The outputs are "
         f"`logits` and `probs`, (N, {len(facts.class_names)}). The file's metadata hold the class names in "
-        "order and all facts below."
+        "order, the resize rule and all facts below. They are enough, with NumPy, OpenCV, Pillow and ONNX "
+        f"Runtime:\n\n```python\n{reference_code(file_name)}```"
     )
 
 
@@ -111,14 +113,6 @@ def _aligned(commands: list[str]) -> list[str]:
         f"{command.rstrip():{width}}   # {remark.strip()}" if sign else command
         for command, sign, remark in parts
     ]
-
-
-def _resizing(facts: ModelFacts) -> str:
-    spec = facts.preprocess
-    how, size = "both sides" if spec.resize == "warp" else "the short side", spec.image_size
-    return (
-        f"{how} to {spec.resize_size} by {spec.interpolation} interpolation, then the centre {size} x {size}"
-    )
 
 
 def how_well(facts: ModelFacts) -> str:

@@ -31,6 +31,29 @@ TRAINING += ("schedule", "weight_decay", "augment", "mixup", "cutmix", "ema", "s
 EXPORTERS = {"torch": "torch", "onnx": "onnx", "onnxscript": "onnxscript"}
 RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
 
+# How a program of others computes `probs` of an image; card and docs show these very lines.
+REFERENCE = """\
+import json
+
+import cv2
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession("MODEL.onnx")
+spec = json.loads(session.get_modelmeta().custom_metadata_map["crl_toolkit"])["preprocess"]
+image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))
+(h, w), size, rule = image.shape[:2], spec["image_size"], spec["algorithm"]
+unit = np.array([h, w]) if spec["resize"] == "warp" else min(h, w)
+height, width = (spec["resize_size"] * np.array([h, w]) // unit).tolist()
+shrinking, enlarging = (getattr(cv2, rule[way]["opencv"]) for way in ("shrinking", "enlarging"))
+image = cv2.resize(image, (min(w, width), min(h, height)), interpolation=shrinking)
+image = cv2.resize(image, (width, height), interpolation=enlarging)
+top, left = (height - size) // 2, (width - size) // 2
+crop = image[top : top + size, left : left + size]
+probs = session.run(["probs"], {"images": crop[None]})[0][0]
+"""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -199,3 +222,8 @@ def _pretraining(own: Mapping[str, Any]) -> dict[str, Any]:
         "sha256": source.get("sha256"),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def reference_code(model: str, image: str = "image.jpg") -> str:
+    """Return lines of Python that compute a file's `probs` of an image from its metadata alone."""
+    return REFERENCE.replace('"MODEL.onnx"', repr(model)).replace('"image.jpg"', repr(image))
