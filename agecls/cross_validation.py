@@ -277,8 +277,10 @@ def joined_record(folds: list[Result], manifest: Manifest, kind: str) -> RunReco
     )
 
 
-def joined_warnings(folds: Sequence[Result]) -> tuple[str, ...]:
-    """Return the warnings of all folds; what only some have names them."""
+def joined_warnings(folds: Sequence[Result]) -> tuple[str, ...] | None:
+    """Return the warnings of all folds; what only some have names them. None where none recorded any."""
+    if all(fold.record.warnings is None for fold in folds):
+        return None
     told: dict[str, list[str]] = {}
     for fold in folds:
         for warning in fold.record.warnings or ():

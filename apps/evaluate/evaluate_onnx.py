@@ -28,10 +28,12 @@ from finegrained.data.load import read_fine_data
 from finegrained.scores import fine_scores
 from finegrained.task import TASK as CATEGORIES
 from finetune.cli.console import say, table
-from finetune.errors import DataError, ModelFileError, UsageError
-from finetune.experiments.evaluate import frame_of
+from finetune.errors import DataError, ModelFileError, UsageError, listing
+from finetune.experiments.data_checks import content_hashes
+from finetune.experiments.evaluate import frame_of, tell_shown_again
 from finetune.experiments.predictions import Predictions
 from finetune.experiments.task import Task, measures_for
+from finetune.images.checks import among_digests, unpack_digests
 from finetune.images.manifest import Manifest
 from finetune.runs.files import check_writable
 
@@ -81,7 +83,7 @@ def _score_categories(models: Sequence[OnnxClassifier], config: EvaluateOnnxConf
 def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> dict[str, Any]:
     """Show all models other data; score each, and their average where there are several."""
     manifest = read_data(config.data, with_folds=False).manifest
-    _check_data(models, manifest, config.data)
+    told = _check_data(models, manifest, config.data)
     files: list[Picture] = [manifest.file(row) for row in range(len(manifest))]
     crops = [model.facts.test_crops for model in models]
     found = probabilities(models, files, crops, batch_size=config.batch_size, told="images")
@@ -89,7 +91,7 @@ def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) ->
     average = replace(frame, probs=np.mean(found, axis=0))
     scored = [age_scores(probs, manifest.label) for probs in found]
     both = age_scores(average.probs, average.target)
-    _print_scores(f"{len(manifest)} images of other data", models, scored, both, TASK)
+    _print_scores(told, models, scored, both, TASK)
     slices = {name: slice_scores(average, name) for name in SLICES}  # type: ignore[arg-type]
     for name, cells in slices.items():
         print_slice(name, cells)
@@ -97,13 +99,13 @@ def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) ->
         {"model": str(model.path), "title": model.title, "sha256": model.sha256, **scores}
         for model, scores in zip(models, scored, strict=True)
     ]
-    summary = {"data": f"{len(manifest)} images of other data", "models": lines, **both, "slices": slices}
+    summary = {"data": told, "models": lines, **both, "slices": slices}
     write_results(config.out, summary, {"predictions.parquet": average})
     return summary
 
 
-def _check_data(models: Sequence[OnnxClassifier], manifest: Manifest, config: AgeDataConfig) -> None:
-    """Raise ModelFileError for other classes than the data's; say it where the data was trained on."""
+def _check_data(models: Sequence[OnnxClassifier], manifest: Manifest, config: AgeDataConfig) -> str:
+    """Return what the images are in words; raise ModelFileError for other classes than the data's."""
     first = models[0]
     if first.class_names != manifest.class_names:
         told = f"{short_list(first.class_names)}; the data has {short_list(manifest.class_names)}"
@@ -112,9 +114,42 @@ def _check_data(models: Sequence[OnnxClassifier], manifest: Manifest, config: Ag
         raise DataError("the data holds no image with a label: nothing can be scored")
     trained_on = [model.facts.data.get("manifest") for model in models]
     known = _fingerprints(manifest, config) if any(trained_on) else []
-    for model, fingerprint in zip(models, trained_on, strict=True):
-        if fingerprint in known:
-            say(f"warning: {model.path} was trained on images of this very data, so its scores flatter it")
+    return refuse_seen(models, manifest, known, f"{len(manifest)} images of other data")
+
+
+def refuse_seen(
+    models: Sequence[OnnxClassifier], images: Manifest, fingerprints: Sequence[str], told: str
+) -> str:
+    """Return what the images to be shown are in words: `told`, or that the models were tested on them.
+
+    Seen is a file with the bytes of one that a model was trained or selected on, as `crl fine evaluate` and
+    `crl age evaluate` have it. A file exported before it carried digests warns where `fingerprints` hold its
+    table's.
+
+    Raises DataError for images that one of the models has seen.
+    """
+    hashes = content_hashes(images) if any("contents" in model.facts.data for model in models) else None
+    again = []
+    for model in models:
+        contents = model.facts.data.get("contents")
+        if hashes is None or not isinstance(contents, Mapping):
+            if model.facts.data.get("manifest") in fingerprints:
+                say(
+                    f"warning: {model.path} was trained on images of this very data, so its scores flatter it"
+                )
+            continue
+        seen = among_digests(hashes, unpack_digests(contents.get("seen")))
+        if seen.any():
+            raise DataError(
+                f"{model.path} was trained or validated on {int(seen.sum())} of these {len(images)} images "
+                f"(equal bytes), so that scores on them mean nothing:\n{listing(images['path'][seen].tolist())}"
+                "\nName other data, or score its own test images by --run RUN"
+            )
+        again.append(bool(among_digests(hashes, unpack_digests(contents.get("tested"))).all()))
+    if len(again) < len(models) or not all(again):
+        return told
+    tell_shown_again()
+    return f"{len(images)} test images of the run's own data"
 
 
 def _fingerprints(manifest: Manifest, config: AgeDataConfig) -> list[str]:
@@ -226,16 +261,15 @@ def labels_in_order(model: OnnxClassifier, manifest: Manifest) -> np.ndarray:
 def rows_to_show(models: Sequence[OnnxClassifier], manifest: Manifest) -> tuple[np.ndarray, str]:
     """Return the rows of the test part, or all where the data name none, and what they are in words.
 
-    Says where a model was trained on the same table and no test part shows what it has not seen.
+    Raises DataError for images that a model has seen.
     """
     tested = np.flatnonzero(manifest["split"] == "test")
     rows = tested if len(tested) else np.arange(len(manifest))
     if not len(rows):
         raise DataError("the data holds no image with a class: nothing can be scored")
-    for model in models:
-        if not len(tested) and model.facts.data.get("manifest") == manifest.fingerprint:
-            say(f"warning: {model.path} was trained on images of this very data, so its scores flatter it")
-    return rows, f"{len(rows)} {'test images of the data' if len(tested) else 'images of other data'}"
+    known = [] if len(tested) else [manifest.fingerprint]
+    told = f"{len(rows)} {'test images of the data' if len(tested) else 'images of other data'}"
+    return rows, refuse_seen(models, manifest.select(rows), known, told)
 
 
 def _whole(scores: Mapping[str, Any]) -> dict[str, Any]:

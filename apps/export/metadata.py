@@ -78,6 +78,7 @@ def build_facts(
     crop: Mapping[str, Any] | None,
     crop_source: str,
     card: Mapping[str, Any],
+    contents: Mapping[str, str] | None = None,
 ) -> ModelFacts:
     """Return the facts of a file that holds one model of a run, or the average of several, in float32.
 
@@ -89,12 +90,14 @@ def build_facts(
         crop_source: where that is known from, in words; empty for a model of no faces.
         card: "metrics" and "card" as `agecls.card.age_card` and `finegrained.card.fine_card` return them,
             and under "data" what the task records of the data beyond the names all tasks share.
+        contents: which images the models have seen and were tested on (`RunPictures.contents`).
 
     `test_crops` is center where the run's own protocol looks twice (cam), which a file cannot do.
     """
     own = members[0].facts
     crops = str(own.get("test_crops", "center"))
     data = {"name": card["card"]["data"]["name"], **_data(run, members), **card.get("data", {})}
+    data |= {"contents": dict(contents)} if contents else {}
     return ModelFacts(
         title=title,
         task="age" if own.get("ordered_classes") else "category",

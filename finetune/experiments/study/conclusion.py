@@ -31,9 +31,6 @@ def conclude(summary: Summary, *, learned: bool = True) -> list[str]:
     if [row["name"] for row in summary["arms"]] == [summary["baseline"]]:
         only = f"Only cross-entropy ({baseline}) was trained, so nothing is compared."
         return [only, *_about_divergence(summary, label)]
-    if not learned:
-        nothing = "No arm is called higher or lower than another: all are about as good as guessing."
-        return [nothing, *_about_divergence(summary, label)]
     if summary["baseline"] not in {row["name"] for row in summary["arms"]}:
         left_out = "Cross-entropy was left out, so nothing is compared with it."
         return [left_out, *_about_divergence(summary, label)]
@@ -49,6 +46,9 @@ def conclude(summary: Summary, *, learned: bool = True) -> list[str]:
             f"Every comparison rests on a single seed, so nothing can be concluded about {label}: two "
             "trainings of one loss differ too. Run more seeds.",
         ]
+    if not learned:
+        nothing = "No arm is called higher or lower than another: all are about as good as guessing."
+        return [nothing, *_about_divergence(summary, label)]
     alone = [title for title, found in compared if found["n"] == 1]
     sentences = [*_against_baseline(tested, baseline, label, summary["level"])]
     if alone:
