@@ -140,10 +140,11 @@ def refuse_seen(
             continue
         seen = among_digests(hashes, unpack_digests(contents.get("seen")))
         if seen.any():
+            shown = listing(images["path"][seen].tolist())
             raise DataError(
                 f"{model.path} was trained or validated on {int(seen.sum())} of these {len(images)} images "
-                f"(equal bytes), so that scores on them mean nothing:\n{listing(images['path'][seen].tolist())}"
-                "\nName other data, or score its own test images by --run RUN"
+                f"(equal bytes), so that scores on them mean nothing:\n{shown}\n"
+                "Name other data, or score its own test images by --run RUN"
             )
         again.append(bool(among_digests(hashes, unpack_digests(contents.get("tested"))).all()))
     if len(again) < len(models) or not all(again):
