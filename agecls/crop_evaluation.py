@@ -38,10 +38,12 @@ from finetune.experiments.evaluate import (
 from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder
 from finetune.experiments.task import Task
+from finetune.figures.markdown import method_mark, points, signed
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, prepare
 from finetune.metrics.bootstrap import paired_cluster_bootstrap
+from finetune.metrics.intervals import told_method
 from finetune.runs.folder import read_json
 
 MEASURED, FEWEST_MEASURED = 256, 10
@@ -259,7 +261,8 @@ def tell(summary: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         for score in SCORES if part else ():
             found = part[score]
-            change = "{:+.2f} [{:+.2f}, {:+.2f}]".format(found["difference"], *found["interval"])
+            ends = f"{points(found['interval'])}{method_mark(found, 'interval')}"
+            change = f"{signed(found['difference'])} [{ends}]"
             sides = [f"{found[side]:.2f}" for side in ("own", "detector")]
             rows.append([name, part["n"], score.replace("_", "-"), *sides, change])
     table(
@@ -291,12 +294,13 @@ def _compared(own: Predictions, cut: Predictions) -> dict[str, Any]:
     result: dict[str, Any] = {"n": len(own)}
     for name, score in SCORES.items():
         hits = [100.0 * getattr(side, "correct" if name == "exact" else "one_off") for side in (own, cut)]
-        paired = paired_cluster_bootstrap(hits[0], hits[1], own["subject"], own.fold)
+        paired = paired_cluster_bootstrap(hits[0], hits[1], own["subject"], own.fold, percent=True)
         result[name] = {
             "own": score(own.preds, own.target),
             "detector": score(cut.preds, cut.target),
             "difference": paired.difference,
             "interval": [paired.low, paired.high],
-            "p": paired.p,
+            "p": paired.p if np.isfinite(paired.p) else None,
+            **told_method("interval", paired.method),
         }
     return result

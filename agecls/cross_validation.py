@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -261,6 +261,7 @@ def joined_record(folds: list[Result], manifest: Manifest, kind: str) -> RunReco
         command=command_line(),
         n=sum(len(fold.predictions) for fold in folds),
         minutes=round(sum(fold.record.minutes or 0.0 for fold in folds), 3),
+        warnings=joined_warnings(folds),
         scores=None,
         selected=first.selected if len({fold.record.selected for fold in folds}) == 1 else None,
         n_train=None,
@@ -275,6 +276,19 @@ def joined_record(folds: list[Result], manifest: Manifest, kind: str) -> RunReco
             "subjects": len(set(manifest["subject"].tolist())),
             "devices": sorted({fold.record.device_used for fold in folds}),
         },
+    )
+
+
+def joined_warnings(folds: Sequence[Result]) -> tuple[str, ...] | None:
+    """Return the warnings of all folds; what only some have names them. None where none recorded any."""
+    if all(fold.record.warnings is None for fold in folds):
+        return None
+    told: dict[str, list[str]] = {}
+    for fold in folds:
+        for warning in fold.record.warnings or ():
+            told.setdefault(warning, []).append(str(fold.record.extra["fold"]))
+    return tuple(
+        text if len(own) == len(folds) else f"fold {', '.join(own)}: {text}" for text, own in told.items()
     )
 
 

@@ -12,6 +12,7 @@ from finetune.cli.console import say, table
 from finetune.errors import UsageError
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.task import Task
+from finetune.figures.markdown import method_mark
 
 if TYPE_CHECKING:
     from finetune.experiments.evaluate import Evaluation
@@ -77,6 +78,7 @@ def print_slice(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         told = ["-", "-"]
         if row["exact"] is not None:
             low, high = row["exact_interval"]
-            told = [f"{row['exact']:.1f} [{low:.1f}, {high:.1f}]", f"{row['one_off']:.1f}"]
+            how = method_mark(row, "exact_interval")
+            told = [f"{row['exact']:.1f} [{low:.1f}, {high:.1f}]{how}", f"{row['one_off']:.1f}"]
         lines.append([row["name"], row["images"], row["subjects"], *told])
     table(f"by {name.replace('_', ' ')}", ["", "images", "subjects", "exact %", "one-off %"], lines)

@@ -17,6 +17,7 @@ import numpy as np
 from finetune.experiments.records.predictions import Predictions
 from finetune.metrics import classification as metrics
 from finetune.metrics.bootstrap import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
+from finetune.metrics.intervals import told_method
 from finetune.runs.files import json_text
 
 # Below this many subjects a cell of a slice gets its counts and no conclusion.
@@ -219,9 +220,10 @@ def cell_scores(name: str, cell: Predictions, *, resamples: int = 2000, seed: in
         row[measure], row[f"{measure}_interval"] = None, None
         if subjects >= FEWEST_SUBJECTS:
             interval = cluster_bootstrap_interval(
-                100.0 * hits, cell["subject"], resamples=resamples, seed=seed
+                100.0 * hits, cell["subject"], resamples=resamples, seed=seed, percent=True
             )
             row[measure], row[f"{measure}_interval"] = interval.estimate, [interval.low, interval.high]
+            row |= told_method(f"{measure}_interval", interval.method)
     return row
 
 
@@ -254,9 +256,16 @@ def _intervals(predictions: Predictions, unit: str, resamples: int, seed: int) -
     for measure, hits in (("exact", predictions.correct), ("one_off", predictions.one_off)):
         for name, statistic in estimates:
             interval = cluster_bootstrap_interval(
-                100.0 * hits, clusters, predictions.fold, statistic=statistic, resamples=resamples, seed=seed
+                100.0 * hits,
+                clusters,
+                predictions.fold,
+                statistic=statistic,
+                resamples=resamples,
+                seed=seed,
+                percent=True,
             )
             result |= {f"{measure}_{name}": [interval.low, interval.high]}
+            result |= told_method(f"{measure}_{name}", interval.method)
             result |= {"level": interval.level, "clusters": interval.clusters}
     return result
 

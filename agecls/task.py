@@ -139,13 +139,13 @@ class AgeTask(Task):
         return age_scores(predictions.probs, predictions.target)
 
     def facts(self, config: AgeConfig, data: TaskData, splits: Splits, split: Split) -> dict[str, Any]:
-        """Return the fold, the protocol, and how many subjects there are and are shared."""
-        manifest = data.manifest
+        """Return the fold, the protocol, and how many subjects there are and are shared, if that is known."""
+        manifest, known = data.manifest, data.report.get("subjects_known", True)
         return {
             "fold": split.fold,
             "protocol": config.data.protocol,
             "subjects": len(set(manifest["subject"].tolist())),
-            "shared_people": shared_people(splits.splits, manifest),
+            "shared_people": shared_people(splits.splits, manifest) if known else None,
         }
 
     def table(self, data: TaskData, split: Split) -> Manifest:  # noqa: ARG002

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from math import sqrt
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from finetune.metrics import classification as metrics
+from finetune.metrics.intervals import wilson_interval
 from finetune.runs.files import json_text
 
 LEVEL = 0.95
@@ -83,24 +82,3 @@ def commonest_class_baseline(
         "class": class_names[index],
         "top1": 100 * float((target == index).mean()) if len(target) else None,
     }
-
-
-def wilson_interval(right: int, count: int, level: float = LEVEL) -> tuple[float, float]:
-    """Return Wilson's score interval of a fraction, in percent; NaN without an image.
-
-    With p = right / n and z the normal quantile: (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2/4n^2)) / (1 +
-    z^2/n). It never leaves [0, 100] and does not shrink to a point where all or none are correct.
-    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
-
-    >>> tuple(round(end, 1) for end in wilson_interval(8, 10))
-    (49.0, 94.3)
-    """
-    if not count:
-        return float("nan"), float("nan")
-    share, z = right / count, NormalDist().inv_cdf((1 + level) / 2)
-    middle = share + z**2 / (2 * count)
-    half = z * sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    scale = 100 / (1 + z**2 / count)
-    low = scale * (middle - half) if right else 0.0
-    high = scale * (middle + half) if right < count else 100.0
-    return low, high

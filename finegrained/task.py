@@ -139,7 +139,7 @@ class CategoryTask(Task):
 
     def table(self, data: TaskData, split: Split) -> Manifest:
         """Return the table with the part of each image and the hash of its file."""
-        from finetune.experiments.data_checks import content_hashes
+        from finetune.images.checks import content_hashes
 
         manifest = data.manifest
         parts = split.part_names(len(manifest))

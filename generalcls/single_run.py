@@ -115,8 +115,12 @@ def keep_run(
     from finetune.training.config import to_dict
 
     folder, data = Path(config.run.dir), trainer.data
+    learned = run_warnings(trainer, folder, cell)
+    for warning in learned:
+        say(f"warning: {warning}")
     record = {
         "kind": KIND,
+        "warnings": [*data.notes, *learned],
         "command": command_line(),
         "data": data.name,
         "manifest": data.fingerprint,
@@ -174,6 +178,23 @@ def plain_state(training: Training) -> dict[str, Tensor]:
     return state
 
 
+def run_warnings(trainer: CellTrainer, folder: Path, cell: Cell) -> list[str]:
+    """Return what speaks against the run having learned anything."""
+    import numpy as np
+
+    from finetune.metrics.learning import learning_warnings
+    from generalcls.report import guessing
+
+    odds = np.load(folder / "predictions.npz")["log_odds"].astype(np.float64)
+    return learning_warnings(
+        cell.history,
+        classes=len(trainer.data.class_names),
+        accuracy=cell.scores["accuracy"],
+        majority=guessing(trainer.data),
+        nll=float(np.logaddexp(0, -odds).mean()),
+    )
+
+
 def confusions(trainer: CellTrainer, folder: Path, most: int = 5) -> list[list[str]]:
     """Return rows of the pairs of classes that the run confuses most: truth, prediction, how often."""
     import numpy as np
@@ -208,13 +229,13 @@ def page(trainer: CellTrainer, arm: Arm, cell: Cell, record: Mapping[str, Any]) 
         f"- {cell.device}, {cell.seconds:.0f} seconds; data fingerprint {record['manifest'][:12]}.",
         f"- The majority-class baseline scores {guessing(trainer.data):.2f} %.",
         f"- Command: {markdown.code(record['command'])}",
-        *(f"- {markdown.escape(note)}" for note in trainer.data.notes),
         "- One run: a comparison of losses needs several seeds (`crl general study`).",
     ]
     pairs = [
         [markdown.escape(name) for name in row] for row in confusions(trainer, Path(trainer.config.run.dir))
     ]
     sections = [
+        ("Warnings", markdown.bullets(record.get("warnings") or ())),
         ("Result", markdown.table(["measure", "test"], rows)),
         ("Figures", markdown.show_pictures([curve])),
         ("Most confused", markdown.table(["truth", "prediction", "images"], pairs, 2) if pairs else None),

@@ -118,7 +118,11 @@ def _own_table(metrics: Facts, measures: Sequence[Measure]) -> str:
         key, words = measure.facts_name, measure.label_in("card")
         interval = metrics.get(f"{key}_interval")
         if measure.over == "folds":
-            row = [words, percent(metrics.get(key)), missing if interval is None else ends(interval)]
+            row = [
+                words,
+                percent(metrics.get(key)),
+                missing if interval is None else _marked(metrics, f"{key}_interval"),
+            ]
         elif metrics.get(key) is not None:
             row = [words, in_unit(metrics[key], measure), ""]
         else:
@@ -149,7 +153,7 @@ def _members_table(metrics: Facts, measures: Sequence[Measure]) -> str:
         if measure.over == "folds":
             mean, sd, pooled = (metrics[f"{key}_{part}"] for part in ("mean", "sd", "pooled"))
             spread = percent(mean) if sd is None else f"{number(mean, 1)} ± {percent(sd)}"
-            row = [words, spread, ends(metrics.get(f"{key}_mean_interval")), percent(pooled)]
+            row = [words, spread, _marked(metrics, f"{key}_mean_interval"), percent(pooled)]
         else:
             row = [words, "", "", in_unit(metrics.get(key), measure)]
         rows.append(row + ([percent(baseline[key]) if key in baseline else ""] if baseline else []))
@@ -181,17 +185,23 @@ def _slice_table(title: str, cells: Sequence[Facts]) -> str:
     rows = []
     for cell in cells:
         scores = [
-            _score(cell["exact"], cell["exact_interval"], cell["right"], cell["images"]),
-            _score(cell["one_off"], cell["one_off_interval"], cell["one_off_right"], cell["images"]),
+            _score(cell, "exact", cell["right"]),
+            _score(cell, "one_off", cell["one_off_right"]),
         ]
         rows.append([escape(cell["name"]), f"{cell['images']:,}", f"{cell['subjects']:,}", *scores])
     return table([title, "images", "subjects", "correct group", "correct or next to it"], rows)
 
 
-def _score(value: float | None, interval: Sequence[float] | None, right: int, images: int) -> str:
-    if value is None:
-        return f"{right:,} of {images:,}" if images else "no image"
-    return f"{percent(value)} ({ends(interval)})"
+def _score(cell: Facts, key: str, right: int) -> str:
+    if cell[key] is None:
+        return f"{right:,} of {cell['images']:,}" if cell["images"] else "no image"
+    return f"{percent(cell[key])} ({_marked(cell, f'{key}_interval')})"
+
+
+def _marked(row: Facts, key: str) -> str:
+    """Return an interval as words, and how it was made where resampling could not move."""
+    method = row.get(f"{key}_method")
+    return ends(row.get(key)) + (f", {escape(method)} interval" if method else "")
 
 
 def _mostly(cell: Facts) -> str:
@@ -245,7 +255,7 @@ def _share(rate: Facts) -> str:
         return "no image"
     if rate["rate"] is None:
         return f"{rate['count']:,} of {rate['images']:,} images, {subjects}"
-    return f"{percent(rate['rate'])} of {rate['images']:,} images ({ends(rate['interval'])}), {subjects}"
+    return f"{percent(rate['rate'])} of {rate['images']:,} images ({_marked(rate, 'interval')}), {subjects}"
 
 
 def detector(found: Facts, crop_of_file: Facts | None) -> str:

@@ -11,14 +11,14 @@ from agecls.data.read import read_data
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.config import DataConfig
 from finetune.experiments.exported.model import ExportedModel, OtherData
-from finetune.experiments.exported.other_data import own_options, short_list, tell_seen
+from finetune.experiments.exported.other_data import own_options, refuse_seen, short_list
 from finetune.images.manifest import Manifest
 
 
 def other_faces(asked: DataConfig, models: Sequence[ExportedModel]) -> OtherData:
     """Return all faces of Adience or a table, which may have as few subjects as it likes.
 
-    Raises ModelFileError for other groups than the models'; says where a model was trained on these faces.
+    Raises ModelFileError for other groups than the models', DataError for images that a model has seen.
     """
     config = own_options(asked, AgeDataConfig, "not for data of age groups")
     manifest = read_data(config, with_folds=False).manifest
@@ -28,9 +28,10 @@ def other_faces(asked: DataConfig, models: Sequence[ExportedModel]) -> OtherData
         raise ModelFileError(f"{first.path} has other classes than the data: {told} (--data.groups)")
     if not len(manifest):
         raise DataError("the data holds no image with a label: nothing can be scored")
-    if any(model.facts.data.get("manifest") for model in models):
-        tell_seen(models, _fingerprints(manifest, config))
-    return OtherData(manifest, manifest.label, f"{len(manifest)} images of other data")
+    trained_on = [model.facts.data.get("manifest") for model in models]
+    known = _fingerprints(manifest, config) if any(trained_on) else []
+    told = refuse_seen(models, manifest, known, f"{len(manifest)} images of other data")
+    return OtherData(manifest, manifest.label, told)
 
 
 def _fingerprints(manifest: Manifest, config: AgeDataConfig) -> list[str]:

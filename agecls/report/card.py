@@ -29,6 +29,7 @@ from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval
+from finetune.metrics.intervals import METHOD, told_method
 from finetune.runs.files import json_text
 from finetune.runs.folder import read_json
 
@@ -77,7 +78,7 @@ def age_card(
     members = _members(result, measures) if several and tested else None
     metrics = (members or {}) if fold is None else _single(result, own, fold, measures)
     data = data_facts(result, fold)
-    if members and data["shared_people"] is None:  # run.json of an earlier toolkit
+    if members and data["subjects_known"] and data["shared_people"] is None:  # run.json of an earlier toolkit
         data["shared_people"] = members["shared_people"]
     card = {
         "intended_use": INTENDED_USE,
@@ -147,7 +148,12 @@ def _single(result: Result, own: Predictions, fold: int, measures: Sequence[Meas
         "n": scores["n"],
         **{measure.facts_name: scores[measure.score_name] for measure in told},
         "subjects": cell["subjects"],
-        **{f"{one.facts_name}_interval": cell[f"{one.key}_interval"] for one in told if one.over == "folds"},
+        **{
+            f"{one.facts_name}_interval{kind}": cell[f"{one.key}_interval{kind}"]
+            for one in told
+            for kind in ("", METHOD)
+            if one.over == "folds" and f"{one.key}_interval{kind}" in cell
+        },
         "baseline": _baseline(result, fold),
     }
 
@@ -167,6 +173,11 @@ def _members(result: Result, measures: Sequence[Measure]) -> dict[str, Any]:
         **plain,
         **{name: scores[name] for name in over},
         **{name: ends if scores["subjects"] >= FEWEST_SUBJECTS else None for name, ends in means.items()},
+        **{
+            f"{name}_mean_interval{METHOD}": scores["intervals"][f"{name}_mean{METHOD}"]
+            for name in names
+            if f"{name}_mean{METHOD}" in scores["intervals"]
+        },
         "shared_people": scores["subjects_in_several_folds"],
         "baseline": _baseline(result, None),
     }
@@ -277,8 +288,10 @@ def _crossing(found: Predictions, true: Sequence[int], named: Sequence[int]) -> 
     subjects = len(np.unique(cell["subject"]))
     told: dict[str, Any] = {"rate": None, "interval": None}
     if subjects >= FEWEST_SUBJECTS:
-        ends = cluster_bootstrap_interval(100.0 * hits, cell["subject"])
-        told = {"rate": ends.estimate, "interval": [ends.low, ends.high]}
+        ends = cluster_bootstrap_interval(100.0 * hits, cell["subject"], percent=True)
+        told = {"rate": ends.estimate, "interval": [ends.low, ends.high]} | told_method(
+            "interval", ends.method
+        )
     return {
         "of": [found.class_names[index] for index in true],
         "named": [found.class_names[index] for index in named],

@@ -77,7 +77,7 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         "protocol": protocol or None,
         "protocol_words": ALL_IMAGES if fold == -1 else PROTOCOLS.get(protocol),
         "fold": fold,
-        "shared_people": record.shared_subjects,
+        "shared_people": record.shared_subjects if counts.get("subjects_known", True) else None,
         "subjects_known": counts.get("subjects_known", True),
     }
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from agecls.measures import MEASURES
-from agecls.report.figures import draw_confusion, draw_group_bars, group_recalls
 from agecls.report import report_sections
+from agecls.report.figures import draw_confusion, draw_group_bars, group_recalls
 from agecls.scores import Slice, score_cross_validation, slice_scores
 from finetune.cli.console import table
 from finetune.experiments.measures import Measure, shown_in

@@ -19,7 +19,7 @@ from agecls.report.published import PAPER, TABLE_X
 from finetune.errors import UsageError
 from finetune.experiments import sections
 from finetune.experiments.measures import Measure, shown_in
-from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, number, table
+from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, method_mark, number, table
 
 Record = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
         mean, sd = record[f"{key}_mean"], record[f"{key}_sd"]
         spread = f"**{number(mean)}** (one fold)" if sd is None else f"**{number(mean)} ± {number(sd)}**"
         row = [measure.label_in("report"), spread, number(record[f"{key}_pooled"])]
-        row += [interval(kind[f"{key}_mean"]) for kind in (intervals, albums) if kind]
+        row += [_ends(kind, f"{key}_mean") for kind in (intervals, albums) if kind]
         row += [number(baseline[f"{key}_mean"])] if baseline else []
         rows.append(row)
     notes = (
@@ -51,6 +51,11 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
 def _interval_header(intervals: Record, unit: str) -> str:
     level = f"{100 * intervals['level']:g} % interval"
     return f"{level} of the mean ({intervals['clusters']:,} {unit} resampled)"
+
+
+def _ends(row: Record, key: str) -> str:
+    """Return an interval as words, and how it was made where resampling could not move."""
+    return interval(row[key]) + escape(method_mark(row, key))
 
 
 def _baseline_groups(record: Record) -> str:
@@ -79,7 +84,7 @@ def per_group(record: Record) -> str:
         found = [number(float(exact[place])), number(float(one_off[place]))]
         if not cell["images"]:
             found = ["no images", "no images"]
-        ends = [interval(cell["exact_interval"]), interval(cell["one_off_interval"])]
+        ends = [_ends(cell, "exact_interval"), _ends(cell, "one_off_interval")]
         cells = [found[0], ends[0], found[1], ends[1]]
         rows.append([escape(cell["name"]), f"{cell['images']:,}", f"{cell['subjects']:,}", *cells])
     header = ["true group", "images", "subjects", "exact", "95 % interval", "one-off", "95 % interval"]
@@ -94,9 +99,9 @@ def per_slice(cells: Sequence[Record], name: str) -> str:
             f"{cell['images']:,}",
             f"{cell['subjects']:,}",
             number(cell["exact"]),
-            interval(cell["exact_interval"]),
+            _ends(cell, "exact_interval"),
             number(cell["one_off"]),
-            interval(cell["one_off_interval"]),
+            _ends(cell, "one_off_interval"),
         ]
         for cell in cells
     ]
@@ -131,9 +136,12 @@ def calibration(record: Record) -> str:
 def data_line(record: Record) -> str:
     """Return which images were tested, by which label rule, and the hashes that two comparable runs share."""
     shared = record.get("shared_people", record.get("subjects_in_several_folds"))
+    known = (record.get("counts") or {}).get("subjects_known", True)
     exclusive = {None: "", 0: " No subject is in both training and test."}.get(
         shared, f" **{shared} subjects are in both training and test: accuracies are too high to compare.**"
     )
+    if not known:
+        exclusive = " **Subjects are not known**: each image counts as one, and a subject may be in both."
     counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in record["slices"]["group"])
     return (
         f"Label policy {code(record.get('policy', NOT_MEASURED))}: {record['n']:,} test images of "

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from apps.export.metadata import reference_code
 from apps.runtime.metadata import ModelFacts
 from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN
 from finetune.experiments.exported.lookup import card_text
@@ -66,9 +67,10 @@ def use_it(facts: ModelFacts, file_name: str) -> str:
     return (
         f"```\n{chr(10).join(_aligned(commands))}\n```\n\n```python\n{python}\n```\n\n"
         f"Without the toolkit: the input `images` is uint8 (N, {size}, {size}, 3), RGB, already resized and "
-        f"cropped ({escape(_resizing(facts))}); scaling and normalisation are inside. The outputs are "
+        f"cropped ({escape(spec.describe())}); scaling and normalisation are inside. The outputs are "
         f"`logits` and `probs`, (N, {len(facts.class_names)}). The file's metadata hold the class names in "
-        "order and all facts below."
+        "order, the resize rule and all facts below. They are enough, with NumPy, OpenCV, Pillow and ONNX "
+        f"Runtime:\n\n```python\n{reference_code(file_name)}```"
     )
 
 
@@ -82,18 +84,11 @@ def _aligned(commands: list[str]) -> list[str]:
     ]
 
 
-def _resizing(facts: ModelFacts) -> str:
-    spec = facts.preprocess
-    how, size = "both sides" if spec.resize == "warp" else "the short side", spec.image_size
-    return (
-        f"{how} to {spec.resize_size} by {spec.interpolation} interpolation, then the centre {size} x {size}"
-    )
-
-
 def limits(facts: ModelFacts, text: CardText) -> str:
     """Return what the model must not be used for, what it cannot do, and what nobody measured."""
     card = facts.card
     lines = [f"**Not for** {escape('; '.join(card['out_of_scope']))}."] if card.get("out_of_scope") else []
+    lines += [f"**Warning:** {escape(line)}." for line in card.get("warnings") or ()]
     lines += text.warnings
     lines.append(f"Any image gets an answer, also one that shows {text.anything_else}.")
     lines += [f"Made for: {escape(card['intended_use'])}"] if card.get("intended_use") else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,13 @@ import numpy as np
 
 from apps.export.plan import run_task
 from finetune.errors import DataError
+from finetune.experiments.data_checks import HASHES, SEEN_PARTS
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord
 from finetune.experiments.result import read_predicted
 from finetune.experiments.task import Task
 from finetune.images.boxes import cut
+from finetune.images.checks import content_hashes, pack_digests
 from finetune.images.decode import decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, preprocess
@@ -68,6 +70,21 @@ class RunPictures:
     def rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows that the model of `fold` was trained on and tested on; -1 is of no fold."""
         return self.task.model_rows(self.record, self.manifest, fold)
+
+    def contents(self, folds: Sequence[int]) -> dict[str, str]:
+        """Return which images the folds' models have seen, and which all were tested on and none has seen.
+
+        By the bytes of the files, as `finetune.images.checks.pack_digests` writes them.
+        """
+        count = len(self.manifest)
+        seen = np.zeros(count, dtype=bool)
+        tested = np.ones(count, dtype=bool)
+        for fold in folds:
+            test = np.isin(np.arange(count), self.rows(fold)[1])
+            seen |= np.isin(self.manifest["part"], SEEN_PARTS) if "part" in self.manifest else ~test
+            tested &= test
+        hashes = self.manifest[HASHES] if HASHES in self.manifest else content_hashes(self.manifest)
+        return {"seen": pack_digests(hashes[seen]), "tested": pack_digests(hashes[tested & ~seen])}
 
     def tested(self, folder: Path, file: Path, fold: int) -> Predictions | None:
         """Return what the run predicted with the weights in `file`; None where it never tested them."""

@@ -31,6 +31,29 @@ TRAINING += ("schedule", "weight_decay", "augment", "mixup", "cutmix", "ema", "s
 EXPORTERS = {"torch": "torch", "onnx": "onnx", "onnxscript": "onnxscript"}
 RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
 
+# How a program of others computes `probs` of an image; card and docs show these very lines.
+REFERENCE = """\
+import json
+
+import cv2
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession("MODEL.onnx")
+spec = json.loads(session.get_modelmeta().custom_metadata_map["crl_toolkit"])["preprocess"]
+image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))
+(h, w), size, rule = image.shape[:2], spec["image_size"], spec["algorithm"]
+unit = np.array([h, w]) if spec["resize"] == "warp" else min(h, w)
+height, width = (spec["resize_size"] * np.array([h, w]) // unit).tolist()
+shrinking, enlarging = (getattr(cv2, rule[way]["opencv"]) for way in ("shrinking", "enlarging"))
+image = cv2.resize(image, (min(w, width), min(h, height)), interpolation=shrinking)
+image = cv2.resize(image, (width, height), interpolation=enlarging)
+top, left = (height - size) // 2, (width - size) // 2
+crop = image[top : top + size, left : left + size]
+probs = session.run(["probs"], {"images": crop[np.newaxis]})[0][0]
+"""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -56,6 +79,7 @@ def build_facts(
     crop: Mapping[str, Any] | None,
     crop_source: str,
     card: Mapping[str, Any],
+    contents: Mapping[str, str] | None = None,
 ) -> ModelFacts:
     """Return the facts of a file that holds one model of a run, or the average of several, in float32.
 
@@ -68,6 +92,7 @@ def build_facts(
         crop_source: where that is known from, in words; empty for a model of no faces.
         card: "metrics" and "card" as `Task.card` returns them, and under "data" what the task records of the
             data beyond the names all tasks share.
+        contents: which images the models have seen and were tested on (`RunPictures.contents`).
 
     `test_crops` is center where the run's own protocol looks twice (cam), which a file cannot do.
     """
@@ -78,6 +103,7 @@ def build_facts(
         **_data(run, members),
         **card.get("data", {}),
     }
+    data |= {"contents": dict(contents)} if contents else {}
     return ModelFacts(
         title=title,
         task=kind,
@@ -92,9 +118,15 @@ def build_facts(
         training=without_paths(_training(members)),
         pretraining=without_paths(_pretraining(own)),
         metrics=without_paths(card["metrics"]),
-        card=without_paths(card["card"]),
+        card=without_paths({**card["card"], "warnings": list(dict.fromkeys(_warnings(run, members)))}),
         versions={"trained_with": without_paths(own.get("versions", {})), "exported_with": exporters()},
     )
+
+
+def _warnings(run: RunRecord, members: Sequence[Member]) -> list[str]:
+    """Return what the models' own runs warned of; where they do not record it, the whole run."""
+    own = [text for member in members for text in member.facts.get("warnings") or ()]
+    return own if len(members) == 1 and "warnings" in members[0].facts else [*(run.warnings or ())] or own
 
 
 def finished_facts(facts: ModelFacts, precision: PrecisionName, parity: Mapping[str, Any]) -> ModelFacts:
@@ -199,3 +231,8 @@ def _pretraining(own: Mapping[str, Any]) -> dict[str, Any]:
         "sha256": source.get("sha256"),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def reference_code(model: str, image: str = "image.jpg") -> str:
+    """Return lines of Python that compute a file's `probs` of an image from its metadata alone."""
+    return REFERENCE.replace('"MODEL.onnx"', repr(model)).replace('"image.jpg"', repr(image))

@@ -91,6 +91,7 @@ def export_model(
         crop=crop,
         crop_source=crop_source,
         card=pictures.task.card(folder, plan.fold, tested=plan.files[0].name == MODEL_FILE),
+        contents=pictures.contents(plan.folds),
     )
     with tempfile.TemporaryDirectory(prefix="crl-export-") as scratch:
         check = Check(Path(scratch), facts, graph, real)

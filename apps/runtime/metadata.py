@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeVar, get_args
 
 from agecls.faces.crop import FaceCrop
 from finetune.errors import CrlError, ModelFileError
-from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
+from finetune.images.preprocess import ALGORITHM, TEST_CROPS, PreprocessSpec
 from finetune.runs.files import json_text
 
 METADATA_KEY = "crl_toolkit"
-SCHEMA = 1
+SCHEMA = 2  # 2 states the resize rule under preprocess.algorithm
+READ = (1, SCHEMA)
 MAX_CHARACTERS = 4_000_000
 LONGEST_NAME = 200
 UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # kinds of characters that nobody sees, or that steer
@@ -82,7 +83,8 @@ class ModelFacts:
 
     def to_json(self) -> str:
         """Return the facts as one JSON text with the schema's version (NaN becomes null)."""
-        return json_text({"schema": SCHEMA, **asdict(self), "preprocess": self.preprocess.to_dict()})
+        preprocess = {**self.preprocess.to_dict(), "algorithm": self.preprocess.algorithm()}
+        return json_text({"schema": SCHEMA, **asdict(self), "preprocess": preprocess})
 
     @classmethod
     def from_json(cls, text: str) -> ModelFacts:
@@ -108,6 +110,7 @@ class ModelFacts:
         if alike:
             raise ModelFileError(f"its class_names {alike[:2]!a} look the same: nobody could tell them apart")
         _check_numbers(values["preprocess"])
+        _check_algorithm(values["preprocess"].pop("algorithm", None))
         _check_shown(values)
         spec = _rebuilt("preprocessing", PreprocessSpec.from_dict, values["preprocess"])
         if values["crop"] is not None:
@@ -142,8 +145,9 @@ def _read(text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ModelFileError(f"its facts must be one JSON object, got {type(values).__name__}")
     schema = values.pop("schema", None)
-    if type(schema) is not int or schema != SCHEMA:
-        raise ModelFileError(f"its facts have schema {schema}, this toolkit reads {SCHEMA}: export it again")
+    if type(schema) is not int or schema not in READ:
+        known = " and ".join(map(str, READ))
+        raise ModelFileError(f"its facts have schema {schema}, this toolkit reads {known}: export it again")
     return values
 
 
@@ -195,6 +199,15 @@ def _check_numbers(preprocess: Mapping[str, Any]) -> None:
             raise ModelFileError(
                 f"its preprocessing cannot be read: {name} is a list of numbers, got {str(numbers)[:80]!r}"
             )
+
+
+def _check_algorithm(rule: Any) -> None:
+    """Raise ModelFileError for a resize rule that is not this toolkit's; files of schema 1 state none."""
+    if rule is not None and (not isinstance(rule, dict) or rule.get("schema") != ALGORITHM):
+        raise ModelFileError(
+            f"its preprocessing follows the resize rule {str(rule)[:80]!r}, this toolkit applies number "
+            f"{ALGORITHM}: use a toolkit of its version"
+        )
 
 
 def _check_shown(values: Mapping[str, Any]) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from finegrained.heads.bilinear import unit_classifier
-from finegrained.heads.pooling import check_weights, constant_scale, full_precision, gram, wide
+from finegrained.heads.pooling import (
+    EVERYDAY_SCALE,
+    check_positive,
+    check_weights,
+    constant_scale,
+    full_precision,
+    gram,
+    wide,
+)
 from finetune.errors import UsageError
 from finetune.models.heads.base import FeatureDims, Head, HeadOutput
 
@@ -86,7 +94,7 @@ def _trace(matrices: Tensor) -> Tensor:
 class CovarianceHead(Head):
     """A linear classifier on the square root of the last map's covariance (iSQRT-COV).
 
-    X' = relu(bn(conv1x1(X))), Sigma = cov(X'), logits = W triu(sqrt(Sigma)) + b
+    X' = relu(bn(conv1x1(X))), Sigma = cov(X'), logits = W scale triu(sqrt(Sigma)) + b
 
     The 1x1 convolution brings the map to `dim` channels; the classifier reads the upper triangle with its
     diagonal, dim (dim + 1) / 2 entries (32,896 at 256). Covariance and root are computed in float32.
@@ -97,6 +105,8 @@ class CovarianceHead(Head):
         num_classes: K.
         dim: channels after the 1x1 convolution, >= 2.
         iterations: of Newton-Schulz, >= 1.
+        scale: > 0, multiplies the triangle; the weights feel its square times the learning rate. 10 as the
+            head's option, so that ordinary learning rates do; 1 is the published form.
 
     Raises UsageError for options out of range, for more than 200 million parameters, and in `forward` for a
     map of a single location, whose covariance is zero for every image.
@@ -109,9 +119,17 @@ class CovarianceHead(Head):
     default_taps: ClassVar[tuple[Tap, ...]] = ("last",)
     uses_embedding: ClassVar[bool | Literal["pooled"]] = False
     upper: Tensor
+    scale: Tensor
 
     def __init__(
-        self, tap: Tap, channels: int, num_classes: int, *, dim: int = 256, iterations: int = 5
+        self,
+        tap: Tap,
+        channels: int,
+        num_classes: int,
+        *,
+        dim: int = 256,
+        iterations: int = 5,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         if dim < 2:
@@ -121,17 +139,19 @@ class CovarianceHead(Head):
         what = f"an isqrt_cov head of dim {dim} on {channels} channels with {num_classes} classes"
         weights = channels * dim + dim * (dim + 1) // 2 * num_classes
         check_weights(what, weights, "choose a smaller --head.options.dim, such as 256")
+        check_positive(scale=scale)
         self.tap, self.iterations = tap, iterations
         convolution = nn.Conv2d(channels, dim, 1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         self.reduce = nn.Sequential(convolution, nn.BatchNorm2d(dim), nn.ReLU(inplace=True))
         rows, columns = torch.triu_indices(dim, dim)
         self.register_buffer("upper", rows * dim + columns, persistent=False)
+        self.register_buffer("scale", torch.tensor(float(scale)))
         self.classifier = unit_classifier(len(self.upper), num_classes)
 
     def forward(self, features: Features, target: Tensor | None = None) -> HeadOutput:  # noqa: ARG002
         """Return the logits; the target is not looked at."""
-        return HeadOutput(self.classifier(self.descriptor(features)))
+        return HeadOutput(self.classifier(self.scale * self.descriptor(features)))
 
     def descriptor(self, features: Features) -> Tensor:
         """Return the upper triangles (B, dim (dim + 1) / 2) of the roots, row by row, in float32."""
@@ -144,8 +164,21 @@ class CovarianceHead(Head):
         root = matrix_sqrt(covariance(self.reduce(x)), self.iterations)
         return root.flatten(1)[:, self.upper]
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load weights; those saved before there was a scale were trained with 1."""
+        state_dict.setdefault(f"{prefix}scale", torch.ones_like(self.scale))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @classmethod
-    def build(cls, backbone: FeatureDims, num_classes: int, *, dim: int = 256, iterations: int = 5) -> Self:
+    def build(
+        cls,
+        backbone: FeatureDims,
+        num_classes: int,
+        *,
+        dim: int = 256,
+        iterations: int = 5,
+        scale: float = EVERYDAY_SCALE,
+    ) -> Self:
         """Return the head that fits this backbone; see the class for the options."""
         tap = backbone.taps[0]
-        return cls(tap, backbone.map_dims[tap], num_classes, dim=dim, iterations=iterations)
+        return cls(tap, backbone.map_dims[tap], num_classes, dim=dim, iterations=iterations, scale=scale)

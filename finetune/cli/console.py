@@ -9,8 +9,9 @@ from __future__ import annotations
 import html
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,10 +24,15 @@ BAR_WIDTH = 24  # characters
 NOTEBOOK_SECONDS = 0.2  # between two lines of a notebook's bar, each of which is a message to the browser
 
 
+WARNINGS = ("warning: ", "notice: ", "note: ")  # how a message begins that a record keeps
+FIRST_LINES = 3  # of a list below a warning that a record keeps
+
+
 @dataclass
 class _Output:
     json: bool = False
     quiet: bool = False
+    heard: list[list[str]] = field(default_factory=list)
 
     @property
     def stream(self) -> TextIO:
@@ -53,8 +59,39 @@ def reset() -> None:
 
 def say(message: str) -> None:
     """Print one message for the user; escape sequences in it (from a file's name, say) are spelled out."""
+    if message.startswith(WARNINGS):
+        for heard in _output.heard:
+            heard.append(_as_kept(message))
     if not _output.quiet:
         print(printable(message), file=_output.stream, flush=True)
+
+
+@contextmanager
+def hear_warnings() -> Iterator[list[str]]:
+    """Collect the warnings, notices and notes said inside the `with`, each as one line.
+
+    A list below a warning is kept up to its third line.
+
+    >>> with hear_warnings() as heard:
+    ...     say("warning: 5 images are gone:\\n  a.jpg\\n  b.jpg")
+    warning: 5 images are gone:
+      a.jpg
+      b.jpg
+    >>> heard
+    ['5 images are gone: a.jpg, b.jpg']
+    """
+    heard: list[str] = []
+    _output.heard.append(heard)
+    try:
+        yield heard
+    finally:
+        _output.heard[:] = [other for other in _output.heard if other is not heard]
+
+
+def _as_kept(message: str) -> str:
+    first, *rest = (line.strip() for line in message.partition(": ")[2].splitlines())
+    more = ", ..." if len(rest) > FIRST_LINES else ""
+    return f"{first} {', '.join(rest[:FIRST_LINES])}{more}".strip()
 
 
 def printable(text: str) -> str:

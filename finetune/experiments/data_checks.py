@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from finetune.cli.console import say
-from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
 from finetune.experiments.config import VerifyConfig
 from finetune.experiments.records.splits import Split, Splits
-from finetune.images.cache_file import UNREADABLE, hash_files, map_files
-from finetune.images.checks import equal_files
+from finetune.images.cache_file import map_files
+from finetune.images.checks import content_hashes, equal_files
 from finetune.images.decode import reason_to_refuse
 from finetune.images.manifest import Manifest
 
@@ -139,6 +138,8 @@ def tell_twins(twins: EqualContents, same_content: str) -> None:
         say(f"warning: {_told(twins.validated, 'in training and validation')}")
     if twins.tested:
         told = _told(twins.tested, "in training and test")
+        tested = len({path for _, path in twins.tested})
+        told = f"{tested} test images have an equal image in training or validation; {told}"
         if same_content == "error":
             raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
         say(f"warning: {told}")
@@ -147,12 +148,6 @@ def tell_twins(twins: EqualContents, same_content: str) -> None:
 def _told(pairs: Pairs, where: str) -> str:
     lines = listing([" = ".join(pair) for pair in pairs])
     return f"{len(pairs)} pairs of images {where} are the same bytes:\n{lines}"
-
-
-def content_hashes(manifest: Manifest) -> np.ndarray:
-    """Return the SHA-256 of every row's file, hexadecimal; empty where it cannot be read."""
-    found = hash_files([manifest.file(row) for row in range(len(manifest))], core_count())
-    return np.array(["" if name.startswith(UNREADABLE) else name for name in found], dtype=str)
 
 
 def seen_rows(result: Result, table: Manifest) -> np.ndarray:

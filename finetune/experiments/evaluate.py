@@ -15,6 +15,7 @@ from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
 from finetune.experiments.config import EvaluateRunConfig
 from finetune.experiments.data_checks import refuse_seen_images
+from finetune.experiments.exported.other_data import tell_shown_again
 from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder, run_table
 from finetune.experiments.task import Task
@@ -169,14 +170,6 @@ def rows_of(table: Manifest, path: np.ndarray, folder: Path) -> np.ndarray:
     if unknown:
         raise DataError(f"{folder}/manifest.parquet lacks images that were tested:\n{listing(unknown)}")
     return np.array([place[name] for name in path.tolist()], dtype=np.int64)
-
-
-def tell_shown_again() -> None:
-    """Say what a second look at the run's own test images must not be used for."""
-    say(
-        "note: these test images were scored when the run ended; to choose weights or crops by their "
-        "scores would be to train on them"
-    )
 
 
 def other_images(task: Task, result: Result, config: EvaluateRunConfig) -> tuple[Shown, str]:

@@ -11,7 +11,7 @@ import numpy as np
 from finetune.cli.console import say
 from finetune.errors import DataError
 from finetune.experiments.result import Result
-from finetune.experiments.sections import CURVES_NOTE, FIGURES, figure, not_drawn, what_ran
+from finetune.experiments.sections import CURVES_NOTE, FIGURES, figure, not_drawn, warnings_section, what_ran
 from finetune.experiments.task import Task
 from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
 from finetune.figures.markdown import Picture, escape, page, show_pictures
@@ -88,6 +88,7 @@ def write_report(
     """
     write_json(folder / "report.json", {**record, "pictures": [item.file.as_posix() for item in figures]})
     sections = [
+        ("Warnings", warnings_section(record)),
         *task.sections(record),
         ("Figures", show_pictures(figures)),
         ("Not drawn", not_drawn(record)),

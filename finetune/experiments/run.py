@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.cli.console import say
+from finetune.cli.console import hear_warnings, say
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
@@ -17,6 +17,7 @@ from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
 from finetune.images.cache import ImageSource, open_pictures
 from finetune.images.preprocess import PreprocessSpec
+from finetune.metrics.learning import prediction_warnings
 from finetune.models.bundle import save_bundle
 from finetune.models.heads.registry import head_class, resolved
 from finetune.runs.config_file import FREE_KEYS, config_changes
@@ -36,7 +37,10 @@ NOT_IN_MODEL = ("counts", "train_counts", "command", "data_root", "head_options"
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything of a run that is known before its first step; `config` has every option of the head."""
+    """Everything of a run that is known before its first step.
+
+    `config` has every option of the head; `warnings` are those that reading and checking the data gave.
+    """
 
     task: Task
     config: Any
@@ -44,6 +48,7 @@ class Experiment:
     splits: Splits
     spec: PreprocessSpec
     source: ImageSource
+    warnings: tuple[str, ...] = ()
 
     @property
     def identity(self) -> dict[str, str]:
@@ -81,17 +86,18 @@ def check_run_place(config: Any) -> None:
 def prepare_experiment(task: Task, config: Any) -> Experiment:
     """Read the data, split and check them, fill in all options of head and loss, open the images."""
     head_class(config.head.name)  # a misspelt head costs no reading
-    data = task.read(config.data)
-    splits = task.splits(data, config.data)
-    say(task.describe(data, splits))
-    data = task.check(data, splits, config.data)
+    with hear_warnings() as heard:
+        data = task.read(config.data)
+        splits = task.splits(data, config.data)
+        say(task.describe(data, splits))
+        data = task.check(data, splits, config.data)
     config = task.configure(config, data)
     options = resolved(config.head.name, config.head.options)
     config = replace(config, head=replace(config.head, options=options), loss=config.loss.resolved())
     spec = spec_of(config)
     boxes = task.boxes(data.manifest, task.crop_of(config.data))
     source = open_pictures(data.manifest, spec, config.run.cache, boxes=boxes)
-    return Experiment(task, config, data, splits, spec, source)
+    return Experiment(task, config, data, splits, spec, source, tuple(heard))
 
 
 def plain(task: Task, config: Any, folder: Path) -> Any:
@@ -134,13 +140,14 @@ def run_split(
     own = plain(task, config, folder)
     with open_run(config, own, folder, world) as run, run_loggers(run, own.run.track) as loggers:
         data = experiment.training_data(split)
-        fitted = fit(data, own, run, world, loggers)
+        with hear_warnings() as heard:
+            fitted = fit(data, own, run, world, loggers)
         asked = own.evaluate
         found = predict(
             fitted.learner, data, split.test, own, crops=asked.test_crops, batch_size=asked.batch_size
         )
         if world.is_main:
-            record = write_results(experiment, split, fitted, found, run, keep_table=keep_table)
+            record = write_results(experiment, split, fitted, found, run, heard, keep_table=keep_table)
             if told := task.summary(record, split):
                 say(told)
         barrier(world)
@@ -175,10 +182,14 @@ def write_results(
     fitted: Fitted,
     found: Mapping[str, np.ndarray],
     run: RunFolder,
+    heard: Sequence[str] = (),
     *,
     keep_table: bool,
 ) -> RunRecord:
-    """Write the weights, the predictions and the table of images, and run.json last of all; return it."""
+    """Write the weights, the predictions and the table of images, and run.json last of all; return it.
+
+    `heard` are the warnings that training gave; what speaks against its having learned is added and said.
+    """
     manifest, task = experiment.data.manifest, experiment.task
     rows = found["index"]
     predictions = Predictions(
@@ -189,7 +200,13 @@ def write_results(
         task.image_columns(manifest, rows, split.fold),
     )
     scores = task.scores(predictions, manifest.label[split.train]) if len(rows) else {}
-    record = run_record(experiment, split, fitted, scores)
+    learned = prediction_warnings(
+        run.read_metrics(), predictions.probs, predictions.target, manifest.label[split.train]
+    )
+    for warning in learned:
+        say(f"warning: {warning}")
+    warnings = tuple(dict.fromkeys([*experiment.warnings, *heard, *learned]))
+    record = replace(run_record(experiment, split, fitted, scores), warnings=warnings)
     save_weights(experiment, fitted, record, run.path)
     predictions.write(run.path / "predictions.parquet")
     if keep_table:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from finetune.figures.markdown import NOT_MEASURED, Picture, code, escape, number, table
+from finetune.figures.markdown import NOT_MEASURED, Picture, bullets, code, escape, number, table
 
 Record = Mapping[str, Any]
 SETTINGS = ("image_size", "epochs", "batch_size", "seed")  # shown in rows of their own
@@ -36,7 +36,7 @@ def what_ran(record: Record) -> str:
         ("backbone", escape(plain(record.get("backbone")))),
         ("weights it started from", escape(plain(record.get("pretraining")))),
         ("protocol", escape(plain(record.get("protocol")))),
-        ("preprocessing", escape(plain(record.get("preprocess")))),
+        ("preprocessing", escape(_preprocessing(record.get("preprocess")))),
         ("test crops", escape(plain(record.get("test_crops")))),
         *((key.replace("_", " "), escape(plain(record.get(key)))) for key in SETTINGS),
         ("training", escape(plain(record.get("train")))),
@@ -52,6 +52,20 @@ def what_ran(record: Record) -> str:
 def not_drawn(record: Record) -> str | None:
     """Return which figures could not be drawn and why; None where all were."""
     return "\n".join(f"- {escape(note)}" for note in record.get("not_drawn", ())) or None
+
+
+def _preprocessing(values: Mapping[str, Any] | None) -> str:
+    """Return a PreprocessSpec's values, and what is done to an image that shrinks or grows."""
+    from finetune.images.preprocess import PreprocessSpec
+
+    if not values:
+        return NOT_MEASURED
+    return f"{PreprocessSpec.from_dict(values).describe()} ({plain(values)})"
+
+
+def warnings_section(record: Record) -> str | None:
+    """Return what the run warned of, a line each; None for nothing."""
+    return bullets(record.get("warnings") or ())
 
 
 def same_data(record: Record, policy: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 NOT_MEASURED = "n/a"
@@ -75,6 +75,63 @@ def interval(ends: Sequence[float] | None, digits: int = 1) -> str:
     return NOT_MEASURED if ends is None else f"{number(ends[0], digits)} to {number(ends[1], digits)}"
 
 
+def signed(value: float | None) -> str:
+    """Return a difference in points with its sign; zero has none.
+
+    >>> signed(0.4), signed(-0.004), signed(-0.005001), signed(None)
+    ('+0.40', '0.00', '-0.01', 'n/a')
+    """
+    if value is None:
+        return number(None)
+    text = f"{value:+.2f}"
+    return text if float(text) else text[1:]
+
+
+def points(ends: Sequence[float] | None) -> str:
+    """Return the ends of a difference's interval with signs, and digits enough to tell them from zero.
+
+    >>> points([0.004, 8.02]), points([4e-16, 8.02]), points(None)
+    ('+0.004 to +8.02', '0.00 to +8.02', 'n/a')
+    """
+    return NOT_MEASURED if ends is None else f"{_end(ends[0])} to {_end(ends[1])}"
+
+
+def _end(value: float) -> str:
+    texts = (f"{value:+.{digits}f}" for digits in range(2, 9))
+    return next((text for text in texts if float(text)), "0.00")
+
+
+def p_text(p: float | None, *, equals: bool = False, limit: float = 0.05) -> str:
+    """Return a p-value as it is printed, with the sign before it where a sentence needs one.
+
+    It has digits enough to stay on its own side of the limit: 0.0504 is not 0.05, nor is 0.04998.
+
+    >>> p_text(0.0123), p_text(0.04998), p_text(0.050397), p_text(0.00001), p_text(0.5, equals=True)
+    ('0.0123', '0.04998', '0.0504', '<0.0001', '= 0.5')
+    """
+    if p is None or not math.isfinite(p):
+        return number(None)
+    if p < 1e-4:
+        return "< 0.0001" if equals else "<0.0001"
+    texts = (f"{p:.{digits}g}" for digits in range(3, 17))
+    text = next((one for one in texts if _side(float(one), limit) == _side(p, limit)), repr(p))
+    return f"= {text}" if equals else text
+
+
+def _side(p: float, limit: float) -> int:
+    return (p > limit) - (p < limit)
+
+
+def method_mark(row: Mapping[str, Any], key: str) -> str:
+    """Return " (Wilson interval)" where a record says that its interval `key` is no bootstrap's; else "".
+
+    >>> method_mark({"exact_interval": [97.6, 100.0], "exact_interval_method": "Wilson"}, "exact_interval")
+    ' (Wilson interval)'
+    """
+    method = row.get(f"{key}_method")
+    return f" ({method} interval)" if method else ""
+
+
 def show_pictures(pictures: Sequence[Picture]) -> str | None:
     """Return the figures, each under its title with its caption; None where there are none."""
     shown = [f"### {p.title}\n\n{image(p.title, p.file)}\n\n{p.caption}" for p in pictures]
@@ -93,3 +150,13 @@ def page(title: str, sections: Iterable[tuple[str, str | None]], introduction: s
 
 def _one_line(text: object) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in str(text))
+
+
+def bullets(lines: Iterable[str]) -> str | None:
+    """Return lines of plain text as a list; None where there is none.
+
+    >>> print(bullets(["one", "2 * 3"]))
+    * one
+    * 2 \\* 3
+    """
+    return "\n".join(f"* {escape(line)}" for line in lines) or None

@@ -18,6 +18,8 @@ from finetune.errors import UsageError
 RESIZERS = ("warp", "short")
 INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}
 TEST_CROPS = {"center": 1, "flip": 2, "ten": 10}
+OPENCV = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC", "lanczos": "INTER_LANCZOS4"}
+ALGORITHM = 1  # the number of this resize rule, as an exported file names it
 RESIZER = f"area-then-grow opencv-{cv2.__version__}"
 
 
@@ -57,6 +59,27 @@ class PreprocessSpec:
             raise UsageError(
                 f"preprocess: mean and std need three numbers, std above 0; got {self.mean}, {self.std}"
             )
+
+    def algorithm(self) -> dict[str, Any]:
+        """Return the exact resize rule, as an exported file states it for other programs."""
+        return {
+            "schema": ALGORITHM,
+            "order": "axes that shrink first, then axes that grow",
+            "shrinking": {"method": "area average", "opencv": "INTER_AREA"},
+            "enlarging": {"method": self.interpolation, "opencv": OPENCV[self.interpolation]},
+            "long_side": "rounded down",
+            "crop": "centre, an odd pixel stays below and right",
+        }
+
+    def describe(self) -> str:
+        """Return the exact resize rule in words.
+
+        >>> PreprocessSpec(32, "warp", 36, "bicubic", (0.5,) * 3, (0.5,) * 3).describe()
+        'both sides to 36, shrinking by area averages and enlarging by bicubic, then the centre 32 x 32'
+        """
+        sides = "both sides" if self.resize == "warp" else "the short side"
+        how = f"shrinking by area averages and enlarging by {self.interpolation}"
+        return f"{sides} to {self.resize_size}, {how}, then the centre {self.image_size} x {self.image_size}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""

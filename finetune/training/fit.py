@@ -278,7 +278,7 @@ class FitRun:
             "epoch": epoch,
             "step": (epoch + 1) * self.train_batches.steps_per_epoch,
             "stage": self.learner.recipe.stage_at(epoch).name,
-            "lr": max(group["lr"] for group in self.learner.optimizer.param_groups),
+            **self.learner.learning_rates(),
             **totals.means(self.world),
             **{f"val_{name}": value for name, value in scores.items()},
             "seconds": round(self.progress.seconds, 2),

@@ -90,6 +90,11 @@ class Learner:
         own = self.config.train.weight_decay if decay is None else decay
         set_weight_decay(self.optimizer, self.core, own)
 
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rate of every part that is trained: `lr_backbone` and `lr_head`."""
+        rates = {str(group["part"]): float(group["lr"]) for group in self.optimizer.param_groups}
+        return {f"lr_{part}": rates[part] for part in sorted(rates)}
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Let the model hold the moving average inside the `with`, where there is one."""

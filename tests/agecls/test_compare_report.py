@@ -11,7 +11,7 @@ from agecls.task import TASK
 from finetune.experiments.compare.compare import compare_results, compare_seeds
 from finetune.experiments.compare.page import per_seed, what_differs, write_comparison
 from finetune.experiments.result import Result
-from finetune.figures.markdown import escape
+from finetune.figures.markdown import escape, points
 from tests.agecls.results_by_hand import make_result
 from tests.finetune.drawing import pixels_of
 
@@ -36,7 +36,7 @@ def test_page_repeats_conclusion_and_numbers(compared: Compared, tmp_path: Path)
         found = comparison[measure]
         low, high = found["interval"]
         row = [f"{found['a']:.2f}", f"{found['b']:.2f}", f"{found['difference']:+.2f}"]
-        assert " | ".join([*row, f"{low:+.2f} to {high:+.2f}"]) in page
+        assert " | ".join([*row, points((low, high))]) in page
     assert f"{comparison['mcnemar']['b']} images only the first has correct" in page
     assert "Only the loss differs." in page
     assert not (tmp_path / "new" / "folder" / "pictures").exists()
@@ -101,4 +101,4 @@ def test_albums_are_a_row_of_their_own(tmp_path: Path):
     )
     low, high = comparison["exact"]["by_user"]["interval"]
     row = next(line for line in page.splitlines() if f", {comparison['users']} users" in line)
-    assert f"| {low:+.2f} to {high:+.2f} |" in row
+    assert f"| {points((low, high))}" in row

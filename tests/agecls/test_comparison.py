@@ -99,11 +99,9 @@ def test_the_order_of_rows_does_not_matter():
 def test_identical_results_differ_by_nothing():
     found = compare_results(TASK, result(answers(0.6)), result(answers(0.6)), resamples=200)
     for measure in ("exact", "one_off"):
-        assert (found[measure]["difference"], found[measure]["interval"], found[measure]["p"]) == (
-            0,
-            None,
-            None,
-        )
+        cells = found[measure]
+        assert (cells["difference"], cells["p"], cells["method"]) == (0, 1, "Wilson")
+        assert cells["interval"][1] == -cells["interval"][0] > 1
         assert found[measure]["reason"] == "both predict the same images correctly"
     assert found["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
     assert found["settings"] == []

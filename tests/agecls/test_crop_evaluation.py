@@ -85,7 +85,8 @@ def test_crops_that_are_the_pictures_change_nothing(pair, boxes, tmp_path):
     for score, hits in (("exact", own.correct), ("one_off", own.one_off)):
         found = told["all"][score]
         assert found["own"] == found["detector"] == pytest.approx(100 * hits.mean())
-        assert (found["difference"], found["interval"]) == (0, [0, 0])
+        assert (found["difference"], found["p"], found["interval_method"]) == (0, 1, "Wilson")
+        assert -found["interval"][0] == found["interval"][1] == pytest.approx(9.84, abs=0.01)
     names = Result.load(pair[0], TASK.form).class_names
     file = tmp_path / "out" / "predictions.parquet"
     cut = Predictions.read(file, names, TASK.form.columns, may_be_empty=TASK.form.may_be_empty)

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from agecls.report.report_sections import per_slice
 from agecls.scores import (
     DECODERS,
     age_scores,
@@ -275,6 +276,19 @@ def test_gender_slices_hold_every_image_and_an_interval():
         )
         assert row["exact_interval"][0] < row["exact"] < row["exact_interval"][1]
         assert row["exact"] <= row["one_off"]
+
+
+def test_a_group_that_is_all_correct_has_wilsons_interval_by_name():
+    """32 subjects with one image each, all correct: 89.3 to 100, and not 100 to 100."""
+    target = np.full(32, 2)
+    found = many(target, certain(target), np.arange(32).astype(str), np.arange(32) % 5)
+    (row,) = [cell for cell in slice_scores(found, "group") if cell["images"]]
+    assert (row["exact"], row["exact_interval_method"]) == (100, "Wilson")
+    assert row["exact_interval"] == pytest.approx([89.28, 100], abs=0.01)
+    assert "| 100.00 | 89.3 to 100.0 (Wilson interval) |" in per_slice([row], "group")
+    intervals = score_cross_validation(found, resamples=50)["intervals"]
+    assert intervals["exact_mean"] == pytest.approx([89.28, 100], abs=0.01)
+    assert intervals["exact_mean_method"] == "Wilson"
 
 
 def test_subject_count_slices_split_by_images_per_person():

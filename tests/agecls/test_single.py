@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from agecls.task import TASK
 from finetune.errors import DataError, UsageError
 from finetune.experiments.result import Result
 from finetune.experiments.train import train_run
+from finetune.figures.markdown import escape
 from finetune.images.manifest import Manifest
 from finetune.models.bundle import load_bundle
 from tests.agecls.tiny_ages import as_table, listed_rows, resumed, single, tiny
@@ -60,11 +64,38 @@ def test_training_on_one_group_alone_is_refused_with_counts(faces, tmp_path):
         train_run(TASK, single(config, fold=0))
 
 
+def test_warnings_reach_record_report_and_page_and_unknown_subjects_are_not_vouched_for(faces, tmp_path):
+    own = tmp_path / "faces"
+    shutil.copytree(faces, own)
+    file = as_table(own, own / "t.csv")
+    _, *rows = list(csv.reader(file.read_text().splitlines()))
+    tested = next(row[0] for row in rows if row[-1] == "0")
+    trained = next(row[0] for row in rows if row[-1] == "3")
+    shutil.copy(own / trained, own / tested)
+    columns = {"group_column": "group", "subject_column": "none", "fold_column": "fold"}
+    record = train_run(TASK, single(tiny(own, tmp_path / "run", table=str(file), **columns), fold=0))
+    twin = next(text for text in record["warnings"] if "equal image in training" in text)
+    assert Path(trained).name in twin
+    assert Path(tested).name in twin
+    written, report = (
+        json.loads((tmp_path / "run" / name).read_text()) for name in ("run.json", "report.json")
+    )
+    assert written["warnings"] == report["warnings"] == list(record["warnings"])
+    assert written["shared_people"] is None
+    page = (tmp_path / "run" / "report.md").read_text()
+    assert "No subject is in both" not in page
+    assert "**Subjects are not known**" in page
+    assert escape(twin) in page.split("## Warnings", 1)[1].split("\n## ", 1)[0]
+    card = TASK.card(tmp_path / "run", None, tested=True)["card"]["data"]
+    assert (card["subjects_known"], card["shared_people"]) == (False, None)
+
+
 def test_metrics_are_one_row_per_epoch(faces, tmp_path):
     config = single(tiny(faces, tmp_path / "run"), fold=1, protocol="grouped")
     train_run(TASK, replace(config, train=replace(config.train, epochs=2)))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1]
     assert all(
-        {"train_loss", "train_accuracy", "val_accuracy", "val_one_off", "lr"} <= row.keys() for row in rows
+        {"train_loss", "train_accuracy", "val_accuracy", "val_one_off", "lr_head"} <= row.keys()
+        for row in rows
     )

@@ -17,7 +17,7 @@ from finetune.experiments.compare.page import (
     write_comparison,
 )
 from finetune.experiments.result import Result
-from finetune.figures.markdown import escape
+from finetune.figures.markdown import escape, points
 from tests.finegrained.made_results import make_result
 from tests.finetune.drawing import pixels_of
 
@@ -42,24 +42,25 @@ def test_page_repeats_conclusion_and_numbers(compared: Compared, tmp_path: Path)
         found = comparison[measure]
         low, high = found["interval"]
         row = [f"{found['a']:.2f}", f"{found['b']:.2f}", f"{found['difference']:+.2f}"]
-        assert " | ".join([*row, f"{low:+.2f} to {high:+.2f}"]) in page
+        assert " | ".join([*row, points((low, high))]) in page
     assert f"{comparison['mcnemar']['b']} images only the first has correct" in page
     assert "Only the loss differs." in page
     assert not (place / "pictures").exists()
 
 
-def test_what_resampling_cannot_tell_reads_n_a_with_the_reason(compared: Compared):
+def test_what_resampling_cannot_tell_has_wilsons_interval_with_the_reason(compared: Compared):
     found = {
         "a": 50.0,
         "b": 75.0,
         "difference": 25.0,
-        "interval": None,
+        "interval": [16.08, 30.36],
         "p": None,
+        "method": "Wilson",
         "reason": "nothing varies",
     }
     text = differences({**compared[2], "per_class": found}, TASK)
-    assert "| 50.00 | 75.00 | +25.00 | n/a | n/a |" in text
-    assert "No interval and no p for the mean of the per-class accuracies: nothing varies." in text
+    assert "| 50.00 | 75.00 | +25.00 | +16.08 to +30.36 (Wilson) | n/a |" in text
+    assert "Wilson interval for the mean of the per-class accuracies: nothing varies." in text
 
 
 def test_no_word_of_better_beyond_the_conclusion(compared: Compared, tmp_path: Path):

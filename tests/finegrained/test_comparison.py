@@ -19,6 +19,7 @@ from finetune.experiments.records.record import RunRecord
 from finetune.experiments.result import Result
 from finetune.metrics.bootstrap import mcnemar, paired_cluster_bootstrap, student_interval
 from finetune.metrics.classification import balanced_accuracy, top_k_accuracy
+from finetune.metrics.intervals import unmoved_difference
 from tests.finegrained.made_results import class_names, make_result
 
 NAMES = class_names(8)
@@ -89,25 +90,29 @@ def test_identical_results_differ_by_nothing():
     found = compare_results(TASK, result(answers(0.6)), result(answers(0.6)), resamples=100)
     for measure in ("top1", "top5", "per_class"):
         cells = found[measure]
-        assert (cells["difference"], cells["interval"], cells["p"]) == (0, None, None)
+        assert (cells["difference"], cells["p"], cells["method"]) == (0, 1, "Wilson")
+        assert cells["interval"] == pytest.approx([-0.951, 0.951], abs=1e-3)
         assert "predict the same images correctly" in cells["reason"]
     assert found["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
     assert found["changed"] == "nothing"
     assert found["conclusion"].startswith("No difference in top-1 accuracy was shown")
 
 
-def test_resampling_that_never_moves_gives_no_interval_and_no_p():
+def test_resampling_that_never_moves_gives_wilsons_interval():
     """The second gets two classes whole that the first has wholly wrong: within classes nothing varies."""
     target = predictions(answers(0.5)).target
     first, second = target < 4, target < 6
     found = compare_results(TASK, result(first), result(second, loss=CRL), resamples=300)
     assert found["per_class"]["difference"] == pytest.approx(25)
-    assert (found["per_class"]["interval"], found["per_class"]["p"]) == (None, None)
+    draws = [(1 / 8, count) for count in np.bincount(target).tolist()]
+    assert found["per_class"]["interval"] == pytest.approx(unmoved_difference(25.0, draws))
+    assert found["per_class"]["p"] is None
     assert "resampling shows no spread" in found["per_class"]["reason"]
     assert found["top1"]["interval"] is not None
     every = compare_results(TASK, result(target < 0), result(target < 8, loss=CRL), resamples=50)
-    assert every["conclusion"].startswith("No difference in top-1 accuracy was shown")
-    assert "no interval over images" in every["conclusion"]
+    assert every["top1"]["interval"] == pytest.approx([98.1, 100], abs=0.01)
+    assert "is higher than cel in top-1 accuracy by +100.00 points" in every["conclusion"]
+    assert "95 % Wilson interval over images +98.10 to +100.00, p < 0.0001" in every["conclusion"]
 
 
 def test_whole_pictures_against_boxes_are_not_only_another_loss():
@@ -147,7 +152,19 @@ def test_a_difference_that_one_of_the_tests_does_not_show_is_not_claimed():
     found = compare_results(TASK, result(first), result(second, loss=CRL), resamples=300)
     assert found["top1"]["interval"][0] > 0
     assert found["mcnemar"]["p"] == pytest.approx(0.0625)
-    assert found["conclusion"].startswith("No difference in top-1 accuracy was shown")
+    assert "No difference in top-1 accuracy was shown" in found["conclusion"]
+
+
+def test_a_higher_accuracy_below_the_majority_class_is_said_as_such():
+    """The most frequent class has 144 of 400 images: 30 % is higher than 5 %, and both are below guessing."""
+    images = np.arange(400)
+    found = compare_results(TASK, result(images % 20 == 0), result(images % 10 < 3, loss=CRL), resamples=300)
+    assert found["majority"] == 36
+    lead = "Neither does better than always predicting the most frequent class (30.00 against 36.00 %)"
+    assert found["conclusion"].startswith(lead)
+    assert "is higher, below the majority-class baseline, than cel in top-1" in found["conclusion"]
+    good = compare_results(TASK, result(images % 20 == 0), result(images % 10 < 4, loss=CRL), resamples=300)
+    assert good["conclusion"].startswith("crl (alpha 1.5) is higher than cel")
 
 
 def test_a_lower_second_is_called_lower():

@@ -6,9 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
-from finegrained.scores import class_rows, commonest_class_baseline, fine_scores, wilson_interval
+from finegrained.scores import class_rows, commonest_class_baseline, fine_scores
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 # Six classes, f without an image: a right, two a taken for b, b right, c taken for a, d and e right.
@@ -56,14 +55,6 @@ def test_a_class_row_names_what_it_is_mostly_taken_for():
 def test_scores_are_plain_json():
     scores = fine_scores(certain(PREDS, 6), TARGET, NAMES)
     assert json.loads(json.dumps(scores)) == scores
-
-
-@pytest.mark.parametrize(("right", "count"), [(0, 10), (3, 10), (10, 10), (5000, 5794)])
-def test_the_interval_is_wilsons(right, count):
-    expected = binomtest(right, count).proportion_ci(0.95, method="wilson")
-    low, high = wilson_interval(right, count)
-    assert (low, high) == (pytest.approx(100 * expected.low), pytest.approx(100 * expected.high))
-    assert 0 <= low <= 100 * right / count <= high <= 100
 
 
 def test_without_an_image_there_is_no_score():

@@ -35,8 +35,8 @@ from finetune.metrics.bootstrap import (
     student_interval,
     summarise,
 )
+from finetune.metrics.intervals import NO_WIDTH, WILSON
 
-NO_WIDTH = 1e-9  # points: a bootstrap interval no wider than rounding has not seen any spread
 NO_SPREAD = (
     "the difference is the same on all images that are resampled together, so resampling shows no spread"
 )
@@ -93,12 +93,14 @@ def compare_results(
         a key for each of the task's compared measures (exact, one_off; top1, top5, per_class), None where
             there are too few classes for it, else: {a, b, difference, interval, p}, and over folds also
             per_fold, pooled {a, b, difference, interval, p} and, where users hold several subjects, by_user
-            {difference, interval, p, clusters}; where resampling never moves the difference, interval and p
-            are None and `reason` says why;
+            {difference, interval, p, clusters}; where resampling never moves the difference, the interval
+            is by the `method` "Wilson" and `reason` says why; p is None where parts differ;
         mcnemar: {b, c, p} on the headline measure: images only the first, only the second predicts correctly;
         settings, environment: lists of {field, a, b} that differ; changed: "loss" or "head" where nothing
             else differs, "nothing" where no setting does, else "more"; controlled: whether at most the loss
             does;
+        majority: the fraction of the images in the most frequent class, in percent: what guessing scores;
+        warnings: what the runs warned of, each with the run's folder;
         notes, conclusion: sentences.
 
     Raises DataError, with both values, when manifest, policy, split, class names or tested images differ, or
@@ -174,6 +176,8 @@ def _frame(
         "unit": task.resampling(frame).unit,
         "n": len(frame),
         "classes": len(frame.class_names),
+        "majority": 100 * float(np.bincount(frame.target).max() / len(frame)),
+        "warnings": _warnings([*side_a, *side_b]),
         **task.tested(frame),
         "folds": [int(fold) for fold in np.unique(frame.fold)],
         "seeds": [result.record.seed for result in side_a],
@@ -185,6 +189,15 @@ def _frame(
         "notes": notes,
     }
     return comparison, list(zip(first, second, strict=True))
+
+
+def _warnings(results: Sequence[Result]) -> list[str]:
+    """Return what the runs warned of; what all of them say stands without a name."""
+    told: dict[str, list[str]] = {}
+    for result in results:
+        for text in result.record.warnings or ():
+            told.setdefault(text, []).append(result.folder.name)
+    return [text if len(own) == len(results) else f"{', '.join(own)}: {text}" for text, own in told.items()]
 
 
 def _changed(settings: Sequence[Mapping[str, Any]]) -> str:
@@ -240,12 +253,14 @@ def _measure(
 
     def tested(clusters: np.ndarray, how: Statistic) -> dict[str, Any]:
         paired = paired_cluster_bootstrap(
-            first, second, clusters, within, statistic=how, resamples=resamples, seed=seed
+            first, second, clusters, within, statistic=how, resamples=resamples, seed=seed, percent=True
         )
-        if np.isclose(paired.low, paired.high, rtol=0, atol=NO_WIDTH):
-            why = SAME_HITS if (first == second).all() else NO_SPREAD
-            return {"difference": paired.difference, "interval": None, "p": None, "reason": why}
-        return {"difference": paired.difference, "interval": [paired.low, paired.high], "p": paired.p}
+        p = paired.p if np.isfinite(paired.p) else None
+        test = {"difference": paired.difference, "interval": [paired.low, paired.high], "p": p}
+        if paired.method != WILSON:
+            return test
+        why = SAME_HITS if np.abs(second - first).max() <= NO_WIDTH else NO_SPREAD
+        return test | {"method": WILSON, "reason": why}
 
     found = {
         "a": _mean(first, strata),

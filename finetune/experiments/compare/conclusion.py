@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.experiments.measures import Measure
-
-LEVEL = 0.05  # of McNemar's test; the intervals are of 1 - LEVEL
+from finetune.figures.markdown import p_text, points, signed
+from finetune.metrics.intervals import LEVEL, contains_zero
 
 
 def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
@@ -17,7 +17,9 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
     task's units, over more cautious ones where there are some, Student's interval over seeds for several runs
     a side, and, where single images are resampled, McNemar's test for one run a side.
     """
-    sentences = [_sentence(comparison, measure) for measure in measures]
+    caution = guessing(comparison, measures[0])
+    sentences = [_sentence(comparison, measure, low=bool(caution)) for measure in measures]
+    sentences = [caution, *sentences] if caution else sentences
     if len(comparison["seeds"]) < 2:
         sentences.append(
             f"One seed a side: the tests are about other test {comparison['unit']}s, not of other training "
@@ -27,9 +29,22 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
     return " ".join(sentences)
 
 
-def _sentence(comparison: Mapping[str, Any], measure: Measure) -> str:
+def guessing(comparison: Mapping[str, Any], measure: Measure) -> str:
+    """Return that neither side does better than guessing the most frequent class; empty where one does."""
+    found = comparison[measure.key]
+    whole = found.get("pooled", found)
+    best, majority = max(whole["a"], whole["b"]), comparison["majority"]
+    if best > majority:
+        return ""
+    return (
+        f"Neither does better than always predicting the most frequent class ({best:.2f} against "
+        f"{majority:.2f} %): nothing was learned that counts, and no difference says which is better."
+    )
+
+
+def _sentence(comparison: Mapping[str, Any], measure: Measure, *, low: bool) -> str:
     (first, second), found = comparison["names"], comparison[measure.key]
-    size = f"{found['difference']:+.2f} points ({_tested(found, comparison['unit'])})"
+    size = f"{signed(found['difference'])} points ({_tested(found, comparison['unit'])})"
     where = f"{comparison['n']:,} images"
     if "subjects" in comparison:
         where += f" of {comparison['subjects']:,} subjects"
@@ -40,60 +55,58 @@ def _sentence(comparison: Mapping[str, Any], measure: Measure) -> str:
             f"{' and '.join(doubts)}."
         )
     direction = "higher" if found["difference"] > 0 else "lower"
+    if low:
+        direction += ", below the majority-class baseline,"
     claim = f"{second} is {direction} than {first} in {measure.label} by {size} on {where}"
     return f"{claim}{_support(comparison, measure)}."
 
 
 def _tested(found: Mapping[str, Any], unit: str) -> str:
-    if found["interval"] is None:
-        return f"no interval over {unit}s"
-    low, high = found["interval"]
-    return f"95 % interval over {unit}s {low:+.2f} to {high:+.2f}, p = {found['p']:.2g}"
+    p = "no p" if found["p"] is None else f"p {p_text(found['p'], equals=True)}"
+    return f"95 % {interval_name(found)} over {unit}s {points(found['interval'])}, {p}"
+
+
+def interval_name(found: Mapping[str, Any]) -> str:
+    """Return "interval", or "Wilson interval" where resampling never moves the difference."""
+    return f"{found['method']} interval" if "method" in found else "interval"
 
 
 def _doubts(comparison: Mapping[str, Any], measure: Measure) -> list[str]:
     """Return which tests leave room for no difference, in words."""
     unit, found = comparison["unit"], comparison[measure.key]
     doubts = []
-    if found["interval"] is None:
-        doubts.append(f"there is no interval over {unit}s, for {found['reason']}")
-    elif contains_zero(found["interval"]):
-        doubts.append(f"the interval over {unit}s contains zero")
-    for name, further in _further(found):
-        over = f"{further['clusters']:,} {name}s"
-        if further["interval"] is None:
-            doubts.append(f"there is no interval over {over}, for {further['reason']}")
-        elif contains_zero(further["interval"]):
-            doubts.append(f"the interval over {over} contains zero")
+    for over, tested in [(f"{unit}s", found), *_further(found)]:
+        why = f" ({tested['reason']})" if "reason" in tested else ""
+        if contains_zero(tested["interval"]):
+            doubts.append(f"the {interval_name(tested)} over {over} contains zero{why}")
+        elif tested["p"] is None:
+            doubts.append(f"there is no p over {over}{why}")
+        elif tested["p"] >= LEVEL:
+            doubts.append(f"p over {over} is {p_text(tested['p'])}")
     test = comparison.get("mcnemar")
     if test and unit == "image" and test["p"] >= LEVEL:
-        doubts.append(f"McNemar's exact p is {test['p']:.2g}")
+        doubts.append(f"McNemar's exact p is {p_text(test['p'])}")
     seeds = comparison.get("seed_difference", {}).get(measure.key)
     if seeds and seeds["interval"] is None:
         doubts.append(f"all {seeds['n']} seeds differ by the same, so there is no interval over seeds")
     elif seeds and contains_zero(seeds["interval"]):
-        low, high = seeds["interval"]
-        doubts.append(f"the interval over {seeds['n']} seeds, {low:+.2f} to {high:+.2f}, contains zero")
+        ends = points(seeds["interval"])
+        doubts.append(f"the interval over {seeds['n']} seeds, {ends}, contains zero")
     return doubts
 
 
 def _further(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the tests over more cautious units, by the unit's name."""
-    return [(key.removeprefix("by_"), test) for key, test in found.items() if key.startswith("by_") and test]
+    """Return the tests over more cautious units, by how many units there are."""
+    further = [(key.removeprefix("by_"), test) for key, test in found.items() if key.startswith("by_")]
+    return [(f"{test['clusters']:,} {unit}s", test) for unit, test in further if test]
 
 
 def _support(comparison: Mapping[str, Any], measure: Measure) -> str:
     """Return what else the claim stands on."""
     seeds = comparison.get("seed_difference", {}).get(measure.key)
     if seeds:
-        low, high = seeds["interval"]
-        interval = f"the 95 % interval is {low:+.2f} to {high:+.2f}"
+        interval = f"the 95 % interval is {points(seeds['interval'])}"
         return f"; over {seeds['n']} seeds {interval} (sd {seeds['sd']:.2f})"
     if comparison["unit"] == "image":
-        return f"; McNemar's exact p is {comparison['mcnemar']['p']:.2g}"
+        return f"; McNemar's exact p is {p_text(comparison['mcnemar']['p'])}"
     return ""
-
-
-def contains_zero(interval: Sequence[float]) -> bool:
-    """Return whether an interval [low, high] contains zero."""
-    return bool(interval[0] <= 0 <= interval[1])

@@ -12,13 +12,16 @@ from typing import Any
 
 from finetune.experiments.measures import Measure
 from finetune.experiments.result import Result
+from finetune.experiments.sections import warnings_section
 from finetune.experiments.task import Task, measures_for
 from finetune.figures.markdown import (
     NOT_MEASURED,
     escape,
     interval,
     number,
+    p_text,
     page,
+    points,
     show_pictures,
     table,
 )
@@ -53,6 +56,7 @@ def write_comparison(
     first, second = map(escape, comparison["names"])
     sections = (
         ("Conclusion", escape(comparison["conclusion"])),
+        ("Warnings", warnings_section(comparison)),
         ("Differences", differences(comparison, task)),
         ("Folds", per_fold(comparison, task)),
         ("Seeds", per_seed(comparison, task)),
@@ -73,7 +77,7 @@ def differences(comparison: Comparison, task: Task) -> str:
     for measure, found in _present(comparison, task):
         rows += [[words, *_cells(kind)] for words, kind in _kinds(measure, found)]
         if found.get("reason"):
-            notes += f" No interval and no p for the {measure.label}: {found['reason']}."
+            notes += f" {found['method']} interval for the {measure.label}: {found['reason']}."
     concluded = measures_for(task, "conclusion")
     if len(concluded) < len(rows):
         about = " and ".join(measure.label for measure in concluded)
@@ -82,7 +86,7 @@ def differences(comparison: Comparison, task: Task) -> str:
     if test:
         notes += (
             f" McNemar's exact test on {task.measures[0].label}: {test['b']:,} images only the first has "
-            f"correct, {test['c']:,} only the second, p = {test['p']:.2g}"
+            f"correct, {test['c']:,} only the second, p {p_text(test['p'], equals=True)}"
         )
         tied = "; it takes images as independent, which those of one subject are not."
         notes += tied if comparison["unit"] != "image" else "."
@@ -126,10 +130,8 @@ def _kinds(measure: Measure, found: Mapping[str, Any]) -> list[tuple[str, Mappin
 
 def _cells(found: Mapping[str, Any]) -> list[str]:
     size = [number(found["a"]), number(found["b"]), f"{found['difference']:+.2f}"]
-    if found["interval"] is None:
-        return [*size, NOT_MEASURED, NOT_MEASURED]
-    low, high = found["interval"]
-    return [*size, f"{low:+.2f} to {high:+.2f}", f"{found['p']:.2g}"]
+    method = f" ({found['method']})" if "method" in found else ""
+    return [*size, f"{points(found['interval'])}{method}", escape(p_text(found["p"]))]
 
 
 def per_fold(comparison: Comparison, task: Task) -> str | None:
@@ -166,7 +168,7 @@ def _seed_table(comparison: Comparison, measure: Measure, *, mcnemar: bool) -> s
     if mcnemar:
         header.append("McNemar's p")
         rows = [
-            [*cells, f"{row['mcnemar']['p']:.2g}"]
+            [*cells, escape(p_text(row["mcnemar"]["p"]))]
             for cells, row in zip(rows, comparison["per_seed"], strict=True)
         ]
         spread = [""]

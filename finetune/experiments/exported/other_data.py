@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from finetune.cli.console import say
-from finetune.errors import DataError, ModelFileError, UsageError
+from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.experiments.config import DataConfig
 from finetune.experiments.exported.model import ExportedModel, OtherData
+from finetune.images.checks import among_digests, content_hashes, unpack_digests
 from finetune.images.class_names import class_map, normalised
 from finetune.images.manifest import Manifest
 
@@ -67,22 +68,59 @@ def labels_in_order(model: ExportedModel, manifest: Manifest) -> np.ndarray:
 def rows_to_show(models: Sequence[ExportedModel], manifest: Manifest) -> tuple[np.ndarray, str]:
     """Return the rows of the test part, or all where the data name none, and what they are in words.
 
-    Says where a model was trained on the same table and no test part shows what it has not seen.
+    Raises DataError for images that a model has seen.
     """
     tested = np.flatnonzero(manifest["split"] == "test") if "split" in manifest else np.arange(0)
     rows = tested if len(tested) else np.arange(len(manifest))
     if not len(rows):
         raise DataError("the data holds no image with a class: nothing can be scored")
-    if not len(tested):
-        tell_seen(models, [manifest.fingerprint])
-    return rows, f"{len(rows)} {'test images of the data' if len(tested) else 'images of other data'}"
+    known = [] if len(tested) else [manifest.fingerprint]
+    told = f"{len(rows)} {'test images of the data' if len(tested) else 'images of other data'}"
+    return rows, refuse_seen(models, manifest.select(rows), known, told)
 
 
-def tell_seen(models: Sequence[ExportedModel], fingerprints: Sequence[str]) -> None:
-    """Say which models were trained on a table with one of these fingerprints."""
+def refuse_seen(
+    models: Sequence[ExportedModel], images: Manifest, fingerprints: Sequence[str], told: str
+) -> str:
+    """Return what the images to be shown are in words: `told`, or that the models were tested on them.
+
+    Seen is a file with the bytes of one that a model was trained or selected on, as `crl fine evaluate` and
+    `crl age evaluate` have it. A file exported before it carried digests warns where `fingerprints` hold its
+    table's.
+
+    Raises DataError for images that one of the models has seen.
+    """
+    hashes = content_hashes(images) if any("contents" in model.facts.data for model in models) else None
+    again = []
     for model in models:
-        if model.facts.data.get("manifest") in fingerprints:
-            say(f"warning: {model.path} was trained on images of this very data, so its scores flatter it")
+        contents = model.facts.data.get("contents")
+        if hashes is None or not isinstance(contents, Mapping):
+            if model.facts.data.get("manifest") in fingerprints:
+                say(
+                    f"warning: {model.path} was trained on images of this very data, so its scores flatter it"
+                )
+            continue
+        seen = among_digests(hashes, unpack_digests(contents.get("seen")))
+        if seen.any():
+            shown = listing(images["path"][seen].tolist())
+            raise DataError(
+                f"{model.path} was trained or validated on {int(seen.sum())} of these {len(images)} images "
+                f"(equal bytes), so that scores on them mean nothing:\n{shown}\n"
+                "Name other data, or score its own test images by --run RUN"
+            )
+        again.append(bool(among_digests(hashes, unpack_digests(contents.get("tested"))).all()))
+    if len(again) < len(models) or not all(again):
+        return told
+    tell_shown_again()
+    return f"{len(images)} test images of the run's own data"
+
+
+def tell_shown_again() -> None:
+    """Say what a second look at the run's own test images must not be used for."""
+    say(
+        "note: these test images were scored when the run ended; to choose weights or crops by their "
+        "scores would be to train on them"
+    )
 
 
 def short_list(names: Sequence[str]) -> str:

@@ -56,6 +56,7 @@ class RunRecord:
         train: the section train of the configuration.
         device: asked, used and name.
         versions: of Python, this toolkit and its libraries.
+        warnings: what speaks against the data or the training, a sentence each, as the console said it.
         scores: of the test images, in percent; empty where nothing was tested.
         n: test images.
         n_train: training images.
@@ -96,6 +97,7 @@ class RunRecord:
     train: Mapping[str, Any] | None = None
     device: Mapping[str, Any] | None = None
     versions: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] | None = None
     scores: Mapping[str, Any] | None = None
     n: int | None = None
     n_train: int | None = None
@@ -118,12 +120,15 @@ class RunRecord:
         own["class_names"] = tuple(own.get("class_names", ()))
         if isinstance(own.get("loss"), Mapping):
             own["loss"] = recorded_loss(own["loss"])
+        if own.get("warnings") is not None:
+            own["warnings"] = tuple(map(str, own["warnings"]))
         return cls(**{"kind": "", **own}, extra={key: v for key, v in content.items() if key not in known})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object: every field that is recorded, then `extra`."""
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "extra"}
         own["class_names"] = list(self.class_names)
+        own["warnings"] = None if self.warnings is None else list(self.warnings)
         kept = {
             key: value
             for key, value in own.items()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.experiments.study.cells import Cell
-from finetune.figures.markdown import number
+from finetune.figures.markdown import number, p_text, points, signed
 from finetune.metrics.paired_tests import least_wilcoxon_p
 
 Summary = Mapping[str, Any]
@@ -16,8 +16,10 @@ REMEDY = "Train longer, at another learning rate, or from pretrained weights."
 FACTORS = {"mean": "mean factor", "ratio": "ratio of sums"}  # by `Arm.matches_by`
 
 
-def conclude(summary: Summary) -> list[str]:
+def conclude(summary: Summary, *, learned: bool = True) -> list[str]:
     """Return the conclusion, sentence by sentence, about the first measure of a study's summary.
+
+    Where no arm has `learned` (`at_chance`), no arm is called higher or lower than another.
 
     A difference is claimed only where the Holm-adjusted paired t-test falls below 1 - level and the interval
     excludes zero; where Wilcoxon's test disagrees, that is reported.
@@ -44,6 +46,9 @@ def conclude(summary: Summary) -> list[str]:
             f"Every comparison rests on a single seed, so nothing can be concluded about {label}: two "
             "trainings of one loss differ too. Run more seeds.",
         ]
+    if not learned:
+        nothing = "No arm is called higher or lower than another: all are about as good as guessing."
+        return [nothing, *_about_divergence(summary, label)]
     alone = [title for title, found in compared if found["n"] == 1]
     sentences = [*_against_baseline(tested, baseline, label, summary["level"])]
     if alone:
@@ -230,7 +235,7 @@ def interval_words(found: Mapping[str, Any] | None) -> str:
     """Return the interval of a paired difference, or why it has none.
 
     >>> interval_words({"interval": [-0.004, 0.7], "n": 3, "p_t_holm": 0.2})
-    '0.00 to +0.70'
+    '-0.004 to +0.70'
     >>> interval_words({"interval": [1.0, 1.0], "n": 3, "p_t_holm": None}), interval_words(None)
     ('no interval: all seeds differ by the same', 'n/a')
     """
@@ -238,37 +243,12 @@ def interval_words(found: Mapping[str, Any] | None) -> str:
         return number(None)
     if all_alike(found):
         return NO_INTERVAL
-    return " to ".join(map(signed, found["interval"]))
+    return points(found["interval"])
 
 
 def all_alike(found: Mapping[str, Any]) -> bool:
     """Return whether all of several seeds differ by the same, so that there is neither a spread nor a p."""
     return found["n"] > 1 and found["p_t_holm"] is None
-
-
-def signed(value: float | None) -> str:
-    """Return a difference in points with its sign; zero has none.
-
-    >>> signed(0.4), signed(-0.004), signed(-0.005001), signed(None)
-    ('+0.40', '0.00', '-0.01', 'n/a')
-    """
-    if value is None:
-        return number(None)
-    text = f"{value:+.2f}"
-    return text if float(text) else text[1:]
-
-
-def p_text(p: float | None, *, equals: bool = False) -> str:
-    """Return a p-value as it is printed, with the sign before it where a sentence needs one.
-
-    >>> p_text(0.0123), p_text(0.00001), p_text(0.5, equals=True), p_text(None)
-    ('0.0123', '<0.0001', '= 0.5', 'n/a')
-    """
-    if p is None:
-        return number(None)
-    if p < 1e-4:
-        return "< 0.0001" if equals else "<0.0001"
-    return f"= {p:.3g}" if equals else f"{p:.3g}"
 
 
 def listed(names: Sequence[str]) -> str:

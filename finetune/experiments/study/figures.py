@@ -12,10 +12,10 @@ import numpy as np
 from finetune.cli.words import value_text
 from finetune.experiments.study.arms import BASELINE, Arm, grid_arm
 from finetune.experiments.study.cells import Cell
-from finetune.experiments.study.conclusion import all_alike, interval_words, p_text, signed
+from finetune.experiments.study.conclusion import all_alike, interval_words
 from finetune.experiments.study.curve_figures import draw_error_curves, draw_factor_curves, short_titles
 from finetune.figures import canvas
-from finetune.figures.markdown import Picture
+from finetune.figures.markdown import Picture, p_text, signed
 from finetune.metrics.paired_tests import SAME_TO
 
 if TYPE_CHECKING:

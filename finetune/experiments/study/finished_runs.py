@@ -197,12 +197,13 @@ def end_study(
 
     Returns the summary, with `facts` as its `what` where there are any, and the folder as `study`.
     """
+    from finetune.experiments.study.conclusion import conclude
     from finetune.experiments.study.report import write_study_report
     from finetune.experiments.study.statistics import summarise_study
 
     summary = summarise_study(cells, arms, measures, adaptive=page.adaptive)
     if page.caution:
-        summary["conclusion"] = [page.caution, *summary["conclusion"]]
+        summary["conclusion"] = [page.caution, *conclude(summary, learned=False)]
     if facts is not None:
         summary["what"] = dict(facts)
     file = write_study_report(folder, summary, cells, arms, page)
@@ -213,8 +214,8 @@ def end_study(
 
 def tell_study(summary: Mapping[str, Any]) -> None:
     """Print the first measure of every arm with its paired difference, and the conclusion."""
-    from finetune.experiments.study.conclusion import interval_words, p_text, signed
-    from finetune.figures.markdown import number
+    from finetune.experiments.study.conclusion import interval_words
+    from finetune.figures.markdown import number, p_text, signed
 
     first = summary["measures"][0]
     rows = []

@@ -12,7 +12,7 @@ from typing import Any
 from finetune.experiments.study.arm_names import MARGIN_HEADS
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell
-from finetune.experiments.study.conclusion import interval_words, p_text, signed
+from finetune.experiments.study.conclusion import interval_words
 from finetune.experiments.study.curve_figures import UNBOUNDED
 from finetune.experiments.study.figures import draw_study
 from finetune.experiments.study.schedule import unlisted_words
@@ -22,8 +22,10 @@ from finetune.figures.markdown import (
     escape,
     interval,
     number,
+    p_text,
     page,
     show_pictures,
+    signed,
     table,
 )
 from finetune.metrics.paired_tests import least_wilcoxon_p
@@ -133,8 +135,9 @@ def _score_table(summary: Mapping[str, Any], published: Mapping[str, str]) -> st
         cells = [escape(row["title"]), _trainings(row)]
         for measure in measures:
             found = row["measures"][measure["key"]]
-            cells += [_mean_sd(found), interval(_within(found["interval"]), 2)]
-        cells.append(f"{number(row['error']['mean'])} ({interval(_within(row['error']['interval']), 2)})")
+            cells += [_mean_sd(found), _ends(found)]
+        ends = _ends({**next(iter(row["measures"].values())), "interval": row["error"]["interval"]})
+        cells.append(f"{number(row['error']['mean'])} ({ends})")
         rows.append(cells + ([escape(published.get(row["name"], ""))] if shown else []))
     first = escape(measures[0]["label"].removesuffix("(%)").strip())
     note = f"n: seeds; sd divides by n - 1; error: 100 minus {first}. "
@@ -258,6 +261,13 @@ def _mean_sd(found: Row) -> str:
     return (
         number(found["mean"]) if found["sd"] is None else f"{number(found['mean'])} ± {number(found['sd'])}"
     )
+
+
+def _ends(found: Row) -> str:
+    """Return the interval of an arm's scores, or why several seeds have none."""
+    if found["interval"] is None and found["n"] > 1:
+        return "no interval: all seeds alike"
+    return interval(_within(found["interval"]), 2)
 
 
 def _trainings(row: Row) -> str:

@@ -16,6 +16,7 @@ from finetune.experiments.study.arms import BASELINE, Arm
 from finetune.experiments.study.cells import Cell
 from finetune.experiments.study.conclusion import conclude
 from finetune.metrics.bootstrap import holm, student_interval, summarise
+from finetune.metrics.intervals import NO_WIDTH, is_shown
 from finetune.metrics.paired_tests import SAME_TO, paired_t_test, wilcoxon_signed_rank
 
 Pair = tuple[str, str]  # an arm, and the one it is compared with
@@ -133,10 +134,12 @@ def _arm_row(
     level: float,
 ) -> dict[str, Any]:
     own = [cell for cell in cells if cell.arm == arm.name]
-    measured = {
-        key: _spread(found.get(arm.name, {}), level) | {"difference": against[key].get((arm.name, BASELINE))}
-        for key, found in scores.items()
-    }
+    measured = {}
+    for key, found in scores.items():
+        spread = _spread(found.get(arm.name, {}), level)
+        if spread["sd"] is not None and spread["sd"] <= NO_WIDTH:  # all seeds score alike
+            spread["interval"] = None
+        measured[key] = spread | {"difference": against[key].get((arm.name, BASELINE))}
     return {
         "name": arm.name,
         "title": arm.title,
@@ -207,10 +210,7 @@ def _difference(
 
 
 def _is_shown(row: Mapping[str, Any], limit: float) -> bool:
-    if row["p_t_holm"] is None or row["interval"] is None:
-        return False
-    low, high = row["interval"]
-    return bool(row["p_t_holm"] < limit and not low <= 0 <= high)
+    return is_shown(row["interval"], row["p_t_holm"], limit)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

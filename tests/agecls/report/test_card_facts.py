@@ -10,8 +10,8 @@ import pytest
 from agecls.faces.alignment import Face
 from agecls.faces.crop import FaceCrop
 from agecls.faces.detector import DETECTOR_VARIABLE, FaceDetector
+from agecls.report import card_facts
 from agecls.report.card_facts import FROM_LAYOUT, GIVEN, NOT_MEASURED, face_crop_of
-from agecls.report.report import card_facts
 from apps.config import ExportConfig
 from finetune.errors import UsageError
 from tests.apps.tiny_run import make_run

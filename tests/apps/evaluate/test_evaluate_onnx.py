@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from apps.evaluate.evaluate_onnx import evaluate_onnx
 from finegrained.scores import fine_scores
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.records.predictions import Predictions
+from finetune.images.checks import pack_digests
 from finetune.images.preprocess import preprocess
 from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, tiny_facts, write_tiny
 from tests.apps.tiny_run import exported, make_run, own, write_pictures
@@ -234,6 +236,45 @@ def test_category_data_that_was_trained_on_is_told(tmp_path: Path, capsys: pytes
         capsys.readouterr()
         evaluate_onnx([file], shown(tmp_path / "birds"))
         assert ("was trained on images of this very data" in capsys.readouterr().out) == (number == 0)
+
+
+def digests(root: Path, name: str) -> str:
+    """Return the digests of the images of this name in every class folder, as an exported file has them."""
+    files = sorted(root.rglob(name))
+    return pack_digests(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+
+
+@pytest.mark.parametrize("task", ["age", "category"])
+def test_images_that_a_model_has_seen_are_refused_by_their_bytes(tmp_path: Path, table: Path, task: str):
+    """One training image, under another name, is enough; no table or name has to agree."""
+    if task == "age":
+        write, config, folder = tiny_facts, others(table), table.parent
+        name, image = "03.png", "03.png"
+    else:
+        folder = tmp_path / "birds"
+        write_birds(folder)
+        write, config, name, image = bird_facts, shown(folder), "2.png", "auk/2.png"
+    seen = write(data={"contents": {"seen": digests(folder, name), "tested": ""}})
+    file = write_tiny(tmp_path / "seen.onnx", seen)
+    with pytest.raises(
+        DataError, match=r"was trained or validated on \d of these \d+ images \(equal bytes\)"
+    ) as told:
+        evaluate_onnx([file], config)
+    assert image in str(told.value)
+
+
+@pytest.mark.parametrize("task", ["age", "category"])
+def test_images_that_a_model_was_tested_on_are_called_its_own(
+    tmp_path: Path, table: Path, task: str, capsys: pytest.CaptureFixture[str]
+):
+    folder, write, config = table.parent, tiny_facts, others(table)
+    if task == "category":
+        folder, write, config = tmp_path / "birds", bird_facts, shown(tmp_path / "birds")
+        write_birds(folder)
+    tested = {"contents": {"seen": "", "tested": digests(folder, "*.png")}}
+    found = evaluate_onnx([write_tiny(tmp_path / "own.onnx", write(data=tested))], config)
+    assert found["data"] == f"{found['n']} test images of the run's own data"
+    assert "were scored when the run ended" in capsys.readouterr().out
 
 
 def test_scoring_categories_needs_no_torch(tmp_path: Path):

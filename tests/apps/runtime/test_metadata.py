@@ -53,7 +53,11 @@ WRONG = {
     "deep JSON": ("[" * 100_000, "no valid JSON"),
     "huge number": ('{"schema": ' + "9" * 10_000 + "}", "no valid JSON"),
     "list": ("[]", "one JSON object, got list"),
-    "schema": (changed(schema=2), "schema 2, this toolkit reads 1"),
+    "schema": (changed(schema=3), "schema 3, this toolkit reads 1 and 2"),
+    "resize rule": (
+        changed(preprocess=SPEC.to_dict() | {"algorithm": {"schema": 2}}),
+        "follows the resize rule .*, this toolkit applies number 1",
+    ),
     "no schema": (changed(schema=None), "schema None"),
     "unknown key": (changed(surprise=1), r"unknown keys \['surprise'\]"),
     "missing key": (changed(loss=None), r"lack \['loss'\]"),
@@ -135,6 +139,13 @@ WRONG = {
     "card privacy a list": (changed(card={"privacy": ["x"]}), "card gives privacy as .*, not text"),
     "too long": (" " * (MAX_CHARACTERS + 1), "4,000,001 characters"),
 }
+
+
+def test_a_file_of_the_first_schema_states_no_resize_rule_and_is_read():
+    values = json.loads(tiny_facts().to_json())
+    rule = values["preprocess"].pop("algorithm")
+    assert rule["shrinking"] == {"method": "area average", "opencv": "INTER_AREA"}
+    assert ModelFacts.from_json(json.dumps(values | {"schema": 1})) == tiny_facts()
 
 
 @pytest.mark.parametrize("name", WRONG)

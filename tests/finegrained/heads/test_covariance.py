@@ -124,7 +124,21 @@ def test_the_logits_read_the_upper_triangle_of_the_root_row_by_row(size):
     root = matrix_sqrt(covariance(head.reduce(read.maps["last"])), 2)
     triangle = torch.stack([root[:, i, j] for i in range(4) for j in range(i, 4)], dim=1)
     torch.testing.assert_close(head.descriptor(read), triangle)
-    torch.testing.assert_close(head.infer(read), triangle @ head.classifier.weight.T + head.classifier.bias)
+    logits = 10 * triangle @ head.classifier.weight.T + head.classifier.bias
+    torch.testing.assert_close(head.infer(read), logits)
+
+
+def test_scale_multiplies_the_triangle_and_old_weights_have_one():
+    head = CovarianceHead.build(Dims(), 3, dim=4, scale=1).eval()
+    read = features()
+    state = head.state_dict()
+    assert float(state.pop("scale")) == 1
+    tall = CovarianceHead.build(Dims(), 3, dim=4, scale=10).eval()
+    tall.load_state_dict(head.state_dict() | {"scale": torch.tensor(10.0)})
+    bias = head.classifier.bias
+    torch.testing.assert_close(tall.infer(read) - bias, 10 * (head.infer(read) - bias))
+    tall.load_state_dict(state)
+    torch.testing.assert_close(tall.infer(read), head.infer(read))
 
 
 def test_at_256_channels_the_descriptor_has_32_896_entries():
@@ -145,7 +159,7 @@ def test_the_gradient_reaches_every_weight_and_the_map_also_under_autocast():
 
 def test_the_triangles_places_are_no_part_of_a_checkpoint():
     names = set(CovarianceHead.build(Dims(), 3, dim=4).state_dict())
-    assert {name.split(".")[0] for name in names} == {"reduce", "classifier"}
+    assert {name.split(".")[0] for name in names} == {"reduce", "classifier", "scale"}
 
 
 def test_a_map_of_one_location_is_refused_with_the_cure():
@@ -159,6 +173,7 @@ def test_a_map_of_one_location_is_refused_with_the_cure():
     [
         ({"dim": 1}, "dim must be at least 2 channels, got 1"),
         ({"iterations": 0}, "at least 1, got 0"),
+        ({"scale": 0}, "scale must be a number above 0, got 0"),
         ({"dim": 20_000}, r"dim 20000 on 6 channels with 3 classes holds 600 million .*options\.dim"),
     ],
 )

@@ -322,13 +322,15 @@ def test_metrics_tell_epoch_step_stage_rate_and_scores(task: TrainingData, tmp_p
     train(task, tmp_path, quick(train_schedule="step", train_milestones=(1,), train_head_lr_multiplier=5.0))
     rows = metrics(tmp_path)
     assert [(row["epoch"], row["step"], row["stage"]) for row in rows] == [(0, 5, "all"), (1, 10, "all")]
-    assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.01])
+    assert [row["lr_backbone"] for row in rows] == pytest.approx([0.02, 0.002])
+    assert [row["lr_head"] for row in rows] == pytest.approx([0.1, 0.01])
     assert set(rows[0]) == {
         *(
             "epoch",
             "step",
             "stage",
-            "lr",
+            "lr_backbone",
+            "lr_head",
             "train_loss",
             "train_accuracy",
             "train_gradient_factor",

@@ -298,7 +298,7 @@ def test_a_frozen_stage_with_values_of_its_own_resumes_bit_for_bit(task: Trainin
     whole = train(task, tmp_path / "whole", config)
     assert {group["weight_decay"] for group in whole.learner.optimizer.param_groups} == {0.0, 0.01}
     rows = metrics(tmp_path / "whole")
-    assert [row["lr"] for row in rows] == pytest.approx([0.5, 0.05, 0.02, 0.002])
+    assert [row["lr_head"] for row in rows] == pytest.approx([0.5, 0.05, 0.02, 0.002])
     for number, call in enumerate((STEPS + 2, 2 * STEPS)):
         folder = tmp_path / str(number)
         break_off(task, folder, config, call)

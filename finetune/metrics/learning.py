@@ -1,0 +1,90 @@
+"""Whether a training learned anything: what its rows and its final scores say, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune.metrics.classification import negative_log_likelihood, predicted_classes
+
+RISE = 0.01  # of the first training loss: less is noise
+BLEND = "train_blend"  # of a margin that is annealed: it makes the loss grow
+
+
+def learning_warnings(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    classes: int,
+    accuracy: float | None,
+    majority: float | None,
+    nll: float | None,
+) -> list[str]:
+    """Return what speaks against a training having learned, a sentence each; nothing where all is well.
+
+    Args:
+        rows: of metrics.jsonl, in order.
+        classes: K.
+        accuracy: of the test images, in percent; None where nothing was tested.
+        majority: in percent, of always predicting the most frequent training class.
+        nll: mean cross-entropy of the test images' probabilities (nats), whatever loss was trained.
+
+    >>> learning_warnings([], classes=10, accuracy=9.7, majority=10.0, nll=2.29)
+    ['accuracy 9.70 % is not above the majority-class baseline (10.00 %): nothing was learned that counts']
+    """
+    found = []
+    if accuracy is not None and majority is not None and accuracy <= majority:
+        told = f"accuracy {accuracy:.2f} % is not above the majority-class baseline ({majority:.2f} %)"
+        found.append(f"{told}: nothing was learned that counts")
+    if nll is not None and nll > math.log(classes):
+        found.append(
+            f"the probabilities of the test images are worse than equal ones: cross-entropy {nll:.3f} nats, "
+            f"where {classes} equal probabilities have {math.log(classes):.3f}"
+        )
+    return [*found, *_rising(rows)]
+
+
+def prediction_warnings(
+    rows: Sequence[Mapping[str, Any]], probs: np.ndarray, target: np.ndarray, train_labels: np.ndarray
+) -> list[str]:
+    """Return `learning_warnings` of a training's rows and predictions.
+
+    Args:
+        rows: of metrics.jsonl, in order.
+        probs: float (N, K) of the test images.
+        target: int (N,), zero-based.
+        train_labels: int (M,), those that were trained on.
+    """
+    tested, classes = len(target) > 0, probs.shape[1]
+    return learning_warnings(
+        rows,
+        classes=classes,
+        accuracy=100 * float((predicted_classes(probs) == target).mean()) if tested else None,
+        majority=majority_accuracy(train_labels, target, classes) if tested else None,
+        nll=negative_log_likelihood(probs, target) if tested else None,
+    )
+
+
+def majority_accuracy(train_labels: np.ndarray, target: np.ndarray, classes: int) -> float:
+    """Return the accuracy, in percent, of always predicting the most frequent training class.
+
+    >>> majority_accuracy(np.array([0, 1, 1]), np.array([1, 0, 0, 0]), 2)
+    25.0
+    """
+    commonest = np.bincount(train_labels, minlength=classes).argmax()
+    return 100 * float(np.mean(target == commonest))
+
+
+def _rising(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence where the training loss of the last stage ended above where it began."""
+    last = [row for row in rows if row.get("stage") == rows[-1].get("stage")]
+    losses = [float(row["train_loss"]) for row in last if row.get("train_loss") is not None]
+    if len(losses) < 2 or not all(map(math.isfinite, losses)) or any(BLEND in row for row in last):
+        return []
+    if losses[-1] <= losses[0] + RISE * abs(losses[0]):
+        return []
+    return [
+        f"the training loss rose, from {losses[0]:.4g} in its first epoch to {losses[-1]:.4g} in its last"
+    ]
