@@ -6,6 +6,9 @@ BIN := .venv/bin
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
+# The tests start many programs, and compiled modules that are kept halve their start; empty means "do keep them".
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-exhaustive check bench clean
 
 demo: .venv/.ready

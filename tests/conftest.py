@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -37,6 +38,22 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Let tests take turns with those of other workers; a plugin, so that doctests take theirs too."""
     factory = session.config._tmp_path_factory  # type: ignore[attr-defined]  # what the fixture returns
     session.config.pluginmanager.register(Turns(common_folder(factory)), "turns")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep the garbage collector from what collection makes: a million objects that all stay to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the garbage collector see everything again, so that the interpreter ends in order."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)  # around pytest's own sorting, which keeps the users of one fixture together

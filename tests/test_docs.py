@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
-PAGES = [*(ROOT / name for name in OWN_PAGES), *sorted((ROOT / "docs").glob("*.md"))]
+FOLDER_PAGES = ("tests/README.md", "tests/old_formats/README.md", "examples/README.md")
+PAGES = [*(ROOT / name for name in OWN_PAGES + FOLDER_PAGES), *sorted((ROOT / "docs").glob("*.md"))]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 
 LONGEST, MEAN = 30, 17  # words in a sentence, and on average over a page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def recipe_texts(source: str) -> Iterator[str]:
     yield yaml.safe_dump(yaml.safe_load(source))
 
 
+def toml_texts(source: str) -> Iterator[str]:
+    """Yield the texts of a TOML file: its comments as one, and its keys and values."""
+    yield " ".join(re.findall(r"(?:^|\s)#+ ?(.*)$", source, re.MULTILINE))
+    yield repr(tomllib.loads(source))
+
+
 def banned_in(found: Iterator[str]) -> set[str]:
     """Return the words of BANNED that stand in these texts, however their lines are broken."""
     joined = [re.sub(r"\s+", " ", text) for text in found]
@@ -72,6 +79,10 @@ def test_a_module_uses_the_standard_words(file: Path):
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_recipe_uses_the_standard_words(file: Path):
     assert banned_in(recipe_texts(file.read_text(encoding="utf-8"))) == set()
+
+
+def test_the_projects_settings_use_the_standard_words():
+    assert banned_in(toml_texts((ROOT / "pyproject.toml").read_text(encoding="utf-8"))) == set()
 
 
 def test_every_room_has_been_read():
@@ -111,3 +122,9 @@ def test_every_banned_word_has_a_twin_and_names_in_code_pass():
 def test_a_banned_word_in_a_recipe_is_caught(source: str):
     assert banned_in(recipe_texts(source)) == {"anew"}
     assert banned_in(recipe_texts(source.replace("anew", "again"))) == set()
+
+
+@pytest.mark.parametrize("source", ["a = 1  # read anew\n", "# read\n# anew\na = 1\n", 'name = "anew"\n'])
+def test_a_banned_word_in_the_settings_is_caught(source: str):
+    assert banned_in(toml_texts(source)) == {"anew"}
+    assert banned_in(toml_texts(source.replace("anew", "again"))) == set()

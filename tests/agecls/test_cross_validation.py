@@ -195,7 +195,6 @@ def record_paths(faces: Path) -> list[str]:
     return [file.as_posix() for file in (faces / "aligned").rglob("*.jpg")]
 
 
-@pytest.mark.alone
 def test_killed_in_fold_2_and_resumed_equals_the_unbroken_result(faces, pair, tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "agecls", "cv", *words(tiny(faces, folder))]

@@ -63,7 +63,6 @@ def test_a_device_that_is_not_there_is_refused_before_any_fold(faces, tmp_path, 
     assert not (tmp_path / "run" / "fold0").exists()
 
 
-@pytest.mark.alone
 def test_processes_still_running_are_asked_to_leave():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     with pytest.raises(RuntimeError), stopping({0: ("cpu", process)}):

@@ -19,7 +19,9 @@ MODELS = [
     ("vit_tiny_patch16_224", 64, {16: 192}),
     ("swin_tiny_patch4_window7_224", 64, {16: 384, 32: 768}),
     ("convnext_atto", 64, {32: 320}),
-    ("vgg11_bn", 64, {16: 512, 32: 512}),
+    pytest.param(
+        "vgg11_bn", 64, {16: 512, 32: 512}, marks=pytest.mark.exhaustive
+    ),  # 130 million weights, twice
 ]
 
 

@@ -49,7 +49,6 @@ def wait_for_change(process: Any, file: Path, before: int) -> None:
         process.join(0.002)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     "kills", [3, *(pytest.param(kills, marks=pytest.mark.exhaustive) for kills in (6, 20))]
 )
