@@ -18,7 +18,8 @@ from apps.predict.predict import unique_titles
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import check_same_classes
 from finetune.errors import CrlError
-from finetune.images.decode import BadImageError, decode_image
+from finetune.images.decode import BadImageError
+from finetune.images.guard import decode_guarded
 
 if TYPE_CHECKING:
     from agecls.faces.alignment import Face
@@ -171,7 +172,7 @@ class DemoService:
             if size > self.max_mb * 1e6:
                 return [], [f"{size / 1e6:.1f} MB, at most {self.max_mb:g} MB are read: make it smaller"]
             notices: list[str] = []
-            image = decode_image(path, notices=notices)
+            image = decode_guarded(path, notices=notices)
             true = self._true_index(path, truth)
             warnings = tuple(notice.removeprefix(f"{path}: ") for notice in notices)
             if cropped or not self.wants_faces:

@@ -83,7 +83,7 @@ def decode_image(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on and lets truncated images pass; set it to False"
         )
     name = "uploaded bytes" if isinstance(source, bytes) else str(source)
-    return _decode_content(read_content(source), name, max_pixels, notices)
+    return decode_content(read_content(source), name, max_pixels=max_pixels, notices=notices)
 
 
 def read_content(source: Path | bytes) -> bytes:
@@ -149,7 +149,22 @@ def reason_to_refuse(file: Path) -> str | None:
     return None
 
 
-def _decode_content(content: bytes, name: str, max_pixels: int, notices: list[str] | None) -> np.ndarray:
+class CostlyImageError(Exception):
+    """An image whose decoding should be watched over; told before any pixel is decoded."""
+
+
+def decode_content(
+    content: bytes,
+    name: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    notices: list[str] | None = None,
+    cheap_pixels: int | None = None,
+) -> np.ndarray:
+    """Return the pixels of a file's bytes as `decode_image` does; errors call it `name`.
+
+    With `cheap_pixels` it raises CostlyImageError for more pixels, and for formats whose decoders are slow.
+    """
     start = content[:SNIFF_BYTES]
     _refuse_text(start, name)
     if is_heic(start):
@@ -159,6 +174,8 @@ def _decode_content(content: bytes, name: str, max_pixels: int, notices: list[st
         with Image.open(ready.stream, formats=FORMATS) as image:
             _check_header(image, name, max_pixels)
             _check_cost(image, name, ready)
+            if cheap_pixels is not None and not (ready.cheap and image.width * image.height <= cheap_pixels):
+                raise CostlyImageError
             if notices is not None and getattr(image, "is_animated", False):
                 notices.append(f"{name}: holds several frames; the first one is used")
             if isinstance(ready.stream, WatchedStream):
@@ -171,7 +188,7 @@ def _decode_content(content: bytes, name: str, max_pixels: int, notices: list[st
         if ready.twin is not None:
             _refuse_gaps(pixels, ready.twin, name)
         return pixels
-    except (BadImageError, MemoryError):
+    except (BadImageError, CostlyImageError, MemoryError):
         raise
     except StructureError as error:
         raise BadImageError(name, str(error)) from None

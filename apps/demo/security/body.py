@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -168,7 +169,7 @@ def check_files(body: bytes, head: Head, folder: UploadFolder) -> None:
     its url may be absent, or this demo's own address of that image, as the page sends it.
     """
     try:
-        value = json.loads(body) if body else None
+        value = json.loads(body, parse_constant=_finite, parse_float=_finite) if body else None
     except (ValueError, RecursionError):
         raise Refusal(400, "The request is no valid JSON.") from None
     waiting = [value]
@@ -180,6 +181,14 @@ def check_files(body: bytes, head: Head, folder: UploadFolder) -> None:
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
+
+
+def _finite(text: str) -> float:
+    """Return the number that `text` says; ValueError for NaN and Infinity, which JSON does not have."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
 
 
 def check_file_route(head: Head, folder: UploadFolder) -> None:

@@ -1,4 +1,4 @@
-"""Small files that would keep a decoder busy or fill the memory: refused, or read without what is no pixel."""
+"""Small files that would keep a decoder busy or fill the memory, and metadata that play no part."""
 
 from __future__ import annotations
 
