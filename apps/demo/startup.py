@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,25 @@ from finetune.errors import UsageError
 
 CLOSING_SECONDS = 1
 TASKS = {"age": "Age groups", "category": "Fine-grained"}
+
+
+@dataclass(frozen=True)
+class RunningDemo:
+    """A demo that is being served.
+
+    Args:
+        url: where, such as http://127.0.0.1:7860/.
+        services: the tabs' services by task: age, category.
+        examples: the tabs' example images by task.
+        folder: where uploads are kept.
+        seconds: how long the start took.
+    """
+
+    url: str
+    services: dict[str, DemoService]
+    examples: dict[str, Examples]
+    folder: UploadFolder
+    seconds: float
 
 
 def check_numbers(config: DemoConfig) -> None:
