@@ -19,7 +19,7 @@ from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import check_same_classes
 from finetune.errors import CrlError, InterruptedRunError
 from finetune.images.decode import BadImageError
-from finetune.images.guard import decode_guarded
+from finetune.images.streams.guard import decode_guarded
 
 if TYPE_CHECKING:
     from agecls.faces.alignment import Face

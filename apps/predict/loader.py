@@ -21,7 +21,7 @@ import numpy as np
 from apps.predict.inputs import Source, check_fps, read_frames, source_of
 from finetune.errors import DataError
 from finetune.images.decode import BadImageError
-from finetune.images.guard import decode_guarded
+from finetune.images.streams.guard import decode_guarded
 
 T = TypeVar("T")
 Picture = Source | Path | str | bytes | np.ndarray

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.images import guard
 from finetune.images.decode import BadImageError, decode_image
-from finetune.images.guard import DecodeProcesses, decode_guarded
+from finetune.images.streams import guard
+from finetune.images.streams.guard import DecodeProcesses, decode_guarded
 from finetune.runs import interrupts
 from finetune.runs.interrupts import StopRequest
 from tests.finetune.pictures import smooth_picture
@@ -33,7 +33,9 @@ DECODER = "g.decode_content = lambda *_, **__:"
 
 def _started_with(change: str) -> str:
     """Return the program of a process with another decoder."""
-    return f"{guard._START.removesuffix('serve()')}import finetune.images.guard as g; {change}; serve()"
+    return (
+        f"{guard._START.removesuffix('serve()')}import finetune.images.streams.guard as g; {change}; serve()"
+    )
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ CHEAP_PIXELS = 16_000_000  # of JPEG, PNG, bitmaps: a third of a second
 SPARE_BYTES = 64_000_000  # for the interpreter itself
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from finetune.images.guard import serve; serve()"
+    "from finetune.images.streams.guard import serve; serve()"
 )
 _HEAD = 8  # bytes that say how long a message is
 
