@@ -10,7 +10,7 @@ from typing import Any
 from finetune.errors import InterruptedRunError
 from finetune.runs.interrupts import at_stop
 
-GRACE_SECONDS = 0.5  # most batches end by themselves in this time, and their answers are kept
+GRACE_SECONDS = 0.5  # most batches are done in this time, and their answers are kept
 LAST_SECONDS = 1.0  # that an operator may take to end
 
 _lock = threading.Lock()

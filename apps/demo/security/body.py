@@ -187,7 +187,7 @@ def _finite(text: str) -> float:
     """Return the number that `text` says; ValueError for NaN and Infinity, which JSON does not have."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text} is not a number")
     return value
 
 
