@@ -18,8 +18,8 @@ from finetune.images.streams.prepared import MAX_PARTS, Prepared, StructureError
 MAX_SCANS = 100
 MAX_SCANNED = 600_000_000  # pixels times scans: 12 scans of 50 megapixels, 3 s of a core
 PROGRESSIVE_BYTES = 10  # for each pixel: three coefficients of two bytes, and four of the image
-SPARE = 16  # bytes behind the pixels' data that some cameras leave
-MORE = b"\0" * 16  # the decoder looks a little ahead
+SPARE = 4  # bytes behind the pixels' data that some cameras leave
+MORE = b"\xff\0" * 8  # the decoder looks eight bytes ahead; no code is made of ones alone
 TWIN_PIXELS = 16_000_000  # above, decoding twice would take too long
 _MARK = re.compile(rb"\xff[^\x00\xff]")  # the start of a marker inside a scan, restarts included
 _STARTS_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

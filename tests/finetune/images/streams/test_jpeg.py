@@ -55,7 +55,7 @@ def test_a_whole_file_gives_pillows_pixels_and_no_note(kind: str, mode: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.98])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.98, 0.995])
 def test_half_a_file_with_an_end_marker_is_refused(kind: str, share: float) -> None:
     content = encoded(**KINDS[kind])
     start, end = scan_bounds(content)
