@@ -15,6 +15,7 @@ from finetune.images.streams.prepared import MAX_PARTS, Prepared, StructureError
 PNG_START = b"\x89PNG\r\n\x1a\n"
 TEXT_BYTES = 1_000_000  # of a text that may say which way is up
 GIF_BYTES = 10  # for each pixel
+MAX_BLOCKS = 16_384  # up to the second image
 _KEPT = frozenset((b"tRNS", b"acTL", b"fcTL", b"fdAT"))  # beside the critical chunks
 _TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 _UPRIGHT = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
@@ -91,8 +92,8 @@ def prepare_gif(content: bytes) -> Prepared:
         else:
             break
         dropped = label[0] == 0x21 and label[1] in (_COMMENT, _PLAIN_TEXT, _APPLICATION)
-        blocks += not dropped
-        refuse_parts(blocks, MAX_PARTS, "GIF blocks")
+        blocks += 1
+        refuse_parts(blocks, MAX_BLOCKS, "GIF blocks")
         if not dropped:
             kept.append(content[start:place])
     kept.append(b"\x3b" if images == 2 else content[place:])
