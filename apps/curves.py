@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from finetune.runs.csv_file import CsvWriter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,11 +69,11 @@ def draw_curves(
 
 def _write_table(file: Path, curves: Sequence[Curve]) -> None:
     with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["loss", "label", "p_c", "value", "gradient_dL_dz_c", "step_relative_to_ce"])
+        writer = CsvWriter(stream, "\r\n")
+        writer.row(["loss", "label", "p_c", "value", "gradient_dL_dz_c", "step_relative_to_ce"])
         for curve in curves:
             for row in zip(curve.p, curve.loss, curve.gradient, curve.step, strict=True):
-                writer.writerow([curve.name, curve.label, *(format(float(number), ".10g") for number in row)])
+                writer.row([curve.name, curve.label, *(format(float(number), ".10g") for number in row)])
 
 
 def _write_picture(file: Path, curves: Sequence[Curve]) -> None:

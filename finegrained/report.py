@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.experiments.task import Sections
 from finetune.figures.markdown import Picture
 from finetune.metrics.classification import confusion_matrix
+from finetune.runs.csv_file import csv_text
 from finetune.runs.files import write_bytes
 
 PAIRS_KEPT = 50  # of report.json; confusions.csv has every kind of mistake
@@ -96,7 +95,7 @@ def write_tables(
     """
     columns = list(per_class[0])
     rows = [["" if row[name] is None else row[name] for name in columns] for row in per_class]
-    write_bytes(folder / "per_class.csv", _csv(columns, rows))
+    write_bytes(folder / "per_class.csv", csv_text(columns, rows).encode())
     wrong = confusion - np.diag(np.diag(confusion))
     truths, said = np.nonzero(wrong)
     order = np.argsort(-wrong[truths, said], kind="stable")
@@ -105,15 +104,7 @@ def write_tables(
         for i, j in zip(truths[order], said[order], strict=True)
     ]
     header = ["true_class", "predicted_class", "images", "images_of_true_class"]
-    write_bytes(folder / "confusions.csv", _csv(header, mistakes))
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    write_bytes(folder / "confusions.csv", csv_text(header, mistakes).encode())
 
 
 def tell(report: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import warnings
@@ -16,6 +15,7 @@ import numpy as np
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.records.splits import PARTS, Split
 from finetune.images.manifest import Manifest
+from finetune.runs.csv_file import CsvWriter, read_csv
 
 Protocol = Literal["fixed", "grouped", "rotate"]
 VALIDATION_SHARES = 8  # "grouped" holds out one of eight groups of albums
@@ -218,9 +218,9 @@ def _write_part(file: Path, manifest: Manifest, rows: np.ndarray) -> None:
     columns = {name: manifest[name][rows] for name in EXPORTED_COLUMNS if name in manifest}
     columns = {"path": columns.pop("path"), "label": columns.pop("label"), "class_name": names, **columns}
     with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows(sorted(zip(*(values.tolist() for values in columns.values()), strict=True)))
+        writer = CsvWriter(stream, "\r\n")
+        writer.row(columns)
+        writer.rows(sorted(zip(*(values.tolist() for values in columns.values()), strict=True)))
 
 
 def verify_splits(folder: Path, manifest: Manifest, *, allow_subject_overlap: bool = False) -> list[Split]:
@@ -252,7 +252,9 @@ def _read_split(folder: Path, fold: int, protocol: str, manifest: Manifest) -> S
         rows: list[int] = []
         file = folder / f"fold_{fold}" / f"{part}.csv"
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            for record in csv.DictReader(stream):
+            lines = read_csv(stream)
+            header = next(lines)
+            for record in (dict(zip(header, cells, strict=False)) for cells in lines):
                 known = rows_of[record["path"]]
                 if known and manifest.class_names[manifest.label[known[0]]] == record["class_name"]:
                     rows.append(known.pop(0))

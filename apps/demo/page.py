@@ -7,9 +7,8 @@ functions, after the guard has looked the environment over.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from apps.demo import startup as demo_start
 from apps.demo import text as demo_page
 from apps.demo import theme
 from apps.demo.results import write_downloads
+from apps.demo.startup import RunningDemo
 from finetune.cli.console import say
 from finetune.runs.interrupts import HANGUP, StopRequest
 
@@ -27,27 +27,6 @@ if TYPE_CHECKING:
     from apps.demo.examples import Examples
     from apps.demo.service import DemoService
     from apps.demo.uploads import UploadFolder
-
-
-@dataclass(frozen=True)
-class RunningDemo:
-    """A demo that is being served.
-
-    Args:
-        url: where, such as http://127.0.0.1:7860/.
-        public: where people find it behind another server; the same as `url` without one.
-        services: the tabs' services by the task that their files name.
-        examples: the tabs' example images by task.
-        folder: where uploads are kept.
-        seconds: how long the start took.
-    """
-
-    url: str
-    public: str
-    services: dict[str, DemoService]
-    examples: dict[str, Examples]
-    folder: UploadFolder
-    seconds: float
 
 
 def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
@@ -186,6 +165,7 @@ def _build_tab(
             cropped=is_cropped,
             truth=true or None,
             explain=explained,
+            waits=_visitor(),
         )
         hidden = gr.DownloadButton(visible=False)
         yield demo_results.results_html(answer), hidden, hidden
@@ -256,11 +236,21 @@ def _add_endpoint(services: dict[str, DemoService]) -> None:
         Returns an object: pictures, a list of {name, face, box, true, models: {title: {class, probability,
         probs}}, warnings}; errors, a list of {name, reason}; and status, one line.
         """
-        from apps.demo.service import answer_call
+        from apps.demo.endpoint import answer_call
 
-        return answer_call(services, files, models, already_cropped, true_class)
+        return answer_call(services, files, models, already_cropped, true_class, waits=_visitor())
 
     gr.api(predict, api_name="predict", concurrency_id="classify")
+
+
+def _visitor() -> Callable[[], bool]:
+    """Return a function that tells whether the visitor whose question is being answered still waits."""
+    from gradio.context import LocalContext
+
+    from apps.demo.endpoint import still_waits
+
+    request = LocalContext.request.get(None)
+    return still_waits(LocalContext.blocks.get(None), getattr(request, "session_hash", None))
 
 
 def _build_explorer() -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,13 +17,15 @@ from apps.demo.looks import look_at, most_looks
 from apps.predict.predict import unique_titles
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import check_same_classes
-from finetune.errors import CrlError
-from finetune.images.decode import BadImageError, decode_image
+from finetune.errors import CrlError, InterruptedRunError
+from finetune.images.decode import BadImageError
+from finetune.images.streams.guard import decode_guarded
 
 if TYPE_CHECKING:
     from agecls.faces.alignment import Face
     from agecls.faces.detector import FaceDetector
 
+GONE = "nobody waits for this answer any more"
 MAX_FACES = 12  # of one image, the largest ones: a group photograph must not hold everybody else up
 
 
@@ -97,6 +99,7 @@ class DemoService:
         cropped: bool = False,
         truth: str | None = None,
         explain: bool = False,
+        waits: Callable[[], bool] = lambda: True,
     ) -> Answer:
         """Classify uploaded images with the chosen models.
 
@@ -107,6 +110,7 @@ class DemoService:
             truth: the class of all these images, where the visitor knows it; without it an example knows
                 its own.
             explain: also draw where each network looked.
+            waits: returns whether the visitor still does; asked before every image and every model.
 
         Returns the answer; whatever cannot be answered stands in its `errors`, in words.
         """
@@ -120,6 +124,8 @@ class DemoService:
         seen = 0
         different = list(dict.fromkeys(map(Path, paths)))
         for path, name in zip(different, unique_names([path.name for path in different]), strict=True):
+            if not waits():
+                return Answer(self.class_names, chosen, errors=(("", GONE),))
             found, trouble = self._look_at(path, name, chosen, cropped, truth)
             views += found
             seen += bool(found)
@@ -130,7 +136,7 @@ class DemoService:
             errors.append(("", reason))
         rows: tuple[Row, ...] = ()
         try:
-            rows = self._classify(views, chosen, explain) if views else ()
+            rows = self._classify(views, chosen, explain, waits) if views else ()
         except CrlError as error:
             errors.append(("", self._without_paths(error)))
         devices = sorted({_device(self.models[title]) for title in chosen})
@@ -171,7 +177,7 @@ class DemoService:
             if size > self.max_mb * 1e6:
                 return [], [f"{size / 1e6:.1f} MB, at most {self.max_mb:g} MB are read: make it smaller"]
             notices: list[str] = []
-            image = decode_image(path, notices=notices)
+            image = decode_guarded(path, notices=notices)
             true = self._true_index(path, truth)
             warnings = tuple(notice.removeprefix(f"{path}: ") for notice in notices)
             if cropped or not self.wants_faces:
@@ -235,10 +241,14 @@ class DemoService:
         box = None if face is None else face.box
         return _View(name, number, box, true, warnings, crops)
 
-    def _classify(self, views: Sequence[_View], chosen: Sequence[str], explain: bool) -> tuple[Row, ...]:
+    def _classify(
+        self, views: Sequence[_View], chosen: Sequence[str], explain: bool, waits: Callable[[], bool]
+    ) -> tuple[Row, ...]:
         most = most_looks([self.models[title] for title in chosen])
         guesses = {}
         for title in chosen:
+            if not waits():
+                raise InterruptedRunError(GONE)
             model, crops = self.models[title], [view.crops[title] for view in views]
             looks = len(crops) if model.has_maps or most is None else most
             guesses[title] = ask(model, crops, looks if explain else 0)
@@ -303,42 +313,3 @@ def _cut(image: np.ndarray, face: Face | None, rule: FaceCrop | None, model: Onn
 
 def _device(model: OnnxClassifier) -> str:
     return "CPU" if model.device == "cpu" else "GPU"
-
-
-def answer_call(
-    services: Mapping[str, DemoService],
-    files: object,
-    models: object = None,
-    already_cropped: object = False,
-    true_class: object = None,
-) -> dict[str, Any]:
-    """Return the answer to a call of the endpoint /predict, whose values may be anything that JSON can say.
-
-    The first model's tab decides which service answers; without models it is the first tab's. A value of
-    another kind than asked for is refused in words, never guessed at.
-    """
-    listed = [files] if isinstance(files, dict | str) else files
-    paths: list[Any] = [item.get("path") if isinstance(item, dict) else item for item in _list(listed) or ()]
-    titles = _list([models] if isinstance(models, str) else [] if models is None else models)
-    wrong = {
-        "files must be a list of uploaded files": not _all_words(_list(listed) and paths),
-        "models must be a list of titles, or null for all": not _all_words(titles),
-        "already_cropped must be true or false": not isinstance(already_cropped, bool | None),
-        "true_class must be a class's name, or null": not isinstance(true_class, str | None),
-    }
-    service = next(iter(services.values()))
-    if any(wrong.values()):
-        reasons = tuple(("", reason) for reason, is_wrong in wrong.items() if is_wrong)
-        return Answer(service.class_names, errors=reasons).to_dict()
-    if titles:
-        service = next((one for one in services.values() if titles[0] in one.titles), service)
-    truth = str(true_class) if true_class else None
-    return service.answer(paths, titles or None, cropped=already_cropped is True, truth=truth).to_dict()
-
-
-def _list(value: object) -> list[Any] | None:
-    return list(value) if isinstance(value, list | tuple) else None
-
-
-def _all_words(values: Sequence[object] | None) -> bool:
-    return values is not None and all(isinstance(value, str) for value in values)

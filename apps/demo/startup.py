@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,27 @@ def tabs(present: Collection[str]) -> dict[str, str]:
     """Return the tabs' titles by task: of the installed tasks with a standing tab, then of others present."""
     standing = {words.kind: words.tab for words in words_with_tabs()}
     return standing | {kind: words_of(kind).tab for kind in present if kind not in standing}
+
+
+@dataclass(frozen=True)
+class RunningDemo:
+    """A demo that is being served.
+
+    Args:
+        url: where, such as http://127.0.0.1:7860/.
+        public: where people find it behind another server; the same as `url` without one.
+        services: the tabs' services by the task that their files name.
+        examples: the tabs' example images by task.
+        folder: where uploads are kept.
+        seconds: how long the start took.
+    """
+
+    url: str
+    public: str
+    services: dict[str, DemoService]
+    examples: dict[str, Examples]
+    folder: UploadFolder
+    seconds: float
 
 
 def check_numbers(config: DemoConfig) -> None:

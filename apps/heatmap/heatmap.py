@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +11,11 @@ import numpy as np
 from finetune.errors import DataError, UsageError
 from finetune.figures.canvas import distinct_short_names
 from finetune.images.class_names import display_name
+from finetune.runs.csv_file import csv_text
 
 MAX_COLUMNS = 25  # classes up to which every class has a column
 LEAST_COLUMNS = 12  # of a model beside others, where not every class has one
 TOP = 5  # of an image's classes, that a column at most is given for, where it is read
-FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are the wide forms of the first
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,27 +163,15 @@ def to_csv(found: HeatMap) -> str:
     classes are called as the models call them; a name that a spreadsheet would run as a formula starts with
     an apostrophe.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
     header = ["picture", "model", "true class", "predicted class", *found.class_names]
-    writer.writerow([safe_cell(name) for name in header])
+    rows: list[list[str]] = []
     for row, picture in enumerate(found.rows):
         target = found.truth(row)
         truth = "" if target is None else found.class_names[target]
         for title, table in found.tables.items():
             words = (picture, title, truth, found.class_names[int(table[row].argmax())])
-            writer.writerow([*map(safe_cell, words), *(f"{value:.9g}" for value in table[row])])
-    return text.getvalue()
-
-
-def safe_cell(text: str) -> str:
-    """Return `text` so that a spreadsheet shows it: never a formula, and writable as UTF-8.
-
-    >>> safe_cell("=1+1"), safe_cell("25-32"), safe_cell("cat")
-    ("'=1+1", '25-32', 'cat')
-    """
-    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
-    return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text
+            rows.append([*words, *(f"{value:.9g}" for value in table[row])])
+    return csv_text(header, rows, "\r\n")
 
 
 def names_for_people(class_names: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from apps.heatmap.heatmap import HeatMap, short_names
 from finetune.errors import UsageError
 from finetune.figures import canvas
 from finetune.figures.heat_map import MARKS, NAME_LIMIT, Panel, RowLabels, draw_heat_map_figure
+from finetune.figures.lettering import class_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,16 +45,17 @@ def draw_png(found: HeatMap, out: Path, *, title: str = "") -> Path:
     if found.hidden:
         subtitle += f"\n{len(found.columns)} of {len(found.class_names)} classes have a column: "
         subtitle += "the most probable" + (" and the true ones" if known else " ones")
-    return draw_heat_map_figure(
-        out,
-        title=title or f"Softmax probabilities: {canvas.count_text(count, 'image')}",
-        subtitle=subtitle,
-        panels=[Panel(name, found.shown(name), found.predicted(name)) for name in found.tables],
-        columns=short_names(columns, NAME_LIMIT),
-        truths=found.truths,
-        rows=_row_labels(found),
-        rest=bool(found.hidden),
-    )
+    with class_numbers(found.class_names, "the CSV or HTML file has the names"):
+        return draw_heat_map_figure(
+            out,
+            title=title or f"Softmax probabilities: {canvas.count_text(count, 'image')}",
+            subtitle=subtitle,
+            panels=[Panel(name, found.shown(name), found.predicted(name)) for name in found.tables],
+            columns=short_names(columns, NAME_LIMIT),
+            truths=found.truths,
+            rows=_row_labels(found),
+            rest=bool(found.hidden),
+        )
 
 
 def _row_labels(found: HeatMap) -> RowLabels:

@@ -18,12 +18,17 @@ import numpy as np
 from finetune.errors import UsageError
 from finetune.figures.canvas import count_text
 from finetune.images.decode import MAX_PIXELS, MIN_SIDE, BadImageError
+from finetune.images.endings import PICTURE_ENDINGS, unread_notices
 
-PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm")
-) | {".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
+PICTURE_SUFFIXES = PICTURE_ENDINGS
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
 CONTAINERS = "MP4, MOV, AVI, MKV, WebM"
+WIDE_MARKS = (
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 LATEST_END = 1.0  # seconds, or a twentieth of the whole: sound often lasts a little longer than the images
 
 
@@ -55,7 +60,7 @@ def find_sources(words: Iterable[str], *, recursive: bool = True) -> Found:
 
     A file is taken whatever its name. In a folder only names with an image's ending count, in natural order
     (2.jpg before 10.jpg), files before subfolders; subfolders are entered when `recursive`, each once, also
-    through links; hidden names (a leading dot) are passed over, and videos are counted in a notice. A pattern
+    through links. Videos, hidden names (a leading dot) and all other files are counted in notices. A pattern
     (`*`, `?`, `[a-z]`, `**`) is tried where no file has that very name; it finds images and videos, and
     other files where it spells out their ending. A word that names nothing becomes a source that says so.
     """
@@ -86,14 +91,36 @@ def source_of(path: str) -> Source:
 def read_list(stream: BinaryIO) -> list[str]:
     """Return the paths that `stream` lists, one a line; blank lines and lines that start with # are skipped.
 
+    The list is UTF-8, or the bytes of file names; UTF-16, as PowerShell writes it, is read too.
+    Raises UsageError for what is no text.
+
     >>> import io
     >>> read_list(io.BytesIO(b"# faces\\na b.jpg\\r\\n\\nc.jpg"))
     ['a b.jpg', 'c.jpg']
     """
-    lines = [
-        os.fsdecode(line.rstrip(b"\r\n")) for line in stream.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    ]
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+    content = stream.read()
+    wide = _wide_encoding(content)
+    if wide:
+        try:
+            lines = content.decode(wide).removeprefix("\ufeff").split("\n")
+        except UnicodeError:
+            raise UsageError("the list looks like UTF-16 but is damaged; save it as UTF-8") from None
+    else:
+        lines = list(map(os.fsdecode, content.removeprefix(b"\xef\xbb\xbf").split(b"\n")))
+    if any("\0" in line for line in lines):
+        raise UsageError("the list holds NUL bytes, so it is no text; give one path a line, as UTF-8")
+    found = [line.rstrip("\r") for line in lines]
+    return [line for line in found if line.strip() and not line.startswith("#")]
+
+
+def _wide_encoding(content: bytes) -> str:
+    """Return the encoding of a text whose characters take two or four bytes; "" for any other."""
+    for mark, name in WIDE_MARKS:
+        if content.startswith(mark):
+            return name
+    zeros = [content[start:400:2].count(0) * 4 > len(content[start:400:2]) for start in (0, 1)]
+    names = {(False, True): "utf-16-le", (True, False): "utf-16-be"}
+    return names.get((zeros[0], zeros[1]), "")
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
@@ -123,6 +150,8 @@ def is_video(file: str | Path) -> bool:
 
 
 def _from_word(word: str, recursive: bool, notices: list[str]) -> Sequence[Source]:
+    if "\0" in word:  # no file has such a name, and patterns stumble over it
+        return [source_of(word)]
     if os.path.isdir(word):  # noqa: PTH112  (Path("") would be the current folder)
         return _from_folder(word, recursive, notices)
     if glob.has_magic(word) and not os.path.lexists(word):
@@ -142,36 +171,53 @@ def _from_pattern(pattern: str, recursive: bool, notices: list[str]) -> Sequence
     matches = sorted(glob.glob(pattern, recursive=True), key=natural_key)  # noqa: PTH207  (keeps "./" and "**")
     known = PICTURE_SUFFIXES | VIDEO_SUFFIXES
     sources: list[Source] = []
+    others: list[str] = []
     for match in matches:
         suffix = Path(match).suffix
         if os.path.isdir(match):  # noqa: PTH112
             sources += [] if "**" in pattern else _from_folder(match, recursive, notices)
         elif suffix.lower() in known or (suffix and pattern.endswith(suffix)):
             sources += _from_word(match, recursive, notices)
+        else:
+            others.append(match)
+    notices += [f"{pattern}: {sentence}" for sentence in unread_notices(others)]
     return sources or [Source(pattern, "nothing", "the pattern matches no image and no video")]
 
 
 def _from_folder(folder: str, recursive: bool, notices: list[str]) -> Sequence[Source]:
     sources: list[Source] = []
     broken: list[Source] = []
+    hidden: list[str] = []
+    others: list[str] = []
     videos = 0
-    for parent, names in _walk(folder, recursive, broken):
+    for parent, names in _walk(folder, recursive, broken, hidden):
         for name in names:
             suffix = Path(name).suffix.lower()
             videos += suffix in VIDEO_SUFFIXES
             if suffix in PICTURE_SUFFIXES:
                 sources.append(Source(os.path.join(parent, name)))  # noqa: PTH118  (keeps a leading "./")
+            elif suffix not in VIDEO_SUFFIXES:
+                others.append(name)
     if videos:
         verb = "is" if videos == 1 else "are"
         told = f"{count_text(videos, 'video')} in it {verb} not looked at"
         notices.append(f"{folder}: {told}; name {'it' if videos == 1 else 'them'}, or give a pattern")
+    notices += [f"{folder}: {sentence}" for sentence in unread_notices(others)]
+    if hidden:
+        told = f"{count_text(len(hidden), 'hidden name')} (a leading dot) in it"
+        notices.append(f"{folder}: {told} {'is' if len(hidden) == 1 else 'are'} not looked at")
     if not sources and not broken:
         return [Source(folder, "nothing", "the folder holds no image")]
     return sources + broken
 
 
-def _walk(folder: str, recursive: bool, broken: list[Source]) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder, names of its files) in natural order; what cannot be listed is added to `broken`."""
+def _walk(
+    folder: str, recursive: bool, broken: list[Source], hidden: list[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield (folder, names of its files) in natural order.
+
+    What cannot be listed is added to `broken`, and names that start with a dot to `hidden`.
+    """
 
     def remember(error: OSError) -> None:
         broken.append(Source(str(error.filename), "nothing", f"cannot be listed: {error.strerror}"))
@@ -181,9 +227,11 @@ def _walk(folder: str, recursive: bool, broken: list[Source]) -> Iterator[tuple[
         place = os.stat(parent)  # noqa: PTH116
         again = (place.st_dev, place.st_ino) in seen
         seen.add((place.st_dev, place.st_ino))
-        visible = [name for name in folders if not name.startswith(".")] if recursive and not again else []
+        found = list(folders)
+        visible = [name for name in found if not name.startswith(".")] if recursive and not again else []
         folders[:] = sorted(visible, key=natural_key)
         if not again:
+            hidden += [name for name in [*(found if recursive else []), *names] if name.startswith(".")]
             yield parent, sorted((name for name in names if not name.startswith(".")), key=natural_key)
 
 

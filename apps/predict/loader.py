@@ -20,7 +20,8 @@ import numpy as np
 
 from apps.predict.inputs import Source, check_fps, read_frames, source_of
 from finetune.errors import DataError
-from finetune.images.decode import BadImageError, decode_image
+from finetune.images.decode import BadImageError
+from finetune.images.streams.guard import decode_guarded
 
 T = TypeVar("T")
 Picture = Source | Path | str | bytes | np.ndarray
@@ -140,7 +141,7 @@ class _Lane(Generic[T]):
     def _from_picture(self, index: int, name: str, picture: Path | bytes | np.ndarray) -> Seen[T]:
         notices: list[str] = []
         try:
-            pixels = picture if isinstance(picture, np.ndarray) else decode_image(picture, notices=notices)
+            pixels = picture if isinstance(picture, np.ndarray) else decode_guarded(picture, notices=notices)
             return Seen(index, name, self._work(pixels), notices=tuple(notices))
         except DataError as error:
             return Seen(index, name, reason=_reason(error))

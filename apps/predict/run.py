@@ -318,7 +318,7 @@ def _run(
         except KeyboardInterrupt:
             failure = _interrupted(tally, total, sinks.out, "SIGINT")
         except CrlError as error:  # what was answered before is kept
-            failure = error
+            failure = _interrupted(tally, total, sinks.out, stop.signal_name) if stop.requested else error
         tally.stop_clock()
     return tally, failure
 

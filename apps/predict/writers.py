@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
 import json
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 from apps.predict.predict import Answer
 from finetune.cli.console import on_one_line as on_one_line
 from finetune.errors import UsageError
+from finetune.runs.csv_file import CsvWriter
 from finetune.runs.files import atomic_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -141,15 +141,12 @@ def open_predictions(file: Path, layout: Layout) -> Iterator[Write]:
 
 @contextmanager
 def _csv_rows(stream: BinaryIO, layout: Layout) -> Iterator[Write]:
-    from apps.heatmap.heatmap import safe_cell
-
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow([safe_cell(name) for name in layout.columns])
+    writer = CsvWriter(text, "\r\n")
+    writer.row(layout.columns)
 
     def write(answer: Answer) -> None:
-        cells = layout.row(answer)
-        writer.writerow([safe_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+        writer.row(layout.row(answer))
 
     try:
         yield write

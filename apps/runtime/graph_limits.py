@@ -1,14 +1,16 @@
-"""What a model's graph may do and how much memory it may ask for, read from the graph before it runs."""
+"""What a model's graph may do, and how much memory and work it may ask for, read before it runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
+from apps.runtime.graph_work import Shapes, UnknownWorkError, multiply_adds
 from finetune.errors import ModelFileError
 
 # What may be counted out before it runs: no loops, branches, random numbers, texts or lists, and nothing
@@ -33,6 +35,8 @@ OPERATORS = frozenset(
     """.split()  # noqa: SIM905 (a column of 150 names helps nobody)
 )
 LARGEST_VALUE, LARGEST_SUM = 10**9, 8 * 10**9  # bytes, of a batch of one image
+MOST_WORK = 10**12  # multiply-adds for an image; Swin-L at 384 px takes a tenth of it
+MOST_FOLDED = 10**10  # multiply-adds among constants, which are worked out while the model is loaded
 BATCHES = (1, 64)  # the second shows what grows faster than the batch
 SMALL = 1024  # numbers: what gives a shape is shorter, and the longer ones need not be copied
 BYTES = {TensorProto.DOUBLE: 8, TensorProto.INT64: 8, TensorProto.UINT64: 8, TensorProto.COMPLEX64: 8}
@@ -41,10 +45,11 @@ BYTES |= {TensorProto.INT8: 1, TensorProto.UINT8: 1, TensorProto.BOOL: 1}
 
 
 def check_graph(model: onnx.ModelProto) -> None:
-    """Raise ModelFileError for operators that are not run, and for values that would fill the memory.
+    """Raise ModelFileError for operators that are not run, and for too much memory or work.
 
     Every value's size must follow from the graph alone; for each image of a batch no value may take more
-    than 1 GB, and all of them together no more than 8 GB.
+    than 1 GB, and all of them together no more than 8 GB. An image may take 10^12 multiply-adds, and what
+    follows from constants alone 10^10.
     """
     for node in model.graph.node:
         if node.op_type not in OPERATORS:
@@ -61,12 +66,51 @@ def check_graph(model: onnx.ModelProto) -> None:
         if min(tensor.dims, default=0) < 0:
             raise ModelFileError(f"holds the tensor {tensor.name[:80]!r} of a size below 0")
     for batch in BATCHES:
-        _check_memory(model, batch)
+        _check_costs(model, batch)
 
 
-def _check_memory(model: onnx.ModelProto, batch: int) -> None:
+def _check_costs(model: onnx.ModelProto, batch: int) -> None:
+    """Raise ModelFileError where a batch of this many images takes too much memory or work."""
+    graph, known = _inferred(model, batch)
+    _check_memory(model, graph, known, batch)
+    _check_work(model, graph, known, batch)
+
+
+def _check_work(model: onnx.ModelProto, graph: onnx.GraphProto, known: Mapping[str, Any], batch: int) -> None:
+    shapes: Shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    constant = {"", *shapes}
+    shapes |= {name: [dim.dim_value for dim in found.shape.dim] for name, found in known.items()}
+    inferred = {item.name: item for item in graph.initializer}  # what is told of the input's sides alone
+    shapes |= {name: list(tensor.dims) for name, tensor in inferred.items()}
+    constant |= set(inferred)
+    total = folded = 0
+    for node in graph.node:
+        try:
+            work = multiply_adds(node, shapes)
+        except UnknownWorkError as error:
+            raise ModelFileError(
+                f"the work of its operator {node.op_type!r} cannot be told: {error}"
+            ) from None
+        total += work
+        if constant.issuperset(node.input):
+            folded += work
+            constant.update(node.output)
+        if folded > MOST_FOLDED:
+            raise ModelFileError(
+                f"asks for too much work while it is loaded: more than {folded:.3g} multiply-adds of "
+                f"constants, at most {MOST_FOLDED:.0e}; export it with its constants worked out"
+            )
+        if total > batch * MOST_WORK:
+            pictures = "one image" if batch == 1 else f"{batch} images"
+            told = f"more than {total:.3g} multiply-adds to answer for {pictures}"
+            raise ModelFileError(f"asks for too much work: {told}; at most {MOST_WORK:.0e} an image are run")
+
+
+def _check_memory(
+    model: onnx.ModelProto, graph: onnx.GraphProto, known: Mapping[str, Any], batch: int
+) -> None:
     total = 0
-    for name, size in _sizes(model, batch):
+    for name, size in _sizes(model, graph, known):
         total += size
         if size > batch * LARGEST_VALUE or total > batch * LARGEST_SUM:
             least = f"{size / 1e9:.3g} GB for the value {name[:80]!r}"
@@ -75,16 +119,23 @@ def _check_memory(model: onnx.ModelProto, batch: int) -> None:
             raise ModelFileError(f"asks for too much memory: {told}, to answer for {pictures}")
 
 
-def _sizes(model: onnx.ModelProto, batch: int) -> Iterator[tuple[str, int]]:
-    """Yield every tensor of the graph with the bytes it takes for a batch of this many images."""
-    for tensor in model.graph.initializer:
-        yield tensor.name, _bytes(tensor.data_type, tensor.dims)
+def _inferred(model: onnx.ModelProto, batch: int) -> tuple[onnx.GraphProto, dict[str, Any]]:
+    """Return the graph's outline for a batch of this many images, and the type of each of its values."""
     try:
         graph = onnx.shape_inference.infer_shapes(_outline(model, batch), data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         told = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
         raise ModelFileError(f"the sizes of its values cannot be told: {told}") from None
-    known = {item.name: item.type.tensor_type for item in (*graph.value_info, *graph.output)}
+    items = (*graph.input, *graph.value_info, *graph.output)
+    return graph, {item.name: item.type.tensor_type for item in items}
+
+
+def _sizes(
+    model: onnx.ModelProto, graph: onnx.GraphProto, known: Mapping[str, Any]
+) -> Iterator[tuple[str, int]]:
+    """Yield every tensor of the graph with the bytes it takes."""
+    for tensor in model.graph.initializer:
+        yield tensor.name, _bytes(tensor.data_type, tensor.dims)
     for node in graph.node:
         for name in filter(None, node.output):
             found = known.get(name)

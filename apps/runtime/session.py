@@ -19,10 +19,11 @@ import numpy as np
 
 from apps.runtime.batching import Picture, check_picture, in_batches, one_or_many, views
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
+from apps.runtime.endable import run_endable
 from apps.runtime.installed import refuse_twins
 from apps.runtime.model_file import read_model_file
 from finetune.cli.machine import core_count
-from finetune.errors import CrlError, ModelFileError, ResourceError, UsageError
+from finetune.errors import CrlError, InterruptedRunError, ModelFileError, ResourceError, UsageError
 from finetune.images.class_names import normalised
 from finetune.images.preprocess import TEST_CROPS, preprocess
 
@@ -130,7 +131,8 @@ class OnnxClassifier:
         Safe from any thread. `maps` asks for the class activation maps, where the model has them.
 
         Raises UsageError for another shape or type; ModelFileError where the answer has not the shape that
-        the file promises, is not finite or does not sum to 1; ResourceError without enough memory.
+        the file promises, is not finite or does not sum to 1; ResourceError without enough memory;
+        InterruptedRunError where a signal ended it.
         """
         if batch.dtype != np.uint8 or batch.shape != (len(batch), self.size, self.size, 3):
             wanted = f"uint8 (N, {self.size}, {self.size}, 3)"
@@ -140,7 +142,10 @@ class OnnxClassifier:
             return Outputs(nothing, nothing)
         names = ["logits", "probs", *(["cams"] if maps and self.has_maps else [])]
         try:
-            found = self._session.run(names, {"images": np.ascontiguousarray(batch)})
+            options = load_runtime().RunOptions()
+            found = run_endable(self._session, options, names, {"images": np.ascontiguousarray(batch)})
+        except InterruptedRunError:
+            raise
         except Exception as error:  # the runtime has a dozen kinds of its own; the cause stays attached
             raise _failure(self.path, f"run it on {len(batch)} images at once", error) from error
         self._check_answer(found, len(batch))

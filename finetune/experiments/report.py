@@ -14,6 +14,7 @@ from finetune.experiments.result import Result
 from finetune.experiments.sections import CURVES_NOTE, FIGURES, figure, not_drawn, warnings_section, what_ran
 from finetune.experiments.task import Task
 from finetune.figures.learning_curves import draw_learning_curves, draw_reliability
+from finetune.figures.lettering import class_numbers
 from finetune.figures.markdown import Picture, escape, page, show_pictures
 from finetune.runs.files import write_bytes
 from finetune.runs.folder import write_json
@@ -54,12 +55,14 @@ def report_result(
         "title": result.title,
         **task.report_scores(result, train_labels, resamples=resamples, seed=seed),
     }
-    figures, missing = task.figures(result, record)
+    with class_numbers(result.class_names, "report.json has the names"):
+        figures, missing = task.figures(result, record)
+        shared = draw_shared(task, result)
     for note in missing:
         say(f"note: not drawn: {note}")
     record["not_drawn"] = missing
     task.write_tables(result, record)
-    figures = [*figures, *draw_shared(task, result)]
+    figures = [*figures, *shared]
     write_report(task, result.folder, record, figures)
     return record | {"pictures": [picture.file.as_posix() for picture in figures]}
 

@@ -10,11 +10,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from itertools import count as numbers_from
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.figures.lettering import drawable as drawable
+from finetune.figures.lettering import font_families, font_files, numbered, write_png
 from finetune.runs.files import atomic_file
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ SMALL, NORMAL, TITLE = 8.0, 9.5, 12.0
 _drawing = threading.Lock()  # matplotlib's settings belong to the whole process: one figure at a time
 
 STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],
     "font.size": NORMAL,
     "text.parse_math": False,
     "text.color": INK,
@@ -87,7 +87,7 @@ def new_figure(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    with _drawing, mpl.rc_context(STYLE):
+    with _drawing, mpl.rc_context({**STYLE, "font.family": list(font_families())}):
         figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
         FigureCanvasAgg(figure)
         top = _write_titles(figure, height, title, subtitle)
@@ -96,7 +96,7 @@ def new_figure(
         yield figure
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(out) as stream:
-            figure.savefig(stream, format="png", metadata={"Software": None, "Title": title})
+            write_png(figure, stream, title)
 
 
 def _write_titles(figure: Figure, height: float, title: str, subtitle: str) -> float:
@@ -122,23 +122,6 @@ def heading_height(title: str, subtitle: str = "") -> float:
     return TOP_MARGIN + line * lines
 
 
-def drawable(text: str) -> str:
-    """Return `text` with every character that the font cannot draw as a question mark; line breaks stay.
-
-    >>> drawable("a\\x07b")
-    'a?b'
-    """
-    known = _glyphs()
-    return "".join(c if c == "\n" or (c.isprintable() and ord(c) in known) else "?" for c in text)
-
-
-@cache
-def _glyphs() -> frozenset[int]:
-    from matplotlib import font_manager
-
-    return frozenset(font_manager.get_font(font_manager.findfont(STYLE["font.family"][0])).get_charmap())
-
-
 def shorten(text: str, limit: int) -> str:
     """Return `text`, its middle left out where it is longer than `limit` characters.
 
@@ -154,8 +137,9 @@ def shorten(text: str, limit: int) -> str:
 def distinct_short_names(names: Sequence[str], limit: int) -> list[str]:
     """Return the names, each of at most `limit` characters; different names stay different.
 
-    A long name loses its middle. Where two would then read alike they lose their beginning, or else their
-    end, and what still reads alike gets a number. Equal names stay equal.
+    A name that no font has becomes a number (`lettering`). A long name loses its middle. Where two would
+    then read alike they lose their beginning, or else their end, and what still reads alike gets a number.
+    Equal names stay equal.
 
     >>> distinct_short_names(["Silverado 1500 Regular Cab", "Silverado 2500HD Regular Cab", "Volt"], 18)
     ['… 1500 Regular Cab', '…500HD Regular Cab', 'Volt']
@@ -165,6 +149,7 @@ def distinct_short_names(names: Sequence[str], limit: int) -> list[str]:
         lambda name: name if len(name) <= limit else f"…{name[1 - limit :]}",
         lambda name: name if len(name) <= limit else f"{name[: limit - 1]}…",
     )
+    names = [numbered(name) for name in names]
     short = {name: cuts[0](name) for name in names}
     for cut in cuts[1:]:
         counts = Counter(short.values())
@@ -202,8 +187,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
     """Return how wide text of `size` points is drawn, in inches; of several lines it is the widest."""
     from matplotlib import font_manager
 
-    properties = font_manager.FontProperties(family=STYLE["font.family"], weight="bold" if bold else "normal")
-    font = font_manager.get_font(font_manager.findfont(properties))
+    font = font_manager.get_font(font_files(bold=bold))
     font.set_size(size, 72)
     widths = []
     for line in drawable(text).split("\n"):

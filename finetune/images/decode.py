@@ -7,17 +7,21 @@ is repaired, guessed or clipped. Pillow's global settings are read, never writte
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import os
+import stat
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import IO
 
 import numpy as np
 import PIL
 from PIL import ExifTags, Image, ImageFile
 
 from finetune.errors import DataError, UsageError
+from finetune.images.streams.jpeg import CUT, WatchedStream
+from finetune.images.streams.prepare import HEIC, is_heic, prepare
+from finetune.images.streams.prepared import MAX_FILE_BYTES, Prepared, StructureError
 
 # Photographs' formats only: for others (EPS) Pillow starts external programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -30,14 +34,15 @@ _LOADING = Lock()  # one image may be in a list twice, and its file is read once
 OpenedImage = Image.Image  # the type, for whoever may not import Pillow
 
 SNIFF_BYTES = 512
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+STRIP_PIXELS = 1_000_000
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: pixels.transpose(1, 0, 2)[:, ::-1],
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: pixels.transpose(1, 0, 2)[::-1],
 }
 
 
@@ -78,12 +83,30 @@ def decode_image(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on and lets truncated images pass; set it to False"
         )
     name = "uploaded bytes" if isinstance(source, bytes) else str(source)
+    return decode_content(read_content(source), name, max_pixels=max_pixels, notices=notices)
+
+
+def read_content(source: Path | bytes) -> bytes:
+    """Return the bytes of an image file; of bytes, themselves.
+
+    Raises BadImageError for a file that cannot be read, and for one of more than 400 MB.
+    """
+    if isinstance(source, bytes):
+        return source
     try:
-        stream: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    except OSError as error:
-        raise BadImageError(name, f"cannot be opened: {error.strerror or error}") from None
-    with stream:
-        return _decode_stream(stream, name, max_pixels, notices)
+        with source.open("rb") as stream:
+            facts = os.fstat(stream.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise BadImageError(str(source), "is a device, pipe or socket, not a file")
+            if facts.st_size > MAX_FILE_BYTES:
+                what = (
+                    f"{facts.st_size / 1e6:.0f} MB, the limit is {MAX_FILE_BYTES / 1e6:.0f}; save it smaller"
+                )
+                raise BadImageError(str(source), what)
+            return stream.read()
+    except (OSError, ValueError) as error:  # a ValueError is a NUL in its name
+        why = getattr(error, "strerror", None) or error
+        raise BadImageError(str(source), f"cannot be opened: {why}") from None
 
 
 def decode_opened(image: OpenedImage, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -99,7 +122,7 @@ def decode_opened(image: OpenedImage, *, max_pixels: int = MAX_PIXELS) -> np.nda
     try:
         with _LOADING:
             image.load()
-        return _to_rgb(image, name)
+        return _to_rgb(image, name, None)
     except (BadImageError, MemoryError):
         raise
     except Exception as error:  # a damaged or closed file makes a decoder raise anything; the cause stays
@@ -126,22 +149,49 @@ def reason_to_refuse(file: Path) -> str | None:
     return None
 
 
-def _decode_stream(stream: IO[bytes], name: str, max_pixels: int, notices: list[str] | None) -> np.ndarray:
-    try:
-        start = stream.read(SNIFF_BYTES)
-        stream.seek(0)
-    except OSError as error:
-        raise BadImageError(name, f"cannot be read: {error.strerror or error}") from None
+class CostlyImageError(Exception):
+    """An image whose decoding should be watched over; told before any pixel is decoded."""
+
+
+def decode_content(
+    content: bytes,
+    name: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    notices: list[str] | None = None,
+    cheap_pixels: int | None = None,
+) -> np.ndarray:
+    """Return the pixels of a file's bytes as `decode_image` does; errors call it `name`.
+
+    With `cheap_pixels` it raises CostlyImageError for more pixels, and for formats whose decoders are slow.
+    """
+    start = content[:SNIFF_BYTES]
     _refuse_text(start, name)
+    if is_heic(start):
+        raise BadImageError(name, HEIC)
     try:
-        with Image.open(stream, formats=FORMATS) as image:
+        ready = prepare(content)
+        with Image.open(ready.stream, formats=FORMATS) as image:
             _check_header(image, name, max_pixels)
+            _check_cost(image, name, ready)
+            if cheap_pixels is not None and not (ready.cheap and image.width * image.height <= cheap_pixels):
+                raise CostlyImageError
             if notices is not None and getattr(image, "is_animated", False):
                 notices.append(f"{name}: holds several frames; the first one is used")
+            if isinstance(ready.stream, WatchedStream):
+                ready.stream.watch()
             image.load()
-            return _to_rgb(image, name)
-    except (BadImageError, MemoryError):
+            if isinstance(ready.stream, WatchedStream) and ready.stream.refuse_rest() and notices is not None:
+                notices.append(f"{name}: a few bytes behind its pixels belong to no image; they are left out")
+            pixels = _to_rgb(image, name, notices)
+        del image  # its memory, which is as large again
+        if ready.twin is not None:
+            _refuse_gaps(pixels, ready.twin, name)
+        return pixels
+    except (BadImageError, CostlyImageError, MemoryError):
         raise
+    except StructureError as error:
+        raise BadImageError(name, str(error)) from None
     except PIL.UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise BadImageError(name, f"not an image in a format that is read here ({known})") from None
@@ -150,6 +200,22 @@ def _decode_stream(stream: IO[bytes], name: str, max_pixels: int, notices: list[
         raise BadImageError(name, f"too large, {limit} ({error})") from None
     except Exception as error:  # hostile bytes make a decoder raise anything; the cause stays attached
         raise BadImageError(name, f"truncated or damaged ({error})") from error
+
+
+def _check_cost(image: Image.Image, name: str, ready: Prepared) -> None:
+    width, height = image.size
+    if width * height > ready.limit:
+        size = f"{width} x {height} = {width * height / 1e6:.1f} megapixels"
+        told = f"of a {image.format} file of its kind at most {ready.limit / 1e6:.3g} are decoded"
+        raise BadImageError(name, f"{size}, {told}; scale it down, or save it as JPEG or PNG")
+
+
+def _refuse_gaps(pixels: np.ndarray, twin: bytes, name: str) -> None:
+    """Raise BadImageError where the pixels are others once filler stands where a part of them may lack."""
+    with Image.open(io.BytesIO(twin), formats=("JPEG",)) as image:
+        image.load()
+        if not np.array_equal(pixels, _to_rgb(image, name, None)):
+            raise BadImageError(name, CUT)
 
 
 def _refuse_text(start: bytes, name: str) -> None:
@@ -172,18 +238,40 @@ def _check_header(image: Image.Image, name: str, max_pixels: int) -> None:
         raise BadImageError(name, f"{width} x {height} pixels, each side needs at least {MIN_SIDE}")
 
 
-def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    if turn is not None:
-        image = image.transpose(turn)
-    sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-    if sixteen_bit:
+def _to_rgb(image: Image.Image, name: str, notices: list[str] | None) -> np.ndarray:
+    orientation = _orientation(image, name, notices)
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise BadImageError(name, f"{kind} pixels have no agreed range; export it with 8 or 16 bits")
+    width, height = image.size
+    rows = max(STRIP_PIXELS // width, 1)
+    if height <= rows:
+        pixels = _strip(image)
+    else:  # strip by strip: several copies of a large image would fill the memory
+        pixels = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, rows):
+            below = min(top + rows, height)
+            pixels[top:below] = _strip(image.crop((0, top, width, below)))
+    turn = TURNS.get(orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _orientation(image: Image.Image, name: str, notices: list[str] | None) -> int:
+    """Return the EXIF orientation, 1 where there is none, or where the EXIF data are damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the pixels are intact, and damaged EXIF data raise anything
+        if notices is not None:
+            notices.append(f"{name}: its EXIF data are damaged; it is taken to be upright")
+        return 1
+
+
+def _strip(image: Image.Image) -> np.ndarray:
+    """Return an image, not turned, as uint8 (H, W, 3)."""
+    if image.mode.startswith("I"):
         wide = np.asarray(image).astype(np.uint32)
         grey = ((wide + 128) // 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("F", "I"):
-        kind = "floating-point" if image.mode == "F" else "32-bit"
-        raise BadImageError(name, f"{kind} pixels have no agreed range; export it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         opaque = Image.new("RGBA", image.size, MID_GREY)
         image = Image.alpha_composite(opaque, image.convert("RGBA"))

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from finetune.errors import DataError, listing
+from finetune.runs.csv_file import CsvWriter, read_csv
 from finetune.runs.files import write_bytes
 
 # Columns that change what is trained or tested; the fingerprint covers them and nothing else.
@@ -125,9 +126,9 @@ class Manifest:
             write_bytes(file, content.getvalue())
             return
         text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(self.columns)
-        writer.writerows(zip(*(values.tolist() for values in self.columns.values()), strict=True))
+        writer = CsvWriter(text, "\r\n")
+        writer.row(self.columns)
+        writer.rows(zip(*(values.tolist() for values in self.columns.values()), strict=True))
         write_bytes(file, text.getvalue().encode())
         write_bytes(_classes_file(file), json.dumps(self.class_names).encode())
 
@@ -159,7 +160,7 @@ def _read_parquet(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
 def _read_csv(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            lines = list(csv.reader(stream))
+            lines = list(read_csv(stream))
         names = json.loads(_classes_file(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"cannot read the table {file}: {error}") from error

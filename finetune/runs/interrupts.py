@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 HANGUP = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))  # Windows has none
+
+_at_stop: list[Callable[[], None]] = []
+
+
+def at_stop(call: Callable[[], None]) -> None:
+    """Have `call` called at every signal that a `StopRequest` receives; it must return at once."""
+    _at_stop.append(call)
 
 
 class StopRequest:
@@ -58,6 +66,8 @@ class StopRequest:
         if os.getpid() != self._owner:
             self._receive_in_child(number)
             return
+        for call in _at_stop:
+            call()
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

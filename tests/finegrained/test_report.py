@@ -110,6 +110,14 @@ def test_the_table_of_mistakes_counts_each_once(tmp_path: Path):
     assert rows == [["b,x", "a", "5", "6"], ["a", "b,x", "2", "5"], ["c", "b,x", "1", "10"]]
 
 
+def test_no_class_name_is_a_formula_in_the_tables(tmp_path: Path):
+    name = '=HYPERLINK("http://x")'
+    write_tables(tmp_path, [{"name": name, "accuracy": -0.5}], np.array([[0, 2], [1, 0]]), (name, "cat"))
+    for file, row in (("per_class", [f"'{name}", "-0.5"]), ("confusions", [f"'{name}", "cat", "2", "2"])):
+        with (tmp_path / f"{file}.csv").open(newline="", encoding="utf-8") as stream:
+            assert list(csv.reader(stream))[1] == row
+
+
 def test_every_picture_of_the_page_exists_and_the_missing_ones_are_told(reported: Reported):
     folder, record = reported
     shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (folder / "report.md").read_text(encoding="utf-8"))

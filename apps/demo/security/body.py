@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -169,7 +170,7 @@ def check_files(body: bytes, head: Head, folder: UploadFolder, public: PublicAdd
     that the request came to, or under the `public` one.
     """
     try:
-        value = json.loads(body) if body else None
+        value = json.loads(body, parse_constant=_finite, parse_float=_finite) if body else None
     except (ValueError, RecursionError):
         raise Refusal(400, "The request is no valid JSON.") from None
     waiting = [value]
@@ -184,6 +185,14 @@ def check_files(body: bytes, head: Head, folder: UploadFolder, public: PublicAdd
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
+
+
+def _finite(text: str) -> float:
+    """Return the number that `text` says; ValueError for NaN and Infinity, which JSON does not have."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number")
+    return value
 
 
 def check_file_route(head: Head, folder: UploadFolder) -> None:

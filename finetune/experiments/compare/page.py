@@ -14,6 +14,7 @@ from finetune.experiments.measures import Measure
 from finetune.experiments.result import Result
 from finetune.experiments.sections import warnings_section
 from finetune.experiments.task import Task, measures_for
+from finetune.figures.lettering import class_numbers
 from finetune.figures.markdown import (
     NOT_MEASURED,
     escape,
@@ -52,7 +53,8 @@ def write_comparison(
         pictures: draw the gallery of disagreements and the heat maps.
     """
     out.mkdir(parents=True, exist_ok=True)
-    drawn = task.draw_comparison(a, b, comparison["names"], out) if pictures else []
+    with class_numbers(a.class_names, "the runs' report.json has the names"):
+        drawn = task.draw_comparison(a, b, comparison["names"], out) if pictures else []
     first, second = map(escape, comparison["names"])
     sections = (
         ("Conclusion", escape(comparison["conclusion"])),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from finetune.figures.markdown import (
     table,
 )
 from finetune.metrics.paired_tests import least_wilcoxon_p
+from finetune.runs.csv_file import csv_text
 from finetune.runs.files import json_text, write_bytes
 
 Row = Mapping[str, Any]
@@ -310,22 +309,21 @@ def _bullets(lines: Sequence[str]) -> str | None:
 
 def _csv(summary: Mapping[str, Any], published: Mapping[str, str]) -> str:
     """Return a line per arm and measure, in full precision."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    lines: list[list[Any]] = []
     single = ("n", "mean", "sd", "low", "high")
     means = ("seconds", "lr_factor", "gradient_factor", "gradient_ratio")
     paired = ("higher", "equal", "lower", "p_t", "p_t_holm", "p_wilcoxon", "p_wilcoxon_holm", "shown")
     differences = [f"difference_{name}" for name in single]
-    writer.writerow(["arm", "title", "measure", *single, *differences, *paired, *means, "reported_by_others"])
+    header = ["arm", "title", "measure", *single, *differences, *paired, *means, "reported_by_others"]
     for row in summary["arms"]:
         for key, found in row["measures"].items():
             difference = found["difference"] or {}
-            writer.writerow(
+            lines.append(
                 [row["name"], row["title"], key, *_single(found), *_single(difference)]
                 + [difference.get(name) for name in paired]
                 + [*(row[name] for name in means), published.get(row["name"], "")]
             )
-    return text.getvalue()
+    return csv_text(header, lines)
 
 
 def _single(found: Row) -> list[Any]:

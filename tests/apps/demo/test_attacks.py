@@ -451,3 +451,11 @@ def test_events_are_read_by_name():
         "complete": [1],
         "heartbeat": None,
     }
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_a_number_that_is_none_is_refused(demo, number):
+    body = f'{{"data": [[], null, {number}, null]}}'.encode()
+    answer = demo.ask("POST", "/gradio_api/call/predict", body, content_type="application/json")
+    assert answer.status == 400
+    assert "JSON" in answer.json["detail"]

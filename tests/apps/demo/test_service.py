@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from apps.demo import looks as demo_looks
+from apps.demo.endpoint import answer_call
 from apps.demo.results import results_html
-from apps.demo.service import MAX_FACES, DemoService, answer_call
+from apps.demo.service import MAX_FACES, DemoService
 from apps.heatmap.heatmap import to_csv
 from apps.runtime.occlusion import explain_onnx
 from apps.runtime.session import OnnxClassifier

@@ -17,7 +17,6 @@ from apps.heatmap.heatmap import (
     HeatMap,
     heat_map,
     names_for_people,
-    safe_cell,
     short_names,
     to_csv,
 )
@@ -153,7 +152,7 @@ def test_csv_holds_the_full_matrix_and_reads_back():
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\uff1d", " =", "\n="])
 def test_no_name_is_a_formula(start: str):
     name = f"{start}HYPERLINK(1)"
-    assert safe_cell(name) == f"'{name}"
+
     text = to_csv(heat_map([name], [name, "dog"], {name: np.array([[0.25, 0.75]])}, [0]))
     rows = list(csv.reader(io.StringIO(text, newline="")))
     cells = [cell for row in rows for cell in row if "HYPER" in cell]

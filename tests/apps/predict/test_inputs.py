@@ -308,3 +308,55 @@ def test_a_frame_that_the_file_cuts_off_is_not_made_up(tmp_path: Path, suffix: s
     cut.write_bytes(whole[: whole.index(b"\xff\xda") + 40])  # a little behind the first image's own start
     with pytest.raises(BadImageError):
         list(read_frames(cut, 1.0))
+
+
+# What is not looked at, and lists of any kind.
+
+
+def test_files_of_a_folder_that_are_not_looked_at_are_told_with_their_endings(tmp_path: Path):
+    names = ("a.jpg", "1.HEIC", "2.heic", "photo", "b.jpg_large", "c.JPG.1", "e.jxl", ".hidden.jpg", "f.mp4")
+    for name in (*names, ".git/z.jpg", "deep/.DS_Store", "deep/t.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = find_sources([str(tmp_path)])
+    assert [Path(source.path).name for source in found.sources] == ["a.jpg"]
+    told = "\n".join(found.notices)
+    assert "3 images are in a format that is not read here" in told
+    assert "2 .heic (HEIC), 1 .jxl (JPEG XL)" in told
+    assert "4 files are no images by their ending" in told
+    for kind in ("1 without an ending", "1 .jpg_large", "1 .1", "1 .txt"):
+        assert kind in told
+    assert "3 hidden names (a leading dot) in it are not looked at" in told
+    assert "1 video in it is not looked at" in told
+    assert all(notice.startswith(f"{tmp_path}: ") for notice in found.notices)
+    flat = find_sources([str(tmp_path)], recursive=False)
+    assert "1 hidden name (a leading dot) in it is not looked at" in "\n".join(flat.notices)
+
+
+def test_files_that_a_pattern_passes_over_are_told(tmp_path: Path):
+    for name in ("a.jpg", "b.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    found = find_sources([f"{tmp_path}/*"])
+    assert len(found.sources) == 1
+    assert "1 .heic (HEIC)" in found.notices[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_a_list_in_another_encoding_is_read(encoding: str):
+    lines = "# Zoë's\r\nIMG [1].jpg\r\n\r\n写真 2.jpg and a long way to it/写真.png\r\n"
+    assert read_list(io.BytesIO(lines.encode(encoding))) == [
+        "IMG [1].jpg",
+        "写真 2.jpg and a long way to it/写真.png",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfea", b"a.jpg\0b.jpg\n", b"\xff\xfe\0\xd8a\0", b"\0\0\0\0"])
+def test_a_list_that_is_no_text_is_refused(content: bytes):
+    with pytest.raises(UsageError, match="UTF-8"):
+        read_list(io.BytesIO(content))
+
+
+def test_a_nul_in_a_name_is_a_reason():
+    for word in ("a\0.jpg", "IMG [1]\0.jpg", "\0"):
+        [source] = find_sources([word]).sources
+        assert (source.kind, source.reason) == ("nothing", "cannot be opened: embedded null byte")

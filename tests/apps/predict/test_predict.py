@@ -97,8 +97,8 @@ def test_a_picture_is_decoded_once_and_prepared_once_for_models_alike(tmp_path: 
         model(tmp_path, "c", seed=2, preprocess=small),
     ]
     decoded, prepared = [], []
-    decode = stream.decode_image
-    monkeypatch.setattr(stream, "decode_image", lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    decode = stream.decode_guarded
+    monkeypatch.setattr(stream, "decode_guarded", lambda *a, **k: decoded.append(1) or decode(*a, **k))
     views = answering.views
     monkeypatch.setattr(answering, "views", lambda *words: prepared.append(1) or views(*words))
     answers = list(predict_pictures(models, [tmp_path / "a.png"]))

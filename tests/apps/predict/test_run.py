@@ -287,7 +287,7 @@ def test_words_that_name_no_model_or_no_picture_are_refused_with_an_example(word
 )
 def test_options_that_cannot_be_right_are_refused_before_a_picture_is_read(home: Path, options, monkeypatch):
     stream = "apps.predict.loader"
-    monkeypatch.setattr(f"{stream}.decode_image", lambda *a, **k: pytest.fail("an image was read"))
+    monkeypatch.setattr(f"{stream}.decode_guarded", lambda *a, **k: pytest.fail("an image was read"))
     with pytest.raises(UsageError):
         predict_paths(["a.onnx", "photos"], PredictConfig(**options))
     assert {file.name for file in home.iterdir()} <= {"a.onnx", "b.onnx", "photos", "cache"}

@@ -118,7 +118,7 @@ def test_what_grows_faster_than_the_batch_is_refused():
         node("Mul", "column", "row"),
     )
     made.graph.initializer.append(numpy_helper.from_array(np.array([-1, 1]), "one column"))
-    apps.runtime.graph_limits._check_memory(made, 1)
+    apps.runtime.graph_limits._check_costs(made, 1)
     check_graph(tiny_model())
     with pytest.raises(ModelFileError, match="to answer for 64 images"):
         check_graph(made)

@@ -47,9 +47,9 @@ def count_runs(model: OnnxClassifier, monkeypatch: pytest.MonkeyPatch) -> list[i
     sizes: list[int] = []
     session = model._session
 
-    def run(names: list[str], feed: dict[str, np.ndarray]) -> Any:
+    def run(names: list[str], feed: dict[str, np.ndarray], options: Any) -> Any:
         sizes.append(len(feed["images"]))
-        return session.run(names, feed)
+        return session.run(names, feed, options)
 
     monkeypatch.setattr(model, "_session", SimpleNamespace(run=run))
     return sizes
@@ -301,7 +301,7 @@ def test_options_that_cannot_be_right(model: OnnxClassifier):
 
 
 def test_memory_that_is_missing_is_told_with_remedies(model: OnnxClassifier, monkeypatch: pytest.MonkeyPatch):
-    def run(names: list[str], feed: dict[str, np.ndarray]) -> Any:
+    def run(names: list[str], feed: dict[str, np.ndarray], options: Any) -> Any:
         raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
 
     monkeypatch.setattr(model, "_session", SimpleNamespace(run=run))

@@ -118,7 +118,19 @@ def test_the_last_of_two_equal_keys_counts_as_it_does_for_gradio(folder, own):
     assert refused(check_files, '{"path": "/etc/passwd"}'.encode("utf-16"), head(), folder) == 403
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff\xfe\x00", b"[" * 200_000, b"path=/etc/passwd", b"{}{}"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"\xff\xfe\x00",
+        b"[" * 200_000,
+        b"path=/etc/passwd",
+        b"{}{}",
+        b"[NaN]",
+        b"[-Infinity]",
+        b"[1e999]",
+    ],
+)
 def test_what_is_no_json_is_refused(folder, body):
     assert refused(check_files, body, head(), folder) == 400
 

@@ -1,0 +1,1 @@
+"""What an image file is made of, looked at before a decoder sees it."""

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.images.decode import BadImageError, decode_image
+from finetune.images.streams import guard
+from finetune.images.streams.guard import DecodeProcesses, decode_guarded
+from finetune.runs import interrupts
+from finetune.runs.interrupts import StopRequest
+from tests.finetune.pictures import smooth_picture
+
+RGB = smooth_picture(0, 24, 18)
+
+
+def encoded(kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(RGB).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+DECODER = "g.decode_content = lambda *_, **__:"
+
+
+def _started_with(change: str) -> str:
+    """Return the program of a process with another decoder."""
+    return (
+        f"{guard._START.removesuffix('serve()')}import finetune.images.streams.guard as g; {change}; serve()"
+    )
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodeProcesses]:
+    made = DecodeProcesses(2)
+    monkeypatch.setattr(guard, "_pool", lambda: made)
+    yield made
+    made.close()
+
+
+def test_a_slow_format_is_decoded_in_a_process_and_a_fast_one_here(
+    pool: DecodeProcesses, tmp_path: Path
+) -> None:
+    for kind in ("WEBP", "TIFF", "JPEG2000"):
+        file = tmp_path / f"a.{kind}"
+        file.write_bytes(encoded(kind, lossless=True) if kind == "WEBP" else encoded(kind))
+        np.testing.assert_array_equal(decode_guarded(file), RGB)
+    assert len(pool._idle) == 1  # one process served all three
+    pool.close()
+    pool._idle.clear()
+    np.testing.assert_array_equal(decode_guarded(encoded("PNG")), RGB)
+    assert pool._idle == []
+
+
+def test_reasons_and_notices_come_back(pool: DecodeProcesses) -> None:
+    content = encoded("WEBP")
+    with pytest.raises(BadImageError) as caught:
+        decode_guarded(content[:-30])
+    with pytest.raises(BadImageError) as plain:
+        decode_image(content[:-30])
+    assert str(caught.value) == str(plain.value)
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (18, 24), "blue")]}
+    notices: list[str] = []
+    decode_guarded(encoded("WEBP", **frames), notices=notices)
+    assert notices == ["uploaded bytes: holds several frames; the first one is used"]
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="the system has no such limit")
+def test_a_decoder_that_takes_too_long_or_too_much_is_ended_and_replaced(
+    pool: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = guard._START
+    loop = "sum(0 for _ in iter(int, 1))"
+    monkeypatch.setattr(guard, "_START", _started_with(f"g.CPU_SECONDS = 1; {DECODER} {loop}"))
+    began = time.monotonic()
+    with pytest.raises(BadImageError, match="takes more than 5 s"):
+        decode_guarded(encoded("WEBP"))
+    assert time.monotonic() - began < 10
+    monkeypatch.setattr(guard, "_START", _started_with(f"{DECODER} bytearray(700_000_000)"))
+    with pytest.raises(BadImageError, match="512 MB"):
+        decode_guarded(encoded("WEBP"))
+    pool.end()
+    monkeypatch.setattr(guard, "_START", start)
+    time.sleep(0.2)
+    assert decode_guarded(encoded("WEBP")).shape == RGB.shape
+
+
+@pytest.mark.alone
+def test_a_signal_ends_a_decoder_at_work(pool: DecodeProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_START", _started_with(f"import time; {DECODER} time.sleep(60)"))
+    monkeypatch.setattr(interrupts, "_at_stop", [pool.end])
+    with StopRequest() as stop:
+        threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        began = time.monotonic()
+        with pytest.raises(BadImageError, match="had to be ended"):
+            decode_guarded(encoded("WEBP"))
+        assert stop.requested
+    assert time.monotonic() - began < 3
