@@ -18,10 +18,9 @@ import numpy as np
 from finetune.errors import UsageError
 from finetune.figures.canvas import count_text
 from finetune.images.decode import MAX_PIXELS, MIN_SIDE, BadImageError
+from finetune.images.endings import PICTURE_ENDINGS
 
-PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm")
-) | {".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
+PICTURE_SUFFIXES = PICTURE_ENDINGS
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
 CONTAINERS = "MP4, MOV, AVI, MKV, WebM"
 LATEST_END = 1.0  # seconds, or a twentieth of the whole: sound often lasts a little longer than the images

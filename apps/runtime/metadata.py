@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
@@ -13,14 +12,13 @@ from agecls.faces.crop import FaceCrop
 from agecls.measures import MEASURES as AGE_MEASURES
 from finegrained.measures import MEASURES as CATEGORY_MEASURES
 from finetune.errors import CrlError, ModelFileError
+from finetune.images.names import LONGEST_NAME, is_printable, looking_alike
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
 from finetune.runs.files import json_text
 
 METADATA_KEY = "crl_toolkit"
 SCHEMA = 1
 MAX_CHARACTERS = 4_000_000
-LONGEST_NAME = 200
-UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # kinds of characters that nobody sees, or that steer
 LARGEST_WHOLE = 2**63
 FOLD_PARTS = ("mean", "sd", "pooled")
 # What cards and tables show with so many digits, where it is told: of the scores, those that travel.
@@ -109,9 +107,7 @@ class ModelFacts:
             raise ModelFileError(f"its class_names must be two or more different names, got {len(names)}")
         _check_kinds(values)
         _check_printable([values["title"], *names])
-        shown = [unicodedata.normalize("NFKC", name).strip() for name in names]
-        alike = [name for name, look in zip(names, shown, strict=True) if shown.count(look) > 1]
-        if alike:
+        if alike := looking_alike(names):
             raise ModelFileError(f"its class_names {alike[:2]!a} look the same: nobody could tell them apart")
         _check_numbers(values["preprocess"])
         _check_shown(values)
@@ -185,8 +181,7 @@ def _rebuilt(what: str, build: Callable[[Mapping[str, Any]], Built], values: Map
 def _check_printable(texts: Sequence[str]) -> None:
     """Raise ModelFileError for text that could drive a terminal, turn a line around, or fill a screen."""
     for text in texts:
-        odd = [sign for sign in text if unicodedata.category(sign) in UNSEEN]
-        if odd or len(text) > LONGEST_NAME or not text.strip():
+        if not is_printable(text):
             told = f"{text[:80]!a} ({len(text)} characters)"
             raise ModelFileError(
                 f"its title and class names must be printable text of at most {LONGEST_NAME} characters, "

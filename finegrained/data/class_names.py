@@ -10,6 +10,7 @@ from importlib.resources import files
 import numpy as np
 
 from finetune.errors import DataError, UsageError, listing
+from finetune.images.cells import one_spelling
 
 CUB, CARS = "cub_200_2011", "stanford_cars"
 TITLES = {CUB: "CUB-200-2011", CARS: "Stanford Cars"}
@@ -41,12 +42,13 @@ def class_table(name: str) -> tuple[str, ...]:
 def normalised(name: str) -> str:
     """Return the name that folders and lists share: "/" cannot stand in a folder's name and is "-" there.
 
-    Nothing else is folded: some classes differ in one word only, so that no looser match is safe.
+    Two Unicode forms of one name (NFC, NFD) are one name. Nothing else is folded: some classes differ in one
+    word only, so that no looser match is safe.
 
     >>> normalised("Ram C/V Cargo Van Minivan 2012")
     'Ram C-V Cargo Van Minivan 2012'
     """
-    return name.strip().replace("/", "-")
+    return one_spelling(name).replace("/", "-")
 
 
 def display_name(name: str) -> str:

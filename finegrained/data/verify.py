@@ -13,6 +13,7 @@ from finetune.cli.console import on_one_line, say, table
 from finetune.errors import listing
 from finetune.experiments.splits import Split, Splits
 from finetune.experiments.task import TaskData
+from finetune.images.checks import missing_text
 from finetune.images.manifest import Manifest
 
 
@@ -36,11 +37,8 @@ def faults(data: TaskData, config: FineDataConfig) -> list[str]:
     """Return a text for listed images that are not there (unless dropped), and one for bad boxes."""
     report, found = data.report, []
     if report["missing_images"] and config.missing == "error":
-        found.append(
-            f"{report['missing_images']} of {report['images']} listed images are not under "
-            f"{data.manifest.root}; put them there, or train without them by saying --data.missing drop:\n"
-            f"{listing(report['missing_first'], 5)}"
-        )
+        count = report["missing_images"]
+        found.append(missing_text(data.manifest.root, report["missing_first"], count, report["images"]))
     boxes = bad_boxes(data.manifest)
     if boxes:
         found.append(f"{len(boxes)} boxes have no area or are not finite:\n{listing(boxes)}")

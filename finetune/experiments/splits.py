@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,3 +75,7 @@ class Splits:
         if fold not in found:
             raise UsageError(f"--data.fold {fold}: there are folds {sorted(found)}, or -1 to use all")
         return found[fold]
+
+    def only(self, folds: Sequence[int], rows: int) -> Splits:
+        """Return the splits that test these folds, all where none is named; UsageError as `of_fold`."""
+        return Splits(tuple(self.of_fold(fold, rows) for fold in folds), self.hash) if folds else self

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.manifest import Manifest
 
+FIRST_CONFLICTS = 5
 MissingRule = Literal["error", "count", "drop"]
 
 
@@ -55,14 +56,54 @@ def missing_files(root: Path, paths: Iterable[str], *, follow: bool = False) -> 
     return missing
 
 
+def missing_text(root: Path, first: Iterable[str], count: int, total: int) -> str:
+    """Return what is said of `count` of `total` listed images that are not there, the `first` of them named."""
+    lines = list(first)
+    more = [f"... and {count - len(lines)} more"] if len(lines) < min(count, 10) else []
+    return (
+        f"{count} of {total} listed images are not under {root}; put them there, or train without them by "
+        f"saying --data.missing drop (the report counts them):\n{listing([*lines, *more])}"
+    )
+
+
 def refuse_missing(root: Path, paths: Iterable[str], total: int) -> None:
     """Raise DataError listing `paths`, the images of a table of `total` rows that are not there."""
     absent = list(paths)
     if absent:
-        raise DataError(
-            f"{len(absent)} of {total} listed images are not under {root}; put them there, or train without "
-            f"them by saying --data.missing drop (the report counts them):\n{listing(absent)}"
-        )
+        raise DataError(missing_text(root, absent, len(absent), total))
+
+
+def label_conflicts(manifest: Manifest, groups: Iterable[Sequence[int]]) -> dict[str, Any]:
+    """Return how many sets of files with equal bytes there are, and how many of them carry different labels.
+
+    Args:
+        manifest: the table; its ages are compared where it has any.
+        groups: the rows of each set, as `equal_files` yields them.
+
+    Returns:
+        sets, classes (sets under two classes or more), ages (sets of one class under two ages or more),
+        subjects (sets under two subjects or more), and first (up to five sets that differ in class or age, a
+        list of texts "path: class").
+    """
+    age = manifest["age"] if "age" in manifest else np.full(len(manifest), np.nan)
+    person = manifest["subject"] if "subject" in manifest else None
+    counts = {"sets": 0, "classes": 0, "ages": 0, "subjects": 0}
+    first: list[list[str]] = []
+    for rows in groups:
+        counts["sets"] += 1
+        classes = len({int(manifest.label[row]) for row in rows}) > 1
+        ages = len({float(age[row]) for row in rows if np.isfinite(age[row])}) > 1
+        counts["classes"] += classes
+        counts["ages"] += ages and not classes
+        counts["subjects"] += person is not None and len({str(person[row]) for row in rows}) > 1
+        if (classes or ages) and len(first) < FIRST_CONFLICTS:
+            first.append([_labelled(manifest, row, float(age[row])) for row in rows])
+    return {**counts, "first": first}
+
+
+def _labelled(manifest: Manifest, row: int, age: float) -> str:
+    years = f", {age:g} years" if np.isfinite(age) else ""
+    return f"{manifest['path'][row]}: {manifest.class_names[manifest.label[row]]}{years}"
 
 
 def equal_files(manifest: Manifest) -> Iterator[list[int]]:

@@ -1,0 +1,72 @@
+"""The one list of endings by which files are taken for images, and of those that are images unread here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+# Every ending that belongs to a format of `finetune.images.decode.FORMATS`.
+PICTURE_ENDINGS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
+) | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs"}
+# Photographs and drawings whose formats are not read, by their ending.
+UNREAD_ENDINGS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"), "raw camera data"),
+    **dict.fromkeys((".jxl",), "JPEG XL"),
+    **dict.fromkeys((".svg", ".eps", ".psd", ".xcf", ".ico", ".tga", ".exr", ".hdr", ".pfm"), "not a photograph"),
+}
+
+
+def ending(name: str) -> str:
+    """Return a file's ending in lower case with its dot; empty where the name has none.
+
+    >>> ending("a/B.JFIF"), ending("README")
+    ('.jfif', '')
+    """
+    return PurePosixPath(name).suffix.lower()
+
+
+def is_picture(name: str) -> bool:
+    """Return whether a file is an image by its ending.
+
+    >>> is_picture("a.JPE"), is_picture("a.heic")
+    (True, False)
+    """
+    return ending(name) in PICTURE_ENDINGS
+
+
+def count_endings(names: Iterable[str], most: int = 5) -> str:
+    """Return how many files have each ending, the most common first.
+
+    >>> count_endings(["a.txt", "b.TXT", "README"])
+    '2 .txt, 1 without an ending'
+    """
+    found = Counter(ending(name) for name in names).most_common()
+    told = [f"{count} {kind or 'without an ending'}" for kind, count in found[:most]]
+    rest = sum(count for _, count in found[most:])
+    return ", ".join([*told, *([f"{rest} others"] if rest else [])])
+
+
+def unread_notices(names: Iterable[str]) -> list[str]:
+    """Return a sentence on files that are images in a format that is not read, and one on all other files.
+
+    >>> unread_notices(["a.HEIC", "b.txt"])[0]
+    '1 images are in a format that is not read here and are left out; export them as JPEG: 1 .heic (HEIC)'
+    """
+    listed = list(names)
+    images = Counter(kind for kind in map(ending, listed) if kind in UNREAD_ENDINGS)
+    others = [name for name in listed if ending(name) not in UNREAD_ENDINGS]
+    notices = []
+    if images:
+        kinds = ", ".join(f"{count} {kind} ({UNREAD_ENDINGS[kind]})" for kind, count in images.most_common())
+        notices.append(
+            f"{images.total()} images are in a format that is not read here and are left out; export them "
+            f"as JPEG: {kinds}"
+        )
+    if others:
+        notices.append(
+            f"{len(others)} files are no images by their ending and are left out: {count_endings(others)}"
+        )
+    return notices
