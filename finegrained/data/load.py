@@ -75,6 +75,11 @@ def make_fine_split(data: TaskData, config: FineDataConfig) -> Splits:
     val = own_val
     if not len(own_val):
         val = hold_out(manifest, train, config.val_share, config.split_seed, "validation")
+        if config.val_share > 0 and not len(val):
+            raise DataError(
+                f"no validation part can be held out of {len(train)} training images: every class has one "
+                "image, which it keeps. Add images, or say --data.val_share 0"
+            )
     result = as_split(manifest, np.setdiff1d(train, val), val, test)
     _check_classes(manifest, result)
     return Splits((result,), split_hash(manifest, result))

@@ -1,20 +1,22 @@
-"""A table's image files: which are there, which a link leads out of the root, which hold equal bytes."""
+"""A table's image files: which are there, which a link leads out of the root, which hold equal bytes; and its classes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from finetune.cli.console import table
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.manifest import Manifest
 
 FIRST_CONFLICTS = 5
+MOST_NAMED, END_NAMED = 30, 10  # classes that are printed one by one, and of more classes at either end
 MissingRule = Literal["error", "count", "drop"]
 
 
@@ -121,3 +123,16 @@ def equal_files(manifest: Manifest) -> Iterator[list[int]]:
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
     yield from (rows for rows in by_content.values() if len(rows) > 1)
+
+
+def tell_classes(names: Sequence[str], parts: Mapping[str, np.ndarray]) -> None:
+    """Print each class with its images in each part; of more than 30 classes the first and last ten.
+
+    `parts` maps a part's name to the zero-based classes of its images, int64 (N,).
+    """
+    used = {part: np.bincount(label, minlength=len(names)) for part, label in parts.items() if len(label)}
+    rows = [[name, *(int(count[place]) for count in used.values())] for place, name in enumerate(names)]
+    if len(rows) > MOST_NAMED:
+        left = len(rows) - 2 * END_NAMED
+        rows = [*rows[:END_NAMED], [f"... {left} more ...", *[""] * len(used)], *rows[-END_NAMED:]]
+    table("classes", ["class", *used], rows)
