@@ -76,7 +76,7 @@ class AgeTask(Task):
         return f"{len(manifest)} images of {people} subjects, policy {data.policy}: {groups}"
 
     def check(self, data: TaskData, splits: Splits, config: AgeDataConfig) -> TaskData:
-        """Report rows left out, groups without an image in a part, and equal images; add these to the data."""
+        """Report rows left out, groups that a part lacks, and equal images; add these to the data."""
         tell_reading(data)
         return check_contents(data, splits, config)
 

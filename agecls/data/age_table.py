@@ -252,7 +252,8 @@ class _RowReader:
             raise _CellError(f"{self.fold} {cells[self.fold]!r} must be a whole number from 0")
         if number > HIGHEST_FOLD:
             raise _CellError(
-                f"{self.fold} {cells[self.fold]!r} is no fold's number (0 to {HIGHEST_FOLD}); name another column"
+                f"{self.fold} {cells[self.fold]!r} is no fold's number (0 to {HIGHEST_FOLD}); "
+                "name another column"
             )
         return number
 

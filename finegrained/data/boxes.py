@@ -15,7 +15,7 @@ CORNERS = ("x1", "y1", "x2", "y2")
 
 
 def boxes_of(manifest: Manifest) -> np.ndarray | None:
-    """Return the boxes (N, 4) of a table, x1, y1, x2, y2 in px, NaN where a row has none; None without any."""
+    """Return a table's boxes (N, 4), x1, y1, x2, y2 in px, NaN where a row has none; None without any."""
     if any(name not in manifest for name in CORNERS):
         return None
     return np.stack([manifest[name] for name in CORNERS], axis=1)
@@ -30,7 +30,7 @@ def bad_boxes(manifest: Manifest) -> list[str]:
 
 
 def tiny_boxes(manifest: Manifest) -> str:
-    """Return what is wrong with boxes of at most one pixel, as corners from 0 to 1 give; empty where none is."""
+    """Return what is wrong with boxes of at most a pixel, as corners from 0 to 1 give; empty for none."""
     boxes = boxes_of(manifest)
     if boxes is None:
         return ""
@@ -39,8 +39,8 @@ def tiny_boxes(manifest: Manifest) -> str:
         return ""
     fractions = tiny & (boxes >= 0).all(axis=1) & (boxes <= 1).all(axis=1)
     hint = (
-        "; their corners lie between 0 and 1, so they look like fractions of the image (normalised): multiply "
-        "x1 and x2 by its width in px, y1 and y2 by its height"
+        "; their corners lie between 0 and 1, so they look like fractions of the image (normalised): "
+        "multiply x1 and x2 by its width in px, y1 and y2 by its height"
         if fractions.any()
         else "; corners are x1, y1, x2, y2 in px"
     )
@@ -56,10 +56,10 @@ def boxes_outside(manifest: Manifest) -> tuple[str, str]:
     boxes = boxes_of(manifest)
     if boxes is None:
         return "", ""
-    whole = np.flatnonzero(_with_area(boxes))
+    whole = np.flatnonzero(_with_area(boxes)).tolist()
     sizes = map_files(image_size, [manifest.file(row) for row in whole], core_count(), "reading image sizes")
     outside, beyond = np.zeros((2, len(manifest)), dtype=bool)
-    for row, size in zip(whole.tolist(), sizes, strict=True):
+    for row, size in zip(whole, sizes, strict=True):
         if size is None:
             continue
         x1, y1, x2, y2 = boxes[row]
@@ -67,7 +67,11 @@ def boxes_outside(manifest: Manifest) -> tuple[str, str]:
         beyond[row] = min(x1, y1) < -1 or x2 > size[0] + 1 or y2 > size[1] + 1
     lines, cut = _lines(manifest, boxes, outside), _lines(manifest, boxes, beyond & ~outside)
     wrong = f"{len(lines)} boxes lie outside their image:\n{listing(lines)}" if lines else ""
-    told = f"{len(cut)} boxes reach beyond their image, and are cut at its edges:\n{listing(cut, 5)}" if cut else ""
+    told = (
+        f"{len(cut)} boxes reach beyond their image, and are cut at its edges:\n{listing(cut, 5)}"
+        if cut
+        else ""
+    )
     return wrong, told
 
 
@@ -78,7 +82,7 @@ def _with_area(boxes: np.ndarray) -> np.ndarray:
 
 def _lines(manifest: Manifest, boxes: np.ndarray, rows: np.ndarray) -> list[str]:
     """Return a line for each of these rows: where it stands, its image and its corners."""
-    source = manifest["source_id"] if "source_id" in manifest else None
+    source = manifest.columns.get("source_id")
     found = []
     for row in np.flatnonzero(rows).tolist():
         path = str(manifest["path"][row])

@@ -6,6 +6,7 @@ In layout O all images lie in one folder, in layout S training and test images l
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from finegrained.data.reading import (
     finish,
 )
 from finetune.errors import DataError, listing
+from finetune.images.tables import decode_text
 
 SINGLE, WITH_LABELS = "cars_annos.mat", "cars_test_annos_withlabels.mat"
 DEVKITS = ("devkit", "car_devkit/devkit", "devkit/devkit", "")  # the last: beside the image folders
@@ -85,7 +87,9 @@ def read_cars_split(root: Path, rules: ReadingRules | None = None) -> FineReadin
         raise DataError(f"{root} holds no {DEVKITS[0]}/{TRAIN_LIST} (looked in {devkit_places()})")
     meta = devkit / META
     if not meta.is_file():
-        raise DataError(f"{meta} is not there: it holds the class names. Where to get it: {OFFICIAL_CARS.source}")
+        raise DataError(
+            f"{meta} is not there: it holds the class names. Where to get it: {OFFICIAL_CARS.source}"
+        )
     names = strings(variable(meta, read_mat(meta), "class_names"))
     files = {"cars_train": devkit / TRAIN_LIST, "cars_test": _test_list(root, devkit)}
     rows = [row for part, file in files.items() for row in _split_rows(root, part, file, names)]
@@ -132,15 +136,13 @@ def refuse_lists_missing(root: Path) -> None:
     lists = [name for name in (SINGLE, TRAIN_LIST, META, WITH_LABELS, TEST_LIST) if _lies_in(root, name)]
     if not (len(folders) > 1 or "car_ims" in folders or (folders and lists)):
         return
-    if "car_ims" in folders:
-        needed = (SINGLE,)
-    else:
-        needed = (TRAIN_LIST, META, WITH_LABELS)
+    needed = (SINGLE,) if "car_ims" in folders else (TRAIN_LIST, META, WITH_LABELS)
     absent = [name for name in needed if name not in lists]
     found = ", ".join([*(f"{name}/" for name in folders), *lists])
     raise DataError(
         f"{root} holds {found}: so lies Stanford Cars, whose image folders are parts, not classes. Missing: "
-        f"{', '.join(absent) or 'nothing else'} (looked in {devkit_places()}). Where to get it: {OFFICIAL_CARS.source}"
+        f"{', '.join(absent) or 'nothing else'} (looked in {devkit_places()}). "
+        f"Where to get it: {OFFICIAL_CARS.source}"
     )
 
 
@@ -242,10 +244,10 @@ def _read_names(file: Path) -> tuple[str, ...]:
 
 def _cells(file: Path) -> list[tuple[int, list[str]]]:
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
-            return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text, _ = decode_text(file.read_bytes(), file)
+        reader = csv.reader(io.StringIO(text, newline=""))
+        return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+    except (OSError, csv.Error) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
 
 

@@ -23,12 +23,13 @@ def read_image_table(
 ) -> FineReading:
     """Read a table with one image per row: path and class_name or label, and split, source_id, x1 ... y2.
 
-    Paths start from `root`, by default the table's own folder; a backslash is a slash. `label` counts from 0 and uses every number up
-    to the largest; with `class_name` alone, classes stand in the order of their names (in the official order
-    where all are classes of CUB-200-2011 or Stanford Cars). With both, each label has one name. `split` is
-    train, val or test, or empty in every row. Boxes are pixels, zero-based, the far edges not included; an
-    empty cell is an unknown one. A class list `<name>.classes.json`, as `crl fine verify --write` puts beside
-    a table, fixes the classes and their order.
+    Paths start from `root`, by default the table's own folder; a backslash is a slash. `label` counts from 0
+    and uses every number up to the largest; with `class_name` alone, classes stand in the order of their
+    names (in the official order where all are classes of CUB-200-2011 or Stanford Cars). With both, each
+    label has one name. `split` is train, val or test, or empty in every row. Boxes are pixels, zero-based,
+    the far edges not included; an empty cell is an unknown one, and so is what programs write for an absent
+    value. A class list `<name>.classes.json`, as `crl fine verify --write` puts beside a table, fixes the
+    classes and their order.
 
     Raises DataError naming row and column for cells that cannot be right, labels that count from 1, files
     listed twice, paths that leave the root (unless the rules say follow), and missing images as the rules
@@ -90,7 +91,8 @@ def _refuse_absent(table: Table, column: str, cells: Sequence[str], meant: Seque
     if empty:
         cure = ""
         if column == "class_name":
-            cure = f"; a class that is truly called so is listed in {table.file.with_suffix('.classes.json').name}"
+            beside = table.file.with_suffix(".classes.json").name
+            cure = f"\na class that is truly called so is listed in {beside}"
         raise DataError(f"{table.file}: {column} is empty or an absent value in:\n{listing(empty)}{cure}")
 
 
@@ -119,7 +121,9 @@ def _labels(table: Table, cells: Sequence[Mapping[str, str]]) -> list[int]:
         raise DataError(f"{table.file}: label must be a whole number from 0:\n{listing(odd)}")
     labels = [whole_number(row["label"]) or 0 for row in cells]
     if max(labels) >= MOST_CLASSES:
-        raise DataError(f"{table.file}: label {max(labels)} is no class's number (0 to K - 1, at most {MOST_CLASSES})")
+        raise DataError(
+            f"{table.file}: label {max(labels)} is no class's number (0 to K - 1, at most {MOST_CLASSES})"
+        )
     used, total = set(labels), max(labels) + 1
     if used != set(range(total)) and not _listed_classes(table.file):
         cure = (

@@ -38,10 +38,10 @@ def split_hash(manifest: Manifest, split: Split) -> str:
 def hold_out(manifest: Manifest, rows: np.ndarray, share: float, seed: int, purpose: str) -> np.ndarray:
     """Return a stratified random `share` of `rows`, sorted int64.
 
-    In all, round(share * len(rows)) rows are held out, but at least one of a share above 0; a class of n rows gives share * n of them, rounded
-    down, and the classes with the largest remainders (ties by lot) give one more. A class never gives its
-    last row, so classes of one row give none. The same files give the same choice in whatever order they
-    are listed; `purpose` keeps two hold-outs with one seed apart.
+    In all, round(share * len(rows)) rows are held out, but at least one of a share above 0. A class of n
+    rows gives share * n of them, rounded down, and the classes with the largest remainders (ties by lot) give
+    one more. A class never gives its last row, so classes of one row give none. The same files give the same
+    choice in whatever order they are listed; `purpose` keeps two hold-outs with one seed apart.
 
     Source: the shares are those of the method of largest remainders (Hamilton).
     """

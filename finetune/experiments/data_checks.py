@@ -150,7 +150,11 @@ def tell_contents(data: TaskData, splits: Splits, same_content: str) -> TaskData
 def tell_conflicts(conflicts: Mapping[str, Any]) -> None:
     """Print how many sets of equal files carry different labels, with examples."""
     if told := conflicts_text(conflicts):
-        say("\n".join(filter(None, [f"warning: {told}", listing([" = ".join(one) for one in conflicts["first"]])])))
+        say(
+            "\n".join(
+                filter(None, [f"warning: {told}", listing([" = ".join(one) for one in conflicts["first"]])])
+            )
+        )
 
 
 def twins_report(twins: EqualContents) -> dict[str, list[list[str]]]:

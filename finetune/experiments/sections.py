@@ -81,9 +81,9 @@ def conflicts_text(conflicts: Mapping[str, Any]) -> str:
 
 def label_conflicts(counts: Record) -> str:
     """Return what `counts` of a run say of equal files with different labels, with examples; else nothing."""
-    found = counts.get(CONFLICTS)
-    told = conflicts_text(found) if found else ""
-    shown = [" = ".join(map(str, one)) for one in found["first"][:FIRST_CONFLICTS]] if told else []
+    found = counts.get(CONFLICTS) or {"first": [], "classes": 0, "ages": 0, "subjects": 0}
+    told = conflicts_text(found)
+    shown = [" = ".join(map(str, one)) for one in found["first"][:FIRST_CONFLICTS]]
     return f"{told}: {'; '.join(shown)}" if shown else told
 
 

@@ -110,7 +110,9 @@ def spelling_notice(what: str, others: dict[str, list[str]]) -> list[str]:
         return []
     shown = [" = ".join([chosen, *more]) for chosen, more in list(others.items())[:3]]
     rest = ", ..." if len(others) > len(shown) else ""
-    return [f"{len(others)} {what} are written in several ways and count as one each: {', '.join(shown)}{rest}"]
+    return [
+        f"{len(others)} {what} are written in several ways and count as one each: {', '.join(shown)}{rest}"
+    ]
 
 
 def one_spelling(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A table's image files: which are there, which a link leads out of the root, which hold equal bytes; and its classes."""
+"""A table's files: which are there, which a link leads out of the root, which hold equal bytes; classes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def missing_files(root: Path, paths: Iterable[str], *, follow: bool = False) -> 
 
 
 def missing_text(root: Path, first: Iterable[str], count: int, total: int) -> str:
-    """Return what is said of `count` of `total` listed images that are not there, the `first` of them named."""
+    """Return what is said of `count` of `total` listed images that are not there; `first` are named."""
     lines = list(first)
     more = [f"... and {count - len(lines)} more"] if len(lines) < min(count, 10) else []
     return (
@@ -88,7 +88,7 @@ def label_conflicts(manifest: Manifest, groups: Iterable[Sequence[int]]) -> dict
         list of texts "path: class").
     """
     age = manifest["age"] if "age" in manifest else np.full(len(manifest), np.nan)
-    person = manifest["subject"] if "subject" in manifest else None
+    person = manifest.columns.get("subject")
     counts = {"sets": 0, "classes": 0, "ages": 0, "subjects": 0}
     first: list[list[str]] = []
     for rows in groups:

@@ -133,7 +133,7 @@ def image_size(file: Path) -> tuple[int, int] | None:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
-    except Exception:  # noqa: BLE001  (hostile bytes make a decoder raise anything; decode_image says what)
+    except Exception:
         return None
     return (height, width) if turned else (width, height)
 

@@ -15,7 +15,9 @@ UNREAD_ENDINGS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"), "raw camera data"),
     **dict.fromkeys((".jxl",), "JPEG XL"),
-    **dict.fromkeys((".svg", ".eps", ".psd", ".xcf", ".ico", ".tga", ".exr", ".hdr", ".pfm"), "not a photograph"),
+    **dict.fromkeys(
+        (".svg", ".eps", ".psd", ".xcf", ".ico", ".tga", ".exr", ".hdr", ".pfm"), "not a photograph"
+    ),
 }
 
 

@@ -114,7 +114,9 @@ def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
             others += [file for file in files if not is_picture(file)]
         bare = _empty_folders(root / inner, [*classes, *walk.again])
         empty |= {(inner / name).as_posix(): _holds_unread(walk, name) for name in bare}
-        others += [name for names in walk.strange.values() for name in names if ending(name) in UNREAD_ENDINGS]
+        others += [
+            name for names in walk.strange.values() for name in names if ending(name) in UNREAD_ENDINGS
+        ]
     if not parts:
         _refuse_parts(root, pictures)
     again = [(parts.get(part, ""), name) for part, walk in walks.items() for name in walk.again]
@@ -125,8 +127,12 @@ def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
         for name, count in walk.hidden.items()
     }
     notices = [
-        *_named("linked folders are listed under another path already", [str(PurePosixPath(*p)) for p in again]),
-        *_named("folders hold no image and are no class there", [name for name, odd in empty.items() if not odd]),
+        *_named(
+            "linked folders are listed under another path already", [str(PurePosixPath(*p)) for p in again]
+        ),
+        *_named(
+            "folders hold no image and are no class there", [name for name, odd in empty.items() if not odd]
+        ),
         *_named(
             "folders hold images in formats that are not read alone and are no class there",
             [name for name, odd in empty.items() if odd],
@@ -206,8 +212,8 @@ def _refuse_parts(root: Path, pictures: Iterable[FolderPicture]) -> None:
     names = sorted({PurePosixPath(picture.class_name).parts[0] for picture in pictures})
     if len(names) > 1 and all(map(_PART_LIKE.fullmatch, names)):
         raise DataError(
-            f"{root}: its folders {', '.join(names)} are parts of a data set by their names, not classes. Put "
-            "one folder per class in train/ and in test/ (or val/), or give a table of images (--data.table)"
+            f"{root}: its folders {', '.join(names)} are parts of a data set by their names, not classes. "
+            "Put one folder per class in train/ and in test/ (or val/), or give a table of images (--data.table)"
         )
 
 

@@ -78,7 +78,9 @@ def decode_text(content: bytes, file: Path | str) -> tuple[str, list[str]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: byte {error.start} is not UTF-8 text; save the table as UTF-8") from None
     if "\0" in text:
-        raise DataError(f"{file} holds zero bytes, as UTF-16 text without a byte-order mark does; save it as UTF-8")
+        raise DataError(
+            f"{file} holds zero bytes, as UTF-16 text without a byte-order mark does; save it as UTF-8"
+        )
     return text, []
 
 
@@ -95,7 +97,9 @@ def _named_columns(table: Table) -> Table:
         return table
     filled = [str(place + 1) for place in nameless if any(cells[place] for _, cells in table.rows)]
     if len(filled) > 1:
-        raise DataError(f"{table.file}, line 1: columns {', '.join(filled)} have no name; name each, or remove it")
+        raise DataError(
+            f"{table.file}, line 1: columns {', '.join(filled)} have no name; name each, or remove it"
+        )
     kept = [place for place, name in enumerate(table.header) if name]
     rows = tuple((number, tuple(cells[place] for place in kept)) for number, cells in table.rows)
     listed = ", ".join(str(place + 1) for place in nameless)

@@ -211,8 +211,8 @@ def _check_patches(name: str, model: nn.Module, size: int) -> None:
             below, above = size // patch * patch, (size // patch + 1) * patch
             near = f"{below} or {above}" if below else str(above)
             raise UsageError(
-                f"{name} cuts images into patches of {patch} px, and {size} px is no multiple of that: the last "
-                f"{size % patch} px would never be seen; give an image size of {near}"
+                f"{name} cuts images into patches of {patch} px, and {size} px is no multiple of that: the "
+                f"last {size % patch} px would never be seen; give an image size of {near}"
             )
 
 

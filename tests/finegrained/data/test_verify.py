@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from finegrained.config import FineDataConfig, VerifyFineConfig
-from finegrained.data.load import make_fine_split, read_fine_data
 from finegrained.data.boxes import bad_boxes
+from finegrained.data.load import make_fine_split, read_fine_data
 from finegrained.synthetic.datasets import write_lookalike_cub
 from finegrained.task import TASK
 from finetune.errors import DataError, UsageError

@@ -99,7 +99,10 @@ def test_classes_stand_in_the_order_of_their_paths_step_by_step(tmp_path: Path):
 
 
 def test_an_image_of_every_ending_that_is_decoded_is_listed(tmp_path: Path):
-    names = [f"train/a/1{kind.upper() if place % 2 else kind}" for place, kind in enumerate(sorted(PICTURE_ENDINGS))]
+    names = [
+        f"train/a/1{kind.upper() if place % 2 else kind}"
+        for place, kind in enumerate(sorted(PICTURE_ENDINGS))
+    ]
     _touch(tmp_path, *names)
     found = list_class_folders(tmp_path, part_folders(tmp_path))
     assert sorted(picture.path for picture in found.pictures) == sorted(names)
@@ -121,7 +124,8 @@ def test_hidden_folders_with_images_are_told_and_macos_leftovers_are_not(tmp_pat
     found = list_class_folders(tmp_path, {})
     assert found.class_names == ["a", "c"]
     assert [notice for notice in found.notices if "hidden" in notice] == [
-        "2 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: .b (2)"
+        "2 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: "
+        ".b (2)"
     ]
 
 
@@ -156,7 +160,9 @@ def test_classes_in_folders_within_folders_are_told(tmp_path: Path):
     ]
 
 
-@pytest.mark.parametrize("names", [("cars_train", "cars_test"), ("train2017", "val2017"), ("test/a", "val/a")])
+@pytest.mark.parametrize(
+    "names", [("cars_train", "cars_test"), ("train2017", "val2017"), ("test/a", "val/a")]
+)
 def test_parts_by_their_names_are_no_classes(tmp_path: Path, names: tuple[str, str]):
     _touch(tmp_path, *(f"{name}/1.jpg" for name in names))
     with pytest.raises(DataError, match="are parts of a data set by their names, not classes"):
