@@ -135,7 +135,7 @@ def data_line(record: Record) -> str:
         shared, f" **{shared} subjects are in both training and test: accuracies are too high to compare.**"
     )
     counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in record["slices"]["group"])
-    conflicts = sections.label_conflicts(record.get("counts") or {})
+    conflicts = sections.conflicts_line(record.get("counts") or {})
     flaws = f" {escape(conflicts)}." if conflicts else ""
     return (
         f"Label policy {code(record.get('policy', NOT_MEASURED))}: {record['n']:,} test images of "

@@ -79,7 +79,7 @@ def conflicts_text(conflicts: Mapping[str, Any]) -> str:
     return f"{conflicts['sets']} sets of images are the same bytes: {told}"
 
 
-def label_conflicts(counts: Record) -> str:
+def conflicts_line(counts: Record) -> str:
     """Return what `counts` of a run say of equal files with different labels, with examples; else nothing."""
     found = counts.get(CONFLICTS) or {"first": [], "classes": 0, "ages": 0, "subjects": 0}
     told = conflicts_text(found)

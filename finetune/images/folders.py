@@ -213,7 +213,7 @@ def _refuse_parts(root: Path, pictures: Iterable[FolderPicture]) -> None:
     if len(names) > 1 and all(map(_PART_LIKE.fullmatch, names)):
         raise DataError(
             f"{root}: its folders {', '.join(names)} are parts of a data set by their names, not classes. "
-            "Put one folder per class in train/ and in test/ (or val/), or give a table of images (--data.table)"
+            "Put one folder per class in train/ and in test/ (or val/), or give a table (--data.table)"
         )
 
 
