@@ -77,5 +77,9 @@ class Splits:
         return found[fold]
 
     def only(self, folds: Sequence[int], rows: int) -> Splits:
-        """Return the splits that test these folds, all where none is named; UsageError as `of_fold`."""
-        return Splits(tuple(self.of_fold(fold, rows) for fold in folds), self.hash) if folds else self
+        """Return the splits that test these folds, all where none is named; unknown ones are left out.
+
+        Whoever trains a fold asks `of_fold`, which refuses an unknown one.
+        """
+        known = [fold for fold in folds if fold == ALL or fold in self.folds]
+        return Splits(tuple(self.of_fold(fold, rows) for fold in known), self.hash) if known else self
