@@ -54,7 +54,7 @@ def cross_validate(task: Task, config: CrossValidationConfig) -> dict[str, Any]:
     refuse_torchrun()
     folder = Path(config.run.dir)
     check_run_place(config)
-    experiment = prepare_experiment(task, config)
+    experiment = prepare_experiment(task, config, config.folds)
     config = replace(config, head=experiment.config.head, loss=experiment.config.loss)
     folds = experiment.splits.folds
     wanted = _wanted_folds(config.folds, folds)

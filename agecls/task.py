@@ -12,7 +12,7 @@ import numpy as np
 
 from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig, VerifyAgeConfig
 from agecls.data.folds import shared_people
-from agecls.data.read import check_contents, make_age_splits, read_data
+from agecls.data.read import check_contents, make_age_splits, read_data, tell_reading
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
 from finetune.experiments.exported.model import CropChoice, ModelWords
@@ -91,15 +91,21 @@ class AgeTask(Task):
         return f"{len(manifest)} images of {people} subjects, policy {data.policy}: {groups}"
 
     def check(self, data: TaskData, splits: Splits, config: AgeDataConfig) -> TaskData:
-        """Report groups without an image in a part, and equal images in training and test."""
-        check_contents(data, splits, config)
-        return data
+        """Report rows left out, groups that a part lacks, and equal images; add these to the data."""
+        tell_reading(data)
+        return check_contents(data, splits, config)
 
     def verify_lists(self, data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dict[str, Any]:
         """Count folds, groups and subjects; export the splits or compare them with exported ones."""
         from agecls.data.verify import verify_lists
 
         return verify_lists(data, splits, config)
+
+    def faults(self, data: TaskData, config: AgeDataConfig) -> list[str]:
+        """Return the listed images that are not there."""
+        from agecls.data.verify import faults
+
+        return faults(data, config)
 
     def part_config(self, config: AgeConfig, split: Split) -> AgeConfig:
         """Return the configuration of one fold."""

@@ -158,6 +158,8 @@ def _flaws(counts: Record) -> list[str]:
             found.append(
                 f"{len(same):,} {noun} of images {words} with the same bytes{_first(pairs, len(same))}"
             )
+    if told := sections.conflicts_line(counts):
+        found.append(told)
     return found
 
 

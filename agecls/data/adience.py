@@ -14,6 +14,7 @@ import numpy as np
 from agecls.data.fold_files import FOLD_COUNT, GENDERS, FoldRow, find_fold_files, read_fold_file
 from agecls.data.groups import ADIENCE_GROUPS, TYPO_AGE, LabelPolicy, label_policy
 from finetune.errors import DataError, UsageError, listing
+from finetune.images.cells import SpelledPaths, same_identities, spelling_notice
 from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
 from finetune.images.manifest import Manifest
 
@@ -110,16 +111,18 @@ def read_adience(
         row for row in (listed if rule.keeps_duplicates else unique) if rule.repaired(row.age) in rule.groups
     ]
     folder, notices = _image_folder(root, layout, missing)
-    paths = [_image_path(folder, row) for row in selected]
+    spelled = SpelledPaths(root)
+    paths = [spelled.find(_image_path(folder, row)) for row in selected]
     absent = _find_absent(root, folder, paths, follow)
     if missing == "error":
         refuse_missing(root, _where(paths, absent), len(paths))
-    used = [row for row, gone in zip(selected, absent, strict=True) if not (gone and missing == "drop")]
+    kept = ~absent if missing == "drop" else np.ones(len(selected), dtype=bool)
+    used = [row for row, there in zip(selected, kept, strict=True) if there]
     if not used:
         raise DataError(
             f"no image is left under policy {rule.name}: {len(listed)} rows, none usable in {root}"
         )
-    manifest = _manifest(root, folder, used, rule)
+    manifest, spellings = _manifest(root, _where(paths, kept), used, rule)
     sources = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     report = AdienceReport(
         **_manifest_counts(manifest),
@@ -131,7 +134,7 @@ def read_adience(
         missing_first=_where(paths, absent)[:5],
         missing_rule=missing,
         fold_files=sources,
-        notices=notices,
+        notices=[*notices, *spellings],
     )
     return AdienceReading(manifest, report)
 
@@ -189,19 +192,25 @@ def _without_duplicates(rows: Sequence[FoldRow]) -> list[FoldRow]:
     return list(first.values())
 
 
-def _manifest(root: Path, folder: str, rows: Sequence[FoldRow], rule: LabelPolicy) -> Manifest:
+def _manifest(
+    root: Path, paths: Sequence[str], rows: Sequence[FoldRow], rule: LabelPolicy
+) -> tuple[Manifest, list[str]]:
+    """Return the table, and sentences on subjects and users that are written in several ways."""
+    subjects, spelled_subjects = same_identities([row.face for row in rows])
+    users, spelled_users = same_identities([row.user for row in rows])
     columns = {
-        "path": np.array([_image_path(folder, row) for row in rows]),
+        "path": np.array(paths),
         "label": np.array([rule.groups[rule.repaired(row.age)] for row in rows]),
         "fold": np.array([row.fold for row in rows]),
-        "subject": np.array([row.face for row in rows]),
-        "user": np.array([row.user for row in rows]),
+        "subject": np.array(subjects),
+        "user": np.array(users),
         "gender": np.array([row.gender for row in rows]),
         "age": np.full(len(rows), np.nan),
         "yaw": np.array([row.yaw for row in rows]),
         "source_id": np.array([row.source for row in rows]),
     }
-    return Manifest(root, ADIENCE_GROUPS.names, columns)
+    told = [*spelling_notice("subjects", spelled_subjects), *spelling_notice("users", spelled_users)]
+    return Manifest(root, ADIENCE_GROUPS.names, columns), told
 
 
 def _manifest_counts(manifest: Manifest) -> dict[str, Any]:

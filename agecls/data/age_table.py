@@ -13,11 +13,13 @@ import numpy as np
 
 from agecls.data.groups import ADIENCE_GROUPS, AgeGroups
 from finetune.errors import DataError, UsageError, listing
+from finetune.images.cells import is_absent, is_broken, same_identities, spelling_notice, whole_number
 from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
 from finetune.images.manifest import Manifest
 from finetune.images.tables import Table, paths_under, read_table
 
 OLDEST = 120
+HIGHEST_FOLD = 10**9 - 1
 GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f", "u": "u", "unknown": "u", "": ""}
 
 
@@ -88,28 +90,40 @@ def read_age_table(
 ) -> AgeTableReading:
     """Read a .csv or .parquet table with one image per row into a manifest.
 
-    Paths start from `root`, by default the table's own folder. The class comes from `age_column` (years; rows
-    in a gap between `groups` are left out and counted) or, where given, from `group_column` (a group's
-    display name; ages may then be empty). `subject_column` names the subject; None says outright that every
-    image is a subject of its own. `user_column` (album; else the subject), `gender_column` (m, f, u or empty)
-    and `fold_column` (0, 1, ...) are optional. `missing` is "error", "count" or "drop" as in `read_adience`.
-    `follow` allows absolute paths, `..` and links that lead out of the root.
+    Paths start from `root`, by default the table's own folder; a backslash is a slash. The class comes from
+    `age_column` (years; rows in a gap between `groups` are left out and counted) or, where given, from
+    `group_column` (a group's display name). Ages are then optional: a column of ages that holds no number is
+    not read. `subject_column` names the subject; None says outright that every image is a subject of its own.
+    Spellings of one number (7, 7.0, 007) or of one name are one subject, and that is reported. `user_column`
+    (album; else the subject), `gender_column` (m, f, u or empty) and `fold_column` (0, 1, ...) are optional.
+    What programs write for an absent value (nan, None, <NA>, null) is an empty cell. `missing` is "error",
+    "count" or "drop" as in `read_adience`. `follow` allows absolute paths, `..` and links that lead out of
+    the root.
 
     Raises DataError naming row and rule for invalid cells, files listed twice, missing columns
     or images; UsageError for a file type or a rule that is not known.
     """
     file = Path(file)
     check_missing_rule(missing)
+    age_column = None if age_column == group_column else age_column
     class_column = group_column or age_column
     if class_column is None:
         raise UsageError("a table of ages needs an age_column or a group_column")
     optional = (subject_column, user_column, gender_column, fold_column)
     table = read_table(file)
+    absent_ages = group_column is not None and not _holds_numbers(table, age_column)
     _check_columns(table, [path_column, class_column, *(name for name in optional if name)], subject_column)
     reader = _RowReader(
-        groups, path_column, age_column, group_column, subject_column, user_column, gender_column, fold_column
+        groups,
+        path_column,
+        None if absent_ages else age_column,
+        group_column,
+        subject_column,
+        user_column,
+        gender_column,
+        fold_column,
     )
-    rows = _collect(table, reader.read)
+    rows, spellings = _one_spelling_each(_collect(table, reader.read), reader)
     base = Path(root) if root is not None else file.parent
     base, paths = paths_under(base, [row.path for row in rows], follow, [row.source for row in rows])
     rows = [row._replace(path=path) for row, path in zip(rows, paths, strict=True)]
@@ -123,11 +137,17 @@ def read_age_table(
     if not kept:
         raise DataError(f"{file}: none of {len(rows)} rows is usable ({len(inside)} lie in a group)")
     manifest = _manifest(base, groups, kept)
-    return AgeTableReading(manifest, _report(manifest, table, reader, rows, gone, missing))
+    return AgeTableReading(manifest, _report(manifest, table, reader, rows, gone, missing, spellings))
 
 
 def _report(
-    manifest: Manifest, table: Table, reader: _RowReader, rows: Sequence[_Row], gone: list[str], rule: str
+    manifest: Manifest,
+    table: Table,
+    reader: _RowReader,
+    rows: Sequence[_Row],
+    gone: list[str],
+    rule: str,
+    spellings: Sequence[str],
 ) -> AgeTableReport:
     gaps = [math.floor(row.age) for row in rows if row.label is None]
     alone = "NO SUBJECTS: every image counts as a subject of its own, so repeats of a subject may leak"
@@ -136,7 +156,7 @@ def _report(
         rows=len(rows),
         class_names=list(manifest.class_names),
         per_group=manifest.class_counts().tolist(),
-        per_fold=np.bincount(manifest["fold"]).tolist() if reader.fold is not None else None,
+        per_fold=_per_fold(manifest) if reader.fold is not None else None,
         subjects=len(set(manifest["subject"].tolist())),
         users=len(set(manifest["user"].tolist())),
         subjects_known=reader.subject is not None,
@@ -147,8 +167,43 @@ def _report(
         missing_rule=rule,
         table=table.file.name,
         file_sha256=hashlib.sha256(table.file.read_bytes()).hexdigest(),
-        notices=[*table.notices, *([alone] if reader.subject is None else [])],
+        notices=[*table.notices, *([alone] if reader.subject is None else []), *spellings],
     )
+
+
+def _per_fold(manifest: Manifest) -> list[int]:
+    """Return the images of each fold that there is, in the order of their numbers."""
+    return [int(count) for count in np.unique(manifest["fold"], return_counts=True)[1]]
+
+
+def _holds_numbers(table: Table, column: str | None) -> bool:
+    """Return whether a column that is there has a number in any row: one of group names has none."""
+    if column not in table.header:
+        return False
+    place = table.header.index(column)
+    return any(_is_number(cells[place]) for _, cells in table.rows)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _one_spelling_each(rows: Sequence[_Row], reader: _RowReader) -> tuple[list[_Row], list[str]]:
+    """Return the rows with each subject and user in one spelling, and sentences on those that had several."""
+    subjects, found = same_identities([row.subject for row in rows])
+    users, more = same_identities([row.user for row in rows])
+    if reader.subject is None:  # paths: each is a file of its own
+        subjects, found = [row.subject for row in rows], {}
+    if reader.user is None:
+        users, more = subjects, {}
+    merged = [
+        row._replace(subject=subject, user=user)
+        for row, subject, user in zip(rows, subjects, users, strict=True)
+    ]
+    return merged, [*spelling_notice("subjects", found), *spelling_notice("users", more)]
 
 
 class _CellError(ValueError):
@@ -175,28 +230,44 @@ class _RowReader:
         subject = self._filled(cells, self.subject) if self.subject is not None else path
         user = self._filled(cells, self.user) if self.user is not None else subject
         gender = cells[self.gender].lower() if self.gender is not None else ""
+        gender = "" if is_absent(gender) else gender
         if gender not in GENDERS:
             raise _CellError(f"{self.gender} {gender!r} must be m, f, u or empty")
-        fold = self._filled(cells, self.fold) if self.fold is not None else "-1"
-        if self.fold is not None and not (fold.isascii() and fold.isdigit()):
-            raise _CellError(f"{self.fold} {fold!r} must be a whole number from 0")
-        return _Row(source, path, label, age, subject, user, GENDERS[gender], int(fold))
+        return _Row(source, path, label, age, subject, user, GENDERS[gender], self._fold(cells))
 
     def _filled(self, cells: Mapping[str, str], column: str) -> str:
-        if not cells[column] or not cells[column].isprintable():
-            raise _CellError(f"{column} {cells[column]!r} is empty or holds control characters")
-        return cells[column]
+        cell = cells[column]
+        if is_absent(cell):
+            says = " (an absent value, not a name)" if cell else ""
+            raise _CellError(f"{column} {cell!r} is empty{says}; give each row one, or leave the row out")
+        if is_broken(cell):
+            raise _CellError(f"{column} {cell!r} holds control characters")
+        return cell
+
+    def _fold(self, cells: Mapping[str, str]) -> int:
+        if self.fold is None:
+            return -1
+        number = whole_number(cells[self.fold])
+        if number is None:
+            raise _CellError(f"{self.fold} {cells[self.fold]!r} must be a whole number from 0")
+        if number > HIGHEST_FOLD:
+            raise _CellError(
+                f"{self.fold} {cells[self.fold]!r} is no fold's number (0 to {HIGHEST_FOLD}); "
+                "name another column"
+            )
+        return number
 
     def _label_and_age(self, cells: Mapping[str, str]) -> tuple[int | None, float]:
         if self.group is None:
             age = _age(str(self.age), cells[str(self.age)])
             return self.groups.index_of(age), age
-        if cells[self.group] not in self.groups.names:
+        label = self.groups.index_of_name(cells[self.group])
+        if label is None:
             raise _CellError(
                 f"{self.group} {cells[self.group]!r} must be one of {', '.join(self.groups.names)}"
             )
         text = cells.get(self.age, "") if self.age is not None else ""
-        return self.groups.names.index(cells[self.group]), _age(str(self.age), text) if text else math.nan
+        return label, math.nan if is_absent(text) else _age(str(self.age), text)
 
 
 def _age(column: str, text: str) -> float:

@@ -8,6 +8,8 @@ from typing import NamedTuple, NoReturn
 
 from agecls.data.groups import normalise_age_string
 from finetune.errors import DataError, listing
+from finetune.images.cells import is_absent, is_broken
+from finetune.images.tables import decode_text
 
 FOLD_COUNT = 5
 COLUMNS = (
@@ -90,11 +92,10 @@ def read_fold_file(file: Path, fold: int) -> list[FoldRow]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
+    return decode_text(content, file)[0]
 
 
 def _check_header(file: Path, header: Sequence[str]) -> None:
@@ -128,6 +129,10 @@ def _read_row(file: Path, fold: int, line: int, cells: Sequence[str]) -> FoldRow
         commas = " (the line holds commas: are they in place of tabs?)" if len(cells) == 1 else ""
         raise DataError(f"{file}, line {line}: {len(cells)} columns, expected {len(COLUMNS)}{commas}")
     record = {name: cell.strip() for name, cell in zip(COLUMNS, cells, strict=True)}
+    if is_absent(record["user_id"]):
+        refuse("user_id", f"{record['user_id']!r} is empty or an absent value, not an album's name")
+    if is_absent(record["gender"]):
+        record["gender"] = ""
     for column in ("user_id", "original_image"):
         if not _is_plain_name(record[column]):
             refuse(
@@ -158,4 +163,4 @@ def _read_row(file: Path, fold: int, line: int, cells: Sequence[str]) -> FoldRow
 
 
 def _is_plain_name(name: str) -> bool:
-    return bool(name) and name not in {".", ".."} and name.isprintable() and not set(name) & {"/", "\\"}
+    return bool(name) and name not in {".", ".."} and not is_broken(name) and not set(name) & {"/", "\\"}

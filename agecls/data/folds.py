@@ -123,7 +123,24 @@ def _stratified(manifest: Manifest, rows: np.ndarray, shares: int, seed: int | N
     with warnings.catch_warnings():
         # A class with fewer images than parts is missing somewhere; `missing_classes` reports it in full.
         warnings.filterwarnings("ignore", message="The least populated class")
-        return [np.sort(rows[held_out]) for _, held_out in splitter.split(label, label, album)]
+        parts = [rows[held_out] for _, held_out in splitter.split(label, label, album)]
+    return [np.sort(part) for part in _none_empty(parts, _albums(manifest))]
+
+
+def _none_empty(parts: list[np.ndarray], albums: np.ndarray) -> list[np.ndarray]:
+    """Return the parts with an album in each: one that got none takes the smallest of the fullest part.
+
+    scikit-learn's greedy rule can leave a part empty although there are enough albums. The fullest part is
+    the one with the most albums; ties are broken by images, then by place and by the album's name.
+    """
+    parts = list(parts)
+    for empty in [place for place, part in enumerate(parts) if not len(part)]:
+        sizes = [(len(np.unique(albums[part])), len(part), -place) for place, part in enumerate(parts)]
+        fullest = -max(sizes)[2]
+        names, counts = np.unique(albums[parts[fullest]], return_counts=True)
+        moved = albums[parts[fullest]] == names[np.argmin(counts)]
+        parts[empty], parts[fullest] = parts[fullest][moved], parts[fullest][~moved]
+    return parts
 
 
 def check_splits(splits: Sequence[Split], manifest: Manifest, *, allow_subject_overlap: bool = False) -> None:

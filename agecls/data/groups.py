@@ -13,6 +13,8 @@ from finetune.errors import DataError, UsageError
 TYPO_AGE, TYPO_REPAIRED = "(25, 23)", "(25, 32)"
 _RANGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
 _GROUP = re.compile(r"(\d{1,3})\s*(?:-\s*(\d{1,3})|(\+))")
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
+_OLDER = re.compile(r"(?:morethan|over|>=?)(\d{1,3})|(\d{1,3})(?:andolder|andover)")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,18 @@ class AgeGroups:
             if lower <= years and (upper is None or years <= upper):
                 return index
         return None
+
+    def index_of_name(self, name: str) -> int | None:
+        """Return the class index of a group's name, None for no group: dashes and "more than" are read too.
+
+        >>> groups = AgeGroups.parse("0-2,3-9,70+")
+        >>> [groups.index_of_name(name) for name in ("3-9", "3 \u2013 9", "more than 70", "70-100")]
+        [1, 1, 2, None]
+        """
+        text = "".join(_DASHES.sub("-", name.lower()).split())
+        older = _OLDER.fullmatch(text)
+        text = f"{older[1] or older[2]}+" if older else text
+        return self.names.index(text) if text in self.names else None
 
 
 ADIENCE_GROUPS = AgeGroups.parse("0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+")

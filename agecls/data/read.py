@@ -14,7 +14,7 @@ from agecls.data.folds import assign_folds, make_splits, missing_classes, offici
 from agecls.data.groups import AgeGroups
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
-from finetune.experiments.data_checks import equal_contents, tell_twins
+from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Splits
 from finetune.experiments.task import TaskData
 
@@ -48,12 +48,38 @@ def make_age_splits(data: TaskData, config: AgeDataConfig) -> Splits:
     return Splits(tuple(splits), split_hash(splits, data.manifest))
 
 
-def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> None:
-    """Report groups without an image in a part of a split, and equal images across parts or groups."""
+def left_out(data: TaskData) -> str:
+    """Return the sentence on rows that the groups or the policy leave out; empty where there are none."""
+    rows, dropped = data.report.get("in_gaps"), data.report.get("dropped")
+    if rows:
+        listed = data.report["rows"]
+        return f"left out: {rows} of {listed} rows have an age between two groups (--data.groups sets others)"
+    if dropped:
+        kinds = listing([f"{age}: {count}" for age, count in dropped.items()], 5)
+        return f"left out: {sum(dropped.values())} rows have an age that policy {data.policy} drops:\n{kinds}"
+    return ""
+
+
+def tell_reading(data: TaskData) -> None:
+    """Say what the reader left out, and what it noticed."""
+    if left := left_out(data):
+        say(left)
+    if data.report.get("missing_images") and data.report["missing_rule"] == "drop":
+        first = listing(data.report["missing_first"], 5)
+        say(f"warning: {data.report['missing_images']} listed images are not there and are dropped:\n{first}")
+    for notice in data.report.get("notices", []):
+        say(f"note: {notice}")
+
+
+def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> TaskData:
+    """Report groups without an image in a part of these splits, and equal images across parts or labels.
+
+    Returns the data with what was found of equal images in their report.
+    """
     absent = missing_classes(splits.splits, data.manifest)
     if absent:
         say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
-    tell_twins(equal_contents(data.manifest, splits), config.same_content)
+    return tell_contents(data, splits, config.same_content)
 
 
 def _read_adience(config: AgeDataConfig, missing: str) -> TaskData:

@@ -10,10 +10,12 @@ import numpy as np
 
 from agecls.config import AgeDataConfig, VerifyAgeConfig
 from agecls.data.folds import export_splits, split_hash, verify_splits
+from agecls.data.read import left_out
 from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
 from finetune.experiments.records.splits import Splits
 from finetune.experiments.task import TaskData
+from finetune.images.checks import missing_text
 
 
 def verify_lists(data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dict[str, Any]:
@@ -34,6 +36,14 @@ def verify_lists(data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dic
         export_splits(splits.splits, data.manifest, Path(config.export))
         say(f"the splits lie in {config.export}")
     return counts
+
+
+def faults(data: TaskData, config: AgeDataConfig) -> list[str]:
+    """Return a text for listed images that are not there, unless they are dropped or none was looked for."""
+    count = data.report.get("missing_images")
+    if not count or config.missing != "error":
+        return []
+    return [missing_text(data.manifest.root, data.report["missing_first"], count, len(data.manifest))]
 
 
 def check_against(folder: Path, data: TaskData, split: str, config: AgeDataConfig) -> None:
@@ -62,15 +72,19 @@ def print_counts(data: TaskData, counts: Mapping[str, Any], overlap_allowed: boo
     people = len(set(manifest["subject"].tolist()))
     rows.append(["all", *manifest.class_counts().tolist(), len(manifest), people])
     table(f"policy {data.policy}", ["", *manifest.class_names, "images", "subjects"], rows)
-    for name in ("edition", "duplicates", "typo_repaired", "dropped"):
+    for name in ("edition", "duplicates", "typo_repaired"):
         if data.report.get(name):
             say(f"{name.replace('_', ' ')}: {data.report[name]}")
-    if data.report.get("in_gaps"):
-        left, listed = data.report["in_gaps"], data.report["rows"]
-        say(f"left out: {left} of {listed} rows have an age between two groups (--data.groups sets others)")
+    if left := left_out(data):
+        say(left)
+    if "gender" in manifest and (manifest["gender"] != "").any():
+        names, counts_of = np.unique(manifest["gender"], return_counts=True)
+        told = ", ".join(f"{name or 'not known'} {n}" for name, n in zip(names, counts_of, strict=True))
+        say(f"genders: {told}")
     if data.report.get("missing_images"):
         first = listing(data.report["missing_first"], 5)
-        say(f"missing: {data.report['missing_images']} listed images are not there, training stops:\n{first}")
+        then = "training stops" if data.report["missing_rule"] == "count" else "they are dropped"
+        say(f"missing: {data.report['missing_images']} listed images are not there, {then}:\n{first}")
     for notice in data.report.get("notices", []):
         say(f"note: {notice}")
     known = data.report.get("subjects_known", True)

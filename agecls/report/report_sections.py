@@ -143,10 +143,12 @@ def data_line(record: Record) -> str:
     if not known:
         exclusive = " **Subjects are not known**: each image counts as one, and a subject may be in both."
     counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in record["slices"]["group"])
+    conflicts = sections.conflicts_line(record.get("counts") or {})
+    flaws = f" {escape(conflicts)}." if conflicts else ""
     return (
         f"Label policy {code(record.get('policy', NOT_MEASURED))}: {record['n']:,} test images of "
         f"{record['subjects']:,} subjects, in effect {number(record.get('effective_subjects'), 0)} of equal "
-        f"weight.{exclusive} Images per group: {counts}.{left_out(record.get('counts') or {})}\n\n"
+        f"weight.{exclusive} Images per group: {counts}.{left_out(record.get('counts') or {})}{flaws}\n\n"
         f"{sections.same_data(record, 'policy')}"
     )
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from agecls.faces.crop import FaceCrop
 from finetune.errors import CrlError, ModelFileError
+from finetune.images.names import LONGEST_NAME, is_printable, looking_alike
 from finetune.images.preprocess import ALGORITHM, TEST_CROPS, PreprocessSpec
 from finetune.runs.files import json_text
 
@@ -19,8 +19,6 @@ METADATA_KEY = "crl_toolkit"
 SCHEMA = 2  # 2 states the resize rule under preprocess.algorithm
 READ = (1, SCHEMA)
 MAX_CHARACTERS = 4_000_000
-LONGEST_NAME = 200
-UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # kinds of characters that nobody sees, or that steer
 LARGEST_WHOLE = 2**63
 TASK_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.ASCII)
 # What cards and tables show with so many digits, where it is told.
@@ -105,9 +103,7 @@ class ModelFacts:
             raise ModelFileError(f"its class_names must be two or more different names, got {len(names)}")
         _check_kinds(values)
         _check_printable([values["title"], *names])
-        shown = [unicodedata.normalize("NFKC", name).strip() for name in names]
-        alike = [name for name, look in zip(names, shown, strict=True) if shown.count(look) > 1]
-        if alike:
+        if alike := looking_alike(names):
             raise ModelFileError(f"its class_names {alike[:2]!a} look the same: nobody could tell them apart")
         _check_numbers(values["preprocess"])
         _check_algorithm(values["preprocess"].pop("algorithm", None))
@@ -183,8 +179,7 @@ def _rebuilt(what: str, build: Callable[[Mapping[str, Any]], Built], values: Map
 def _check_printable(texts: Sequence[str]) -> None:
     """Raise ModelFileError for text that could drive a terminal, turn a line around, or fill a screen."""
     for text in texts:
-        odd = [sign for sign in text if unicodedata.category(sign) in UNSEEN]
-        if odd or len(text) > LONGEST_NAME or not text.strip():
+        if not is_printable(text):
             told = f"{text[:80]!a} ({len(text)} characters)"
             raise ModelFileError(
                 f"its title and class names must be printable text of at most {LONGEST_NAME} characters, "

@@ -6,6 +6,7 @@ In layout O all images lie in one folder, in layout S training and test images l
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from finegrained.data.reading import (
 )
 from finetune.errors import DataError, listing
 from finetune.images.class_names import normalised
+from finetune.images.tables import decode_text
 
 SINGLE, WITH_LABELS = "cars_annos.mat", "cars_test_annos_withlabels.mat"
-DEVKITS = ("devkit", "car_devkit/devkit", "devkit/devkit")
+DEVKITS = ("devkit", "car_devkit/devkit", "devkit/devkit", "")  # the last: beside the image folders
 TRAIN_LIST, TEST_LIST, META = "cars_train_annos.mat", "cars_test_annos.mat", "cars_meta.mat"
 BOX_FIELDS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 NUMBERINGS = (
@@ -82,8 +84,12 @@ def read_cars_split(root: Path, rules: ReadingRules | None = None) -> FineReadin
     rules = rules or ReadingRules()
     devkit = find_devkit(root)
     if devkit is None:
-        raise DataError(f"{root} holds no {DEVKITS[0]}/{TRAIN_LIST} (looked in {', '.join(DEVKITS)})")
+        raise DataError(f"{root} holds no {DEVKITS[0]}/{TRAIN_LIST} (looked in {devkit_places()})")
     meta = devkit / META
+    if not meta.is_file():
+        raise DataError(
+            f"{meta} is not there: it holds the class names. Where to get it: {OFFICIAL_CARS.source}"
+        )
     names = strings(variable(meta, read_mat(meta), "class_names"))
     files = {"cars_train": devkit / TRAIN_LIST, "cars_test": _test_list(root, devkit)}
     rows = [row for part, file in files.items() for row in _split_rows(root, part, file, names)]
@@ -116,6 +122,34 @@ def find_devkit(root: Path) -> Path | None:
     return next((root / name for name in DEVKITS if (root / name / TRAIN_LIST).is_file()), None)
 
 
+def devkit_places() -> str:
+    """Return the folders of a data set in which its lists are looked for, in words."""
+    return ", ".join(f"{name}/" if name else "beside the images" for name in DEVKITS)
+
+
+def refuse_lists_missing(root: Path) -> None:
+    """Raise DataError, saying what is missing, where Cars' image folders or lists stand without the others.
+
+    Its folders of images, cars_train/ and cars_test/ or car_ims/, are parts and no classes.
+    """
+    folders = [name for name in ("cars_train", "cars_test", "car_ims") if (root / name).is_dir()]
+    lists = [name for name in (SINGLE, TRAIN_LIST, META, WITH_LABELS, TEST_LIST) if _lies_in(root, name)]
+    if not (len(folders) > 1 or "car_ims" in folders or (folders and lists)):
+        return
+    needed = (SINGLE,) if "car_ims" in folders else (TRAIN_LIST, META, WITH_LABELS)
+    absent = [name for name in needed if name not in lists]
+    found = ", ".join([*(f"{name}/" for name in folders), *lists])
+    raise DataError(
+        f"{root} holds {found}: so lies Stanford Cars, whose image folders are parts, not classes. Missing: "
+        f"{', '.join(absent) or 'nothing else'} (looked in {devkit_places()}). "
+        f"Where to get it: {OFFICIAL_CARS.source}"
+    )
+
+
+def _lies_in(root: Path, name: str) -> bool:
+    return any((root / folder / name).is_file() for folder in DEVKITS)
+
+
 def refuse_other_numbering(root: Path, paths: Iterable[str]) -> None:
     """Raise DataError where a list's images are absent and the other layout's stand in their folder."""
     for folder, name in {path.rpartition("/")[::2] for path in list(paths)[:1]}:
@@ -129,11 +163,11 @@ def refuse_other_numbering(root: Path, paths: Iterable[str]) -> None:
 
 
 def _test_list(root: Path, devkit: Path) -> Path:
-    places = (root, devkit, root.parent)
+    places = tuple(dict.fromkeys((root, devkit, root.parent)))
     found = next((place / WITH_LABELS for place in places if (place / WITH_LABELS).is_file()), None)
     if found is not None:
         return found
-    has = f"{devkit.name}/{TEST_LIST} has no classes; " if (devkit / TEST_LIST).is_file() else ""
+    has = f"{devkit / TEST_LIST} has no classes; " if (devkit / TEST_LIST).is_file() else ""
     looked = listing([str(place / WITH_LABELS) for place in places])
     raise DataError(
         f"{root}: the test part has no labels: {has}put {WITH_LABELS} in one of these places:\n{looked}\n"
@@ -210,10 +244,10 @@ def _read_names(file: Path) -> tuple[str, ...]:
 
 def _cells(file: Path) -> list[tuple[int, list[str]]]:
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
-            return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text, _ = decode_text(file.read_bytes(), file)
+        reader = csv.reader(io.StringIO(text, newline=""))
+        return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+    except (OSError, csv.Error) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
 
 

@@ -17,6 +17,7 @@ from finegrained.data.reading import (
 )
 from finetune.errors import DataError, listing
 from finetune.images.manifest import Manifest
+from finetune.images.tables import decode_text
 
 REQUIRED = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 BOXES, PART_NAMES, PART_PLACES = "bounding_boxes.txt", "parts/parts.txt", "parts/part_locs.txt"
@@ -85,8 +86,8 @@ def _refuse_absent(root: Path) -> None:
 def _lines(file: Path, cells: int) -> list[tuple[int, list[str]]]:
     """Return (line number, cells) of each line; the last cell may hold spaces."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text, _ = decode_text(file.read_bytes(), file)
+    except OSError as error:
         raise DataError(f"{file} cannot be read: {error}") from None
     lines = [
         (n, line.split(maxsplit=cells - 1)) for n, line in enumerate(text.splitlines(), 1) if line.strip()

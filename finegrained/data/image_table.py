@@ -10,9 +10,11 @@ from pathlib import Path
 from finegrained.data.class_names import TITLES, official_order
 from finegrained.data.reading import FineReading, ListedImage, Lists, ReadingRules, finish
 from finetune.errors import DataError, listing
+from finetune.images.cells import is_absent, one_spelling, whole_number
 from finetune.images.folders import PART_NAMES
 from finetune.images.tables import Table, paths_under, read_table
 
+MOST_CLASSES = 1_000_000
 BOX = ("x1", "y1", "x2", "y2")
 
 
@@ -21,12 +23,13 @@ def read_image_table(
 ) -> FineReading:
     """Read a table with one image per row: path and class_name or label, and split, source_id, x1 ... y2.
 
-    Paths start from `root`, by default the table's own folder. `label` counts from 0 and uses every number up
-    to the largest; with `class_name` alone, classes stand in the order of their names (in the official order
-    where all are classes of CUB-200-2011 or Stanford Cars). With both, each label has one name. `split` is
-    train, val or test, or empty in every row. Boxes are pixels, zero-based, the far edges not included; an
-    empty cell is an unknown one. A class list `<name>.classes.json`, as `crl fine verify --write` puts beside
-    a table, fixes the classes and their order.
+    Paths start from `root`, by default the table's own folder; a backslash is a slash. `label` counts from 0
+    and uses every number up to the largest; with `class_name` alone, classes stand in the order of their
+    names (in the official order where all are classes of CUB-200-2011 or Stanford Cars). With both, each
+    label has one name. `split` is train, val or test, or empty in every row. Boxes are pixels, zero-based,
+    the far edges not included; an empty cell is an unknown one, and so is what programs write for an absent
+    value. A class list `<name>.classes.json`, as `crl fine verify --write` puts beside a table, fixes the
+    classes and their order.
 
     Raises DataError naming row and column for invalid cells, labels that count from 1, files
     listed twice, paths that leave the root (unless the rules say follow), and missing images as the rules
@@ -38,9 +41,10 @@ def read_image_table(
     if "path" not in table.header or not {"class_name", "label"} & set(table.header):
         raise DataError(f"{file}, line 1: no column {absent}; found: {', '.join(table.header)}")
     cells = [dict(zip(table.header, row, strict=True)) for _, row in table.rows]
+    _refuse_absent(table, "path", [row["path"] for row in cells])
     names, labels, notices = _classes(table, cells)
-    listed = [row["path"].replace("\\", "/") for row in cells]
-    base, paths = paths_under(root if root is not None else table.file.parent, listed, rules.follow)
+    listed, told = [row["path"] for row in cells], [f"row {number}" for number, _ in table.rows]
+    base, paths = paths_under(root if root is not None else table.file.parent, listed, rules.follow, told)
     _check_listed_once(table, paths)
     rows = [
         ListedImage(
@@ -65,10 +69,8 @@ def _classes(
     if "class_name" not in table.header:
         labels = _labels(table, cells)
         return listed or tuple(map(str, range(max(labels) + 1))), labels, []
-    names = [row["class_name"] for row in cells]
-    empty = [f"row {table.rows[number][0]}" for number, name in enumerate(names) if not name]
-    if empty:
-        raise DataError(f"{table.file}: class_name is empty in:\n{listing(empty)}")
+    names = [one_spelling(row["class_name"]) for row in cells]
+    _refuse_absent(table, "class_name", names, meant=listed)
     order, notices = (listed, []) if listed else _order(table, cells, names)
     strangers = sorted(set(names) - set(order))
     if strangers:
@@ -77,6 +79,21 @@ def _classes(
     if "label" in table.header and _labels(table, cells) != [place[name] for name in names]:
         raise DataError(f"{table.file}: label and class_name do not go together with its .classes.json")
     return order, [place[name] for name in names], notices
+
+
+def _refuse_absent(table: Table, column: str, cells: Sequence[str], meant: Sequence[str] = ()) -> None:
+    """Raise DataError naming the rows whose cell says that there is no value; a class that is `meant` may."""
+    empty = [
+        f"row {table.rows[number][0]}: {cell!r}"
+        for number, cell in enumerate(cells)
+        if is_absent(cell) and (not cell or cell not in meant)
+    ]
+    if empty:
+        cure = ""
+        if column == "class_name":
+            beside = table.file.with_suffix(".classes.json").name
+            cure = f"\na class that is truly called so is listed in {beside}"
+        raise DataError(f"{table.file}: {column} is empty or an absent value in:\n{listing(empty)}{cure}")
 
 
 def _order(
@@ -98,11 +115,15 @@ def _labels(table: Table, cells: Sequence[Mapping[str, str]]) -> list[int]:
     odd = [
         f"row {table.rows[n][0]}: {row['label']!r}"
         for n, row in enumerate(cells)
-        if not _is_count(row["label"])
+        if whole_number(row["label"]) is None
     ]
     if odd:
         raise DataError(f"{table.file}: label must be a whole number from 0:\n{listing(odd)}")
-    labels = [int(row["label"]) for row in cells]
+    labels = [whole_number(row["label"]) or 0 for row in cells]
+    if max(labels) >= MOST_CLASSES:
+        raise DataError(
+            f"{table.file}: label {max(labels)} is no class's number (0 to K - 1, at most {MOST_CLASSES})"
+        )
     used, total = set(labels), max(labels) + 1
     if used != set(range(total)) and not _listed_classes(table.file):
         cure = (
@@ -115,16 +136,12 @@ def _labels(table: Table, cells: Sequence[Mapping[str, str]]) -> list[int]:
     return labels
 
 
-def _is_count(cell: str) -> bool:
-    return cell.isascii() and cell.isdigit()
-
-
 def _listed_classes(file: Path) -> tuple[str, ...]:
     beside = file.with_suffix(".classes.json")
     if not beside.is_file():
         return ()
     try:
-        return tuple(map(str, json.loads(beside.read_text(encoding="utf-8"))))
+        return tuple(one_spelling(str(name)) for name in json.loads(beside.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise DataError(f"{beside} is no list of class names: {error}") from None
 
@@ -142,6 +159,7 @@ def _check_listed_once(table: Table, paths: Sequence[str]) -> None:
 
 def _part(table: Table, number: int, row: Mapping[str, str]) -> str:
     cell = row.get("split", "").lower()
+    cell = "" if is_absent(cell) else cell
     if cell and cell not in PART_NAMES:
         known = ", ".join(PART_NAMES)
         raise DataError(f"{table.file}, row {table.rows[number][0]}: split {cell!r} is none of {known}")
@@ -150,7 +168,7 @@ def _part(table: Table, number: int, row: Mapping[str, str]) -> str:
 
 def _box(table: Table, number: int, row: Mapping[str, str]) -> tuple[float, float, float, float] | None:
     cells = [row.get(name, "") for name in BOX]
-    if all(cell.lower() in ("", "nan") for cell in cells):
+    if all(map(is_absent, cells)):
         return None
     try:
         x1, y1, x2, y2 = map(float, cells)

@@ -118,6 +118,10 @@ def detect_layout(root: Path, wanted: str = "auto") -> Layout:
             return Layout(found[0], found[1], _where(root, *found))
     if wanted != "folders":
         _refuse_cub_2010([folder for near in _places(root) for folder in near])
+    if wanted == "auto":
+        for near in _places(root):
+            for folder in near:
+                cars.refuse_lists_missing(folder)
     place = find_class_folders(root) if "folders" in kinds else None
     if place is None:
         raise DataError(_nothing_found(root, kinds))

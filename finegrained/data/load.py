@@ -15,7 +15,7 @@ from finegrained.data.reading import FineReading, ReadingRules, counts
 from finegrained.data.splits import as_split, hold_out, split_hash
 from finetune.cli.console import say
 from finetune.errors import DataError, UsageError, listing
-from finetune.experiments.data_checks import equal_contents, tell_twins, twins_report
+from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import TaskData
 from finetune.images.manifest import Manifest
@@ -75,6 +75,11 @@ def make_fine_split(data: TaskData, config: FineDataConfig) -> Splits:
     val = own_val
     if not len(own_val):
         val = hold_out(manifest, train, config.val_share, config.split_seed, "validation")
+        if config.val_share > 0 and not len(val):
+            raise DataError(
+                f"no validation part can be held out of {len(train)} training images: every class has one "
+                "image, which it keeps. Add images, or say --data.val_share 0"
+            )
     result = as_split(manifest, np.setdiff1d(train, val), val, test)
     _check_classes(manifest, result)
     return Splits((result,), split_hash(manifest, result))
@@ -83,11 +88,21 @@ def make_fine_split(data: TaskData, config: FineDataConfig) -> Splits:
 def check_contents(data: TaskData, split: Split, config: FineDataConfig) -> TaskData:
     """Return the data with the files of equal bytes in their report; warn of them, or refuse them.
 
-    Raises DataError where images learned from are tested and `same_content` says error.
+    Classes without a test image are named. Raises DataError where images learned from are tested and
+    `same_content` says error.
     """
-    twins = equal_contents(data.manifest, [split])
-    tell_twins(twins, config.same_content)
-    return replace(data, report={**data.report, **twins_report(twins)})
+    if told := untested_classes(data.manifest, split):
+        say(f"note: {told}")
+    return tell_contents(data, Splits((split,), ""), config.same_content)
+
+
+def untested_classes(manifest: Manifest, split: Split) -> str:
+    """Return a sentence that names the classes without a test image; empty where each has one."""
+    size = np.bincount(manifest.label[split.test], minlength=manifest.num_classes)
+    absent = [manifest.class_names[index] for index in np.flatnonzero(size == 0)]
+    if not absent:
+        return ""
+    return f"{len(absent)} of {manifest.num_classes} classes have no test image:\n{listing(absent)}"
 
 
 def tell_reading(data: TaskData) -> None:

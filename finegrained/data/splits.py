@@ -38,10 +38,10 @@ def split_hash(manifest: Manifest, split: Split) -> str:
 def hold_out(manifest: Manifest, rows: np.ndarray, share: float, seed: int, purpose: str) -> np.ndarray:
     """Return a stratified random `share` of `rows`, sorted int64.
 
-    In all, round(share * len(rows)) rows are held out; a class of n rows gives share * n of them, rounded
-    down, and the classes with the largest remainders (ties by lot) give one more. A class never gives its
-    last row, so classes of one row give none. The same files give the same choice in whatever order they
-    are listed; `purpose` keeps two hold-outs with one seed apart.
+    In all, round(share * len(rows)) rows are held out, but at least one of a share above 0. A class of n
+    rows gives share * n of them, rounded down, and the classes with the largest remainders (ties by lot) give
+    one more. A class never gives its last row, so classes of one row give none. The same files give the same
+    choice in whatever order they are listed; `purpose` keeps two hold-outs with one seed apart.
 
     Source: the shares are those of the method of largest remainders (Hamilton).
     """
@@ -51,7 +51,8 @@ def hold_out(manifest: Manifest, rows: np.ndarray, share: float, seed: int, purp
     wanted = np.minimum(np.floor(quota + 1e-9).astype(np.int64), most)
     remainder = np.where(wanted < most, np.round(quota - wanted, 9), -1.0)
     lots = numpy_generator(seed, purpose).random(len(size))
-    short = max(0, min(round(share * len(rows)) - int(wanted.sum()), int((wanted < most).sum())))
+    asked = max(round(share * len(rows)), 1 if share > 0 else 0)
+    short = max(0, min(asked - int(wanted.sum()), int((wanted < most).sum())))
     wanted[np.lexsort((lots, -remainder))[:short]] += 1
     taken = [_some(manifest, rows[label == k], int(n), seed, purpose) for k, n in enumerate(wanted) if n > 0]
     return np.sort(np.concatenate(taken)) if taken else np.array([], dtype=np.int64)

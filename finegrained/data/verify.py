@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from finegrained.config import FineDataConfig, VerifyFineConfig
-from finegrained.data.boxes import CORNERS
+from finegrained.data.boxes import bad_boxes, boxes_outside, tiny_boxes
+from finegrained.data.load import untested_classes
 from finetune.cli.console import on_one_line, say, table
 from finetune.errors import listing
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import TaskData
-from finetune.images.manifest import Manifest
+from finetune.images.checks import missing_text, tell_classes
 
 
 def verify_lists(data: TaskData, splits: Splits, config: VerifyFineConfig) -> dict[str, Any]:
@@ -36,25 +37,20 @@ def faults(data: TaskData, config: FineDataConfig) -> list[str]:
     """Return a text for listed images that are not there (unless dropped), and one for bad boxes."""
     report, found = data.report, []
     if report["missing_images"] and config.missing == "error":
-        found.append(
-            f"{report['missing_images']} of {report['images']} listed images are not under "
-            f"{data.manifest.root}; put them there, or train without them by saying --data.missing drop:\n"
-            f"{listing(report['missing_first'], 5)}"
-        )
+        count = report["missing_images"]
+        found.append(missing_text(data.manifest.root, report["missing_first"], count, report["images"]))
     boxes = bad_boxes(data.manifest)
     if boxes:
         found.append(f"{len(boxes)} boxes have no area or are not finite:\n{listing(boxes)}")
+    if tiny := tiny_boxes(data.manifest):
+        found.append(tiny)
+    if not report["metadata_only"]:
+        outside, told = boxes_outside(data.manifest)
+        if outside:
+            found.append(outside)
+        if told:
+            say(f"note: {told}")
     return found
-
-
-def bad_boxes(manifest: Manifest) -> list[str]:
-    """Return a line for each box that is not finite or has no area; rows without a box are none."""
-    if any(name not in manifest for name in CORNERS):
-        return []
-    boxes = np.stack([manifest[name] for name in CORNERS], axis=1)
-    whole = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    bad = np.flatnonzero(~whole & ~np.isnan(boxes).all(axis=1))
-    return [f"{manifest['path'][row]}: {', '.join(map(str, boxes[row].tolist()))}" for row in bad]
 
 
 def print_counts(data: TaskData, split: Split) -> None:
@@ -70,6 +66,9 @@ def print_counts(data: TaskData, split: Split) -> None:
             size = np.bincount(manifest.label[index], minlength=manifest.num_classes)
             rows.append([part, len(index), int(size.min()), float(np.median(size)), int(size.max())])
     table("images per class", ["part", "images", "min", "median", "max"], rows)
+    tell_classes(manifest.class_names, {part: manifest.label[index] for part, index in split.parts()})
+    if told := untested_classes(manifest, split):
+        say(f"note: {told}")
     if len(split.val) and not report["val"]:
         say("the validation part is held out of the training images, stratified by class")
     if report["official"]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,14 +14,16 @@ from finetune.cli.console import say
 from finetune.errors import DataError, listing
 from finetune.experiments.config import VerifyConfig
 from finetune.experiments.records.splits import Split, Splits
+from finetune.experiments.sections import CONFLICTS, conflicts_text
 from finetune.images.cache_file import map_files
-from finetune.images.checks import content_hashes, equal_files
+from finetune.images.checks import content_hashes, equal_files, label_conflicts
 from finetune.images.decode import reason_to_refuse
 from finetune.images.manifest import Manifest
+from finetune.images.names import check_class_names
 
 if TYPE_CHECKING:
     from finetune.experiments.result import Result
-    from finetune.experiments.task import Task
+    from finetune.experiments.task import Task, TaskData
 
 SEEN_PARTS = ("train", "validation")
 HASHES = "sha256"
@@ -33,7 +36,8 @@ def verify_data(task: Task, config: VerifyConfig) -> dict[str, Any]:
     The result holds the reader's report, split (the hash of the parts), manifest (the fingerprint), and what
     the task counts. Where images were opened (not with `quick`): bad_images (file -> reason),
     duplicate_contents (pairs of files with equal bytes, one learned from and one tested; same_content too),
-    same_content_validation (training and validation) and same_content_classes (of two classes).
+    same_content_validation (training and validation), same_content_classes (of two classes) and
+    same_content_labels (`finetune.images.checks.label_conflicts`).
 
     Raises DataError, after everything was printed, for images that cannot be read (unless they are to be
     skipped) and for what else the task refuses.
@@ -44,6 +48,7 @@ def verify_data(task: Task, config: VerifyConfig) -> dict[str, Any]:
     result |= task.verify_lists(data, splits, config)
     if not (config.quick or data.report.get("metadata_only")):
         result |= check_images(data.manifest, splits, config.data)
+    check_class_names(data.manifest.class_names)
     if faults := task.faults(data, config.data):
         raise DataError("\n".join(faults))
     return result
@@ -64,7 +69,10 @@ def check_images(manifest: Manifest, splits: Splits, config: Any) -> dict[str, A
     reasons = map_files(reason_to_refuse, present, os.cpu_count() or 1, "opening images")
     bad = {str(file): reason for file, reason in zip(present, reasons, strict=True) if reason is not None}
     say(f"{len(present)} images opened, {len(bad)} cannot be read")
-    twins = equal_contents(manifest.select(there), [split.among(there) for split in splits])
+    shown, groups = manifest.select(there), list(equal_files(manifest.select(there)))
+    twins = equal_contents(shown, [split.among(there) for split in splits], groups)
+    conflicts = label_conflicts(shown, groups)
+    tell_conflicts(conflicts)
     tell_twins(twins, config.same_content)
     if not twins.tested:
         say("no image of the test part is also in training or validation, by content")
@@ -75,7 +83,7 @@ def check_images(manifest: Manifest, splits: Splits, config: Any) -> dict[str, A
             f"by saying --data.skip_bad true:\n{listing(lines, 50)}"
         )
     pairs = [list(pair) for pair in twins.tested]
-    return {"bad_images": bad, "duplicate_contents": pairs, **twins_report(twins)}
+    return {"bad_images": bad, "duplicate_contents": pairs, **twins_report(twins), CONFLICTS: conflicts}
 
 
 class EqualContents(NamedTuple):
@@ -92,12 +100,16 @@ class EqualContents(NamedTuple):
     relabelled: Pairs
 
 
-def equal_contents(manifest: Manifest, splits: Iterable[Split]) -> EqualContents:
+def equal_contents(
+    manifest: Manifest, splits: Iterable[Split], groups: Sequence[Sequence[int]] | None = None
+) -> EqualContents:
     """Return the pairs of files with equal bytes that no two parts and no two classes should share.
 
-    Only files of equal size are read. Raises DataError when a listed file cannot be read.
+    `groups` holds the rows of each set of equal files, where they are known already; else only files of equal
+    size are read. Raises DataError when a listed file cannot be read.
     """
-    path, label, groups = manifest["path"], manifest.label, list(equal_files(manifest))
+    path, label = manifest["path"], manifest.label
+    groups = list(equal_files(manifest)) if groups is None else groups
     tested: set[tuple[int, int]] = set()
     validated: set[tuple[int, int]] = set()
     parts = [[set(rows.tolist()) for _, rows in split.parts()] for split in splits]
@@ -119,6 +131,29 @@ def equal_contents(manifest: Manifest, splits: Iterable[Split]) -> EqualContents
     return EqualContents(
         across, [pair for pair in within if pair not in set(across)], named(changed, in_order=False)
     )
+
+
+def tell_contents(data: TaskData, splits: Splits, same_content: str) -> TaskData:
+    """Report equal images of the splits in use; return the data with what was found in their report.
+
+    Raises DataError where images learned from are tested and `same_content` is "error".
+    """
+    groups = list(equal_files(data.manifest))
+    conflicts = label_conflicts(data.manifest, groups)
+    tell_conflicts(conflicts)
+    twins = equal_contents(data.manifest, splits, groups)
+    tell_twins(twins, same_content)
+    return replace(data, report={**data.report, **twins_report(twins), CONFLICTS: conflicts})
+
+
+def tell_conflicts(conflicts: Mapping[str, Any]) -> None:
+    """Print how many sets of equal files carry different labels, with examples."""
+    if told := conflicts_text(conflicts):
+        say(
+            "\n".join(
+                filter(None, [f"warning: {told}", listing([" = ".join(one) for one in conflicts["first"]])])
+            )
+        )
 
 
 def twins_report(twins: EqualContents) -> dict[str, list[list[str]]]:

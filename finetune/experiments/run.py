@@ -16,6 +16,7 @@ from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunReco
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
 from finetune.images.cache import ImageSource, open_pictures
+from finetune.images.names import check_class_names
 from finetune.images.preprocess import PreprocessSpec
 from finetune.metrics.learning import prediction_warnings
 from finetune.models.bundle import save_bundle
@@ -83,14 +84,19 @@ def check_run_place(config: Any) -> None:
     check_content(Path(config.run.dir), config.run.resume)
 
 
-def prepare_experiment(task: Task, config: Any) -> Experiment:
-    """Read the data, split and check them, fill in all options of head and loss, open the images."""
+def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Experiment:
+    """Read the data, split and check them, fill in all options of head and loss, open the images.
+
+    `folds` are those to be trained now, all where none is named: what is said of equal images and of classes
+    without an image holds for these.
+    """
     head_class(config.head.name)  # a misspelt head costs no reading
     with hear_warnings() as heard:
         data = task.read(config.data)
         splits = task.splits(data, config.data)
+        check_class_names(data.manifest.class_names)
         say(task.describe(data, splits))
-        data = task.check(data, splits, config.data)
+        data = task.check(data, splits.only(folds, len(data.manifest)), config.data)
     config = task.configure(config, data)
     options = resolved(config.head.name, config.head.options)
     config = replace(config, head=replace(config.head, options=options), loss=config.loss.resolved())

@@ -11,6 +11,7 @@ from finetune.figures.markdown import NOT_MEASURED, Picture, bullets, code, esca
 Record = Mapping[str, Any]
 SETTINGS = ("image_size", "epochs", "batch_size", "seed")  # shown in rows of their own
 FIGURES = PurePosixPath("pictures")  # the folder of a report's figures
+CONFLICTS, FIRST_CONFLICTS = "same_content_labels", 3
 CURVES_NOTE = (
     "Training accuracy is measured on augmented images while the weights still move. "
     "Values of different losses cannot be compared."
@@ -75,6 +76,29 @@ def same_data(record: Record, policy: str) -> str:
         f"{code(record.get('split', NOT_MEASURED))}. Only results with the same {policy}, manifest and split "
         "can be compared."
     )
+
+
+def conflicts_text(conflicts: Mapping[str, Any]) -> str:
+    """Return in a sentence how many sets of equal files carry different labels; empty where none does.
+
+    >>> conflicts_text({"sets": 375, "classes": 205, "ages": 0, "subjects": 3, "first": []})
+    '375 sets of images are the same bytes: 205 of them under different classes, 3 under different subjects'
+    """
+    kinds = [(conflicts["classes"], "classes"), (conflicts["ages"], "ages within a class")]
+    kinds += [(conflicts["subjects"], "subjects")]
+    parts = [f"{count} {{}}under different {what}" for count, what in kinds if count]
+    if not parts:
+        return ""
+    told = ", ".join([parts[0].format("of them "), *(part.format("") for part in parts[1:])])
+    return f"{conflicts['sets']} sets of images are the same bytes: {told}"
+
+
+def conflicts_line(counts: Record) -> str:
+    """Return what `counts` of a run say of equal files with different labels, with examples; else nothing."""
+    found = counts.get(CONFLICTS) or {"first": [], "classes": 0, "ages": 0, "subjects": 0}
+    told = conflicts_text(found)
+    shown = [" = ".join(map(str, one)) for one in found["first"][:FIRST_CONFLICTS]]
+    return f"{told}: {'; '.join(shown)}" if shown else told
 
 
 def plain(value: Any) -> str:

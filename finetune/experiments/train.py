@@ -32,7 +32,7 @@ def train_run(task: Task, config: Any) -> dict[str, Any]:
         if world.is_main:
             check_run_place(config)
         folder = Path(config.run.dir)
-        experiment = prepare_experiment(task, config)
+        experiment = prepare_experiment(task, config, [task.chosen_fold(config)])
         split = experiment.split(task.chosen_fold(config))
         left = any_true(not is_finished(experiment, split, folder), world)
         told: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A table's image files: which are there, which a link leads out of the root, which hold equal bytes."""
+"""A table's files: which are there, which a link leads out of the root, which hold equal bytes; classes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import binascii
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from finetune.cli.console import table
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.cache_file import UNREADABLE, hash_files
 from finetune.images.manifest import Manifest
 
+FIRST_CONFLICTS = 5
+MOST_NAMED, END_NAMED = 30, 10  # classes that are printed one by one, and of more classes at either end
 MissingRule = Literal["error", "count", "drop"]
 DIGEST_BYTES = 6  # of a SHA-256: two of a million images are alike by chance once in five hundred data sets
 MOST_DIGESTS = 200_000  # that a file carries: 1.6 MB of text
@@ -61,14 +64,54 @@ def missing_files(root: Path, paths: Iterable[str], *, follow: bool = False) -> 
     return missing
 
 
+def missing_text(root: Path, first: Iterable[str], count: int, total: int) -> str:
+    """Return what is said of `count` of `total` listed images that are not there; `first` are named."""
+    lines = list(first)
+    more = [f"... and {count - len(lines)} more"] if len(lines) < min(count, 10) else []
+    return (
+        f"{count} of {total} listed images are not under {root}; put them there, or train without them by "
+        f"saying --data.missing drop (the report counts them):\n{listing([*lines, *more])}"
+    )
+
+
 def refuse_missing(root: Path, paths: Iterable[str], total: int) -> None:
     """Raise DataError listing `paths`, the images of a table of `total` rows that are not there."""
     absent = list(paths)
     if absent:
-        raise DataError(
-            f"{len(absent)} of {total} listed images are not under {root}; put them there, or train without "
-            f"them by saying --data.missing drop (the report counts them):\n{listing(absent)}"
-        )
+        raise DataError(missing_text(root, absent, len(absent), total))
+
+
+def label_conflicts(manifest: Manifest, groups: Iterable[Sequence[int]]) -> dict[str, Any]:
+    """Return how many sets of files with equal bytes there are, and how many of them carry different labels.
+
+    Args:
+        manifest: the table; its ages are compared where it has any.
+        groups: the rows of each set, as `equal_files` yields them.
+
+    Returns:
+        sets, classes (sets under two classes or more), ages (sets of one class under two ages or more),
+        subjects (sets under two subjects or more), and first (up to five sets that differ in class or age, a
+        list of texts "path: class").
+    """
+    age = manifest["age"] if "age" in manifest else np.full(len(manifest), np.nan)
+    person = manifest.columns.get("subject")
+    counts = {"sets": 0, "classes": 0, "ages": 0, "subjects": 0}
+    first: list[list[str]] = []
+    for rows in groups:
+        counts["sets"] += 1
+        classes = len({int(manifest.label[row]) for row in rows}) > 1
+        ages = len({float(age[row]) for row in rows if np.isfinite(age[row])}) > 1
+        counts["classes"] += classes
+        counts["ages"] += ages and not classes
+        counts["subjects"] += person is not None and len({str(person[row]) for row in rows}) > 1
+        if (classes or ages) and len(first) < FIRST_CONFLICTS:
+            first.append([_labelled(manifest, row, float(age[row])) for row in rows])
+    return {**counts, "first": first}
+
+
+def _labelled(manifest: Manifest, row: int, age: float) -> str:
+    years = f", {age:g} years" if np.isfinite(age) else ""
+    return f"{manifest['path'][row]}: {manifest.class_names[manifest.label[row]]}{years}"
 
 
 def equal_files(manifest: Manifest) -> Iterator[list[int]]:
@@ -125,3 +168,16 @@ def content_hashes(manifest: Manifest) -> np.ndarray:
     """Return the SHA-256 of every row's file, hexadecimal; empty where it cannot be read."""
     found = hash_files([manifest.file(row) for row in range(len(manifest))], core_count())
     return np.array(["" if name.startswith(UNREADABLE) else name for name in found], dtype=str)
+
+
+def tell_classes(names: Sequence[str], parts: Mapping[str, np.ndarray]) -> None:
+    """Print each class with its images in each part; of more than 30 classes the first and last ten.
+
+    `parts` maps a part's name to the zero-based classes of its images, int64 (N,).
+    """
+    used = {part: np.bincount(label, minlength=len(names)) for part, label in parts.items() if len(label)}
+    rows = [[name, *(int(count[place]) for count in used.values())] for place, name in enumerate(names)]
+    if len(rows) > MOST_NAMED:
+        left = len(rows) - 2 * END_NAMED
+        rows = [*rows[:END_NAMED], [f"... {left} more ...", *[""] * len(used)], *rows[-END_NAMED:]]
+    table("classes", ["class", *used], rows)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from finetune.errors import DataError, listing
+from finetune.images.cells import one_spelling
 
 _NUMBER = re.compile(r"^\d{3}\.")
 
@@ -15,12 +16,13 @@ _NUMBER = re.compile(r"^\d{3}\.")
 def normalised(name: str) -> str:
     """Return the name that folders and lists share: "/" cannot stand in a folder's name and is "-" there.
 
-    Nothing else is folded: some classes differ in one word only, so that no looser match is safe.
+    Two Unicode forms of one name (NFC, NFD) are one name. Nothing else is folded: some classes differ in one
+    word only, so that no looser match is safe.
 
     >>> normalised("Ram C/V Cargo Van Minivan 2012")
     'Ram C-V Cargo Van Minivan 2012'
     """
-    return name.strip().replace("/", "-")
+    return one_spelling(name).replace("/", "-")
 
 
 def display_name(name: str) -> str:

@@ -34,6 +34,7 @@ _LOADING = Lock()  # one image may be in a list twice, and its file is read once
 OpenedImage = Image.Image  # the type, for whoever may not import Pillow
 
 SNIFF_BYTES = 512
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 STRIP_PIXELS = 1_000_000
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -147,6 +148,17 @@ def reason_to_refuse(file: Path) -> str | None:
     except BadImageError as error:
         return error.reason
     return None
+
+
+def image_size(file: Path) -> tuple[int, int] | None:
+    """Return an image's width and height in px as it stands upright, from its header; None for no image."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+    except Exception:
+        return None
+    return (height, width) if turned else (width, height)
 
 
 class CostlyImageError(Exception):

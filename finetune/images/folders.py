@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from finetune.errors import DataError, listing
+from finetune.images.cells import one_spelling
+from finetune.images.endings import UNREAD_ENDINGS, ending, is_picture, unread_notices
 
 PARTS = ("train", "val", "test")
 PART_NAMES = {
@@ -21,8 +24,25 @@ PART_NAMES = {
     "test": "test",
     "testing": "test",
 }
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
 UNSEEN = ("__MACOSX",)
+KEEPERS = (".git", ".hg", ".svn")  # what a program keeps for itself is no part of a data set
+NAMED = 10  # folders that a notice names
+# A folder's name that says part of a data set: cars_train, test2017, my-validation.
+_PART_LIKE = re.compile(
+    r"(?:.*[^a-z])?(?:train|training|val|valid|validation|test|testing)(?:[^a-z].*)?", re.IGNORECASE
+)
+
+__all__ = [
+    "PARTS",
+    "PART_NAMES",
+    "ClassFolders",
+    "FolderPicture",
+    "find_class_folders",
+    "is_picture",
+    "list_class_folders",
+    "part_folders",
+    "stand_in",
+]
 
 
 class FolderPicture(NamedTuple):
@@ -33,11 +53,23 @@ class FolderPicture(NamedTuple):
     path: str
 
 
-class Walk(NamedTuple):
-    """The sorted file names of each folder with images, by its path, and other paths to folders walked."""
+@dataclass
+class Walk:
+    """What was met in a part.
 
-    files: dict[str, list[str]]
-    again: list[str]
+    Args:
+        files: the sorted file names of each folder with images, by its path.
+        again: other paths to folders walked.
+        strange: names of files in folders without an image, by the folder's path.
+        hidden: how many images each hidden file or folder holds, by its path.
+        walked: every folder that was looked into, where it really lies.
+    """
+
+    files: dict[str, list[str]] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)
+    strange: dict[str, list[str]] = field(default_factory=dict)
+    hidden: dict[str, int] = field(default_factory=dict)
+    walked: set[Path] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -56,42 +88,133 @@ class ClassFolders:
 def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
     """Return every image in the class folders of these parts, part by part, sorted by path.
 
-    A folder that holds images is a class, and its path within its part is the class's name. Links to
-    folders are followed; no folder is listed twice in one part, and a link to one that is listed is reported.
+    A folder that holds images is a class, and its path within its part is the class's name, in Unicode's
+    composed form: two forms of one name are one class. Links to folders are followed; no folder is listed
+    twice in one part, and a link to one that is listed is reported. So is all that is not used: files and
+    folders that are hidden, no images, or in a format that is not read, and what lies beside the parts.
 
     Args:
         root: the data set's folder.
         parts: each part's folder in it, as `part_folders` returns them; {} where classes lie in the root.
 
     Raises:
-        DataError: images lie among the class folders, or a class lies within another.
+        DataError: images lie among the class folders, a class lies within another, or the folders are parts
+            of a data set by their names.
     """
     walks = {part: _walk(root / folder) for part, folder in (parts or {"": "."}).items()}
     pictures: list[FolderPicture] = []
-    others: Counter[str] = Counter()
-    empty: list[str] = []
-    again: list[str] = []
+    others: list[str] = []
+    empty: dict[str, bool] = {}
     for part, walk in walks.items():
-        inner = parts.get(part, "")
-        classes = _classes(root / (inner or "."), walk.files)
+        inner = PurePosixPath(parts.get(part, ""))
+        classes = _classes(root / inner, walk.files)
         for name, files in classes.items():
-            folder = PurePosixPath(inner) / name
-            paths = [(folder / file).as_posix() for file in files if is_picture(file)]
-            pictures += [FolderPicture(part, name, path) for path in paths]
-            others.update(PurePosixPath(file).suffix or file for file in files if not is_picture(file))
-        empty += _empty_folders(root, inner, [*classes, *walk.again])
-        again += [(PurePosixPath(inner) / name).as_posix() for name in walk.again]
-    notices = []
-    if again:
-        told = ", ".join(again[:10])
-        notices.append(f"{len(again)} linked folders are listed under another path already: {told}")
-    if empty:
-        told = ", ".join(empty[:10])
-        notices.append(f"{len(empty)} folders hold no image and are no class there: {told}")
-    if others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-        notices.append(f"{others.total()} files are no images by their ending and are left out: {kinds}")
+            paths = [(inner / name / file).as_posix() for file in files if is_picture(file)]
+            pictures += [FolderPicture(part, one_spelling(name), path) for path in paths]
+            others += [file for file in files if not is_picture(file)]
+        bare = _empty_folders(root / inner, [*classes, *walk.again])
+        empty |= {(inner / name).as_posix(): _holds_unread(walk, name) for name in bare}
+        others += [
+            name for names in walk.strange.values() for name in names if ending(name) in UNREAD_ENDINGS
+        ]
+    if not parts:
+        _refuse_parts(root, pictures)
+    again = [(parts.get(part, ""), name) for part, walk in walks.items() for name in walk.again]
+    walked = {place for walk in walks.values() for place in walk.walked}
+    hidden = {
+        (PurePosixPath(parts.get(part, "")) / name).as_posix(): count
+        for part, walk in walks.items()
+        for name, count in walk.hidden.items()
+    }
+    notices = [
+        *_named(
+            "linked folders are listed under another path already", [str(PurePosixPath(*p)) for p in again]
+        ),
+        *_named(
+            "folders hold no image and are no class there", [name for name, odd in empty.items() if not odd]
+        ),
+        *_named(
+            "folders hold images in formats that are not read alone and are no class there",
+            [name for name, odd in empty.items() if odd],
+        ),
+        *unread_notices(others),
+        *_hidden_notice(hidden),
+        *(_beside(root, parts, walked) if parts else []),
+        *_spelling_notices(pictures),
+    ]
     return ClassFolders(pictures, notices)
+
+
+def _named(what: str, names: list[str]) -> list[str]:
+    """Return a notice that counts and names folders; none where there are none."""
+    more = ", ..." if len(names) > NAMED else ""
+    return [f"{len(names)} {what}: {', '.join(names[:NAMED])}{more}"] if names else []
+
+
+def _holds_unread(walk: Walk, folder: str) -> bool:
+    """Return whether a folder or one below it holds images in a format that is not read."""
+    return any(
+        ending(name) in UNREAD_ENDINGS
+        for place, names in walk.strange.items()
+        if PurePosixPath(place).parts[:1] == (folder,)
+        for name in names
+    )
+
+
+def _hidden_notice(hidden: Mapping[str, int]) -> list[str]:
+    if not hidden:
+        return []
+    told = [f"{name} ({count})" for name, count in list(hidden.items())[:NAMED]]
+    more = ", ..." if len(hidden) > NAMED else ""
+    return [
+        f"{sum(hidden.values())} images are hidden (their name or folder begins with a dot, or is "
+        f"{UNSEEN[0]}) and are left out: {', '.join(told)}{more}"
+    ]
+
+
+def _beside(root: Path, parts: Mapping[str, str], walked: set[Path]) -> list[str]:
+    """Return notices on folders with images, and on images, that lie beside the parts and in none of them."""
+    named = " and ".join(f"{folder}/" for folder in parts.values())
+    others = [
+        name
+        for name in sorted(_subfolders(root))
+        if name.lower() not in PART_NAMES and (root / name).resolve() not in walked
+    ]
+    counts = {name: count for name in others if (count := _count_pictures(root / name))}
+    told = [f"{name}/ ({count} images)" for name, count in counts.items()]
+    loose = sum(map(is_picture, _files(root)))
+    notices = _named(f"folders beside {named} belong to no part and are not used", told)
+    if loose:
+        notices.append(f"{loose} images beside {named} belong to no part and no class and are not used")
+    return notices
+
+
+def _count_pictures(folder: Path) -> int:
+    return sum(sum(map(is_picture, names)) for _, _, names in os.walk(folder))
+
+
+def _spelling_notices(pictures: Iterable[FolderPicture]) -> list[str]:
+    """Return notices on classes whose folders are spelled in two Unicode forms, and on folders in folders."""
+    spelled: dict[str, set[str]] = defaultdict(set)
+    for picture in pictures:
+        depth = len(PurePosixPath(picture.class_name).parts)
+        spelled[picture.class_name].add("/".join(PurePosixPath(picture.path).parts[-depth - 1 : -1]))
+    twice = [name for name, forms in spelled.items() if len(forms) > 1]
+    nested = sorted({name for name in spelled if "/" in name})
+    return [
+        *_named("classes have folders in two Unicode forms of the name, which are read as one class", twice),
+        *_named("classes are folders within folders, and their paths are their names", nested),
+    ]
+
+
+def _refuse_parts(root: Path, pictures: Iterable[FolderPicture]) -> None:
+    """Raise DataError where all the classes of a folder without parts are parts by their names."""
+    names = sorted({PurePosixPath(picture.class_name).parts[0] for picture in pictures})
+    if len(names) > 1 and all(map(_PART_LIKE.fullmatch, names)):
+        raise DataError(
+            f"{root}: its folders {', '.join(names)} are parts of a data set by their names, not classes. "
+            "Put one folder per class in train/ and in test/ (or val/), or give a table (--data.table)"
+        )
 
 
 def part_folders(root: Path) -> dict[str, str]:
@@ -145,39 +268,55 @@ def _classes(folder: Path, files: Mapping[str, list[str]]) -> dict[str, list[str
     return found
 
 
-def _empty_folders(root: Path, part: str, classes: Iterable[str]) -> list[str]:
-    """Return the folders of a part, from the root, in or below which no class and no known link lies."""
+def _empty_folders(part: Path, classes: Iterable[str]) -> list[str]:
+    """Return the folders in a part's folder in or below which no class and no known link lies."""
     used = {PurePosixPath(name).parts[0] for name in classes}
-    return [(PurePosixPath(part) / name).as_posix() for name in sorted({*_subfolders(root / part)} - used)]
-
-
-def is_picture(name: str) -> bool:
-    """Return whether a file is an image by its ending."""
-    return name.lower().endswith(PICTURES)
+    return sorted({*_subfolders(part)} - used)
 
 
 def _walk(folder: Path) -> Walk:
     """Walk a folder, then what links in it lead to, each folder once however many links lead to it."""
-    files: dict[str, list[str]] = {}
-    again: list[str] = []
-    walked: set[Path] = set()
+    found = Walk()
+    walked = found.walked
     starts = [folder]
     for start in starts:  # grows by the links met
         if start.resolve() in walked:
-            again.append(start.relative_to(folder).as_posix())
+            found.again.append(start.relative_to(folder).as_posix())
             continue
         for top, inner, names in os.walk(start):
             place = Path(top)
+            _count_hidden(found, folder, place, [*inner, *names])
             inner[:] = [name for name in sorted(filter(_is_seen, inner)) if not _leads_back(place / name)]
             if place.resolve() in walked:
                 inner.clear()
-                again.append(place.relative_to(folder).as_posix())
+                found.again.append(place.relative_to(folder).as_posix())
                 continue
             walked.add(place.resolve())
             starts += [place / name for name in inner if (place / name).is_symlink()]
-            if any(map(is_picture, filter(_is_seen, names))):
-                files[place.relative_to(folder).as_posix()] = sorted(filter(_is_seen, names))
-    return Walk({name: files[name] for name in sorted(files, key=_steps)}, sorted(again, key=_steps))
+            seen = sorted(filter(_is_seen, names))
+            kept = found.files if any(map(is_picture, seen)) else found.strange
+            kept[place.relative_to(folder).as_posix()] = seen
+    found.files = {name: found.files[name] for name in sorted(found.files, key=_steps)}
+    found.again.sort(key=_steps)
+    return found
+
+
+def _count_hidden(found: Walk, folder: Path, place: Path, names: Iterable[str]) -> None:
+    """Add what is hidden in a folder and holds images; the "._" files of macOS are no images."""
+    for name in sorted(name for name in names if not (_is_seen(name) or name.startswith("._"))):
+        if name in KEEPERS:
+            continue
+        path = place / name
+        count = _count_pictures(path) if path.is_dir() else int(is_picture(name))
+        if count and (name not in UNSEEN or _holds_whole(path)):
+            found.hidden[path.relative_to(folder).as_posix()] = count
+
+
+def _holds_whole(folder: Path) -> bool:
+    """Return whether a folder of macOS's archives holds more than the "._" files that belong there."""
+    return any(
+        is_picture(name) and not name.startswith("._") for _, _, names in os.walk(folder) for name in names
+    )
 
 
 def _steps(name: str) -> tuple[str, ...]:

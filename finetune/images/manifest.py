@@ -231,7 +231,18 @@ def _check_one_label_per_file(paths: np.ndarray, label: np.ndarray) -> None:
         raise DataError(f"{len(clash)} rows give a file a second label:\n{listing(clash)}")
 
 
+def _is_no_text(path: str) -> bool:
+    return any("\ud800" <= sign <= "\udfff" for sign in path)
+
+
 def _check_paths(paths: np.ndarray) -> None:
+    odd = [str(path) for path in paths if not path.isascii() and _is_no_text(str(path))]
+    if odd:
+        shown = [path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for path in odd]
+        raise DataError(
+            f"{len(odd)} file names are not UTF-8 text, so no table can hold them (old archives have such "
+            f"names); rename them, or convert all of them with the program convmv:\n{listing(shown)}"
+        )
     outside = [str(p) for p in paths if PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts]
     if outside:
         raise DataError(f"paths must stay under the data root (no leading /, no ..):\n{listing(outside)}")

@@ -1,6 +1,6 @@
 """A table's cells as text, from CSV in the usual dialects or from parquet, and the root of its paths.
 
-No cell is interpreted here.
+No cell is interpreted here: `finetune.images.cells` says what cells mean.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from finetune.errors import DataError, UsageError, listing
+from finetune.images.cells import SpelledPaths, is_broken, slashes
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+DRIVE = re.compile(r"[A-Za-z]:/")
+SEP_LINE = re.compile(r"\"?sep=(.)\"?[,;\t]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,10 @@ class Table:
 def read_table(file: Path) -> Table:
     """Read a .csv, .tsv, .txt or .parquet table; comma, semicolon or tab are recognised by the first line.
 
-    A byte-order mark, CRLF line ends and blank lines are tolerated. Raises DataError naming file and line
-    when the file is missing, is not UTF-8, has ragged rows, repeats a column's name or holds no row;
-    UsageError for another file type.
+    UTF-8 is read, and UTF-16 that begins with its byte-order mark. CRLF line ends, blank lines, Excel's first
+    line "sep=;" and empty cells behind the last column are tolerated; columns without a name are left out.
+    Raises DataError naming file and line when the file is missing, is not UTF-8, has ragged rows, repeats a
+    column's name or holds no row; UsageError for another file type.
     """
     if not file.is_file():
         raise DataError(f"{file} is not there (or is no file); give a .csv or .parquet table of images")
@@ -48,38 +53,93 @@ def read_table(file: Path) -> Table:
         table = _read_parquet(file) if suffix == ".parquet" else _read_text(file)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
-    doubled = sorted({name for name in table.header if table.header.count(name) > 1})
-    if doubled:
-        raise DataError(f"{file}, line 1: columns named twice: {', '.join(doubled)}")
     if not table.rows:
         raise DataError(f"{file}: no row follows the header")
-    return table
+    return _named_columns(table)
+
+
+def decode_text(content: bytes, file: Path | str) -> tuple[str, list[str]]:
+    """Return the text of a table or list, and a notice where it is UTF-16.
+
+    Raises DataError, naming the encoding where it is known, for bytes that are neither UTF-8 nor UTF-16 with
+    a byte-order mark.
+
+    >>> decode_text("a,b".encode("utf-16"), "t.csv")
+    ('a,b', ['t.csv is UTF-16 text'])
+    """
+    name = Path(file).name
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        try:
+            return content.decode("utf-16"), [f"{name} is UTF-16 text"]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: byte {error.start} is not UTF-16 text; save it as UTF-8") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: byte {error.start} is not UTF-8 text; save the table as UTF-8") from None
+    if "\0" in text:
+        raise DataError(
+            f"{file} holds zero bytes, as UTF-16 text without a byte-order mark does; save it as UTF-8"
+        )
+    return text, []
+
+
+def _refuse_doubled(file: Path, header: Sequence[str]) -> None:
+    doubled = sorted({name for name in header if name and header.count(name) > 1})
+    if doubled:
+        raise DataError(f"{file}, line 1: columns named twice: {', '.join(doubled)}")
+
+
+def _named_columns(table: Table) -> Table:
+    """Return the table without columns that have no name, and say so; two of them with cells are refused."""
+    nameless = [place for place, name in enumerate(table.header) if not name]
+    if not nameless:
+        return table
+    filled = [str(place + 1) for place in nameless if any(cells[place] for _, cells in table.rows)]
+    if len(filled) > 1:
+        raise DataError(
+            f"{table.file}, line 1: columns {', '.join(filled)} have no name; name each, or remove it"
+        )
+    kept = [place for place, name in enumerate(table.header) if name]
+    rows = tuple((number, tuple(cells[place] for place in kept)) for number, cells in table.rows)
+    listed = ", ".join(str(place + 1) for place in nameless)
+    empty = "" if filled else " and no cell"
+    told = f"{table.file.name}: columns without a name{empty} are left out: {listed}"
+    return Table(table.file, tuple(filter(None, table.header)), rows, (*table.notices, told))
 
 
 def _read_text(file: Path) -> Table:
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: byte {error.start} is not UTF-8 text; save the table as UTF-8") from None
-    first = text.split("\n", 1)[0]
-    separator = max(SEPARATORS, key=first.count)
+    text, notices = decode_text(file.read_bytes(), file)
+    first, _, rest = text.partition("\n")
+    declared = SEP_LINE.fullmatch(first.strip())
+    skipped = 0
+    if declared:  # Excel's own line; the header follows it
+        text, skipped, separator = rest, 1, declared[1]
+    else:
+        separator = max(SEPARATORS, key=first.count)
+    called = SEPARATORS.get(separator, f"{separator!r}")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, tuple[str, ...]]] = []
     try:
         header = tuple(name.strip() for name in next(reader, []))
+        _refuse_doubled(file, header)
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            if len(cells) != len(header):
+            line = reader.line_num + skipped
+            beyond = cells[len(header) :]
+            if len(cells) < len(header) or any(cell.strip() for cell in beyond):
                 raise DataError(
-                    f"{file}, line {reader.line_num}: {len(cells)} cells under {len(header)} columns; a cell "
-                    f"that holds a {SEPARATORS[separator]} must stand in double quotes"
+                    f"{file}, line {line}: {len(cells)} cells under {len(header)} columns; a cell "
+                    f"that holds a {called} must stand in double quotes"
                 )
-            rows.append((reader.line_num, tuple(cell.strip() for cell in cells)))
+            rows.append((line, tuple(cell.strip() for cell in cells[: len(header)])))
     except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: not readable as CSV: {error}") from None
-    notices = () if separator == "," else (f"{file.name}: columns are separated by {SEPARATORS[separator]}s",)
-    return Table(file, header, tuple(rows), notices)
+        line = reader.line_num + skipped
+        raise DataError(f"{file}, line {line}: not readable as CSV: {error}") from None
+    if separator != ",":
+        notices.append(f"{file.name}: columns are separated by {called}{'s' if called.isalpha() else ''}")
+    return Table(file, header, tuple(rows), tuple(notices))
 
 
 def _read_parquet(file: Path) -> Table:
@@ -87,33 +147,46 @@ def _read_parquet(file: Path) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(file)
+        # Opened here: pyarrow cannot open a name that is no UTF-8, and reads a folder's name as a key.
+        with file.open("rb") as stream, pq.ParquetFile(stream) as opened:
+            names = tuple(name.strip() for name in opened.schema_arrow.names)
+            _refuse_doubled(file, names)
+            table = opened.read()
     except pa.ArrowException as error:
         raise DataError(f"{file} is not readable as parquet: {error}") from None
-    columns = [
-        ["" if value is None else str(value).strip() for value in table[name].to_pylist()]
-        for name in table.column_names
-    ]
+    columns = [[_parquet_cell(value) for value in column.to_pylist()] for column in table.columns]
     rows = tuple(enumerate(zip(*columns, strict=True), start=1))
-    return Table(file, tuple(table.column_names), rows)
+    return Table(file, names, rows)
+
+
+def _parquet_cell(value: object) -> str:
+    if value is None:
+        return ""
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
 
 
 def paths_under(
     root: Path, paths: Sequence[str], follow: bool, rows: Sequence[str] | None = None
 ) -> tuple[Path, list[str]]:
-    """Return a root, and the paths of a table relative to it, with forward slashes.
+    """Return a root, and the paths of a table relative to it, with forward slashes, as they lie on disk.
 
+    A backslash is a slash. A file whose name on disk is in another Unicode form than in the table is found.
     With `follow` the root may move up to hold every file. `rows` name the row of each path in messages.
 
-    Raises DataError, listing them, for paths that leave the root without `follow`.
+    Raises DataError, listing them, for paths that leave the root without `follow`, paths with a drive's
+    letter, and paths that hold control characters.
     """
-    pure = [PurePosixPath(path) for path in paths]
-    told = [str(path) for path in pure] if rows is None else map(": ".join, zip(rows, paths, strict=True))
+    told = list(paths) if rows is None else list(map(": ".join, zip(rows, paths, strict=True)))
+    _refuse_broken(told, paths)
+    pure = [PurePosixPath(slashes(path)) for path in paths]
     outside = [
-        line for line, path in zip(told, pure, strict=True) if path.is_absolute() or ".." in path.parts
+        line
+        for line, path in zip(told, pure, strict=True)
+        if path.is_absolute() or ".." in path.parts or DRIVE.match(str(path))
     ]
     if not outside:
-        return root, [path.as_posix() for path in pure]
+        spelled = SpelledPaths(root)
+        return root, [spelled.find(path.as_posix()) for path in pure]
     if not follow:
         raise DataError(
             f"{len(outside)} paths leave the data root {root} (absolute, or with ..); write them relative to "
@@ -121,4 +194,18 @@ def paths_under(
         )
     files = [os.path.normpath(root.absolute() / path) for path in pure]
     base = Path(os.path.commonpath([os.path.dirname(name) for name in files]))  # noqa: PTH120
-    return base, [Path(name).relative_to(base).as_posix() for name in files]
+    spelled = SpelledPaths(base)
+    return base, [spelled.find(Path(name).relative_to(base).as_posix()) for name in files]
+
+
+def _refuse_broken(told: Sequence[str], paths: Sequence[str]) -> None:
+    odd = [
+        line.encode("unicode_escape", "backslashreplace").decode() if is_broken(path) else line
+        for line, path in zip(told, paths, strict=True)
+        if is_broken(path)
+    ]
+    if odd:
+        raise DataError(
+            f"{len(odd)} paths hold control characters, or bytes that are no UTF-8; rename the files:\n"
+            f"{listing(odd)}"
+        )

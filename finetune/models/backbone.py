@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import timm
-from timm.layers import DropPath
+from timm.layers import DropPath, PatchEmbed
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -131,7 +131,8 @@ class FeatureBackbone(nn.Module):
         `image_size` (pixels) defaults to the pretrained one, `resize_ratio` (resized side over image_size) to
         1 / crop_pct of the pretrained configuration; mean, std and interpolation are the configuration's.
 
-        Raises UsageError for another size than the one a fixed-size model was built for.
+        Raises UsageError for another size than the one a fixed-size model was built for, and for a size that
+        is no multiple of the patches that a transformer cuts images into.
         """
         from finetune.images.preprocess import PreprocessSpec
 
@@ -142,6 +143,7 @@ class FeatureBackbone(nn.Module):
                 f"{self.name} was built for images of {self.image_size} px and cannot read {size} px; "
                 "give image_size when building it"
             )
+        _check_patches(self.name, self.model, size)
         ratio = resize_ratio or 1 / config["crop_pct"]
         return PreprocessSpec(
             image_size=size,
@@ -196,6 +198,24 @@ def build_backbone(
     return FeatureBackbone(model, name, source, taps=taps, embed=embed, image_size=side, notes=notes)
 
 
+def _check_patches(name: str, model: nn.Module, size: int) -> None:
+    """Raise UsageError where the patches of a transformer do not cover images of `size` px whole.
+
+    timm leaves the pixels behind the last whole patch out without a word, unless the model pads.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, PatchEmbed) or getattr(layer, "dynamic_img_pad", False):
+            continue
+        patch = int(max(layer.patch_size))
+        if size % patch:
+            below, above = size // patch * patch, (size // patch + 1) * patch
+            near = f"{below} or {above}" if below else str(above)
+            raise UsageError(
+                f"{name} cuts images into patches of {patch} px, and {size} px is no multiple of that: the "
+                f"last {size % patch} px would never be seen; give an image size of {near}"
+            )
+
+
 def build_trunk(
     name: str, channels: int, image_size: int, options: Mapping[str, Any] | None = None
 ) -> tuple[Any, int]:
@@ -209,13 +229,15 @@ def build_trunk(
         image_size: S in pixels, read only where the model fixes its input size.
         options: what timm's constructor of the model takes besides.
 
-    Raises UsageError for an unknown name, or options that the model does not take.
+    Raises UsageError for an unknown name, options that the model does not take, or a size that its patches do
+    not cover.
 
     >>> build_trunk("resnet18", 3, 32)[1]
     512
     """
     size = {"img_size": image_size} if _pretrained_config(name).fixed_input_size else {}
     model = _create(name, size | dict(options or {}), num_classes=0, in_chans=channels)
+    _check_patches(name, model, image_size)
     for layer in model.modules():
         if isinstance(layer, DropPath):
             layer.drop_prob = 0.0
@@ -251,6 +273,9 @@ def _create(name: str, options: dict[str, Any], **more: Any) -> Any:
         return timm.create_model(name, **options, **more)
     except TypeError as error:
         raise UsageError(f"{name} does not take one of the options {', '.join(options)}: {error}") from None
+    except AssertionError as error:  # what timm asserts of a model's size
+        size = f" of images of {options['img_size']} px" if "img_size" in options else ""
+        raise UsageError(f"{name} cannot be built{size}: {str(error) or 'its patches do not fit'}") from None
 
 
 def _create_with_weights(name: str, config: Any, file: Path, options: dict[str, Any]) -> tuple[Any, int]:

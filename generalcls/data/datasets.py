@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.errors import DataError, ResourceError, UsageError, listing
+from finetune.images.names import check_class_names
 from generalcls.config import GeneralDataConfig
 from generalcls.data.cifar import read_cifar
 from generalcls.data.class_folders import read_imagenet, read_own_folders
@@ -172,6 +173,7 @@ def _torchvision(name: str) -> Any:
 
 
 def _check_parts(name: str, reading: Reading, train: ImageSet, test: ImageSet) -> None:
+    check_class_names(reading.class_names)
     counts = train.class_counts(len(reading.class_names))
     empty = [reading.class_names[label] for label in np.flatnonzero(counts == 0).tolist()]
     if len(reading.class_names) < 2:

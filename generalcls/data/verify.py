@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from finetune.cli.console import say, table
+from finetune.images.checks import tell_classes
 from generalcls.config import GeneralDataConfig
 from generalcls.data.datasets import read_general_data
 from generalcls.data.image_set import GeneralData, ImageSet
 
 LISTED = 10  # sets of equal images that are listed one by one
-SHOWN = 20  # classes whose counts are printed one by one
 
 Row = tuple[str, int]
 
@@ -119,12 +119,9 @@ def _print_counts(data: GeneralData, counts: dict[str, np.ndarray]) -> None:
         f"{data.name}: {len(data.train)} training and {len(data.test)} test images of "
         f"{len(data.class_names)} classes, {width} x {height} {kind}"
     )
-    if len(data.class_names) <= SHOWN:
-        per_class = zip(data.class_names, *(count.tolist() for count in counts.values()), strict=True)
-        table("images per class", ["class", *counts], [list(row) for row in per_class])
-    else:
-        spread = [[name, int(c.min()), float(np.median(c)), int(c.max())] for name, c in counts.items()]
-        table("images per class", ["part", "min", "median", "max"], spread)
+    spread = [[name, int(c.min()), float(np.median(c)), int(c.max())] for name, c in counts.items()]
+    table("images per class", ["part", "min", "median", "max"], spread)
+    tell_classes(data.class_names, {"train": data.train.target, "test": data.test.target})
     say(
         "the test part is the published one, whole"
         if data.official_test

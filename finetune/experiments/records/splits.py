@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,3 +75,11 @@ class Splits:
         if fold not in found:
             raise UsageError(f"--data.fold {fold}: there are folds {sorted(found)}, or -1 to use all")
         return found[fold]
+
+    def only(self, folds: Sequence[int], rows: int) -> Splits:
+        """Return the splits that test these folds, all where none is named; unknown ones are left out.
+
+        Whoever trains a fold asks `of_fold`, which refuses an unknown one.
+        """
+        known = [fold for fold in folds if fold == ALL or fold in self.folds]
+        return Splits(tuple(self.of_fold(fold, rows) for fold in known), self.hash) if known else self

@@ -55,7 +55,8 @@ def study_losses(task: Task, config: Any) -> dict[str, Any]:
     config = study_config(config)
     arms, seeds, folder = arms_of(config), seeds_of(config), Path(config.run.dir)
     check_arms(config, arms)
-    experiment = prepare_experiment(task, config)
+    single = [] if task.folds_run(config) is not None else [task.chosen_fold(config)]
+    experiment = prepare_experiment(task, config, single)
     check_test(experiment)
     config, read = experiment.config, partial(read_cell, experiment)
     train = partial(train_cell, experiment)

@@ -380,3 +380,22 @@ def test_groups_of_the_manifest_go_from_young_to_old(odd_tree: Path):
     expected = [OFFICIAL.index(age_of[face]) for face in manifest["subject"].tolist()]
     assert manifest.label.tolist() == expected
     assert set(expected) == set(range(8))
+
+
+def test_fold_files_are_read_by_the_rules_of_tables(tree: Path):
+    rows = [
+        _cells(0, 1, "(0, 2)", face_id="7", user_id="u\u202f1"),
+        _cells(0, 2, "(4, 6)", face_id="007", gender="nan"),
+    ]
+    file = _write_fold(tree, 0, rows)
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text, encoding="utf-16")
+    read = read_fold_file(file, 0)
+    assert [(row.face, row.gender) for row in read][1] == ("007", "")
+    assert read[0].user == "u\u202f1"
+    reading = read_adience(tree, missing="count")
+    first = reading.manifest["source_id"].tolist().index(f"{file.name}:2")
+    assert reading.manifest["subject"][first : first + 2].tolist() == ["7", "7"]
+    assert any("written in several ways" in notice for notice in reading.report.notices)
+    with pytest.raises(DataError, match=r"column 1 \(user_id\): 'nan' is empty or an absent value"):
+        read_fold_file(_write_fold(tree, 0, [_cells(0, 1, "(0, 2)", user_id="nan")]), 0)

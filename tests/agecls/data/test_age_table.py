@@ -244,3 +244,60 @@ def test_fg_net_gives_its_731_images_in_groups(real_data: Path):
     assert report.per_group == [109, 123, 166, 185, 89, 35, 16, 8]
     assert (report.subjects, report.missing_images) == (82, 0)
     assert not any(math.isnan(age) for age in reading.manifest["age"])
+
+
+def test_windows_separators_and_every_blank_in_a_name_are_read(folder: Path):
+    (folder / "faces").mkdir()
+    for name in ("1.02\u202fPM.jpg", "v\u00a013.jpg", "\U0001f468\u200d\U0001f469.jpg"):
+        (folder / "faces" / name).write_bytes(b"x")
+    rows = [
+        "faces\\1.02\u202fPM.jpg,1,p",
+        "faces\\v\u00a013.jpg,5,q",
+        "faces\\\U0001f468\u200d\U0001f469.jpg,9,r",
+    ]
+    report = read_age_table(_table(folder, [*GOOD, *rows])).report
+    assert (report.images, report.missing_images) == (6, 0)
+
+
+def test_one_subject_in_two_spellings_is_one_and_told(folder: Path):
+    lines = ["path,age,subject,album", "a.jpg,1,7,3", "b.jpg,30,7.0,3.0", "c.jpg,61,007,03", "d.jpg,1,8,4"]
+    reading = read_age_table(_table(folder, lines), user_column="album")
+    assert reading.manifest["subject"].tolist() == ["7", "7", "7", "8"]
+    assert reading.manifest["user"].tolist() == ["3", "3", "3", "4"]
+    assert (reading.report.subjects, reading.report.users) == (2, 2)
+    assert reading.report.notices == [
+        "1 subjects are written in several ways and count as one each: 7 = 7.0 = 007",
+        "1 users are written in several ways and count as one each: 3 = 3.0 = 03",
+    ]
+
+
+@pytest.mark.parametrize("cell", ["nan", "None", "NA", "<NA>", "null"])
+def test_an_absent_subject_album_or_path_is_no_subject(folder: Path, cell: str):
+    with pytest.raises(DataError, match=f"row 5: subject '{cell}' is empty"):
+        read_age_table(_table(folder, [*GOOD, f"d.jpg,5,{cell}"]))
+    with pytest.raises(DataError, match=f"row 5: path '{cell}' is empty"):
+        read_age_table(_table(folder, [*GOOD, f"{cell},5,p"]))
+    lines = ["path,age,subject,sex", f"a.jpg,1,p,{cell}"]
+    assert read_age_table(_table(folder, lines), gender_column="sex").manifest["gender"].tolist() == [""]
+
+
+def test_a_group_column_wins_over_a_column_called_age(folder: Path):
+    lines = ["path,age,subject", "a.jpg,0-2,p", "b.jpg,more than 59,q", "c.jpg,25 \u2013 32,r"]
+    manifest = read_age_table(
+        _table(folder, lines), group_column="age", groups=AgeGroups.parse("0-2,25-32,59+")
+    ).manifest
+    assert manifest.label.tolist() == [0, 2, 1]
+    lines = ["path,age,grp,subject", "a.jpg,baby,0-2,p", "b.jpg,old,60+,q"]
+    manifest = read_age_table(_table(folder, lines), group_column="grp").manifest
+    assert manifest.label.tolist() == [0, 7]
+    assert np.isnan(manifest["age"]).all()
+    with pytest.raises(DataError, match="row 3: age 'old'"):
+        read_age_table(_table(folder, [lines[0], "a.jpg,1,0-2,p", lines[2]]), group_column="grp")
+
+
+def test_fold_numbers_may_be_dates_and_no_stamps_of_time(folder: Path):
+    lines = ["path,age,subject,fold", "a.jpg,1,p,20230101", "b.jpg,30,q,20230102.0", "c.jpg,61,r,20230101"]
+    report = read_age_table(_table(folder, lines), fold_column="fold").report
+    assert report.per_fold == [2, 1]
+    with pytest.raises(DataError, match=r"fold '20170109142400000' is no fold's number"):
+        read_age_table(_table(folder, [*lines[:3], "c.jpg,61,r,20170109142400000"]), fold_column="fold")

@@ -13,6 +13,8 @@ from agecls.data.adience import read_adience
 from agecls.data.age_table import read_age_table
 from agecls.data.folds import (
     Split,
+    _none_empty,
+    _stratified,
     assign_folds,
     check_splits,
     export_splits,
@@ -288,3 +290,47 @@ def test_a_table_that_knows_no_people_cannot_be_given_folds():
     manifest = Manifest(Path(), ("a", "b"), {"path": np.array(["1", "2"]), "label": np.array([0, 1])})
     with pytest.raises(DataError, match="neither user nor subject"):
         assign_folds(manifest, 2)
+
+
+def _five_subjects() -> Manifest:
+    """Return 15 images of five subjects, of which scikit-learn 1.9 makes four folds and an empty one."""
+    people = np.repeat(np.arange(5), [3, 4, 2, 1, 5])
+    columns = {
+        "path": np.array([f"p{row}.jpg" for row in range(15)]),
+        "label": np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 0, 1, 1, 1, 1, 1]),
+        "subject": people.astype(str),
+    }
+    return Manifest(Path("data"), ("a", "b", "c"), columns)
+
+
+def test_five_subjects_make_five_folds_with_somebody_in_each():
+    manifest = _five_subjects()
+    fold = assign_folds(manifest, 5, seed=0)
+    assert [len(set(manifest["subject"][fold == number])) for number in range(5)] == [1] * 5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_fold_and_no_validation_part_is_empty(seed: int):
+    rng = np.random.default_rng(seed)
+    people = np.repeat(np.arange(9), rng.integers(1, 7, 9))
+    label = rng.integers(0, 2, len(people))
+    columns = {
+        "path": np.array([f"{row}.jpg" for row in range(len(people))]),
+        "label": label,
+        "subject": people.astype(str),
+    }
+    manifest = Manifest(Path("data"), ("a", "b"), columns)
+    largest = int(np.bincount(label).max())
+    for n_folds in range(2, min(9, largest) + 1):
+        fold = assign_folds(manifest, n_folds, seed)
+        assert sorted(set(fold.tolist())) == list(range(n_folds))
+
+
+def test_the_parts_that_validation_is_taken_from_all_have_somebody():
+    assert [len(part) > 0 for part in _stratified(_five_subjects(), np.arange(15), 5, 0)] == [True] * 5
+
+
+def test_an_empty_part_takes_the_smallest_album_of_the_fullest_one():
+    albums = np.array(["a", "a", "b", "c", "c", "d"])
+    parts = _none_empty([np.array([0, 1]), np.array([], dtype=int), np.array([2, 3, 4, 5])], albums)
+    assert [part.tolist() for part in parts] == [[0, 1], [2], [3, 4, 5]]

@@ -66,13 +66,17 @@ def test_lists_alone_are_counted_and_said_to_be_alone(faces, tmp_path):
     assert any("no image was looked for" in notice for notice in result["notices"])
 
 
-def test_missing_pictures_are_counted_and_the_others_opened(faces, tmp_path):
+def test_missing_pictures_are_counted_and_the_others_opened_before_they_are_refused(faces, tmp_path, capsys):
     shutil.copytree(faces, tmp_path / "faces")
     gone = picture(listed_rows(faces)[4])
     (tmp_path / "faces" / gone).unlink()
-    result = verify(AgeDataConfig(root=str(tmp_path / "faces")))
+    count = len(listed_rows(faces))
+    with pytest.raises(DataError, match=rf"1 of {count} listed images are not under .*\n  {gone}$"):
+        verify(AgeDataConfig(root=str(tmp_path / "faces")))
+    assert f"{count - 1} images opened, 0 cannot be read" in capsys.readouterr().out
+    result = verify(AgeDataConfig(root=str(tmp_path / "faces"), missing="drop"))
     assert (result["missing_images"], result["missing_first"]) == (1, [gone])
-    assert result["images"] == len(listed_rows(faces))
+    assert result["images"] == count - 1
 
 
 def test_shared_people_are_not_called_exclusive_when_they_are_allowed(faces, tmp_path, capsys):

@@ -85,7 +85,11 @@ def test_files_that_are_no_pictures_are_left_out_and_told(tmp_path: Path):
     _touch(tmp_path, "a/1.JPG", "a/notes.txt", "a/.hidden.jpg", "__MACOSX/a/1.jpg", ".git/x.jpg")
     report = read_class_folders(tmp_path).report
     assert report["images"] == 1
-    assert report["notices"] == ["1 files are no images by their ending and are left out: 1 .txt"]
+    assert report["notices"] == [
+        "1 files are no images by their ending and are left out: 1 .txt",
+        "2 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: "
+        "__MACOSX (1), a/.hidden.jpg (1)",
+    ]
 
 
 def test_loose_pictures_are_refused(tmp_path: Path):
@@ -121,4 +125,9 @@ def test_class_folders_without_a_picture_are_told(tmp_path: Path):
     _touch(tmp_path, "train/a/1.jpg", "train/b/x/2.jpg", "test/a/1.jpg", "test/b/x/.hidden.jpg")
     (tmp_path / "train/c").mkdir()
     notices = read_class_folders(tmp_path).report["notices"]
-    assert notices == ["2 folders hold no image and are no class there: train/c, test/b"]
+    assert notices == [
+        "2 folders hold no image and are no class there: train/c, test/b",
+        "1 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: "
+        "test/b/x/.hidden.jpg (1)",
+        "1 classes are folders within folders, and their paths are their names: b/x",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,28 @@ def test_classes_that_folders_cannot_tell_apart_are_refused(tmp_path: Path):
 def test_a_box_that_is_not_finite_or_whole_is_refused(tmp_path: Path, box: str):
     with pytest.raises(DataError, match="are no box"):
         _read(tmp_path, "path,label,x1,y1,x2,y2", f"1.jpg,0,{box}")
+
+
+@pytest.mark.parametrize("cell", ["nan", "None", "NA", "<NA>", "null"])
+def test_an_absent_value_is_no_class_unless_the_class_list_says_so(tmp_path: Path, cell: str):
+    lines = ("path,class_name,split", "1.jpg,a,nan", f"2.jpg,{cell},")
+    with pytest.raises(DataError, match=rf"(?s)absent value in:\n  row 3: '{cell}'.*t\.classes\.json"):
+        _read(tmp_path, *lines)
+    (tmp_path / "t.classes.json").write_text(f'["a", "{cell}"]', encoding="utf-8")
+    manifest = _read(tmp_path, *lines)
+    assert manifest["class_name"].tolist() == ["a", cell]
+    assert manifest["split"].tolist() == ["", ""]
+    with pytest.raises(DataError, match=rf"path is empty or an absent value in:\n  row 2: '{cell}'"):
+        _read(tmp_path, "path,label", f"{cell},0")
+
+
+def test_labels_that_pandas_writes_as_fractions_are_whole(tmp_path: Path):
+    assert _read(tmp_path, "path,label", "1.jpg,0.0", "2.jpg,1.0").label.tolist() == [0, 1]
+    with pytest.raises(DataError, match="label 20170109142400000 is no class's number"):
+        _read(tmp_path, "path,label", "1.jpg,20170109142400000")
+
+
+def test_two_unicode_forms_of_a_class_are_one(tmp_path: Path):
+    name = "m\u00e9sange"
+    rows = (f"1.jpg,{name}", f"2.jpg,{unicodedata.normalize('NFD', name)}", "3.jpg,b")
+    assert _read(tmp_path, "path,class_name", *rows).class_names == ("b", name)

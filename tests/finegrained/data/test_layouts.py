@@ -165,3 +165,34 @@ def test_an_unknown_layout_and_a_missing_folder_are_refused(tmp_path: Path):
 )
 def test_the_real_folders_are_recognised_from_above(real_data: Path, folder: str, name: str):
     assert detect_layout(real_data / folder).name == name
+
+
+def test_lists_of_cars_beside_its_folders_are_read_as_cars(tmp_path: Path):
+    write_lookalike_cars(tmp_path, "S")
+    for file in (tmp_path / "devkit").iterdir():
+        file.rename(tmp_path / file.name)
+    (tmp_path / "devkit").rmdir()
+    layout = detect_layout(tmp_path)
+    assert (layout.name, layout.root) == ("cars-S", tmp_path)
+    assert len(read_layout(layout, ReadingRules(subset=True)).manifest)
+    (tmp_path / "cars_meta.mat").unlink()
+    with pytest.raises(DataError, match=r"cars_meta\.mat is not there"):
+        read_layout(detect_layout(tmp_path), ReadingRules(subset=True))
+
+
+@pytest.mark.parametrize(
+    ("gone", "missing"),
+    [
+        (("cars_train_annos.mat",), "cars_train_annos.mat"),
+        (("*.mat",), "cars_train_annos.mat, cars_meta.mat"),
+    ],
+)
+def test_images_of_cars_without_their_lists_are_no_classes(
+    tmp_path: Path, gone: tuple[str, ...], missing: str
+):
+    write_lookalike_cars(tmp_path, "S")
+    for pattern in gone:
+        for file in list(tmp_path.rglob(pattern)):
+            file.unlink()
+    with pytest.raises(DataError, match=rf"so lies Stanford Cars, .*Missing: {missing}"):
+        detect_layout(tmp_path)

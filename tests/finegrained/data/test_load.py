@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from finegrained.config import FineDataConfig
-from finegrained.data.load import check_contents, make_fine_split, read_fine_data
+from finegrained.data.load import check_contents, make_fine_split, read_fine_data, untested_classes
 from finegrained.synthetic.datasets import write_lookalike_cub, write_lookalike_folders
 from finetune.errors import DataError, UsageError
 
@@ -164,3 +164,14 @@ def test_no_place_and_a_wrong_place_are_refused(tmp_path: Path):
     (tmp_path / "t.csv").write_text("path,label\n1.jpg,0\n", encoding="utf-8")
     with pytest.raises(DataError, match="no such folder"):
         read_fine_data(FineDataConfig(table=str(tmp_path / "t.csv"), root=str(tmp_path / "gone")))
+
+
+def test_classes_without_a_test_image_are_named_and_one_image_classes_give_no_validation(tmp_path: Path):
+    lines = ["path,class_name,split", "1.jpg,a,train", "2.jpg,b,train", "3.jpg,a,test"]
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    config = FineDataConfig(table=str(tmp_path / "t.csv"), val_share=0)
+    data = read_fine_data(config, lists_only=True)
+    (split,) = make_fine_split(data, config)
+    assert untested_classes(data.manifest, split) == "1 of 2 classes have no test image:\n  b"
+    with pytest.raises(DataError, match=r"no validation part can be held out.*--data\.val_share 0"):
+        make_fine_split(data, FineDataConfig(table=str(tmp_path / "t.csv")))

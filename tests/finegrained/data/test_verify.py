@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finegrained.config import FineDataConfig, VerifyFineConfig
+from finegrained.data.boxes import bad_boxes
 from finegrained.data.load import make_fine_split, read_fine_data
-from finegrained.data.verify import bad_boxes
 from finegrained.synthetic.datasets import write_lookalike_cub
 from finegrained.task import TASK
 from finetune.errors import DataError, UsageError
 from finetune.experiments.data_checks import verify_data
+from finetune.images.checks import tell_classes
 from finetune.images.manifest import Manifest
 
 
@@ -132,3 +134,29 @@ def test_the_real_metadata_are_the_official_ones(real_data: Path, capsys: pytest
     result = verify(FineDataConfig(root=str(root), metadata_only=True))
     assert result["parts"] == {"train": 5395, "val": 599, "test": 5794}
     assert "11788 images, 200 classes, 5994 train, 5794 test" in capsys.readouterr().out
+
+
+def test_boxes_as_fractions_end_verify_after_everything_was_printed(tmp_path: Path, capsys):
+    for row in range(4):
+        Image.fromarray(np.full((16, 16, 3), 40 * row, np.uint8)).save(tmp_path / f"{row}.png")
+    lines = [f"{row}.png,{'ab'[row % 2]},0.1,0.1,0.9,0.9" for row in range(4)]
+    (tmp_path / "t.csv").write_text("path,class_name,x1,y1,x2,y2\n" + "\n".join(lines), encoding="utf-8")
+    data = FineDataConfig(table=str(tmp_path / "t.csv"), val_share=0)
+    with pytest.raises(
+        DataError, match=r"(?s)4 boxes are one pixel or less.*normalised.*0\.png \(t\.csv:2\)"
+    ):
+        verify_data(TASK, VerifyFineConfig(data=data))
+    told = capsys.readouterr().out
+    assert "4 images opened, 0 cannot be read" in told
+    assert "class  train  test\n-----  -----  ----\na " in told
+
+
+def test_every_class_is_printed_up_to_30_and_then_both_ends(capsys):
+    tell_classes([f"c{n:02}" for n in range(30)], {"train": np.arange(30), "test": np.arange(0)})
+    told = capsys.readouterr().out
+    assert all(f"c{n:02}" in told for n in range(30))
+    assert "test" not in told
+    tell_classes([f"c{n:02}" for n in range(31)], {"train": np.arange(31)})
+    told = capsys.readouterr().out
+    assert [f"c{n:02}" in told for n in (0, 9, 10, 20, 21, 30)] == [True, True, False, False, True, True]
+    assert "... 11 more ..." in told

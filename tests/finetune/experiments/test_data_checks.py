@@ -22,15 +22,18 @@ from finetune.experiments.data_checks import (
     equal_contents,
     refuse_seen_images,
     seen_rows,
+    tell_conflicts,
     tell_twins,
     twins_report,
     verify_data,
 )
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import RunRecord
-from finetune.experiments.records.splits import Split
+from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.result import Result
+from finetune.experiments.sections import CONFLICTS, conflicts_line
 from finetune.experiments.task import Task
+from finetune.images.checks import equal_files, label_conflicts
 from finetune.images.manifest import Manifest
 from tests.agecls.tiny_ages import drawn_faces
 from tests.finegrained.tiny_birds import birds
@@ -291,3 +294,43 @@ def test_without_a_table_the_same_list_is_refused_and_the_doubt_is_told(tmp_path
     assert "holds no table of its images" in capsys.readouterr().out
     with pytest.raises(DataError, match="1 of 1 images belong to the data set"):
         refuse_seen_images(run_of(own, ["1"], 0), None, own)
+
+
+def test_what_is_said_of_equal_images_holds_for_the_folds_in_use(tmp_path: Path):
+    contents = dict(zip("abcdef", (b"aa", b"bb", b"aa", b"bb", b"bb", b"c"), strict=True))
+    table = table_of(tmp_path / "own", contents)
+    none, rows = np.arange(0), np.arange(6)
+    tests = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
+    splits = Splits(
+        tuple(Split(np.setdiff1d(rows, test), none, test, fold=fold) for fold, test in enumerate(tests)), "x"
+    )
+    found = {fold: len(equal_contents(table, splits.only([fold], 6)).tested) for fold in (-1, 0, 1, 2)}
+    assert (found, len(equal_contents(table, splits.only([], 6)).tested)) == ({-1: 0, 0: 3, 1: 3, 2: 2}, 4)
+
+
+def test_equal_files_with_other_labels_are_counted_by_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    contents = dict(zip("abcdefgh", (b"11", b"11", b"22", b"22", b"33", b"33", b"33", b"4"), strict=True))
+    table = table_of(
+        tmp_path / "own",
+        contents,
+        label=[0, 1, 0, 0, 1, 1, 1, 0],
+        age=[5.0, 30, 4, 6, 30, 30, np.nan, 1],
+        subject=["p", "p", "q", "q", "r", "s", "r", "t"],
+    )
+    found = label_conflicts(table, list(equal_files(table)))
+    assert {name: found[name] for name in ("sets", "classes", "ages", "subjects")} == {
+        "sets": 3,
+        "classes": 1,
+        "ages": 1,
+        "subjects": 1,
+    }
+    assert found["first"] == [["a: a, 5 years", "b: b, 30 years"], ["c: a, 4 years", "d: a, 6 years"]]
+    tell_conflicts(found)
+    told = "3 sets of images are the same bytes: 1 of them under different classes, 1 under different ages"
+    shown = capsys.readouterr().out
+    assert told in shown
+    assert "a: a, 5 years = b: b, 30 years" in shown
+    assert conflicts_line({CONFLICTS: found}).startswith(told)
+    assert conflicts_line({}) == ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from finetune.errors import DataError
+from finetune.images.endings import PICTURE_ENDINGS
 from finetune.images.folders import (
     FolderPicture,
     find_class_folders,
@@ -35,6 +37,8 @@ def test_pictures_are_listed_by_part_and_class_and_strangers_are_told(tmp_path: 
     assert found.notices == [
         "1 folders hold no image and are no class there: test/c",
         "1 files are no images by their ending and are left out: 1 .txt",
+        "1 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: "
+        "test/c/.x.jpg (1)",
     ]
 
 
@@ -92,3 +96,79 @@ def test_classes_stand_in_the_order_of_their_paths_step_by_step(tmp_path: Path):
     (tmp_path / "a/w").symlink_to("../outside")
     paths = [picture.path for picture in list_class_folders(tmp_path, {}).pictures]
     assert paths == ["a/x/1.jpg", "a-b/2.jpg", "outside/3.jpg"]
+
+
+def test_an_image_of_every_ending_that_is_decoded_is_listed(tmp_path: Path):
+    names = [
+        f"train/a/1{kind.upper() if place % 2 else kind}"
+        for place, kind in enumerate(sorted(PICTURE_ENDINGS))
+    ]
+    _touch(tmp_path, *names)
+    found = list_class_folders(tmp_path, part_folders(tmp_path))
+    assert sorted(picture.path for picture in found.pictures) == sorted(names)
+    assert found.notices == []
+
+
+def test_images_that_are_not_read_are_counted_by_their_format(tmp_path: Path):
+    _touch(tmp_path, "train/a/1.jpg", "train/a/2.HEIC", "train/b/3.heif", "train/b/4.heic")
+    assert list_class_folders(tmp_path, part_folders(tmp_path)).notices == [
+        "1 folders hold images in formats that are not read alone and are no class there: train/b",
+        "3 images are in a format that is not read here and are left out; export them as JPEG: "
+        "2 .heic (HEIC), 1 .heif (HEIC)",
+    ]
+
+
+def test_hidden_folders_with_images_are_told_and_macos_leftovers_are_not(tmp_path: Path):
+    _touch(tmp_path, "a/1.jpg", "a/._1.jpg", "a/.DS_Store", ".b/2.jpg", ".b/3.jpg", "__MACOSX/a/._1.jpg")
+    _touch(tmp_path, ".git/4.jpg", "c/5.jpg")
+    found = list_class_folders(tmp_path, {})
+    assert found.class_names == ["a", "c"]
+    assert [notice for notice in found.notices if "hidden" in notice] == [
+        "2 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: "
+        ".b (2)"
+    ]
+
+
+def test_what_lies_beside_the_parts_is_told_with_its_counts(tmp_path: Path):
+    _touch(tmp_path, "train/a/1.jpg", "test/a/2.jpg", "extra/a/3.jpg", "extra/4.jfif", "notes/5.txt", "6.jpg")
+    assert list_class_folders(tmp_path, part_folders(tmp_path)).notices == [
+        "1 folders beside train/ and test/ belong to no part and are not used: extra/ (2 images)",
+        "1 images beside train/ and test/ belong to no part and no class and are not used",
+    ]
+
+
+def test_two_unicode_forms_of_a_name_are_one_class(tmp_path: Path):
+    name = "m\u00e9sange"
+    other = unicodedata.normalize("NFD", name)
+    _touch(tmp_path, f"train/{name}/1.jpg", f"test/{other}/2.jpg", f"train/{other}/3.jpg", "train/b/4.jpg")
+    found = list_class_folders(tmp_path, part_folders(tmp_path))
+    assert found.class_names == ["b", name]
+    assert {picture.path for picture in found.pictures if picture.class_name == name} == {
+        f"train/{name}/1.jpg",
+        f"test/{other}/2.jpg",
+        f"train/{other}/3.jpg",
+    }
+    assert found.notices == [
+        f"1 classes have folders in two Unicode forms of the name, which are read as one class: {name}"
+    ]
+
+
+def test_classes_in_folders_within_folders_are_told(tmp_path: Path):
+    _touch(tmp_path, "birds/owl/1.jpg", "birds/wren/2.jpg", "cat/3.jpg")
+    assert list_class_folders(tmp_path, {}).notices == [
+        "2 classes are folders within folders, and their paths are their names: birds/owl, birds/wren"
+    ]
+
+
+@pytest.mark.parametrize(
+    "names", [("cars_train", "cars_test"), ("train2017", "val2017"), ("test/a", "val/a")]
+)
+def test_parts_by_their_names_are_no_classes(tmp_path: Path, names: tuple[str, str]):
+    _touch(tmp_path, *(f"{name}/1.jpg" for name in names))
+    with pytest.raises(DataError, match="are parts of a data set by their names, not classes"):
+        list_class_folders(tmp_path, part_folders(tmp_path))
+
+
+def test_a_class_that_is_called_like_a_part_may_stand_beside_others(tmp_path: Path):
+    _touch(tmp_path, "test_card/1.jpg", "testament/2.jpg")
+    assert list_class_folders(tmp_path, {}).class_names == ["test_card", "testament"]

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from finetune.errors import DataError
-from finetune.images.tables import paths_under
+from finetune.images.tables import Table, paths_under, read_table
 
 
 def test_paths_within_the_root_stay_as_they_are(tmp_path: Path):
@@ -26,3 +28,70 @@ def test_followed_paths_move_the_root_up_to_hold_every_file(tmp_path: Path):
         tmp_path,
         ["data/a.png", "other/b.png"],
     )
+
+
+def _read(folder: Path, content: str | bytes) -> Table:
+    file = folder / "t.csv"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_table(file)
+
+
+def test_backslashes_are_slashes_and_a_drive_leaves_the_root(tmp_path: Path):
+    assert paths_under(tmp_path, ["a\\b.png"], follow=False)[1] == ["a/b.png"]
+    for path in ("C:\\pictures\\b.png", "\\\\server\\b.png", "..\\b.png"):
+        with pytest.raises(DataError, match="1 paths leave the data root"):
+            paths_under(tmp_path, [path], follow=False)
+
+
+def test_a_path_with_control_characters_is_refused_and_every_blank_is_none(tmp_path: Path):
+    blanks = ["1.02.03\u202fPM.jpg", "v\u00a013.jpg", "a\u3000b.jpg", "\U0001f468\u200d\U0001f469.jpg"]
+    assert paths_under(tmp_path, blanks, follow=False)[1] == blanks
+    with pytest.raises(DataError, match=r"1 paths hold control characters.*\n  row 2: a\\x07\.jpg$"):
+        paths_under(tmp_path, ["a\x07.jpg"], follow=False, rows=["row 2"])
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;\r", "sep=;;;"])
+def test_the_line_of_excel_names_the_separator_and_counts_as_a_line(tmp_path: Path, line: str):
+    table = _read(tmp_path, f"{line}\npath;n\na,b.jpg;1\n")
+    assert (table.header, table.rows) == (("path", "n"), ((3, ("a,b.jpg", "1")),))
+    with pytest.raises(DataError, match="line 4: 3 cells under 2 columns"):
+        _read(tmp_path, f"{line}\npath;n\na.jpg;1\nb.jpg;2;3\n")
+
+
+def test_empty_columns_without_a_name_are_left_out_with_a_note(tmp_path: Path):
+    table = _read(tmp_path, "path,n,,\na.jpg,1,,\n")
+    assert (table.header, table.rows) == (("path", "n"), ((2, ("a.jpg", "1")),))
+    assert table.notices == ("t.csv: columns without a name and no cell are left out: 3, 4",)
+
+
+def test_an_index_without_a_name_is_left_out_and_two_such_columns_are_refused(tmp_path: Path):
+    table = _read(tmp_path, ",path\n0,a.jpg\n")
+    assert (table.header, table.rows) == (("path",), ((2, ("a.jpg",)),))
+    with pytest.raises(DataError, match="line 1: columns 2, 3 have no name"):
+        _read(tmp_path, "path,,\na.jpg,1,2\n")
+
+
+def test_empty_cells_behind_the_last_column_are_none(tmp_path: Path):
+    assert _read(tmp_path, "path,n\na.jpg,1,,\n").rows == ((2, ("a.jpg", "1")),)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_read_by_its_mark_and_named_without_one(tmp_path: Path, encoding: str):
+    text = "path,n\nb\u00e9.jpg,1\n"
+    mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    table = _read(tmp_path, mark + text.encode(encoding))
+    assert table.rows == ((2, ("b\u00e9.jpg", "1")),)
+    assert table.notices == ("t.csv is UTF-16 text",)
+    if mark:
+        with pytest.raises(DataError, match="UTF-16"):
+            _read(tmp_path, text.replace("\u00e9", "e").encode(encoding))
+
+
+def test_a_column_named_twice_in_parquet_is_named_and_bytes_are_text(tmp_path: Path):
+    file = tmp_path / "t.parquet"
+    names = ["path", "subject", "subject"]
+    pq.write_table(pa.table([["a"], [1], [1]], names=names), file)
+    with pytest.raises(DataError, match=r"t\.parquet, line 1: columns named twice: subject$"):
+        read_table(file)
+    pq.write_table(pa.table({"path": [b"a.jpg", None]}), file)
+    assert read_table(file).rows == ((1, ("a.jpg",)), (2, ("",)))

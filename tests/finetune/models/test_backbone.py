@@ -262,3 +262,14 @@ def test_a_trunk_that_timm_does_not_have_is_refused():
         build_trunk("resnet43", 3, 32)
     with pytest.raises(UsageError, match="resnet18 does not take one of the options widths"):
         build_trunk("resnet18", 3, 32, {"widths": 3})
+
+
+def test_a_size_that_patches_do_not_cover_is_refused_with_the_next_ones():
+    backbone = build_backbone("vit_tiny_patch16_224", "none", image_size=66)
+    with pytest.raises(UsageError, match=r"patches of 16 px, and 66 px is no multiple.*size of 64 or 80"):
+        backbone.preprocess_spec(66)
+    assert build_backbone("vit_tiny_patch16_224", "none", image_size=64).preprocess_spec(64).image_size == 64
+    with pytest.raises(UsageError, match="an image size of 16"):
+        build_trunk("vit_tiny_patch16_224", 3, 8)
+    with pytest.raises(UsageError, match="cannot be built of images of 66 px"):
+        build_backbone("vit_tiny_r_s16_p8_224", "none", image_size=66)

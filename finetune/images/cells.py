@@ -1,0 +1,168 @@
+"""What the cells of any table mean, whatever program wrote it: absent values, ids, whole numbers, paths.
+
+Every reader of a table or a fold file asks here, so that no two of them differ.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+# How programs write that a value is absent (pandas, R, spreadsheets, SQL, Python), in any case.
+ABSENT = frozenset(
+    ("", "nan", "-nan", "none", "na", "n/a", "#n/a", "#na", "#n/a n/a", "<na>", "<nan>", "nat", "null")
+) | {"(null)", "\\n", "nil", "undefined"}
+_NUMBER = re.compile(r"[+-]?0*(\d+)(?:\.0*)?")
+_POWER = re.compile(r"\+?(\d)(?:\.(\d*))?[eE]\+(\d{1,2})")
+# Signs that are never part of a file's name or an id: control characters and halves of a character.
+BROKEN = ("Cc", "Cs")
+LONGEST_WHOLE = 18  # digits, so that every whole number fits 64 bits
+
+
+def is_absent(cell: str) -> bool:
+    """Return whether a cell says that there is no value.
+
+    >>> [is_absent(cell) for cell in ("", " NaN ", "<NA>", "None", "null", "0", "Nancy")]
+    [True, True, True, True, True, False, False]
+    """
+    return cell.strip().lower() in ABSENT
+
+
+def is_broken(text: str) -> bool:
+    """Return whether a text holds control characters, or bytes that are no UTF-8.
+
+    Every kind of blank and what joins an emoji is no control character.
+
+    >>> is_broken("1.02.03\\u202fPM.jpg"), is_broken("a\\tb"), is_broken("\\udce9t")
+    (False, True, True)
+    """
+    return any(unicodedata.category(sign) in BROKEN for sign in text)
+
+
+def whole_number(cell: str) -> int | None:
+    """Return a cell as a whole number from 0, None where it is none: 7, 7.0 and 007 are 7.
+
+    >>> [whole_number(cell) for cell in ("7", "7.0", "007", "2.0E+01", "7.5", "-1", "x")]
+    [7, 7, 7, 20, None, None, None]
+    """
+    key = _number_key(cell)
+    return int(key) if key is not None and not key.startswith("-") and len(key) <= LONGEST_WHOLE else None
+
+
+def _number_key(text: str) -> str | None:
+    """Return the one way to write the whole number that a text is; None where it is none."""
+    if not text.isascii():
+        return None
+    plain = _NUMBER.fullmatch(text)
+    if plain is not None:
+        return f"-{plain[1]}" if text.startswith("-") and plain[1] != "0" else plain[1]
+    power = _POWER.fullmatch(text)
+    if power is None:
+        return None
+    digits, tail = (power[1], (power[2] or "").rstrip("0"))
+    zeros = int(power[3]) - len(tail)
+    return (digits + tail + "0" * zeros).lstrip("0") or "0" if zeros >= 0 else None
+
+
+def identity_key(text: str) -> str:
+    """Return what two ids of one subject have in common, however they are written.
+
+    Whole numbers by their value; other text by Unicode's compatible form (NFKC), with each run of blanks as
+    one, and without signs of no width.
+
+    >>> len({identity_key(text) for text in ("7", "7.0", "007", "\\uff17")})
+    1
+    >>> identity_key("Zoe\\u0308\\u00a0 Li") == identity_key("Zo\\u00eb Li")
+    True
+    """
+    shown = unicodedata.normalize("NFKC", text)
+    shown = "".join(sign for sign in shown if unicodedata.category(sign) != "Cf")
+    shown = " ".join(shown.split())
+    number = _number_key(shown)
+    return shown if number is None else number
+
+
+def same_identities(values: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return ids in one spelling each, the first that occurs, and the other spellings of each.
+
+    >>> same_identities(["7.0", "7", "8", "007"])
+    (['7.0', '7.0', '8', '7.0'], {'7.0': ['7', '007']})
+    """
+    first: dict[str, str] = {}
+    others: dict[str, dict[str, None]] = defaultdict(dict)
+    found = []
+    key_of = {value: identity_key(value) for value in dict.fromkeys(values)}
+    for value in values:
+        chosen = first.setdefault(key_of[value], value)
+        if value != chosen:
+            others[chosen][value] = None
+        found.append(chosen)
+    return found, {chosen: list(more) for chosen, more in others.items()}
+
+
+def spelling_notice(what: str, others: dict[str, list[str]]) -> list[str]:
+    """Return a sentence on ids that are written in several ways; none where there are none."""
+    if not others:
+        return []
+    shown = [" = ".join([chosen, *more]) for chosen, more in list(others.items())[:3]]
+    rest = ", ..." if len(others) > len(shown) else ""
+    return [
+        f"{len(others)} {what} are written in several ways and count as one each: {', '.join(shown)}{rest}"
+    ]
+
+
+def one_spelling(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC), without blanks around it.
+
+    >>> one_spelling(" me\\u0301sange") == "m\\u00e9sange"
+    True
+    """
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def slashes(path: str) -> str:
+    """Return a path with forward slashes, as a table written on Windows has the other kind.
+
+    >>> slashes("faces\\\\img0.jpg")
+    'faces/img0.jpg'
+    """
+    return path.replace("\\", "/")
+
+
+class SpelledPaths:
+    """Finds files whose names on disk are in another Unicode form (NFC, NFD) than in a table.
+
+    Each folder is listed at most once.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.fspath(root)
+        self._names: dict[str, dict[str, str]] = {}
+
+    def find(self, path: str) -> str:
+        """Return the relative path as it lies on disk; the path as given where nothing answers to it."""
+        if path.isascii() or os.path.lexists(os.path.join(self._root, path)):  # noqa: PTH118
+            return path
+        place, steps = self._root, []
+        for step in path.split("/"):
+            name = self._name(place, step)
+            if name is None:
+                return path
+            steps.append(name)
+            place = os.path.join(place, name)  # noqa: PTH118
+        return "/".join(steps)
+
+    def _name(self, folder: str, name: str) -> str | None:
+        if os.path.lexists(os.path.join(folder, name)):  # noqa: PTH118
+            return name
+        if folder not in self._names:
+            try:
+                listed = os.listdir(folder)  # noqa: PTH208
+            except OSError:
+                listed = []
+            self._names[folder] = {unicodedata.normalize("NFC", one): one for one in listed}
+        return self._names[folder].get(unicodedata.normalize("NFC", name))

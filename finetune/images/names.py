@@ -1,0 +1,49 @@
+"""What a class may be called: one rule, before training and in exported models."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from finetune.errors import DataError, listing
+
+LONGEST_NAME = 200
+UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # kinds of characters that nobody sees, or that steer
+
+
+def is_printable(text: str) -> bool:
+    """Return whether a text is neither empty nor longer than 200 characters, and every sign can be seen.
+
+    Signs that are not seen could drive a terminal or turn a line around.
+
+    >>> is_printable("Snowy owl"), is_printable("tab\\tname")
+    (True, False)
+    """
+    odd = any(unicodedata.category(sign) in UNSEEN for sign in text)
+    return not odd and len(text) <= LONGEST_NAME and bool(text.strip())
+
+
+def looking_alike(names: Sequence[str]) -> list[str]:
+    """Return the names that look like another one: equal in Unicode's compatible form (NFKC).
+
+    >>> looking_alike(["owl", "robin", "owl "])
+    ['owl', 'owl ']
+    """
+    shown = [unicodedata.normalize("NFKC", name).strip() for name in names]
+    return [name for name, look in zip(names, shown, strict=True) if shown.count(look) > 1]
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Raise DataError, listing them, for class names that no exported model could carry."""
+    odd = [f"{name[:80]!a} ({len(name)} characters)" for name in names if not is_printable(name)]
+    if odd:
+        raise DataError(
+            f"{len(odd)} class names are not printable text of 1 to {LONGEST_NAME} characters, which every "
+            f"exported model needs (no tab, line end or unseen sign); rename them:\n{listing(odd)}"
+        )
+    alike = looking_alike(names)
+    if alike:
+        raise DataError(
+            f"{len(alike)} class names look like another one, so that nobody could tell them apart; rename "
+            f"them:\n{listing([f'{name!a}' for name in alike])}"
+        )
