@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from agecls.data.age_table import read_age_table
 from agecls.data.folds import assign_folds, make_splits, missing_classes, official_folds, split_hash
 from agecls.data.groups import AgeGroups
 from finetune.cli.console import say
+from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.data_checks import equal_contents, tell_twins
 from finetune.experiments.splits import Splits
@@ -101,6 +101,6 @@ def _without_bad_images(data: TaskData) -> TaskData:
     from finetune.images.decode import find_bad_images
 
     files = [data.manifest.file(row) for row in range(len(data.manifest))]
-    bad = {str(file): reason for file, reason in find_bad_images(files, workers=os.cpu_count() or 1)}
+    bad = {str(file): reason for file, reason in find_bad_images(files, workers=core_count())}
     good = np.array([str(file) not in bad for file in files])
     return TaskData(data.manifest.select(good), data.policy, {**data.report, "bad_images": bad})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,6 @@ from finetune.cli.console import on_one_line
 from finetune.runs.files import free_bytes
 
 LOW_BYTES, FEW_BYTES = 500_000_000, 5_000_000_000
-QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 LISTED = 12
@@ -79,15 +79,6 @@ def check_threads(cores: int, environment: Mapping[str, str], quota: float | Non
     return Finding("threads", "ok", found)
 
 
-def cpu_quota(file: Path = QUOTA_FILE) -> float | None:
-    """Return the cores' worth of time that a Linux container allows; None where there is no limit."""
-    try:
-        limit, period = file.read_text(encoding="ascii").split()
-        return int(limit) / int(period)
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
 def check_environment(environment: Mapping[str, str]) -> list[Finding]:
     """Return the variables that change what the toolkit does, or that it ignores on purpose."""
     findings = []
@@ -126,8 +117,10 @@ def hub_cache() -> Path:
 def torch_checkpoints() -> Path:
     """Return the folder that torch downloads weights to, as torch.hub finds it."""
     caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("TORCH_HOME", f"{caches}/torch")
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    home = Path(os.environ.get("TORCH_HOME", f"{caches}/torch"))
+    with contextlib.suppress(RuntimeError):  # a user without a home: torch leaves the "~" as it is
+        home = home.expanduser()
+    return home / "hub" / "checkpoints"
 
 
 def _in_hub(cache: Path) -> Iterator[tuple[str, int]]:

@@ -20,11 +20,10 @@ from apps.doctor.checks import (
     check_packages,
     check_threads,
     check_weights,
-    cpu_quota,
 )
 from apps.runtime.installed import Finding, find_twins
 from finetune.cli.console import say
-from finetune.cli.machine import core_count, module_command, module_environment
+from finetune.cli.machine import cpu_quota, granted_cores, module_command, module_environment
 from finetune.errors import ResourceError
 from finetune.figures.canvas import count_text
 
@@ -49,7 +48,7 @@ def run_doctor(config: DoctorConfig) -> dict[str, Any]:
         findings += finish_probe(name, process, MOST_SECONDS - (time.perf_counter() - start))
     findings.append(check_weights())
     findings += check_disk(_places())
-    findings.append(check_threads(core_count(), os.environ, cpu_quota()))
+    findings.append(check_threads(granted_cores(), os.environ, cpu_quota()))
     findings += check_environment(os.environ)
     for finding in findings:
         say(told(finding))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from finegrained.data.reading import FineReading, ListedImage, Lists, ReadingRul
 from finetune.errors import DataError, listing
 from finetune.images.folders import PART_NAMES
 from finetune.images.tables import Table, paths_under, read_table
+from finetune.runs.parse import parse_json
 
 BOX = ("x1", "y1", "x2", "y2")
 
@@ -124,7 +124,7 @@ def _listed_classes(file: Path) -> tuple[str, ...]:
     if not beside.is_file():
         return ()
     try:
-        return tuple(map(str, json.loads(beside.read_text(encoding="utf-8"))))
+        return tuple(map(str, parse_json(beside.read_text(encoding="utf-8"))))
     except (OSError, ValueError) as error:
         raise DataError(f"{beside} is no list of class names: {error}") from None
 

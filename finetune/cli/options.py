@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 from argparse import SUPPRESS
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from finetune.cli.config_files import check_values, read_config_files, values_of
 from finetune.cli.console import say
 from finetune.cli.words import Given, Worded, old_keys, rewrite, spoken_options
 from finetune.errors import UsageError
+from finetune.runs.files import is_file
 
 T = TypeVar("T")
 GENERATED_HELP = "help"  # field metadata: a function whose text is added to what the docstring says
@@ -62,7 +62,8 @@ def parse_options(
     known = dict(_leaves(config_type))
     argv = _spelled_out(_with_recipes(argv, recipes), {**known, **spoken_options(config_type)})
     _refuse_on_line(argv, aside, known)
-    given = Given(list(argv), _read_config_files(argv, recipes))
+    check_values(argv, config_type)
+    given = Given(list(argv), read_config_files(argv, recipes))
     as_given = [json.dumps(content, default=str) for _, content in given.files]
     rewrite(given, config_type)
     notices = _check_keys(given.files, config_type, aside)
@@ -99,7 +100,7 @@ def parse_options(
     try:
         config = config_type(**{item.name: parts[item.name] for item in fields(config_type)})  # type: ignore[arg-type]
     except UsageError as error:
-        files = ", ".join(_values_of("--config", argv))
+        files = ", ".join(values_of("--config", argv))
         raise UsageError(f"{error}\n(with the options in {files})" if files else str(error)) from None
     for notice in notices:
         say(f"notice: {notice}, which {prog} does not take: left aside")
@@ -137,7 +138,7 @@ def _with_recipes(argv: Sequence[str], recipes: Path | None) -> list[str]:
         part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])
     ]
     for position, word in enumerate(words[1:], 1):
-        if recipes is None or words[position - 1] != "--config" or Path(word).is_file():
+        if recipes is None or words[position - 1] != "--config" or is_file(word):
             continue
         file = recipes / f"{word}.yaml"
         if file.parent == recipes and file.is_file():
@@ -181,39 +182,11 @@ def _in_table(name: str, known: Mapping[str, Any]) -> bool:
     return str(known.get(name.rpartition(".")[0], "")).startswith("dict[")
 
 
-def _values_of(option: str, argv: Sequence[str]) -> list[str]:
-    """Return the words that an option was given, as `--option word` or `--option=word`."""
-    joined = [word.removeprefix(f"{option}=") for word in argv if word.startswith(f"{option}=")]
-    return joined + [value for word, value in pairwise(argv) if word == option]
-
-
 def _refuse_on_line(argv: Sequence[str], aside: Sequence[str], known: Mapping[str, Any]) -> None:
     """Raise UsageError for an option on the line that only a file may hold."""
     for name in (word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")):
         if name in aside:
             raise UsageError(f"unknown option --{name}{suggestion(name, list(known))}")
-
-
-def _read_config_files(argv: Sequence[str], recipes: Path | None) -> list[tuple[str, dict[str, Any]]]:
-    """Return the name and the content of every file that `--config` names, in their order."""
-    import yaml
-
-    files = []
-    for name in _values_of("--config", argv):
-        file = Path(name)
-        if not file.is_file():
-            known = [] if recipes is None else sorted(recipe.stem for recipe in recipes.glob("*.yaml"))
-            hint = f"; recipes by name: {', '.join(known)}" if known else ""
-            raise UsageError(f"--config {name}: there is no such file{hint}")
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{name} is not valid YAML: {error}") from None
-        if not isinstance(content, dict):
-            got = "nothing" if content is None else type(content).__name__
-            raise UsageError(f"{name} must hold keys and values, got {got}")
-        files.append((name, content))
-    return files
 
 
 def _check_keys(
@@ -306,7 +279,7 @@ def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any], old: M
         names = [word.partition("=")[0] for word in unknown.group(1).split() if word.startswith("--")]
         lines = [f"unknown option {name}{_nearest(name[2:], known, old)}" for name in names]
         dashed = [word for word in argv if word.startswith("-") and word in unknown.group(1)]
-        for word in filter(os.path.isfile, dashed):  # a name too long is no error to it
+        for word in filter(is_file, dashed):
             return f"{word} is read as an option, for its name begins with a dash: write ./{word}"
         return "\n".join(lines) if lines else f"{message}; --help lists what this command takes"
     bad = re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
@@ -316,8 +289,8 @@ def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any], old: M
         got = re.search(r"(?:Got|Given) value: (.*)", bad.group(2))
         arrived = got.group(1).strip() if got else bad.group(2).strip()
         near = suggestion(arrived, choice, listed=False)
-        on_line = arrived in _values_of(f"--{bad.group(1)}", argv)
-        files = "" if on_line else ", ".join(_values_of("--config", argv))
+        on_line = arrived in values_of(f"--{bad.group(1)}", argv)
+        files = "" if on_line else ", ".join(values_of("--config", argv))
         return f"--{bad.group(1)}{f' (in {files})' if files else ''} must be {wish}, got {arrived}{near}"
     return message
 

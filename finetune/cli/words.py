@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from finetune.errors import UsageError
+from finetune.runs.files import is_file
 
 WORD = "word"  # field metadata: this text is a word, and may be given as NAME and OPTION too
 Value = int | float | bool | str
@@ -143,7 +143,7 @@ def _split_words(given: Given, section: str) -> None:
     """Let `--loss WORD` be the section's name; the word says all of its options, a file's are left out."""
     for position, word in enumerate(given.argv):
         option, equals, value = word.partition("=")
-        if option == f"--{section}" and equals and not value.startswith("{") and not Path(value).is_file():
+        if option == f"--{section}" and equals and not value.startswith("{") and not is_file(value):
             given.argv[position] = f"--{section}.name={value}"
             for name, content in given.files:
                 if _pop(content, f"{section}.options")[0]:

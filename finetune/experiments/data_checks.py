@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,7 +61,7 @@ def check_images(manifest: Manifest, splits: Splits, config: Any) -> dict[str, A
     if not present:
         say("no image is there: none was opened")
         return {}
-    reasons = map_files(reason_to_refuse, present, os.cpu_count() or 1, "opening images")
+    reasons = map_files(reason_to_refuse, present, core_count(), "opening images")
     bad = {str(file): reason for file, reason in zip(present, reasons, strict=True) if reason is not None}
     say(f"{len(present)} images opened, {len(bad)} cannot be read")
     twins = equal_contents(manifest.select(there), [split.among(there) for split in splits])

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from finetune.cli.console import say
 from finetune.cli.machine import core_count, user_cache
 from finetune.errors import DataError, listing
 from finetune.images.boxes import check_boxes, cut
@@ -213,12 +214,20 @@ def open_pictures(
 
 
 def cache_folder(choice: str) -> Path | None:
-    """Return the folder of the image cache: none, the user's cache folder for auto, or the one named."""
+    """Return the folder of the image cache: none, the user's cache folder for auto, or the one named.
+
+    None for auto too where the user has no home, which is said.
+    """
     if choice == "none":
         return None
     if choice != "auto":
         return Path(choice)
-    return user_cache()
+    folder = user_cache()
+    if folder is None:
+        say(
+            "note: this user has no home folder, so no images are cached: name a folder by --run.cache FOLDER"
+        )
+    return folder
 
 
 def _refuse_bad(source: FileSource | CachedSource, row: int) -> None:

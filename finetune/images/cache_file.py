@@ -27,6 +27,7 @@ from finetune.errors import DataError, ResourceError
 from finetune.images.boxes import cut
 from finetune.images.decode import DECODER, BadImageError, decode_image
 from finetune.images.preprocess import RESIZER, PreprocessSpec, prepare
+from finetune.runs.parse import parse_json
 
 MAGIC = b"crl-pixels-1\n"
 FOOTER = struct.Struct("<q13s")
@@ -84,7 +85,7 @@ def read_index(cache_file: Path) -> CacheIndex | None:
             if magic != MAGIC or not 0 < length < size:
                 return None
             stream.seek(size - FOOTER.size - length)
-            table = json.loads(stream.read(length))
+            table = parse_json(stream.read(length))
     except (FileNotFoundError, struct.error, ValueError):
         return None
     shapes = np.array(table["shapes"], dtype=np.int64).reshape(-1, 2)

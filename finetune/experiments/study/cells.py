@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from finetune.errors import DataError, listing
 from finetune.experiments.study.arms import Arm
 from finetune.runs.files import json_text, write_bytes
+from finetune.runs.parse import parse_json
 
 CELL_FILE = "cell.json"
 SEED = "seed-"
@@ -114,7 +114,7 @@ def read_cell(folder: Path) -> Cell | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
         return Cell(**{item.name: content[item.name] for item in fields(Cell)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
