@@ -26,9 +26,8 @@ class _Loader(yaml.SafeLoader):
         """Compose a node of the tree, at most so many levels deep."""
         self._depth += 1
         if self._depth > DEEPEST:
-            raise TextError(
-                f"line {self.peek_event().start_mark.line + 1}: nested more than {DEEPEST} levels deep"
-            )
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise TextError(f"line {line}: nested more than {DEEPEST} levels deep")
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
