@@ -17,7 +17,8 @@ import torch
 
 from finetune.errors import ModelFileError, listing
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".pt.tar")
+WHOLE_NAMES = ("model", "pytorch_model", "model_best")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 PROBE_SECONDS = 1.5
 
@@ -120,26 +121,41 @@ def find_local(path: Path, model: str) -> Path:
     """Return the weights file that `path` is or holds.
 
     In a folder the file named after `model` is taken (`resnet18.pth`, `resnet18.a1_in1k.safetensors`,
-    `resnet18_mine.bin`), or else the only weights file called `model` or `pytorch_model`.
+    `resnet18_mine.bin`), or else the only one called `model`, `pytorch_model` or `model_best`.
 
     Raises ModelFileError naming what there is when none or several fit.
     """
     if path.is_file():
-        if path.suffix not in WEIGHT_SUFFIXES:
+        if not has_weights_name(path):
             raise ModelFileError(
                 f"{path}: weights files end in {', '.join(WEIGHT_SUFFIXES)}, got {path.suffix!r}"
             )
         return path
     if not path.is_dir():
-        raise ModelFileError(f"weights={path}: there is no such file or folder; pretrained, none or a path")
-    files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in WEIGHT_SUFFIXES)
+        raise ModelFileError(
+            f"--model.weights {path}: there is no such file or folder; give pretrained, none or a path"
+        )
+    files = sorted(file for file in path.iterdir() if file.is_file() and has_weights_name(file))
     named = [file for file in files if re.fullmatch(rf"{re.escape(model)}([._-].*)?", file.stem)]
-    fitting = named or [file for file in files if file.stem in ("model", "pytorch_model")]
+    fitting = named or [file for file in files if _bare_name(file) in WHOLE_NAMES]
     if len(fitting) == 1:
         return fitting[0]
     what = f"{len(fitting)} files fit {model}" if fitting else f"no file is named after {model}"
     held = [file.name for file in fitting or files] or ["(no weights file at all)"]
     raise ModelFileError(f"{path}: {what}; give the file itself. The folder holds:\n{listing(held)}")
+
+
+def has_weights_name(file: Path) -> bool:
+    """Return whether a file is called as weights files are.
+
+    >>> has_weights_name(Path("model_best.pth.tar")), has_weights_name(Path("images.tar"))
+    (True, False)
+    """
+    return file.name.endswith(WEIGHT_SUFFIXES)
+
+
+def _bare_name(file: Path) -> str:
+    return file.name.removesuffix(".tar").rpartition(".")[0]
 
 
 def can_reach(address: str, seconds: float = PROBE_SECONDS) -> bool:
