@@ -29,9 +29,7 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
     `skip_bad`, images that cannot be decoded are dropped and listed in the report under "bad_images".
     """
     if config.root is None and config.table is None:
-        raise UsageError(
-            "no data: give --data.root FOLDER (Adience) or --data.table FILE (any table of faces)"
-        )
+        raise UsageError(config.wanted)
     missing = "count" if lists_only and config.missing == "error" else config.missing
     data = _read_table(config, missing) if config.table is not None else _read_adience(config, missing)
     if config.skip_bad and not lists_only:

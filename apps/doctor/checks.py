@@ -10,10 +10,10 @@ from pathlib import Path
 
 from apps.runtime.installed import TOOLKIT, Finding, installed_version, required_lines
 from finetune.cli.console import on_one_line
+from finetune.models.names import has_weights_name
 from finetune.runs.files import free_bytes
 
 LOW_BYTES, FEW_BYTES = 500_000_000, 5_000_000_000
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".pt.tar")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 LISTED = 12
 
@@ -135,5 +135,5 @@ def _in_hub(cache: Path) -> Iterator[tuple[str, int]]:
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, int]]:
     for file in sorted(folder.glob("*")):
-        if file.name.endswith(WEIGHT_SUFFIXES) and file.is_file():
+        if has_weights_name(file) and file.is_file():
             yield str(file), file.stat().st_size

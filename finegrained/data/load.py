@@ -37,10 +37,7 @@ def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> TaskD
     the readers do.
     """
     if config.root is None and config.table is None:
-        raise UsageError(
-            "no data: give --data.root FOLDER (CUB-200-2011, Stanford Cars or class folders) or --data.table "
-            "FILE (any table of images and classes)"
-        )
+        raise UsageError(config.wanted)
     if config.metadata_only and not lists_only:
         raise UsageError(
             "--data.metadata_only true reads lists alone, which is enough for verify and no more"

@@ -31,7 +31,7 @@ class Command:
 
     `run(config, words)` returns the JSON object of `--json`; what it prints for the user it prints itself.
     `recipes` is a folder of YAML files that `--config` also finds by name; `aside` are keys in files of
-    `--config` that belong to another command and are left aside.
+    `--config` that belong to another command and are left aside. `faults` is what `parse_options` asks.
     """
 
     config_type: type[Any]
@@ -40,6 +40,7 @@ class Command:
     positionals: Mapping[str, str] | None = None
     recipes: Path | None = None
     aside: Sequence[str] = ()
+    faults: Callable[[Mapping[str, Any]], list[CrlError]] | None = None
 
 
 def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
@@ -58,6 +59,7 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
             positionals=command.positionals,
             recipes=command.recipes,
             aside=command.aside,
+            faults=command.faults,
         )
         _finish(command.run(config, words), flags)
         if lost := lost_output():

@@ -6,15 +6,16 @@ import difflib
 import json
 import re
 from argparse import SUPPRESS
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from finetune.cli.config_files import check_values, read_config_files, values_of
 from finetune.cli.console import say
 from finetune.cli.words import Given, Worded, old_keys, rewrite, spoken_options
-from finetune.errors import UsageError
+from finetune.errors import CrlError, UsageError, joined
 from finetune.runs.files import is_file
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ def parse_options(
     positionals: Mapping[str, str] | None = None,
     recipes: Path | None = None,
     aside: Sequence[str] = (),
+    faults: Callable[[Mapping[str, Any]], list[CrlError]] | None = None,
 ) -> tuple[T, Flags, dict[str, str]]:
     """Return the configuration, the common flags and the positional words of one command line.
 
@@ -54,8 +56,9 @@ def parse_options(
     A yes-or-no option may stand alone (`--faces`), be turned round (`--no-serve`) or take true or false, and
     dashes may stand for the underscores of a name (`--auto-port`). Positional words may stand anywhere.
     `positionals` maps a positional's name to its help; a name ending in "..." takes one word or more, which
-    come back joined by newlines. Raises UsageError naming every unknown key with the nearest known one, and
-    SystemExit(0) after `--help`.
+    come back joined by newlines. `faults` says of the sections what else cannot be right, such as a file that
+    is not there. Raises UsageError naming every unknown key with the nearest known one, the error of all
+    faults together, and SystemExit(0) after `--help`.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
@@ -97,11 +100,18 @@ def parse_options(
     for name in positionals or {}:
         value = parts[name.removesuffix("...")]
         words[name.removesuffix("...")] = "\n".join(value) if isinstance(value, list) else value
+    given_parts = {item.name: parts[item.name] for item in fields(config_type)}  # type: ignore[arg-type]
+    files = ", ".join(values_of("--config", argv))
+    behind = f"\n(with the options in {files})" if files else ""
+    if found := [] if faults is None else faults(given_parts):
+        quick: list[CrlError] = []
+        if hasattr(config_type, "quick_faults"):
+            quick = config_type.quick_faults(SimpleNamespace(**given_parts))
+        raise joined([*(UsageError(f"{error}{behind}") for error in quick), *found])
     try:
-        config = config_type(**{item.name: parts[item.name] for item in fields(config_type)})  # type: ignore[arg-type]
+        config = config_type(**given_parts)
     except UsageError as error:
-        files = ", ".join(values_of("--config", argv))
-        raise UsageError(f"{error}\n(with the options in {files})" if files else str(error)) from None
+        raise UsageError(f"{error}{behind}") from None
     for notice in notices:
         say(f"notice: {notice}, which {prog} does not take: left aside")
     return config, Flags(json=parts.json, debug=parts.debug), words

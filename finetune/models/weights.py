@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import torch
 
 from finetune.errors import ModelFileError, listing
+from finetune.models.names import WEIGHT_SUFFIXES, has_weights_name, weights_fault
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".pt.tar")
 WHOLE_NAMES = ("model", "pytorch_model", "model_best")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 PROBE_SECONDS = 1.5
@@ -125,16 +125,10 @@ def find_local(path: Path, model: str) -> Path:
 
     Raises ModelFileError naming what there is when none or several fit.
     """
+    if fault := weights_fault(str(path), "model.weights"):
+        raise fault
     if path.is_file():
-        if not has_weights_name(path):
-            raise ModelFileError(
-                f"{path}: weights files end in {', '.join(WEIGHT_SUFFIXES)}, got {path.suffix!r}"
-            )
         return path
-    if not path.is_dir():
-        raise ModelFileError(
-            f"--model.weights {path}: there is no such file or folder; give pretrained, none or a path"
-        )
     files = sorted(file for file in path.iterdir() if file.is_file() and has_weights_name(file))
     named = [file for file in files if re.fullmatch(rf"{re.escape(model)}([._-].*)?", file.stem)]
     fitting = named or [file for file in files if _bare_name(file) in WHOLE_NAMES]
@@ -143,15 +137,6 @@ def find_local(path: Path, model: str) -> Path:
     what = f"{len(fitting)} files fit {model}" if fitting else f"no file is named after {model}"
     held = [file.name for file in fitting or files] or ["(no weights file at all)"]
     raise ModelFileError(f"{path}: {what}; give the file itself. The folder holds:\n{listing(held)}")
-
-
-def has_weights_name(file: Path) -> bool:
-    """Return whether a file is called as weights files are.
-
-    >>> has_weights_name(Path("model_best.pth.tar")), has_weights_name(Path("images.tar"))
-    (True, False)
-    """
-    return file.name.endswith(WEIGHT_SUFFIXES)
 
 
 def _bare_name(file: Path) -> str:
