@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from agecls.config import AgeDataConfig
+from agecls.config import ADIENCE_GROUPS, AgeDataConfig
 from agecls.data.adience import read_adience
 from agecls.data.age_table import read_age_table
 from agecls.data.folds import assign_folds, make_splits, missing_classes, official_folds, split_hash
@@ -38,6 +40,27 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
         folds = assign_folds(data.manifest, n_folds=config.n_folds, seed=config.fold_seed)
         data = TaskData(data.manifest.with_column("fold", folds), data.policy, data.report)
     return data
+
+
+def with_groups_of(config: AgeDataConfig, class_names: Sequence[str]) -> AgeDataConfig:
+    """Return the configuration of a table with a model's own age groups, unless others are asked for.
+
+    Raises UsageError, with the option to give, where the groups that are asked for are not the model's.
+    """
+    own = ",".join(class_names)
+    if config.table is None or AgeGroups.parse(config.groups).names == tuple(class_names):
+        return config
+    if config.groups != ADIENCE_GROUPS:
+        raise UsageError(
+            f"--data.groups {config.groups}: the model has other groups; give its own, --data.groups {own}, "
+            "or leave the option out"
+        )
+    try:
+        AgeGroups.parse(own)
+    except UsageError:  # a model with classes of another kind: whoever compares them says so
+        return config
+    say(f"note: the model's own age groups are used, --data.groups {own}")
+    return replace(config, groups=own)
 
 
 def make_age_splits(data: TaskData, config: AgeDataConfig) -> Splits:

@@ -12,7 +12,7 @@ import numpy as np
 
 from agecls.config import AgeDataConfig
 from agecls.data.folds import assign_folds
-from agecls.data.read import read_data
+from agecls.data.read import read_data, with_groups_of
 from agecls.evaluation import SLICES, print_slice
 from agecls.scores import age_scores, slice_scores
 from agecls.task import TASK
@@ -80,7 +80,7 @@ def _score_categories(models: Sequence[OnnxClassifier], config: EvaluateOnnxConf
 
 def _score_data(models: Sequence[OnnxClassifier], config: EvaluateOnnxConfig) -> dict[str, Any]:
     """Show all models other data; score each, and their average where there are several."""
-    manifest = read_data(config.data, with_folds=False).manifest
+    manifest = read_data(with_groups_of(config.data, models[0].class_names), with_folds=False).manifest
     _check_data(models, manifest, config.data)
     files: list[Picture] = [manifest.file(row) for row in range(len(manifest))]
     crops = [model.facts.test_crops for model in models]

@@ -105,8 +105,8 @@ def parse_options(
     behind = f"\n(with the options in {files})" if files else ""
     if found := [] if faults is None else faults(given_parts):
         quick: list[CrlError] = []
-        if hasattr(config_type, "quick_faults"):
-            quick = config_type.quick_faults(SimpleNamespace(**given_parts))
+        if (look := getattr(config_type, "quick_faults", None)) is not None:
+            quick = look(SimpleNamespace(**given_parts))
         raise joined([*(UsageError(f"{error}{behind}") for error in quick), *found])
     try:
         config = config_type(**given_parts)
