@@ -11,6 +11,7 @@ from agecls.config import AgeStudyConfig, CrossValidationConfig, EvaluateAgeConf
 from agecls.task import TASK
 from finetune.cli.command import Command, choose_command
 from finetune.experiments.commands import task_commands
+from finetune.experiments.config import input_faults
 
 RECIPES = Path(__file__).parent / "configs"
 
@@ -49,6 +50,7 @@ COMMANDS = {
         "subject-exclusive cross-validation with intervals and a report",
         cross_validate,
         recipes=RECIPES,
+        faults=input_faults,
     ),
     **SHARED,
     "evaluate": replace(SHARED["evaluate"], run=evaluate),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from finetune.errors import UsageError
+from agecls.data.groups import AgeGroups
+from finetune.errors import CrlError, DataError, UsageError
 from finetune.experiments.config import (
     ComparisonConfig,
     DataConfig,
@@ -62,6 +64,22 @@ class AgeDataConfig(DataConfig):
     fold_seed: int = 0
     fold: int = 0
     allow_subject_overlap: bool = False
+
+    def faults(self, *, needed: bool) -> list[CrlError]:
+        """Return why no data can be read; the folder of fold files and the groups are looked at too."""
+        found = super().faults(needed=needed)
+        if self.folds_dir is not None and not Path(self.folds_dir).is_dir():
+            found.append(DataError(f"--data.folds_dir {self.folds_dir}: there is no such folder"))
+        try:
+            AgeGroups.parse(self.groups)
+        except UsageError as error:
+            found.append(UsageError(f"--data.groups: {error}"))
+        return found
+
+    @property
+    def wanted(self) -> str:
+        """What to give where no data are named."""
+        return "no data: give --data.root FOLDER (Adience) or --data.table FILE (any table of faces)"
 
 
 @dataclass(frozen=True)

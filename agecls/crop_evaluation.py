@@ -6,7 +6,6 @@ this is the check that both are alike, and the price where they are not.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +22,7 @@ from agecls.faces.detector import FaceDetector, build_detector, missing_detector
 from agecls.measures import AGE_RESULT
 from agecls.scores import exact_accuracy, one_off_accuracy
 from finetune.cli.console import progress, say, table
+from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.evaluate import (
     Evaluation,
@@ -205,7 +205,7 @@ def find_faces(manifest: Manifest, rows: np.ndarray, detector: FaceDetector) -> 
         return face_of(detector.detect(image), image.shape[1], image.shape[0])
 
     found = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, progress(len(unique), "finding faces") as bar:
+    with ThreadPoolExecutor(core_count()) as pool, progress(len(unique), "finding faces") as bar:
         for row, face in zip(unique, pool.map(look, unique), strict=True):
             found[row] = face
             bar.advance()

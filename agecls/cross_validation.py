@@ -13,7 +13,7 @@ from typing import Any
 from agecls.config import CrossValidationConfig
 from finetune.cli.command import command_line
 from finetune.cli.console import say
-from finetune.cli.machine import module_command, module_environment
+from finetune.cli.machine import core_count, module_command, module_environment
 from finetune.errors import CrlError, DataError, InterruptedRunError, UsageError, listing
 from finetune.experiments.records.predictions import join_predictions
 from finetune.experiments.records.record import RECORD_FILE, RunRecord
@@ -152,7 +152,7 @@ def run_on_devices(config: CrossValidationConfig, folder: Path, folds: list[int]
         choose_precision(device, config.run.precision)  # refuses a device that is not there, before any fold
     queue, failed, running = list(folds), dict[int, int](), Running()
     free = list(config.devices)
-    threads = max(1, (os.cpu_count() or 1) // len(free))
+    threads = max(1, core_count() // len(free))
     with StopRequest() as stop, stopping(running):
         while queue or running:
             while queue and free:

@@ -12,7 +12,7 @@ import numpy as np
 
 from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig, VerifyAgeConfig
 from agecls.data.folds import shared_people
-from agecls.data.read import check_contents, make_age_splits, read_data, tell_reading
+from agecls.data.read import check_contents, make_age_splits, read_data, tell_reading, with_groups_of
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
 from finetune.experiments.exported.model import CropChoice, ModelWords
@@ -74,9 +74,9 @@ class AgeTask(Task):
         """Read Adience or a table, with folds."""
         return read_data(config, lists_only=lists_only)
 
-    def read_other(self, config: AgeDataConfig, result: Result) -> TaskData:  # noqa: ARG002
-        """Read Adience or a table without making folds: it may have as few subjects as it likes."""
-        return read_data(config, with_folds=False)
+    def read_other(self, config: AgeDataConfig, result: Result) -> TaskData:
+        """Read Adience or a table in the run's groups, without making folds: few subjects will do."""
+        return read_data(with_groups_of(config, result.class_names), with_folds=False)
 
     def splits(self, data: TaskData, config: AgeDataConfig) -> Splits:
         """Return one split per fold; no subject is in two parts of a split."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from finetune.cli.environment import refusal
+from finetune.cli.streams import keep_streams
+
 USAGE = """usage: crl [-h] [--version] COMMAND ...
 
 Tell visually similar classes apart: losses, fine-tuning, honest cross-validation, checked export, a demo.
@@ -43,6 +46,18 @@ Exit codes: 0 fine, 2 usage, 3 data, 4 model file, 5 resources, 130 interrupted.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    keep_streams()
+    try:
+        return _run(words)
+    except (ImportError, OSError, MemoryError) as error:  # a library that this machine cannot load
+        known = refusal(error)
+        if known is None or "--debug" in words:
+            raise
+        print(f"crl: {known}", file=sys.stderr)
+        return known.exit_code
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0

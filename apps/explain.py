@@ -80,9 +80,10 @@ def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -
             chosen = int(probs.argmax()) if wanted is None else wanted
             evidence, method = explainer.look(crop, chosen)
             methods.add(method)
-            file = out / f"{number:04}-{safe_name(Path(source.path).stem)}.png"
-            write_bytes(file, side_by_side(crop, evidence))
             name = explainer.class_names[chosen]
+            parts = (safe_name(Path(source.path).stem), safe_name(name), f"{probs[chosen]:.3f}")
+            file = out / f"{number:04}-{'-'.join(parts)}.png"
+            write_bytes(file, side_by_side(crop, evidence))
             rows.append(
                 {
                     "path": source.path,

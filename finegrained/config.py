@@ -53,6 +53,14 @@ class FineDataConfig(DataConfig):
     test_share: float = 0.2
     split_seed: int = 0
 
+    @property
+    def wanted(self) -> str:
+        """What to give where no data are named."""
+        return (
+            "no data: give --data.root FOLDER (CUB-200-2011, Stanford Cars or class folders) or --data.table "
+            "FILE (any table of images and classes)"
+        )
+
     def __post_init__(self) -> None:
         rules = [
             (0 <= self.val_share < 1, f"data.val_share must lie in [0, 1), got {self.val_share}"),

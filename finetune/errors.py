@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -49,6 +49,15 @@ class InterruptedRunError(CrlError):
     """A run that was asked to stop and saved itself first (exit code 130)."""
 
     exit_code = 130
+
+
+def joined(faults: Sequence[CrlError]) -> CrlError:
+    """Return one error that says everything, with the exit code of the first fault.
+
+    >>> str(joined([UsageError("no place"), DataError("no data")]))
+    'no place\\nno data'
+    """
+    return type(faults[0])("\n".join(str(fault) for fault in faults))
 
 
 def listing(items: list[str], limit: int = 10) -> str:

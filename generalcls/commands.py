@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.cli.command import Command, choose_command
 from finetune.experiments.config import ComparisonConfig
-from generalcls.config import GeneralDataConfig, GeneralRunOneConfig, GeneralStudyConfig
+from generalcls.config import GeneralDataConfig, GeneralRunOneConfig, GeneralStudyConfig, general_faults
 
 RECIPES = Path(__file__).parent / "configs"
 
@@ -50,12 +50,15 @@ def study(config: GeneralStudyConfig, words: Mapping[str, str]) -> dict[str, Any
 
 
 COMMANDS = {
-    "verify": Command(VerifyConfig, "count a data set: classes, parts, repeated images", verify),
+    "verify": Command(
+        VerifyConfig, "count a data set: classes, parts, repeated images", verify, faults=general_faults
+    ),
     "train": Command(
         GeneralRunOneConfig,
         "train one network with one loss and test it once",
         train,
         recipes=RECIPES,
+        faults=general_faults,
         aside=tuple(item.name for item in fields(ComparisonConfig)),
     ),
     "study": Command(
@@ -63,6 +66,7 @@ COMMANDS = {
         "many losses, each with the same seeds, and what their paired differences say",
         study,
         recipes=RECIPES,
+        faults=general_faults,
     ),
 }
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from finetune.cli.options import GENERATED_HELP
+from finetune.cli.options import GENERATED_HELP, suggestion
 from finetune.cli.words import WORD
-from finetune.errors import UsageError
-from finetune.experiments.config import ComparisonConfig, words_help
+from finetune.errors import CrlError, DataError, UsageError
+from finetune.experiments.config import ComparisonConfig, input_faults, words_help
+from finetune.models.names import backbone_fault
 
+AUTO, TIMM = "auto", "timm/"
+NETWORK_NAMES = (
+    *("logistic", "mlp", "mnist_cnn", "cifar_cnn", "resnet34", "resnet50", "resnet101", "resnet164"),
+    *("vgg16_bn", "vgg19_bn", "densenet40", "mobilenetv2"),
+)
 DataName = Literal["digits", "mnist", "cifar10", "cifar100", "svhn", "imagenet", "folders"]
 
 
@@ -47,6 +55,12 @@ class GeneralDataConfig:
     missing: Literal["error", "drop"] = "error"
     skip_bad: bool = False
 
+    def faults(self, *, needed: bool) -> list[CrlError]:  # noqa: ARG002  # digits need no folder
+        """Return why no data can be read: the folder is not there, and nothing is to be fetched into it."""
+        if self.root is None or self.download or Path(self.root).is_dir():
+            return []
+        return [DataError(f"--data.root {self.root}: there is no such folder")]
+
     def __post_init__(self) -> None:
         _refuse(
             [
@@ -77,6 +91,25 @@ class NetworkConfig:
     """
 
     name: str = "auto"
+
+    def faults(self) -> list[CrlError]:
+        """Return why there is no such network, with the nearest name."""
+        if self.name.startswith(TIMM):
+            fault = backbone_fault(self.name.removeprefix(TIMM))
+            return [] if fault is None else [fault]
+        if self.name in (AUTO, *NETWORK_NAMES):
+            return []
+        hint = suggestion(self.name, [AUTO, *NETWORK_NAMES], listed=False)
+        return [
+            UsageError(f"no network is called {self.name!r}{hint}; {', '.join(NETWORK_NAMES)}, or {TIMM}NAME")
+        ]
+
+
+def general_faults(parts: Mapping[str, Any]) -> list[CrlError]:
+    """Return everything that a command line names and that is not there: a place, data, a network."""
+    network = parts.get("network")
+    named = network.faults() if isinstance(network, NetworkConfig) else []
+    return [*input_faults(parts, needed=False), *named]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.doctor.checks import cpu_quota
-from finetune.cli.machine import core_count, memory_bytes
+from finetune.cli.machine import cpu_quota, granted_cores, memory_bytes
 
 WORKER_BYTES = 3e9  # what one worker's torch, timm, ONNX Runtime and their children take at most
 
@@ -29,7 +28,7 @@ def worker_count(cores: int, quota: float | None, memory: float) -> int:
 
 def at_hand() -> int:
     """Return the number of workers for this machine."""
-    return worker_count(core_count(), cpu_quota(), memory_bytes())
+    return worker_count(granted_cores(), cpu_quota(), memory_bytes())
 
 
 @contextmanager

@@ -84,6 +84,8 @@ NAMES_A_TASK = {
     "apps/quickstart.py": {"agecls"},  # its example
 }
 FACES = re.compile(r"\bagecls\.faces\b")
+# The one module that may ask how many cores the machine has: it asks first how many were granted.
+CORES = "finetune/cli/machine.py"
 
 # Importing these must not import torch: they answer before a model is needed.
 TORCH_FREE = (
@@ -248,6 +250,17 @@ def tasks_named(source: str) -> set[str]:
     told = FACES.sub("", "\n".join([*imported_names(source), *texts]))
     rooms = {room for room in TASK_ROOMS if re.search(rf"\b{room}\b", told)}
     return rooms | (TASK_KINDS & set(texts))
+
+
+def counts_cores(source: str) -> bool:
+    """Return whether a piece of source counts the machine's cores itself, whatever was granted."""
+    words = ("cpu_count", "process_cpu_count")
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr in words)
+        or (isinstance(node, ast.alias) and node.name in words)
+        or (isinstance(node, ast.Constant) and node.value in words)
+        for node in ast.walk(ast.parse(source))
+    )
 
 
 def stairs_up(module: str, imported: set[str]) -> set[str]:
@@ -464,6 +477,31 @@ def test_a_long_function_written_twice_is_caught():
 def test_guests_enter_by_their_doors():
     broken = {path: guests for _, path, text in source_files() if (guests := broken_doors(path, text))}
     assert broken == {}
+
+
+def test_cores_are_counted_in_one_place():
+    assert {path for _, path, text in source_files() if counts_cores(text)} == {CORES}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os\ndef late():\n    return os.cpu_count() or 1",
+        "import os as system\ncount = system.cpu_count",
+        "from os import cpu_count",
+        "import multiprocessing\nmultiprocessing.cpu_count()",
+        "from multiprocessing import cpu_count as cores",
+        "import os\nos.process_cpu_count()",
+        "import psutil\npsutil.cpu_count()",
+        "import os\ngetattr(os, 'cpu_count')()",
+    ],
+)
+def test_a_second_count_of_cores_is_caught(source: str):
+    assert counts_cores(source)
+
+
+def test_the_toolkits_own_count_of_cores_is_free_to_all():
+    assert not counts_cores("from finetune.cli.machine import core_count\ncore_count()")
 
 
 def test_every_door_is_used():

@@ -16,6 +16,7 @@ from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.records.splits import PARTS, Split
 from finetune.images.manifest import Manifest
 from finetune.runs.csv_file import CsvWriter, read_csv
+from finetune.runs.parse import parse_json
 
 Protocol = Literal["fixed", "grouped", "rotate"]
 VALIDATION_SHARES = 8  # "grouped" holds out one of eight groups of albums
@@ -248,7 +249,7 @@ def verify_splits(folder: Path, manifest: Manifest, *, allow_subject_overlap: bo
     """
     folder = Path(folder)
     try:
-        summary = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
+        summary = parse_json((folder / "splits.json").read_text(encoding="utf-8"))
         splits = [_read_split(folder, fold, summary["protocol"], manifest) for fold in summary["folds"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} does not hold whole split lists: {error}") from None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from agecls.config import AgeDataConfig
+from agecls.config import ADIENCE_GROUPS, AgeDataConfig
 from agecls.data.adience import read_adience
 from agecls.data.age_table import read_age_table
 from agecls.data.folds import assign_folds, make_splits, missing_classes, official_folds, split_hash
 from agecls.data.groups import AgeGroups
 from finetune.cli.console import say
+from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Splits
@@ -29,9 +31,7 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
     `skip_bad`, images that cannot be decoded are dropped and listed in the report under "bad_images".
     """
     if config.root is None and config.table is None:
-        raise UsageError(
-            "no data: give --data.root FOLDER (Adience) or --data.table FILE (any table of faces)"
-        )
+        raise UsageError(config.wanted)
     missing = "count" if lists_only and config.missing == "error" else config.missing
     data = _read_table(config, missing) if config.table is not None else _read_adience(config, missing)
     if config.skip_bad and not lists_only:
@@ -40,6 +40,27 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
         folds = assign_folds(data.manifest, n_folds=config.n_folds, seed=config.fold_seed)
         data = TaskData(data.manifest.with_column("fold", folds), data.policy, data.report)
     return data
+
+
+def with_groups_of(config: AgeDataConfig, class_names: Sequence[str]) -> AgeDataConfig:
+    """Return the configuration of a table with a model's own age groups, unless others are asked for.
+
+    Raises UsageError, with the option to give, where the groups that are asked for are not the model's.
+    """
+    own = ",".join(class_names)
+    if config.table is None or AgeGroups.parse(config.groups).names == tuple(class_names):
+        return config
+    if config.groups != ADIENCE_GROUPS:
+        raise UsageError(
+            f"--data.groups {config.groups}: the model has other groups; give its own, --data.groups {own}, "
+            "or leave the option out"
+        )
+    try:
+        AgeGroups.parse(own)
+    except UsageError:  # a model with classes of another kind: whoever compares them says so
+        return config
+    say(f"note: the model's own age groups are used, --data.groups {own}")
+    return replace(config, groups=own)
 
 
 def make_age_splits(data: TaskData, config: AgeDataConfig) -> Splits:
@@ -127,6 +148,6 @@ def _without_bad_images(data: TaskData) -> TaskData:
     from finetune.images.decode import find_bad_images
 
     files = [data.manifest.file(row) for row in range(len(data.manifest))]
-    bad = {str(file): reason for file, reason in find_bad_images(files, workers=os.cpu_count() or 1)}
+    bad = {str(file): reason for file, reason in find_bad_images(files, workers=core_count())}
     good = np.array([str(file) not in bad for file in files])
     return TaskData(data.manifest.select(good), data.policy, {**data.report, "bad_images": bad})

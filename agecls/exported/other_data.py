@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from agecls.config import AgeDataConfig
 from agecls.data.folds import assign_folds
-from agecls.data.read import read_data
+from agecls.data.read import read_data, with_groups_of
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.config import DataConfig
 from finetune.experiments.exported.model import ExportedModel, OtherData
@@ -21,8 +21,9 @@ def other_faces(asked: DataConfig, models: Sequence[ExportedModel]) -> OtherData
     Raises ModelFileError for other groups than the models', DataError for images that a model has seen.
     """
     config = own_options(asked, AgeDataConfig, "not for data of age groups")
-    manifest = read_data(config, with_folds=False).manifest
     first = models[0]
+    config = with_groups_of(config, first.class_names)
+    manifest = read_data(config, with_folds=False).manifest
     if first.class_names != manifest.class_names:
         told = f"{short_list(first.class_names)}; the data has {short_list(manifest.class_names)}"
         raise ModelFileError(f"{first.path} has other classes than the data: {told} (--data.groups)")

@@ -41,10 +41,12 @@ UPRIGHT_LANDMARKS = UPRIGHT * np.array([(0.39, 0.45), (0.61, 0.45), (0.5, 0.55),
 
 def missing_detector_message() -> str:
     """Return what to fetch and where to put it, for a user without a face detector."""
+    cache = user_cache()
+    place = "" if cache is None else f"{cache} or "
     return (
         "no face detector was found. Get face_detection_yunet_2026may.onnx (OpenCV 5) or "
         "face_detection_yunet_2023mar.onnx (OpenCV 4.8 and later) from OpenCV Zoo, folder models/"
-        f"face_detection_yunet (MIT licence, 230 kB), and put it into {user_cache()} or ./weights, "
+        f"face_detection_yunet (MIT licence, 230 kB), and put it into {place}./weights, "
         f"name it by --detector FILE, or set {DETECTOR_VARIABLE}"
     )
 
@@ -62,7 +64,8 @@ def find_detector(path: str | None = None) -> Path | None:
             if not Path(given).is_file():
                 raise UsageError(f"{source} {given}: there is no such file; {missing_detector_message()}")
             return Path(given)
-    for folder in (user_cache(), Path(), Path("weights")):
+    cache = user_cache()
+    for folder in (*([] if cache is None else [cache]), Path(), Path("weights")):
         files = sorted((file for file in folder.glob(FILE_PATTERN) if file.is_file()), reverse=True)
         if files:
             return min(files, key=lambda file: "int8" in file.name)

@@ -21,7 +21,7 @@ from apps.demo import theme
 from apps.demo.results import write_downloads
 from apps.demo.startup import RunningDemo
 from finetune.cli.console import say
-from finetune.runs.interrupts import HANGUP, StopRequest
+from finetune.runs.interrupts import StopRequest
 
 if TYPE_CHECKING:
     from apps.demo.examples import Examples
@@ -41,7 +41,7 @@ def serve_demo(models: Sequence[Path], config: DemoConfig) -> dict[str, Any]:
     Raises ModelFileError for a file that cannot be used or class lists that differ; UsageError for a port in
     use, a public address without passwords, and missing folders.
     """
-    with StopRequest(also=HANGUP) as stop, running_demo(models, config) as demo:
+    with StopRequest() as stop, running_demo(models, config) as demo:
         told: dict[str, Any] = {
             "url": demo.url,
             "models": {task: list(service.titles) for task, service in demo.services.items()},

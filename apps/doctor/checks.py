@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,10 @@ from apps.runtime.installed import TOOLKIT, Finding, installed_version, required
 from finetune.cli.console import on_one_line
 from finetune.errors import UsageError
 from finetune.images.cache_limit import GB, LIMIT_VARIABLE, limit_bytes, list_caches
+from finetune.models.names import has_weights_name
 from finetune.runs.files import free_bytes
 
 LOW_BYTES, FEW_BYTES = 500_000_000, 5_000_000_000
-QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 LISTED = 12
 
@@ -95,15 +95,6 @@ def check_threads(cores: int, environment: Mapping[str, str], quota: float | Non
     return Finding("threads", "ok", found)
 
 
-def cpu_quota(file: Path = QUOTA_FILE) -> float | None:
-    """Return the cores' worth of time that a Linux container allows; None where there is no limit."""
-    try:
-        limit, period = file.read_text(encoding="ascii").split()
-        return int(limit) / int(period)
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
 def check_environment(environment: Mapping[str, str]) -> list[Finding]:
     """Return the variables that change what the toolkit does, or that it ignores on purpose."""
     findings = []
@@ -142,8 +133,10 @@ def hub_cache() -> Path:
 def torch_checkpoints() -> Path:
     """Return the folder that torch downloads weights to, as torch.hub finds it."""
     caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("TORCH_HOME", f"{caches}/torch")
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    home = Path(os.environ.get("TORCH_HOME", f"{caches}/torch"))
+    with contextlib.suppress(RuntimeError):  # a user without a home: torch leaves the "~" as it is
+        home = home.expanduser()
+    return home / "hub" / "checkpoints"
 
 
 def _in_hub(cache: Path) -> Iterator[tuple[str, int]]:
@@ -158,5 +151,5 @@ def _in_hub(cache: Path) -> Iterator[tuple[str, int]]:
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, int]]:
     for file in sorted(folder.glob("*")):
-        if file.suffix in WEIGHT_SUFFIXES and file.is_file():
+        if has_weights_name(file) and file.is_file():
             yield str(file), file.stat().st_size

@@ -21,11 +21,10 @@ from apps.doctor.checks import (
     check_packages,
     check_threads,
     check_weights,
-    cpu_quota,
 )
 from apps.runtime.installed import Finding, find_twins
 from finetune.cli.console import say
-from finetune.cli.machine import core_count, module_command, module_environment
+from finetune.cli.machine import cpu_quota, granted_cores, module_command, module_environment
 from finetune.errors import ResourceError
 from finetune.figures.canvas import count_text
 
@@ -52,7 +51,7 @@ def run_doctor(config: DoctorConfig) -> dict[str, Any]:
     places = _places()
     findings += check_disk(places)
     findings.append(check_cache(places.get("image cache")))
-    findings.append(check_threads(core_count(), os.environ, cpu_quota()))
+    findings.append(check_threads(granted_cores(), os.environ, cpu_quota()))
     findings += check_environment(os.environ)
     for finding in findings:
         say(told(finding))

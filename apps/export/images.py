@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from apps.export.plan import run_task
+from finetune.cli.machine import core_count
 from finetune.errors import DataError
 from finetune.experiments.data_checks import HASHES, SEEN_PARTS
 from finetune.experiments.records.predictions import Predictions
@@ -107,7 +107,7 @@ class RunPictures:
 
         Raises BadImageError, naming the file, for an image that cannot be read.
         """
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(core_count()) as pool:
             for start in range(0, len(rows), BATCH):
                 part = rows[start : start + BATCH].tolist()
                 yield np.stack(list(pool.map(lambda row: preprocess(self.picture(row), spec), part)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from finetune.errors import DataError, listing
 from finetune.images.cells import is_absent, one_spelling, whole_number
 from finetune.images.folders import PART_NAMES
 from finetune.images.tables import Table, paths_under, read_table
+from finetune.runs.parse import parse_json
 
 MOST_CLASSES = 1_000_000
 BOX = ("x1", "y1", "x2", "y2")
@@ -141,7 +141,7 @@ def _listed_classes(file: Path) -> tuple[str, ...]:
     if not beside.is_file():
         return ()
     try:
-        return tuple(one_spelling(str(name)) for name in json.loads(beside.read_text(encoding="utf-8")))
+        return tuple(one_spelling(str(name)) for name in parse_json(beside.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise DataError(f"{beside} is no list of class names: {error}") from None
 

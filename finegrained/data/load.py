@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from finegrained.data.layouts import detect_layout, read_layout
 from finegrained.data.reading import FineReading, ReadingRules, counts
 from finegrained.data.splits import as_split, hold_out, split_hash
 from finetune.cli.console import say
+from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Split, Splits
@@ -37,10 +37,7 @@ def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> TaskD
     the readers do.
     """
     if config.root is None and config.table is None:
-        raise UsageError(
-            "no data: give --data.root FOLDER (CUB-200-2011, Stanford Cars or class folders) or --data.table "
-            "FILE (any table of images and classes)"
-        )
+        raise UsageError(config.wanted)
     if config.metadata_only and not lists_only:
         raise UsageError(
             "--data.metadata_only true reads lists alone, which is enough for verify and no more"
@@ -154,7 +151,7 @@ def _without_bad_images(data: TaskData) -> TaskData:
     from finetune.images.decode import find_bad_images
 
     files = [data.manifest.file(row) for row in range(len(data.manifest))]
-    bad = {str(file): reason for file, reason in find_bad_images(files, workers=os.cpu_count() or 1)}
+    bad = {str(file): reason for file, reason in find_bad_images(files, workers=core_count())}
     good = np.array([str(file) not in bad for file in files])
     manifest = data.manifest.select(good)
     official = data.report["official"] and not bad

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune.cli.console import print_json, printable, use_json
+from finetune.cli.environment import refusal
 from finetune.cli.options import Flags, parse_options, suggestion
-from finetune.errors import CrlError, ResourceError, UsageError
+from finetune.cli.streams import keep_streams, lost_output
+from finetune.errors import CrlError, UsageError
+from finetune.runs.interrupts import ENDINGS
 
 _called: ContextVar[str] = ContextVar("called", default="")  # the command that a call from Python stands for
 
@@ -28,7 +31,7 @@ class Command:
 
     `run(config, words)` returns the JSON object of `--json`; what it prints for the user it prints itself.
     `recipes` is a folder of YAML files that `--config` also finds by name; `aside` are keys in files of
-    `--config` that belong to another command and are left aside.
+    `--config` that belong to another command and are left aside. `faults` is what `parse_options` asks.
     """
 
     config_type: type[Any]
@@ -37,6 +40,7 @@ class Command:
     positionals: Mapping[str, str] | None = None
     recipes: Path | None = None
     aside: Sequence[str] = ()
+    faults: Callable[[Mapping[str, Any]], list[CrlError]] | None = None
 
 
 def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
@@ -44,7 +48,8 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
     debug = "--debug" in argv
     if "--json" in argv:
         use_json()
-    restore = _let_sigterm_clean_up()
+    keep_streams()
+    restore = _let_signals_clean_up()
     try:
         config, flags, words = parse_options(
             command.config_type,
@@ -54,39 +59,37 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
             positionals=command.positionals,
             recipes=command.recipes,
             aside=command.aside,
+            faults=command.faults,
         )
         _finish(command.run(config, words), flags)
-    except CrlError as error:
-        if debug:
-            raise
-        print(printable(f"{prog}: {error}"), file=sys.stderr)
-        if "--json" in argv and error.result is not None:
-            print_json(error.result)
-        return error.exit_code
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        if debug:
-            raise
-        print(printable(f"{prog}: {refused(error)}"), file=sys.stderr)
-        return ResourceError.exit_code
+        if lost := lost_output():
+            raise lost
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     except SystemExit as leaving:
         return int(leaving.code or 0)
+    except Exception as error:
+        known = error if isinstance(error, CrlError) else refusal(error)
+        if debug or known is None:
+            raise
+        print(printable(f"{prog}: {known}"), file=sys.stderr)
+        if "--json" in argv and known.result is not None:
+            print_json(known.result)
+        return known.exit_code
     finally:
         restore()
     return 0
 
 
-def _let_sigterm_clean_up() -> Callable[[], None]:
-    """Let SIGTERM end a command as Ctrl-C does, temporary files removed; returns what puts it back."""
-    plain = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not plain or threading.current_thread() is not threading.main_thread():
-        return lambda: None
+def _let_signals_clean_up() -> Callable[[], None]:
+    """Let SIGTERM and its like end a command as Ctrl-C does, temporary files removed.
 
+    Those of them that are ignored (nohup) or handled stay so. Returns what puts the others back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    plain = [number for number in ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
     owner = os.getpid()
 
     def interrupt(number: int, _frame: object) -> None:
@@ -96,17 +99,12 @@ def _let_sigterm_clean_up() -> Callable[[], None]:
         os.kill(os.getpid(), number)
 
     def restore() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in plain:
+            signal.signal(number, signal.SIG_DFL)
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in plain:
+        signal.signal(number, interrupt)
     return restore
-
-
-def refused(error: OSError) -> str:
-    """Return what the system refused, where, and what to do about it."""
-    where = f"{error.filename}: " if error.filename else ""
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{where}{reason}. Choose a place with room that you may write to (--debug shows more)"
 
 
 @contextmanager
@@ -152,6 +150,7 @@ def choose_command(
 
     `others` are words that the caller handles itself, known here for the suggestion alone.
     """
+    keep_streams()
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, commands))
         lines = [f"  {name:<{width}}  {command.about}" for name, command in commands.items()]
@@ -159,6 +158,6 @@ def choose_command(
         return 0
     if argv[0] not in commands:
         error = UsageError(f"{prog}: no command {argv[0]!r}{suggestion(argv[0], [*commands, *others])}")
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return error.exit_code
     return run_command(commands[argv[0]], argv[1:], prog=f"{prog} {argv[0]}")

@@ -38,6 +38,10 @@ class _Output:
     def stream(self) -> TextIO:
         return sys.stderr if self.json else sys.stdout
 
+    def is_terminal(self) -> bool:
+        """Return whether a person sees it; a program may have been started without such a stream."""
+        return self.stream is not None and self.stream.isatty()
+
 
 _output = _Output()
 
@@ -120,7 +124,16 @@ def print_json(value: Mapping[str, Any]) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"the result must be one JSON object, got {type(value).__name__}")
     if not _output.quiet:
-        print(json_text(value), flush=True)
+        text = json_text(value)
+        print(text if _can_print(text) else json_text(value, ascii_only=True), flush=True)
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -193,7 +206,7 @@ class Progress:
         if (display := notebook_display()) is not None:
             self._cell = NotebookBar(display)
             self._cell.show(self._line())
-        elif _output.stream.isatty():
+        elif _output.is_terminal():
             self._bar = _live_bar(_output.stream, transient=not self.keep)
             self._bar.add_task(self.description, total=self.total, completed=self.done, facts="")
             self._bar.start()

@@ -16,7 +16,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar, get_type_hints
 
-from finetune.cli.command import Command, called_as, refused
+from finetune.cli.command import Command, called_as
+from finetune.cli.environment import refused
 from finetune.cli.options import parse_options, suggestion, unknown_keys
 from finetune.cli.words import Given, Worded, rewrite
 from finetune.errors import ResourceError, UsageError

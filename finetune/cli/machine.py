@@ -4,28 +4,104 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 TOOLKIT = Path(__file__).resolve().parents[2]
+CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def core_count() -> int:
-    """Return how many CPU cores this process may use."""
+    """Return how many CPU cores this process may use: those granted to it, within the container's quota."""
+    quota = cpu_quota()
+    return granted_cores() if quota is None else max(1, min(granted_cores(), int(quota)))
+
+
+def granted_cores() -> int:
+    """Return how many cores this process may run on (taskset, cpuset, Slurm), whatever its quota of time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = CONTROL_GROUPS, table: Path = OWN_GROUPS) -> float | None:
+    """Return the cores' worth of time that control groups allow; None where they set no limit.
+
+    Both versions of control groups are read, in this process's own group and in all above it: the smallest
+    limit counts.
+
+    Args:
+        root: where control groups are mounted.
+        table: the kernel's list of the groups that this process is in.
+    """
+    found = []
+    for controllers, path in _own_groups(table):
+        mounts = (root / controllers, root / "cpu") if controllers else (root,)
+        for mount in mounts:
+            group = mount / path.strip("/")
+            for folder in (group, *group.parents):
+                found += [quota for quota in (_quota_2(folder), _quota_1(folder)) if quota is not None]
+                if folder == mount:
+                    break
+    return min(found, default=None)
+
+
+def _own_groups(table: Path) -> Iterator[tuple[str, str]]:
+    """Yield (controllers, path) of the groups that may limit time: "" stands for version 2."""
+    yield "", ""  # in a container the group's own folder is the root, whatever the table says
+    try:
+        lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers or "cpu" in controllers.split(","):
+            yield controllers, path
+    yield "cpu", ""
+
+
+def _quota_2(folder: Path) -> float | None:
+    try:
+        limit, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        return int(limit) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
+        return None
+
+
+def _quota_1(folder: Path) -> float | None:
+    try:
+        limit, period = (
+            int((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii")) for name in ("quota", "period")
+        )
+        return limit / period if limit > 0 else None  # -1 is no limit
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def memory_bytes() -> int:
     """Return the memory of this machine, or of the container where that is less."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")  # absent outside Linux and with older control groups
+    limit = CONTROL_GROUPS / "memory.max"  # absent outside Linux and with older control groups
     text = limit.read_text().strip() if limit.is_file() else "max"
     return whole if text == "max" else min(whole, int(text))
 
 
-def user_cache() -> Path:
-    """Return the toolkit's folder in the user's cache: under CRL_CACHE, XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("CRL_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "crl-toolkit"
+def home_folder() -> Path | None:
+    """Return the user's home; None where there is none: no HOME, and a user id without a name."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def user_cache() -> Path | None:
+    """Return the toolkit's folder in the user's cache: under CRL_CACHE, XDG_CACHE_HOME or ~/.cache.
+
+    None where none of them is known.
+    """
+    if named := os.environ.get("CRL_CACHE") or os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "crl-toolkit"
+    home = home_folder()
+    return None if home is None else home / ".cache" / "crl-toolkit"
 
 
 def module_command(module: str, *words: str) -> list[str]:

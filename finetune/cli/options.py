@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from argparse import SUPPRESS
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from finetune.cli.config_files import check_values, read_config_files, values_of
 from finetune.cli.console import say
 from finetune.cli.words import Given, Worded, old_keys, rewrite, spoken_options
-from finetune.errors import UsageError
+from finetune.errors import CrlError, UsageError, joined
+from finetune.runs.files import is_file
 
 T = TypeVar("T")
 GENERATED_HELP = "help"  # field metadata: a function whose text is added to what the docstring says
@@ -44,6 +45,7 @@ def parse_options(
     recipes: Path | None = None,
     aside: Sequence[str] = (),
     base: Mapping[str, Any] | None = None,
+    faults: Callable[[Mapping[str, Any]], list[CrlError]] | None = None,
 ) -> tuple[T, Flags, dict[str, str]]:
     """Return the configuration, the common flags and the positional words of one command line.
 
@@ -55,15 +57,17 @@ def parse_options(
     A yes-or-no option may stand alone (`--faces`), be turned round (`--no-serve`) or take true or false, and
     dashes may stand for the underscores of a name (`--auto-port`). Positional words may stand anywhere.
     `positionals` maps a positional's name to its help; a name ending in "..." takes one word or more, which
-    come back joined by newlines. Raises UsageError naming every unknown key with the nearest known one, and
-    SystemExit(0) after `--help`.
+    come back joined by newlines. `faults` says of the sections what else cannot be right, such as a file that
+    is not there. Raises UsageError naming every unknown key with the nearest known one, the error of all
+    faults together, and SystemExit(0) after `--help`.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
     known = dict(_leaves(config_type))
     argv = _spelled_out(_with_recipes(argv, recipes), {**known, **spoken_options(config_type)})
     _refuse_on_line(argv, aside, known)
-    given = Given(list(argv), _read_config_files(argv, recipes))
+    check_values(argv, config_type)
+    given = Given(list(argv), read_config_files(argv, recipes))
     if base is not None:
         given.begin_with(base)
     rewrite(given, config_type)
@@ -98,11 +102,18 @@ def parse_options(
     for name in positionals or {}:
         value = parts[name.removesuffix("...")]
         words[name.removesuffix("...")] = "\n".join(value) if isinstance(value, list) else value
+    given_parts = {item.name: parts[item.name] for item in fields(config_type)}  # type: ignore[arg-type]
+    files = ", ".join(filter(None, values_of("--config", argv)))
+    behind = f"\n(with the options in {files})" if files else ""
+    if found := [] if faults is None else faults(given_parts):
+        quick: list[CrlError] = []
+        if (look := getattr(config_type, "quick_faults", None)) is not None:
+            quick = look(SimpleNamespace(**given_parts))
+        raise joined([*(UsageError(f"{error}{behind}") for error in quick), *found])
     try:
-        config = config_type(**{item.name: parts[item.name] for item in fields(config_type)})  # type: ignore[arg-type]
+        config = config_type(**given_parts)
     except UsageError as error:
-        files = ", ".join(_values_of("--config", argv))
-        raise UsageError(f"{error}\n(with the options in {files})" if files else str(error)) from None
+        raise UsageError(f"{error}{behind}") from None
     for notice in notices:
         say(f"notice: {notice}, which {prog} does not take: left aside")
     return config, Flags(json=parts.json, debug=parts.debug), words
@@ -139,7 +150,7 @@ def _with_recipes(argv: Sequence[str], recipes: Path | None) -> list[str]:
         part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])
     ]
     for position, word in enumerate(words[1:], 1):
-        if recipes is None or words[position - 1] != "--config" or Path(word).is_file():
+        if recipes is None or words[position - 1] != "--config" or is_file(word):
             continue
         file = recipes / f"{word}.yaml"
         if file.parent == recipes and file.is_file():
@@ -183,39 +194,11 @@ def _in_table(name: str, known: Mapping[str, Any]) -> bool:
     return str(known.get(name.rpartition(".")[0], "")).startswith("dict[")
 
 
-def _values_of(option: str, argv: Sequence[str]) -> list[str]:
-    """Return the words that an option was given, as `--option word` or `--option=word`."""
-    joined = [word.removeprefix(f"{option}=") for word in argv if word.startswith(f"{option}=")]
-    return joined + [value for word, value in pairwise(argv) if word == option]
-
-
 def _refuse_on_line(argv: Sequence[str], aside: Sequence[str], known: Mapping[str, Any]) -> None:
     """Raise UsageError for an option on the line that only a file may hold."""
     for name in (word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")):
         if name in aside:
             raise UsageError(f"unknown option --{name}{suggestion(name, list(known))}")
-
-
-def _read_config_files(argv: Sequence[str], recipes: Path | None) -> list[tuple[str, dict[str, Any]]]:
-    """Return the name and the content of every file that `--config` names, in their order."""
-    import yaml
-
-    files = []
-    for name in _values_of("--config", argv):
-        file = Path(name)
-        if not file.is_file():
-            known = [] if recipes is None else sorted(recipe.stem for recipe in recipes.glob("*.yaml"))
-            hint = f"; recipes by name: {', '.join(known)}" if known else ""
-            raise UsageError(f"--config {name}: there is no such file{hint}")
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{name} is not valid YAML: {error}") from None
-        if not isinstance(content, dict):
-            got = "nothing" if content is None else type(content).__name__
-            raise UsageError(f"{name} must hold keys and values, got {got}")
-        files.append((name, content))
-    return files
 
 
 def _check_keys(
@@ -295,7 +278,7 @@ def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any], old: M
         names = [word.partition("=")[0] for word in unknown.group(1).split() if word.startswith("--")]
         lines = [f"unknown option {name}{_nearest(name[2:], known, old)}" for name in names]
         dashed = [word for word in argv if word.startswith("-") and word in unknown.group(1)]
-        for word in filter(os.path.isfile, dashed):  # a name too long is no error to it
+        for word in filter(is_file, dashed):
             return f"{word} is read as an option, for its name begins with a dash: write ./{word}"
         return "\n".join(lines) if lines else f"{message}; --help lists what this command takes"
     bad = re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
@@ -305,8 +288,8 @@ def _explain(message: str, argv: Sequence[str], known: Mapping[str, Any], old: M
         got = re.search(r"(?:Got|Given) value: (.*)", bad.group(2))
         arrived = got.group(1).strip() if got else bad.group(2).strip()
         near = suggestion(arrived, choice, listed=False)
-        on_line = arrived in _values_of(f"--{bad.group(1)}", argv)
-        files = "" if on_line else ", ".join(_values_of("--config", argv))
+        on_line = arrived in values_of(f"--{bad.group(1)}", argv)
+        files = "" if on_line else ", ".join(values_of("--config", argv))
         return f"--{bad.group(1)}{f' (in {files})' if files else ''} must be {wish}, got {arrived}{near}"
     return message
 

@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from finetune.errors import UsageError
+from finetune.runs.files import is_file
 from finetune.runs.former_losses import FORMER, as_meant, is_stored, word_in_full
 
 WORD = "word"  # field metadata: this text is a word, and may be given as NAME and OPTION too
@@ -199,7 +199,7 @@ def _split_words(given: Given, section: str, choice: type[Choice]) -> None:
 
 def _is_file(text: str, choice: type[Choice]) -> bool:
     """Return whether a section's text names a file: one that is there, and not called as a choice is."""
-    if not Path(text).is_file():
+    if not is_file(text):
         return False
     return text.partition(":")[0].lower() not in {name.lower() for name in choice.names()}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetune.cli.command import Command
-from finetune.experiments.config import CompareConfig
+from finetune.experiments.config import CompareConfig, input_faults
 from finetune.experiments.task import Task
 
 Words = Mapping[str, str]
@@ -72,9 +73,11 @@ def task_commands(
     }
     about = "many losses, each with the same seeds, and what their paired differences say"
     return {
-        "verify": Command(*verify, verify_data),
-        "train": Command(task.config_type, train_about, train, recipes=recipes),
-        "evaluate": Command(*evaluate, evaluate_run, {"run": evaluated}),
+        "verify": Command(*verify, verify_data, faults=input_faults),
+        "train": Command(task.config_type, train_about, train, recipes=recipes, faults=input_faults),
+        "evaluate": Command(
+            *evaluate, evaluate_run, {"run": evaluated}, faults=partial(input_faults, needed=False)
+        ),
         "compare": Command(CompareConfig, "two results, paired on the same images", compare, sides),
-        "study": Command(study_config, about, study, recipes=recipes),
+        "study": Command(study_config, about, study, recipes=recipes, faults=input_faults),
     }

@@ -6,14 +6,19 @@ A task's own options add to these; a field that it describes again has its own w
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from core_losses import LOSSES
 from finetune.cli.options import GENERATED_HELP
-from finetune.errors import UsageError
+from finetune.errors import CrlError, DataError, UsageError
 from finetune.experiments.study.arm_names import MARGIN_HEADS
 from finetune.experiments.study.arms import GRID_ALPHAS, GRID_BETAS, Arm, Matching, build_arms
+from finetune.models.names import backbone_fault, is_unknown_tag, weights_fault
+from finetune.runs.config_file import CONFIG_NAME
+from finetune.training.config import ModelConfig
 from finetune.training.loss_choice import loss_names
 
 
@@ -44,6 +49,61 @@ class DataConfig:
     skip_bad: bool = False
     follow: bool = False
     same_content: Literal["warn", "error"] = "warn"
+
+    def faults(self, *, needed: bool) -> list[CrlError]:
+        """Return why no data can be read: none are named where they are needed, or they are not there."""
+        found: list[CrlError] = []
+        if self.root is None and self.table is None and needed:
+            found.append(UsageError(self.wanted))
+        if self.root is not None and not Path(self.root).is_dir():
+            found.append(DataError(f"--data.root {self.root}: there is no such folder"))
+        if self.table is not None and not Path(self.table).is_file():
+            found.append(DataError(f"--data.table {self.table}: there is no such file"))
+        return found
+
+    @property
+    def wanted(self) -> str:
+        """What to give where no data are named."""
+        return "no data: give --data.root FOLDER, or --data.table FILE"
+
+
+def input_faults(parts: Mapping[str, Any], *, needed: bool = True) -> list[CrlError]:
+    """Return everything that a command line names and that is not there: data, weights, backbones, a place.
+
+    Args:
+        parts: the sections of a configuration by name, and its other options.
+        needed: whether the command cannot do without data.
+
+    A run that is resumed needs no weights file: its checkpoint holds its own.
+    """
+    found: list[CrlError] = []
+    run, model = parts.get("run"), parts.get("model")
+    if getattr(run, "dir", None) == "":
+        found.append(UsageError("no place for the results: give --run.dir FOLDER"))
+    if hasattr(parts.get("data"), "faults"):
+        found += parts["data"].faults(needed=needed)
+    resumed = getattr(run, "resume", "") == "auto" and Path(getattr(run, "dir", ""), CONFIG_NAME).is_file()
+    if isinstance(model, ModelConfig):
+        asked = [(model.backbone, model.weights, "model.weights")]
+        if model.second:
+            asked.append((model.second, model.second_weights, "model.second_weights"))
+        for backbone, weights, option in asked:
+            named = [_backbone_fault(backbone), None if resumed else weights_fault(weights, option)]
+            found += [fault for fault in named if fault is not None]
+    return found
+
+
+def _backbone_fault(name: str) -> CrlError | None:
+    """Return why there is no such backbone; a tag that looks wrong is asked of timm itself."""
+    if (fault := backbone_fault(name)) is not None or not is_unknown_tag(name):
+        return fault
+    from finetune.models.backbone import published_weights
+
+    try:
+        published_weights(name)
+    except UsageError as error:
+        return error
+    return None
 
 
 @dataclass(frozen=True)

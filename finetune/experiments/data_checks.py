@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from finetune.cli.console import say
+from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
 from finetune.experiments.config import VerifyConfig
 from finetune.experiments.records.splits import Split, Splits
@@ -66,7 +66,7 @@ def check_images(manifest: Manifest, splits: Splits, config: Any) -> dict[str, A
     if not present:
         say("no image is there: none was opened")
         return {}
-    reasons = map_files(reason_to_refuse, present, os.cpu_count() or 1, "opening images")
+    reasons = map_files(reason_to_refuse, present, core_count(), "opening images")
     bad = {str(file): reason for file, reason in zip(present, reasons, strict=True) if reason is not None}
     say(f"{len(present)} images opened, {len(bad)} cannot be read")
     shown, groups = manifest.select(there), list(equal_files(manifest.select(there)))

@@ -12,17 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.augment import Augment
 from finetune.images.cache import ImageSource
-from finetune.images.decode import BadImageError
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec, test_crops
+from finetune.images.workers import BatchLoader, Engine, Request
 from finetune.seeding import derive_seed, epoch_order
 
 
@@ -105,14 +103,14 @@ class TrainBatches:
         self.batch_size = min(batch_size, len(self._rows))
         self.steps_per_epoch = len(self._rows) // self.batch_size
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._engine = _Engine(_Loader(source, target, _Augmented(augment, seed, views)), workers)
+        self._engine = Engine(_Loader(source, target, _Augmented(augment, seed, views)), workers)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield this rank's batches of one epoch, from `start_step` (0 to `steps_per_epoch`) on.
 
         Raises BadImageError, naming the file, when an image can no longer be read.
         """
-        return self._engine.run([_Request(epoch, rows) for rows in self.epoch_rows(epoch, start_step)])
+        return self._engine.run([Request(epoch, rows) for rows in self.epoch_rows(epoch, start_step)])
 
     def epoch_rows(self, epoch: int, start_step: int = 0) -> list[np.ndarray]:
         """Return the manifest rows of each of this rank's batches of one epoch, from `start_step` on."""
@@ -125,7 +123,7 @@ class TrainBatches:
 
     def drawn(self, epoch: int, parts: Sequence[np.ndarray]) -> Iterator[Batch]:
         """Yield batches of these manifest rows as they look in an epoch, whatever its order is."""
-        return self._engine.run([_Request(epoch, rows) for rows in parts])
+        return self._engine.run([Request(epoch, rows) for rows in parts])
 
 
 class EvalBatches:
@@ -154,14 +152,13 @@ class EvalBatches:
             raise UsageError(f"crops {crops!r} is not offered; choose from {', '.join(TEST_CROPS)}")
         share = rows[rank::world_size]
         parts = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-        self._requests = [_Request(0, part) for part in parts]
-        self._engine = _Engine(_Loader(source, target, _Cropped(spec, crops)), workers)
+        self._requests, self._crops = [Request(0, part) for part in parts], TEST_CROPS[crops]
+        self._engine = Engine(_Loader(source, target, _Cropped(spec, crops)), workers)
 
     @property
     def pictures(self) -> int:
         """How many images, crops counted one by one, this rank gives."""
-        crops = self._engine.crops
-        return crops * sum(len(request.rows) for request in self._requests)
+        return self._crops * sum(len(request.rows) for request in self._requests)
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -183,14 +180,6 @@ def _check_counts(batch_size: int, workers: int, rank: int, world_size: int) -> 
     if batch_size < 1 or workers < 0 or not 0 <= rank < world_size:
         given = f"batch_size {batch_size}, workers {workers}, rank {rank}, world_size {world_size}"
         raise UsageError(f"need batch_size >= 1, workers >= 0 and 0 <= rank < world_size; got {given}")
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One batch to be made: the epoch it belongs to and its manifest rows."""
-
-    epoch: int
-    rows: np.ndarray
 
 
 class _View(Protocol):
@@ -222,103 +211,28 @@ class _Cropped:
         place[:] = test_crops(prepared, self._spec, self._name)
 
 
-class _Loader(Dataset[Batch]):
+class _Loader(BatchLoader[Batch]):
     """Makes whole batches: every image is written to its final place, nothing is collated."""
 
     def __init__(self, source: ImageSource, target: np.ndarray, view: _View) -> None:
+        super().__init__()
         self.source, self.target, self.view = source, target, view
 
-    def load(self, request: _Request) -> Batch:
+    def load(self, request: Request) -> Batch:
+        """Return one batch."""
         view, rows = self.view, request.rows
         images = torch.empty((len(rows) * view.crops, view.size, view.size, 3), dtype=torch.uint8)
         places = images.numpy().reshape(len(rows), view.crops, view.size, view.size, 3)
         for place, row in zip(places, rows.tolist(), strict=True):
             view(self.source[row], request.epoch, row, place)
+            self.count_image()
         target = torch.from_numpy(self.target[rows].astype(np.int64))
         return Batch(images, target, torch.from_numpy(rows.copy()), view.crops)
 
-    def __getitems__(self, request: _Request) -> Batch | BadImageError:
-        try:
-            return self.load(request)
-        except BadImageError as error:  # travels as a value: torch would rebuild it from its text alone
-            return error
+    def tensors(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the tensors that travel to the process that trains."""
+        return batch.images, batch.target, batch.index
 
-
-class _Requests:
-    """The batch sampler of the worker processes; what it yields is set before each pass."""
-
-    def __init__(self) -> None:
-        self.pending: Sequence[_Request] = ()
-
-    def __iter__(self) -> Iterator[_Request]:
-        return iter(self.pending)
-
-    def __len__(self) -> int:
-        return len(self.pending)
-
-
-class _Engine:
-    """Answers requests in their order, in this process or with persistent worker processes."""
-
-    def __init__(self, loader: _Loader, workers: int) -> None:
-        self._loader, self._workers = loader, workers
-        self._queue = _Requests()
-        self._processes: DataLoader[Batch] | None = None
-        self._runs = 0
-
-    @property
-    def crops(self) -> int:
-        return self._loader.view.crops
-
-    def run(self, requests: Sequence[_Request]) -> Iterator[Batch]:
-        self._runs += 1
-        if self._workers == 0:
-            return (self._loader.load(request) for request in requests)
-        return self._run_in_processes(requests, self._runs)
-
-    def _run_in_processes(self, requests: Sequence[_Request], run: int) -> Iterator[Batch]:
-        if self._processes is None:
-            self._processes = self._start()
-        self._queue.pending = requests
-        answers: Iterator[Batch | BadImageError] = iter(self._processes)
-        for request in requests:
-            if run != self._runs:
-                raise RuntimeError("these batches were given up when a newer epoch was started")
-            try:
-                answer = next(answers)
-            except RuntimeError as error:
-                self._processes = None
-                raise self._explain(error, request) from error
-            if isinstance(answer, BadImageError):
-                raise answer
-            yield answer
-
-    def _start(self) -> DataLoader[Batch]:
-        return DataLoader(
-            self._loader,
-            batch_sampler=self._queue,  # type: ignore[arg-type]  # yields requests instead of index lists
-            num_workers=self._workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # gets what __getitems__ returns
-            worker_init_fn=_prepare_worker,
-            persistent_workers=True,
-            generator=torch.Generator(),  # its own: starting workers must not draw from the global one
-        )
-
-    def _explain(self, error: RuntimeError, request: _Request) -> Exception:
-        if "DataLoader worker (pid" not in str(
-            error
-        ):  # else: an exception of our own code, with its traceback
-            return error
-        files = listing([str(self._loader.source.file(row)) for row in request.rows.tolist()])
-        return DataError(
-            f"a loading process died ({error}). The usual cause is too little memory or shared memory "
-            f"(/dev/shm): use fewer workers or a smaller batch. The batch being waited for holds:\n{files}"
-        )
-
-
-def _as_it_is(batch: Batch | BadImageError) -> Batch | BadImageError:
-    return batch
-
-
-def _prepare_worker(_worker: int) -> None:
-    cv2.setNumThreads(0)
+    def files(self, request: Request) -> list[str]:
+        """Return the files that a batch is made of."""
+        return [str(self.source.file(row)) for row in request.rows.tolist()]

@@ -20,7 +20,7 @@ import numpy as np
 
 from finetune.cli.console import say
 from finetune.cli.machine import core_count, user_cache
-from finetune.errors import DataError, listing
+from finetune.errors import DataError, ResourceError, listing
 from finetune.images.boxes import check_boxes, cut
 from finetune.images.cache_file import (
     CHANNELS,
@@ -37,6 +37,7 @@ from finetune.images.cache_limit import hold
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, prepare
+from finetune.runs.files import check_writable
 
 LISTED = 50
 
@@ -267,12 +268,24 @@ def open_pictures(
 
 
 def cache_folder(choice: str) -> Path | None:
-    """Return the folder of the image cache: none, the user's cache folder for auto, or the one named."""
+    """Return the folder of the image cache: none, the user's cache folder for auto, or the one named.
+
+    None for auto too where the user has no home or may not write there, which is said.
+    """
     if choice == "none":
         return None
     if choice != "auto":
         return Path(choice)
-    return user_cache()
+    folder = user_cache()
+    reason = "this user has no home folder"
+    if folder is not None:
+        try:
+            check_writable(folder)
+            return folder
+        except ResourceError as error:
+            reason = str(error).partition(";")[0]
+    say(f"note: {reason}, so no images are cached: name a folder by --run.cache FOLDER")
+    return None
 
 
 def _refuse_bad(source: FileSource | CachedSource, row: int) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from finetune.errors import DataError, listing
 from finetune.runs.csv_file import CsvWriter, read_csv
 from finetune.runs.files import write_bytes
+from finetune.runs.parse import parse_json
 
 # Columns that change what is trained or tested; the fingerprint covers them and nothing else.
 IDENTITY_COLUMNS = ("path", "label", "fold", "split", "subject", "user")
@@ -154,14 +155,18 @@ def _read_parquet(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     if b"class_names" not in metadata:
         raise DataError(f"{file} carries no class_names: it is no manifest of this toolkit")
     columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
-    return json.loads(metadata[b"class_names"]), columns
+    try:
+        names = parse_json(metadata[b"class_names"])
+    except ValueError as error:
+        raise DataError(f"{file}: its class_names cannot be read: {error}") from error
+    return names, columns
 
 
 def _read_csv(file: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             lines = list(read_csv(stream))
-        names = json.loads(_classes_file(file).read_text(encoding="utf-8"))
+        names = parse_json(_classes_file(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"cannot read the table {file}: {error}") from error
     header, rows = (lines[0], lines[1:]) if lines else ([], [])

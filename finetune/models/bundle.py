@@ -7,7 +7,6 @@ and weights, so that neither can change unnoticed. Reading a bundle runs nothing
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from finetune.errors import ModelFileError
 from finetune.runs.files import json_text, write_bytes
+from finetune.runs.parse import parse_json
 
 METADATA_KEY = "crl_toolkit"
 SCHEMA = 1
@@ -118,7 +118,7 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 
 def _read_facts(file: Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
-        record = json.loads(text)
+        record = parse_json(text)
         schema, digest, facts_text = record["schema"], record["sha256"], record["facts"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
@@ -130,7 +130,7 @@ def _read_facts(file: Path, text: str, tensors: Mapping[str, Tensor]) -> dict[st
         )
     if digest != _digest(facts_text, tensors):
         raise ModelFileError(f"{file} is damaged: weights or facts do not match their SHA-256")
-    facts: dict[str, Any] = json.loads(facts_text)
+    facts: dict[str, Any] = parse_json(facts_text)
     if not _are_names(facts.get("class_names")):
         raise ModelFileError(f"{file} carries no class_names")
     return facts

@@ -32,8 +32,8 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return dict(load_file(file))
-        except (safetensors.SafetensorError, OSError) as error:
+            return _any_tensors(dict(load_file(file)), file)
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelFileError(f"{file} is damaged or no safetensors file: {error}") from None
     content = _read_torch_file(file)
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
@@ -45,7 +45,14 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     ):
         raise ModelFileError(f"{file} holds no state dict (names and tensors), but {type(content).__name__}")
     prefixes = re.compile(r"^(module\.|_orig_mod\.)+")
-    return {prefixes.sub("", str(name)): value for name, value in content.items()}
+    return _any_tensors({prefixes.sub("", str(name)): value for name, value in content.items()}, file)
+
+
+def _any_tensors(found: dict[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
+    """Return what was found; ModelFileError where that is nothing: timm would ask the network then."""
+    if not found:
+        raise ModelFileError(f"{file} holds no tensors: it is empty")
+    return found
 
 
 def _read_torch_file(file: Path) -> Any:
@@ -62,8 +69,11 @@ def _read_torch_file(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
         raise ModelFileError(_refusal(file, named or wishes)) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelFileError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever it leads to
+        told = str(error).splitlines() or [type(error).__name__]
+        raise ModelFileError(f"{file} is damaged: {told[0]}") from None
 
 
 def _refusal(file: Path, wishes: list[str]) -> str:

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import torch
 
 from finetune.errors import ModelFileError, listing
+from finetune.models.names import WEIGHT_SUFFIXES, has_weights_name, weights_fault
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WHOLE_NAMES = ("model", "pytorch_model", "model_best")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 PROBE_SECONDS = 1.5
 
@@ -120,26 +121,26 @@ def find_local(path: Path, model: str) -> Path:
     """Return the weights file that `path` is or holds.
 
     In a folder the file named after `model` is taken (`resnet18.pth`, `resnet18.a1_in1k.safetensors`,
-    `resnet18_mine.bin`), or else the only weights file called `model` or `pytorch_model`.
+    `resnet18_mine.bin`), or else the only one called `model`, `pytorch_model` or `model_best`.
 
     Raises ModelFileError naming what there is when none or several fit.
     """
+    if fault := weights_fault(str(path), "model.weights"):
+        raise fault
     if path.is_file():
-        if path.suffix not in WEIGHT_SUFFIXES:
-            raise ModelFileError(
-                f"{path}: weights files end in {', '.join(WEIGHT_SUFFIXES)}, got {path.suffix!r}"
-            )
         return path
-    if not path.is_dir():
-        raise ModelFileError(f"weights={path}: there is no such file or folder; pretrained, none or a path")
-    files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in WEIGHT_SUFFIXES)
+    files = sorted(file for file in path.iterdir() if file.is_file() and has_weights_name(file))
     named = [file for file in files if re.fullmatch(rf"{re.escape(model)}([._-].*)?", file.stem)]
-    fitting = named or [file for file in files if file.stem in ("model", "pytorch_model")]
+    fitting = named or [file for file in files if _bare_name(file) in WHOLE_NAMES]
     if len(fitting) == 1:
         return fitting[0]
     what = f"{len(fitting)} files fit {model}" if fitting else f"no file is named after {model}"
     held = [file.name for file in fitting or files] or ["(no weights file at all)"]
     raise ModelFileError(f"{path}: {what}; give the file itself. The folder holds:\n{listing(held)}")
+
+
+def _bare_name(file: Path) -> str:
+    return file.name.removesuffix(".tar").rpartition(".")[0]
 
 
 def can_reach(address: str, seconds: float = PROBE_SECONDS) -> bool:

@@ -12,6 +12,7 @@ import yaml
 from finetune.errors import DataError, UsageError, listing
 from finetune.runs.files import write_bytes
 from finetune.runs.former_losses import FORMER, as_meant, told_in_full
+from finetune.runs.parse import parse_yaml
 
 CONFIG_NAME = "config.yaml"
 # Options of losses that stood beside the loss's name until the options had a place of their own.
@@ -100,8 +101,8 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 def _read_config(file: Path) -> dict[str, Any]:
     """Return a config.yaml as plain values in today's form; DataError where it cannot be read."""
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        config = parse_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
     if not isinstance(config, dict):
         raise DataError(f"{file} holds no configuration (a mapping of keys), got {type(config).__name__}")

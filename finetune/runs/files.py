@@ -29,6 +29,9 @@ _SHORTAGES = {
     errno.EFBIG: "file size limit reached",
 }
 
+# What a file system says that cannot sync folders (shared folders of virtual machines, old CIFS, some FUSE).
+_NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
 
 @contextmanager
 def atomic_file(
@@ -74,12 +77,23 @@ def write_bytes(file: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a rename in `folder` to the disk."""
+    """Force a rename in `folder` to the disk, where its file system can do that to a folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_FOLDERS:
+            raise
     finally:
         os.close(handle)
+
+
+def is_file(name: str) -> bool:
+    """Return whether a word names a file; one too long for a name does not."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_stale(file: Path) -> bool:
@@ -158,13 +172,15 @@ def to_plain(value: Any) -> Any:
     )
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
+def json_text(value: Any, indent: int | None = None, *, ascii_only: bool = False) -> str:
     """Return `value` as JSON; a NaN or an infinity, which JSON does not know, becomes null.
+
+    With `ascii_only` every other letter is escaped, for an output that cannot hold it.
 
     >>> json_text({"accuracy": float("nan"), "n": np.int64(3)})
     '{"accuracy": null, "n": 3}'
     """
-    return json.dumps(_finite(to_plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_finite(to_plain(value)), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

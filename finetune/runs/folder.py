@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from finetune.errors import DataError, UsageError
 from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, in_todays_form, settle_config
 from finetune.runs.files import is_stale, json_text, remove_stale, to_plain, write_bytes, write_error
 from finetune.runs.lock import LOCK_NAME, FolderLock
+from finetune.runs.parse import parse_json, parse_yaml
 
 PACKAGES = {
     "toolkit": "crl-toolkit",
@@ -150,7 +150,7 @@ class RunFolder:
         rows = []
         for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
+                rows.append(parse_json(line))
             except ValueError as error:
                 raise DataError(f"{file}, line {number} is damaged: {error}") from error
         return rows
@@ -190,7 +190,7 @@ class RunFolder:
 def read_json(file: Path) -> Any:
     """Return the value of a JSON file; DataError, naming it, where it is missing or damaged."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
     except ValueError as error:
@@ -205,13 +205,11 @@ def write_json(file: Path, content: Any) -> Path:
 
 def read_config(file: Path) -> dict[str, Any]:
     """Return a config.yaml in today's form, {} where there is none; DataError where it cannot be read."""
-    import yaml
-
     if not file.is_file():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        content = parse_yaml(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise DataError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"{file} must hold keys and values, got {type(content).__name__}")
@@ -222,7 +220,7 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a finished run's metrics.jsonl; DataError where a line is damaged."""
     lines = file.read_text(encoding="utf-8").splitlines()
     try:
-        return [json.loads(line) for line in lines if line.strip()]
+        return [parse_json(line) for line in lines if line.strip()]
     except ValueError as error:
         raise DataError(f"{file} is not valid JSON lines: {error}") from None
 

@@ -9,8 +9,12 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-HANGUP = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))  # Windows has none
+# What asks a program to end: schedulers send SIGTERM, SIGUSR1 or SIGUSR2, a closed terminal SIGHUP.
+_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+ENDINGS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))  # Windows has the first
+SIGNALS = (signal.SIGINT, *ENDINGS)
+
+_open_requests: list[StopRequest] = []
 
 _at_stop: list[Callable[[], None]] = []
 
@@ -21,22 +25,17 @@ def at_stop(call: Callable[[], None]) -> None:
 
 
 class StopRequest:
-    """While this context is open, `requested` turns true at the first SIGINT or SIGTERM.
+    """While this context is open, `requested` turns true at the first of `SIGNALS`.
 
     The loop looks at `requested` after each step, saves and leaves. A second SIGINT raises KeyboardInterrupt
-    where the program stands; further SIGTERMs change nothing, because schedulers send several. The previous
-    handlers come back when the context closes. Outside the main thread, where Python allows no handlers,
-    `requested` stays false.
+    where the program stands; further ones of the others change nothing, because schedulers send several. The
+    previous handlers come back when the context closes. Outside the main thread, where Python allows no
+    handlers, `requested` stays false. A signal that the program was started to ignore (nohup) stays ignored.
 
-    A process forked inside the context leaves Ctrl-C to its parent and dies of SIGTERM as usual.
-
-    Args:
-        also: further signals to treat like SIGTERM, such as `HANGUP`, the end of the terminal; one that the
-            program was started to ignore (nohup) stays ignored.
+    A process forked inside the context leaves Ctrl-C to its parent and dies of the others as usual.
     """
 
-    def __init__(self, also: tuple[signal.Signals, ...] = ()) -> None:
-        self._numbers = (*SIGNALS, *also)
+    def __init__(self) -> None:
         self.requested = False
         self.signal_name = ""
         self._owner = os.getpid()
@@ -47,9 +46,10 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             self._former = {
                 number: signal.signal(number, self._receive)
-                for number in self._numbers
-                if number in SIGNALS or signal.getsignal(number) != signal.SIG_IGN
+                for number in SIGNALS
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
             }
+        _open_requests.append(self)
         return self
 
     def __exit__(
@@ -58,6 +58,7 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        _open_requests.remove(self)
         for number, handler in self._former.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._former = {}
@@ -77,3 +78,8 @@ class StopRequest:
         if number != signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+def stop_requested() -> bool:
+    """Return whether any open `StopRequest` was asked: for those who wait deep inside the loop."""
+    return any(request.requested for request in _open_requests)

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from core_losses import LOSSES
 from finetune.cli.options import suggestion
 from finetune.cli.words import Choice
-from finetune.errors import UsageError
+from finetune.errors import CrlError, UsageError
 from finetune.training.loss_choice import LossConfig as LossConfig  # a section as the others, in its own file
 from finetune.training.loss_choice import loss_refusals
 
@@ -177,9 +178,18 @@ class FitConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        broken = [rule for holds, rule in _rules(self) if not holds] + _refused_names(self)
-        if broken:
-            raise UsageError("the configuration is invalid:\n" + "\n".join(f"  {rule}" for rule in broken))
+        if faults := self.quick_faults(self) or _faults(_refused_options(self)):
+            raise faults[0]
+
+    @staticmethod
+    def quick_faults(parts: Any) -> list[CrlError]:
+        """Return what is wrong with the sections and can be told without torch: one error, or none."""
+        return _faults([rule for holds, rule in _rules(parts) if not holds] + _refused_names(parts))
+
+
+def _faults(broken: list[str]) -> list[CrlError]:
+    lines = "\n".join(f"  {rule}" for rule in broken)
+    return [UsageError(f"the configuration is invalid:\n{lines}")] if broken else []
 
 
 def _rules(config: FitConfig) -> list[tuple[bool, str]]:
@@ -259,9 +269,9 @@ def _frozen_settings(train: TrainConfig) -> list[str]:
 
 
 def _refused_names(config: FitConfig) -> list[str]:
-    """Return what is wrong with the choices by name: the loss with its parameters, augmentation and head."""
+    """Return what is wrong with the choices by name: the loss, augmentation, head and loggers."""
     from finetune.images.augment import POLICIES
-    from finetune.models.heads.registry import check_head_options, head_names, unknown_branches
+    from finetune.models.names import head_names
 
     choices = (
         ("train.augment", config.train.augment, list(POLICIES)),
@@ -272,19 +282,26 @@ def _refused_names(config: FitConfig) -> list[str]:
         for key, name, known in choices
         if name not in known
     ]
-    refused += loss_refusals(config.loss, head_names())
+    if config.loss.name not in LOSSES:
+        refused += loss_refusals(config.loss, head_names())
     if config.run.track:
         from finetune.training.loggers import unknown_loggers
 
         refused += unknown_loggers(config.run.track)
-    if config.head.name in head_names():
-        try:
-            check_head_options(config.head.name, config.head.options)
-        except UsageError as error:
-            refused.append(f"head.options: {error}")
-        else:
-            refused += unknown_branches(config.head.name, config.head.options, config.loss.branches)
     return refused
+
+
+def _refused_options(config: FitConfig) -> list[str]:
+    """Return what is wrong with the options of the loss and of the head."""
+    from finetune.models.heads.registry import check_head_options, unknown_branches
+    from finetune.models.names import head_names
+
+    refused = loss_refusals(config.loss, head_names())
+    try:
+        check_head_options(config.head.name, config.head.options)
+    except UsageError as error:
+        return [*refused, f"head.options: {error}"]
+    return refused + unknown_branches(config.head.name, config.head.options, config.loss.branches)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

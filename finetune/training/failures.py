@@ -10,9 +10,12 @@ from typing import Any
 import torch
 
 from finetune.cli.command import command_line
-from finetune.errors import DivergedError, ResourceError, UsageError
+from finetune.cli.environment import WORKER_DIED, refusal
+from finetune.errors import CrlError, DivergedError, InterruptedRunError, ResourceError, UsageError
+from finetune.images.workers import StoppedWaitingError
 from finetune.models.classifier import Classifier, has_batch_norm
 from finetune.runs.folder import versions
+from finetune.runs.interrupts import stop_requested
 from finetune.training.config import FitConfig
 from finetune.training.data import TrainingData
 from finetune.training.loop import NotFiniteLossError
@@ -30,7 +33,11 @@ def told_failures(task: TrainingData, config: FitConfig) -> Iterator[None]:
             f"{error}; the batch's first files: {files}. The last good checkpoint is untouched. Lower "
             "--train.lr, give --train.clip_grad 1, or look at these images and labels."
         ) from None
+    except StoppedWaitingError as error:
+        raise InterruptedRunError(f"{error}, what is saved is kept; {resume_line()}") from None
     except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
+        if WORKER_DIED in str(error):  # told by a signal, wherever the program stood
+            raise _worker_died(error) from None
         if isinstance(error, RuntimeError) and not says_out_of_memory(error):
             raise
         raise ResourceError(
@@ -38,6 +45,12 @@ def told_failures(task: TrainingData, config: FitConfig) -> Iterator[None]:
             "halve the batch size (and double --train.accumulate to keep the optimiser step), or lower "
             "--model.image_size"
         ) from error
+
+
+def _worker_died(error: Exception) -> CrlError:
+    if stop_requested():
+        return InterruptedRunError(f"stopped, what is saved is kept; {resume_line()}")
+    return refusal(error) or ResourceError(str(error))
 
 
 def check_finite_weights(model: Classifier, epoch: int, step: int) -> None:

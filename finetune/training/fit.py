@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.cli.console import Progress as Bar
 from finetune.cli.console import progress, say
 from finetune.errors import DataError, InterruptedRunError, ModelFileError
 from finetune.images.augment import build_augment
@@ -25,7 +23,6 @@ from finetune.training.config import FitConfig, to_dict
 from finetune.training.data import TrainingData, check_task
 from finetune.training.epoch_metrics import Totals
 from finetune.training.failures import (
-    check_batch_norm,
     check_finite_weights,
     inexact_reasons,
     resume_line,
@@ -36,8 +33,9 @@ from finetune.training.head_init import check_hooks, prepare_head
 from finetune.training.learner import Learner, build_learner
 from finetune.training.loggers import Loggers, RunFacts, rows_before, run_loggers
 from finetune.training.loop import train_one_epoch
-from finetune.training.optimization.distributed import World, all_true, any_true, barrier, wrap_model
+from finetune.training.optimization.distributed import World, any_true, barrier, wrap_model
 from finetune.training.predict import evaluate_batches, row_batches, worker_count
+from finetune.training.saver import Saver
 
 
 @dataclass
@@ -131,7 +129,8 @@ class FitRun:
             saver.epoch = epoch
             images = batches.steps_per_epoch * batches.batch_size
             done = self.progress.step * batches.batch_size
-            with progress(images, f"epoch {epoch + 1}/{epochs}", done=done) as saver.bar:
+            bar = progress(images, f"epoch {epoch + 1}/{epochs}", done=done)
+            with bar as saver.bar, saver.when_waiting_ends():
                 totals = train_one_epoch(
                     self.learner,
                     batches,
@@ -307,44 +306,3 @@ class FitRun:
     def _nothing_improves(self) -> bool:
         patience = self.config.train.patience
         return bool(patience) and self.progress.in_vain(self.learner.recipe.last_start) >= patience
-
-
-class Saver:
-    """Called after every optimiser step: moves the bar, saves when it is time, and stops when asked to."""
-
-    def __init__(self, run: FitRun, stop: StopRequest) -> None:
-        check_batch_norm(run.learner.core, run.train_batches.batch_size // run.world.size)
-        self.run, self.stop = run, stop
-        self.bar: Bar | None = None
-        self.epoch = 0
-        self.left_early = False
-        self.last_save = self.last_lap = time.monotonic()
-        self.ask_every, self.calls = 1 if run.world.size == 1 else 10, 0
-
-    def lap(self) -> float:
-        """Return the seconds since the last lap."""
-        now = time.monotonic()
-        seconds, self.last_lap = now - self.last_lap, now
-        return seconds
-
-    def __call__(self, step: int, totals: Totals) -> bool:
-        """Return whether to leave the epoch here, after saving; `step` counts the epoch's finished steps."""
-        run, steps = self.run, self.run.train_batches.steps_per_epoch
-        if self.bar is not None:
-            self.bar.advance(step * run.train_batches.batch_size - self.bar.done)
-        self.calls += 1
-        if step == steps or self.calls % self.ask_every:
-            return False
-        stopped = any_true(self.stop.requested, run.world)
-        due = time.monotonic() - self.last_save >= 60 * run.config.run.checkpoint_minutes
-        if not (stopped or any_true(due, run.world)):
-            return False
-        if not all_true(totals.finite(), run.world):
-            return False  # the loop is about to name the batch that corrupted the weights
-        check_finite_weights(run.learner.core, self.epoch, step)
-        run.progress.seconds += self.lap()
-        run.progress.step, run.progress.totals = step, totals
-        run.save()
-        self.last_save = time.monotonic()
-        self.left_early = stopped
-        return stopped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from finetune.errors import DataError
 from finetune.images.decode import BadImageError, decode_image
+from finetune.runs.parse import parse_json
 from generalcls.data.image_set import ImageSet, check_class_names, labels_within
 
 SIDE = 32
@@ -123,7 +123,7 @@ def _check_names(table: Any, column: str, class_names: Sequence[str], file: Path
     if told is None:
         return
     try:
-        names = json.loads(told)["info"]["features"][column]["names"]
+        names = parse_json(told)["info"]["features"][column]["names"]
     except (ValueError, KeyError, TypeError):
         return  # other metadata say nothing about the classes
     check_class_names(names, class_names, file)

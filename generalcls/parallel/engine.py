@@ -15,7 +15,7 @@ from torch import Tensor
 from finetune.cli.console import say
 from finetune.errors import CrlError, ResourceError
 from finetune.runs.files import to_plain
-from finetune.runs.interrupts import HANGUP, StopRequest
+from finetune.runs.interrupts import StopRequest
 from finetune.training.checkpoint import load_checkpoint, save_checkpoint
 from generalcls.config import GeneralTrainConfig
 from generalcls.networks.dropout import draw_masks
@@ -94,7 +94,7 @@ class Training:
         Raises InterruptedStudyError after saving when a signal asks for it. A model whose loss stops being
         finite goes on to the end and is scored as it is: in a study a loss that diverges is a result.
         """
-        with StopRequest(also=HANGUP) as stop:
+        with StopRequest() as stop:
             last_save = lap = time.monotonic()
             while self.epoch < self.config.epochs:
                 plan = self.batches.epoch(self.epoch)

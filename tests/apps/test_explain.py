@@ -8,6 +8,7 @@ import pytest
 
 from apps.config import ExplainConfig
 from apps.explain import GAP, checkpoint_of, explain_pictures
+from apps.predict.views import safe_name
 from finetune.cli import console
 from finetune.errors import DataError, UsageError
 from finetune.models.bundle import save_bundle
@@ -38,6 +39,8 @@ def test_an_exported_model_is_explained_by_its_maps(pictures: Path, tmp_path: Pa
     model = write_tiny(tmp_path / "tiny.onnx")
     told = explain_pictures(model, [str(pictures)], ExplainConfig(out=str(tmp_path / "out"), device="cpu"))
     assert [Path(row["path"]).name for row in told["pictures"]] == ["0.png", "1.png"]
+    for row in told["pictures"]:  # a figure that is sent on says what it shows
+        assert Path(row["file"]).stem.endswith(f"-{safe_name(row['class'])}-{row['probability']:.3f}")
     assert told["method"] == ["class activation map: what each place adds to the class's score"]
     drawn = cv2.imread(told["pictures"][0]["file"])
     assert drawn.shape == (8 * 32, 8 * (2 * 32 + GAP), 3)

@@ -57,7 +57,7 @@ def draw(root: Path) -> Path:
 def forget() -> None:
     """Let entry points be read again, and drop the package's modules."""
     tasks._entry_points.cache_clear()
-    heads._entry_points.cache_clear()
+    heads.head_points.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "stripes"]:
         del sys.modules[name]
 

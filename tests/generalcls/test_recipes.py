@@ -126,3 +126,10 @@ def test_the_deep_tables_stand_as_printed(data: str) -> None:
             f"{row['nllr']:.2f} / {row['cel']:.2f} / {row['crl']:.2f}"
             in head.partition(f"#   {network} ")[2][:40]
         )
+
+
+def test_the_networks_that_are_known_without_torch_are_those_of_the_table():
+    from generalcls.config import NETWORK_NAMES
+    from generalcls.networks.registry import NETWORKS
+
+    assert set(NETWORK_NAMES) == set(NETWORKS)

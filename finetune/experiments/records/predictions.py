@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune.errors import DataError, listing
 from finetune.metrics.classification import SMALLEST_PROBABILITY
-from finetune.runs.files import atomic_file
+from finetune.runs.files import atomic_file, json_text
 
 # How far a row's probabilities may be from a sum of one: float32 softmax is off by 1e-6, a forgotten softmax
 # by 1.
@@ -109,9 +109,13 @@ class Predictions:
         return self.select(np.lexsort((self.path, self.fold)))
 
     def write(self, file: Path) -> None:
-        """Write predictions.parquet, sorted by (fold, path), float32 probabilities prob_0 ... prob_{K-1}."""
+        """Write predictions.parquet, sorted by (fold, path), float32 probabilities prob_0 ... prob_{K-1}.
+
+        `target` and `predicted` are class indices; the names lie in the file's metadata as `class_names`.
+        """
         rows = self.in_order()
-        write_predictions(file, {"path": rows.path, **rows.columns, "target": rows.target}, rows.probs)
+        indices = {"target": rows.target, "predicted": rows.preds.astype(np.int64)}
+        write_predictions(file, {"path": rows.path, **rows.columns, **indices}, rows.probs, self.class_names)
 
     @classmethod
     def read(
@@ -178,8 +182,13 @@ def check_predictions(
         raise DataError(f"probabilities of an image must be at least 0 and sum to 1:\n{listing(rows)}")
 
 
-def write_predictions(file: Path, columns: Mapping[str, np.ndarray], probs: np.ndarray) -> None:
-    """Write the columns and probs (N, K) as float32 prob_0 ... prob_{K-1} to a parquet file, atomically."""
+def write_predictions(
+    file: Path, columns: Mapping[str, np.ndarray], probs: np.ndarray, class_names: Sequence[str] = ()
+) -> None:
+    """Write the columns and probs (N, K) as float32 prob_0 ... prob_{K-1} to a parquet file, atomically.
+
+    The class names, where they are given, are its metadata `class_names`, a JSON list.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -187,7 +196,7 @@ def write_predictions(file: Path, columns: Mapping[str, np.ndarray], probs: np.n
     for index in range(probs.shape[1]):
         table[f"prob_{index}"] = pa.array(probs[:, index].astype(np.float32))
     with atomic_file(file) as stream:
-        pq.write_table(pa.table(table), stream)
+        pq.write_table(pa.table(table, metadata={"class_names": json_text(list(class_names))}), stream)
 
 
 def read_predictions(

@@ -67,7 +67,7 @@ class RunRecord:
         selected: which weights were kept: last or best.
         minutes: of training.
         best_validation: the best validation score.
-        best_epoch: the epoch it came from.
+        best_epoch: the epoch it came from, counted from 0 as in metrics.jsonl; the console counts from 1.
         epochs_run: epochs trained.
         extra: what only one task records, and keys of other versions, as they are in the file.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from finetune.errors import DataError, listing
 from finetune.experiments.study.arms import Arm
 from finetune.runs.files import json_text, write_bytes
 from finetune.runs.former_losses import todays_arm
+from finetune.runs.parse import parse_json
 
 CELL_FILE = "cell.json"
 LOSS = "loss"  # a cell's fact: its loss with all options; those of former releases lack it
@@ -116,7 +116,7 @@ def read_cell(folder: Path) -> Cell | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
         if LOSS not in content["facts"]:
             content["arm"] = todays_arm(content["arm"])
         return Cell(**{item.name: content[item.name] for item in fields(Cell)})

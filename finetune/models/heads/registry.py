@@ -10,8 +10,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
-from importlib import metadata
 from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -19,10 +17,10 @@ from finetune.errors import UsageError
 from finetune.models.heads.base import MAIN, FeatureDims, Head
 from finetune.models.heads.linear import LinearHead
 from finetune.models.heads.margin import ArcFaceHead, ASoftmaxHead, CosFaceHead, LSoftmaxHead
+from finetune.models.names import head_names as head_names  # its callers find it beside the heads
+from finetune.models.names import head_points
 
-ENTRY_POINTS = "crl_toolkit.heads"
-
-# The heads of this room; `head_names` adds those of installed packages.
+# The heads of this room, each in `finetune.models.names` too; `head_names` adds those of installed packages.
 HEADS: dict[str, type[Head]] = {
     "linear": LinearHead,
     "lsoftmax": LSoftmaxHead,
@@ -32,18 +30,13 @@ HEADS: dict[str, type[Head]] = {
 }
 
 
-def head_names() -> list[str]:
-    """Return the names of all heads there are, sorted; no head is imported."""
-    return sorted({*HEADS, *_entry_points()})
-
-
 def head_class(name: str) -> type[Head]:
     """Return the head's class; UsageError lists the names there are."""
     if name in HEADS:
         return HEADS[name]
-    if name not in _entry_points():
+    if name not in head_points():
         raise UsageError(f"no head is called {name!r}; there is {', '.join(head_names())}")
-    found: type[Head] = _entry_points()[name].load()
+    found: type[Head] = head_points()[name].load()
     return found
 
 
@@ -122,8 +115,3 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-@cache
-def _entry_points() -> dict[str, metadata.EntryPoint]:
-    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agecls.config import AgeDataConfig
-from agecls.data.read import check_contents, make_age_splits, read_data
+from agecls.data.read import check_contents, make_age_splits, read_data, with_groups_of
 from finetune.errors import DataError, UsageError
 from finetune.experiments.data_checks import equal_contents
 from finetune.images.cache import cache_folder
@@ -152,3 +152,16 @@ def test_the_cache_lies_where_it_is_named(monkeypatch, tmp_path):
     assert cache_folder("auto") == Path("/xdg/crl-toolkit")
     monkeypatch.setenv("CRL_CACHE", "/fast")
     assert cache_folder("auto") == Path("/fast/crl-toolkit")
+
+
+def test_a_models_own_groups_are_taken_unless_others_are_asked_for(capsys):
+    own = ("0-9", "10+")
+    config = AgeDataConfig(table="faces.csv")
+    assert with_groups_of(config, own).groups == "0-9,10+"
+    assert "the model's own age groups are used, --data.groups 0-9,10+" in capsys.readouterr().out
+    asked = AgeDataConfig(table="faces.csv", groups="0-9, 10+")
+    assert with_groups_of(asked, own) is asked
+    with pytest.raises(UsageError, match=r"--data\.groups 0-4,5\+: .*--data\.groups 0-9,10\+"):
+        with_groups_of(AgeDataConfig(table="faces.csv", groups="0-4,5+"), own)
+    adience = AgeDataConfig(root="adience")
+    assert with_groups_of(adience, own) is adience

@@ -15,7 +15,6 @@ from apps.doctor.checks import (
     check_packages,
     check_threads,
     check_weights,
-    cpu_quota,
     torch_checkpoints,
 )
 from apps.runtime.installed import requirement
@@ -83,13 +82,6 @@ def test_threads(cores: int, asked: str, quota: float | None, status: str):
     finding = check_threads(cores, {"OMP_NUM_THREADS": asked} if asked else {}, quota)
     assert finding.status == status
     assert bool(finding.repair) == (status != "ok")
-
-
-@pytest.mark.parametrize(("text", "quota"), [("max 100000", None), ("150000 100000", 1.5), ("", None)])
-def test_a_containers_limit_is_read(tmp_path: Path, text: str, quota: float | None):
-    (tmp_path / "cpu.max").write_text(text)
-    assert cpu_quota(tmp_path / "cpu.max") == quota
-    assert cpu_quota(tmp_path / "absent") is None
 
 
 def test_variables_that_are_ignored_or_switch_downloads_off_are_noted():

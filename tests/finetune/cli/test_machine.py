@@ -6,15 +6,82 @@ from pathlib import Path
 
 import pytest
 
-from finetune.cli.machine import TOOLKIT, core_count, module_command, module_environment, user_cache
+from finetune.cli import machine
+from finetune.cli.machine import (
+    TOOLKIT,
+    core_count,
+    cpu_quota,
+    granted_cores,
+    module_command,
+    module_environment,
+    user_cache,
+)
 
 
 def test_cores_are_those_this_process_may_use(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 4, 5}, raising=False)
-    assert core_count() == 3
+    assert core_count() == granted_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert core_count() == 7
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(2.0, 2), (1.5, 1), (0.25, 1), (64.0, 3)])
+def test_a_containers_share_of_time_counts_as_cores(
+    monkeypatch: pytest.MonkeyPatch, quota: float, cores: int
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 4, 5}, raising=False)
+    monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
+    assert (core_count(), granted_cores()) == (cores, 3)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "quota"),
+    [
+        ("", {}, None),
+        ("0::/\n", {"cpu.max": "max 100000"}, None),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 1.5),
+        ("", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/job/step\n", {"job/cpu.max": "300000 100000", "job/step/cpu.max": "max 100000"}, 3.0),
+        ("0::/job/step\n", {"job/cpu.max": "300000 100000", "job/step/cpu.max": "50000 100000"}, 0.5),
+        (
+            "3:cpu,cpuacct:/docker/a\n1:memory:/docker/a\n",
+            {
+                "cpu,cpuacct/docker/a/cpu.cfs_quota_us": "200000",
+                "cpu,cpuacct/docker/a/cpu.cfs_period_us": "100000",
+            },
+            2.0,
+        ),
+        (
+            "3:cpu,cpuacct:/\n",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "400000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            4.0,
+        ),
+        ("3:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ("4:cpuset:/x\n", {"cpuset/x/cpu.cfs_quota_us": "1", "cpuset/x/cpu.cfs_period_us": "1"}, None),
+    ],
+)
+def test_the_quota_of_both_versions_of_control_groups_is_read(
+    tmp_path: Path, groups: str, files: dict[str, str], quota: float | None
+):
+    table = tmp_path / "cgroup"
+    table.write_text(groups)
+    for name, text in files.items():
+        file = tmp_path / "mounted" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    assert cpu_quota(tmp_path / "mounted", table) == quota
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch):
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("CRL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    assert user_cache() is None
 
 
 def test_the_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError, ResourceError, UsageError
 from finetune.images.augment import build_augment
 from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
 from finetune.images.cache import ImageSource, open_source
@@ -261,7 +261,7 @@ class DeadlySource:
 
 def test_a_dead_worker_is_explained_with_the_files_it_held(source: ImageSource) -> None:
     batches = eval_batches(DeadlySource(source, 9), workers=1)
-    with pytest.raises(DataError, match="loading process died") as caught:
+    with pytest.raises(ResourceError, match="loading process died") as caught:
         list(batches)
     message = str(caught.value)
     waited_for = ROWS[4:8] if source.file(9).name in message else ROWS[:4]  # the first may not have got out

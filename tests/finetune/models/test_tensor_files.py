@@ -4,14 +4,19 @@ import argparse
 import io
 import os
 import pickle
+import re
+import socket
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from finetune.errors import ModelFileError
+from finetune.models.backbone import build_backbone
 from finetune.models.tensor_files import forbidden_globals, read_tensors
+from finetune.models.weights import find_local
 
 
 class Malicious:
@@ -110,3 +115,51 @@ def test_what_is_no_pickle_imports_nothing(content: bytes) -> None:
 
 def test_an_import_before_the_damage_still_counts() -> None:
     assert forbidden_globals(io.BytesIO(pickle.dumps(Evil(), 2)[:-1] + b"\xff\xff")) == ["posix.system"]
+
+
+def spoiled(kind: str, file: Path) -> Path:
+    """Write a weights file that cannot be used; return it, or what is to be given in its place."""
+    save_file({"a": torch.ones(64)}, file)
+    if kind == "without tensors":
+        save_file({}, file)
+    elif kind == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    elif kind == "flipped":
+        file.write_bytes(b"\xff" * 8 + file.read_bytes()[8:])
+    elif kind == "no bytes":
+        file.write_bytes(b"")
+    elif kind == "a folder":
+        file.unlink()
+        file.mkdir()
+    elif kind == "missing":
+        file.unlink()
+    return file
+
+
+@pytest.mark.parametrize(
+    "kind", ["without tensors", "cut", "flipped", "no bytes", "a folder", "missing", "of another model"]
+)
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.pth.tar"])
+def test_a_file_that_cannot_be_used_never_asks_the_network(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def ask(*_asked: object, **_how: object) -> None:
+        pytest.fail("asked the network")
+
+    for module, call in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(module, call, ask)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    given = spoiled(kind, tmp_path / name).name  # without a slash
+    if name != "w.safetensors" and kind == "without tensors":
+        torch.save({}, tmp_path / name)
+    with pytest.raises(ModelFileError, match=re.escape(given)) as caught:
+        build_backbone("test_resnet", given)
+    assert caught.value.exit_code == 4
+
+
+def test_a_checkpoint_of_timms_own_training_is_read_by_its_name(tmp_path: Path):
+    file = tmp_path / "model_best.pth.tar"
+    torch.save({"epoch": 3, "state_dict": {"module.a": torch.ones(1)}}, file)
+    assert read_tensors(find_local(file, "test_resnet")) == {"a": torch.ones(1)}

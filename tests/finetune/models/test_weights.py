@@ -54,7 +54,8 @@ def test_a_path_never_asks_the_network(tmp_path, monkeypatch, online):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18.pth", "resnet18.a1_in1k.safetensors", "resnet18_mine.bin", "model.pt"]
+    "name",
+    ["resnet18.pth", "resnet18.a1_in1k.safetensors", "resnet18_mine.bin", "model.pt", "model_best.pth.tar"],
 )
 def test_a_folder_gives_the_file_named_after_the_model(tmp_path, name):
     write(tmp_path / "resnet18d.pth")
@@ -76,7 +77,7 @@ def test_a_folder_with_none_or_several_fitting_files_is_refused_with_the_list(tm
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(ModelFileError, match=r"\.safetensors, \.pth, \.pt, \.bin, got '\.zip'"):
+    with pytest.raises(ModelFileError, match=r"\.safetensors, \.pth, .*, \.pth\.tar, \.pt\.tar, got '\.zip'"):
         find_local(write(tmp_path / "weights.zip"), "resnet18")
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,34 @@ def test_a_disk_that_is_full_only_when_forced_to_write_is_told_with_numbers(
     assert caught.value.exit_code == 5
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def refuse_to_sync_folders(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let fsync fail for folders alone."""
+    sync = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "EBADF", "ENOTSUP", "ENOSYS"])
+def test_a_file_system_that_cannot_sync_folders_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    refuse_to_sync_folders(getattr(errno, name), monkeypatch)
+    write_bytes(tmp_path / "a.txt", b"whole")
+    assert (tmp_path / "a.txt").read_bytes() == b"whole"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_disk_that_fails_to_sync_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_sync_folders(errno.EIO, monkeypatch)
+    with pytest.raises(ResourceError, match="Input/output error"):
+        write_bytes(tmp_path / "a.txt", b"whole")
 
 
 def test_a_folder_that_is_not_there_is_told_with_the_reason(tmp_path: Path) -> None:

@@ -6,34 +6,33 @@ import threading
 
 import pytest
 
-from finetune.runs.interrupts import HANGUP, StopRequest
+from finetune.runs.interrupts import ENDINGS, StopRequest, stop_requested
 
 pytestmark = pytest.mark.usefixtures("as_in_a_terminal")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDINGS])
 def test_the_first_signal_only_asks(number: signal.Signals) -> None:
     with StopRequest() as stop:
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested
         assert stop.signal_name == number.name
+        assert stop_requested()
+    assert not stop_requested()
 
 
-def test_the_end_of_the_terminal_asks_where_it_is_wanted() -> None:
-    with StopRequest(also=HANGUP) as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.requested
-        assert stop.signal_name == "SIGHUP"
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+def test_what_schedulers_and_terminals_send_is_known() -> None:
+    assert {number.name for number in ENDINGS} == {"SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}
     with StopRequest():
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        assert signal.SIG_DFL not in map(signal.getsignal, ENDINGS)
+    assert {signal.getsignal(number) for number in ENDINGS} == {signal.SIG_DFL}
 
 
 def test_under_nohup_the_end_of_the_terminal_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with StopRequest(also=HANGUP) as stop:
+        with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop.requested
     finally:

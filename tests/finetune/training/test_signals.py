@@ -17,6 +17,7 @@ from agecls.commands import main
 from agecls.synthetic.adience import write_lookalike_adience
 from finetune.cli import console
 from finetune.models.bundle import load_bundle, weights_hash
+from finetune.runs.interrupts import ENDINGS
 from tests.finetune.quick import metrics
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,7 +88,7 @@ def stop_by(number: signal.Signals, faces: Path, folder: Path) -> str:
 
 @pytest.mark.alone
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDINGS])
 def test_a_signal_saves_and_the_printed_line_resumes_to_the_same_result(
     number: signal.Signals, faces: Path, unbroken: Path, tmp_path: Path
 ):

@@ -213,8 +213,8 @@ def test_a_signal_saves_and_leaves(tmp_path, monkeypatch):
         requested = True
         signal_name = "SIGTERM"
 
-        def __init__(self, also=()):
-            super().__init__(also)
+        def __init__(self):
+            super().__init__()
             self.requested, self.signal_name = True, "SIGTERM"
 
     monkeypatch.setattr(engine, "StopRequest", Asked)

@@ -9,6 +9,7 @@ import pytest
 
 from finetune.errors import DataError
 from finetune.experiments.records.predictions import (
+    Predictions,
     check_predictions,
     log_odds,
     read_predictions,
@@ -79,3 +80,25 @@ def test_log_odds_keep_the_digits_of_a_probability_near_one():
     odds = log_odds(probs)
     assert odds[0, 0] == pytest.approx(20 * np.log(10))
     assert odds[1].tolist() == [0.0, 0.0]
+
+
+def test_the_file_names_its_classes_and_says_what_was_predicted(tmp_path):
+    import json
+
+    import pyarrow.parquet as pq
+
+    names = ("robin", "Zaunkönig", "wren")
+    probs = np.array([[0.2, 0.7, 0.1], [0.5, 0.2, 0.3]])
+    found = Predictions(names, np.array(["b.jpg", "a.jpg"]), np.array([2, 0]), probs)
+    file = tmp_path / "predictions.parquet"
+    found.write(file)
+    table = pq.read_table(file)
+    assert table["path"].to_pylist() == ["a.jpg", "b.jpg"]
+    assert table["predicted"].to_pylist() == [0, 1]
+    assert json.loads(table.schema.metadata[b"class_names"]) == list(names)
+    again = Predictions.read(file, names)
+    assert (again.preds == found.in_order().preds).all()
+    pq.write_table(
+        table.drop_columns(["predicted"]).replace_schema_metadata(None), file
+    )  # an earlier release's
+    assert (Predictions.read(file, names).preds == again.preds).all()

@@ -9,7 +9,8 @@ from finetune.errors import UsageError
 from finetune.models.backbone import Features
 from finetune.models.heads.base import Head, HeadOutput, Hooks
 from finetune.models.heads.linear import LinearHead
-from finetune.models.heads.registry import build_head, head_class, head_names, head_options, resolved
+from finetune.models.heads.registry import HEADS, build_head, head_class, head_options, resolved
+from finetune.models.names import OWN_HEADS, head_names
 
 
 @dataclass
@@ -103,3 +104,7 @@ def test_only_the_backbone_imports_timm():
     code = "import sys\n" + "".join(f"import finetune.{name}\n" for name in modules)
     result = subprocess.run([sys.executable, "-c", code + "assert 'timm' not in sys.modules"], check=False)
     assert result.returncode == 0
+
+
+def test_the_names_that_are_known_without_torch_are_those_of_the_table():
+    assert set(OWN_HEADS) == set(HEADS)

@@ -1,0 +1,287 @@
+"""Processes that make batches, and the watch over them: none that dies or stands still keeps a run waiting.
+
+What they make travels through shared memory. Where that is full, where a process was killed, and where
+batches are lost on the way, the waiting process says so instead of waiting for ever. It looks up from
+waiting every few seconds, so that a request to stop is met there too.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from finetune.cli.environment import WORKER_DIED
+from finetune.errors import InterruptedRunError, ResourceError, listing
+from finetune.images.decode import BadImageError
+from finetune.runs.interrupts import stop_requested
+
+LOOK_SECONDS = 5.0  # between two looks at the signals and the processes
+LOST_SECONDS = 40.0  # without a batch while no process makes one
+STILL_SECONDS = 600.0  # without a single image while a process makes a batch
+REMEDY = "start the container with more of it (--shm-size 1g), or load without processes: --run.workers 0"
+
+T = TypeVar("T")
+
+
+class StoppedWaitingError(InterruptedRunError):
+    """A request to stop arrived while no batch did."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch to be made: the epoch it belongs to and its manifest rows."""
+
+    epoch: int
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Shortage:
+    """What a process returns in place of a batch that found no room in shared memory."""
+
+    reason: str
+
+
+class Pulse:
+    """Each process and what it does, in memory that all see: batches begun, made, images made, its number."""
+
+    FIELDS = 4
+
+    def __init__(self, processes: int) -> None:
+        self._memory = mmap.mmap(-1, 8 * self.FIELDS * processes)
+        self._counts = np.frombuffer(self._memory, dtype=np.int64).reshape(processes, self.FIELDS)
+
+    def count(self, process: int, field: int) -> None:
+        """Count one more: field 0 a batch begun, 1 a batch made or given up, 2 an image."""
+        self._counts[process, field] += 1
+
+    def sign(self, process: int) -> None:
+        """Leave the number of the process that calls this."""
+        self._counts[process, -1] = os.getpid()
+
+    def kill(self) -> None:
+        """End every process at once."""
+        for number in self._counts[:, -1].tolist():
+            with suppress(ProcessLookupError):
+                if number:
+                    os.kill(number, signal.SIGKILL)
+
+    def look(self) -> tuple[bool, bytes]:
+        """Return whether a process is making a batch, and a text that changes with everything made."""
+        now = self._counts.copy()
+        return bool((now[:, 0] > now[:, 1]).any()), now[:, :3].tobytes()
+
+
+class BatchLoader(Dataset[T], Generic[T]):
+    """Makes the batch that a request asks for; a subclass says how."""
+
+    def __init__(self) -> None:
+        self.pulse: Pulse | None = None
+
+    def load(self, request: Request) -> T:
+        """Return the batch; BadImageError, naming the file, for an image that cannot be read."""
+        raise NotImplementedError
+
+    def tensors(self, batch: T) -> tuple[Tensor, ...]:
+        """Return the tensors of a batch, which travel to the process that trains."""
+        raise NotImplementedError
+
+    def files(self, request: Request) -> list[str]:
+        """Return the files that a batch is made of."""
+        raise NotImplementedError
+
+    def prepare(self, worker: int) -> None:
+        """Make a process ready: it leaves signs of life, and requests to stop to the process that trains."""
+        if self.pulse is not None:
+            self.pulse.sign(worker)
+        cv2.setNumThreads(0)
+        leave_signals_to_the_parent()
+
+    def count_image(self) -> None:
+        """Count one more image made, where somebody watches."""
+        self._count(2)
+
+    def __getitems__(self, request: Request) -> T | BadImageError | _Shortage:
+        self._count(0)
+        try:
+            batch = self.load(request)
+            try:
+                # Here, for the thread that sends them could tell nobody.
+                for tensor in self.tensors(batch):
+                    tensor.share_memory_()  # type: ignore[no-untyped-call]
+            except (RuntimeError, OSError) as error:
+                return _Shortage((str(error).splitlines() or [""])[0])
+            return batch
+        except BadImageError as error:  # travels as a value: torch would rebuild it from its text alone
+            return error
+        finally:
+            self._count(1)
+
+    def _count(self, field: int) -> None:
+        worker = get_worker_info()
+        if self.pulse is not None and worker is not None:
+            self.pulse.count(worker.id, field)
+
+
+class _Requests:
+    """The batch sampler of the worker processes; what it yields is set before each pass."""
+
+    def __init__(self) -> None:
+        self.pending: Sequence[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.pending)
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+
+class Engine(Generic[T]):
+    """Answers requests in their order, in this process or with persistent worker processes."""
+
+    def __init__(self, loader: BatchLoader[T], workers: int) -> None:
+        self._loader, self._workers = loader, workers
+        self._queue = _Requests()
+        self._processes: DataLoader[T] | None = None
+        self._runs = 0
+
+    def run(self, requests: Sequence[Request]) -> Iterator[T]:
+        """Yield the batches; those of an earlier call that are not yet read are given up.
+
+        Raises BadImageError for an image that cannot be read, ResourceError where shared memory is full, a
+        process died or batches are lost, and StoppedWaitingError for a request to stop while waiting.
+        """
+        self._runs += 1
+        if self._workers == 0:
+            return (self._loader.load(request) for request in requests)
+        return self._run_in_processes(requests, self._runs)
+
+    def _run_in_processes(self, requests: Sequence[Request], run: int) -> Iterator[T]:
+        self._queue.pending = requests
+        answers = self._begin()
+        for request in requests:
+            if run != self._runs:
+                raise RuntimeError("these batches were given up when a newer epoch was started")
+            try:
+                answer = self._wait(answers, request)
+            except BaseException:
+                self._give_up(answers)
+                raise
+            if isinstance(answer, BadImageError):
+                raise answer
+            if isinstance(answer, _Shortage):
+                self._give_up(answers)
+                raise ResourceError(f"shared memory (/dev/shm) is full: {REMEDY} ({answer.reason})")
+            yield answer
+
+    def _begin(self) -> Iterator[Any]:
+        """Start a pass; processes that do not answer in time, busy with the last one, are started again."""
+        if self._processes is not None:
+            try:
+                return iter(self._processes)
+            except RuntimeError:
+                self._processes = None
+        self._processes = self._start()
+        return iter(self._processes)
+
+    def _wait(self, answers: Iterator[Any], request: Request) -> Any:
+        """Return the next answer, with an eye on the signals and on what the processes do."""
+        pulse = self._loader.pulse
+        seen, since = b"", time.monotonic()
+        while True:
+            try:
+                return next(answers)
+            except RuntimeError as error:
+                if "timed out after" not in str(error):
+                    raise self._explain(error, request) from error
+            if stop_requested():
+                raise StoppedWaitingError("stopped while waiting for images")
+            busy, found = pulse.look() if pulse is not None else (True, b"")
+            if found != seen:
+                seen, since = found, time.monotonic()
+            if time.monotonic() - since > (STILL_SECONDS if busy else LOST_SECONDS):
+                raise self._stuck(request, busy)
+
+    def _give_up(self, answers: Iterator[Any]) -> None:
+        """End the processes without waiting for what they do, so that whoever stops can save at once."""
+        self._processes = None
+        handler = signal.getsignal(signal.SIGCHLD)
+        here = threading.current_thread() is threading.main_thread() and handler is not None
+        if here:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each that ends
+        if self._loader.pulse is not None:
+            self._loader.pulse.kill()
+        getattr(answers, "_shutdown_workers", lambda: None)()
+        if here:
+            signal.signal(signal.SIGCHLD, handler)
+
+    def _start(self) -> DataLoader[T]:
+        forked = multiprocessing.get_start_method() == "fork"
+        self._loader.pulse = Pulse(self._workers) if forked else None
+        return DataLoader(
+            self._loader,
+            batch_sampler=self._queue,  # type: ignore[arg-type]  # yields requests instead of index lists
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=self._loader.prepare,
+            persistent_workers=True,
+            timeout=LOOK_SECONDS,
+            generator=torch.Generator(),  # its own: starting workers must not draw from the global one
+        )
+
+    def _explain(self, error: RuntimeError, request: Request) -> Exception:
+        if WORKER_DIED not in str(error):  # an exception of our own code, with its traceback
+            return error
+        if stop_requested():
+            return StoppedWaitingError("stopped; the loading processes had ended before")
+        return ResourceError(
+            f"a loading process died ({error}). The usual cause is too little memory or shared memory "
+            "(/dev/shm): use fewer workers (--run.workers 0 for none) or a smaller batch. The batch being "
+            f"waited for holds:\n{listing(self._loader.files(request))}"
+        )
+
+    def _stuck(self, request: Request, busy: bool) -> ResourceError:
+        if not busy:
+            return ResourceError(
+                f"no batch arrived from {self._workers} loading processes within {LOST_SECONDS:.0f} s, and "
+                f"none is being made: shared memory (/dev/shm) is full, or too few files may be open at "
+                f"once (ulimit -n). For the first, {REMEDY}"
+            )
+        return ResourceError(
+            f"no image was read within {STILL_SECONDS / 60:.0f} minutes: is the storage there? Go on with "
+            f"--run.resume auto. The batch being waited for holds:\n{listing(self._loader.files(request))}"
+        )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def leave_signals_to_the_parent() -> None:
+    """Ignore requests to stop, which may be sent to the process that trains together with its workers.
+
+    A second SIGTERM ends a worker all the same: that is how one that does not answer is ended.
+    """
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _heed_the_next)
+
+
+def _heed_the_next(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,88 @@
+"""YAML and JSON as this toolkit reads them: no key twice, and no text that is nested without end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+DEEPEST = 100  # levels of brackets or indents; a configuration has four
+
+
+class TextError(ValueError):
+    """A text that is no YAML or JSON as this toolkit reads it; says the line where that is known."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key that stands twice and brackets nested without end."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node of the tree, at most so many levels deep."""
+        self._depth += 1
+        if self._depth > DEEPEST:
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise TextError(f"line {line}: nested more than {DEEPEST} levels deep")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return a mapping; keys that `<<` brings in may be written again, as YAML has it."""
+        lines: dict[Hashable, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, Hashable) and key in lines:
+                raise TextError(
+                    f"line {line}: {key} stands twice (first in line {lines[key]}); keep one of them"
+                )
+            if isinstance(key, Hashable):
+                lines[key] = line
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the plain values in a YAML text.
+
+    Raises TextError, naming the line, for what is no YAML, for a key that stands twice in one place, and for
+    nesting without end.
+
+    >>> parse_yaml("train: {lr: 0.1}")
+    {'train': {'lr': 0.1}}
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # a safe loader
+    except yaml.YAMLError as error:
+        raise TextError(str(error)) from None
+    except RecursionError:
+        raise TextError(f"nested more than {DEEPEST} levels deep") from None
+
+
+def check_depth(text: str) -> None:
+    """Raise TextError for brackets nested so deep that a parser might follow them to the end of its stack."""
+    depth = 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if depth > DEEPEST:
+            raise TextError(f"nested more than {DEEPEST} levels deep")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; TextError where it is none, or nested without end.
+
+    >>> parse_json('{"n": 1}')
+    {'n': 1}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise TextError("nested without end") from None
+    except UnicodeDecodeError as error:
+        raise TextError(f"no text in UTF-8: {error}") from None
