@@ -147,6 +147,16 @@ PROSE = ("conclusion", "notes", "what_ran")
 RENAMED = {"train_push": "train_grad", "train_q": "train_grad_ce"}
 
 
+def all_p(value: Any) -> set[str]:
+    """Return every p of an old comparison as its page had it, with two digits; today it has three."""
+    if isinstance(value, list):
+        return set().union(*map(all_p, value))
+    if not isinstance(value, dict):
+        return set()
+    own = {f"{value['p']:.2g}"} if isinstance(value.get("p"), float) else set()
+    return own.union(*map(all_p, value.values()))
+
+
 def without_prose(report: dict[str, Any]) -> dict[str, Any]:
     """Return a study's report without its sentences."""
     return {key: value for key, value in report.items() if key not in PROSE}
@@ -158,14 +168,17 @@ def keys_today(row: dict[str, Any]) -> set[str]:
     return names - {"lr"} | {"lr_backbone", "lr_head"} if "lr" in names else names
 
 
-def without_p(value: Any, found: list[float]) -> Any:
-    """Return a comparison without the bootstrap's p, which go to `found`: rounding no longer hides a zero."""
+def without_bootstrap(value: Any, found: list[tuple[float, list[float]]]) -> Any:
+    """Return a comparison without the bootstrap's p and interval, which go to `found`.
+
+    What lies within half a step of zero is zero today: p grew, and an end became zero.
+    """
     if not isinstance(value, dict):
         return value
     if "interval" in value and value.get("p") is not None:
-        found.append(value["p"])
-        value = {key: item for key, item in value.items() if key != "p"}
-    return {key: without_p(item, found) for key, item in value.items()}
+        found.append((value["p"], value["interval"]))
+        value = {key: item for key, item in value.items() if key not in ("p", "interval")}
+    return {key: without_bootstrap(item, found) for key, item in value.items()}
 
 
 def numbers(page: Path | str) -> Counter[str]:
@@ -196,11 +209,21 @@ def test_two_old_results_compare_as_they_did(
     for key in ("seed_difference", "seed_scores"):
         for measure, value in wanted.pop(key, {}).items():
             assert found[key][measure] == value
-    now, before = [], []
-    assert without_p({key: found[key] for key in wanted}, now) == without_p(wanted, before)
-    assert all(p >= old_p for p, old_p in zip(now, before, strict=True))
+    now: list[tuple[float, list[float]]] = []
+    before: list[tuple[float, list[float]]] = []
+    assert without_bootstrap({key: found[key] for key in wanted}, now) == without_bootstrap(wanted, before)
+    for (p, ends), (old_p, old_ends) in zip(now, before, strict=True):
+        assert p >= old_p
+        assert all(end in (0, old_end) for end, old_end in zip(ends, old_ends, strict=True))
     assert "No difference in " in found["conclusion"]
-    assert missing_numbers(old / "compare.md", new / "compare.md") == {}
+    moved = {
+        f"{end:+.2f}"
+        for (_, ends), (_, old_ends) in zip(now, before, strict=True)
+        for end in old_ends
+        if end not in ends
+    } | {"+0.00"}  # a zero has no sign today
+    missing = missing_numbers(old / "compare.md", new / "compare.md").keys()
+    assert missing <= moved | all_p(read(old / "comparison.json"))
 
 
 def test_an_old_cross_validation_is_scored_again(
