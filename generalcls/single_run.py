@@ -211,7 +211,6 @@ def page(trainer: CellTrainer, arm: Arm, cell: Cell, record: Mapping[str, Any]) 
     """Return report.md: the scores, the curve, the most confused pairs and what ran."""
     from pathlib import PurePosixPath
 
-    from finetune.experiments.sections import warnings_section
     from finetune.figures import markdown
     from generalcls.report import MEASURES, guessing, train_text
 
@@ -236,7 +235,7 @@ def page(trainer: CellTrainer, arm: Arm, cell: Cell, record: Mapping[str, Any]) 
         [markdown.escape(name) for name in row] for row in confusions(trainer, Path(trainer.config.run.dir))
     ]
     sections = [
-        ("Warnings", warnings_section(record)),
+        ("Warnings", markdown.bullets(record["warnings"])),
         ("Result", markdown.table(["measure", "test"], rows)),
         ("Figures", markdown.show_pictures([curve])),
         ("Most confused", markdown.table(["truth", "prediction", "images"], pairs, 2) if pairs else None),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from finetune.figures.markdown import NOT_MEASURED, Picture, code, escape, number, table
+from finetune.figures.markdown import NOT_MEASURED, Picture, bullets, code, escape, number, table
 
 Record = Mapping[str, Any]
 SETTINGS = ("image_size", "epochs", "batch_size", "seed")  # shown in rows of their own
@@ -65,7 +65,7 @@ def _preprocessing(values: Mapping[str, Any] | None) -> str:
 
 def warnings_section(record: Record) -> str | None:
     """Return what the run warned of, a line each; None for nothing."""
-    return "\n".join(f"* {escape(warning)}" for warning in record.get("warnings") or ()) or None
+    return bullets(record.get("warnings") or ())
 
 
 def same_data(record: Record, policy: str) -> str:

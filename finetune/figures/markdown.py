@@ -122,6 +122,15 @@ def _side(p: float, limit: float) -> int:
     return (p > limit) - (p < limit)
 
 
+def bullets(texts: Iterable[object]) -> str | None:
+    """Return a line per text, shown as it is; None for nothing.
+
+    >>> bullets(["a_b", "c"]), bullets([])
+    ('* a\\\\_b\\n* c', None)
+    """
+    return "\n".join(f"* {escape(text)}" for text in texts) or None
+
+
 def method_mark(row: Mapping[str, Any], key: str) -> str:
     """Return " (Wilson interval)" where a record says that its interval `key` is no bootstrap's; else "".
 
