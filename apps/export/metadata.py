@@ -51,7 +51,7 @@ image = cv2.resize(image, (min(w, width), min(h, height)), interpolation=shrinki
 image = cv2.resize(image, (width, height), interpolation=enlarging)
 top, left = (height - size) // 2, (width - size) // 2
 crop = image[top : top + size, left : left + size]
-probs = session.run(["probs"], {"images": crop[None]})[0][0]
+probs = session.run(["probs"], {"images": crop[np.newaxis]})[0][0]
 """
 
 
