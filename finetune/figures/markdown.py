@@ -122,6 +122,15 @@ def _side(p: float, limit: float) -> int:
     return (p > limit) - (p < limit)
 
 
+def bullets(texts: Iterable[object]) -> str | None:
+    """Return a line per text, shown as it is; None for nothing.
+
+    >>> bullets(["a_b", "c"]), bullets([])
+    ('* a\\\\_b\\n* c', None)
+    """
+    return "\n".join(f"* {escape(text)}" for text in texts) or None
+
+
 def method_mark(row: Mapping[str, Any], key: str) -> str:
     """Return " (Wilson interval)" where a record says that its interval `key` is no bootstrap's; else "".
 
@@ -150,13 +159,3 @@ def page(title: str, sections: Iterable[tuple[str, str | None]], introduction: s
 
 def _one_line(text: object) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in str(text))
-
-
-def bullets(lines: Iterable[str]) -> str | None:
-    """Return lines of plain text as a list; None where there is none.
-
-    >>> print(bullets(["one", "2 * 3"]))
-    * one
-    * 2 \\* 3
-    """
-    return "\n".join(f"* {escape(line)}" for line in lines) or None

@@ -179,8 +179,9 @@ def paired_cluster_bootstrap(
     p = min(1, 2 (1 + min(#{d* <= 0}, #{d* >= 0})) / (R + 1)): the level at which the interval begins to hold
     zero, never below 2 / (R + 1), and 1 when the two never differ. Arguments and errors as there.
 
-    Means of hits lie on a lattice, where zero is a common value of d*. Floats miss it by rounding, so a d*
-    or an end within half a step of zero is zero; a step is what the least difference of one image moves.
+    Means of hits lie on a lattice, where zero is a common value of d*. Floats miss it by rounding, so a d* no
+    further from zero than rounding is zero. An end that excludes zero by less than half a step is zero too;
+    a step is what the least difference of one image moves.
 
     With `percent`, where resampling never moves the difference, the interval is `unmoved_difference`, and p
     the sign test's over effective clusters where all parts differ by the same, else NaN.
@@ -190,8 +191,10 @@ def paired_cluster_bootstrap(
         raise ValueError(f"paired values must have one shape, got {a.shape} and {b.shape}")
     table = _ClusterTable(b - a, clusters, strata)
     half = table.half_step(b - a, statistic)
-    draws = _snapped(table.resample(statistic, resamples, seed), half)
-    low, high = _snapped(np.array(_quantiles(draws, level)), half).tolist()
+    draws = table.resample(statistic, resamples, seed)
+    draws[np.abs(draws) <= NO_WIDTH] = 0.0
+    low, high = _quantiles(draws, level)
+    low, high = (0.0 if 0 < low <= half else low), (0.0 if -half <= high < 0 else high)
     difference, count = table.observed(statistic), len(table.sums)
     if percent and high - low <= NO_WIDTH:
         low, high = unmoved_difference(difference, table.parts(statistic), level)
@@ -201,11 +204,6 @@ def paired_cluster_bootstrap(
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     p = min(1.0, 2 * (1 + int(tail)) / (resamples + 1))
     return PairedDifference(difference, low, high, p, level, count)
-
-
-def _snapped(values: np.ndarray, half: float) -> np.ndarray:
-    """Return the values, those within half a step of zero as zero."""
-    return np.where(np.abs(values) <= half, 0.0, values)
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:

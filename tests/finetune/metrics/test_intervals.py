@@ -68,8 +68,11 @@ def test_a_bound_that_rounding_keeps_from_zero_is_zero():
     for _ in range(100):
         a, b = ((rng.random((3, 120)) < 0.5).mean(0) * 100 for _ in range(2))
         found = paired_cluster_bootstrap(a, b, np.arange(120) % 20, resamples=200)
+        half = 100 / 3 / 120 / 2
+        assert not 0 < found.low <= half
+        assert not -half <= found.high < 0
         for end in (found.low, found.high):
-            assert end == 0 or abs(end) > 100 / 3 / 120 / 2
+            assert end == 0 or abs(end) > 1e-9
             exact += end == 0
     assert exact
 
