@@ -9,8 +9,7 @@ from apps.config import CacheConfig
 from finetune.cli.console import format_table, say
 from finetune.cli.options import suggestion
 from finetune.errors import UsageError
-from finetune.images.cache import cache_folder
-from finetune.images.cache_limit import (
+from finetune.images.cache.limit import (
     GB,
     LIMIT_VARIABLE,
     CacheFile,
@@ -18,6 +17,7 @@ from finetune.images.cache_limit import (
     list_caches,
     remove_unused,
 )
+from finetune.images.cache.source import cache_folder
 
 DAY = 86_400  # seconds
 ACTIONS = ("ls", "clean")

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import nn
 
 from finetune.cli.console import quiet
-from finetune.images.cache import open_source
+from finetune.images.cache.source import open_source
 from finetune.images.manifest import Manifest
 from finetune.models.backbone import Features
 from finetune.models.heads import registry as heads

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from finetune.images.augment import build_augment
 from finetune.images.batches import TrainBatches
-from finetune.images.cache import ImageSource, open_source
+from finetune.images.cache.source import ImageSource, open_source
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec
 

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from finetune.images.augment import build_augment
 from finetune.images.batches import TrainBatches, normalise
-from finetune.images.cache import open_source
+from finetune.images.cache.source import open_source
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.classifier import build_classifier

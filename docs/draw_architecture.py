@@ -28,7 +28,10 @@ FLOORS = (
     (("training", "configuration, objective, loop, checkpoints", ("optimization",)),),
     (("models", "backbones, heads, the classifier, saved models", ("heads",)),),
     (("figures", "heat maps, galleries, curves, Markdown", ()),),
-    (("images", "files, manifest, pixels, batches", ()), ("metrics", "scores, intervals, tests", ())),
+    (
+        ("images", "files, manifest, pixels, batches", ("cache", "streams")),
+        ("metrics", "scores, intervals, tests", ()),
+    ),
     (("cli", "commands, options, console", ()),),
     (("runs", "what lies in a run folder", ()),),
     (("errors, seeding", "two files that everything may import", ()),),

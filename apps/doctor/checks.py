@@ -11,7 +11,7 @@ from pathlib import Path
 from apps.runtime.installed import TOOLKIT, Finding, installed_version, required_lines
 from finetune.cli.console import on_one_line
 from finetune.errors import UsageError
-from finetune.images.cache_limit import GB, LIMIT_VARIABLE, limit_bytes, list_caches
+from finetune.images.cache.limit import GB, LIMIT_VARIABLE, limit_bytes, list_caches
 from finetune.models.names import has_weights_name
 from finetune.runs.files import free_bytes
 

@@ -96,7 +96,7 @@ def _no_twins() -> Finding:
 
 
 def _places() -> dict[str, Path]:
-    from finetune.images.cache import cache_folder
+    from finetune.images.cache.source import cache_folder
 
     cache = cache_folder("auto")
     return {"run folder": Path.cwd(), **({} if cache is None else {"image cache": cache})}

@@ -7,7 +7,7 @@ import numpy as np
 from finegrained.config import FineDataConfig
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
-from finetune.images.cache_file import map_files
+from finetune.images.cache.file import map_files
 from finetune.images.decode import image_size
 from finetune.images.manifest import Manifest
 

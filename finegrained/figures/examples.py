@@ -16,7 +16,7 @@ from finetune.images.class_names import display_name
 
 if TYPE_CHECKING:
     from finetune.experiments.result import Result
-    from finetune.images.cache import ImageSource
+    from finetune.images.cache.source import ImageSource
     from finetune.images.preprocess import PreprocessSpec
 
 EACH = 4  # correct ones, and wrong ones
@@ -99,7 +99,7 @@ def read_examples(result: Result, rows: Sequence[int], spec: PreprocessSpec) -> 
 
 def _open_pictures(result: Result, paths: np.ndarray, spec: PreprocessSpec) -> ImageSource:
     """Return the prepared images of these paths, cut to their boxes where the run's were."""
-    from finetune.images.cache import open_pictures
+    from finetune.images.cache.source import open_pictures
 
     manifest = result.manifest
     if manifest is None:

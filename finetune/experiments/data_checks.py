@@ -15,7 +15,7 @@ from finetune.errors import DataError, listing
 from finetune.experiments.config import VerifyConfig
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.sections import CONFLICTS, conflicts_text
-from finetune.images.cache_file import map_files
+from finetune.images.cache.file import map_files
 from finetune.images.checks import content_hashes, equal_files, label_conflicts
 from finetune.images.decode import reason_to_refuse
 from finetune.images.manifest import Manifest

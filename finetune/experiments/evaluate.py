@@ -19,13 +19,13 @@ from finetune.experiments.exported.other_data import tell_shown_again
 from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder, run_table
 from finetune.experiments.task import Task
-from finetune.images.cache import open_pictures
-from finetune.images.cache_file import content_digest, hash_files
+from finetune.images.cache.file import content_digest, hash_files
+from finetune.images.cache.source import open_pictures
 from finetune.images.manifest import Manifest
 from finetune.runs.folder import write_json
 
 if TYPE_CHECKING:
-    from finetune.images.cache import ImageSource
+    from finetune.images.cache.source import ImageSource
     from finetune.images.preprocess import PreprocessSpec
 
     OpenSource = Callable[[PreprocessSpec], ImageSource]

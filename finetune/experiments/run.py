@@ -15,7 +15,7 @@ from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
-from finetune.images.cache import ImageSource, open_pictures
+from finetune.images.cache.source import ImageSource, open_pictures
 from finetune.images.names import check_class_names
 from finetune.images.preprocess import PreprocessSpec
 from finetune.metrics.learning import prediction_warnings

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.augment import Augment
-from finetune.images.cache import ImageSource
+from finetune.images.cache.source import ImageSource
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec, test_crops
 from finetune.images.workers import BatchLoader, Engine, Request
 from finetune.seeding import derive_seed, epoch_order

@@ -16,7 +16,7 @@ import numpy as np
 from finetune.cli.console import table
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.cache_file import UNREADABLE, hash_files
+from finetune.images.cache.file import UNREADABLE, hash_files
 from finetune.images.manifest import Manifest
 
 FIRST_CONFLICTS = 5

@@ -11,6 +11,8 @@ import numpy as np
 from finetune.metrics.classification import negative_log_likelihood, predicted_classes
 
 RISE = 0.01  # of the first training loss: less is noise
+FAR_BELOW = -20.0  # nats: below the lowest value of the losses of p_c that have one (NLLR's is -16.1)
+ACCURACIES = ("val_accuracy", "validation_error", "test_error", "train_accuracy")
 BLEND = "train_blend"  # of a margin that is annealed: it makes the loss grow
 
 
@@ -43,7 +45,8 @@ def learning_warnings(
             f"the probabilities of the test images are worse than equal ones: cross-entropy {nll:.3f} nats, "
             f"where {classes} equal probabilities have {math.log(classes):.3f}"
         )
-    return [*found, *_rising(rows)]
+    unbounded = unbounded_loss(rows)
+    return [*found, *_rising(rows), *([] if unbounded is None else [unbounded])]
 
 
 def prediction_warnings(
@@ -88,3 +91,41 @@ def _rising(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"the training loss rose, from {losses[0]:.4g} in its first epoch to {losses[-1]:.4g} in its last"
     ]
+
+
+def unbounded_loss(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what to say of a training whose loss fell without bound while its accuracy fell; else None.
+
+    It is one whose last loss is the lowest of all, far below 0 and at least twice as far as where the
+    accuracy was best, and whose accuracy then fell by more than a point: a loss with a floor slows down.
+
+    Args:
+        rows: of metrics.jsonl, or of a cell's history, an epoch each. The accuracy is that of the validation
+            images (`val_accuracy`), else of the test images (`test_error`), else of the training images.
+
+    >>> unbounded_loss([{"epoch": 0, "train_loss": -3.0, "train_accuracy": 0.5},
+    ...                 {"epoch": 1, "train_loss": -900.0, "train_accuracy": 0.3}])[:63]
+    'the training loss fell without bound, from -3 in epoch 1 to -90'
+    """
+    rows = [row for row in rows if row.get("train_loss") is not None]
+    found = next((told for key in ACCURACIES if len(told := _percents(rows, key)) > 1), None)
+    if found is None or not math.isfinite(rows[-1]["train_loss"]):
+        return None
+    best, last = max(found, key=lambda position: found[position]), max(found)
+    losses = [float(row["train_loss"]) for row in rows]
+    if losses[-1] > FAR_BELOW or losses[-1] > min(losses) or losses[-1] > 2 * min(losses[best], 0.0):
+        return None
+    if found[best] - found[last] <= 1:
+        return None
+    return (
+        f"the training loss fell without bound, from {losses[best]:.6g} in epoch {best + 1} to "
+        f"{losses[-1]:.6g}, while the accuracy fell from {found[best]:.1f} to {found[last]:.1f} %: a loss "
+        "without a lowest value went on growing logits and nothing else. Take a loss that has one (nllr, the "
+        "published form, instead of nllr:clamp=0), or a lower learning rate"
+    )
+
+
+def _percents(rows: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
+    """Return the accuracies in per cent by the row's position, where there are any."""
+    told = {position: float(row[key]) for position, row in enumerate(rows) if row.get(key) is not None}
+    return {position: 100 - value if "error" in key else 100 * value for position, value in told.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune.errors import DataError, UsageError
-from finetune.images.cache import ImageSource
+from finetune.images.cache.source import ImageSource
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec
 from finetune.metrics.classification import accuracy, balanced_accuracy

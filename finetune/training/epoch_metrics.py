@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from finetune.models.heads.base import HeadOutput
 from finetune.training.optimization.distributed import World, gather_rows
 
 SUMS = 7
-FAR_BELOW = -20.0  # nats: below the lowest value of the losses of p_c that have one (NLLR's is -16.1)
-ACCURACIES = ("val_accuracy", "validation_error", "test_error", "train_accuracy")
 GRADIENT_MEANS = ("train_gradient_factor", "train_gradient_ratio", "train_grad", "train_grad_ce")
 
 
@@ -103,41 +100,3 @@ def pushes(
     if not isinstance(loss, LossModule) or output.plain is not None or target.is_floating_point():
         return None
     return gradient_factor(loss, output.logits.detach(), target)
-
-
-def unbounded_loss(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return what to say of a training whose loss fell without bound while its accuracy fell; else None.
-
-    It is one whose last loss is the lowest of all, far below 0 and at least twice as far as where the
-    accuracy was best, and whose accuracy then fell by more than a point: a loss with a floor slows down.
-
-    Args:
-        rows: of metrics.jsonl, or of a cell's history, an epoch each. The accuracy is that of the validation
-            images (`val_accuracy`), else of the test images (`test_error`), else of the training images.
-
-    >>> unbounded_loss([{"epoch": 0, "train_loss": -3.0, "train_accuracy": 0.5},
-    ...                 {"epoch": 1, "train_loss": -900.0, "train_accuracy": 0.3}])[:63]
-    'the training loss fell without bound, from -3 in epoch 1 to -90'
-    """
-    rows = [row for row in rows if row.get("train_loss") is not None]
-    found = next((told for key in ACCURACIES if len(told := _percents(rows, key)) > 1), None)
-    if found is None or not math.isfinite(rows[-1]["train_loss"]):
-        return None
-    best, last = max(found, key=lambda position: found[position]), max(found)
-    losses = [float(row["train_loss"]) for row in rows]
-    if losses[-1] > FAR_BELOW or losses[-1] > min(losses) or losses[-1] > 2 * min(losses[best], 0.0):
-        return None
-    if found[best] - found[last] <= 1:
-        return None
-    return (
-        f"the training loss fell without bound, from {losses[best]:.6g} in epoch {best + 1} to "
-        f"{losses[-1]:.6g}, while the accuracy fell from {found[best]:.1f} to {found[last]:.1f} %: a loss "
-        "without a lowest value went on growing logits and nothing else. Take a loss that has one (nllr, the "
-        "published form, instead of nllr:clamp=0), or a lower learning rate"
-    )
-
-
-def _percents(rows: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
-    """Return the accuracies in per cent by the row's position, where there are any."""
-    told = {position: float(row[key]) for position, row in enumerate(rows) if row.get(key) is not None}
-    return {position: 100 - value if "error" in key else 100 * value for position, value in told.items()}

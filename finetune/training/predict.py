@@ -9,7 +9,7 @@ import numpy as np
 from finetune.cli.machine import core_count
 from finetune.errors import DivergedError
 from finetune.images.batches import Batch, EvalBatches
-from finetune.images.cache import ImageSource
+from finetune.images.cache.source import ImageSource
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.classifier import Classifier
 from finetune.models.two_view import TwoView

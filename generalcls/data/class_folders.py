@@ -11,8 +11,8 @@ import numpy as np
 
 from finetune.cli.machine import core_count, memory_bytes
 from finetune.errors import DataError, ResourceError, UsageError, listing
-from finetune.images.cache import CachedSource, ImageSource, open_pictures
-from finetune.images.cache_file import MAGIC, map_files
+from finetune.images.cache.file import MAGIC, map_files
+from finetune.images.cache.source import CachedSource, ImageSource, open_pictures
 from finetune.images.checks import missing_files, refuse_missing
 from finetune.images.folders import (
     ClassFolders,

@@ -14,7 +14,7 @@ from agecls.task import TASK
 from finetune.errors import DataError, UsageError
 from finetune.experiments.result import Result
 from finetune.experiments.run import check_run_place, prepare_experiment, run_split
-from finetune.images.cache import BadImagesError
+from finetune.images.cache.source import BadImagesError
 from finetune.models.bundle import load_bundle
 from finetune.runs.folder import read_config
 from finetune.training.optimization.distributed import World

@@ -9,7 +9,7 @@ import pytest
 
 from apps.cli import main
 from finetune.cli import console
-from finetune.images.cache import CachedSource, open_source
+from finetune.images.cache.source import CachedSource, open_source
 from finetune.images.preprocess import PreprocessSpec
 from tests.finetune.pictures import write_pictures
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from finetune.cli.console import quiet
-from finetune.images.cache import open_source
+from finetune.images.cache.source import open_source
 from finetune.images.manifest import Manifest
 from finetune.models.backbone import build_backbone
 from finetune.runs.config_file import FREE_KEYS

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell
 from finetune.figures.markdown import number, p_text, points, signed
+from finetune.metrics.learning import unbounded_loss
 from finetune.metrics.paired_tests import least_wilcoxon_p
 
 Summary = Mapping[str, Any]
@@ -81,6 +83,20 @@ def at_chance(cells: Sequence[Cell], guessing: float | None, remedy: str = REMED
         f"No arm does better than the majority-class baseline ({best:.2f} against {guessing:.2f} %): "
         f"nothing was learned, so nothing can be compared. {remedy}"
     )
+
+
+def without_bound(cells: Sequence[Cell], arms: Sequence[Arm]) -> list[str]:
+    """Return a sentence per arm whose training loss fell without bound while its accuracy fell."""
+    sentences = []
+    for arm in arms:
+        own = [cell for cell in cells if cell.arm == arm.name]
+        found = sum(unbounded_loss(cell.history) is not None for cell in own)
+        if found:
+            sentences.append(
+                f"{arm.title}: in {found} of {len(own)} trainings the loss fell without bound while the "
+                "accuracy fell. A loss without a lowest value went on growing logits and nothing else."
+            )
+    return sentences
 
 
 def _against_baseline(

@@ -197,13 +197,14 @@ def end_study(
 
     Returns the summary, with `facts` as its `what` where there are any, and the folder as `study`.
     """
-    from finetune.experiments.study.conclusion import conclude
+    from finetune.experiments.study.conclusion import conclude, without_bound
     from finetune.experiments.study.report import write_study_report
     from finetune.experiments.study.statistics import summarise_study
 
     summary = summarise_study(cells, arms, measures, adaptive=page.adaptive)
     if page.caution:
         summary["conclusion"] = [page.caution, *conclude(summary, learned=False)]
+    summary["conclusion"] = [*summary["conclusion"], *without_bound(cells, arms)]
     if facts is not None:
         summary["what"] = dict(facts)
     file = write_study_report(folder, summary, cells, arms, page)

@@ -10,7 +10,7 @@ from agecls.config import AgeDataConfig
 from agecls.data.read import check_contents, make_age_splits, read_data, with_groups_of
 from finetune.errors import DataError, UsageError
 from finetune.experiments.data_checks import equal_contents
-from finetune.images.cache import cache_folder
+from finetune.images.cache.source import cache_folder
 from tests.agecls.tiny_ages import as_table, listed_rows, picture
 
 TABLE = {"group_column": "group", "user_column": "user"}

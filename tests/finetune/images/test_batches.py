@@ -12,7 +12,7 @@ import torch
 from finetune.errors import DataError, ResourceError, UsageError
 from finetune.images.augment import build_augment
 from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
-from finetune.images.cache import ImageSource, open_source
+from finetune.images.cache.source import ImageSource, open_source
 from finetune.images.decode import BadImageError
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import center_crop

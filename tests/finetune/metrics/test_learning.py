@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune.metrics.learning import learning_warnings, majority_accuracy, prediction_warnings
+from finetune.metrics.learning import (
+    learning_warnings,
+    majority_accuracy,
+    prediction_warnings,
+    unbounded_loss,
+)
 
 FALLING = [{"stage": "all", "train_loss": loss} for loss in (2.3, 1.4, 0.9)]
 
@@ -47,3 +52,47 @@ def test_predictions_are_held_against_the_class_that_training_saw_most():
     (warning,) = prediction_warnings([], probs, target, np.array([0, 0, 1]))
     assert warning.startswith("accuracy 75.00 % is not above")
     assert prediction_warnings([], probs, target, np.array([1, 1, 0])) == []
+
+
+def history(losses, accuracies, key="train_accuracy"):
+    return [
+        {"epoch": epoch, "train_loss": loss, key: accuracy}
+        for epoch, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "accuracies"),
+    [
+        ("train_accuracy", (0.30, 0.42, 0.38, 0.345)),
+        ("val_accuracy", (0.30, 0.42, 0.38, 0.345)),
+        ("test_error", (70.0, 58.0, 62.0, 65.5)),
+    ],
+)
+def test_a_loss_that_falls_without_bound_while_accuracy_falls_is_said(key, accuracies):
+    told = unbounded_loss(history((-1.0, -40.0, -9_000.0, -970_000.0), accuracies, key))
+    assert told is not None
+    assert "from -40 in epoch 2 to -970000, while the accuracy fell from 42.0 to 34.5 %" in told
+
+
+@pytest.mark.parametrize(
+    ("losses", "accuracies"),
+    [
+        ((2.3, 1.0, 0.5, 0.2), (0.5, 0.8, 0.7, 0.6)),  # an overfitting cross-entropy
+        ((-1.0, -8.0, -15.0, -16.1), (0.5, 0.8, 0.7, 0.6)),  # clamped NLLR
+        ((-1.0, -40.0, -9_000.0, -970_000.0), (0.3, 0.4, 0.5, 0.6)),  # learns all the same
+        ((-1.0, -40.0, -9_000.0, -970_000.0), (0.3, 0.4, 0.6, 0.595)),  # less than a point
+        ((-600.0, -680.0, -690.0, -692.0), (0.5, 0.8, 0.7, 0.6)),  # DualCE, whose floor depends on classes
+        ((-1.0, -9_000.0, -40.0, -30.0), (0.5, 0.8, 0.7, 0.6)),  # rises again
+        ((-1.0, float("nan")), (0.5, 0.1)),
+        ((), ()),
+    ],
+)
+def test_other_trainings_are_not_said_to_fall_without_bound(losses, accuracies):
+    assert unbounded_loss(history(losses, accuracies)) is None
+
+
+def test_a_run_warns_of_a_loss_without_bound():
+    rows = history((-1.0, -40.0, -9_000.0, -970_000.0), (0.30, 0.42, 0.38, 0.345))
+    (warning,) = told(rows)
+    assert warning == unbounded_loss(rows)

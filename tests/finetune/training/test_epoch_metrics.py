@@ -12,7 +12,7 @@ from torch import Tensor
 from core_losses import CompetingRatioLoss, NLLRLoss
 from finetune.models.heads.base import HeadOutput
 from finetune.training.checkpoint import Progress
-from finetune.training.epoch_metrics import Totals, pushes, unbounded_loss
+from finetune.training.epoch_metrics import Totals, pushes
 from finetune.training.optimization.distributed import World
 
 CPU = torch.device("cpu")
@@ -98,41 +98,3 @@ def test_another_number_of_processes_gives_the_totals_of_all_to_the_first():
     assert second is not None
     assert (first.sums[2], first.logged["blend"]) == (2, 8)
     assert (second.sums[2], second.logged["blend"]) == (0, 0)
-
-
-def history(losses, accuracies, key="train_accuracy"):
-    return [
-        {"epoch": epoch, "train_loss": loss, key: accuracy}
-        for epoch, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True))
-    ]
-
-
-@pytest.mark.parametrize(
-    ("key", "accuracies"),
-    [
-        ("train_accuracy", (0.30, 0.42, 0.38, 0.345)),
-        ("val_accuracy", (0.30, 0.42, 0.38, 0.345)),
-        ("test_error", (70.0, 58.0, 62.0, 65.5)),
-    ],
-)
-def test_a_loss_that_falls_without_bound_while_accuracy_falls_is_said(key, accuracies):
-    told = unbounded_loss(history((-1.0, -40.0, -9_000.0, -970_000.0), accuracies, key))
-    assert told is not None
-    assert "from -40 in epoch 2 to -970000, while the accuracy fell from 42.0 to 34.5 %" in told
-
-
-@pytest.mark.parametrize(
-    ("losses", "accuracies"),
-    [
-        ((2.3, 1.0, 0.5, 0.2), (0.5, 0.8, 0.7, 0.6)),  # an overfitting cross-entropy
-        ((-1.0, -8.0, -15.0, -16.1), (0.5, 0.8, 0.7, 0.6)),  # clamped NLLR
-        ((-1.0, -40.0, -9_000.0, -970_000.0), (0.3, 0.4, 0.5, 0.6)),  # learns all the same
-        ((-1.0, -40.0, -9_000.0, -970_000.0), (0.3, 0.4, 0.6, 0.595)),  # less than a point
-        ((-600.0, -680.0, -690.0, -692.0), (0.5, 0.8, 0.7, 0.6)),  # DualCE, whose floor depends on classes
-        ((-1.0, -9_000.0, -40.0, -30.0), (0.5, 0.8, 0.7, 0.6)),  # rises again
-        ((-1.0, float("nan")), (0.5, 0.1)),
-        ((), ()),
-    ],
-)
-def test_other_trainings_are_not_said_to_fall_without_bound(losses, accuracies):
-    assert unbounded_loss(history(losses, accuracies)) is None

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from finetune.experiments.study.arms import build_arms
-from finetune.experiments.study.conclusion import at_chance
+from finetune.experiments.study.conclusion import at_chance, without_bound
 from finetune.experiments.study.statistics import Measure, summarise_study
-from tests.finetune.experiments.study.made_up import cells_of
+from tests.finetune.experiments.study.made_up import cell_of, cells_of
 
 MEASURES = [Measure("accuracy", "accuracy (%)")]
 ARMS = build_arms(["crl"], smoothing=0)
@@ -201,3 +201,16 @@ def test_where_the_two_tests_part_it_is_told():
     words = " ".join(summarise_study(cells_of(scores), arms, MEASURES)["conclusion"])
     assert "No difference from CE in accuracy was shown for CRL" in words
     assert "Wilcoxon's test would show 1 that is not shown by the t-test." in words
+
+
+def test_an_arm_whose_loss_falls_without_bound_is_named_with_its_trainings():
+    arms = [arm for arm in build_arms(["nllr:clamp=0"], smoothing=0) if not arm.matches]
+    down = [{"train_loss": loss} for loss in (-1.0, -40.0, -9_000.0)]
+    worse = [{**row, "test_error": error} for row, error in zip(down, (70.0, 58.0, 62.0), strict=True)]
+    cells = [cell_of(arms[0].name, seed, 50.0) for seed in range(2)]
+    cells += [cell_of(arms[1].name, 0, 38.0, history=worse), cell_of(arms[1].name, 1, 40.0)]
+    (said,) = without_bound(cells, arms)
+    assert said.startswith(
+        "NLLR, exact: in 1 of 2 trainings the loss fell without bound while the accuracy fell"
+    )
+    assert without_bound(cells[:2], arms) == []

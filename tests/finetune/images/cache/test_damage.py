@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError
-from finetune.images.cache import CachedSource, open_source
-from finetune.images.cache_file import read_index
+from finetune.images.cache.file import read_index
+from finetune.images.cache.source import CachedSource, open_source
 from finetune.images.manifest import Manifest
 from tests.finetune.pictures import WARP, write_pictures
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from finetune.errors import DataError
-from finetune.images.cache import BadImagesError, CachedSource, ImageSource, open_source
+from finetune.images.cache.source import BadImagesError, CachedSource, ImageSource, open_source
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, prepare

@@ -22,7 +22,7 @@ from finetune.cli.console import say
 from finetune.cli.machine import core_count, user_cache
 from finetune.errors import DataError, ResourceError, listing
 from finetune.images.boxes import check_boxes, cut
-from finetune.images.cache_file import (
+from finetune.images.cache.file import (
     CHANNELS,
     Progress,
     build_cache,
@@ -33,7 +33,7 @@ from finetune.images.cache_file import (
     pixel_digest,
     read_index,
 )
-from finetune.images.cache_limit import hold
+from finetune.images.cache.limit import hold
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, prepare
@@ -114,7 +114,7 @@ class CachedSource:
 
     Each image's pixels are compared with their digest when this process first reads them. Damaged ones are
     decoded again with `spec` and `boxes` (a box of each slot), and put back into the file. Nobody removes the
-    file while a source is open (see `finetune.images.cache_limit`).
+    file while a source is open (see `finetune.images.cache.limit`).
 
     Raises DataError when the file is missing or incomplete.
     """

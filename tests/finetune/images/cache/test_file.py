@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError, ResourceError
-from finetune.images import cache_file as module
-from finetune.images.cache_file import build_cache, cache_key, hash_files, map_files, read_index
+from finetune.images.cache import file as module
+from finetune.images.cache.file import build_cache, cache_key, hash_files, map_files, read_index
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import prepare
 from tests.finetune.pictures import SHORT, WARP, write_pictures

@@ -10,14 +10,14 @@ import pytest
 
 from finetune.cli.machine import module_environment
 from finetune.errors import UsageError
-from finetune.images.cache import CachedSource, open_source
-from finetune.images.cache_limit import (
+from finetune.images.cache.limit import (
     LIMIT_VARIABLE,
     limit_bytes,
     list_caches,
     make_room,
     remove_unused,
 )
+from finetune.images.cache.source import CachedSource, open_source
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec
 from tests.finetune.pictures import write_pictures
@@ -83,7 +83,7 @@ def test_a_copy_in_another_process_holds_the_file_too(manifest: Manifest, tmp_pa
     file = open_cached(manifest, tmp_path / "cache", 40).cache_file
     assert [cache.held for cache in list_caches(file.parent)] == [False]
     program = (
-        "import os, sys; from pathlib import Path; from finetune.images.cache_limit import hold; "
+        "import os, sys; from pathlib import Path; from finetune.images.cache.limit import hold; "
         "print(hold(os.open(sys.argv[1], os.O_RDONLY), Path(sys.argv[1])), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -114,7 +114,7 @@ def test_room_is_made_on_a_full_disk(
         free = 500_000 if not first.exists() else 10
         return type("Usage", (), {"free": free})()
 
-    monkeypatch.setattr("finetune.images.cache_limit.shutil.disk_usage", usage)
+    monkeypatch.setattr("finetune.images.cache.limit.shutil.disk_usage", usage)
     assert [cache.path for cache in make_room(folder, 400_000)] == [first]
     assert second.exists()
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from finetune.errors import DataError, ResourceError
 from finetune.images.boxes import cut
-from finetune.images.cache_limit import make_room
+from finetune.images.cache.limit import make_room
 from finetune.images.decode import DECODER, BadImageError, decode_image
 from finetune.images.preprocess import RESIZER, PreprocessSpec, prepare
 
@@ -130,7 +130,7 @@ def build_cache(
     `boxes` (n, 4) cuts each image before it is resized (see `finetune.images.boxes.cut`).
 
     Caches that were not used for the longest time go where the folder would pass its limit (see
-    `finetune.images.cache_limit`).
+    `finetune.images.cache.limit`).
 
     Raises ResourceError when the folder cannot be written or the disk is too small, and DataError when a
     image changes meanwhile; then no file of this build stays behind.
