@@ -15,7 +15,7 @@ from agecls.data.folds import assign_folds, make_splits, missing_classes, offici
 from agecls.data.groups import AgeGroups
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
-from finetune.errors import DataError, UsageError, listing
+from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Splits
 from finetune.experiments.task import TaskData
@@ -45,15 +45,18 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
 def with_groups_of(config: AgeDataConfig, class_names: Sequence[str]) -> AgeDataConfig:
     """Return the configuration of a table with a model's own age groups, unless others are asked for.
 
-    Raises UsageError, with the option to give, where the groups that are asked for are not the model's.
+    Raises ModelFileError, with the option to give, where the groups that are asked for are not the model's.
     """
     own = ",".join(class_names)
-    if config.table is None or AgeGroups.parse(config.groups).names == tuple(class_names):
+    asked = AgeGroups.parse(config.groups).names
+    if config.table is None or asked == tuple(class_names):
         return config
     if config.groups != ADIENCE_GROUPS:
-        raise UsageError(
-            f"--data.groups {config.groups}: the model has other groups; give its own, --data.groups {own}, "
-            "or leave the option out"
+        lacks = ", ".join(name for name in class_names if name not in asked) or "none"
+        adds = ", ".join(name for name in asked if name not in class_names) or "none"
+        raise ModelFileError(
+            f"--data.groups {config.groups}: the model has other groups (only in the model: {lacks}; only in "
+            f"the data: {adds}); give its own, --data.groups {own}, or leave the option out"
         )
     try:
         AgeGroups.parse(own)

@@ -92,6 +92,17 @@ def hear_warnings() -> Iterator[list[str]]:
         _output.heard[:] = [other for other in _output.heard if other is not heard]
 
 
+@contextmanager
+def silently() -> Iterator[None]:
+    """Print nothing inside the `with`; warnings are heard all the same."""
+    before = _output.quiet
+    _output.quiet = True
+    try:
+        yield
+    finally:
+        _output.quiet = before
+
+
 def _as_kept(message: str) -> str:
     first, *rest = (line.strip() for line in message.partition(": ")[2].splitlines())
     more = ", ..." if len(rest) > FIRST_LINES else ""

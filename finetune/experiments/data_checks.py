@@ -174,7 +174,7 @@ def tell_twins(twins: EqualContents, same_content: str) -> None:
     if twins.tested:
         told = _told(twins.tested, "in training and test")
         tested = len({path for _, path in twins.tested})
-        told = f"{tested} test images have an equal image in training or validation; {told}"
+        told = f"test images with an equal image in training or validation: {tested}; {told}"
         if same_content == "error":
             raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
         say(f"warning: {told}")

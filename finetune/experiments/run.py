@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.cli.console import hear_warnings, say
+from finetune.cli.console import hear_warnings, say, silently
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
@@ -40,7 +40,8 @@ NOT_IN_MODEL = ("counts", "train_counts", "command", "data_root", "head_options"
 class Experiment:
     """Everything of a run that is known before its first step.
 
-    `config` has every option of the head; `warnings` are those that reading and checking the data gave.
+    `config` has every option of the head; `warnings` are those that reading and checking the data gave, by
+    the fold that they hold for.
     """
 
     task: Task
@@ -49,7 +50,7 @@ class Experiment:
     splits: Splits
     spec: PreprocessSpec
     source: ImageSource
-    warnings: tuple[str, ...] = ()
+    warnings: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -96,14 +97,23 @@ def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Ex
         splits = task.splits(data, config.data)
         check_class_names(data.manifest.class_names)
         say(task.describe(data, splits))
-        data = task.check(data, splits.only(folds, len(data.manifest)), config.data)
+    used = splits.only(folds, len(data.manifest))
+    with hear_warnings() as checked:
+        found = task.check(data, used, config.data)
+    warnings = {split.fold: (*heard, *checked) for split in used}
+    if len(warnings) > 1:  # a fold's record is the same whichever folds are trained with it
+        for fold in warnings:
+            with silently(), hear_warnings() as own:
+                task.check(data, used.only([fold], len(data.manifest)), config.data)
+            warnings[fold] = (*heard, *own)
+    data = found
     config = task.configure(config, data)
     options = resolved(config.head.name, config.head.options)
     config = replace(config, head=replace(config.head, options=options), loss=config.loss.resolved())
     spec = spec_of(config)
     boxes = task.boxes(data.manifest, task.crop_of(config.data))
     source = open_pictures(data.manifest, spec, config.run.cache, boxes=boxes)
-    return Experiment(task, config, data, splits, spec, source, tuple(heard))
+    return Experiment(task, config, data, splits, spec, source, warnings)
 
 
 def plain(task: Task, config: Any, folder: Path) -> Any:
@@ -211,7 +221,7 @@ def write_results(
     )
     for warning in learned:
         say(f"warning: {warning}")
-    warnings = tuple(dict.fromkeys([*experiment.warnings, *heard, *learned]))
+    warnings = tuple(dict.fromkeys([*experiment.warnings.get(split.fold, ()), *heard, *learned]))
     record = replace(run_record(experiment, split, fitted, scores), warnings=warnings)
     save_weights(experiment, fitted, record, run.path)
     predictions.write(run.path / "predictions.parquet")

@@ -30,8 +30,13 @@ def head_points() -> dict[str, metadata.EntryPoint]:
 
 
 def head_names() -> list[str]:
-    """Return the names of all heads there are, sorted; no head is imported."""
-    return sorted({*OWN_HEADS, *head_points()})
+    """Return the names of all heads there are, sorted; no head is imported.
+
+    Where the table of heads is imported already, its names count: a program may have added to it.
+    """
+    table = sys.modules.get("finetune.models.heads.registry")
+    own = OWN_HEADS if table is None else tuple(table.HEADS)
+    return sorted({*own, *head_points()})
 
 
 def has_weights_name(file: Path) -> bool:

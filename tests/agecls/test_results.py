@@ -96,6 +96,7 @@ def test_what_is_written_is_read_back_in_the_contracts_columns(tmp_path):
         "age",
         "fold",
         "target",
+        "predicted",
         *(f"prob_{k}" for k in range(4)),
     ]
     assert pq.read_schema(result.folder / "predictions.parquet").field("prob_0").type == pa.float32()

@@ -8,7 +8,7 @@ import pytest
 
 from agecls.config import AgeDataConfig
 from agecls.data.read import check_contents, make_age_splits, read_data, with_groups_of
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.data_checks import equal_contents
 from finetune.images.cache.source import cache_folder
 from tests.agecls.tiny_ages import as_table, listed_rows, picture
@@ -161,7 +161,7 @@ def test_a_models_own_groups_are_taken_unless_others_are_asked_for(capsys):
     assert "the model's own age groups are used, --data.groups 0-9,10+" in capsys.readouterr().out
     asked = AgeDataConfig(table="faces.csv", groups="0-9, 10+")
     assert with_groups_of(asked, own) is asked
-    with pytest.raises(UsageError, match=r"--data\.groups 0-4,5\+: .*--data\.groups 0-9,10\+"):
+    with pytest.raises(ModelFileError, match=r"--data\.groups 0-4,5\+: .*--data\.groups 0-9,10\+"):
         with_groups_of(AgeDataConfig(table="faces.csv", groups="0-4,5+"), own)
     adience = AgeDataConfig(root="adience")
     assert with_groups_of(adience, own) is adience

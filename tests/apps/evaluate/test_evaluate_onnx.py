@@ -90,12 +90,14 @@ def test_data_that_was_trained_on_is_told(
     assert told == (n_folds == 3)
 
 
-def test_other_classes_than_the_data_s(tmp_path: Path, table: Path):
+def test_other_classes_than_the_data_s(tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str]):
     file = write_tiny(tmp_path / "few.onnx", tiny_facts(class_names=GROUPS[:7]))
-    with pytest.raises(
-        ModelFileError, match=r"few\.onnx has other classes than the data: 7 .*; the data has 8"
-    ):
-        evaluate_onnx([file], others(table))
+    asked = others(table)
+    data = replace(asked.data, groups="0-20,21-40,41+")
+    with pytest.raises(ModelFileError, match=r"model: 0-2, .*; only in the data: 0-20, 21-40, 41\+"):
+        evaluate_onnx([file], replace(asked, data=data))
+    assert evaluate_onnx([file], asked)["n"] > 0  # by the model's own groups, which is said
+    assert "the model's own age groups are used, --data.groups 0-2," in capsys.readouterr().out
     with pytest.raises(ModelFileError, match="have different classes"):
         evaluate_onnx([write_tiny(tmp_path / "all.onnx"), file], others(table))
 
