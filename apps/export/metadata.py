@@ -69,7 +69,7 @@ class Member:
     fold: int
     facts: Mapping[str, Any]
     parameters: int
-    weights: str = ""
+    weights: str
 
 
 def build_facts(
