@@ -12,6 +12,9 @@ from finetune.cli.options import GENERATED_HELP
 from finetune.cli.words import WithOldKeys
 from finetune.runs.config_file import OLD_LOSS_OPTIONS
 
+# Float16 keeps 11 bits; through a hundred layers a logit moves by a hundredth of the largest at most.
+FP16_TOLERANCE = 0.02
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -30,10 +33,13 @@ class ExportConfig:
             own.
         detector: the YuNet face detector's ONNX file, to measure how this run's images frame their faces;
             null looks in the usual places.
+        max_difference: how far fp16's outputs may be from the trained model's, as a fraction of the largest,
+            before the export is refused; the card tells of more than the default.
         max_drop: percentage points of accuracy that int8 may lose before the export is refused.
         calibration_images: training images that int8's ranges are taken from.
         images: real images, besides random ones, on which the file must agree with the trained model (>= 16).
-        overwrite: replace a previous export in the same place.
+        overwrite: replace a previous export in the same place; without, a finished one of this very run and
+            with these options is kept.
     """
 
     fold: int | None = None
@@ -45,6 +51,7 @@ class ExportConfig:
     face_crop: Literal["auto", "aligned", "faces", "plain"] = "auto"
     face_margin: float | None = None
     detector: str | None = None
+    max_difference: float = FP16_TOLERANCE
     max_drop: float = 1.0
     calibration_images: int = 128
     images: int = 32

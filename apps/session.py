@@ -36,6 +36,7 @@ def export_run(
     face_crop: Literal["auto", "aligned", "faces", "plain"] | None = None,
     face_margin: float | None = None,
     detector: str | PathLike[str] | None = None,
+    max_difference: float | None = None,
     max_drop: float | None = None,
     calibration_images: int | None = None,
     images: int | None = None,
@@ -54,6 +55,7 @@ def export_run(
         out: folder for the exports; under the run folder without.
         title: what the model is called.
         face_crop, face_margin, detector: how a photograph's face is cut out.
+        max_difference: how far fp16's outputs may be from the trained model's.
         max_drop, calibration_images: what int8 may lose, and the number of images for its ranges.
         images: real images on which the file must agree with the trained model.
         overwrite: replace a previous export.

@@ -1,31 +1,14 @@
-"""What `evaluate` adds for categories: labels moved by class name, and the classes of lowest accuracy."""
+"""What `evaluate` adds for categories: the scores in one line, and the classes of lowest accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from finetune.cli.console import say, table
-from finetune.images.class_names import class_map, normalised
-from finetune.images.manifest import Manifest
-from finetune.models.bundle import check_class_names
 
 # How many of the classes with the lowest accuracy are printed.
 WORST = 5
-
-
-def labels_by_name(manifest: Manifest, names: Sequence[str]) -> np.ndarray:
-    """Return the manifest's labels as indices of `names`, int64 (N,): moved by name, "/" read as "-".
-
-    Raises ModelFileError, telling both lists apart, unless both hold the same classes.
-    """
-    own, wanted = [normalised(n) for n in manifest.class_names], [normalised(n) for n in names]
-    if set(own) != set(wanted):
-        check_class_names(list(names), list(manifest.class_names))
-    moved: np.ndarray = class_map(manifest.class_names, names)[manifest.label]
-    return moved
 
 
 def tell_evaluation(summary: Mapping[str, Any]) -> None:

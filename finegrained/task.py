@@ -103,12 +103,6 @@ class CategoryTask(Task):
         """Return whether images are cut to their boxes, and by which margin."""
         return {"kind": config.crop, "margin": config.box_margin}
 
-    def labels(self, manifest: Manifest, class_names: Sequence[str]) -> np.ndarray:
-        """Return the labels moved by class name, "/" read as "-"."""
-        from finegrained.evaluation import labels_by_name
-
-        return labels_by_name(manifest, class_names)
-
     def scores(self, predictions: Predictions, train_labels: np.ndarray | None = None) -> dict[str, Any]:
         """Return top-1 with its interval, top-5, scores per class, and the majority-class baseline."""
         from finegrained.scores import commonest_class_baseline, fine_scores

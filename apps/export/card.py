@@ -90,6 +90,12 @@ def limits(facts: ModelFacts, text: CardText) -> str:
     lines = [f"**Not for** {escape('; '.join(card['out_of_scope']))}."] if card.get("out_of_scope") else []
     lines += [f"**Warning:** {escape(line)}." for line in card.get("warnings") or ()]
     lines += text.warnings
+    if facts.parity.get("usual_tolerance"):
+        allowed, usual = (told(facts.parity.get(key)) for key in ("tolerance", "usual_tolerance"))
+        lines.append(
+            f"**Warning:** outputs of this {facts.precision} file may differ from the trained model's by "
+            f"{allowed} of the largest: the usual limit of {usual} was raised for this export."
+        )
     lines.append(f"Any image gets an answer, also one that shows {text.anything_else}.")
     lines += [f"Made for: {escape(card['intended_use'])}"] if card.get("intended_use") else []
     lines += [escape(card["privacy"])] if card.get("privacy") else []

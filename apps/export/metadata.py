@@ -63,11 +63,13 @@ class Member:
         fold: the fold whose images it was tested on; -1 for one that was trained on every image.
         facts: what its file records.
         parameters: number of its weights.
+        weights: SHA-256 of the weights' values.
     """
 
     fold: int
     facts: Mapping[str, Any]
     parameters: int
+    weights: str
 
 
 def build_facts(
@@ -208,6 +210,7 @@ def _data(run: RunRecord, members: Sequence[Member]) -> dict[str, Any]:
         "n_test": one.get("n"),
         "manifest": run.manifest,
         "split": run.split,
+        "weights_sha256": [member.weights for member in members],
         **({"weights": one["weights"]} if one.get("weights") else {}),
     }
 

@@ -135,19 +135,10 @@ def _check_options(config: ExportConfig) -> None:
     if config.images < 16 or config.calibration_images < 16:
         asked = f"{config.images} and {config.calibration_images}"
         raise UsageError(f"--images and --calibration_images must be at least 16, got {asked}")
+    if not 0 < config.max_difference < 1:
+        raise UsageError(
+            "--max_difference is a fraction of an output's largest value, above 0 and below 1, got "
+            f"{config.max_difference:g}"
+        )
     if config.max_drop < 0:
         raise UsageError(f"--max_drop is a number of percentage points from 0 on, got {config.max_drop:g}")
-
-
-def refuse_former_export(plan: Plan, overwrite: bool) -> None:
-    """Raise UsageError where the plan's folder holds something that the plan may not replace."""
-    if plan.place.is_symlink() or (plan.place.exists() and not plan.place.is_dir()):
-        raise UsageError(f"{plan.place} is no folder: remove it, or choose another --out")
-    content = sorted(plan.place.iterdir()) if plan.place.is_dir() else []
-    if content and not overwrite:
-        raise UsageError(
-            f"{plan.place} holds a previous export: replace it by --overwrite, or choose another --out"
-        )
-    foreign = [str(file) for file in content if file.suffix != ".onnx" and file.name != CARD]
-    if foreign:
-        raise UsageError(f"{plan.place} holds more than an export:\n{listing(foreign)}\nChoose another --out")

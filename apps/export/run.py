@@ -16,26 +16,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from apps.config import ExportConfig
+from apps.config import FP16_TOLERANCE, ExportConfig
+from apps.export.former import former_export, load_members, plan_facts, refuse_foreign_content, told_export
 from apps.export.images import RunPictures, spread
-from apps.export.metadata import Member, build_facts, finished_facts
-from apps.export.parity import check_member, check_repeats
-from apps.export.plan import CARD, Plan, plan_exports, refuse_former_export, run_and_weights
+from apps.export.metadata import finished_facts
+from apps.export.parity import check_repeats
+from apps.export.plan import CARD, Plan, plan_exports, run_and_weights
 from apps.export.simplify import tidy
 from apps.runtime.metadata import METADATA_KEY, ModelFacts, PrecisionName
 from finetune.cli.console import say, table
 from finetune.errors import ModelFileError, UsageError
-from finetune.experiments.records.record import MODEL_FILE, RunRecord
 from finetune.images.preprocess import PreprocessSpec
-from finetune.runs.files import atomic_file, write_bytes
+from finetune.runs.files import atomic_file, remove_stale, write_bytes
 
 if TYPE_CHECKING:
     from apps.export.graph import EnsembleGraph, ExportGraph
-    from finetune.models.classifier import Classifier
 
 OPSET = 18
-# Float16 keeps 11 bits; through a hundred layers a logit moves by a hundredth of the largest at most.
-FP16_TOLERANCE, FP16_SAME_CLASS = 0.02, 0.9
+FP16_SAME_CLASS = 0.9
 NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 LARGEST = 2**31 - 2**20
 
@@ -45,9 +43,10 @@ def export_run(named: Path, config: ExportConfig) -> dict[str, Any]:
 
     `named` is the run's folder, or the one file of weights in it that is wanted (model-best.safetensors).
     Each .onnx file goes to RUN/export/<fold0 | model | ensemble>[-fp16 | -int8]/<title>.onnx and exists only
-    once it was checked.
+    once it was checked. One that an earlier call has finished is checked and kept, so that an export that was
+    stopped goes on where it ended.
 
-    Raises UsageError for options that do not fit the run, or a previous export in the same place without
+    Raises UsageError for options that do not fit the run, or another export in the same place without
     `overwrite`; ModelFileError for a file that is not as the trained model, or an int8 one that loses more
     accuracy than allowed; DataError where the run's images cannot be read.
     """
@@ -55,13 +54,18 @@ def export_run(named: Path, config: ExportConfig) -> dict[str, Any]:
     plans = plan_exports(Path(named), config)
     pictures = RunPictures.open(folder)
     for plan in plans:
-        refuse_former_export(plan, config.overwrite)
+        refuse_foreign_content(plan)
     crop, crop_source = pictures.task.model_crop(folder, pictures.record, config)
-    made = [export_model(folder, plan, pictures, crop, crop_source, config) for plan in plans]
+    # All former exports are looked at before the first new one is made.
+    kept = [former_export(folder, plan, pictures, crop, crop_source, config) for plan in plans]
+    made = [
+        former or export_model(folder, plan, pictures, crop, crop_source, config)
+        for plan, former in zip(plans, kept, strict=True)
+    ]
     rows = [
         [item["title"], item["precision"], f"{item['size_bytes'] / 1e6:.1f}", item["file"]] for item in made
     ]
-    table(f"{len(made)} checked and written", ["model", "precision", "MB", "file"], rows)
+    table(f"{len(made)} checked", ["model", "precision", "MB", "file"], rows)
     return {"run": str(folder), "exports": made}
 
 
@@ -83,16 +87,7 @@ def export_model(
     real = pictures.load(rows, spec)
     graph = build_graph(cores, spec, torch.from_numpy(real[:4]))
     check_repeats(folder, plan, graph, pictures, rows, real)
-    facts = build_facts(
-        plan.title,
-        pictures.record,
-        members,
-        kind=pictures.task.words.kind,
-        crop=crop,
-        crop_source=crop_source,
-        card=pictures.task.card(folder, plan.fold, tested=plan.files[0].name == MODEL_FILE),
-        contents=pictures.contents(plan.folds),
-    )
+    facts = plan_facts(folder, plan, pictures, members, crop, crop_source)
     with tempfile.TemporaryDirectory(prefix="crl-export-") as scratch:
         check = Check(Path(scratch), facts, graph, real)
         start = time.monotonic()
@@ -101,33 +96,10 @@ def export_model(
         say(f"{plan.title}: traced {what} in {time.monotonic() - start:.1f} s")
         parity = check.same(model, "fp32")
         if config.precision == "fp16":
-            model, parity = as_fp16(model, check, parity)
+            model, parity = as_fp16(model, check, parity, config.max_difference)
         elif config.precision == "int8":
             model, parity = as_int8(model, check, parity, plan, pictures, config)
     return write_export(plan, model, finished_facts(facts, config.precision, parity))
-
-
-def load_members(plan: Plan, record: RunRecord) -> tuple[list[Member], list[Classifier], PreprocessSpec]:
-    """Return the facts, the classifiers and the shared preprocessing of the plan's models.
-
-    `record` is the run's own. Raises ModelFileError for a damaged file, one of another fold or run, and where
-    members differ in classes or preprocessing.
-    """
-    from finetune.models.classifier import num_parameters
-    from finetune.training.learner import load_classifier
-
-    members: list[Member] = []
-    cores: list[Classifier] = []
-    shared: list[tuple[list[str], PreprocessSpec]] = []
-    for file, fold in zip(plan.files, plan.folds, strict=True):
-        core, spec, facts = load_classifier(file)
-        check_member(file, fold, facts, record)
-        members.append(Member(fold, facts, num_parameters(core)))
-        cores.append(core)
-        shared.append((list(facts["class_names"]), spec))
-        if shared[-1] != shared[0]:
-            raise ModelFileError(f"{file} has other classes or preprocessing than {plan.files[0]}")
-    return members, cores, shared[0][1]
 
 
 def trace(graph: ExportGraph | EnsembleGraph, spec: PreprocessSpec) -> onnx.ModelProto:
@@ -228,17 +200,21 @@ class Check:
 
 
 def as_fp16(
-    model: onnx.ModelProto, check: Check, before: dict[str, Any]
+    model: onnx.ModelProto, check: Check, before: dict[str, Any], max_difference: float
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Return the model in float16 and how far it is from the trained one, within its own tolerance."""
+    """Return the model in float16 and how far it is from the trained one, at most `max_difference`."""
     from apps.export.convert import to_fp16
 
     model = to_fp16(model)
     try:
-        found = check.same(model, "fp16", FP16_TOLERANCE, FP16_SAME_CLASS)
+        found = check.same(model, "fp16", max_difference, FP16_SAME_CLASS)
     except ModelFileError as error:
-        raise ModelFileError(f"float16 is too coarse for this model, use fp32: {error}") from None
-    return model, {**found, "float32_graph": before["max_relative_difference"]}
+        raise ModelFileError(
+            f"float16 is too coarse for this model, use fp32: {error}. --max_difference (now "
+            f"{max_difference:g}) accepts outputs that differ by more"
+        ) from None
+    raised = {"usual_tolerance": FP16_TOLERANCE} if max_difference > FP16_TOLERANCE else {}
+    return model, {**found, **raised, "float32_graph": before["max_relative_difference"]}
 
 
 def as_int8(
@@ -295,6 +271,7 @@ def write_export(plan: Plan, model: onnx.ModelProto, facts: ModelFacts) -> dict[
     final = with_facts(model, facts)
     content = final.SerializeToString()
     plan.place.mkdir(parents=True, exist_ok=True)
+    remove_stale(plan.place)
     with atomic_file(plan.target, len(content), lambda: confirm(Path(stream.name))) as stream:
 
         def confirm(file: Path) -> None:
@@ -311,15 +288,7 @@ def write_export(plan: Plan, model: onnx.ModelProto, facts: ModelFacts) -> dict[
     digest = hashlib.sha256(content).hexdigest()
     write_bytes(plan.place / CARD, write_card(facts, plan.target.name, digest, len(content)).encode())
     say(f"wrote {plan.target} ({len(content) / 1e6:.1f} MB) and its card {plan.place / CARD}")
-    return {
-        "title": facts.title,
-        "file": str(plan.target),
-        "fold": plan.fold,
-        "precision": facts.precision,
-        "size_bytes": len(content),
-        "sha256": digest,
-        "parity": dict(facts.parity),
-    }
+    return told_export(plan, facts, digest, len(content))
 
 
 @contextmanager

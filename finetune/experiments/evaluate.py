@@ -15,7 +15,7 @@ from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
 from finetune.experiments.config import EvaluateRunConfig
 from finetune.experiments.data_checks import refuse_seen_images
-from finetune.experiments.exported.other_data import tell_shown_again
+from finetune.experiments.exported.other_data import tell_shown_again, tell_without_samples
 from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder, run_table
 from finetune.experiments.task import Task
@@ -199,6 +199,7 @@ def other_images(task: Task, result: Result, config: EvaluateRunConfig) -> tuple
             say("note: these images have the names of the run's own, but other contents")
         refuse_seen_images(result, table, manifest.select(rows))
     labels = task.labels(manifest, result.class_names)[rows]
+    tell_without_samples(result.class_names, labels)
     images = manifest.select(rows)
     frame = frame_of(task, images, result.class_names, labels)
     return Shown(files, images, frame, task.boxes(images, task.crop_of(config.data))), told

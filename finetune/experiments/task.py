@@ -24,6 +24,7 @@ from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import RECORD_FILE, RunRecord
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.result import Result, ResultForm, check_result_files
+from finetune.images.class_names import labels_in
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -162,11 +163,8 @@ class Task(Protocol):
         return plain_scores(probs, target)
 
     def labels(self, manifest: Manifest, class_names: Sequence[str]) -> np.ndarray:
-        """Return a table's labels as indices of a model's classes; ModelFileError for other classes."""
-        from finetune.models.bundle import check_class_names
-
-        check_class_names(class_names, manifest.class_names)
-        return manifest.label
+        """Return a table's labels as indices of a model's classes; ModelFileError for unknown ones."""
+        return labels_in(manifest, class_names, "the model")
 
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return the task's own columns of the predictions of these rows."""

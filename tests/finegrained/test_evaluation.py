@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from finegrained.config import FineDataConfig
-from finegrained.evaluation import labels_by_name
 from finegrained.task import TASK
 from finetune.errors import DataError, ModelFileError
 from finetune.experiments.evaluate import evaluate_run
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result, run_table
-from finetune.images.manifest import Manifest
 from tests.finegrained.tiny_birds import birds, run_whole, shown, tiny, trained
 
 
@@ -62,12 +60,23 @@ def test_other_data_are_scored_by_class_name(run, tmp_path):
     assert summary["top1"] == own.run["scores"]["top1"]
 
 
-def test_labels_are_moved_by_name_with_a_slash_read_as_a_dash():
-    columns = {"path": np.array(["1", "2", "3"]), "label": np.array([0, 1, 2])}
-    manifest = Manifest(Path(), ("A", "B", "Ram C-V"), columns)
-    assert labels_by_name(manifest, ("Ram C/V", "B", "A")).tolist() == [2, 1, 0]
-    with pytest.raises(ModelFileError, match=r"only in the model: C"):
-        labels_by_name(manifest, ("C", "B", "A"))
+def test_data_of_some_of_the_classes_are_scored_and_the_others_have_no_samples(run, tmp_path, capsys):
+    root, own = as_folders(run, tmp_path / "folders", "test"), Result.load(run, TASK.form)
+    gone = sorted(own.class_names)[:2]
+    for name in gone:
+        shutil.rmtree(root / name)
+    kept = ~np.isin(own.predictions.target, [own.class_names.index(name) for name in gone])
+    summary = evaluate_run(TASK, run, shown(data=FineDataConfig(root=str(root))))
+    assert (summary["n"], summary["classes_tested"]) == (int(kept.sum()), len(own.class_names) - 2)
+    assert summary["top1"] == 100 * own.predictions.correct[kept].mean()
+    rows = {row["name"]: (row["n"], row["accuracy"]) for row in summary["per_class"]}
+    assert [rows[name] for name in gone] == [(0, None)] * 2
+    said = capsys.readouterr().out
+    assert f"note: no samples of 2 of {len(own.class_names)} classes" in said
+    assert all(name in said for name in gone)
+    (root / sorted(path.name for path in root.iterdir())[0]).rename(root / "Dodo")
+    with pytest.raises(ModelFileError, match=r"only in the data 1 \(Dodo\)"):
+        evaluate_run(TASK, run, shown(data=FineDataConfig(root=str(root))))
 
 
 def test_a_crop_that_differs_from_the_runs_is_told(run, birds_folder, capsys):

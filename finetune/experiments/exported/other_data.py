@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from finetune.cli.console import say
-from finetune.errors import DataError, ModelFileError, UsageError, listing
+from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.config import DataConfig
 from finetune.experiments.exported.model import ExportedModel, OtherData
 from finetune.images.checks import among_digests, content_hashes, unpack_digests
-from finetune.images.class_names import class_map, normalised
+from finetune.images.class_names import labels_in, without_samples
 from finetune.images.manifest import Manifest
 
 Config = TypeVar("Config", bound=DataConfig)
@@ -40,29 +40,12 @@ def own_options(asked: DataConfig, config_type: type[Config], refusal: str, **gi
 def shown_to(models: Sequence[ExportedModel], manifest: Manifest, boxes: np.ndarray | None) -> OtherData:
     """Return the test part of a table, or all of it where it names none, with its labels moved by name.
 
-    Raises ModelFileError for other classes than the models', DataError where there is no image.
+    Raises ModelFileError for classes that the models do not know, DataError where there is no image.
     """
-    target = labels_in_order(models[0], manifest)
+    target = labels_in(manifest, models[0].class_names, str(models[0].path))
     rows, told = rows_to_show(models, manifest)
+    tell_without_samples(models[0].class_names, target[rows])
     return OtherData(manifest.select(rows), target[rows], told, None if boxes is None else boxes[rows])
-
-
-def labels_in_order(model: ExportedModel, manifest: Manifest) -> np.ndarray:
-    """Return the data's labels in the model's order of classes, int64 (N,): moved by name, "/" read as "-".
-
-    Raises ModelFileError, telling both lists apart, unless both hold the same classes.
-    """
-    own = {normalised(name): name for name in manifest.class_names}
-    wanted = {normalised(name): name for name in model.class_names}
-    if own.keys() != wanted.keys():
-        lacks = [name for key, name in own.items() if key not in wanted]
-        adds = [name for key, name in wanted.items() if key not in own]
-        raise ModelFileError(
-            f"{model.path} has other classes than the data: only in the model {short_list(adds)}; only in "
-            f"the data {short_list(lacks)}"
-        )
-    moved: np.ndarray = class_map(manifest.class_names, model.class_names)[manifest.label]
-    return moved
 
 
 def rows_to_show(models: Sequence[ExportedModel], manifest: Manifest) -> tuple[np.ndarray, str]:
@@ -115,14 +98,15 @@ def refuse_seen(
     return f"{len(images)} test images of the run's own data"
 
 
+def tell_without_samples(class_names: Sequence[str], target: np.ndarray) -> None:
+    """Say which classes of a model have no image among those that it is shown."""
+    if told := without_samples(class_names, target):
+        say(f"note: {told}")
+
+
 def tell_shown_again() -> None:
     """Say what a second look at the run's own test images must not be used for."""
     say(
         "note: these test images were scored when the run ended; to choose weights or crops by their "
         "scores would be to train on them"
     )
-
-
-def short_list(names: Sequence[str]) -> str:
-    """Return how many names there are and the first twelve of them."""
-    return f"{len(names)} ({', '.join(names[:12])}{' ...' if len(names) > 12 else ''})"

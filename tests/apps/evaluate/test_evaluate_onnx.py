@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -70,6 +71,10 @@ def test_other_data_is_scored_by_each_model_and_by_all(
     printed = capsys.readouterr().out
     assert "average of all" in printed
     assert "by group" in printed
+    assert (
+        f"note: no samples of 2 of 8 classes, which no score covers: 2 ({', '.join(GROUPS[5:7])})" in printed
+    )
+    assert [found["per_group_recall"][group] for group in (5, 6)] == [None, None]
     assert "warning" not in printed
     written = Predictions.read(tmp_path / "out" / "predictions.parquet", GROUPS)
     np.testing.assert_allclose(written.probs, np.mean(wanted, axis=0), atol=1e-6)
@@ -98,6 +103,10 @@ def test_other_classes_than_the_data_s(tmp_path: Path, table: Path, capsys: pyte
         evaluate_onnx([file], replace(asked, data=data))
     assert evaluate_onnx([file], asked)["n"] > 0  # by the model's own groups, which is said
     assert "the model's own age groups are used, --data.groups 0-2," in capsys.readouterr().out
+    odd = write_tiny(tmp_path / "odd.onnx", tiny_facts(class_names=("young", "old")))
+    told = r"only in the data 8 \(0-2, .*60\+\); only in the model 2 \(young, old\)"
+    with pytest.raises(ModelFileError, match=rf"odd\.onnx has other classes than the data: {told}"):
+        evaluate_onnx([odd], others(table))
     with pytest.raises(ModelFileError, match="have different classes"):
         evaluate_onnx([write_tiny(tmp_path / "all.onnx"), file], others(table))
 
@@ -206,8 +215,18 @@ def test_of_data_with_a_test_part_that_part_is_shown(tmp_path: Path):
 def test_data_of_other_classes_are_refused(tmp_path: Path):
     write_birds(tmp_path / "birds")
     file = write_tiny(tmp_path / "one.onnx", bird_facts(class_names=("dodo", *BIRDS[1:])))
-    with pytest.raises(ModelFileError, match=r"only in the model 1 \(dodo\); only in the data 1 \(wren\)"):
+    with pytest.raises(ModelFileError, match=r"only in the data 1 \(wren\); only in the model 1 \(dodo\)"):
         evaluate_onnx([file], shown(tmp_path / "birds"))
+
+
+def test_data_of_some_of_the_classes_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    made = write_birds(tmp_path / "birds")
+    shutil.rmtree(tmp_path / "birds" / "wren")
+    found = evaluate_onnx([write_tiny(tmp_path / "one.onnx", bird_facts())], shown(tmp_path / "birds"))
+    probs, target = (values[PER_CLASS:] for values in wanted_scores(made, 0))
+    assert (found["n"], found["top1"]) == (len(target), fine_scores(probs, target, BIRDS)["top1"])
+    assert (found["per_class"][0]["n"], found["per_class"][0]["accuracy"]) == (0, None)
+    assert "no samples of 1 of 6 classes, which no score covers: 1 (wren)" in capsys.readouterr().out
 
 
 def test_options_of_age_data_are_refused(tmp_path: Path):

@@ -12,9 +12,10 @@ import onnx
 import pytest
 import torch
 
+from apps.config import FP16_TOLERANCE
 from apps.export.convert import nodes_in_float, to_fp16, to_int8
 from apps.export.graph import ExportGraph, build_graph, find_map_layout
-from apps.export.run import FP16_SAME_CLASS, FP16_TOLERANCE, OPSET, Check, trace
+from apps.export.run import FP16_SAME_CLASS, OPSET, Check, trace
 from apps.export.simplify import HEAD_MARK
 from apps.runtime.graph_limits import OPERATORS, check_graph
 from apps.runtime.session import OnnxClassifier

@@ -53,7 +53,7 @@ CARD = {
 
 
 def facts(members: int = 1, own: dict[str, Any] = OWN, kind: str = "age") -> ModelFacts:
-    made = [Member(fold, own, 1000) for fold in range(members)]
+    made = [Member(fold, own, 1000, "w" * 64) for fold in range(members)]
     return build_facts(
         "Mine", RUN, made, kind=kind, crop={"style": "plain", "margin": 0.4}, crop_source="given", card=CARD
     )
@@ -69,7 +69,7 @@ def test_every_section_is_filled():
     assert found.data == {
         "name": "the table faces.csv", "policy": "table", "protocol": "fixed", "fold": 0, "folds": [0],
         "images": 250, "subjects": 80, "n_train": 200, "n_validation": 0, "n_test": 50, "manifest": "m" * 64,
-        "split": "s" * 64, "face_crop": "given",
+        "split": "s" * 64, "weights_sha256": ["w" * 64], "face_crop": "given",
     }  # fmt: skip
     assert found.training == {"seed": 3, "epochs": 6, "lr": 0.01, "optimizer": "sgd", "device": "cpu"}
     assert found.pretraining == {
@@ -132,7 +132,7 @@ def test_a_protocol_that_looks_twice_is_the_centre_in_a_file():
 
 
 def test_a_model_of_no_faces_says_nothing_of_a_crop():
-    made = [Member(-1, OWN | {"ordered_classes": False, "weights": "last"}, 10)]
+    made = [Member(-1, OWN | {"ordered_classes": False, "weights": "last"}, 10, "w" * 64)]
     card = CARD | {"data": {"fold": None, "folds": [], "picture_crop": "box"}}
     found = build_facts("Mine", RUN, made, kind="category", crop=None, crop_source="", card=card)
     assert (found.task, found.crop) == ("category", None)

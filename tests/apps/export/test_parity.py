@@ -18,10 +18,11 @@ from agecls.cross_validation import cross_validate
 from agecls.synthetic.adience import write_lookalike_adience
 from agecls.task import TASK
 from apps.config import ExportConfig
+from apps.export.former import load_members
 from apps.export.images import RunPictures
 from apps.export.parity import check_accuracy, check_member, check_parity, check_repeats
 from apps.export.plan import plan_exports
-from apps.export.run import export_run, load_members
+from apps.export.run import export_run
 from finetune.cli.console import reset
 from finetune.errors import ModelFileError, UsageError
 from finetune.experiments.records.record import RunRecord

@@ -93,6 +93,8 @@ def test_a_single_run_has_one_model(single: Path):
     ({"images": 15}, "must be at least 16, got 15 and 128"),
     ({"calibration_images": 0}, "must be at least 16"),
     ({"max_drop": -1.0}, "percentage points from 0 on, got -1"),
+    ({"max_difference": 0.0}, "above 0 and below 1, got 0"),
+    ({"max_difference": 3.0}, "above 0 and below 1, got 3"),
 ])  # fmt: skip
 def test_wishes_that_cannot_be_met_are_refused(several: Path, options: dict[str, Any], told: str):
     with pytest.raises(UsageError, match=told):

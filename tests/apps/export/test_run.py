@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,8 @@ from onnx import numpy_helper
 
 import apps.export.convert
 import apps.export.run
-from agecls.cross_validation import cross_validate
-from agecls.synthetic.adience import write_lookalike_adience
 from agecls.task import TASK
-from apps.config import ExportConfig
+from apps.config import FP16_TOLERANCE, ExportConfig
 from apps.export.graph import build_graph
 from apps.export.images import RunPictures, spread
 from apps.export.run import Check, export_run, trace
@@ -32,23 +29,11 @@ from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.result import Result
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import preprocess
-from finetune.models.bundle import weights_hash
 from finetune.models.classifier import build_classifier
 from finetune.training.learner import load_classifier
-from tests.agecls.tiny_ages import tiny
+from tests.apps.export.conftest import trace_once
 from tests.apps.random_nets import random_net, random_pictures, spec_of
 from tests.apps.tiny_onnx import tiny_facts
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished cross-validation of drawn faces; tests leave it as it is."""
-    folder = tmp_path_factory.mktemp("export")
-    write_lookalike_adience(folder / "faces", users=10, images_per_subject=2, image_size=32)
-    config = tiny(folder / "faces", folder / "tiny run")
-    cross_validate(TASK, replace(config, train=replace(config.train, epochs=3)))
-    reset()
-    return folder / "tiny run"
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +43,6 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     reset()
     (one,) = made["exports"]
     return one
-
-
-@pytest.fixture
-def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace each model once for all tests of what comes after the trace; `exported` is traced as ever."""
-    monkeypatch.setattr(apps.export.run, "trace", trace_once)
-
-
-TRACES: dict[str, bytes] = {}
-
-
-def trace_once(graph: Any, spec: Any) -> onnx.ModelProto:
-    """Return a copy of the trace of the model of these weights."""
-    weights = weights_hash(graph.state_dict())
-    if weights not in TRACES:
-        TRACES[weights] = trace(graph, spec).SerializeToString()
-    return onnx.ModelProto.FromString(TRACES[weights])
 
 
 def files_in(folder: Path) -> list[str]:
@@ -147,8 +115,9 @@ def test_a_second_export_is_refused_and_overwrite_replaces_it(run: Path, tmp_pat
     export_run(run, ExportConfig(out=str(tmp_path), **options))
     assert files_in(tmp_path) == ["fold0", "fold0/README.md", "fold0/first.onnx"]
     assert OnnxClassifier(tmp_path / "fold0" / "first.onnx", device="cpu").facts.crop["margin"] == 0.1
-    refused(run, tmp_path, UsageError, "holds a previous export: replace it by --overwrite", fold=0)
-    refused(run, tmp_path, UsageError, "holds a previous export", all=True)
+    told = r"holds a previous export of another name \(first.onnx\): replace it by --overwrite"
+    refused(run, tmp_path, UsageError, told, fold=0)
+    refused(run, tmp_path, UsageError, told, all=True)
     export_run(run, ExportConfig(out=str(tmp_path), fold=0, overwrite=True))
     assert files_in(tmp_path) == ["fold0", "fold0/README.md", "fold0/tiny-run-fold-0.onnx"]
     (tmp_path / "fold0" / "notes.txt").write_text("mine")
@@ -163,8 +132,7 @@ def test_the_ensemble_averages_the_folds(run: Path, tmp_path: Path):
     )
     model = OnnxClassifier(one["file"], device="cpu")
     assert (model.facts.architecture["members"], model.facts.data["fold"]) == (5, None)
-    tolerance = apps.export.run.FP16_TOLERANCE
-    assert (model.facts.precision, model.facts.parity["tolerance"]) == ("fp16", tolerance)
+    assert (model.facts.precision, model.facts.parity["tolerance"]) == ("fp16", FP16_TOLERANCE)
     pictures = random_pictures(6, 32)
     members = []
     for fold in range(5):

@@ -70,7 +70,13 @@ def test_without_a_test_part_all_are_shown_and_a_training_on_them_is_told(capsys
 
 
 def test_other_classes_and_no_images_are_refused():
-    with pytest.raises(ModelFileError, match=r"only in the model 1 \(d\); only in the data 1 \(b\)"):
+    with pytest.raises(ModelFileError, match=r"only in the data 1 \(b\); only in the model 1 \(d\)"):
         shown_to([Model(("a-c", "d"))], table(), None)
     with pytest.raises(DataError, match="no image with a class"):
         shown_to([Model()], table().select(np.arange(0)), None)
+
+
+def test_classes_of_the_model_without_an_image_are_told(capsys):
+    found = shown_to([Model(("x", "b", "a-c"))], table(), None)
+    assert set(found.target.tolist()) == {1, 2}
+    assert "note: no samples of 1 of 3 classes, which no score covers: 1 (x)" in capsys.readouterr().out
