@@ -84,11 +84,16 @@ class MadeTask:
         record = RunRecord.from_dict(self.record | run)
         return Result(Path(name), record, config or {}, self.predictions(hits))
 
-    def write(self, folder: Path, hits: np.ndarray, **run: Any) -> Path:
-        """Write a result's record and predictions into a folder, and return it."""
+    def write(self, folder: Path, found: np.ndarray | Predictions, **run: Any) -> Path:
+        """Write a result of these hits or predictions into a folder, and return it.
+
+        `run` replaces values of run.json, None removes them.
+        """
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps(self.record | run), encoding="utf-8")
-        self.predictions(hits).write(folder / "predictions.parquet")
+        facts = {name: value for name, value in (self.record | run).items() if value is not None}
+        (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+        rows = self.predictions(found) if isinstance(found, np.ndarray) else found
+        rows.write(folder / "predictions.parquet")
         return folder
 
     def bootstrap(self, first: np.ndarray, second: np.ndarray, **options: Any) -> PairedDifference:
@@ -111,8 +116,8 @@ def ages(hits: np.ndarray) -> Predictions:
         path=np.array([f"{row:05}.jpg" for row in index]),
         subject=np.array([f"s{row // 2}" for row in index]),
         user=np.array([f"u{row // 4}" for row in index]),
-        gender=np.full(len(index), ""),
-        age=np.full(len(index), np.nan),
+        gender=np.array(["f", "m"])[index // 2 % 2],
+        age=np.where(index // 2 % 3 == 0, np.nan, 20.0),
         fold=index // 4 % 3,
         target=target,
         probs=0.9 * np.eye(4)[preds] + 0.025,
