@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.experiments.compare.disagreements import draw_both
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
-from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.figures import canvas
 from finetune.figures.gallery import draw_gallery, draw_heat_maps
 from finetune.figures.markdown import Picture
-from finetune.figures.selection import choose_disagreements, choose_telling
+from finetune.figures.selection import choose_disagreements
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,30 +196,15 @@ def _draw_legend(figure: Figure, colours: dict[str, str]) -> None:
 
 def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
     """Draw the gallery of disagreements and the heat maps of the most telling images under `out`."""
-    first, second = a.predictions.in_order(), b.predictions.in_order()
-    target, folder = first.target, out / FIGURES
-    files = a.image_files(first.path)
-    rows = choose_disagreements(target, first.probs, second.probs)
-    draw_gallery(
-        rows,
-        files,
-        target,
-        first.probs,
-        second.probs,
-        a.class_names,
-        folder / "disagreements.png",
-        names=(names[0], names[1]),
-    )
-    shown = choose_telling(target, first.probs, second.probs)
-    draw_heat_maps(
-        [files[row] for row in shown],
-        target[shown],
-        {name: side.probs[shown] for name, side in zip(names, (first, second), strict=True)},
-        a.class_names,
-        folder / "heat_maps.png",
-        subtitle="per true group, the image on which the two differ most, only one correct if any",
-    )
-    return [
-        figure("disagreements", "Where the two disagree", f"{PICKED} {DATA_NOTE}"),
-        figure("heat_maps", "Softmax heat maps", f"{TELLING} {DATA_NOTE}"),
-    ]
+    classes, called = a.class_names, (names[0], names[1])
+
+    def gallery(files: Sequence[Path], first: Predictions, second: Predictions, file: Path) -> None:
+        rows = choose_disagreements(first.target, first.probs, second.probs)
+        draw_gallery(rows, files, first.target, first.probs, second.probs, classes, file, names=called)
+
+    def heat_maps(files: Sequence[Path], first: Predictions, second: Predictions, file: Path) -> None:
+        probs = dict(zip(called, (first.probs, second.probs), strict=True))
+        subtitle = "per true group, the image on which the two differ most, only one correct if any"
+        draw_heat_maps(files, first.target, probs, classes, file, subtitle=subtitle)
+
+    return draw_both(a, b, out, gallery=gallery, heat_maps=heat_maps, picked=PICKED, telling=TELLING)

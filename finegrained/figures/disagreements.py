@@ -7,13 +7,13 @@ from pathlib import Path
 
 from finegrained.figures.class_heat_map import draw_class_heat_map
 from finegrained.figures.image_grid import Line, Strip, Tile, answer_line, draw_grid, show_file
+from finetune.experiments.compare.disagreements import draw_both
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
-from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.figures import canvas
 from finetune.figures.gallery import short_names
 from finetune.figures.markdown import Picture
-from finetune.figures.selection import choose_disagreements, choose_telling
+from finetune.figures.selection import choose_disagreements
 from finetune.images.class_names import display_name
 
 PICKED = (
@@ -30,29 +30,19 @@ SIDE, COLUMNS = 1.36, 20  # inches of a gallery image; columns of the heat maps
 
 
 def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
-    """Draw the gallery of disagreements and the heat maps of the most telling images under `out`.
+    """Draw the gallery of disagreements and the heat maps of the most telling images under `out`."""
+    called = (names[0], names[1])
 
-    A figure that would be empty, as the heat maps of two results that are correct nowhere, is left out.
-    """
-    first, second = a.predictions.in_order(), b.predictions.in_order()
-    files, called = a.image_files(first.path), (names[0], names[1])
-    draw_disagreements(files, first, second, called, out / FIGURES / "disagreements.png")
-    made = [
-        figure("disagreements", "Where the two disagree", f"{PICKED} {DATA_NOTE}"),
-    ]
-    shown = choose_telling(first.target, first.probs, second.probs)
-    if shown:
-        draw_class_heat_map(
-            [files[row] for row in shown],
-            first.target[shown],
-            {name: side.probs[shown] for name, side in zip(called, (first, second), strict=True)},
-            a.class_names,
-            telling_columns(first, second, shown),
-            out / FIGURES / "heat_maps.png",
-            subtitle="per true class, the image on which the two differ most, only one correct if any",
-        )
-        made.append(figure("heat_maps", "Softmax heat maps", f"{TELLING} {DATA_NOTE}"))
-    return made
+    def gallery(files: Sequence[Path], first: Predictions, second: Predictions, file: Path) -> None:
+        draw_disagreements(files, first, second, called, file)
+
+    def heat_maps(files: Sequence[Path], first: Predictions, second: Predictions, file: Path) -> None:
+        probs = dict(zip(called, (first.probs, second.probs), strict=True))
+        columns = telling_columns(first, second, range(len(first)))
+        subtitle = "per true class, the image on which the two differ most, only one correct if any"
+        draw_class_heat_map(files, first.target, probs, a.class_names, columns, file, subtitle=subtitle)
+
+    return draw_both(a, b, out, gallery=gallery, heat_maps=heat_maps, picked=PICKED, telling=TELLING)
 
 
 def telling_columns(first: Predictions, second: Predictions, rows: Sequence[int]) -> list[int]:

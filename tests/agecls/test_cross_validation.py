@@ -20,6 +20,7 @@ from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.result import Result
 from finetune.experiments.train import train_run
 from finetune.models.bundle import load_bundle
+from finetune.runs.folder import read_config, read_json
 from tests.agecls.tiny_ages import as_table, content, resumed, same_predictions, single, tiny, words
 
 PROMISED = {
@@ -238,3 +239,13 @@ def test_a_start_that_is_refused_leaves_the_folder_to_the_corrected_command(face
     with pytest.raises(ModelFileError, match="nowhere"):
         cross_validate(TASK, missing)
     assert cross_validate(TASK, config)["finished"] == [0]
+
+
+def test_folds_keep_every_option_and_tell_how_they_were_made(pair):
+    for folder in (pair[1], pair[1] / "fold2"):
+        assert read_config(folder / "config.yaml")["head"]["options"] == {"dropout": 0.0}
+    facts = load_bundle(pair[1] / "fold2" / "model.safetensors")[1]
+    assert facts["head"] == {"name": "linear", "taps": [], "options": {"dropout": 0.0}}
+    record = read_json(pair[1] / "fold2" / "run.json")
+    assert (record["loss"]["name"], record["loss"]["alpha"], record["loss"]["beta"]) == ("crl", 1.5, 1.0)
+    assert (record["protocol"], record["policy"], record["test_crops"]) == ("fixed", "core8", "center")

@@ -18,6 +18,7 @@ from finetune.experiments.records.predictions import (
 
 PROBS = np.array([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
 NEGATIVE = np.array([[0, 0], [0, 0], [-0.1, 0.1]])
+FOUR = ("a", "b", "c", "d")
 COLUMNS = {"path": np.array(["a.jpg", "b.jpg", "c.jpg"]), "target": np.array([0, 1, 1])}
 
 
@@ -80,6 +81,34 @@ def test_log_odds_keep_the_digits_of_a_probability_near_one():
     odds = log_odds(probs)
     assert odds[0, 0] == pytest.approx(20 * np.log(10))
     assert odds[1].tolist() == [0.0, 0.0]
+
+
+def test_predicted_correct_and_one_off_by_hand():
+    probs = np.array([[0.5, 0.5, 0, 0], [0.1, 0.2, 0.7, 0], [0, 0, 0, 1]])
+    rows = Predictions(FOUR, np.array(["a", "b", "c"]), np.array([0, 1, 0]), probs)
+    assert rows.preds.tolist() == [0, 2, 3]
+    assert rows.correct.tolist() == [True, False, False]
+    assert rows.one_off.tolist() == [True, True, False]
+    assert rows.select(np.array([2])).path.tolist() == ["c"]
+
+
+def test_the_log_odds_of_predictions_near_certainty_of_a_flat_guess_and_of_zero():
+    near = [1 - 3e-20, 1e-20, 1e-20, 1e-20]
+    probs = np.array([near, [0.25, 0.25, 0.25, 0.25], [0.0, 1.0, 0.0, 0.0], [0.7, 0.2, 0.1, 0.0]])
+    odds = Predictions(FOUR, np.array(list("abcd")), np.arange(4), probs).log_odds
+    assert odds[0, 0] == pytest.approx(-np.log(3e-20))
+    assert odds[0, 1] == pytest.approx(np.log(1e-20))
+    np.testing.assert_allclose(odds[1], -np.log(3))
+    assert odds[3, 0] == pytest.approx(np.log(0.7 / 0.3))
+    assert np.isfinite(odds).all()
+
+
+def test_predictions_of_another_class_or_length_cannot_be_made():
+    probs = np.full((1, 4), 0.25)
+    with pytest.raises(DataError, match=r"targets must lie in \[0, 3\]"):
+        Predictions(FOUR, np.array(["a"]), np.array([4]), probs)
+    with pytest.raises(DataError, match="differ in length"):
+        Predictions(FOUR, np.array(["a"]), np.array([3]), probs, {"user": np.array(["u", "v"])})
 
 
 def test_the_file_names_its_classes_and_says_what_was_predicted(tmp_path):
