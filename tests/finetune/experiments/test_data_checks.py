@@ -191,7 +191,8 @@ def test_twins_are_told_of_and_refused_when_asked(tmp_path: Path, capsys):
     told = capsys.readouterr().out
     assert "1 pairs of images in training and validation are the same bytes:\n  a = b" in told
     assert "1 pairs of images with two classes are the same bytes:\n  e = f" in told
-    assert "warning: 1 pairs of images in training and test are the same bytes:\n  c = d" in told
+    assert "warning: 1 test images have an equal image in training or validation; " in told
+    assert "1 pairs of images in training and test are the same bytes:\n  c = d" in told
     with pytest.raises(DataError, match=r"(?s)training and test are the same bytes.*same_content warn"):
         tell_twins(twins, "error")
 
