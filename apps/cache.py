@@ -46,9 +46,10 @@ def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
         busy = sum(cache.held for cache in kept)
         if busy:
             say(f"kept: {busy} in use by a run")
-    say(f"{folder}: {len(kept)} caches, {_gigabytes(kept)} of at most {limit / GB:g} GB ({LIMIT_VARIABLE})")
+    where = "no folder to keep caches in" if folder is None else str(folder)
+    say(f"{where}: {len(kept)} caches, {_gigabytes(kept)} of at most {limit / GB:g} GB ({LIMIT_VARIABLE})")
     return {
-        "folder": str(folder),
+        "folder": None if folder is None else str(folder),
         "limit_bytes": limit,
         "caches": [_facts(cache) for cache in kept],
         "removed": [_facts(cache) for cache in removed],

@@ -16,7 +16,7 @@ from finetune.errors import DataError, UsageError, listing
 from finetune.images.cells import is_absent, is_broken, same_identities, spelling_notice, whole_number
 from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
 from finetune.images.manifest import Manifest
-from finetune.images.tables import Table, paths_under, read_table
+from finetune.images.tables import Table, missing_columns, paths_under, read_table
 
 OLDEST = 120
 HIGHEST_FOLD = 10**9 - 1
@@ -288,10 +288,7 @@ def _check_columns(table: Table, wanted: Sequence[str], subject: str | None) -> 
         "\nwithout subjects one subject can be in both training and test: name the column that holds them, "
         "or say --data.subject_column none if every image truly shows another subject"
     )
-    raise DataError(
-        f"{table.file}, line 1: missing columns: {', '.join(absent)}; found: {', '.join(table.header)}"
-        f"{hint if subject in absent else ''}"
-    )
+    raise DataError(f"{missing_columns(table, absent)}{hint if subject in absent else ''}")
 
 
 def _collect(table: Table, read: Callable[[str, Mapping[str, str]], _Row]) -> list[_Row]:

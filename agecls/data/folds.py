@@ -119,7 +119,10 @@ def _stratified(manifest: Manifest, rows: np.ndarray, shares: int, seed: int | N
     label, album = manifest.label[rows], _albums(manifest)[rows]
     largest = int(np.bincount(label).max())
     if largest < shares:
-        raise DataError(f"{shares} parts cannot be stratified: the largest class has {largest} images")
+        raise DataError(
+            f"{shares} parts cannot be stratified: the largest class has {largest} images; ask for "
+            "fewer folds (--data.n_folds), or give more images"
+        )
     splitter = StratifiedGroupKFold(n_splits=shares, shuffle=seed is not None, random_state=seed)
     with warnings.catch_warnings():
         # A class with fewer images than parts is missing somewhere; `missing_classes` reports it in full.

@@ -63,7 +63,9 @@ def check_cache(folder: Path | None) -> Finding:
         limit = limit_bytes()
     except UsageError as error:
         return Finding("image cache size", "wrong", str(error), f"unset {LIMIT_VARIABLE}")
-    caches = [] if folder is None else list_caches(folder)
+    if folder is None:
+        return Finding("image cache size", "note", "no folder to keep one in", "name a folder by --run.cache")
+    caches = list_caches(folder)
     size = sum(cache.size for cache in caches)
     found = f"{len(caches)} files, {size / GB:.2f} of at most {limit / GB:g} GB in {folder}"
     if size > limit:

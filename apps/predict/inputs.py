@@ -17,8 +17,9 @@ import numpy as np
 
 from finetune.errors import UsageError
 from finetune.figures.canvas import count_text
+from finetune.images.cells import slashes
 from finetune.images.decode import MAX_PIXELS, MIN_SIDE, BadImageError
-from finetune.images.endings import PICTURE_ENDINGS, unread_notices
+from finetune.images.endings import PICTURE_ENDINGS, is_seen, unread_notices
 
 PICTURE_SUFFIXES = PICTURE_ENDINGS
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
@@ -60,7 +61,8 @@ def find_sources(words: Iterable[str], *, recursive: bool = True) -> Found:
 
     A file is taken whatever its name. In a folder only names with an image's ending count, in natural order
     (2.jpg before 10.jpg), files before subfolders; subfolders are entered when `recursive`, each once, also
-    through links. Videos, hidden names (a leading dot) and all other files are counted in notices. A pattern
+    through links. Videos, hidden names (a leading dot), systems' own folders (@eaDir, __MACOSX) and all other
+    files are counted in notices. Where nothing has a word's name, its backslashes are slashes. A pattern
     (`*`, `?`, `[a-z]`, `**`) is tried where no file has that very name; it finds images and videos, and
     other files where it spells out their ending. A word that names nothing becomes a source that says so.
     """
@@ -152,6 +154,8 @@ def is_video(file: str | Path) -> bool:
 def _from_word(word: str, recursive: bool, notices: list[str]) -> Sequence[Source]:
     if "\0" in word:  # no file has such a name, and patterns stumble over it
         return [source_of(word)]
+    if "\\" in word and not os.path.lexists(word) and os.path.lexists(slashes(word)):
+        word = slashes(word)  # written on Windows
     if os.path.isdir(word):  # noqa: PTH112  (Path("") would be the current folder)
         return _from_folder(word, recursive, notices)
     if glob.has_magic(word) and not os.path.lexists(word):
@@ -204,7 +208,7 @@ def _from_folder(folder: str, recursive: bool, notices: list[str]) -> Sequence[S
         notices.append(f"{folder}: {told}; name {'it' if videos == 1 else 'them'}, or give a pattern")
     notices += [f"{folder}: {sentence}" for sentence in unread_notices(others)]
     if hidden:
-        told = f"{count_text(len(hidden), 'hidden name')} (a leading dot) in it"
+        told = f"{count_text(len(hidden), 'hidden name')} (a leading dot, or a system's own) in it"
         notices.append(f"{folder}: {told} {'is' if len(hidden) == 1 else 'are'} not looked at")
     if not sources and not broken:
         return [Source(folder, "nothing", "the folder holds no image")]
@@ -216,7 +220,7 @@ def _walk(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield (folder, names of its files) in natural order.
 
-    What cannot be listed is added to `broken`, and names that start with a dot to `hidden`.
+    What cannot be listed is added to `broken`, and hidden names and systems' own folders to `hidden`.
     """
 
     def remember(error: OSError) -> None:
@@ -228,11 +232,11 @@ def _walk(
         again = (place.st_dev, place.st_ino) in seen
         seen.add((place.st_dev, place.st_ino))
         found = list(folders)
-        visible = [name for name in found if not name.startswith(".")] if recursive and not again else []
+        visible = [name for name in found if is_seen(name)] if recursive and not again else []
         folders[:] = sorted(visible, key=natural_key)
         if not again:
-            hidden += [name for name in [*(found if recursive else []), *names] if name.startswith(".")]
-            yield parent, sorted((name for name in names if not name.startswith(".")), key=natural_key)
+            hidden += [name for name in [*(found if recursive else []), *names] if not is_seen(name)]
+            yield parent, sorted(filter(is_seen, names), key=natural_key)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from finegrained.data.reading import FineReading, ListedImage, Lists, ReadingRul
 from finetune.errors import DataError, listing
 from finetune.images.cells import is_absent, one_spelling, whole_number
 from finetune.images.folders import PART_NAMES
-from finetune.images.tables import Table, paths_under, read_table
+from finetune.images.tables import Table, missing_columns, paths_under, read_table
 from finetune.runs.parse import parse_json
 
 MOST_CLASSES = 1_000_000
@@ -39,7 +39,7 @@ def read_image_table(
     table = read_table(Path(file))
     absent = "path" if "path" not in table.header else "class_name or label"
     if "path" not in table.header or not {"class_name", "label"} & set(table.header):
-        raise DataError(f"{file}, line 1: no column {absent}; found: {', '.join(table.header)}")
+        raise DataError(missing_columns(table, [absent]))
     cells = [dict(zip(table.header, row, strict=True)) for _, row in table.rows]
     _refuse_absent(table, "path", [row["path"] for row in cells])
     names, labels, notices = _classes(table, cells)

@@ -29,7 +29,24 @@ def is_absent(cell: str) -> bool:
     >>> [is_absent(cell) for cell in ("", " NaN ", "<NA>", "None", "null", "0", "Nancy")]
     [True, True, True, True, True, False, False]
     """
-    return cell.strip().lower() in ABSENT
+    return bare(cell).lower() in ABSENT
+
+
+def bare(text: str) -> str:
+    """Return a text without blanks and signs of no width at its ends, as copying leaves them.
+
+    >>> bare("\\ufeff path\\u200b\\u3000")
+    'path'
+    """
+    shown = text.strip()
+    if shown.isascii():
+        return shown
+    ends = [place for place, sign in enumerate(text) if not _is_unseen(sign)]
+    return text[ends[0] : ends[-1] + 1] if ends else ""
+
+
+def _is_unseen(sign: str) -> bool:
+    return sign.isspace() or unicodedata.category(sign) == "Cf"
 
 
 def is_broken(text: str) -> bool:
@@ -116,12 +133,12 @@ def spelling_notice(what: str, others: dict[str, list[str]]) -> list[str]:
 
 
 def one_spelling(name: str) -> str:
-    """Return a name in Unicode's composed form (NFC), without blanks around it.
+    """Return a name in Unicode's composed form (NFC), without blanks and signs of no width around it.
 
-    >>> one_spelling(" me\\u0301sange") == "m\\u00e9sange"
+    >>> one_spelling(" me\\u0301sange\\u200b") == "m\\u00e9sange"
     True
     """
-    return unicodedata.normalize("NFC", name.strip())
+    return unicodedata.normalize("NFC", bare(name))
 
 
 def slashes(path: str) -> str:

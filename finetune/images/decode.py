@@ -34,6 +34,13 @@ _LOADING = Lock()  # one image may be in a list twice, and its file is read once
 OpenedImage = Image.Image  # the type, for whoever may not import Pillow
 
 SNIFF_BYTES = 512
+# How other files begin that are met under an image's name, and what to do about each.
+OTHER_FILES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the image itself; run git lfs pull"),
+    (b"%PDF-", "a PDF document; export its pages as PNG or JPEG"),
+    (b"\xff\x0a", "a JPEG XL image, which is not read here; export it as JPEG or PNG"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image, which is not read here; export it as JPEG or PNG"),
+)
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 STRIP_PIXELS = 1_000_000
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -233,6 +240,9 @@ def _refuse_gaps(pixels: np.ndarray, twin: bytes, name: str) -> None:
 def _refuse_text(start: bytes, name: str) -> None:
     if not start:
         raise BadImageError(name, "the file is empty (0 bytes)")
+    for sign, reason in OTHER_FILES:
+        if start.startswith(sign):
+            raise BadImageError(name, reason)
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not text.startswith(b"<"):
         return

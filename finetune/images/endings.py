@@ -19,6 +19,19 @@ UNREAD_ENDINGS = {
         (".svg", ".eps", ".psd", ".xcf", ".ico", ".tga", ".exr", ".hdr", ".pfm"), "not a photograph"
     ),
 }
+# Folders that a system or a storage device makes beside images: copies, thumbnails, what was deleted.
+SYSTEM_FOLDERS = frozenset(
+    ("__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+
+
+def is_seen(name: str) -> bool:
+    """Return whether a file or folder is looked at by its name: no hidden one, and no system's own folder.
+
+    >>> [is_seen(name) for name in ("robin", ".ipynb_checkpoints", "@eaDir")]
+    [True, False, False]
+    """
+    return not name.startswith(".") and name not in SYSTEM_FOLDERS
 
 
 def ending(name: str) -> str:

@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 from finetune.errors import DataError, listing
 from finetune.images.cells import one_spelling
-from finetune.images.endings import UNREAD_ENDINGS, ending, is_picture, unread_notices
+from finetune.images.endings import (
+    SYSTEM_FOLDERS,
+    UNREAD_ENDINGS,
+    ending,
+    is_picture,
+    is_seen,
+    unread_notices,
+)
 
 PARTS = ("train", "val", "test")
 PART_NAMES = {
@@ -24,7 +31,6 @@ PART_NAMES = {
     "test": "test",
     "testing": "test",
 }
-UNSEEN = ("__MACOSX",)
 KEEPERS = (".git", ".hg", ".svn")  # what a program keeps for itself is no part of a data set
 NAMED = 10  # folders that a notice names
 # A folder's name that says part of a data set: cars_train, test2017, my-validation.
@@ -167,8 +173,8 @@ def _hidden_notice(hidden: Mapping[str, int]) -> list[str]:
     told = [f"{name} ({count})" for name, count in list(hidden.items())[:NAMED]]
     more = ", ..." if len(hidden) > NAMED else ""
     return [
-        f"{sum(hidden.values())} images are hidden (their name or folder begins with a dot, or is "
-        f"{UNSEEN[0]}) and are left out: {', '.join(told)}{more}"
+        f"{sum(hidden.values())} images are hidden (their name or folder begins with a dot, or is a system's "
+        f"own, as __MACOSX and @eaDir are) and are left out: {', '.join(told)}{more}"
     ]
 
 
@@ -248,7 +254,7 @@ def find_class_folders(root: Path) -> Path | None:
     for _ in range(3):
         if stand_in(place):
             return place
-        inside = [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+        inside = [entry for entry in place.iterdir() if entry.is_dir() and is_seen(entry.name)]
         if len(inside) != 1:
             return None
         place = inside[0]
@@ -286,14 +292,14 @@ def _walk(folder: Path) -> Walk:
         for top, inner, names in os.walk(start):
             place = Path(top)
             _count_hidden(found, folder, place, [*inner, *names])
-            inner[:] = [name for name in sorted(filter(_is_seen, inner)) if not _leads_back(place / name)]
+            inner[:] = [name for name in sorted(filter(is_seen, inner)) if not _leads_back(place / name)]
             if place.resolve() in walked:
                 inner.clear()
                 found.again.append(place.relative_to(folder).as_posix())
                 continue
             walked.add(place.resolve())
             starts += [place / name for name in inner if (place / name).is_symlink()]
-            seen = sorted(filter(_is_seen, names))
+            seen = sorted(filter(is_seen, names))
             kept = found.files if any(map(is_picture, seen)) else found.strange
             kept[place.relative_to(folder).as_posix()] = seen
     found.files = {name: found.files[name] for name in sorted(found.files, key=_steps)}
@@ -303,12 +309,12 @@ def _walk(folder: Path) -> Walk:
 
 def _count_hidden(found: Walk, folder: Path, place: Path, names: Iterable[str]) -> None:
     """Add what is hidden in a folder and holds images; the "._" files of macOS are no images."""
-    for name in sorted(name for name in names if not (_is_seen(name) or name.startswith("._"))):
+    for name in sorted(name for name in names if not (is_seen(name) or name.startswith("._"))):
         if name in KEEPERS:
             continue
         path = place / name
         count = _count_pictures(path) if path.is_dir() else int(is_picture(name))
-        if count and (name not in UNSEEN or _holds_whole(path)):
+        if count and (name not in SYSTEM_FOLDERS or _holds_whole(path)):
             found.hidden[path.relative_to(folder).as_posix()] = count
 
 
@@ -333,12 +339,8 @@ def _above(name: str) -> list[str]:
 
 
 def _subfolders(root: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(root) if entry.is_dir() and _is_seen(entry.name)]
+    return [entry.name for entry in os.scandir(root) if entry.is_dir() and is_seen(entry.name)]
 
 
 def _files(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder) if _is_seen(entry.name) and entry.is_file()]
-
-
-def _is_seen(name: str) -> bool:
-    return not name.startswith(".") and name not in UNSEEN
+    return [entry.name for entry in os.scandir(folder) if is_seen(entry.name) and entry.is_file()]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.cells import SpelledPaths, is_broken, slashes
+from finetune.images.cells import SpelledPaths, bare, is_broken, slashes
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
@@ -24,7 +24,9 @@ SEP_LINE = re.compile(r"\"?sep=(.)\"?[,;\t]*", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Table:
-    """Stripped cells: `rows` holds (number, cells) pairs, the number being the line of a text file.
+    """Cells without blanks and signs of no width at their ends.
+
+    `rows` holds (number, cells) pairs, the number being the line of a text file.
 
     In parquet files rows count from 1, and an absent value is an empty cell. `notices` reports a dialect
     other than plain CSV.
@@ -121,19 +123,19 @@ def _read_text(file: Path) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, tuple[str, ...]]] = []
     try:
-        header = tuple(name.strip() for name in next(reader, []))
+        header = tuple(map(bare, next(reader, [])))
         _refuse_doubled(file, header)
         for cells in reader:
-            if not any(cell.strip() for cell in cells):
+            if not any(map(bare, cells)):
                 continue
             line = reader.line_num + skipped
             beyond = cells[len(header) :]
-            if len(cells) < len(header) or any(cell.strip() for cell in beyond):
+            if len(cells) < len(header) or any(map(bare, beyond)):
                 raise DataError(
                     f"{file}, line {line}: {len(cells)} cells under {len(header)} columns; a cell "
                     f"that holds a {called} must stand in double quotes"
                 )
-            rows.append((line, tuple(cell.strip() for cell in cells[: len(header)])))
+            rows.append((line, tuple(map(bare, cells[: len(header)]))))
     except csv.Error as error:
         line = reader.line_num + skipped
         raise DataError(f"{file}, line {line}: not readable as CSV: {error}") from None
@@ -149,7 +151,7 @@ def _read_parquet(file: Path) -> Table:
     try:
         # Opened here: pyarrow cannot open a name that is no UTF-8, and reads a folder's name as a key.
         with file.open("rb") as stream, pq.ParquetFile(stream) as opened:
-            names = tuple(name.strip() for name in opened.schema_arrow.names)
+            names = tuple(map(bare, opened.schema_arrow.names))
             _refuse_doubled(file, names)
             table = opened.read()
     except pa.ArrowException as error:
@@ -162,7 +164,15 @@ def _read_parquet(file: Path) -> Table:
 def _parquet_cell(value: object) -> str:
     if value is None:
         return ""
-    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
+    return bare(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+
+
+def missing_columns(table: Table, absent: Sequence[str]) -> str:
+    """Return a sentence on columns that a table lacks, for people who may have left out the header."""
+    return (
+        f"{table.file}, line 1: missing columns: {', '.join(absent)}; found: {', '.join(table.header)}. "
+        "The first line must name the columns"
+    )
 
 
 def paths_under(

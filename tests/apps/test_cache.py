@@ -74,3 +74,16 @@ def test_other_wishes_are_refused(
 ) -> None:
     assert main(["cache", *words, "--folder", str(tmp_path)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_folder_has_no_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home").write_bytes(b"")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("CRL_CACHE", raising=False)
+    assert main(["cache", "ls", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["folder"] is None
+    assert "no folder to keep caches in: 0 caches" in shown.err

@@ -10,6 +10,7 @@ import pytest
 from apps.doctor import checks as doctor_checks
 from apps.doctor.checks import (
     LISTED,
+    check_cache,
     check_disk,
     check_environment,
     check_packages,
@@ -142,3 +143,8 @@ def test_many_are_counted(home: Path):
 def test_torch_is_not_needed():
     code = "import sys, apps.doctor.checks as w; w.check_weights(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_user_without_a_home_folder_is_told_that_nothing_is_cached():
+    finding = check_cache(None)
+    assert (finding.status, finding.found) == ("note", "no folder to keep one in")

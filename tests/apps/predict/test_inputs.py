@@ -326,11 +326,13 @@ def test_files_of_a_folder_that_are_not_looked_at_are_told_with_their_endings(tm
     assert "4 files are no images by their ending" in told
     for kind in ("1 without an ending", "1 .jpg_large", "1 .1", "1 .txt"):
         assert kind in told
-    assert "3 hidden names (a leading dot) in it are not looked at" in told
+    assert "3 hidden names (a leading dot, or a system's own) in it are not looked at" in told
     assert "1 video in it is not looked at" in told
     assert all(notice.startswith(f"{tmp_path}: ") for notice in found.notices)
     flat = find_sources([str(tmp_path)], recursive=False)
-    assert "1 hidden name (a leading dot) in it is not looked at" in "\n".join(flat.notices)
+    assert "1 hidden name (a leading dot, or a system's own) in it is not looked at" in "\n".join(
+        flat.notices
+    )
 
 
 def test_files_that_a_pattern_passes_over_are_told(tmp_path: Path):
@@ -360,3 +362,28 @@ def test_a_nul_in_a_name_is_a_reason():
     for word in ("a\0.jpg", "IMG [1]\0.jpg", "\0"):
         [source] = find_sources([word]).sources
         assert (source.kind, source.reason) == ("nothing", "cannot be opened: embedded null byte")
+
+
+def test_a_path_written_on_windows_is_found_and_a_name_with_a_backslash_is_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "img").mkdir()
+    for name in ("img/1.jpg", "odd\\2.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    found = find_sources(["img\\1.jpg", "odd\\2.jpg", "img\\3.jpg"]).sources
+    assert [(one.path, one.kind) for one in found] == [
+        ("img/1.jpg", "picture"),
+        ("odd\\2.jpg", "picture"),
+        ("img\\3.jpg", "nothing"),
+    ]
+    assert [one.path for one in find_sources(["img\\"]).sources] == ["img/1.jpg"]
+
+
+def test_thumbnails_of_a_storage_device_are_not_looked_at_and_told(tmp_path: Path):
+    for name in ("1.jpg", "@eaDir/1.jpg/SYNO.jpg", "__MACOSX/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = find_sources([str(tmp_path)])
+    assert [Path(one.path).name for one in found.sources] == ["1.jpg"]
+    assert "2 hidden names (a leading dot, or a system's own)" in found.notices[0]

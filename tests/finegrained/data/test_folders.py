@@ -87,7 +87,8 @@ def test_files_that_are_no_pictures_are_left_out_and_told(tmp_path: Path):
     assert report["images"] == 1
     assert report["notices"] == [
         "1 files are no images by their ending and are left out: 1 .txt",
-        "2 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: "
+        "2 images are hidden (their name or folder begins with a dot, or is a system's "
+        "own, as __MACOSX and @eaDir are) and are left out: "
         "__MACOSX (1), a/.hidden.jpg (1)",
     ]
 
@@ -127,7 +128,8 @@ def test_class_folders_without_a_picture_are_told(tmp_path: Path):
     notices = read_class_folders(tmp_path).report["notices"]
     assert notices == [
         "2 folders hold no image and are no class there: train/c, test/b",
-        "1 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: "
+        "1 images are hidden (their name or folder begins with a dot, or is a system's "
+        "own, as __MACOSX and @eaDir are) and are left out: "
         "test/b/x/.hidden.jpg (1)",
         "1 classes are folders within folders, and their paths are their names: b/x",
     ]

@@ -79,8 +79,8 @@ def test_labels_with_names_keep_their_numbers(tmp_path: Path):
         (("path,label,x1,y1,x2,y2", "1.jpg,0,5,5,5,9"), "are no box"),
         (("path,label,x1,y1,x2,y2", "1.jpg,0,a,5,6,9"), "are no box"),
         (("path,label", "../1.jpg,0"), "leave the data root"),
-        (("file,label", "1.jpg,0"), "no column path"),
-        (("path,id", "1.jpg,0"), "no column class_name or label"),
+        (("file,label", "1.jpg,0"), "missing columns: path; found: file, label. The first line must name"),
+        (("path,id", "1.jpg,0"), "missing columns: class_name or label"),
     ],
 )
 def test_cells_that_cannot_be_right_are_named(tmp_path: Path, lines: tuple[str, ...], said: str):

@@ -9,9 +9,11 @@ import pytest
 
 from finetune.images.cells import (
     SpelledPaths,
+    bare,
     identity_key,
     is_absent,
     is_broken,
+    one_spelling,
     same_identities,
     spelling_notice,
     whole_number,
@@ -72,3 +74,11 @@ def test_a_file_is_found_in_another_unicode_form_folder_by_folder(tmp_path: Path
     spelled = SpelledPaths(tmp_path)
     assert spelled.find(f"{ACCENT}/{folder}.jpg") == f"{folder}/{ACCENT}.jpg"
     assert spelled.find(f"{ACCENT}/other\u00e9.jpg") == f"{ACCENT}/other\u00e9.jpg"
+
+
+def test_what_holds_only_signs_of_no_width_is_absent_and_what_joins_an_emoji_stays():
+    assert is_absent("\u200b")
+    assert is_absent("\ufeffNaN\u00a0")
+    family = "\U0001f468\u200d\U0001f469"
+    assert bare(f"\u3000{family}\u200b") == family
+    assert one_spelling("owl\u200b") == one_spelling("\u3000owl") == "owl"

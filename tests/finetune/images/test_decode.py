@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from finetune.errors import UsageError
-from finetune.images.decode import BadImageError, decode_image, find_bad_images
+from finetune.images.decode import BadImageError, decode_content, decode_image, find_bad_images
 from tests.finetune.pictures import smooth_picture
 
 RGB = smooth_picture(0, 24, 18)
@@ -277,3 +277,17 @@ def test_real_photographs_decode_to_pillows_pixels(real_data: Path) -> None:
     files = sorted((real_data / "fgnet" / "images").iterdir())[:20]
     for file in files:
         np.testing.assert_array_equal(decode_image(file), np.asarray(Image.open(file).convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.*git lfs pull"),
+        (b"%PDF-1.4\n", "PDF document"),
+        (b"\xff\x0a\xfa", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
+    ],
+)
+def test_other_files_under_an_image_name_are_named(start: bytes, reason: str):
+    with pytest.raises(BadImageError, match=reason):
+        decode_content(start + bytes(100), "a.jpg")

@@ -37,7 +37,8 @@ def test_pictures_are_listed_by_part_and_class_and_strangers_are_told(tmp_path: 
     assert found.notices == [
         "1 folders hold no image and are no class there: test/c",
         "1 files are no images by their ending and are left out: 1 .txt",
-        "1 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: "
+        "1 images are hidden (their name or folder begins with a dot, or is a system's "
+        "own, as __MACOSX and @eaDir are) and are left out: "
         "test/c/.x.jpg (1)",
     ]
 
@@ -124,7 +125,8 @@ def test_hidden_folders_with_images_are_told_and_macos_leftovers_are_not(tmp_pat
     found = list_class_folders(tmp_path, {})
     assert found.class_names == ["a", "c"]
     assert [notice for notice in found.notices if "hidden" in notice] == [
-        "2 images are hidden (their name or folder begins with a dot, or is __MACOSX) and are left out: "
+        "2 images are hidden (their name or folder begins with a dot, or is a system's "
+        "own, as __MACOSX and @eaDir are) and are left out: "
         ".b (2)"
     ]
 
@@ -172,3 +174,25 @@ def test_parts_by_their_names_are_no_classes(tmp_path: Path, names: tuple[str, s
 def test_a_class_that_is_called_like_a_part_may_stand_beside_others(tmp_path: Path):
     _touch(tmp_path, "test_card/1.jpg", "testament/2.jpg")
     assert list_class_folders(tmp_path, {}).class_names == ["test_card", "testament"]
+
+
+def test_folders_that_a_system_makes_are_no_classes_and_hold_no_image(tmp_path: Path):
+    names = (
+        "robin/1.jpg",
+        "wren/1.jpg",
+        "robin/@eaDir/1.jpg/SYNO.jpg",
+        "@eaDir/1.jpg",
+        "$RECYCLE.BIN/S/1.jpg",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = list_class_folders(tmp_path, {})
+    assert found.class_names == ["robin", "wren"]
+    assert [picture.path for picture in found.pictures] == ["robin/1.jpg", "wren/1.jpg"]
+    assert "3 images are hidden" in found.notices[0]
+    assert "$RECYCLE.BIN (1), @eaDir (1), robin/@eaDir (1)" in found.notices[0]
+    (tmp_path / "own" / "set" / "a").mkdir(parents=True)
+    (tmp_path / "own" / "set" / "a" / "1.jpg").write_bytes(b"")
+    (tmp_path / "own" / "__MACOSX").mkdir()
+    assert find_class_folders(tmp_path / "own") == tmp_path / "own" / "set"

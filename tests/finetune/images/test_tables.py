@@ -95,3 +95,13 @@ def test_a_column_named_twice_in_parquet_is_named_and_bytes_are_text(tmp_path: P
         read_table(file)
     pq.write_table(pa.table({"path": [b"a.jpg", None]}), file)
     assert read_table(file).rows == ((1, ("a.jpg",)), (2, ("",)))
+
+
+def test_signs_of_no_width_at_the_ends_of_names_and_cells_are_no_part_of_them(tmp_path: Path):
+    marked = "\ufeff\u200bpath\u00a0,subject\ufeff,\u3000age\n\u202aa.jpg,\u200b,7\u200b\n"
+    table = _read(tmp_path, b"\xef\xbb\xbf" + marked.encode())
+    assert (table.header, table.rows) == (("path", "subject", "age"), ((2, ("a.jpg", "", "7")),))
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"path\u200b": ["a.jpg\u200b"], "joined": ["\u200b"]}), file)
+    assert read_table(file).rows == ((1, ("a.jpg", "")),)
+    assert read_table(file).header == ("path", "joined")
