@@ -203,7 +203,8 @@ class QuickstartConfig:
     """The first result: drawn faces, three losses, five folds each, one comparison, exports and the demo.
 
     Args:
-        dir: where everything goes; emptied each time, refused when it holds anything else.
+        dir: where everything goes. The same command again goes on and keeps what is finished; other settings
+            replace an earlier quickstart; refused when the folder holds anything else.
         backbone: a small timm backbone, trained from scratch.
         epochs: passes over the drawn training faces.
         users: albums of four drawn subjects each.

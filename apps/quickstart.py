@@ -13,14 +13,16 @@ from agecls.config import AgeDataConfig, CrossValidationConfig
 from agecls.cross_validation import cross_validate
 from agecls.synthetic.adience import write_lookalike_adience
 from agecls.task import TASK
+from apps.runtime.installed import TOOLKIT, installed_version
+from finetune.cli.command import resumed_by_repeating
 from finetune.errors import UsageError
-from finetune.runs.files import check_writable
+from finetune.runs.files import check_writable, json_text, write_bytes
 
 if TYPE_CHECKING:
     from apps.config import QuickstartConfig
     from finetune.images.manifest import Manifest
 
-MARKER = ".crl-quickstart"
+MARKER, DRAWN = ".crl-quickstart", ".drawn"
 MADE = ("lookalike", "cache", "cel", "nllr", "crl", "comparison", "examples")
 TEST_FOLD = 0
 EXAMPLES = 12
@@ -48,15 +50,11 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
     """
     from finetune.cli.console import say
 
-    folder = claim(Path(config.dir))
-    faces = folder / "lookalike"
-    drawn = write_lookalike_adience(faces, users=config.users, seed=config.seed)
-    say(f"{drawn.images} drawn faces of {drawn.subjects} subjects in Adience's layout: {faces}")
-    say(
-        f"learning rate {LEARNING_RATE:g} for all: chosen for NLLR, exact, on other drawings; the others "
-        "like it too"
-    )
-    reports = {loss: train(config, faces, folder, loss) for loss in LOSSES}
+    folder = claim(config)
+    faces = draw_faces(config, folder)
+    say(f"learning rate {LEARNING_RATE:g} for all losses: chosen for NLLR, on other drawings")
+    with resumed_by_repeating():
+        reports = {loss: train(config, faces, folder, loss) for loss in LOSSES}
     comparisons = [compare(folder, *pair) for pair in COMPARISONS]
     models = [export(folder, loss) for loss in LOSSES]
     examples = copy_examples(folder / COMPARISONS[0][0], folder / "examples")
@@ -70,6 +68,20 @@ def run_quickstart(config: QuickstartConfig) -> dict[str, Any]:
         "examples": str(folder / "examples"),
         "demo": serve(config, models, folder / "examples"),
     }
+
+
+def draw_faces(config: QuickstartConfig, folder: Path) -> Path:
+    """Draw the faces unless an earlier call has, and return their folder."""
+    from finetune.cli.console import say
+
+    faces, done = folder / "lookalike", folder / "lookalike" / DRAWN
+    if not done.is_file():
+        shutil.rmtree(faces, ignore_errors=True)
+        drawn = write_lookalike_adience(faces, users=config.users, seed=config.seed)
+        said = f"{drawn.images} drawn faces of {drawn.subjects} subjects in Adience's layout: {faces}"
+        write_bytes(done, said.encode())
+    say(done.read_text(encoding="utf-8"))
+    return faces
 
 
 def train(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> dict[str, Any]:
@@ -111,6 +123,7 @@ def copy_examples(run: Path, out: Path) -> list[Path]:
 
     manifest = Manifest.load(run / "manifest.parquet", Path(read_json(run / "run.json")["data_root"]))
     copies: list[Path] = []
+    shutil.rmtree(out, ignore_errors=True)
     for row in choose_examples(manifest):
         place = out / manifest.class_names[manifest.label[row]]
         place.mkdir(parents=True, exist_ok=True)
@@ -181,8 +194,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def claim(folder: Path) -> Path:
-    """Return the folder without a previous quickstart's results; UsageError when it holds anything else."""
+def claim(config: QuickstartConfig) -> Path:
+    """Return the folder; an earlier quickstart of the same settings in it goes on, of others it is replaced.
+
+    Which of the two is said. Raises UsageError where the folder holds anything else.
+    """
+    from finetune.cli.console import say
+
+    folder, settings = Path(config.dir), told_settings(config)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give --dir a folder")
     if folder.exists() and any(folder.iterdir()):
@@ -192,12 +211,22 @@ def claim(folder: Path) -> Path:
             raise UsageError(
                 f"{folder} holds files that are not a quickstart's{found}: give --dir another folder"
             )
+        if (folder / MARKER).read_text(encoding="utf-8") == settings:
+            say(f"{folder} holds this quickstart already: what is finished is kept")
+            return folder
+        say(f"{folder} holds a quickstart of other settings, or of another release: it is replaced")
         for name in MADE:
             shutil.rmtree(folder / name, ignore_errors=True)
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).touch()
+    write_bytes(folder / MARKER, settings.encode())
     return folder
+
+
+def told_settings(config: QuickstartConfig) -> str:
+    """Return what decides a quickstart's results, as the marker in its folder keeps it."""
+    own = {name: getattr(config, name) for name in ("backbone", "epochs", "users", "seed")}
+    return json_text({**own, "lr": LEARNING_RATE, "toolkit": installed_version(TOOLKIT)})
 
 
 def loss_config(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> CrossValidationConfig:
@@ -218,6 +247,6 @@ def loss_config(config: QuickstartConfig, faces: Path, folder: Path, loss: str) 
             augment="flip",
             seed=config.seed,
         ),
-        run=RunConfig(dir=str(folder / loss), cache=str(folder / "cache")),
+        run=RunConfig(dir=str(folder / loss), cache=str(folder / "cache"), resume="auto"),
         device="auto",
     )

@@ -23,6 +23,7 @@ from finetune.errors import CrlError, UsageError
 from finetune.runs.interrupts import ENDINGS
 
 _called: ContextVar[str] = ContextVar("called", default="")  # the command that a call from Python stands for
+_repeated: ContextVar[bool] = ContextVar("repeated", default=False)  # the same command again goes on
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,21 @@ def _let_signals_clean_up() -> Callable[[], None]:
     for number in plain:
         signal.signal(number, interrupt)
     return restore
+
+
+@contextmanager
+def resumed_by_repeating() -> Iterator[None]:
+    """Inside, the running command goes on when it is given again as it is."""
+    before = _repeated.set(True)
+    try:
+        yield
+    finally:
+        _repeated.reset(before)
+
+
+def goes_on_when_repeated() -> bool:
+    """Return whether the running command needs no option to go on."""
+    return _repeated.get()
 
 
 @contextmanager

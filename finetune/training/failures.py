@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finetune.cli.command import command_line
+from finetune.cli.command import command_line, goes_on_when_repeated
 from finetune.cli.environment import WORKER_DIED, refusal
 from finetune.errors import CrlError, DivergedError, InterruptedRunError, ResourceError, UsageError
 from finetune.images.workers import StoppedWaitingError
@@ -82,7 +82,7 @@ def check_batch_norm(model: Classifier, batch_size: int) -> None:
 def resume_line() -> str:
     """Return the words that name the command to go on with."""
     line = re.sub(r" --run\.resume[= ]\S+", "", command_line())
-    return f"go on with:\n  {line} --run.resume auto"
+    return f"go on with:\n  {line}{'' if goes_on_when_repeated() else ' --run.resume auto'}"
 
 
 def inexact_reasons(state: Mapping[str, Any], world: World, device: str, deterministic: bool) -> list[str]:

@@ -20,6 +20,7 @@ from apps.quickstart import (
     MARKER,
     choose_examples,
     claim,
+    draw_faces,
     loss_config,
     run_quickstart,
 )
@@ -41,7 +42,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Path], DemoConfig
         assert config.fold == 0
         assert config.title is not None
         place = folder / "export" / "fold0"
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         file = write_tiny(place / "model.onnx", tiny_facts(title=config.title))
         return {"exports": [{"file": str(file)}]}
 
@@ -83,6 +84,11 @@ def test_three_losses_are_cross_validated_compared_exported_and_shown(served, ca
     assert f"http://127.0.0.1:{config.port}" in told
     assert made["demo"] == {"stopped": True}
     assert {entry.name for entry in folder.iterdir()} == {MARKER, *MADE}  # all of it may be made again
+    runs = {file: file.stat().st_mtime_ns for file in folder.glob("*/fold*/model.safetensors")}
+    again = run_quickstart(replace(TINY, dir=str(folder)))
+    assert "fold 4: finished earlier, not run again" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in runs} == runs
+    assert again["comparison"] == made["comparison"]
 
 
 def test_without_serving_the_command_that_serves_is_named(served, capsys, tmp_path, monkeypatch):
@@ -164,31 +170,51 @@ def test_only_the_loss_differs_between_the_runs(tmp_path):
         assert {name for name in cel["run"] if cel["run"][name] != other["run"][name]} == {"dir"}
 
 
-def test_the_folder_is_made_anew_each_time(tmp_path):
-    folder = claim(tmp_path / "demo")
+def test_the_same_quickstart_goes_on_and_another_replaces_it(tmp_path, capsys):
+    config = replace(TINY, dir=str(tmp_path / "demo"))
+    folder = claim(config)
     for name in ("crl", "examples"):
         (folder / name).mkdir()
         (folder / name / "old").touch()
-    assert [file.name for file in claim(folder).iterdir()] == [MARKER]
+    assert claim(replace(config, serve=False, port=1)) == folder
+    assert (folder / "crl" / "old").is_file()
+    assert "holds this quickstart already: what is finished is kept" in capsys.readouterr().out
+    assert [file.name for file in claim(replace(config, seed=1)).iterdir()] == [MARKER]
+    assert (
+        "holds a quickstart of other settings, or of another release: it is replaced"
+        in capsys.readouterr().out
+    )
+
+
+def test_faces_half_drawn_are_drawn_again(tmp_path):
+    config = replace(TINY, dir=str(tmp_path))
+    (tmp_path / "lookalike").mkdir()
+    (tmp_path / "lookalike" / "half").touch()
+    faces = draw_faces(config, tmp_path)
+    assert not (faces / "half").exists()
+    before = {file: file.stat().st_mtime_ns for file in faces.rglob("*")}
+    assert draw_faces(config, tmp_path) == faces
+    assert {file: file.stat().st_mtime_ns for file in faces.rglob("*")} == before
 
 
 def test_what_a_person_put_beside_the_results_is_never_removed(tmp_path):
-    folder = claim(tmp_path / "demo")
+    config = replace(TINY, dir=str(tmp_path / "demo"))
+    folder = claim(config)
     (folder / "runs").mkdir()
     (folder / "crl").mkdir()
     with pytest.raises(UsageError, match=r"not a quickstart's \(runs\)"):
-        claim(folder)
+        claim(config)
     assert (folder / "crl").is_dir()
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match="give --dir another folder"):
-        claim(tmp_path)
+        claim(replace(TINY, dir=str(tmp_path)))
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "demo").write_text("mine")
     with pytest.raises(UsageError, match="is a file"):
-        claim(tmp_path / "demo")
+        claim(replace(TINY, dir=str(tmp_path / "demo")))
