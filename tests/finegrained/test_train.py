@@ -53,6 +53,8 @@ def test_a_run_is_complete_and_tested_on_the_test_part_alone(run):
     assert (record["kind"], record["policy"], record["data_set"]) == ("fine_run", "cub", "cub")
     assert record["n"] == len(result.predictions) == 12
     assert record["n_train"] + record["n_validation"] == 18
+    parts = [record["counts"][part] for part in ("train", "val", "test")]
+    assert parts == [record["n_train"], record["n_validation"], record["n"]]
     assert result.manifest is not None
     assert result.manifest.fingerprint == record["manifest"]
     part = dict(zip(result.manifest["path"].tolist(), result.manifest["part"].tolist(), strict=True))
