@@ -52,7 +52,7 @@ MEASURES = (
         "mean error",
         frozenset({"facts", "card", "demo", "other_data"}),
         score_key="mae_argmax",
-        unit="classes",
+        unit="groups",
         column="MAE",
         labels={"card": "mean error, in groups"},
     ),

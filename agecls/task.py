@@ -12,7 +12,14 @@ import numpy as np
 
 from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig, VerifyAgeConfig
 from agecls.data.folds import shared_people
-from agecls.data.read import check_contents, make_age_splits, read_data, tell_reading, with_groups_of
+from agecls.data.read import (
+    check_contents,
+    images_of,
+    make_age_splits,
+    read_data,
+    tell_reading,
+    with_groups_of,
+)
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
 from finetune.experiments.exported.model import CropChoice, ModelWords
@@ -87,8 +94,8 @@ class AgeTask(Task):
         manifest = data.manifest
         counts = zip(manifest.class_names, manifest.class_counts(), strict=True)
         groups = ", ".join(f"{name} {count}" for name, count in counts)
-        people = len(set(manifest["subject"].tolist()))
-        return f"{len(manifest)} images of {people} subjects, policy {data.policy}: {groups}"
+        people = images_of(len(manifest), len(set(manifest["subject"].tolist())), data.report)
+        return f"{people}, policy {data.policy}: {groups}"
 
     def check(self, data: TaskData, splits: Splits, config: AgeDataConfig) -> TaskData:
         """Report rows left out, groups that a part lacks, and equal images; add these to the data."""

@@ -8,8 +8,9 @@ from typing import Literal
 
 from agecls.config import AgeDataConfig
 from core_losses import LOSSES
-from finetune.cli.options import GENERATED_HELP
+from finetune.cli.options import GENERATED_HELP, REWORDED_HELP, described_fields
 from finetune.cli.words import WithOldKeys
+from finetune.experiments.config import DataConfig
 from finetune.runs.config_file import OLD_LOSS_OPTIONS
 
 # Float16 keeps 11 bits; through a hundred layers a logit moves by a hundredth of the largest at most.
@@ -109,6 +110,13 @@ class ExplainConfig:
     device: str = "auto"
 
 
+def _for_which_models(name: str, told: str) -> str:
+    """Return the help of an option of other data, which says where it acts for age models alone."""
+    if not name:
+        return "Other data than the run's: a folder or a table, of the kind that the models were trained on"
+    return described_fields(DataConfig).get(name) or f"age models only: {told}"
+
+
 @dataclass(frozen=True)
 class EvaluateOnnxConfig:
     """Exported models scored without torch, on the test images of the run they came from or on other data.
@@ -122,7 +130,7 @@ class EvaluateOnnxConfig:
         out: folder for predictions.parquet and evaluation.json; null writes nothing.
     """
 
-    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    data: AgeDataConfig = field(default_factory=AgeDataConfig, metadata={REWORDED_HELP: _for_which_models})
     run: str | None = None
     batch_size: int = 64
     device: str = "auto"

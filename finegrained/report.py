@@ -111,7 +111,7 @@ def tell(report: Mapping[str, Any]) -> None:
     """Print a run's scores in one line, with the interval and the majority-class baseline."""
     interval, baseline = report["top1_interval"], report.get("baseline")
     top5 = "" if report["top5"] is None else f", top-5 {report['top5']:.2f} %"
-    level = f"{100 * interval['level']:.0f} %"
+    level = f"{100 * interval['level']:.0f} % {interval['method'].split()[0]}"
     guess = f"; majority-class baseline {baseline['top1']:.2f} %" if baseline else ""
     say(
         f"{report['selected']} weights: top-1 {report['top1']:.2f} % ({level} interval {interval['low']:.1f} "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -154,3 +155,13 @@ def _without_bad_images(data: TaskData) -> TaskData:
     bad = {str(file): reason for file, reason in find_bad_images(files, workers=core_count())}
     good = np.array([str(file) not in bad for file in files])
     return TaskData(data.manifest.select(good), data.policy, {**data.report, "bad_images": bad})
+
+
+def images_of(images: int, subjects: int, counts: Mapping[str, Any]) -> str:
+    """Return how many images of how many subjects there are, where `counts` say that subjects are known.
+
+    >>> images_of(12, 12, {"subjects_known": False}), images_of(12, 5, {})
+    ('12 images, subjects not known', '12 images of 5 subjects')
+    """
+    people = f" of {subjects} subjects" if counts.get("subjects_known", True) else ", subjects not known"
+    return f"{images} images{people}"

@@ -80,6 +80,11 @@ def age_card(
     data = data_facts(result, fold)
     if members and data["subjects_known"] and data["shared_people"] is None:  # run.json of an earlier toolkit
         data["shared_people"] = members["shared_people"]
+    if not data[
+        "subjects_known"
+    ]:  # each image was taken as a subject of its own: it is images that are counted
+        metrics = _without_subjects(metrics)
+        members = _without_subjects(members) if members else None
     card = {
         "intended_use": INTENDED_USE,
         "out_of_scope": OUT_OF_SCOPE,
@@ -107,6 +112,10 @@ def age_card(
     }
     plain: dict[str, Any] = json.loads(json_text({"metrics": metrics, "card": card}))
     return plain
+
+
+def _without_subjects(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name != "subjects"}
 
 
 def _sisters(members: Mapping[str, Any], found: Predictions) -> dict[str, Any]:

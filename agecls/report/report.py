@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from agecls.data.read import images_of
 from agecls.measures import MEASURES
 from agecls.report import report_sections
 from agecls.report.figures import draw_confusion, draw_group_bars, group_recalls
@@ -115,4 +116,5 @@ def tell(report: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> N
             ]
         )
     header = ["%", "mean of folds", "sd", "95 % interval", "pooled", "majority class", "folds"]
-    table(f"{report['n']} images of {report['subjects']} subjects, policy {report['policy']}", header, rows)
+    people = images_of(report["n"], report["subjects"], report.get("counts") or {})
+    table(f"{people}, policy {report['policy']}", header, rows)

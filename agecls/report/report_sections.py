@@ -28,7 +28,11 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
     """Return the table of the accuracies: over folds, pooled, with intervals and the baseline."""
     intervals, albums, baseline = (record.get(key) for key in ("intervals", "intervals_by_user", "baseline"))
     header = ["accuracy (%)", "mean ± sd over folds", "pooled over images"]
-    header += [_interval_header(intervals, "subjects")] if intervals else []
+    header += (
+        [_interval_header(intervals, "subjects" if _subjects_known(record) else "images")]
+        if intervals
+        else []
+    )
     header += [_interval_header(albums, "users")] if albums else []
     header += [f"always {escape(_baseline_groups(record))}"] if baseline else []
     rows = []
@@ -40,10 +44,13 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
         row += [_ends(kind, f"{key}_mean") for kind in (intervals, albums) if kind]
         row += [number(baseline[f"{key}_mean"])] if baseline else []
         rows.append(row)
+    how = "images are resampled within folds, for subjects are not known."
+    if _subjects_known(record):
+        how = "whole subjects are resampled within folds, because images of one subject are not independent."
     notes = (
         "± is the standard deviation over folds (n - 1). It mostly reflects how unlike the folds are; how "
-        "certain the mean is, the interval shows: whole subjects are resampled within folds, because images "
-        "of one subject are not independent. Pooled counts every image once; folds differ in size."
+        f"certain the mean is, the interval shows: {how} Pooled counts every image once; "
+        "folds differ in size."
     )
     return f"{table(header, rows)}\n\n{notes}"
 
@@ -133,22 +140,29 @@ def calibration(record: Record) -> str:
     return f"{first}\n\n{table(['over all images', 'value'], measures)}"
 
 
+def _subjects_known(record: Record) -> bool:
+    """Return whether the subject of each image is known; where not, each was taken as one of its own."""
+    return bool((record.get("counts") or {}).get("subjects_known", True))
+
+
 def data_line(record: Record) -> str:
     """Return which images were tested, by which label rule, and the hashes that two comparable runs share."""
     shared = record.get("shared_people", record.get("subjects_in_several_folds"))
-    known = (record.get("counts") or {}).get("subjects_known", True)
+    known, images = _subjects_known(record), f"{record['n']:,} test images"
     exclusive = {None: "", 0: " No subject is in both training and test."}.get(
         shared, f" **{shared} subjects are in both training and test: accuracies are too high to compare.**"
     )
     if not known:
         exclusive = " **Subjects are not known**: each image counts as one, and a subject may be in both."
+    else:
+        images += f" of {record['subjects']:,} subjects, in effect "
+        images += f"{number(record.get('effective_subjects'), 0)} of equal weight"
     counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in record["slices"]["group"])
     conflicts = sections.conflicts_line(record.get("counts") or {})
     flaws = f" {escape(conflicts)}." if conflicts else ""
     return (
-        f"Label policy {code(record.get('policy', NOT_MEASURED))}: {record['n']:,} test images of "
-        f"{record['subjects']:,} subjects, in effect {number(record.get('effective_subjects'), 0)} of equal "
-        f"weight.{exclusive} Images per group: {counts}.{left_out(record.get('counts') or {})}{flaws}\n\n"
+        f"Label policy {code(record.get('policy', NOT_MEASURED))}: {images}.{exclusive} Images per group: "
+        f"{counts}.{left_out(record.get('counts') or {})}{flaws}\n\n"
         f"{sections.same_data(record, 'policy')}"
     )
 

@@ -84,7 +84,7 @@ def scores(metrics: Mapping[str, Any]) -> str:
     """Return a model's scores with the number of images and subjects that they were measured on.
 
     >>> scores({"n": 147, "subjects": 17, "exact": 47.619, "mae": 0.7551})
-    'correct class 47.6 %, mean error 0.76 classes (147 test images of 17 subjects)'
+    'correct class 47.6 %, mean error 0.76 groups (147 test images of 17 subjects)'
     """
     shown = []
     for measure in measures_of(metrics):

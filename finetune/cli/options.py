@@ -18,6 +18,8 @@ from finetune.errors import CrlError, UsageError, joined
 from finetune.runs.files import is_file
 
 T = TypeVar("T")
+# Field metadata of a part: (option's name, what its docstring says) -> its help; the part's own title for "".
+REWORDED_HELP = "reworded"
 GENERATED_HELP = "help"  # field metadata: a function whose text is added to what the docstring says
 WORD_HELP = "its name, or a word with its options too (NAME:OPTION=VALUE:OPTION=VALUE), or a YAML file."
 
@@ -227,6 +229,11 @@ def _add_generated_help(parser: Any, config_type: type, prefix: str = "") -> Non
         action = actions.get(f"{prefix}{item.name}")
         if is_dataclass(hints[item.name]):
             _add_generated_help(parser, hints[item.name], f"{prefix}{item.name}.")
+            for one in fields(hints[item.name]) if REWORDED_HELP in item.metadata else ():
+                inner = actions[f"{prefix}{item.name}.{one.name}"]
+                inner.help = item.metadata[REWORDED_HELP](one.name, inner.help)
+                group = parser.groups[item.name]
+                group.title = item.metadata[REWORDED_HELP]("", group.title)
             if issubclass(hints[item.name], Worded) and action is not None:
                 action.help, action.metavar = WORD_HELP, "WORD"
         elif GENERATED_HELP in item.metadata and action is not None:

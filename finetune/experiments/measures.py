@@ -78,8 +78,9 @@ class Measure:
 
     @property
     def heading(self) -> str:
-        """What heads its column: "top-1 %"."""
-        return f"{self.column or self.label}{' %' * (self.unit == PERCENT)}"
+        """What heads its column: "top-1 %", or "MAE (groups)" for a unit in words."""
+        unit = self.unit if self.unit in ("", PERCENT) else f"({self.unit})"
+        return f"{self.column or self.label} {unit}".rstrip()
 
     def label_in(self, place: Place) -> str:
         """Its words in this place."""

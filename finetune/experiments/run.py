@@ -247,12 +247,21 @@ def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Map
             "n_train": len(split.train),
             "train_counts": np.bincount(manifest.label[split.train], minlength=manifest.num_classes).tolist(),
             "n_validation": len(split.val),
-            "counts": {key: told for key, told in experiment.data.report.items() if key != "class_names"},
+            "counts": counts_of(experiment.data.report, split),
             "data_root": str(manifest.root.resolve()),
             **experiment.task.facts(config, experiment.data, experiment.splits, split),
             **fitted.facts,
         }
     )
+
+
+def counts_of(report: Mapping[str, Any], split: Split) -> dict[str, Any]:
+    """Return what the reader met, as run.json records it: images of a part are those of the run's own split.
+
+    A data set may name no parts, or a run may hold some of its training images out.
+    """
+    own = {"train": len(split.train), "val": len(split.val), "test": len(split.test)}
+    return {key: own.get(key, told) for key, told in report.items() if key != "class_names"}
 
 
 def save_weights(experiment: Experiment, fitted: Fitted, record: RunRecord, folder: Path) -> None:

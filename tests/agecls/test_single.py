@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -68,7 +69,9 @@ def test_training_on_one_group_alone_is_refused_with_counts(faces, tmp_path):
         train_run(TASK, single(config, fold=0))
 
 
-def test_warnings_reach_record_report_and_page_and_unknown_subjects_are_not_vouched_for(faces, tmp_path):
+def test_warnings_reach_record_report_and_page_and_unknown_subjects_are_not_vouched_for(
+    faces, tmp_path, capsys
+):
     own = tmp_path / "faces"
     shutil.copytree(faces, own)
     file = as_table(own, own / "t.csv")
@@ -90,5 +93,11 @@ def test_warnings_reach_record_report_and_page_and_unknown_subjects_are_not_vouc
     assert "No subject is in both" not in page
     assert "**Subjects are not known**" in page
     assert escape(twin) in page.split("## Warnings", 1)[1].split("\n## ", 1)[0]
+    said = capsys.readouterr().out
+    assert f"{len(rows)} images, subjects not known" in said
+    assert not re.search(r"\d subjects", said)
+    assert not re.search(r"(?<!than )(?<!from )\b\d+ subjects", page)
+    assert "images resampled)" in page
+    assert "subjects" not in TASK.card(tmp_path / "run", None, tested=True)["metrics"]
     card = TASK.card(tmp_path / "run", None, tested=True)["card"]["data"]
     assert (card["subjects_known"], card["shared_people"]) == (False, None)

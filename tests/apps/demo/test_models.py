@@ -22,7 +22,7 @@ def test_the_facts_of_a_model_in_plain_words(tmp_path):
     assert told["Loss"] == "crl (alpha 1.5, beta 1)"
     assert told["Data"] == "FG-NET, 731 images of 82 subjects, fold 0 kept for testing"
     assert told["Scores"] == (
-        "correct class 47.6 %, correct or next to it 81.0 %, mean error 0.76 classes "
+        "correct class 47.6 %, correct or next to it 81.0 %, mean error 0.76 groups "
         "(147 test images of 17 subjects)"
     )
     assert told["Input"] == "32 px, face: plain, 40 % of the face box added on every side"

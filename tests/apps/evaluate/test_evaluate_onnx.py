@@ -71,6 +71,7 @@ def test_other_data_is_scored_by_each_model_and_by_all(
     printed = capsys.readouterr().out
     assert "average of all" in printed
     assert "by group" in printed
+    assert "MAE (groups)" in printed
     assert (
         f"note: no samples of 2 of 8 classes, which no score covers: 2 ({', '.join(GROUPS[5:7])})" in printed
     )
