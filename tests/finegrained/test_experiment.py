@@ -137,6 +137,6 @@ def test_the_summary_names_the_interval_and_the_baseline(run, capsys):
     TASK.tell(run[1])
     line = capsys.readouterr().out.strip()
     assert line.startswith("last weights: top-1 ")
-    assert "95 % interval" in line
+    assert "95 % Wilson interval" in line
     assert "12 test images" in line
     assert line.endswith("majority-class baseline 33.33 %")
