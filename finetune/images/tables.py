@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.cells import SpelledPaths, is_broken, slashes
+from finetune.runs.csv_file import plain_cell
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
@@ -121,7 +122,7 @@ def _read_text(file: Path) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, tuple[str, ...]]] = []
     try:
-        header = tuple(name.strip() for name in next(reader, []))
+        header = tuple(plain_cell(name.strip()) for name in next(reader, []))
         _refuse_doubled(file, header)
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -133,7 +134,7 @@ def _read_text(file: Path) -> Table:
                     f"{file}, line {line}: {len(cells)} cells under {len(header)} columns; a cell "
                     f"that holds a {called} must stand in double quotes"
                 )
-            rows.append((line, tuple(cell.strip() for cell in cells[: len(header)])))
+            rows.append((line, tuple(plain_cell(cell.strip()) for cell in cells[: len(header)])))
     except csv.Error as error:
         line = reader.line_num + skipped
         raise DataError(f"{file}, line {line}: not readable as CSV: {error}") from None

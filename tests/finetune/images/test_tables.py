@@ -8,6 +8,7 @@ import pytest
 
 from finetune.errors import DataError
 from finetune.images.tables import Table, paths_under, read_table
+from finetune.runs.csv_file import csv_text
 
 
 def test_paths_within_the_root_stay_as_they_are(tmp_path: Path):
@@ -95,3 +96,10 @@ def test_a_column_named_twice_in_parquet_is_named_and_bytes_are_text(tmp_path: P
         read_table(file)
     pq.write_table(pa.table({"path": [b"a.jpg", None]}), file)
     assert read_table(file).rows == ((1, ("a.jpg",)), (2, ("",)))
+
+
+def test_the_apostrophe_of_our_own_tables_is_no_part_of_a_name(tmp_path: Path):
+    (tmp_path / "t.csv").write_text(csv_text(["path", "class"], [["=1.png", "@cat"], ["b.png", "'tis"]]))
+    assert "'=1.png,'@cat" in (tmp_path / "t.csv").read_text()
+    found = read_table(tmp_path / "t.csv")
+    assert [cells for _, cells in found.rows] == [("=1.png", "@cat"), ("b.png", "'tis")]
