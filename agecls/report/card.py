@@ -80,9 +80,7 @@ def age_card(
     data = data_facts(result, fold)
     if members and data["subjects_known"] and data["shared_people"] is None:  # run.json of an earlier toolkit
         data["shared_people"] = members["shared_people"]
-    if not data[
-        "subjects_known"
-    ]:  # each image was taken as a subject of its own: it is images that are counted
+    if not data["subjects_known"]:
         metrics = _without_subjects(metrics)
         members = _without_subjects(members) if members else None
     card = {
@@ -115,6 +113,7 @@ def age_card(
 
 
 def _without_subjects(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of images whose subjects are not known: each was taken as one of its own."""
     return {name: value for name, value in metrics.items() if name != "subjects"}
 
 

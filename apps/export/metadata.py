@@ -14,6 +14,7 @@ from apps.runtime.metadata import ModelFacts, PrecisionName
 from finetune.experiments.records.record import RunRecord
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec
 from finetune.runs.files import to_plain
+from finetune.runs.former_losses import recorded_loss
 
 # A path from the root of a disk, as text may hold one: two names or more behind a slash, or a drive's letter.
 POSIX_PATH = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s/:;,'\"()<>]+/)+[^\s/:;,'\"()<>]*")
@@ -115,7 +116,7 @@ def build_facts(
         crop=crop,
         test_crops=crops if crops in TEST_CROPS else "center",
         architecture=without_paths(_architecture(members)),
-        loss=without_paths(own["loss"]),
+        loss=without_paths(recorded_loss(own["loss"])),
         data=without_paths({**data, "face_crop": crop_source} if crop_source else data),
         training=without_paths(_training(members)),
         pretraining=without_paths(_pretraining(own)),

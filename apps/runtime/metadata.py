@@ -14,6 +14,7 @@ from finetune.errors import CrlError, ModelFileError
 from finetune.images.names import LONGEST_NAME, is_printable, looking_alike
 from finetune.images.preprocess import ALGORITHM, TEST_CROPS, PreprocessSpec
 from finetune.runs.files import json_text
+from finetune.runs.former_losses import recorded_loss
 
 METADATA_KEY = "crl_toolkit"
 SCHEMA = 2  # 2 states the resize rule under preprocess.algorithm
@@ -111,7 +112,8 @@ class ModelFacts:
         spec = _rebuilt("preprocessing", PreprocessSpec.from_dict, values["preprocess"])
         if values["crop"] is not None:
             _rebuilt("face crop", FaceCrop.from_dict, values["crop"])
-        return cls(**{**values, "class_names": tuple(names), "preprocess": spec})
+        told = {"class_names": tuple(names), "preprocess": spec, "loss": recorded_loss(values["loss"])}
+        return cls(**{**values, **told})
 
 
 def is_for_drawings(facts: ModelFacts) -> bool:

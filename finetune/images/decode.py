@@ -160,7 +160,8 @@ def reason_to_refuse(file: Path) -> str | None:
 def image_size(file: Path) -> tuple[int, int] | None:
     """Return an image's width and height in px as it stands upright, from its header; None for no image."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        ready = prepare(file.read_bytes())  # what no decoder should be given is opened by none here either
+        with Image.open(ready.stream, formats=FORMATS) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
     except Exception:

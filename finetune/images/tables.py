@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.cells import SpelledPaths, bare, is_broken, slashes
+from finetune.runs.csv_file import plain_cell
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
@@ -123,7 +124,7 @@ def _read_text(file: Path) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, tuple[str, ...]]] = []
     try:
-        header = tuple(map(bare, next(reader, [])))
+        header = tuple(plain_cell(bare(name)) for name in next(reader, []))
         _refuse_doubled(file, header)
         for cells in reader:
             if not any(map(bare, cells)):
@@ -135,7 +136,7 @@ def _read_text(file: Path) -> Table:
                     f"{file}, line {line}: {len(cells)} cells under {len(header)} columns; a cell "
                     f"that holds a {called} must stand in double quotes"
                 )
-            rows.append((line, tuple(map(bare, cells[: len(header)]))))
+            rows.append((line, tuple(plain_cell(bare(cell)) for cell in cells[: len(header)])))
     except csv.Error as error:
         line = reader.line_num + skipped
         raise DataError(f"{file}, line {line}: not readable as CSV: {error}") from None

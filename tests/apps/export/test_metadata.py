@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,3 +143,11 @@ def test_a_model_of_no_faces_says_nothing_of_a_crop():
 
 def test_a_second_backbone_is_told():
     assert facts(own=OWN | {"model": {"second": "vgg11"}}).architecture["second"] == "vgg11"
+
+
+def test_an_nllr_without_a_clamp_is_the_exact_one_in_bundles_and_in_files():
+    """A model of the time before the published clamp became the default stored none, or null."""
+    found = facts(own=OWN | {"loss": {"name": "nllr", "clamp": None}})
+    assert found.loss["clamp"] == 0
+    old = replace(found, loss={"name": "nllr", "clamp": None})
+    assert ModelFacts.from_json(old.to_json()).loss["clamp"] == 0

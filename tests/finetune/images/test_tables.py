@@ -8,6 +8,7 @@ import pytest
 
 from finetune.errors import DataError
 from finetune.images.tables import Table, paths_under, read_table
+from finetune.runs.csv_file import csv_text
 
 
 def test_paths_within_the_root_stay_as_they_are(tmp_path: Path):
@@ -105,3 +106,10 @@ def test_signs_of_no_width_at_the_ends_of_names_and_cells_are_no_part_of_them(tm
     pq.write_table(pa.table({"path\u200b": ["a.jpg\u200b"], "joined": ["\u200b"]}), file)
     assert read_table(file).rows == ((1, ("a.jpg", "")),)
     assert read_table(file).header == ("path", "joined")
+
+
+def test_the_apostrophe_of_our_own_tables_is_no_part_of_a_name(tmp_path: Path):
+    (tmp_path / "t.csv").write_text(csv_text(["path", "class"], [["=1.png", "@cat"], ["b.png", "'tis"]]))
+    assert "'=1.png,'@cat" in (tmp_path / "t.csv").read_text()
+    found = read_table(tmp_path / "t.csv")
+    assert [cells for _, cells in found.rows] == [("=1.png", "@cat"), ("b.png", "'tis")]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.images.decode import BadImageError, decode_image
+from finetune.images.decode import BadImageError, decode_image, image_size
 from finetune.images.streams.jpeg import prepare_jpeg
 from finetune.images.streams.prepared import StructureError
 from tests.finetune.pictures import smooth_picture
@@ -119,3 +119,13 @@ def test_thousands_of_segments_and_scans_are_refused_at_once() -> None:
     last = content.rindex(b"\xff\xda")
     with pytest.raises(StructureError, match="scans, at most 100"):
         prepare_jpeg(content[:-2] + content[last:-2] * 100 + content[-2:])
+
+
+def test_a_size_is_not_asked_of_a_file_that_no_decoder_should_be_given(tmp_path):
+    file = tmp_path / "many.jpg"
+    whole = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(whole, "JPEG")
+    file.write_bytes(whole.getvalue())
+    assert image_size(file) == (8, 6)
+    file.write_bytes(whole.getvalue()[:2] + b"\xff\xfe\x00\x02" * 5000 + whole.getvalue()[2:])
+    assert image_size(file) is None
