@@ -55,7 +55,10 @@ def run_record(names: tuple[str, ...], **changes: Any) -> dict[str, Any]:
         "test_crops": "center",
         "device": {"asked": "auto", "used": "cpu", "name": "two cores"},
         "precision": "float32",
-        "preprocess": {"image_size": 64, "resize": "warp", "resize_size": 72},
+        "preprocess": {
+            **{"image_size": 64, "resize": "warp", "resize_size": 72, "interpolation": "bicubic"},
+            **{"mean": [0.5] * 3, "std": [0.25] * 3, "color": "RGB"},
+        },
         "image_size": 64,
         "epochs": 2,
         "batch_size": 16,
