@@ -15,6 +15,7 @@ from finetune.cli.command import command_line
 from finetune.cli.console import say
 from finetune.cli.machine import core_count, module_command, module_environment
 from finetune.errors import CrlError, DataError, InterruptedRunError, UsageError, listing
+from finetune.experiments.data_checks import with_contents
 from finetune.experiments.records.predictions import join_predictions
 from finetune.experiments.records.record import RECORD_FILE, RunRecord
 from finetune.experiments.report import report_result
@@ -241,7 +242,7 @@ def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
     record = joined_record(folds, manifest, task.form.kinds[-1])
     content = kept_options(task, experiment.config)
     with RunFolder.open(folder, content, resume="auto", free_keys=FREE_KEYS, wait_seconds=60) as run:
-        manifest.save(folder / "manifest.parquet")
+        with_contents(manifest).save(folder / "manifest.parquet")
         join_predictions([fold.predictions for fold in folds]).write(folder / "predictions.parquet")
         record.write(run.path / RECORD_FILE)
         train_labels = {split.fold: manifest.label[split.train] for split in experiment.splits}

@@ -131,14 +131,6 @@ class CategoryTask(Task):
             "protocol": protocol(data, config.data),
         }
 
-    def table(self, data: TaskData, split: Split) -> Manifest:
-        """Return the table with the part of each image and the hash of its file."""
-        from finetune.images.checks import content_hashes
-
-        manifest = data.manifest
-        parts = split.part_names(len(manifest))
-        return manifest.with_column("part", parts).with_column("sha256", content_hashes(manifest))
-
     def report_scores(
         self,
         result: Result,

@@ -185,6 +185,11 @@ def _told(pairs: Pairs, where: str) -> str:
     return f"{len(pairs)} pairs of images {where} are the same bytes:\n{lines}"
 
 
+def with_contents(table: Manifest) -> Manifest:
+    """Return a run's table of images with the hash of each file, which outlives the images."""
+    return table.with_column(HASHES, content_hashes(table))
+
+
 def seen_rows(result: Result, table: Manifest) -> np.ndarray:
     """Return which rows of a run's table a model of it has learned from or was selected on, bool (N,).
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from finetune.cli.console import hear_warnings, say, silently
 from finetune.errors import CrlError, UsageError
+from finetune.experiments.data_checks import with_contents
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
 from finetune.experiments.records.splits import Split, Splits
@@ -226,7 +227,7 @@ def write_results(
     save_weights(experiment, fitted, record, run.path)
     predictions.write(run.path / "predictions.parquet")
     if keep_table:
-        task.table(experiment.data, split).save(run.path / "manifest.parquet")
+        with_contents(task.table(experiment.data, split)).save(run.path / "manifest.parquet")
     record.write(run.path / RECORD_FILE)
     return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -10,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agecls.config import AgeDataConfig, AgeEvaluateAgainConfig, EvaluateAgeConfig, EvaluateConfig
+from agecls.config import AgeDataConfig, AgeEvaluateAgainConfig, EvaluateAgeConfig
 from agecls.evaluation import evaluate_age_run
 from agecls.task import TASK
-from finetune.errors import DataError, ModelFileError
+from finetune.errors import DataError
 from finetune.experiments.records.predictions import Predictions
-from finetune.experiments.result import Result, model_files
+from finetune.experiments.result import Result
 from finetune.experiments.train import train_run
 from tests.agecls.tiny_ages import as_table, listed_rows, picture, single, tiny
+from tests.finetune.experiments.tiny_tasks import leave_out_pictures
 
 TABLE = {"group_column": "group", "user_column": "user", "gender_column": "gender"}
 
@@ -79,16 +81,6 @@ def test_another_table_is_predicted_by_all_folds_together(pair, others, other_fa
     assert together.probs == pytest.approx(np.mean(single_probs, axis=0), abs=1e-6)
 
 
-def test_more_crops_give_other_probabilities_of_the_same_images(pair, others, tmp_path):
-    found = {}
-    for crops in ("center", "flip", "ten"):
-        evaluate_age_run(TASK, pair[0] / "fold0", asked(tmp_path, crops=crops, **others))
-        found[crops] = written(tmp_path, pair[0])
-    assert all((one.path == found["center"].path).all() for one in found.values())
-    assert not np.array_equal(found["flip"].probs, found["center"].probs)
-    assert not np.array_equal(found["ten"].probs, found["flip"].probs)
-
-
 def test_one_person_is_enough_to_be_predicted(pair, other_faces, tmp_path):
     row = listed_rows(other_faces)[0]
     (tmp_path / "one.csv").write_text(f"path,age,subject\n{picture(row)},30,p\n")
@@ -114,17 +106,6 @@ def test_other_crops_show_each_folds_images_to_its_own_model(pair, tmp_path):
     assert "as it was tested" in evaluate_age_run(TASK, pair[0], asked(tmp_path, crops="center"))["data"]
 
 
-def test_a_run_that_was_tested_with_ten_crops_is_shown_its_centres_again(faces, tmp_path):
-    config = single(tiny(faces, tmp_path / "run"))
-    train_run(TASK, replace(config, evaluate=EvaluateConfig(test_crops="ten")))
-    stored = evaluate_age_run(TASK, tmp_path / "run", asked(tmp_path))
-    assert (stored["test_crops"], "as it was tested" in stored["data"]) == ("ten", True)
-    ten = written(tmp_path, tmp_path / "run")
-    again = evaluate_age_run(TASK, tmp_path / "run", asked(tmp_path, crops="center"))
-    assert (again["test_crops"], "shown again" in again["data"]) == ("center", True)
-    assert np.abs(written(tmp_path, tmp_path / "run").probs - ten.probs).max() > 1e-4
-
-
 def test_a_fold_without_its_cross_validation_is_doubted_and_still_knows_its_list(
     pair, faces, others, tmp_path, capsys
 ):
@@ -143,6 +124,9 @@ def test_copies_under_new_names_are_refused_unless_the_fold_tested_them(pair, fa
         lines.append(f"{number}.jpg,30,p{number}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     table, count = str(tmp_path / "t.csv"), len(lines) - 1
+    kept = Result.load(pair[0], TASK.form).manifest
+    assert kept is not None
+    assert kept["sha256"][0] == hashlib.sha256(kept.file(0).read_bytes()).hexdigest()
     told = rf"was trained or validated on {count} of these {count} images \(equal bytes\)"
     for folder in (pair[0], pair[0] / "fold1"):
         with pytest.raises(DataError, match=told):
@@ -168,18 +152,8 @@ def test_a_copy_of_the_training_images_is_refused(pair, faces, tmp_path):
         evaluate_age_run(TASK, pair[0], asked(tmp_path, root=str(tmp_path / "copy")))
 
 
-def test_a_folder_without_a_finished_model_is_refused(pair, others, tmp_path):
-    with pytest.raises(ModelFileError, match=r"no model\.safetensors"):
-        evaluate_age_run(TASK, tmp_path, asked(tmp_path, **others))
-    shutil.copytree(pair[0], tmp_path / "half")
-    (tmp_path / "half" / "run.json").unlink()
-    with pytest.raises(ModelFileError, match="not finished"):
-        model_files(tmp_path / "half")
-    with pytest.raises(DataError, match=r"lacks run\.json"):
-        evaluate_age_run(TASK, tmp_path / "half", asked(tmp_path))
-
-
-def test_a_run_on_everything_is_scored_on_other_data_only(faces, others, tmp_path):
+def test_a_run_on_everything_is_scored_on_other_data_only(faces, others, tmp_path, monkeypatch):
+    leave_out_pictures(monkeypatch)
     train_run(TASK, single(tiny(faces, tmp_path / "all"), fold=-1))
     with pytest.raises(DataError, match="tested no image"):
         evaluate_age_run(TASK, tmp_path / "all", asked(tmp_path))

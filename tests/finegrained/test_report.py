@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,9 @@ from finegrained.report import write_tables
 from finegrained.report_sections import data_line, per_class, reported_by_others
 from finegrained.scores import fine_scores
 from finegrained.task import TASK
-from finetune.errors import DataError
 from finetune.experiments.report import report_result, write_report
-from finetune.figures.markdown import Picture
 from tests.finegrained.made_results import make_result
-from tests.finetune.drawing import pixels_of
+from tests.finetune.experiments.tiny_tasks import leave_out_pictures
 
 CLASSES = 30
 BASELINE = {"class": "002.Odd_Bunting_2", "top1": 3.33}
@@ -32,7 +30,9 @@ Reported = tuple[Path, dict[str, Any]]
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     """A reported run folder and what `report_result` returned."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    return folder, report_result(TASK, make_result(folder, CLASSES, scores={"baseline": BASELINE}))
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        return folder, report_result(TASK, make_result(folder, CLASSES, scores={"baseline": BASELINE}))
 
 
 def section(folder: Path, name: str) -> str:
@@ -118,22 +118,6 @@ def test_no_class_name_is_a_formula_in_the_tables(tmp_path: Path):
             assert list(csv.reader(stream))[1] == row
 
 
-def test_every_picture_of_the_page_exists_and_the_missing_ones_are_told(reported: Reported):
-    folder, record = reported
-    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (folder / "report.md").read_text(encoding="utf-8"))
-    assert shown == record["pictures"]
-    assert [Path(name).stem for name in shown] == [
-        "classes",
-        "confused_pairs",
-        "heat_map",
-        "learning_curves",
-        "reliability",
-    ]
-    for name in shown:
-        pixels_of(folder / name)
-    assert "no model.safetensors" in section(folder, "Not drawn").replace("\\", "")
-
-
 def test_a_run_without_mistakes_has_no_confusion_and_says_so(tmp_path: Path):
     made = make_result(tmp_path / "run", 6)
     sure = 0.97 * np.eye(6)[made.predictions.target] + 0.005
@@ -144,26 +128,11 @@ def test_a_run_without_mistakes_has_no_confusion_and_says_so(tmp_path: Path):
     assert "pictures/confused_pairs.png" not in record["pictures"]
 
 
-def test_a_run_that_tested_nothing_is_refused(tmp_path: Path):
-    made = make_result(tmp_path / "run", 3)
-    nothing = made.predictions.select(np.arange(0))
-    with pytest.raises(DataError, match="tested no image"):
-        report_result(TASK, replace(made, predictions=nothing))
-
-
-def test_run_and_data_are_told(reported: Reported):
+def test_head_and_data_are_told(reported: Reported):
     folder, _ = reported
-    ran, data = section(folder, "What was run"), section(folder, "Data")
-    for words in (
-        "`crl fine train --run.dir runs/a\\|b`",
-        "dfl (detectors 10)",
-        "crl (alpha 1.5, beta 1.0)",
-        "cpu (two cores), asked for auto",
-        "12.3",
-    ):
-        assert words in ran
-    for words in ("`cub`", "10 training, 2 validation and 180 test images", "ab" * 32, "cd" * 32):
-        assert words in data
+    assert "dfl (detectors 10)" in section(folder, "What was run")
+    for words in ("`cub`", "10 training, 2 validation and 180 test images"):
+        assert words in section(folder, "Data")
 
 
 @pytest.mark.parametrize(
@@ -245,27 +214,12 @@ def test_no_published_number_in_the_report_of_a_subset(reported: Reported):
     assert "Reported by others" not in (reported[0] / "report.md").read_text(encoding="utf-8")
 
 
-def test_what_was_not_measured_reads_not_measured(reported: Reported, tmp_path: Path):
-    kept = {
-        key: value
-        for key, value in reported[1].items()
-        if key not in ("device", "versions", "counts", "policy", "head_options", "selected")
-    }
-    bare = {"baseline": None, "ece": None, "minutes": None, "n_train": None}
-    page = write_report(TASK, tmp_path, kept | bare).read_text(encoding="utf-8")
-    assert "| minutes | n/a |" in page
-    assert "n/a training" in page
-    assert "None" not in page
-    assert "nan" not in page
+def test_parts_that_were_not_counted_read_not_measured(reported: Reported, tmp_path: Path):
+    page = write_report(TASK, tmp_path, reported[1] | {"n_train": None})
+    assert "n/a training" in page.read_text(encoding="utf-8")
 
 
-def test_odd_names_cannot_become_markup(reported: Reported, tmp_path: Path):
-    record = reported[1]
-    rows = [{**record["per_class"][0], "name": "<b>|*x*</b>"}, *record["per_class"][1:]]
-    odd = record | {"title": "crl_[a](b)", "per_class": rows, "not_drawn": ["a|b\n# heading"]}
-    picture = Picture(PurePosixPath("a b/p(1).png"), "odd | [title]", "caption")
-    page = write_report(TASK, tmp_path, odd, [picture]).read_text(encoding="utf-8")
-    assert r"crl\_\[a\](b)" in page
-    assert "<b>" not in page
-    assert "\n# heading" not in page
-    assert "a%20b/p%281%29.png" in page
+def test_an_odd_class_name_cannot_become_markup(reported: Reported, tmp_path: Path):
+    rows = [{**reported[1]["per_class"][0], "name": "<b>|*x*</b>"}, *reported[1]["per_class"][1:]]
+    page = write_report(TASK, tmp_path, reported[1] | {"per_class": rows})
+    assert "<b>" not in page.read_text(encoding="utf-8")

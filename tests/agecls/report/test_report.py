@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +12,9 @@ import pytest
 from agecls.scores import score_cross_validation
 from agecls.task import TASK
 from finetune.experiments.report import report_result, write_report
-from finetune.figures.markdown import Picture
 from tests.agecls.drawing import NAMES
 from tests.agecls.results_by_hand import make_result
-from tests.finetune.drawing import pixels_of
+from tests.finetune.experiments.tiny_tasks import leave_out_pictures
 
 RESAMPLES = 50
 PROMISED = (
@@ -28,7 +27,9 @@ PROMISED = (
 def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A reported result folder and what `report_result` returned."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    return folder, report_result(TASK, make_result(folder), resamples=RESAMPLES)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        return folder, report_result(TASK, make_result(folder), resamples=RESAMPLES)
 
 
 def section(folder: Path, name: str) -> str:
@@ -63,7 +64,8 @@ def test_headline_shows_the_numbers_of_the_json(reported: tuple[Path, dict[str, 
         assert row[4] == f"{record['baseline'][f'{key}_mean']:.2f}"
 
 
-def test_albums_get_an_interval_of_their_own(tmp_path: Path):
+def test_albums_get_an_interval_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    leave_out_pictures(monkeypatch)
     record = report_result(TASK, make_result(tmp_path / "run", albums=True), resamples=RESAMPLES)
     low, high = record["intervals_by_user"]["exact_mean"]
     assert record["users"] < record["subjects"]
@@ -82,31 +84,12 @@ def test_fold_and_group_tables_show_every_row(reported: tuple[Path, dict[str, An
     assert sum(int(row[1]) for row in groups) == record["n"]
 
 
-def test_every_picture_of_the_page_exists(reported: tuple[Path, dict[str, Any]]):
-    folder, record = reported
-    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (folder / "report.md").read_text(encoding="utf-8"))
-    assert shown == record["pictures"]
-    assert len(shown) == 5
-    for name in shown:
-        pixels_of(folder / name)
-
-
-def test_run_and_data_are_told(reported: tuple[Path, dict[str, Any]]):
-    folder, _ = reported
-    ran, data = section(folder, "What was run"), section(folder, "Data")
-    for words in (
-        "`crl age cv --run.dir runs/a\\|b`",
-        "crl (alpha 1.5",
-        "cpu (two cores), asked for auto",
-        "12.3",
-    ):
-        assert words in ran
+def test_the_data_are_told(reported: tuple[Path, dict[str, Any]]):
+    data = section(reported[0], "Data")
     for words in (
         "`core8`",
         "240 test images of 80 subjects",
         "No subject is in both training and test",
-        "ab" * 32,
-        "cd" * 32,
     ):
         assert words in data
     assert "Edition older; 117 repeated rows in the lists, 1,041 rows without an age group" in data
@@ -142,16 +125,10 @@ def test_groups_without_images_are_said_not_scored(tmp_path: Path):
     assert "nan" not in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
 
 
-def test_what_was_not_measured_reads_not_measured(reported: tuple[Path, dict[str, Any]], tmp_path: Path):
+def test_a_spread_that_was_not_measured_is_not_told(reported: tuple[Path, dict[str, Any]], tmp_path: Path):
     _, record = reported
-    bare = {"exact_sd": None, "intervals_by_user": None, "baseline": None, "ece": None, "minutes": None}
-    kept = {
-        key: value for key, value in record.items() if key not in ("device", "versions", "counts", "policy")
-    }
-    page = write_report(TASK, tmp_path, kept | bare).read_text(encoding="utf-8")
-    assert f"**{record['exact_mean']:.2f}** (one fold)" in page
-    assert "| minutes | n/a |" in page
-    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["ece"] is None
+    page = write_report(TASK, tmp_path, record | {"exact_sd": None, "intervals_by_user": None})
+    assert f"**{record['exact_mean']:.2f}** (one fold)" in page.read_text(encoding="utf-8")
 
 
 def test_people_in_several_folds_are_a_warning(reported: tuple[Path, dict[str, Any]], tmp_path: Path):
@@ -159,17 +136,10 @@ def test_people_in_several_folds_are_a_warning(reported: tuple[Path, dict[str, A
     assert "**7 subjects are in both training and test" in page.read_text(encoding="utf-8")
 
 
-def test_odd_names_cannot_become_markup(reported: tuple[Path, dict[str, Any]], tmp_path: Path):
-    _, record = reported
-    odd = record | {"backbone": "<b>net|*x*</b>", "loss_text": "crl_[a](b)"}
-    picture = Picture(PurePosixPath("a b/p(1).png"), "odd | [title]", "caption")
-    page = write_report(TASK, tmp_path, odd, [picture]).read_text(encoding="utf-8")
-    assert r"&lt;b&gt;net\|\*x\*&lt;/b&gt;" in page
-    assert r"crl\_\[a\](b)" in page
-    assert r"![odd \| \[title\]](a%20b/p%281%29.png)" in page
-
-
-def test_the_baseline_is_of_the_labels_that_each_fold_recorded(tmp_path: Path):
+def test_the_baseline_is_of_the_labels_that_each_fold_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    leave_out_pictures(monkeypatch)
     made = make_result(tmp_path / "run")
     counts = [[1, 0, 0, 0, 0, 0, 0, 2], [3, 0, 0, 0, 2, 0, 0, 0]]
     for fold in made.folds:

@@ -17,8 +17,9 @@ import agecls.config
 import agecls.task
 import finegrained.config
 import finegrained.task
+from finetune.cli.options import load_config
 from finetune.errors import DataError, ModelFileError, UsageError
-from finetune.experiments.config import EvaluateRunConfig
+from finetune.experiments.config import EvaluateConfig, EvaluateRunConfig
 from finetune.experiments.evaluate import evaluate_run
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result, model_files
@@ -30,6 +31,7 @@ from tests.agecls.tiny_ages import drawn_faces, single
 from tests.agecls.tiny_ages import tiny as tiny_ages
 from tests.finegrained.tiny_birds import birds, shown, trained
 from tests.finegrained.tiny_birds import tiny as tiny_birds
+from tests.finetune.experiments.tiny_tasks import leave_out_pictures
 
 
 @dataclass
@@ -94,6 +96,7 @@ class Run:
 
 @pytest.fixture(scope="module", params=["age", "fine"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Each task's run with a validation part, three epochs long."""
     root = tmp_path_factory.mktemp(request.param)
     if request.param == "age":
         images = drawn_faces(root / "faces")
@@ -103,8 +106,15 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         images = birds(root / "CUB_200_2011")
         config = trained(tiny_birds(images, root / "run"), epochs=3)
     task = agecls.task.TASK if request.param == "age" else finegrained.task.TASK
-    train_run(task, config)
-    return Run(task, root / "run", images, Result.load(root / "run", task.form))
+    return trained_run(task, root / "run", images, config)
+
+
+def trained_run(task: Task, folder: Path, images: Path, config: Any) -> Run:
+    """Train, and draw no figures, which take most of a tiny run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        train_run(task, config)
+    return Run(task, folder, images, Result.load(folder, task.form))
 
 
 def written(folder: Path, run: Run) -> Predictions:
@@ -212,11 +222,36 @@ def test_other_images_of_the_same_classes_are_scored(run: Run, tmp_path: Path):
     assert found.probs[rows] == pytest.approx(own.probs[order], abs=1e-6)
 
 
+def test_more_crops_give_other_probabilities_of_the_same_images(run: Run, tmp_path: Path):
+    data, found = run.data(tmp_path / "data", run.rows(tested=True), change=b"\0"), {}
+    for crops in ("center", "flip", "ten"):
+        run.evaluate(data=data, crops=crops, out=str(tmp_path / crops))
+        found[crops] = written(tmp_path / crops, run)
+    assert all((one.path == found["center"].path).all() for one in found.values())
+    assert not np.array_equal(found["flip"].probs, found["center"].probs)
+    assert not np.array_equal(found["ten"].probs, found["flip"].probs)
+
+
+def test_a_run_that_was_tested_with_ten_crops_is_shown_its_centres_again(run: Run, tmp_path: Path):
+    config = load_config(run.task.config_type, run.folder / "config.yaml")
+    config = replace(config, run=replace(config.run, dir=str(tmp_path / "run")))
+    config = replace(config, evaluate=EvaluateConfig(test_crops="ten"))
+    other = trained_run(run.task, tmp_path / "run", run.images, config)
+    stored = other.evaluate(out=str(tmp_path / "ten"))
+    assert (stored["test_crops"], "as it was tested" in stored["data"]) == ("ten", True)
+    again = other.evaluate(crops="center", out=str(tmp_path / "center"))
+    assert (again["test_crops"], "shown again" in again["data"]) == ("center", True)
+    ten, center = (written(tmp_path / name, other).probs for name in ("ten", "center"))
+    assert np.abs(center - ten).max() > 1e-4
+
+
 def test_the_images_it_learned_from_are_refused_by_their_bytes(run: Run, tmp_path: Path):
     data = run.data(tmp_path / "data", run.rows(tested=False))
     count = len(run.rows(tested=False))
     told = rf"was trained or validated on {count} of these {count} images \(equal bytes\)"
     with pytest.raises(DataError, match=told):
+        run.evaluate(data=data)
+    with run.hidden_images(), pytest.raises(DataError, match=told):  # the run kept their hashes
         run.evaluate(data=data)
     mixed = np.append(run.rows(tested=True), run.rows(tested=False)[:1])
     with pytest.raises(DataError, match=rf"on 1 of these {len(mixed)} images"):
@@ -227,12 +262,12 @@ def test_other_classes_are_refused_with_both_lists(run: Run, tmp_path: Path):
     names = run.result.class_names
     if run.task.ordered:
         data = replace(run.data(tmp_path / "data", np.arange(2), b"\0"), groups="0-20,21-40,41+")
-        (tmp_path / "data" / "t.csv").write_text("path,group\n0.jpg,0-20\n1.jpg,21-40\n")
-        only = "21-40"
-    else:
-        only = "A stranger"
-        data = run.data(tmp_path / "data", np.arange(30), b"\0", **{names[0]: only})
-    told = rf"(?s)only in the model: .*{names[0]}.*only in the data: .*{only}"
+        told = rf"--data\.groups 0-20,21-40,41\+: the model has other groups; give its own.* {names[0]},"
+        with pytest.raises(UsageError, match=told):
+            run.evaluate(data=data)
+        return
+    data = run.data(tmp_path / "data", np.arange(30), b"\0", **{names[0]: "A stranger"})
+    told = rf"(?s)only in the model: .*{names[0]}.*only in the data: .*A stranger"
     with pytest.raises(ModelFileError, match=told):
         run.evaluate(data=data)
 
