@@ -81,6 +81,16 @@ def same_dice() -> None:
             getattr(sys.modules[name], seed)(0)
 
 
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Reports without figures, which take most of a tiny run's time; other files test how they are drawn."""
+    from tests.finetune.experiments.tiny_tasks import leave_out_pictures
+
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        yield
+
+
 @pytest.fixture
 def as_in_a_terminal() -> Iterator[None]:
     """Meet SIGINT and SIGHUP as a terminal's program does: a shell's background job and nohup ignore them."""

@@ -42,6 +42,8 @@ from finetune.training.config import HeadConfig, LossConfig, ModelConfig, TrainC
 from tests.agecls.tiny_ages import as_table, drawn_faces
 from tests.finegrained.tiny_birds import birds
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"agecls": agecls, "finegrained": finegrained, "generalcls": generalcls}
 COMMAND_OF = {"cross_validate": "cv", "measure_costs": "cost"}

@@ -53,7 +53,6 @@ STYLE: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
     "legend.frameon": False,
 }
 

@@ -127,21 +127,28 @@ def write_png(figure: Figure, stream: Any, title: str) -> None:
     """Write a figure as a PNG, with a line below it where it needs a note."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as NewFigure
     from matplotlib.image import imsave
 
+    parts = []
+    for drawn in (figure, *_note_below(figure)):
+        agg = FigureCanvasAgg(drawn)
+        layout = drawn.get_layout_engine() if drawn.axes else None
+        if layout is not None:
+            layout.execute(drawn)  # it settles the second time, in `draw`; savefig draws twice for that
+        agg.draw()  # type: ignore[no-untyped-call]
+        parts.append(np.asarray(agg.buffer_rgba()))  # type: ignore[no-untyped-call]
     metadata: dict[str, Any] = {"Software": None, "Title": title}
+    imsave(stream, np.concatenate(parts), format="png", dpi=figure.dpi, metadata=metadata)
+
+
+def _note_below(figure: Figure) -> list[Figure]:
+    from matplotlib.figure import Figure as NewFigure
+
     note = note_for(figure)
     if not note:
-        figure.savefig(stream, format="png", metadata=metadata)
-        return
+        return []
     width = figure.get_figwidth()
     lines = textwrap.wrap(note, max(int(width * LETTERS_PER_INCH), 20))
     below = NewFigure(figsize=(width, 0.1 + 0.15 * len(lines)), dpi=figure.dpi)
     below.text(0.015, 0.5, "\n".join(lines), va="center", size=8.0)
-    parts = []
-    for drawn in (figure, below):
-        agg = FigureCanvasAgg(drawn)
-        agg.draw()  # type: ignore[no-untyped-call]
-        parts.append(np.asarray(agg.buffer_rgba()))  # type: ignore[no-untyped-call]
-    imsave(stream, np.concatenate(parts), format="png", dpi=figure.dpi, metadata=metadata)
+    return [below]

@@ -14,6 +14,8 @@ from core_losses.posterior import _warn_negative_values
 from finetune.experiments.result import Result
 from tests.agecls.tiny_ages import as_table, crl, listed_rows, one_object, single, tiny, words
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.mark.real_data
 def test_verify_of_the_real_fold_files_as_the_documentation_has_it(capsys, real_data):

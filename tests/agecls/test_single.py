@@ -26,6 +26,8 @@ def no_pictures(monkeypatch):
     """Draw no figures, which take most of a tiny run's time."""
     leave_out_pictures(monkeypatch)
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_a_single_run_is_tested_once_on_its_own_fold(faces, tmp_path):
     record = train_run(TASK, single(tiny(faces, tmp_path / "run"), fold=2))

@@ -30,6 +30,8 @@ from finetune.images.manifest import Manifest
 from finetune.training.config import to_dict
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TINY = QuickstartConfig(users=10, epochs=1, port=45670)
 
 

@@ -12,6 +12,8 @@ from finetune.experiments.result import Result
 from finetune.models.heads.registry import head_options
 from tests.finegrained.tiny_birds import birds, fine
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TINY = (
     "--data.subset",
     "true",

@@ -44,13 +44,13 @@ def drawn_figure(rows_: list[dict[str, Any]], out: Path, monkeypatch: pytest.Mon
     from matplotlib.figure import Figure
 
     figures: list[Figure] = []
-    original = Figure.savefig
+    original = Figure.draw
 
     def keep(self, *arguments, **keywords):
         figures.append(self)
         return original(self, *arguments, **keywords)
 
-    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr(Figure, "draw", keep)
     draw_class_accuracy(rows_, out)
     return figures[0]
 

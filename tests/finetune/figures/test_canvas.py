@@ -75,14 +75,12 @@ def test_ink_reads_on_every_step_of_the_scale():
 
 
 def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from matplotlib.figure import Figure
-
-    def half(self, stream, **options):
+    def half(stream, pixels, **options):
         stream.write(b"half")
         raise OSError(28, "No space left on device")
 
     (tmp_path / "a.png").write_bytes(b"old")
-    monkeypatch.setattr(Figure, "savefig", half)
+    monkeypatch.setattr("matplotlib.image.imsave", half)
     with pytest.raises(ResourceError), canvas.new_figure(tmp_path / "a.png", 3.0, "x"):
         pass
     assert (tmp_path / "a.png").read_bytes() == b"old"

@@ -81,3 +81,24 @@ def test_a_heat_map_of_such_names_has_the_note(tmp_path: Path) -> None:
     heights = [Image.open(io.BytesIO(file.read_bytes())).height for file in (plain, noted)]
     assert heights[1] >= heights[0] + round(0.25 * canvas.DOTS_PER_INCH) - 20
     assert b"Software" not in noted.read_bytes()
+
+
+def test_a_figure_is_drawn_once_and_as_its_library_saves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    draw = Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda figure, *given: (drawn.append(figure), draw(figure, *given)))
+    with canvas.new_figure(tmp_path / "a.png", 3.0, "two", "a subtitle") as figure:
+        for place in (1, 2):
+            figure.add_subplot(1, 2, place).plot([1, 2], [3e5, 4e5])
+    assert drawn == [figure]
+    saved = io.BytesIO()
+    figure.savefig(saved, format="png", metadata={"Software": None, "Title": "two"})
+    with Image.open(tmp_path / "a.png") as ours, Image.open(saved) as theirs:
+        assert ours.size == theirs.size == (8 * canvas.DOTS_PER_INCH, 3 * canvas.DOTS_PER_INCH)
+        assert ours.info["Title"] == theirs.info["Title"] == "two"
+        assert ours.info["dpi"] == theirs.info["dpi"]
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
