@@ -26,6 +26,7 @@ def no_pictures(monkeypatch):
     """Draw no figures, which take most of a tiny run's time."""
     leave_out_pictures(monkeypatch)
 
+
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 
