@@ -34,12 +34,12 @@ def learning_warnings(
         nll: mean cross-entropy of the test images' probabilities (nats), whatever loss was trained.
 
     >>> learning_warnings([], classes=10, accuracy=9.7, majority=10.0, nll=2.29)
-    ['accuracy 9.70 % is not above the majority-class baseline (10.00 %): nothing was learned that counts']
+    ['accuracy 9.70 % is not above the majority-class baseline (10.00 %): nothing useful was learned']
     """
     found = []
     if accuracy is not None and majority is not None and accuracy <= majority:
         told = f"accuracy {accuracy:.2f} % is not above the majority-class baseline ({majority:.2f} %)"
-        found.append(f"{told}: nothing was learned that counts")
+        found.append(f"{told}: nothing useful was learned")
     if nll is not None and nll > math.log(classes):
         found.append(
             f"the probabilities of the test images are worse than equal ones: cross-entropy {nll:.3f} nats, "
