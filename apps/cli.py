@@ -33,7 +33,7 @@ commands:
   explain          where a trained or exported model found its evidence, drawn over each crop
   evaluate-onnx    score exported models: the trained model's predictions again, or on other data
   demo             a local web page: upload images, compare models, see softmax heat maps
-  curves           draw every loss and its true gradient against the posterior (PNG and CSV)
+  curves           draw the losses of the true class's posterior alone, with gradients (PNG and CSV)
   cache            the decoded images kept between runs: list them, or remove those that no run holds
   doctor           check the installation; says how to fix what is wrong
   quickstart       three losses cross-validated on drawn faces, exported, shown in the demo: a first result

@@ -120,7 +120,11 @@ COMMANDS = {
         demo,
         {"models...": "the .onnx files to show side by side"},
     ),
-    "curves": Command(CurvesConfig, "draw every loss and its true gradient against the posterior", curves),
+    "curves": Command(
+        CurvesConfig,
+        "draw the losses that read the posterior of the true class alone, and their true gradients",
+        curves,
+    ),
     "cache": Command(
         CacheConfig,
         "the decoded images kept between runs: list them, or remove those that no run holds",

@@ -232,7 +232,7 @@ class QuickstartConfig:
 
 @dataclass(frozen=True)
 class CurvesConfig(WithOldKeys):
-    """Every loss and its true gradient against the posterior of the true class.
+    """The losses that read the posterior of the true class alone, and their true gradients, against it.
 
     Args:
         out: folder for curves.png and curves.csv.

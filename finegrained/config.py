@@ -149,7 +149,7 @@ class CostConfig:
         image_size: side of the network's input in pixels.
         classes: number of classes.
         batch_size: images at once where speed and memory are measured; at least 2.
-        repeats: timed steps after the warm-up, of which the median counts; 0 counts and times nothing.
+        repeats: timed steps after the warm-up, of which the median is told; 0 only counts.
         device: auto, cpu, cuda or cuda:1.
         out: Markdown file to write the table to; null writes none.
     """

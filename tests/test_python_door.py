@@ -108,7 +108,16 @@ def test_the_readme_trains_compares_exports_and_predicts(
     assert names["answer"].class_name in names["crl"].class_names
     wanted = names["crl"].predictions.probs[0]
     np.testing.assert_allclose(names["answer"].probs, wanted, atol=0.02)
-    assert "exact accuracy" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.count("exact accuracy") == 1  # the conclusion, once
+
+
+def test_the_losses_of_the_readme_run_as_copied() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(compile(text, "README.md", "exec"), names)
+    assert names["loss"].isfinite()
+    assert names["logits"].grad.abs().sum() > 0
 
 
 def test_the_pages_name_functions_and_arguments_that_there_are() -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from agecls.faces.detector import FaceDetector
 
 GONE = "nobody waits for this answer any more"
+CROP_IT = "crop the face yourself and say 'already cropped' (programs: already_cropped true)"
 MAX_FACES = 12  # of one image, the largest ones: a group photograph must not hold everybody else up
 
 
@@ -205,10 +206,10 @@ class DemoService:
         self, name: str, image: np.ndarray, chosen: Sequence[str], true: int | None, warnings: tuple[str, ...]
     ) -> tuple[list[_View], list[str]]:
         if self.detector is None:
-            return [], ["this demo has no face detector: crop the face yourself and say 'already cropped'"]
+            return [], [f"this demo has no face detector: {CROP_IT}"]
         faces = self.detector.detect(image)
         if not faces:
-            return [], ["no face was found: try a clearer one, or crop the face and say 'already cropped'"]
+            return [], [f"no face was found: try a clearer one, or {CROP_IT}"]
         views = [
             self._view(name, image, chosen, true, warnings + tuple(face.warnings()), number, face)
             for number, face in enumerate(faces[:MAX_FACES], start=1)

@@ -13,6 +13,7 @@ from apps.demo.looks import MOST_COVERED
 from apps.heatmap.heatmap import names_for_people
 from apps.heatmap.picture import encode_image
 from finetune.experiments.exported.lookup import words_of
+from finetune.images.decode import FORMAT_NAMES
 
 if TYPE_CHECKING:
     from apps.demo.examples import Examples
@@ -135,10 +136,7 @@ def empty_html(max_files: int, examples: bool) -> str:
 
 def limits_html(max_files: int, max_mb: float) -> str:
     """Return what may be dropped: how many images, how large, which formats."""
-    return (
-        f'<p class="crl-hint">Up to {max_files} images of {max_mb:g} MB each: JPEG, PNG, WebP, AVIF, TIFF, '
-        "GIF or BMP.</p>"
-    )
+    return f'<p class="crl-hint">Up to {max_files} images of {max_mb:g} MB each: {FORMAT_NAMES}.</p>'
 
 
 def privacy_html(task: str, keep_minutes: float) -> str:

@@ -12,6 +12,7 @@ from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN
 from finetune.experiments.exported.lookup import card_text
 from finetune.experiments.exported.model import CardText
 from finetune.figures.markdown import code, escape, page, table
+from finetune.metrics.learning import beaten_by_guessing
 
 
 def write_card(facts: ModelFacts, file_name: str, file_sha256: str, size_bytes: int) -> str:
@@ -40,10 +41,15 @@ def write_card(facts: ModelFacts, file_name: str, file_sha256: str, size_bytes: 
 
 
 def introduction(facts: ModelFacts, text: CardText) -> str:
-    """Return what the model is, and its scores in one sentence."""
+    """Return what the model is, whether guessing does as well, and its scores in one sentence."""
     about = facts.card.get("data", {})
     warning = f"**Not for real faces.** {escape(about['about'])}" if about.get("kind") == "drawn" else ""
-    return "\n\n".join(part for part in (text.does, warning, text.scored) if part)
+    useless = [f"**{escape(f'{line[0].upper()}{line[1:]}')}.**" for line in _beaten(facts)]
+    return "\n\n".join(part for part in (text.does, warning, *useless, text.scored) if part)
+
+
+def _beaten(facts: ModelFacts) -> list[str]:
+    return beaten_by_guessing([str(line) for line in facts.card.get("warnings") or ()])
 
 
 def use_it(facts: ModelFacts, file_name: str) -> str:

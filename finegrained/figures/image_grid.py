@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 GAP, STRIP_GAP = 0.16, 0.14  # inches: between images, between strips
 LINE, HEADING, LABEL = 0.155, 0.23, 0.20  # inches: a line of small text, a strip's heading, its grey label
 LEAST_WIDTH = 6.5  # inches
-ROWS = 3  # of text at most, for one line of words
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def draw_grid(
     """
     across = max(len(strip.tiles) for strip in strips)
     width = max((across * (side + GAP) - GAP) / (1 - 2 * canvas.LEFT_MARGIN), LEAST_WIDTH)
-    heads = [wrap(words, side, canvas.SMALL, bold=True) for words in columns]
+    heads = [canvas.wrap(words, side, canvas.SMALL, bold=True) for words in columns]
     head = LINE * max(map(len, heads), default=0) + (0.1 if heads else 0)
     top = canvas.heading_height(title, subtitle) + 0.08
     heights = [_height(strip, side) for strip in strips]
@@ -103,7 +102,7 @@ def _rows(strip: Strip, where: str, side: float) -> int:
 
 
 def _wrapped(line: Line, side: float) -> list[str]:
-    return wrap(line.text, side + 0.06, canvas.SMALL, bold=line.bold)
+    return canvas.wrap(line.text, side + 0.06, canvas.SMALL, bold=line.bold)
 
 
 def _draw_strip(page: Axes, strip: Strip, y: float, side: float) -> None:
@@ -145,25 +144,6 @@ def _write(page: Axes, lines: Sequence[tuple[str, Line]], x: float, y: float, si
             ha="center",
             va=side,
         )
-
-
-def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
-    """Return `text` broken at spaces into rows of at most `width` inches, three at most.
-
-    Of a row that does not fit all the same the middle is left out.
-
-    >>> wrap("Chestnut sided Warbler", 1.0, 8.0)
-    ['Chestnut sided', 'Warbler']
-    """
-    rows: list[str] = []
-    for word in text.replace(" %", "\0%").split(" "):  # a number stays with its unit
-        longer = f"{rows[-1]} {word}" if rows else word
-        fits = canvas.text_width(longer.replace("\0", " "), size, bold=bold) <= width
-        if rows and (fits or len(rows) == ROWS):
-            rows[-1] = longer
-        else:
-            rows.append(word)
-    return [canvas.fit(row.replace("\0", " "), width, size, bold=bold) for row in rows]
 
 
 def show_file(file: Path) -> Callable[[Axes], None]:

@@ -32,6 +32,7 @@ from finegrained.heads.dcl_regions import (
     shuffle_regions,
     shuffle_regions_as_released,
 )
+from finetune.cli.console import say
 from finetune.errors import UsageError
 from finetune.models.heads.base import Branch, FeatureDims, Head, HeadOutput, Hooks
 
@@ -164,6 +165,7 @@ class DclHead(Head):
         if not made.released:
             _start_in_the_middle(self.construction, regions)
         self._shuffled: _Shuffled | None = None
+        self._told_few_cells = False
 
     @classmethod
     def build(
@@ -217,6 +219,8 @@ class DclHead(Head):
         which = Branch(
             self.adversarial(embedding), shuffled.adversarial, self.adversarial_weight, domain=True
         )
+        if not torch.compiler.is_compiling():
+            self._tell_few_cells(min(deep.shape[-2:]))
         distance = F.l1_loss(self.locate(deep), shuffled.law)
         return HeadOutput(
             logits, {"adversarial": which}, {"construction": (distance, self.construction_weight)}
@@ -249,6 +253,16 @@ class DclHead(Head):
         if self.variant.released:
             return _pool(places, self.regions).tanh()
         return _pool(places.relu(), self.regions)
+
+    def _tell_few_cells(self, side: int) -> None:
+        """Warn, once, where a map of `side` cells a side has fewer than the regions."""
+        if side < self.regions and not self._told_few_cells:
+            say(
+                f"warning: the dcl head's maps have {side} cells a side, for {self.regions} regions: "
+                "cells are repeated; the alignment of regions cannot be learned well. Take larger images "
+                f"(--model.image_size), or fewer regions (--head.options.regions {max(2, side)})"
+            )
+            self._told_few_cells = True
 
     def _embedding(self, features: Features) -> Tensor:
         if features.embedding.shape[1]:

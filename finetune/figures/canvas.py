@@ -31,6 +31,7 @@ DOTS_PER_INCH = 160
 TOP_MARGIN = 0.10  # inches above the title
 LEFT_MARGIN = 0.015  # of the width, left of the title
 SMALL, NORMAL, TITLE = 8.0, 9.5, 12.0
+ROWS = 3  # of text at most, for one line of words
 
 _drawing = threading.Lock()  # matplotlib's settings belong to the whole process: one figure at a time
 
@@ -201,6 +202,25 @@ def fit(text: str, width: float, size: float, *, bold: bool = False) -> str:
     while limit > 3 and text_width(shorten(text, limit), size, bold=bold) > width:
         limit -= 1
     return shorten(text, limit)
+
+
+def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
+    """Return `text` broken at spaces into rows of at most `width` inches, three at most.
+
+    Of a row that does not fit all the same the middle is left out.
+
+    >>> wrap("Chestnut sided Warbler", 1.0, 8.0)
+    ['Chestnut sided', 'Warbler']
+    """
+    rows: list[str] = []
+    for word in text.replace(" %", "\0%").split(" "):  # a number stays with its unit
+        longer = f"{rows[-1]} {word}" if rows else word
+        fits = text_width(longer.replace("\0", " "), size, bold=bold) <= width
+        if rows and (fits or len(rows) == ROWS):
+            rows[-1] = longer
+        else:
+            rows.append(word)
+    return [fit(row.replace("\0", " "), width, size, bold=bold) for row in rows]
 
 
 def label_ticks(axes: Axes, side: str, names: Sequence[str], **style: Any) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CELL, PICTURE, STRIP = 1.14, 1.16, 2.0  # inches: width of a column, height of an image, height of a row
+LINE = 0.157  # inches from one line of an answer to the next
 RIGHT, WRONG = "\N{CHECK MARK}", "\N{BALLOT X}"
 
 
@@ -61,14 +62,24 @@ def draw_gallery(
             for mark, name in zip(short, names, strict=True)
             if name.upper() != mark
         )
+    lines = [
+        {
+            pick: _answers(short, (probs_a[pick], probs_b[pick]), int(target[pick]), class_names)
+            for pick in row.picks
+            if pick is not None
+        }
+        for row in gallery
+    ]
+    most = max((len(written) for answers in lines for written in answers.values()), default=2)
+    strip_height = STRIP + LINE * max(most - 2, 0)
     top, width = 0.80 + 0.19 * spelled_out, max(CELL * columns + 0.15, 6.5)
-    height = top + STRIP * len(gallery)
+    height = top + strip_height * len(gallery)
     with canvas.new_figure(out, height, title, subtitle, width=width) as figure:
         figure.set_layout_engine("none")
         page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
         page.set_axis_off()
         for strip, row in enumerate(gallery):
-            y = height - top - STRIP * strip
+            y = height - top - strip_height * strip
             heading = canvas.drawable(row.title(short))
             page.text(0.015 * width, y, heading, size=canvas.NORMAL + 0.5, weight="bold", va="top")
             for column, pick in enumerate(row.picks):
@@ -79,8 +90,7 @@ def draw_gallery(
                     continue
                 draw_thumbnail(cell, files[pick])
                 cell.set_title(canvas.drawable(class_names[target[pick]]), size=canvas.NORMAL, pad=3)
-                answers = ((short[0], probs_a[pick]), (short[1], probs_b[pick]))
-                _write_answers(cell, answers, int(target[pick]), class_names)
+                _write_answers(cell, lines[strip][pick])
     return out
 
 
@@ -101,14 +111,22 @@ def _new_cell(page: Axes, column: int, y: float) -> Axes:
     return page.inset_axes((x, y - 0.42 - PICTURE, CELL - 0.12, PICTURE), transform=page.transData)
 
 
-def _write_answers(
-    axes: Axes, answers: Sequence[tuple[str, np.ndarray]], target: int, class_names: Sequence[str]
-) -> None:
-    for line, (name, probs) in enumerate(answers):
-        group = int(probs.argmax())
+def _answers(
+    names: tuple[str, str], probs: tuple[np.ndarray, np.ndarray], target: int, class_names: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return both results' predictions of an image as lines no wider than it, each with its colour."""
+    lines = []
+    for name, own in zip(names, probs, strict=True):
+        group = int(own.argmax())
         mark, colour = (RIGHT, canvas.BLUE) if group == target else (WRONG, canvas.VERMILION)
-        text = canvas.drawable(f"{name} {mark} {class_names[group]} {100 * probs[group]:.0f} %")
-        y = -0.04 - 0.135 * line
+        text = canvas.drawable(f"{name} {mark} {class_names[group]} {100 * own[group]:.0f} %")
+        lines += [(row, colour) for row in canvas.wrap(text, CELL - 0.08, canvas.SMALL)]
+    return lines
+
+
+def _write_answers(axes: Axes, lines: Sequence[tuple[str, str]]) -> None:
+    for line, (text, colour) in enumerate(lines):
+        y = -0.04 - LINE / PICTURE * line
         axes.text(
             0.5, y, text, color=colour, size=canvas.SMALL, ha="center", va="top", transform=axes.transAxes
         )

@@ -136,4 +136,6 @@ def _draw_reliability_bars(
     axes.vlines(sure, right, sure, color=canvas.VERMILION, linewidth=1.6, label="gap to the mean probability")
     axes.set(ylim=(0, 100), yticks=range(0, 101, 20), ylabel=f"predicted {unit} is correct (%)")
     axes.grid(True, axis="y")
-    axes.legend(loc="upper left")
+    axes.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=canvas.SMALL, columnspacing=1.2
+    )

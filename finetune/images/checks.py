@@ -21,6 +21,7 @@ from finetune.images.manifest import Manifest
 
 FIRST_CONFLICTS = 5
 MOST_NAMED, END_NAMED = 30, 10  # classes that are printed one by one, and of more classes at either end
+NEARLY_ALL = 0.9  # of the listed images
 MissingRule = Literal["error", "count", "drop"]
 DIGEST_BYTES = 6  # of a SHA-256: two of a million images are alike by chance once in five hundred data sets
 MOST_DIGESTS = 200_000  # that a file carries: 1.6 MB of text
@@ -65,13 +66,18 @@ def missing_files(root: Path, paths: Iterable[str], *, follow: bool = False) -> 
 
 
 def missing_text(root: Path, first: Iterable[str], count: int, total: int) -> str:
-    """Return what is said of `count` of `total` listed images that are not there; `first` are named."""
+    """Return what is said of `count` of `total` listed images that are not there; `first` are named.
+
+    Where nine of ten are not there, the root is probably another folder; where all are, none can be left out.
+    """
     lines = list(first)
     more = [f"... and {count - len(lines)} more"] if len(lines) < min(count, 10) else []
-    return (
-        f"{count} of {total} listed images are not under {root}; put them there, or train without them by "
-        f"saying --data.missing drop (the report counts them):\n{listing([*lines, *more])}"
-    )
+    ways = ["put them there", "train without them by saying --data.missing drop (the report counts them)"]
+    if count >= NEARLY_ALL * total:
+        ways = ["name the folder that the listed paths start from by --data.root FOLDER", *ways]
+    ways = ways[:-1] if count == total else ways
+    told = f"{', '.join(ways[:-1])}, or {ways[-1]}"
+    return f"{count} of {total} listed images are not under {root}; {told}:\n{listing([*lines, *more])}"
 
 
 def refuse_missing(root: Path, paths: Iterable[str], total: int) -> None:

@@ -25,6 +25,7 @@ from finetune.images.streams.prepared import MAX_FILE_BYTES, Prepared, Structure
 
 # Photographs' formats only: for others (EPS) Pillow starts external programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 and AVIF"  # the same, for people
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 8
 MID_GREY = (128, 128, 128, 255)

@@ -13,6 +13,8 @@ from finetune.metrics.classification import negative_log_likelihood, predicted_c
 RISE = 0.01  # of the first training loss: less is noise
 FAR_BELOW = -20.0  # nats: below the lowest value of the losses of p_c that have one (NLLR's is -16.1)
 ACCURACIES = ("val_accuracy", "validation_error", "test_error", "train_accuracy")
+NOTHING_USEFUL = "nothing useful was learned"
+FORMERLY = "nothing was learned that counts"  # in runs and files of earlier versions
 BLEND = "train_blend"  # of a margin that is annealed: it makes the loss grow
 
 
@@ -34,12 +36,12 @@ def learning_warnings(
         nll: mean cross-entropy of the test images' probabilities (nats), whatever loss was trained.
 
     >>> learning_warnings([], classes=10, accuracy=9.7, majority=10.0, nll=2.29)
-    ['accuracy 9.70 % is not above the majority-class baseline (10.00 %): nothing was learned that counts']
+    ['accuracy 9.70 % is not above the majority-class baseline (10.00 %): nothing useful was learned']
     """
     found = []
     if accuracy is not None and majority is not None and accuracy <= majority:
         told = f"accuracy {accuracy:.2f} % is not above the majority-class baseline ({majority:.2f} %)"
-        found.append(f"{told}: nothing was learned that counts")
+        found.append(f"{told}: {NOTHING_USEFUL}")
     if nll is not None and nll > math.log(classes):
         found.append(
             f"the probabilities of the test images are worse than equal ones: cross-entropy {nll:.3f} nats, "
@@ -47,6 +49,11 @@ def learning_warnings(
         )
     unbounded = unbounded_loss(rows)
     return [*found, *_rising(rows), *([] if unbounded is None else [unbounded])]
+
+
+def beaten_by_guessing(warnings: Sequence[str]) -> list[str]:
+    """Return those of a run's warnings that say that its model does not beat the majority class."""
+    return [line for line in warnings if NOTHING_USEFUL in line or FORMERLY in line]
 
 
 def prediction_warnings(

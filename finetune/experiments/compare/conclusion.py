@@ -38,7 +38,7 @@ def guessing(comparison: Mapping[str, Any], measure: Measure) -> str:
         return ""
     return (
         f"Neither does better than always predicting the most frequent class ({best:.2f} against "
-        f"{majority:.2f} %): nothing was learned that counts, and no difference says which is better."
+        f"{majority:.2f} %): nothing useful was learned, and no difference says which is better."
     )
 
 

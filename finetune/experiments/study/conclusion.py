@@ -14,6 +14,8 @@ from finetune.metrics.paired_tests import least_wilcoxon_p
 Summary = Mapping[str, Any]
 FEW = 5  # pairs of seeds
 NO_INTERVAL = "no interval: all seeds differ by the same"
+EQUAL_SEEDS = "no interval: all seeds are equal"
+SAME = 1e-9  # points: less is rounding
 REMEDY = "Train longer, at another learning rate, or from pretrained weights."
 FACTORS = {"mean": "mean factor", "ratio": "ratio of sums"}  # by `Arm.matches_by`
 
@@ -241,7 +243,7 @@ def difference_words(found: Mapping[str, Any], level: float) -> str:
     """
     seeds = f"{found['n']} paired seeds"
     if all_alike(found):
-        return f"{signed(found['mean'])} points ({NO_INTERVAL}, {seeds}; the t-test has no p)"
+        return f"{signed(found['mean'])} points ({interval_words(found)}, {seeds}; the t-test has no p)"
     reach = f"{_percent(level)} interval {interval_words(found)} over {seeds}"
     test = f"Holm-adjusted paired t-test p {p_text(found['p_t_holm'], equals=True)}"
     return f"{signed(found['mean'])} points ({reach}, {test})"
@@ -252,13 +254,15 @@ def interval_words(found: Mapping[str, Any] | None) -> str:
 
     >>> interval_words({"interval": [-0.004, 0.7], "n": 3, "p_t_holm": 0.2})
     '-0.004 to +0.70'
-    >>> interval_words({"interval": [1.0, 1.0], "n": 3, "p_t_holm": None}), interval_words(None)
+    >>> interval_words({"mean": 1.0, "interval": [1.0, 1.0], "n": 3, "p_t_holm": None}), interval_words(None)
     ('no interval: all seeds differ by the same', 'n/a')
+    >>> interval_words({"mean": 0.0, "interval": [0.0, 0.0], "n": 3, "p_t_holm": None})
+    'no interval: all seeds are equal'
     """
     if found is None or found["interval"] is None:
         return number(None)
     if all_alike(found):
-        return NO_INTERVAL
+        return EQUAL_SEEDS if abs(found["mean"]) < SAME else NO_INTERVAL
     return points(found["interval"])
 
 

@@ -142,7 +142,11 @@ def test_no_face_is_a_message_and_the_other_pictures_are_answered(models, tmp_pa
     answer = made.answer([dark, light])
     assert [row.name for row in answer.rows] == ["light.png"]
     assert answer.errors == (
-        ("dark.png", "no face was found: try a clearer one, or crop the face and say 'already cropped'"),
+        (
+            "dark.png",
+            "no face was found: try a clearer one, or crop the face yourself and say 'already cropped' "
+            "(programs: already_cropped true)",
+        ),
     )
 
 
@@ -150,6 +154,7 @@ def test_without_a_detector_a_photograph_is_not_taken_for_a_crop(models, tmp_pat
     answer = service(models).answer([paint(tmp_path / "a.png", (9, 9, 9))], cropped=False)
     assert answer.rows == ()
     assert "no face detector" in answer.errors[0][1]
+    assert "already_cropped true" in answer.errors[0][1]
 
 
 def test_a_model_without_a_face_rule_sees_whole_pictures(tmp_path):

@@ -10,6 +10,9 @@ import pytest
 from apps.demo import text as demo_page
 from apps.demo import theme as demo_look
 from apps.demo.examples import Example, Examples
+from finetune.images.decode import FORMAT_NAMES, FORMATS
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def item(name: str, class_name: str | None = None) -> Example:
@@ -107,3 +110,10 @@ def test_classes_are_called_as_people_read_them():
     assert 'alt="example, Black footed Albatross"' in html
     assert "crl-examples is-wide" in html
     assert "is-wide" not in demo_page.examples_template(Examples((item("x/a.png", "60+"),)), ("60+", "0-2"))
+
+
+def test_the_page_and_the_manual_tell_the_formats_that_are_read():
+    told = FORMAT_NAMES.replace(" and ", ", ").split(", ")
+    assert tuple(name.upper().replace(" ", "") for name in told) == FORMATS
+    assert f"10 MB each: {FORMAT_NAMES}." in demo_page.limits_html(16, 10)
+    assert f"* {FORMAT_NAMES} are read." in (ROOT / "docs" / "export.md").read_text(encoding="utf-8")

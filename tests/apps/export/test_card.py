@@ -12,6 +12,7 @@ from agecls.report.card import age_card
 from agecls.report.card_facts import NOT_MEASURED
 from apps.export.card import write_card
 from apps.runtime.metadata import ModelFacts
+from finetune.metrics.learning import learning_warnings
 from tests.agecls.results_by_hand import make_result
 from tests.apps.tiny_onnx import tiny_facts
 
@@ -178,6 +179,15 @@ def test_drawings_are_called_drawings_at_the_top():
     card = {"data": {"kind": "drawn", "name": "synthetic (drawn) faces", "about": about}}
     text = page(tiny_facts(card=card))
     assert f"**Not for real faces.** {about}" in text.split("## Use it")[0]
+
+
+@pytest.mark.parametrize("fold", ["", "fold 2: "])
+def test_a_model_that_guessing_equals_says_so_before_its_scores(fold: str):
+    (warning,) = learning_warnings([], classes=10, accuracy=9.7, majority=10.0, nll=None)
+    top = page(tiny_facts(card={"warnings": ["5 images are gone", fold + warning]})).split("## Use it")[0]
+    assert top.index("nothing useful was learned.**") < top.index("It named")
+    assert "images are gone" not in top
+    assert "majority" not in page(tiny_facts()).split("## Use it")[0]
 
 
 def test_more_views_than_one_and_other_precisions_are_told():

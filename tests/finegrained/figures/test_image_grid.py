@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from finegrained.figures.image_grid import (
-    ROWS,
     Line,
     Strip,
     Tile,
@@ -15,7 +14,6 @@ from finegrained.figures.image_grid import (
     draw_grid,
     show_file,
     show_pixels,
-    wrap,
 )
 from finetune.figures import canvas
 from tests.finetune.drawing import has_colour, pixels_of
@@ -28,28 +26,28 @@ def picture(value: int) -> Tile:
 
 
 def test_wrapped_rows_fit_and_lose_no_word_while_three_hold_them():
-    rows = wrap(LONG, 1.2, canvas.SMALL)
+    rows = canvas.wrap(LONG, 1.2, canvas.SMALL)
     assert " ".join(rows) == LONG
-    assert 2 <= len(rows) <= ROWS
+    assert 2 <= len(rows) <= canvas.ROWS
     assert all(canvas.text_width(row, canvas.SMALL) <= 1.2 for row in rows)
 
 
 def test_what_three_rows_do_not_hold_is_shortened():
-    rows = wrap(f"{LONG} {LONG} {LONG}", 1.0, canvas.SMALL)
-    assert len(rows) == ROWS
+    rows = canvas.wrap(f"{LONG} {LONG} {LONG}", 1.0, canvas.SMALL)
+    assert len(rows) == canvas.ROWS
     assert "…" in rows[-1]
     assert all(canvas.text_width(row, canvas.SMALL) <= 1.0 for row in rows)
 
 
 def test_a_word_without_spaces_is_shortened():
-    (row,) = wrap("x" * 80, 1.0, canvas.SMALL)
+    (row,) = canvas.wrap("x" * 80, 1.0, canvas.SMALL)
     assert "…" in row
 
 
 def test_a_number_stays_with_its_unit():
     whole = "Black and white Warbler 31 %"
     for width in np.linspace(0.5, 2.0, 12):
-        assert not any(row.startswith("%") for row in wrap(whole, float(width), canvas.SMALL))
+        assert not any(row.startswith("%") for row in canvas.wrap(whole, float(width), canvas.SMALL))
 
 
 def test_answers_tell_right_from_wrong_by_mark_and_colour():

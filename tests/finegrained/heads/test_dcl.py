@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from finegrained.heads.dcl import VARIANTS, DclHead
 from finegrained.heads.dcl_regions import jittered_plan, nearest_regions, sequential_plan, shuffle_regions
+from finetune.cli.console import hear_warnings
 from finetune.errors import UsageError
 from finetune.models.backbone import Features, build_backbone
 from finetune.models.classifier import Classifier
@@ -286,6 +287,21 @@ def test_what_the_shuffle_left_is_used_once_and_never_saved():
     assert set(head.state_dict()) == keys
     assert head(made_features(4), labels).branches
     assert not head(made_features(4), labels).branches
+
+
+@pytest.mark.parametrize(("cells", "told"), [(7, []), (6, [6])])
+def test_a_map_with_fewer_cells_than_regions_is_warned_of_once(cells, told):
+    head = made_head(regions=7)
+    features = Features(torch.randn(4, 4), {"last": torch.randn(4, 5, cells, cells)})
+    with hear_warnings() as heard:
+        for _ in range(2):
+            transformed(head, made_images(2, side=70), torch.tensor([0, 1]))
+            head(features)
+        head(features)
+    assert len(heard) == len(told)
+    for warning in heard:
+        assert warning.startswith("the dcl head's maps have 6 cells a side, for 7 regions")
+        assert "--head.options.regions 6" in warning
 
 
 def test_a_batch_of_another_size_is_refused_and_forgotten():

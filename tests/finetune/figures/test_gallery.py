@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from finetune.figures import canvas
-from finetune.figures.gallery import draw_gallery, draw_heat_maps
+from finetune.figures.gallery import CELL, draw_gallery, draw_heat_maps
 from finetune.figures.selection import choose_disagreements, choose_telling
 from tests.agecls.drawing import NAMES, made_up_answers
 from tests.finetune.drawing import has_colour, pixels_of
@@ -63,6 +63,29 @@ def test_below_each_picture_stands_what_each_result_says(
     draw_gallery(rows, [files[-1]], target, a, b, ("0-2", "4-6"), tmp_path / "g.png", names=("CE", "CRL"))
     assert {"only CE correct: 1 image", "CE ✓ 4-6 75 %", "CRL ✗ 0-2 90 %"} <= set(seen)
     assert any(text.startswith("not readable:\n39 $odd_^name") for text in seen)
+
+
+def test_answers_are_wrapped_so_that_neighbours_never_meet(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    from matplotlib.axes import Axes
+
+    widths: dict[str, float] = {}
+    original = Axes.text
+
+    def record(self, x, y, s, *arguments, **keywords):
+        if "color" in keywords and keywords["color"] in (canvas.BLUE, canvas.VERMILION):
+            widths[s] = canvas.text_width(s, canvas.SMALL)
+        return original(self, x, y, s, *arguments, **keywords)
+
+    monkeypatch.setattr(Axes, "text", record)
+    target, sure = np.arange(8), np.eye(8)
+    rows = choose_disagreements(target, sure[(target + 1) % 8], sure)
+    draw_gallery(
+        rows, files, target, sure[(target + 1) % 8], sure, NAMES, tmp_path / "g.png", names=("NLLR", "CRL")
+    )
+    assert {"NLLR ✗ 15-20", "100 %"} <= set(widths)
+    assert max(widths.values()) < CELL
 
 
 def test_heat_maps_outline_the_true_group_and_write_every_probability(

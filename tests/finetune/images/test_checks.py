@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError, UsageError
-from finetune.images.checks import check_missing_rule, equal_files, missing_files, refuse_missing
+from finetune.images.checks import (
+    check_missing_rule,
+    equal_files,
+    missing_files,
+    missing_text,
+    refuse_missing,
+)
 from finetune.images.manifest import Manifest
 
 
@@ -61,6 +67,16 @@ def test_refusing_missing_images_lists_them_and_says_how_many(tmp_path: Path):
     refuse_missing(tmp_path, [], 3)
     with pytest.raises(DataError, match=r"2 of 3(.|\n)*--data.missing drop(.|\n)*b\.jpg"):
         refuse_missing(tmp_path, ["a.jpg", "b.jpg"], 3)
+
+
+@pytest.mark.parametrize(
+    ("gone", "root", "drop"), [(10, True, False), (9, True, True), (8, False, True), (1, False, True)]
+)
+def test_where_nearly_all_images_are_missing_the_root_is_the_likely_fix(gone: int, root: bool, drop: bool):
+    text = missing_text(Path("my"), ["a.jpg"], gone, 10)
+    assert text.startswith(f"{gone} of 10 listed images are not under my; ")
+    assert ("by --data.root FOLDER" in text, "--data.missing drop" in text) == (root, drop)
+    assert "put them there" in text
 
 
 def test_an_unknown_rule_for_missing_images_lists_the_known_ones():

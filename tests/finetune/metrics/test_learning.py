@@ -28,6 +28,7 @@ def test_a_training_that_learns_is_not_warned_of():
 def test_the_majority_class_must_be_beaten(accuracy):
     (warning,) = told(accuracy=accuracy)
     assert warning.startswith(f"accuracy {accuracy:.2f} % is not above the majority-class baseline (10.00 %)")
+    assert warning.endswith(": nothing useful was learned")
 
 
 def test_probabilities_worse_than_equal_ones_are_named():
