@@ -243,7 +243,13 @@ def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
     content = kept_options(task, experiment.config)
     with RunFolder.open(folder, content, resume="auto", free_keys=FREE_KEYS, wait_seconds=60) as run:
         with_contents(manifest).save(folder / "manifest.parquet")
-        join_predictions([fold.predictions for fold in folds]).write(folder / "predictions.parquet")
+        predictions = join_predictions([fold.predictions for fold in folds])
+        predictions.write(folder / "predictions.parquet")
+        few = task.resampling(predictions).warnings()
+        for warning in few:
+            say(f"warning: {warning}")
+        if few:
+            record = replace(record, warnings=(*(record.warnings or ()), *few))
         record.write(run.path / RECORD_FILE)
         train_labels = {split.fold: manifest.label[split.train] for split in experiment.splits}
         report = report_result(task, Result.load(folder, task.form), train_labels)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from finetune.experiments.measures import FEWEST_UNITS
 from finetune.experiments.records.predictions import Predictions
 from finetune.metrics import classification as metrics
 from finetune.metrics.bootstrap import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
@@ -21,7 +22,7 @@ from finetune.metrics.intervals import told_method
 from finetune.runs.files import json_text
 
 # Below this many subjects a cell of a slice gets its counts and no conclusion.
-FEWEST_SUBJECTS = 30
+FEWEST_SUBJECTS = FEWEST_UNITS
 SUBJECT_SIZES = ((1, 1), (2, 4), (5, 9), (10, 49), (50, None))
 
 Slice = Literal["group", "gender", "subject_count"]

@@ -9,6 +9,7 @@ from apps.config import CacheConfig
 from finetune.cli.console import format_table, say
 from finetune.cli.options import suggestion
 from finetune.errors import UsageError
+from finetune.images.cache.file import read_index
 from finetune.images.cache.limit import (
     GB,
     LIMIT_VARIABLE,
@@ -21,6 +22,7 @@ from finetune.images.cache.source import cache_folder
 
 DAY = 86_400  # seconds
 ACTIONS = ("ls", "clean")
+HEADER = ("file", "MB", "images", "px", "images from", "last used", "in use")
 
 
 def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
     kept = [cache for cache in caches if cache not in removed]
     limit = limit_bytes()
     if action == "ls" and kept:
-        say(format_table(("file", "MB", "last used", "in use"), [_row(cache) for cache in reversed(kept)]))
+        say(format_table(HEADER, [_row(cache) for cache in reversed(kept)]))
     if action == "clean":
         say(f"removed: {len(removed)} of {len(caches)} caches, {_gigabytes(removed)} GB")
         busy = sum(cache.held for cache in kept)
@@ -51,7 +53,7 @@ def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
     return {
         "folder": None if folder is None else str(folder),
         "limit_bytes": limit,
-        "caches": [_facts(cache) for cache in kept],
+        "caches": [_facts(cache) | _known(cache) for cache in kept],
         "removed": [_facts(cache) for cache in removed],
     }
 
@@ -68,14 +70,28 @@ def _clean(caches: list[CacheFile], keep_bytes: float) -> list[CacheFile]:
     return removed
 
 
-def _row(cache: CacheFile) -> tuple[str, str, str, str]:
+def _row(cache: CacheFile) -> tuple[str, ...]:
     days = max(0.0, time.time() - cache.used) / DAY
     ago = "today" if days < 1 else f"{days:.0f} days ago"
-    return cache.path.name, f"{cache.size / 1e6:.1f}", ago, "yes" if cache.held else "no"
+    images, side, source = _content(cache)
+    shown = (f"{images:,}" if images else "unknown", f"{side}" if side else "unknown", source or "unknown")
+    return cache.path.name, f"{cache.size / 1e6:.1f}", *shown, ago, "yes" if cache.held else "no"
+
+
+def _content(cache: CacheFile) -> tuple[int, int, str]:
+    """Return how many images a cache holds, their size in px and their folder; 0 or empty for unknown."""
+    index = read_index(cache.path)
+    if index is None:
+        return 0, 0, ""
+    return len(index.shapes), index.side or int(index.shapes.min(axis=1).max(initial=0)), index.source
 
 
 def _facts(cache: CacheFile) -> dict[str, Any]:
     return {"file": cache.path.name, "bytes": cache.size, "used": cache.used, "in_use": cache.held}
+
+
+def _known(cache: CacheFile) -> dict[str, Any]:
+    return dict(zip(("images", "px", "source"), _content(cache), strict=True))
 
 
 def _gigabytes(caches: list[CacheFile]) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Place = Literal["report", "compare", "conclusion", "study", "facts", "card", "demo", "evaluate", "other_data"]
 Over = Literal["folds", "images", "classes"]
+FEWEST_UNITS = 30  # such as subjects: intervals that resample fewer are too narrow
 PERCENT = "%"
 
 
@@ -102,6 +103,16 @@ class Resampling:
     clusters: np.ndarray
     strata: np.ndarray
     further: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def warnings(self) -> list[str]:
+        """Return what is to be said of intervals over fewer than 30 clusters of images; nothing of images."""
+        count = len(set(self.clusters.tolist()))
+        if self.unit == "image" or not 0 < count < FEWEST_UNITS:
+            return []
+        return [
+            f"the test images are of {count} {self.unit}s, fewer than {FEWEST_UNITS}: intervals over so few "
+            "are too narrow, and no conclusion should rest on them"
+        ]
 
 
 def shown_in(measures: Iterable[Measure], place: Place) -> tuple[Measure, ...]:

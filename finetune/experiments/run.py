@@ -220,6 +220,8 @@ def write_results(
     learned = prediction_warnings(
         run.read_metrics(), predictions.probs, predictions.target, manifest.label[split.train]
     )
+    if keep_table:  # a fold of a cross-validation has no intervals of its own
+        learned += task.resampling(predictions).warnings()
     for warning in learned:
         say(f"warning: {warning}")
     warnings = tuple(dict.fromkeys([*experiment.warnings.get(split.fold, ()), *heard, *learned]))

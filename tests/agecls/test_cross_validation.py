@@ -69,6 +69,14 @@ def test_result_folder_is_whole(pair):
     assert all(name in (cel / "report.md").read_text() for name in pictures)
 
 
+def test_few_subjects_are_warned_of_by_the_whole_and_not_by_its_folds(pair):
+    subjects = len(set(Result.load(pair[0], TASK.form).predictions["subject"].tolist()))
+    told = [text for text in report_of(pair[0])["warnings"] if "fewer than 30" in text]
+    assert len(told) == (subjects < 30)
+    assert all(f"of {subjects} subjects" in text for text in told)
+    assert "fewer than 30" not in (fold_folder(pair[0], 0) / "run.json").read_text()
+
+
 def test_two_losses_share_data_and_split_and_differ_in_answers(pair):
     cel, crl = (report_of(folder) for folder in pair)
     assert [cel[name] for name in ("manifest", "split", "n")] == [

@@ -37,6 +37,9 @@ def test_a_single_run_is_tested_once_on_its_own_fold(faces, tmp_path):
     result = Result.load(tmp_path / "run", TASK.form)
     assert set(result.predictions["subject"]) == {row["face_id"] for row in own}
     assert record["scores"]["exact"] == pytest.approx(100 * result.predictions.correct.mean())
+    few = f"the test images are of {len({row['face_id'] for row in own})} subjects, fewer than 30"
+    assert any(text.startswith(few) for text in record["warnings"])
+    assert few in (tmp_path / "run" / "report.md").read_text()
     saved = Manifest.load(tmp_path / "run" / "manifest.parquet", faces)
     assert saved.fingerprint == record["manifest"]
 

@@ -39,6 +39,9 @@ def test_ls_shows_every_file_and_the_limit(folder: Path, capsys: pytest.CaptureF
     assert shown.count("pictures-") == 3
     assert "3 caches, 0.00 of at most 20 GB (CRL_CACHE_GB)" in shown
     assert "days ago" in shown
+    rows = [line.split() for line in shown.splitlines() if "pictures-" in line]
+    images = str(folder.parent / "data")
+    assert sorted(row[2:5] for row in rows) == [["4", str(size), images] for size in (40, 41, 42)]
 
 
 def test_clean_leaves_what_was_used_last_and_what_is_not_its_own(

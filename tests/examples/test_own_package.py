@@ -154,7 +154,7 @@ def test_a_model_of_another_package_is_scored_on_other_data(installed, tmp_path,
     assert "--data.groups: not for data of Stripes" in crl(capsys, *wanted, code=2)[1]
     other = stripes_file(tmp_path, class_names=("lying", "leaning"))
     _, err = crl(capsys, "evaluate-onnx", other, f"--data.root={root}", "--device=cpu", code=4)
-    assert "only in the model 1 (leaning); only in the data 1 (standing)" in err
+    assert "only in the data 1 (standing); only in the model 1 (leaning)" in err
 
 
 def test_the_demo_has_a_tab_for_a_task_of_another_package(installed):

@@ -61,7 +61,7 @@ def test_other_data_are_scored_by_class_name(run, tmp_path):
 
 
 def test_data_of_some_of_the_classes_are_scored_and_the_others_have_no_samples(run, tmp_path, capsys):
-    root, own = as_folders(run, tmp_path / "folders", "test"), Result.load(run, TASK.form)
+    root, own = as_folders(run, tmp_path / "folders"), Result.load(run, TASK.form)
     gone = sorted(own.class_names)[:2]
     for name in gone:
         shutil.rmtree(root / name)

@@ -1,8 +1,8 @@
 """The cache file: what it is called, what lies in it, and how it is built without ever being half there.
 
 Layout: a magic line; the images' pixels one after another, uint8 (h, w, 3) each; a digest of each image's
-pixels; a JSON index (shapes, and the reasons of the images that cannot be used); a footer with the lengths of
-both, one digest over both, and the magic line again.
+pixels; a JSON index (shapes, the reasons of the images that cannot be used, and for people the images' folder
+and the resize size); a footer with the lengths of both, one digest over both, and the magic line again.
 """
 
 from __future__ import annotations
@@ -46,13 +46,17 @@ Progress = Callable[[int, int], None]
 class CacheIndex:
     """Where each image lies: `shapes` (n, 2) as (h, w), first bytes `starts` (n,), and why one is `bad`.
 
-    `digests` is uint8 (n, 16): what `pixel_digest` gives for each image's pixels.
+    `digests` is uint8 (n, 16): what `pixel_digest` gives for each image's pixels. `source` is the folder that
+    all the images lay in when the cache was built, and `side` its resize rule's size in px; empty and 0 in
+    caches that were built before they were recorded.
     """
 
     shapes: np.ndarray
     starts: np.ndarray
     bad: dict[int, str]
     digests: np.ndarray
+    source: str = ""
+    side: int = 0
 
 
 def pixel_digest(pixels: bytes | memoryview) -> bytes:
@@ -109,7 +113,8 @@ def read_index(cache_file: Path) -> CacheIndex | None:
         return None
     starts = len(MAGIC) + np.cumsum(sizes) - sizes
     digests = np.frombuffer(tail[:digests_size], np.uint8).reshape(len(shapes), DIGEST_BYTES)
-    return CacheIndex(shapes, starts, {int(slot): reason for slot, reason in table["bad"].items()}, digests)
+    bad = {int(slot): reason for slot, reason in table["bad"].items()}
+    return CacheIndex(shapes, starts, bad, digests, str(table.get("source", "")), int(table.get("side", 0)))
 
 
 def build_cache(
@@ -186,6 +191,12 @@ class _Pictures:
         """What the pixels need: exactly so for "warp", a lower bound for "short"."""
         return len(self.files) * self.spec.resize_size**2 * CHANNELS
 
+    @property
+    def folder(self) -> str:
+        """The deepest folder that holds all the files; empty for none."""
+        folders = {str(file.parent.absolute()) for file in self.files}
+        return os.path.commonpath(folders) if folders else ""
+
     def load(self, slot: int) -> np.ndarray | str:
         """Return one prepared image, or the reason why it cannot be used."""
         try:
@@ -243,7 +254,8 @@ def _write(
             stream.write(loaded.data)
             shapes.append(loaded.shape[:2])
             digests.append(pixel_digest(loaded.data))
-    table, joined = json.dumps({"shapes": shapes, "bad": bad}).encode(), b"".join(digests)
+    facts = {"shapes": shapes, "bad": bad, "source": pictures.folder, "side": pictures.spec.resize_size}
+    table, joined = json.dumps(facts).encode(), b"".join(digests)
     stream.write(joined + table)
     stream.write(FOOTER.pack(len(joined), len(table), pixel_digest(joined + table), MAGIC))
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agecls.task import TASK as AGE
 from finegrained.task import TASK as FINE
 from finetune.experiments.compare.compare import compare_results
 from finetune.experiments.compare.page import differences
+from finetune.experiments.measures import Resampling
 from finetune.experiments.study.runs import study_losses
 from finetune.experiments.task import Task, measures_for
 from tests.agecls import results_by_hand
@@ -63,3 +65,14 @@ def test_the_first_measure_is_the_headline_everywhere(task: Task):
         assert measures_for(task, place)[0] is first, place
     keys = [measure.key for measure in task.measures]
     assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize(("unit", "count", "told"), [("subject", 29, 1), ("subject", 30, 0), ("image", 3, 0)])
+def test_intervals_over_fewer_than_thirty_subjects_are_warned_of(unit: str, count: int, told: int):
+    clusters = np.arange(2 * count) % count
+    found = Resampling(unit, clusters, np.zeros(2 * count)).warnings()
+    assert len(found) == told
+    assert all(
+        "of 29 subjects, fewer than 30: intervals over so few are too narrow" in text for text in found
+    )
+    assert Resampling(unit, clusters[:0], clusters[:0]).warnings() == []
