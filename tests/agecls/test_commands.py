@@ -92,7 +92,7 @@ def test_a_folder_without_fold_files_and_a_subject_in_two_folds_exit_with_3(caps
     assert f"subject {person} is in train and test" in err
 
 
-@pytest.mark.exhaustive  # tests/finetune/training/test_torchrun.py shows the engine's own part in every run
+@pytest.mark.exhaustive  # training/optimization/test_distributed.py shows two processes in every run
 def test_two_processes_of_torchrun_train_as_one(faces, tmp_path):
     argv = words(tiny(faces, tmp_path / "run", "crl"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -149,7 +149,7 @@ def together(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return found
 
 
-@pytest.mark.exhaustive  # tests/finetune/training/test_torchrun.py shows the engine's own part in every run
+@pytest.mark.exhaustive  # training/optimization/test_distributed.py shows two processes in every run
 @pytest.mark.parametrize("case", RUNS)
 def test_two_processes_learn_what_one_learns(case: str, together: dict[str, dict[str, object]]):
     found = together[case]

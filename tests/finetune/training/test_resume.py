@@ -49,9 +49,8 @@ def wait_for_change(process: Any, file: Path, before: int) -> None:
         process.join(0.002)
 
 
-@pytest.mark.parametrize(
-    "kills", [3, *(pytest.param(kills, marks=pytest.mark.exhaustive) for kills in (6, 20))]
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kills", [3, 6, 20])
 def test_kills_change_neither_weights_nor_metrics(kills: int, spawner: Any, tmp_path: Path):
     root, epochs = tmp_path / "pictures", 5 * kills  # a run that outlives its kills
     build_task(root)

@@ -19,7 +19,7 @@ from finetune.training.predict import predict
 from tests.finetune.quick import metrics, train
 from tests.finetune.two_processes import KEPT, LONG, NORMED, PLAIN, odd_task
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.exhaustive, pytest.mark.usefixtures("one_thread")]
 ROOT = Path(__file__).resolve().parents[3]
 
 
