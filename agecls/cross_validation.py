@@ -23,6 +23,7 @@ from finetune.experiments.result import Result
 from finetune.experiments.run import (
     Experiment,
     check_run_place,
+    few_clusters,
     kept_options,
     prepare_experiment,
     run_split,
@@ -245,7 +246,7 @@ def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
         with_contents(manifest).save(folder / "manifest.parquet")
         predictions = join_predictions([fold.predictions for fold in folds])
         predictions.write(folder / "predictions.parquet")
-        few = task.resampling(predictions).warnings()
+        few = few_clusters(experiment, predictions)
         for warning in few:
             say(f"warning: {warning}")
         if few:

@@ -221,7 +221,7 @@ def write_results(
         run.read_metrics(), predictions.probs, predictions.target, manifest.label[split.train]
     )
     if keep_table:  # a fold of a cross-validation has no intervals of its own
-        learned += task.resampling(predictions).warnings()
+        learned += few_clusters(experiment, predictions)
     for warning in learned:
         say(f"warning: {warning}")
     warnings = tuple(dict.fromkeys([*experiment.warnings.get(split.fold, ()), *heard, *learned]))
@@ -232,6 +232,12 @@ def write_results(
         with_contents(task.table(experiment.data, split)).save(run.path / "manifest.parquet")
     record.write(run.path / RECORD_FILE)
     return record
+
+
+def few_clusters(experiment: Experiment, predictions: Predictions) -> list[str]:
+    """Return what is to be said of intervals over few subjects; nothing where subjects are not known."""
+    known = experiment.data.report.get("subjects_known", True)
+    return experiment.task.resampling(predictions).warnings() if known else []
 
 
 def run_record(experiment: Experiment, split: Split, fitted: Fitted, scores: Mapping[str, Any]) -> RunRecord:
