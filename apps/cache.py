@@ -41,8 +41,10 @@ def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
     removed = _clean(caches, config.keep_gb * GB) if action == "clean" else []
     kept = [cache for cache in caches if cache not in removed]
     limit = limit_bytes()
+    contents = [_content(cache) for cache in kept]
     if action == "ls" and kept:
-        say(format_table(HEADER, [_row(cache) for cache in reversed(kept)]))
+        rows = [_row(cache, content) for cache, content in zip(kept, contents, strict=True)]
+        say(format_table(HEADER, rows[::-1]))
     if action == "clean":
         say(f"removed: {len(removed)} of {len(caches)} caches, {_gigabytes(removed)} GB")
         busy = sum(cache.held for cache in kept)
@@ -53,7 +55,10 @@ def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
     return {
         "folder": None if folder is None else str(folder),
         "limit_bytes": limit,
-        "caches": [_facts(cache) | _known(cache) for cache in kept],
+        "caches": [
+            _facts(cache) | dict(zip(("images", "px", "source"), content, strict=True))
+            for cache, content in zip(kept, contents, strict=True)
+        ],
         "removed": [_facts(cache) for cache in removed],
     }
 
@@ -70,10 +75,10 @@ def _clean(caches: list[CacheFile], keep_bytes: float) -> list[CacheFile]:
     return removed
 
 
-def _row(cache: CacheFile) -> tuple[str, ...]:
+def _row(cache: CacheFile, content: tuple[int, int, str]) -> tuple[str, ...]:
     days = max(0.0, time.time() - cache.used) / DAY
     ago = "today" if days < 1 else f"{days:.0f} days ago"
-    images, side, source = _content(cache)
+    images, side, source = content
     shown = (f"{images:,}" if images else "unknown", f"{side}" if side else "unknown", source or "unknown")
     return cache.path.name, f"{cache.size / 1e6:.1f}", *shown, ago, "yes" if cache.held else "no"
 
@@ -88,10 +93,6 @@ def _content(cache: CacheFile) -> tuple[int, int, str]:
 
 def _facts(cache: CacheFile) -> dict[str, Any]:
     return {"file": cache.path.name, "bytes": cache.size, "used": cache.used, "in_use": cache.held}
-
-
-def _known(cache: CacheFile) -> dict[str, Any]:
-    return dict(zip(("images", "px", "source"), _content(cache), strict=True))
 
 
 def _gigabytes(caches: list[CacheFile]) -> str:

@@ -98,9 +98,10 @@ def remove_unused(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_ours_alone(descriptor):
+            return False
         path.unlink(missing_ok=True)
-    except OSError:  # a run holds it, the file system has no locks, or the folder is read-only
+    except OSError:  # the folder is read-only
         return False
     finally:
         os.close(descriptor)
@@ -125,12 +126,18 @@ def _is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        return not _is_ours_alone(descriptor)
     finally:
         os.close(descriptor)
-    return False
+
+
+def _is_ours_alone(descriptor: int) -> bool:
+    """Lock an open cache file against every reader; False where a run holds it, or there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _counted(caches: Iterable[CacheFile]) -> str:
