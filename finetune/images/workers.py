@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -58,9 +59,9 @@ class _Shortage:
 
 
 class Pulse:
-    """Each process and what it does, in memory that all see: batches begun, made, images made, its number."""
+    """What each process does, in memory that all see: batches begun, batches made, images made."""
 
-    FIELDS = 4
+    FIELDS = 3
 
     def __init__(self, processes: int) -> None:
         self._memory = mmap.mmap(-1, 8 * self.FIELDS * processes)
@@ -70,21 +71,10 @@ class Pulse:
         """Count one more: field 0 a batch begun, 1 a batch made or given up, 2 an image."""
         self._counts[process, field] += 1
 
-    def sign(self, process: int) -> None:
-        """Leave the number of the process that calls this."""
-        self._counts[process, -1] = os.getpid()
-
-    def kill(self) -> None:
-        """End every process at once."""
-        for number in self._counts[:, -1].tolist():
-            with suppress(ProcessLookupError):
-                if number:
-                    os.kill(number, signal.SIGKILL)
-
     def look(self) -> tuple[bool, bytes]:
         """Return whether a process is making a batch, and a text that changes with everything made."""
         now = self._counts.copy()
-        return bool((now[:, 0] > now[:, 1]).any()), now[:, :3].tobytes()
+        return bool((now[:, 0] > now[:, 1]).any()), now.tobytes()
 
 
 class BatchLoader(Dataset[T], Generic[T]):
@@ -105,10 +95,8 @@ class BatchLoader(Dataset[T], Generic[T]):
         """Return the files that a batch is made of."""
         raise NotImplementedError
 
-    def prepare(self, worker: int) -> None:
-        """Make a process ready: it leaves signs of life, and requests to stop to the process that trains."""
-        if self.pulse is not None:
-            self.pulse.sign(worker)
+    def prepare(self, worker: int) -> None:  # noqa: ARG002
+        """Make a process ready: it leaves requests to stop to the process that trains."""
         cv2.setNumThreads(0)
         leave_signals_to_the_parent()
 
@@ -151,6 +139,34 @@ class _Requests:
         return len(self.pending)
 
 
+class _Children:
+    """The processes of one engine, which nobody waits for when they are no longer needed."""
+
+    def __init__(self) -> None:
+        self._alive: list[BaseProcess] = []
+
+    def begun(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """Return what `start` does, and remember the processes that it began."""
+        before = set(active_children())
+        try:
+            return start()
+        finally:
+            self._alive += set(active_children()) - before
+
+    def end(self) -> None:
+        """End them at once: they leave a request to stop to this process, so they would not heed one."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        here = threading.current_thread() is threading.main_thread() and handler is not None
+        if here:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each that ends
+        while self._alive:
+            process = self._alive.pop()
+            process.kill()
+            process.join(1.0)  # no longer: one that its storage holds cannot even be killed
+        if here:
+            signal.signal(signal.SIGCHLD, handler)
+
+
 class Engine(Generic[T]):
     """Answers requests in their order, in this process or with persistent worker processes."""
 
@@ -158,7 +174,10 @@ class Engine(Generic[T]):
         self._loader, self._workers = loader, workers
         self._queue = _Requests()
         self._processes: DataLoader[T] | None = None
+        self._children = _Children()
         self._runs = 0
+        # Also as the interpreter ends, before it would wait for them; torch alone waits 10 s, or for ever.
+        self._ending = Finalize(self, self._children.end, exitpriority=10)
 
     def run(self, requests: Sequence[Request]) -> Iterator[T]:
         """Yield the batches; those of an earlier call that are not yet read are given up.
@@ -180,12 +199,13 @@ class Engine(Generic[T]):
             try:
                 answer = self._wait(answers, request)
             except BaseException:
-                self._give_up(answers)
+                self._give_up()
                 raise
             if isinstance(answer, BadImageError):
+                self._give_up()
                 raise answer
             if isinstance(answer, _Shortage):
-                self._give_up(answers)
+                self._give_up()
                 raise ResourceError(f"shared memory (/dev/shm) is full: {REMEDY} ({answer.reason})")
             yield answer
 
@@ -196,8 +216,9 @@ class Engine(Generic[T]):
                 return iter(self._processes)
             except RuntimeError:
                 self._processes = None
+        self._children.end()
         self._processes = self._start()
-        return iter(self._processes)
+        return self._children.begun(self._processes.__iter__)
 
     def _wait(self, answers: Iterator[Any], request: Request) -> Any:
         """Return the next answer, with an eye on the signals and on what the processes do."""
@@ -217,18 +238,10 @@ class Engine(Generic[T]):
             if time.monotonic() - since > (STILL_SECONDS if busy else LOST_SECONDS):
                 raise self._stuck(request, busy)
 
-    def _give_up(self, answers: Iterator[Any]) -> None:
+    def _give_up(self) -> None:
         """End the processes without waiting for what they do, so that whoever stops can save at once."""
         self._processes = None
-        handler = signal.getsignal(signal.SIGCHLD)
-        here = threading.current_thread() is threading.main_thread() and handler is not None
-        if here:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each that ends
-        if self._loader.pulse is not None:
-            self._loader.pulse.kill()
-        getattr(answers, "_shutdown_workers", lambda: None)()
-        if here:
-            signal.signal(signal.SIGCHLD, handler)
+        self._children.end()
 
     def _start(self) -> DataLoader[T]:
         forked = multiprocessing.get_start_method() == "fork"
