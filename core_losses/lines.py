@@ -41,7 +41,7 @@ def log_alpha_plus(alpha: float, log_p: Tensor) -> Tensor:
         return log_p
     if alpha >= 0.5:
         return torch.log1p(log_p.exp() + (alpha - 1))
-    return torch.logaddexp(log_p.new_tensor(math.log(alpha)), log_p)
+    return torch.logaddexp(log_p.new_full((), math.log(alpha)), log_p)
 
 
 def clamp_bound(clamp: float) -> float:
@@ -112,7 +112,7 @@ class CompetingRatio:
         if self.alpha >= 0.5:  # nothing cancels: the cheaper of two equal forms
             ratio = F.logsigmoid(m - self._margin).neg_().add_(self._log_alpha)
         else:
-            ratio = torch.logaddexp(math.log1p(self.alpha) - m, m.new_tensor(self._log_alpha))
+            ratio = torch.logaddexp(math.log1p(self.alpha) - m, m.new_full((), self._log_alpha))
         return ratio if self.beta == 1 else self.beta * ratio - (1 - self.beta) * F.logsigmoid(m)
 
     def push(self, m: Tensor) -> Tensor:

@@ -158,6 +158,7 @@ class GeneralRunConfig:
         checkpoint_minutes: minutes between checkpoints of the models that are in training.
         together: models trained side by side as one; 0 chooses by device and network.
         precision: auto (float32 on a CPU, bfloat16 where a GPU has it), float32, bfloat16 or float64.
+        deterministic: ask torch for deterministic algorithms (the same weights each time need it on a GPU).
         compile: auto (on a GPU), on or off: torch.compile for the training step.
         cache: where decoded images of folders are kept: auto (the user's cache folder), none, or a folder.
         track: loggers of installed packages that hear of every epoch and of the end; none by default.
@@ -169,6 +170,7 @@ class GeneralRunConfig:
     checkpoint_minutes: float = 5.0
     together: int = 0
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    deterministic: bool = True
     compile: Literal["auto", "on", "off"] = "auto"
     cache: str = "auto"
     track: tuple[str, ...] = ()

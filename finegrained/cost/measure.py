@@ -31,6 +31,7 @@ from finetune.models.heads.registry import check_head_options, head_names
 from finetune.runs.files import check_writable, write_bytes
 from finetune.runs.folder import versions
 from finetune.training.optimization.precision import Precision, choose_precision
+from finetune.training.optimization.torch_settings import prepare_torch
 
 if TYPE_CHECKING:
     from finegrained.config import CostConfig
@@ -64,6 +65,7 @@ def measure_costs(config: CostConfig) -> dict[str, Any]:
     if config.out:
         check_writable(Path(config.out).parent)
     precision = choose_precision(config.device)
+    prepare_torch(precision)
     conditions = describe_conditions(config, precision)
     say(conditions)
     found = []

@@ -34,6 +34,7 @@ from finegrained.heads.dcl_regions import (
 )
 from finetune.cli.console import say
 from finetune.errors import UsageError
+from finetune.images.batches import to_device
 from finetune.models.heads.base import Branch, FeatureDims, Head, HeadOutput, Hooks
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class DclHead(Head):
         whole, source = (images[0::2], images[1::2]) if self.variant.views == 2 else (images, images)
         draw = sequential_plan if self.variant.released else jittered_plan
         plan = torch.from_numpy(draw(len(target), self.regions, self.neighbourhood, generator))
-        plan = plan.to(images.device)
+        plan = to_device(plan, images.device)
         shuffle = shuffle_regions_as_released if self.variant.released else shuffle_regions
         broken = shuffle(source.contiguous(memory_format=memory_format(images)), plan)
         self._shuffled = _Shuffled(self._law(whole, broken, plan), self._adversarial_target(target, plan))

@@ -254,11 +254,13 @@ def _predict(
     from finetune.training.learner import load_classifier
     from finetune.training.optimization.distributed import World
     from finetune.training.optimization.precision import choose_precision
+    from finetune.training.optimization.torch_settings import prepare_torch
     from finetune.training.predict import show_images
 
     core, spec, facts = load_classifier(file)
     check_class_names(facts["class_names"], shown.frame.class_names, file)
     precision = choose_precision(config.device).in_float32()
+    prepare_torch(precision)
     say(precision.describe())
     precision.place(core)
     rows = np.arange(len(shown.manifest))

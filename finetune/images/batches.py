@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -39,8 +40,19 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with images and targets on `device`; the index stays on the CPU."""
-        images = self.images.to(device, non_blocking=True)
-        return Batch(images, self.target.to(device, non_blocking=True), self.index, self.crops)
+        return Batch(to_device(self.images, device), to_device(self.target, device), self.index, self.crops)
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return `tensor` on `device`; for a GPU by way of page-locked memory, so that the host goes on at once.
+
+    A copy from ordinary memory waits until the GPU has done all that was asked of it before, whatever
+    `non_blocking` says. Torch keeps page-locked memory for the next copy, and until this one is done.
+    """
+    there = torch.device(device)
+    if there.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(there, non_blocking=True)
 
 
 def normalise(
@@ -55,9 +67,17 @@ def normalise(
     >>> normalise(white, [0.5] * 3, [0.25, 0.5, 1.0]).flatten()
     tensor([2.0000, 1.0000, 0.5000])
     """
-    scale = torch.tensor(std, dtype=torch.float32, device=images.device).mul_(255).reciprocal_()
-    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).mul_(255)
+    centre, scale = _scaling(tuple(mean), tuple(std), images.device)
     return images.to(torch.float32).sub_(centre).mul_(scale).permute(0, 3, 1, 2).to(dtype)
+
+
+@lru_cache(maxsize=64)
+def _scaling(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return 255 mean and 1 / (255 std), float32 (3,), copied to a device once."""
+    with torch.inference_mode(mode=False):  # they are kept, and training may use them next
+        scale = torch.tensor(std, dtype=torch.float32).mul_(255).reciprocal_()
+        centre = torch.tensor(mean, dtype=torch.float32).mul_(255)
+        return centre.to(device), scale.to(device)
 
 
 class TrainBatches:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.errors import UsageError
+from finetune.images.batches import to_device
 
 
 def mix(
@@ -47,7 +48,7 @@ def mix(
         raise UsageError(
             f"mixup and cutmix must not be negative, and one must be on; got {mixup} and {cutmix}"
         )
-    partner = torch.from_numpy(generator.permutation(len(images))).to(images.device)
+    partner = to_device(torch.from_numpy(generator.permutation(len(images))), images.device)
     paste = cutmix > 0 and (mixup == 0 or generator.random() < 0.5)
     alpha = cutmix if paste else mixup
     share = float(generator.beta(alpha, alpha))

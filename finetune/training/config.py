@@ -144,7 +144,8 @@ class RunConfig:
         checkpoint_minutes: minutes between checkpoints inside an epoch (one is always made at its end).
         cache: where decoded images are kept: auto (the user's cache folder), none, or a folder.
         workers: processes that prepare batches; -1 chooses by the number of cores.
-        precision: auto, float32, bfloat16 or float16.
+        precision: auto, float32, tf32 (float32 whose factors an NVIDIA GPU rounds to 10 bits), bfloat16 or
+            float16.
         compile: compile the model with torch.compile.
         deterministic: ask torch for deterministic algorithms (exact resume needs it on a GPU).
         track: loggers of installed packages that hear of every epoch and of the end; none by default.
@@ -156,7 +157,7 @@ class RunConfig:
     checkpoint_minutes: float = 10.0
     cache: str = "auto"
     workers: int = -1
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
     compile: bool = False
     deterministic: bool = True
     track: tuple[str, ...] = ()

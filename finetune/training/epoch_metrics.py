@@ -51,9 +51,10 @@ class Totals:
         hard = target if target.ndim == 1 else target.argmax(1)
         logits = output.logits if output.plain is None else output.plain
         right = (logits.argmax(1) == hard).sum()
-        count = torch.tensor(len(hard), device=logits.device)
-        own = [loss.detach() * count, right, count]
-        self.sums[:3] += torch.stack(own).to(self.sums)
+        count = len(hard)
+        self.sums[0] += loss.detach() * count
+        self.sums[1] += right
+        self.sums[2] += count
         if pushes is not None:
             push, q = (part.to(self.sums) for part in pushes)
             told = q > 0

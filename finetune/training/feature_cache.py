@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from finetune.cli.console import progress, say
-from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
+from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise, to_device
 from finetune.models.backbone import Features
 from finetune.training.config import FitConfig
 from finetune.training.feature_store import FeatureStore, Layout, open_store
@@ -37,9 +37,9 @@ class FeatureBatch:
 
     def to(self, device: torch.device) -> FeatureBatch:
         """Return the batch with features and targets on `device`; the index stays on the CPU."""
-        maps = {tap: values.to(device, non_blocking=True) for tap, values in self.features.maps.items()}
-        features = Features(self.features.embedding.to(device, non_blocking=True), maps)
-        return FeatureBatch(features, self.target.to(device, non_blocking=True), self.index, self.crops)
+        maps = {tap: to_device(values, device) for tap, values in self.features.maps.items()}
+        features = Features(to_device(self.features.embedding, device), maps)
+        return FeatureBatch(features, to_device(self.target, device), self.index, self.crops)
 
 
 def cached_views(config: FitConfig, recipe: Recipe) -> int:
@@ -205,7 +205,7 @@ class EvalFeatures:
 @torch.no_grad()
 def look(learner: Learner, images: Tensor) -> Features:
     """Return what the backbone makes of uint8 images (B, S, S, 3) in evaluation mode, on its device."""
-    images = normalise(images.to(learner.precision.device), learner.spec.mean, learner.spec.std)
+    images = normalise(to_device(images, learner.precision.device), learner.spec.mean, learner.spec.std)
     backbone = learner.core.backbone
     was_training = backbone.training
     backbone.eval()

@@ -53,8 +53,9 @@ class TrainPictures:
                     raise InterruptedRunError(
                         f"stopped while the head was being prepared, nothing is learned yet; {resume_line()}"
                     )
-                images = normalise(batch.images.to(device), learner.spec.mean, learner.spec.std)
-                yield learner.precision.arrange(images), batch.target.to(device)
+                there = batch.to(device)
+                images = normalise(there.images, learner.spec.mean, learner.spec.std)
+                yield learner.precision.arrange(images), there.target
                 bar.advance(len(batch.target))
 
 

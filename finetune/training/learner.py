@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from core_losses import loss_options
+from finetune.cli.allocator import keep_freed_memory
 from finetune.cli.console import say
 from finetune.errors import ModelFileError
 from finetune.images.preprocess import PreprocessSpec
@@ -28,6 +28,7 @@ from finetune.training.optimization.distributed import World
 from finetune.training.optimization.optim import Ema, build_optimizer, parameter_groups, set_weight_decay
 from finetune.training.optimization.precision import Precision, choose_precision
 from finetune.training.optimization.recipe import Recipe, fine_tune_recipe
+from finetune.training.optimization.torch_settings import prepare_torch
 
 
 @dataclass
@@ -115,8 +116,8 @@ def build_learner(
     precision = choose_precision(config.device, config.run.precision)
     if world.size > 1 and precision.device.type == "cuda":
         precision = choose_precision(f"cuda:{world.local_rank}", config.run.precision)
+    prepare_torch(precision, deterministic=config.run.deterministic)
     say(precision.describe())
-    prepare_torch(config, precision)
     torch.manual_seed(derive_seed(config.train.seed, "weights"))
     core = build_core(config, task.manifest.num_classes, task.spec, from_checkpoint=from_checkpoint)
     precision.place(core)
@@ -245,20 +246,12 @@ def class_weights(counts: np.ndarray, rule: str) -> np.ndarray:
     return weights
 
 
-def prepare_torch(config: FitConfig, precision: Precision) -> None:
-    """Ask for the same numbers every time, or for speed, where the device offers the choice."""
-    if precision.device.type == "cuda":
-        if config.run.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the library starts
-        torch.use_deterministic_algorithms(config.run.deterministic, warn_only=True)
-        torch.backends.cudnn.benchmark = not config.run.deterministic
-
-
 def load_classifier(file: Path) -> tuple[Classifier, PreprocessSpec, dict[str, Any]]:
     """Return the finished model in a model.safetensors, its preprocessing and its facts, ready to evaluate.
 
     Raises ModelFileError for a file that is damaged or does not hold what it says.
     """
+    keep_freed_memory()
     state, facts = load_bundle(file)
     try:
         spec = PreprocessSpec.from_dict(facts["preprocess"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import CrlError
-from finetune.images.batches import Batch, TrainBatches, normalise
+from finetune.images.batches import Batch, TrainBatches, normalise, to_device
 from finetune.images.mixing import mix
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.backbone import Features
@@ -19,7 +19,7 @@ from finetune.seeding import numpy_generator, seed_step
 from finetune.training.epoch_metrics import Totals, pushes
 from finetune.training.feature_cache import FeatureBatch, FeatureCache
 from finetune.training.learner import Learner
-from finetune.training.optimization.distributed import World, gather_rows
+from finetune.training.optimization.distributed import World, gather_rows, kept_apart
 from finetune.training.optimization.optim import clip_gradients, set_learning_rates
 from finetune.training.optimization.precision import Precision
 
@@ -85,14 +85,16 @@ def train_one_epoch(
         seed_step(train.seed, epoch, step, learner.world.rank)
         lr = set_learning_rates(learner.optimizer, learner.recipe.rates(epoch, step, steps))
         given, target = network_input(learner, batch, epoch, step)
-        with precision.autocast():
-            output = model(given, target)
-        loss = learner.objective(output, target).total
-        watch.add(step, loss, batch.index, lr)
         window = _window(step, steps, train.accumulate)
-        backward(learner, loss / window)
+        spent = (step + 1) % train.accumulate == 0 or step + 1 == steps
+        with kept_apart(model, until_later=not spent):
+            with precision.autocast():
+                output = model(given, target)
+            loss = learner.objective(output, target).total
+            backward(learner, loss / window)
+        watch.add(step, loss, batch.index, lr)
         totals.add(loss, output, target, pushes(learner.objective.main, output, target))
-        if (step + 1) % train.accumulate == 0 or step + 1 == steps:
+        if spent:
             spend_gradients(learner)
             if after_step is not None and after_step(step + 1, totals):
                 break
@@ -107,15 +109,14 @@ def network_input(
     if isinstance(batch, FeatureBatch):
         there = batch.to(learner.precision.device)
         return there.features, there.target
-    return transform_batch(learner, *to_device(batch, learner), epoch, step)
+    return transform_batch(learner, *on_device(batch, learner), epoch, step)
 
 
-def to_device(batch: Batch, learner: Learner) -> tuple[torch.Tensor, torch.Tensor]:
+def on_device(batch: Batch, learner: Learner) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a batch on the device: images normalised there (B, 3, S, S), target int64 (B,)."""
-    device = learner.precision.device
-    images = batch.images.to(device, non_blocking=True)
-    images = normalise(images, learner.spec.mean, learner.spec.std)
-    return learner.precision.arrange(images), batch.target.to(device, non_blocking=True)
+    there = batch.to(learner.precision.device)
+    images = normalise(there.images, learner.spec.mean, learner.spec.std)
+    return learner.precision.arrange(images), there.target
 
 
 def transform_batch(
@@ -182,9 +183,12 @@ def evaluate(
         probs = logits.float().softmax(1).view(-1, batch.crops, logits.shape[1]).mean(1)
         rows["index"].append(batch.index)
         rows["target"].append(batch.target)
-        rows["probs"].append(probs.cpu())
+        rows["probs"].append(probs)
     nothing = {"index": torch.int64, "target": torch.int64, "probs": torch.float32}
-    joined = {name: torch.cat([torch.empty(0, dtype=nothing[name]), *parts]) for name, parts in rows.items()}
+    joined = {
+        name: torch.cat(parts).cpu() if parts else torch.empty(0, dtype=nothing[name])
+        for name, parts in rows.items()
+    }
     gathered = gather_rows(joined, world)
     order = np.argsort(np.asarray(gathered["index"]), kind="stable")
     return {name: np.asarray(values)[order] for name, values in gathered.items()}
@@ -195,7 +199,7 @@ def _answer(
 ) -> Tensor:
     if isinstance(batch, FeatureBatch):
         return model.head.infer(batch.to(precision.device).features)
-    images = normalise(batch.images.to(precision.device, non_blocking=True), spec.mean, spec.std)
+    images = normalise(to_device(batch.images, precision.device), spec.mean, spec.std)
     return model.infer(precision.arrange(images))
 
 

@@ -23,6 +23,7 @@ from finetune.runs.lock import FolderLock
 from finetune.seeding import derive_seed
 from finetune.training.config import to_dict
 from finetune.training.loggers import RunFacts, run_files
+from finetune.training.optimization.torch_settings import prepare_torch
 from generalcls.config import GeneralConfig
 from generalcls.data.datasets import GeneralData
 from generalcls.networks.registry import (
@@ -62,6 +63,7 @@ class CellTrainer:
         facts = network_facts(self.network_name)
         self.scaling = Scaling.of(data.train.images, facts.scaling)
         device = self.precision.device
+        prepare_torch(self.precision, deterministic=config.run.deterministic)
         self.train_images = ResidentImages(data.train, device, self.scaling, self.dtype)
         self.test_images = ResidentImages(data.test, device, self.scaling, self.dtype)
         first = self.build(0)

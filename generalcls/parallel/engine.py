@@ -147,7 +147,8 @@ class Training:
         for start in range(0, len(self.test), TEST_BATCH):
             rows = torch.arange(start, min(start + TEST_BATCH, len(self.test)), device=self.test.device)
             images = self.test.scaled(self.test.take(rows))
-            answers = [self.objective.answers(*found) for found in self.stack.embeddings(images)]
+            with self.stack.precision.in_float32().products():
+                answers = [self.objective.answers(*found) for found in self.stack.embeddings(images)]
             parts.append(torch.cat(answers).float().cpu())
         return torch.cat(parts, dim=1).numpy()
 

@@ -66,6 +66,7 @@ class ModelStack:
         self.decays = {name: parameter.ndim > 1 for name, parameter in first.named_parameters()}
         self.parameters_each = sum(parameter.numel() for parameter in first.parameters())
         self.grads: dict[str, Tensor] = {}
+        self._rows: dict[tuple[int, ...], Tensor] = {}
         if side_by_side:
             skeleton = _Features(copy.deepcopy(networks[0]).to(device="meta"))
             self._skeleton = skeleton
@@ -164,7 +165,7 @@ class ModelStack:
     def _step_together(
         self, images: Tensor, rows: Sequence[int], masks: Mapping[str, Tensor], objective: Objective
     ) -> tuple[Tensor, Tensor, Tensor]:
-        index = torch.as_tensor(rows, device=images.device)
+        index = self._on_device(tuple(rows))
         self._skeleton.train()
         for value in self.params.values():
             value.grad = None
@@ -178,6 +179,12 @@ class ModelStack:
         logits.retain_grad()
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return losses.detach(), logits.detach(), cast(Tensor, logits.grad)
+
+    def _on_device(self, rows: tuple[int, ...]) -> Tensor:
+        """Return the seeds' positions on the device, copied there once: they are the same at every step."""
+        if rows not in self._rows:
+            self._rows = {rows: torch.tensor(rows, device=self.precision.device)}
+        return self._rows[rows]
 
     def _features_of(
         self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], images: Tensor

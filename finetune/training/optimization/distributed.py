@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -76,12 +77,22 @@ def stop_world() -> None:
 def wrap_model(module: nn.Module, world: World, device: torch.device | str) -> nn.Module:
     """Return `module` as it is for one process, or averaging its gradients over all processes.
 
-    The first process's weights go to all. Buffers (BatchNorm statistics) follow the first one at each step.
+    The first process's weights go to all. Each keeps its own buffers (BatchNorm statistics), which training
+    does not read; evaluation gives all of them the first one's.
     """
     if world.size == 1:
         return module
     device_ids = [world.local_rank] if torch.device(device).type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=device_ids, find_unused_parameters=False)
+    return DistributedDataParallel(
+        module, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False
+    )
+
+
+def kept_apart(model: nn.Module, *, until_later: bool) -> AbstractContextManager[Any]:
+    """Return the context in which several processes add up gradients, exchanged later where `until_later`."""
+    if until_later and isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()
 
 
 def gather_rows(arrays: Mapping[str, Rows], world: World) -> dict[str, Rows]:

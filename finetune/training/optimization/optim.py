@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -120,6 +122,23 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     return nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """The tensors of an average and of its model, as lists that one call moves: real and whole numbers."""
+
+    tensors: list[Tensor]
+    real: tuple[list[Tensor], list[Tensor]]
+    whole: tuple[list[Tensor], list[Tensor]]
+
+    def of(self, tensors: list[Tensor]) -> bool:
+        """Return whether they were made of these very tensors."""
+        return len(tensors) == len(self.tensors) and all(map(operator.is_, tensors, self.tensors))
+
+
+def _apart(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [own for own, _ in pairs], [followed for _, followed in pairs]
+
+
 class Ema:
     """Moving average of a model's weights and of its floating-point buffers (batch norm's statistics).
 
@@ -136,6 +155,7 @@ class Ema:
             raise UsageError(f"train.ema must lie in [0, 1), got {decay}")
         self.decay = decay
         self.updates = 0
+        self._listed: _Pairs | None = None
         self.values = {name: tensor.detach().clone() for name, tensor in unwrap(model).state_dict().items()}
 
     @torch.no_grad()
@@ -143,11 +163,21 @@ class Ema:
         """Move the average towards the model as it is now."""
         self.updates += 1
         share = 1 - min(self.decay, self.updates / (self.updates + 9))
-        for name, tensor in unwrap(model).state_dict().items():
-            if tensor.is_floating_point():
-                self.values[name].lerp_(tensor, share)
-            else:
-                self.values[name].copy_(tensor)
+        pairs = self._pairs(unwrap(model))
+        torch._foreach_lerp_(*pairs.real, share)
+        if pairs.whole[0]:
+            torch._foreach_copy_(*pairs.whole)
+
+    def _pairs(self, model: nn.Module) -> _Pairs:
+        """Return averages beside what they follow, listed anew where the model's tensors are others."""
+        now = [*model.parameters(), *model.buffers()]
+        if self._listed is None or not self._listed.of(now):
+            named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+            followed = [(own, named[name].detach()) for name, own in self.values.items()]
+            real = [pair for pair in followed if pair[0].is_floating_point()]
+            whole = [pair for pair in followed if not pair[0].is_floating_point()]
+            self._listed = _Pairs(now, _apart(real), _apart(whole))
+        return self._listed
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from finetune.cli.allocator import memory_is_kept
 from finetune.errors import ResourceError, UsageError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+TENSOR_CORES = (8, 0)  # the first capability that multiplies bfloat16 and TF32
+_CUDNN: Any = torch.backends.cudnn
+_PRODUCTS: tuple[Any, ...] = (_CUDNN.conv, _CUDNN.rnn, torch.backends.cuda.matmul)
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class Precision:
     Args:
         device: where.
         dtype: number format of matrix products and convolutions; weights stay float32.
+        tf32: whether an NVIDIA GPU may round the factors of float32 products and convolutions to 10 bits.
         channels_last: whether images and weights lie in memory pixel by pixel.
         use_scaler: whether gradients must be scaled (float16 only).
         asked: the device that was asked for.
@@ -33,16 +44,41 @@ class Precision:
     use_scaler: bool
     asked: str
     reason: str
+    tf32: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context for forward passes; it does nothing for float32."""
+        """Return the context for forward passes; on a CPU it does nothing for float32."""
         if self.dtype == torch.float32:
-            return nullcontext()
+            return self.products()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @contextmanager
+    def products(self) -> Iterator[None]:
+        """Inside, float32 on a GPU is float32 (or TF32 where that is the format), whatever was set before.
+
+        torch rounds the factors of float32 convolutions to 10 bits by itself, from compute capability 8 on.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        before = [place.fp32_precision for place in _PRODUCTS]
+        self.set_products()
+        try:
+            yield
+        finally:
+            for place, value in zip(_PRODUCTS, before, strict=True):
+                place.fp32_precision = value
+
+    def set_products(self) -> None:
+        """Set how a GPU computes float32 products and convolutions from now on."""
+        for place in _PRODUCTS:
+            place.fp32_precision = "tf32" if self.tf32 else "ieee"
 
     def in_float32(self) -> Precision:
         """Return the same place and layout computing in float32: what test scores and exports are made in."""
-        return replace(self, dtype=torch.float32, use_scaler=False, reason="scores are made in float32")
+        return replace(
+            self, dtype=torch.float32, tf32=False, use_scaler=False, reason="scores are made in float32"
+        )
 
     def build_scaler(self) -> torch.amp.GradScaler | None:
         """Return the gradient scaler where the format needs one."""
@@ -63,8 +99,8 @@ class Precision:
 
     @property
     def dtype_name(self) -> str:
-        """float32, bfloat16 or float16."""
-        return str(self.dtype).removeprefix("torch.")
+        """float32, tf32, bfloat16 or float16."""
+        return "tf32" if self.tf32 else str(self.dtype).removeprefix("torch.")
 
     @property
     def device_name(self) -> str:
@@ -78,7 +114,8 @@ class Precision:
         """Return the line that tells the user what was asked for and what really runs."""
         layout = "channels last" if self.channels_last else "channels first"
         where = f"{self.device} ({self.device_name})"
-        return f"device: asked {self.asked}, using {where}; {self.dtype_name}, {layout}: {self.reason}"
+        kept = "; freed memory is kept" if memory_is_kept() else ""
+        return f"device: asked {self.asked}, using {where}; {self.dtype_name}, {layout}: {self.reason}{kept}"
 
 
 def choose_precision(
@@ -87,13 +124,15 @@ def choose_precision(
     """Return the device and number format for a wish.
 
     `device` is auto (the first of cuda, mps, cpu that works), cpu, cuda, cuda:N or mps; `requested` is auto,
-    float32, bfloat16 or float16. Auto means bfloat16 where the hardware multiplies it natively, float16 with
-    a scaler on older GPUs, and float32 elsewhere. `channels_last` defaults to True except on mps.
+    float32, tf32, bfloat16 or float16. Auto means bfloat16 where the hardware multiplies it natively, float16
+    with a scaler on older GPUs, and float32 elsewhere. `channels_last` defaults to True except on mps.
+
+    A GPU that this build of torch has no kernels for is passed over by auto, and the reason says so.
 
     Raises ResourceError for a device that is not usable, saying what is missing and what to do, and
     UsageError for a wish that is none of these or a format that the device does not have.
     """
-    where = _choose_device(device)
+    where, passed_over = _choose_device(device)
     if requested not in ("auto", *DTYPES):
         raise UsageError(f"precision must be one of auto, {', '.join(DTYPES)}; got {requested!r}")
     if requested == "auto":
@@ -102,7 +141,8 @@ def choose_precision(
         name, reason = requested, "as asked"
         _check_dtype(where, name)
     layout = where.type != "mps" if channels_last is None else channels_last
-    return Precision(where, DTYPES[name], layout, name == "float16", device, reason)
+    told = f"{reason}; {passed_over}" if passed_over else reason
+    return Precision(where, DTYPES[name], layout, name == "float16", device, told, name == "tf32")
 
 
 def cpu_multiplies_bfloat16() -> bool:
@@ -111,9 +151,39 @@ def cpu_multiplies_bfloat16() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def _choose_device(wish: str) -> torch.device:
+def unserved_gpu(device: torch.device | str) -> str | None:
+    """Return why this build of torch has no kernels for a GPU; None where it has them."""
+    capability = torch.cuda.get_device_capability(device)
+    kernels = torch.cuda.get_arch_list()
+    if not kernels or any(_serves(kernel, capability) for kernel in kernels):
+        return None
+    name, number = torch.cuda.get_device_name(device), "{}.{}".format(*capability)
+    return (
+        f"torch {torch.__version__} (CUDA {torch.version.cuda}) has no kernels for {name} (compute "
+        f"capability {number}): it needs a build for an earlier CUDA version, such as 12.6"
+    )
+
+
+def _serves(kernel: str, capability: tuple[int, int]) -> bool:
+    """Return whether compiled code, sm_86 or compute_90 say, runs on a GPU of this capability.
+
+    Code for a GPU runs on those of its generation that are not older; intermediate code on all later ones.
+    """
+    kind, _, digits = kernel.partition("_")
+    found = "".join(filter(str.isdigit, digits))
+    if kind not in ("sm", "compute") or len(found) < 2:  # AMD's names: nothing is known of them here
+        return True
+    own = (int(found[:-1]), int(found[-1]))
+    return own <= capability and (kind == "compute" or own[0] == capability[0])
+
+
+def _choose_device(wish: str) -> tuple[torch.device, str]:
+    """Return the device, and why a GPU that is there was passed over."""
     if wish == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+        if torch.cuda.is_available():
+            unserved = unserved_gpu("cuda")
+            return torch.device("cpu" if unserved else "cuda"), unserved or ""
+        return torch.device("mps" if _has_mps() else "cpu"), ""
     kind, _, index = wish.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdecimal())):
         raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps; got {wish!r}")
@@ -123,7 +193,7 @@ def _choose_device(wish: str) -> torch.device:
         raise ResourceError(
             "device mps was asked for, but this machine or this build of torch has no Metal; give cpu"
         )
-    return torch.device(wish)
+    return torch.device(wish), ""
 
 
 def _check_cuda(wish: str, index: int) -> None:
@@ -142,11 +212,13 @@ def _check_cuda(wish: str, index: int) -> None:
     if index >= torch.cuda.device_count():
         have = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
         raise ResourceError(f"device {wish} was asked for, but there is only {have}; {remedy}")
+    if unserved := unserved_gpu(wish):
+        raise ResourceError(f"device {wish} was asked for, but {unserved}; {remedy}")
 
 
 def _best_dtype(device: torch.device) -> tuple[str, str]:
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if torch.cuda.get_device_capability(device) >= TENSOR_CORES:
             return "bfloat16", "the GPU multiplies bfloat16"
         return "float16", "the GPU does not multiply bfloat16; gradients are scaled"
     if device.type == "cpu" and cpu_multiplies_bfloat16():
@@ -155,6 +227,8 @@ def _best_dtype(device: torch.device) -> tuple[str, str]:
 
 
 def _check_dtype(device: torch.device, name: str) -> None:
+    if name == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < TENSOR_CORES):
+        raise UsageError("tf32 needs an NVIDIA GPU of compute capability 8.0 or more; give float32")
     if name == "float16" and device.type == "cpu":
         raise UsageError("float16 needs a GPU; on a CPU give --run.precision bfloat16 or float32")
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -10,7 +12,9 @@ def pretend_cuda(monkeypatch, *, bfloat16: bool, count: int = 1) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0) if bfloat16 else (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A Fast One")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90"])
 
 
 def pretend_no_gpu(monkeypatch) -> None:
@@ -85,7 +89,7 @@ def test_a_misspelt_device_is_refused(wish):
 
 
 def test_formats_that_cannot_be_are_refused():
-    with pytest.raises(UsageError, match="one of auto, float32, bfloat16, float16; got 'half'"):
+    with pytest.raises(UsageError, match="one of auto, float32, tf32, bfloat16, float16; got 'half'"):
         choose_precision("cpu", "half")
     with pytest.raises(UsageError, match="float16 needs a GPU"):
         choose_precision("cpu", "float16")
@@ -112,3 +116,88 @@ def test_the_line_for_a_person_names_the_wish_and_what_runs(monkeypatch):
     assert choose_precision().describe() == (
         "device: asked auto, using cpu (Slow One); float32, channels last: no fast half precision on this cpu"
     )
+
+
+@pytest.mark.parametrize(
+    ("kernels", "capability", "served"),
+    [
+        (["sm_75", "sm_80", "sm_90"], (8, 6), True),  # code for 8.0 runs on 8.6
+        (["sm_75", "sm_80", "sm_90"], (7, 0), False),
+        (["sm_75", "sm_80", "sm_90"], (6, 1), False),
+        (["sm_86"], (8, 0), False),  # not on an older one of its generation
+        (["sm_90"], (10, 0), False),  # not on the next generation
+        (["sm_90", "compute_90"], (12, 0), True),  # intermediate code is compiled for any later GPU
+        (["sm_90a"], (9, 0), True),
+        (["sm_120"], (12, 0), True),
+        (["gfx90a"], (9, 0), True),  # another maker's names: it is tried
+    ],
+)
+def test_a_gpu_without_kernels_is_passed_over_by_auto_and_refused_by_name(
+    monkeypatch, kernels, capability, served
+):
+    pretend_cuda(monkeypatch, bfloat16=True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: kernels)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    chosen = choose_precision("auto", "float32")
+    assert chosen.device.type == ("cuda" if served else "cpu")
+    if served:
+        assert choose_precision("cuda", "float32").device.type == "cuda"
+        return
+    told = (
+        "no kernels for A Fast One .compute capability {}[.]{}.: it needs a build for an earlier CUDA".format(
+            *capability
+        )
+    )
+    assert re.search(told, chosen.reason)
+    with pytest.raises(ResourceError, match=f"{told}.*--device cpu the CPU"):
+        choose_precision("cuda", "float32")
+
+
+def test_the_chosen_gpu_decides_the_format_not_the_first(monkeypatch):
+    pretend_cuda(monkeypatch, bfloat16=True, count=2)
+    own = {"cuda:0": (9, 0), "cuda:1": (7, 5)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: own[str(device)])
+    assert choose_precision("cuda:0").dtype_name == "bfloat16"
+    assert choose_precision("cuda:1").dtype_name == "float16"
+
+
+def products() -> list[str]:
+    return [place.fp32_precision for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul)]
+
+
+@pytest.fixture
+def products_put_back():
+    before = products()
+    yield before
+    torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize(("asked", "inside"), [("float32", "ieee"), ("tf32", "tf32")])
+def test_float32_on_a_gpu_is_float32_unless_tf32_is_asked_for(monkeypatch, products_put_back, asked, inside):
+    pretend_cuda(monkeypatch, bfloat16=True)
+    precision = choose_precision("cuda", asked)
+    assert precision.dtype_name == asked
+    with precision.autocast():
+        assert products() == [inside, inside]
+    assert products() == products_put_back
+
+
+def test_scores_are_float32_whatever_trained(monkeypatch, products_put_back):
+    pretend_cuda(monkeypatch, bfloat16=True)
+    for asked in ("tf32", "bfloat16", "float16"):
+        with choose_precision("cuda", asked).in_float32().autocast():
+            assert products() == ["ieee", "ieee"]
+        assert products() == products_put_back
+
+
+def test_tf32_is_refused_where_it_is_not(monkeypatch):
+    with pytest.raises(UsageError, match=r"tf32 needs an NVIDIA GPU of compute capability 8\.0"):
+        choose_precision("cpu", "tf32")
+    pretend_cuda(monkeypatch, bfloat16=False)
+    with pytest.raises(UsageError, match="tf32 needs an NVIDIA GPU"):
+        choose_precision("cuda", "tf32")
+
+
+def test_a_processor_is_left_as_it_is(products_put_back):
+    with choose_precision("cpu", "float32").autocast():
+        assert products() == products_put_back
