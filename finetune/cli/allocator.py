@@ -13,7 +13,7 @@ import platform
 import sys
 from functools import cache
 
-SWITCH = "CRL_KEEP_MEMORY"  # 0: memory is given back as the C library does by itself
+SWITCH = "CRL_KEEP_MEMORY"  # 0: memory is given back, as is usual
 OWN_SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 TUNABLES = "GLIBC_TUNABLES"
 

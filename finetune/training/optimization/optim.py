@@ -169,7 +169,7 @@ class Ema:
             torch._foreach_copy_(*pairs.whole)
 
     def _pairs(self, model: nn.Module) -> _Pairs:
-        """Return averages beside what they follow, listed anew where the model's tensors are others."""
+        """Return averages beside what they follow, listed again where the model's tensors are others."""
         now = [*model.parameters(), *model.buffers()]
         if self._listed is None or not self._listed.of(now):
             named = {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -56,7 +56,8 @@ class Precision:
     def products(self) -> Iterator[None]:
         """Inside, float32 on a GPU is float32 (or TF32 where that is the format), whatever was set before.
 
-        torch rounds the factors of float32 convolutions to 10 bits by itself, from compute capability 8 on.
+        Unless told otherwise torch rounds the factors of float32 convolutions to 10 bits, from compute
+        capability 8 on.
         """
         if self.device.type != "cuda":
             yield

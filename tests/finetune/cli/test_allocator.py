@@ -77,3 +77,27 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch):
         assert not keep_freed_memory()
     finally:
         keep_freed_memory.cache_clear()
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from finetune.cli.allocator import memory_is_kept
+from tests.finetune.quick import quick, task_of, train, trained_hash
+root, name = Path(sys.argv[1]), sys.argv[2]
+fitted = train(task_of(root), root / name, quick(train_epochs=1))
+print(memory_is_kept(), trained_hash(fitted))
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not allocator._has_glibc(), reason="needs Linux with glibc")
+def test_a_training_ends_with_the_same_weights(tmp_path: Path):
+    told = {}
+    for switch in ("0", "1"):
+        run = [sys.executable, "-c", TRAIN, str(tmp_path), switch]
+        environment = {**os.environ, SWITCH: switch}
+        done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        told[switch] = done.stdout.splitlines()[-1].split()
+    assert [kept for kept, _ in told.values()] == ["False", "True"]
+    assert told["0"][1] == told["1"][1]

@@ -1,0 +1,48 @@
+"""A training step asks a GPU for nothing that would make the host wait: counted without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fake_gpu.step import CASES, COUNT, HALVES, LOSSES, MIXES, SIZE
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
+IMAGES, TARGET = f"pinned {COUNT}x{SIZE}x{SIZE}x3", f"pinned {COUNT}"
+PLAN = f"pinned {COUNT}x4x4"  # where DCL puts the regions of each image
+
+
+@pytest.mark.exhaustive
+def test_a_step_copies_images_and_targets_from_pinned_memory_and_reads_nothing(tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C compiler")
+    library, answer = tmp_path / "devices.so", tmp_path / "copies.json"
+    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, HERE / "devices.c"]
+    subprocess.run(command, check=True)
+    environment = {**os.environ, "LD_PRELOAD": str(library), "FAKE_DEVICES": str(library)}
+    run = [sys.executable, "-m", "tests.fake_gpu.step", str(answer)]
+    done = subprocess.run(
+        run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = {f"{case}, {name}": copies_of(case) for name in HALVES for case in CASES}
+    expected |= {f"linear, {loss}": [IMAGES, TARGET] for loss in LOSSES}
+    expected |= {
+        mixed: [IMAGES, TARGET, TARGET] for mixed in MIXES
+    }  # the partners are numbers as targets are
+    expected["evaluation"] = [IMAGES]
+    assert json.loads(answer.read_text()) == expected
+
+
+def copies_of(case: str) -> list[str]:
+    """Return the copies of a head's step."""
+    if case == "DCL of the first release":  # two views of each image
+        return [f"pinned {2 * COUNT}x{SIZE}x{SIZE}x3", TARGET, PLAN]
+    return [IMAGES, TARGET, PLAN] if case.startswith("DCL") else [IMAGES, TARGET]
