@@ -13,7 +13,7 @@ from typing import Any
 from agecls.config import CrossValidationConfig
 from finetune.cli.command import command_line
 from finetune.cli.console import say
-from finetune.cli.machine import core_count, module_command, module_environment
+from finetune.cli.machine import SIDE_BY_SIDE, core_count, module_command, module_environment
 from finetune.errors import CrlError, DataError, InterruptedRunError, UsageError, listing
 from finetune.experiments.data_checks import with_contents
 from finetune.experiments.records.predictions import join_predictions
@@ -219,7 +219,11 @@ def start_fold(
             module_command("agecls", "cv", *words),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": str(threads), **module_environment()},
+            env={
+                "OMP_NUM_THREADS": str(threads),
+                SIDE_BY_SIDE: str(len(config.devices)),
+                **module_environment(),
+            },
         )
 
 

@@ -16,6 +16,8 @@ from tests.parallel import Turns, at_hand, common_folder, shuffled
 from tests.skips import Skips, on_ci, read_patterns
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if os.environ.get("CRL_TEST_GPU") != "1":  # expected numbers are the CPU's
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TOOLKIT = Path(__file__).resolve().parents[2]
+SIDE_BY_SIDE = "CRL_SIDE_BY_SIDE"  # how many processes of one run share this machine
 CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -15,6 +16,15 @@ def core_count() -> int:
     """Return how many CPU cores this process may use: those granted to it, within the container's quota."""
     quota = cpu_quota()
     return granted_cores() if quota is None else max(1, min(granted_cores(), int(quota)))
+
+
+def core_share() -> int:
+    """Return this process's share of the cores, at least one: processes of one run divide them.
+
+    torchrun says how many it started on this machine; a cross-validation tells each of its folds.
+    """
+    asked = [os.environ.get(name, "") for name in (SIDE_BY_SIDE, "LOCAL_WORLD_SIZE")]
+    return max(1, core_count() // max([int(number) for number in asked if number.isdecimal()] + [1]))
 
 
 def granted_cores() -> int:

@@ -320,7 +320,8 @@ class Progress:
         if rows is None:
             return cls(**state)
         rows = rows if isinstance(rows, dict) else {"sums": rows}  # an older version's: three sums alone
-        own = {name: _own_row(values, world).to(device) for name, values in rows.items()}
+        real = torch.float32 if device.type == "mps" else torch.float64  # changed here: mps has no float64
+        own = {name: _own_row(values, world).to(real).to(device) for name, values in rows.items()}
         return cls(**{**state, "totals": Totals(own.pop("sums"), own)})
 
 

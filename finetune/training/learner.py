@@ -199,9 +199,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     ]
     if [group.keys() for group in own] != [group.keys() - {"params"} for group in state["param_groups"]]:
         raise ValueError("the checkpoint was written by another optimiser")
-    optimizer.load_state_dict(state)
-    for group, options in zip(optimizer.param_groups, own, strict=True):
-        group.update(options)
+    # Torch places the counts of steps by the options that it is given: by the fused kernel's those of now.
+    groups = [
+        {**options, "params": group["params"]}
+        for options, group in zip(own, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def build_objective(config: FitConfig, task: TrainingData, device: torch.device) -> Objective:

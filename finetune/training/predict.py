@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from finetune.cli.machine import core_count
+from finetune.cli.machine import core_share
 from finetune.errors import DivergedError
 from finetune.images.batches import Batch, EvalBatches
 from finetune.images.cache.source import ImageSource
@@ -92,8 +92,11 @@ def evaluate_batches(learner: Learner, batches: Iterable[Batch | FeatureBatch]) 
 
 
 def worker_count(asked: int) -> int:
-    """Return how many processes prepare batches: `asked`, or for -1 none on small machines, else up to 8."""
-    cores = core_count()
+    """Return how many processes prepare batches: `asked`, or for -1 none with few cores, else up to 8.
+
+    Several training processes divide the cores of their machine.
+    """
+    cores = core_share()
     return asked if asked >= 0 else 0 if cores <= 2 else min(8, cores - 1)
 
 

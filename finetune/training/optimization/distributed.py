@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from finetune.errors import ResourceError, UsageError
+
+ALONE = timedelta(minutes=30)  # what one process may take for work that the others wait for
 
 Rows = TypeVar("Rows", Tensor, np.ndarray)
 
@@ -56,7 +59,7 @@ def start_world(device: torch.device | str) -> World:
     rank, size, local_rank = (_read_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     world = World(rank, size, local_rank)
     if torch.device(device).type != "cuda":
-        dist.init_process_group("gloo", rank=rank, world_size=size)
+        dist.init_process_group("gloo", rank=rank, world_size=size, timeout=ALONE)
         return world
     if local_rank >= torch.cuda.device_count():
         raise ResourceError(
@@ -64,7 +67,9 @@ def start_world(device: torch.device | str) -> World:
             " lower --nproc_per_node"
         )
     torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl", rank=rank, world_size=size, device_id=world.device("cuda"))
+    own = world.device("cuda")
+    backend = "nccl" if dist.is_nccl_available() else "gloo"  # Windows has no NCCL
+    dist.init_process_group(backend, rank=rank, world_size=size, device_id=own, timeout=ALONE)
     return world
 
 

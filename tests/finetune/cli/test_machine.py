@@ -120,3 +120,23 @@ def test_an_installed_toolkit_needs_no_import_path(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("finetune.cli.machine.TOOLKIT", tmp_path / "site-packages")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])
     assert module_environment() == dict(os.environ)
+
+
+@pytest.mark.parametrize(
+    ("environment", "share"),
+    [
+        ({}, 8),
+        ({"LOCAL_WORLD_SIZE": "2"}, 4),
+        ({machine.SIDE_BY_SIDE: "4"}, 2),
+        ({machine.SIDE_BY_SIDE: "3"}, 2),
+        ({"LOCAL_WORLD_SIZE": "16"}, 1),
+        ({"LOCAL_WORLD_SIZE": "many"}, 8),
+    ],
+)
+def test_processes_of_one_run_divide_the_cores(monkeypatch, environment, share):
+    monkeypatch.setattr(machine, "core_count", lambda: 8)
+    for name in ("LOCAL_WORLD_SIZE", machine.SIDE_BY_SIDE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert machine.core_share() == share

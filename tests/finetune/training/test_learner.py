@@ -180,3 +180,19 @@ def test_a_finished_model_that_contradicts_its_facts_is_refused(
     save_bundle(tmp_path / "b.safetensors", state, told)
     with pytest.raises(ModelFileError, match=r"b\.safetensors does not hold the model"):
         load_classifier(tmp_path / "b.safetensors")
+
+
+def test_torch_places_the_counts_of_steps_by_the_options_of_now(monkeypatch: pytest.MonkeyPatch):
+    weight = torch.nn.Parameter(torch.ones(2))
+    former = torch.optim.AdamW([weight], lr=0.1, fused=False)  # as on a device without a fused kernel
+    weight.sum().backward()
+    former.step()
+    now = torch.optim.AdamW([weight], lr=0.2, fused=True)
+    given = []
+    plain = torch.optim.AdamW.load_state_dict
+    monkeypatch.setattr(
+        torch.optim.AdamW, "load_state_dict", lambda own, state: (given.append(state), plain(own, state))[1]
+    )
+    load_optimizer(now, former.state_dict())
+    assert [(group["fused"], group["lr"]) for group in given[0]["param_groups"]] == [(True, 0.2)]
+    assert now.state[weight]["step"] == 1
