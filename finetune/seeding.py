@@ -34,11 +34,23 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return numpy_generator(seed, "order", epoch).permutation(count)
 
 
-def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
-    """Seed torch's global generators (CPU and accelerators) for one training step: dropout, drop path."""
+def seed_torch(seed: int) -> None:
+    """Seed torch's global generators: the CPU's, and those of accelerators where there are any.
+
+    Without accelerators `torch.manual_seed` draws alike, but notes the caller's stack for every kind that might
+    still appear. That takes longer than a small step of training.
+    """
     import torch
 
-    torch.manual_seed(derive_seed(seed, "step", epoch, step, rank))
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
+    """Seed torch's global generators (CPU and accelerators) for one training step: dropout, drop path."""
+    seed_torch(derive_seed(seed, "step", epoch, step, rank))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import random
@@ -10,8 +11,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from finetune.seeding import seed_torch
 from tests.parallel import Turns, at_hand, common_folder, shuffled
 from tests.skips import Skips, on_ci, read_patterns
 
@@ -51,11 +54,7 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.enable()
         gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    """Let the garbage collector see everything again, so that the interpreter ends in order."""
-    gc.unfreeze()
+        atexit.register(gc.unfreeze)  # the interpreter ends in order; pytest's own last collection is short
 
 
 @pytest.hookimpl(wrapper=True)  # around pytest's own sorting, which keeps the users of one fixture together
@@ -76,11 +75,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(autouse=True)
 def same_dice() -> None:
-    """Let a test draw the same random numbers whatever ran before it; a library is not imported for this."""
+    """Let a test draw the same random numbers whatever ran before it; torch is not imported for this."""
     random.seed(0)
-    for name, seed in (("numpy.random", "seed"), ("torch", "manual_seed")):
-        if name in sys.modules:
-            getattr(sys.modules[name], seed)(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        seed_torch(0)
 
 
 @pytest.fixture(scope="module")

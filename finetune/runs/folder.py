@@ -6,6 +6,7 @@ import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -263,6 +264,11 @@ def read_table(file: Path) -> dict[str, np.ndarray]:
 
 def versions() -> dict[str, str]:
     """Return the versions that decide a result: Python, this toolkit and the packages it trains with."""
+    return dict(_versions())
+
+
+@cache  # a process keeps what it has imported, and a run asks after every epoch
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name, package in PACKAGES.items():
         try:

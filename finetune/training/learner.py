@@ -20,7 +20,7 @@ from finetune.images.preprocess import PreprocessSpec
 from finetune.models.backbone import build_backbone
 from finetune.models.bundle import load_bundle
 from finetune.models.classifier import Classifier, build_classifier, num_parameters
-from finetune.seeding import derive_seed
+from finetune.seeding import derive_seed, seed_torch
 from finetune.training.config import FitConfig, LossConfig
 from finetune.training.data import TrainingData
 from finetune.training.objective import Objective
@@ -118,7 +118,7 @@ def build_learner(
         precision = choose_precision(f"cuda:{world.local_rank}", config.run.precision)
     prepare_torch(precision, deterministic=config.run.deterministic)
     say(precision.describe())
-    torch.manual_seed(derive_seed(config.train.seed, "weights"))
+    seed_torch(derive_seed(config.train.seed, "weights"))
     core = build_core(config, task.manifest.num_classes, task.spec, from_checkpoint=from_checkpoint)
     precision.place(core)
     if not from_checkpoint:

@@ -20,7 +20,7 @@ from finetune.runs.files import atomic_file, remove_stale, to_plain
 from finetune.runs.folder import versions
 from finetune.runs.former_losses import FORMER
 from finetune.runs.lock import FolderLock
-from finetune.seeding import derive_seed
+from finetune.seeding import derive_seed, seed_torch
 from finetune.training.config import to_dict
 from finetune.training.loggers import RunFacts, run_files
 from finetune.training.optimization.torch_settings import prepare_torch
@@ -92,7 +92,7 @@ class CellTrainer:
 
     def build(self, seed: int) -> Network:
         """Return the network as this seed begins it, whatever the loss."""
-        torch.manual_seed(derive_seed(seed, "weights"))
+        seed_torch(derive_seed(seed, "weights"))
         height, width, channels = self.data.train.images.shape[1:]
         if height != width:
             raise DataError(f"{self.data.name}: images must be square, got {height} x {width}")

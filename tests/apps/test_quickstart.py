@@ -99,7 +99,7 @@ def test_without_serving_the_command_that_serves_is_named(served, capsys, tmp_pa
     monkeypatch.setattr("apps.quickstart.copy_examples", lambda *_: [])
     folder = tmp_path / "a demo"
     try:
-        code = main(["quickstart", "--dir", str(folder), "--no-serve", "--json"])
+        code = main(["quickstart", "--dir", str(folder), "--users", "10", "--no-serve", "--json"])
     finally:
         reset()
     out, told = capsys.readouterr()

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
-from finetune.seeding import derive_seed, epoch_order, numpy_generator, seed_step
+from finetune.seeding import derive_seed, epoch_order, numpy_generator, seed_step, seed_torch
 
 
 def test_seeds_are_fixed_for_ever():
@@ -53,3 +54,16 @@ def test_a_steps_randomness_does_not_depend_on_what_was_drawn_before():
 
     assert drawn(1, 2, 0) == drawn(1, 2, 0)
     assert len({tuple(drawn(e, s, r)) for e in (0, 1) for s in (0, 1) for r in (0, 1)}) == 8
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_every_generator_is_seeded_that_a_machine_has(accelerator: bool, monkeypatch: pytest.MonkeyPatch):
+    seeded: list[int] = []
+    original = torch.manual_seed
+    original(5)
+    wanted = torch.rand(3).tolist()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: (seeded.append(seed), original(seed)))
+    seed_torch(5)
+    assert torch.rand(3).tolist() == wanted
+    assert seeded == [5] * accelerator

@@ -1,6 +1,7 @@
 """The whole demo against ill will: a real process, a real port, raw HTTP (faults 22, 23 and 36)."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -54,7 +55,6 @@ def test_the_environment_does_not_open_the_demo(demo, tmp_path):
             assert probe.connect_ex((own, demo.port)) != 0
 
 
-@pytest.mark.alone
 def test_a_hundred_megapixels_are_refused_at_once_without_memory(demo):
     bomb = blank_png(10_000, 10_000)
     assert len(bomb) < 1_000_000
@@ -92,7 +92,6 @@ def test_five_hundred_pictures_in_one_request_are_refused_in_words_and_leave_not
     assert len(demo.files()) == before
 
 
-@pytest.mark.alone
 def test_a_request_that_announces_terabytes_is_refused_before_it_sends_them(demo):
     start = time.perf_counter()
     kind = "multipart/form-data; boundary=xx"
@@ -338,15 +337,11 @@ def run_demo(model, *options, **environment):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_port_in_use_is_said_and_the_next_one_taken_only_when_asked(demo, model, tmp_path):
+def test_a_port_in_use_is_said_and_how_to_take_the_next_one(demo, model):
     code, words = run_demo(model, "--port", str(demo.port), "--check")
     assert code == 2
     assert f"port {demo.port} on 127.0.0.1 is in use" in words
     assert "--auto-port" in words
-    code, words = run_demo(model, "--port", str(demo.port), "--auto-port", "--check", TMPDIR=str(tmp_path))
-    assert code == 0
-    assert "checked: http://127.0.0.1:" in words
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_world_is_let_in_only_with_passwords(model):
@@ -355,39 +350,20 @@ def test_the_world_is_let_in_only_with_passwords(model):
     assert "--auth" in words
 
 
-@pytest.mark.alone
-def test_passwords_keepsakes_and_sigterm(model, tmp_path):
-    """With passwords nothing is answered without; uploads go by themselves; SIGTERM leaves nothing."""
-    home, people = tmp_path / "home", tmp_path / "people.txt"
-    home.mkdir()
-    people.write_text("ann:one:two\n")
-    people.chmod(0o600)
-    with live_demo(home, [model], "--auth", str(people), "--keep-minutes", "0.04") as demo:
-        assert demo.upload([("a.png", picture(1))]).status == 401
-        assert demo.post("/gradio_api/call/predict", {"data": [[], None, True, None]}).status == 401
-        assert demo.ask("GET", "/gradio_api/info").status == 401
-        assert b'"auth_required":true' in demo.ask("GET", "/").body.replace(b" ", b"")
-        assert demo.ask("POST", "/login", b"username=ann&password=one", **FORM).status == 400
-        assert demo.ask("POST", "/login", b"username=ann&password=" + b"x" * 9000, **FORM).status == 413
-        entered = demo.ask("POST", "/login", b"username=ann&password=one%3Atwo", **FORM)
-        assert entered.status == 200
-        cookie = entered.headers["set-cookie"].split(";")[0]
-        path = demo.upload([("a.png", picture(1))], Cookie=cookie).json[0]
-        assert demo.ask("GET", f"/gradio_api/file={quote(path)}").status == 401
-        assert demo.ask("GET", f"/gradio_api/file={quote(path)}", Cookie=cookie).status == 200
-        deadline = time.monotonic() + 15
-        while demo.files() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert demo.files() == []
-        assert demo.upload([("b.png", picture(2))], Cookie=cookie).status == 200
-        assert len(demo.files()) == 1
-        folder, process = demo.folder, demo.process
-    assert process.returncode == 0
-    assert not folder.exists()
-    assert [path.name for path in home.iterdir()] == [demo.log.name]
-
-
 FORM = {"Content_Type": "application/x-www-form-urlencoded"}
+
+
+def sign_in(demo):
+    """Check that nothing is answered without a password; return the cookie that one gives."""
+    assert demo.upload([("a.png", picture(1))]).status == 401
+    assert demo.post("/gradio_api/call/predict", {"data": [[], None, True, None]}).status == 401
+    assert demo.ask("GET", "/gradio_api/info").status == 401
+    assert b'"auth_required":true' in demo.ask("GET", "/").body.replace(b" ", b"")
+    assert demo.ask("POST", "/login", b"username=ann&password=one", **FORM).status == 400
+    assert demo.ask("POST", "/login", b"username=ann&password=" + b"x" * 9000, **FORM).status == 413
+    entered = demo.ask("POST", "/login", b"username=ann&password=one%3Atwo", **FORM)
+    assert entered.status == 200
+    return entered.headers["set-cookie"].split(";")[0]
 
 
 @pytest.mark.alone
@@ -395,12 +371,26 @@ FORM = {"Content_Type": "application/x-www-form-urlencoded"}
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.exhaustive)]
 )
-def test_the_end_is_quick_and_leaves_nothing_whatever_is_under_way(model, tmp_path, number):
-    with live_demo(tmp_path, [model]) as demo:
-        path = demo.upload([("._IMG.png", picture(1))]).json[0]
-        assert demo.result(demo.join([path]).json["event_id"])["errors"] == []
+def test_passwords_and_an_end_that_is_quick_and_leaves_nothing_whatever_is_under_way(model, tmp_path, number):
+    home, people = tmp_path / "home", tmp_path / "people.txt"
+    home.mkdir()
+    people.write_text("ann:one:two\n")
+    people.chmod(0o600)
+    with live_demo(home, [model], "--auth", str(people)) as demo:
+        cookie = sign_in(demo)
+        path = demo.upload([("._IMG.png", picture(1))], Cookie=cookie).json[0]
+        assert demo.ask("GET", f"/gradio_api/file={quote(path)}").status == 401
+        assert demo.ask("GET", f"/gradio_api/file={quote(path)}", Cookie=cookie).status == 200
+        call = {"data": [[{"path": path, "meta": META}], None, True, None]}
+        event = demo.post("/gradio_api/call/predict", call, Cookie=cookie).json["event_id"]
+        answer = demo.ask("GET", f"/gradio_api/call/predict/{event}", Cookie=cookie)
+        assert events(answer.text)["complete"][0]["errors"] == []
+        assert len(demo.files()) == 1
+        folder = demo.folder
         with socket.create_connection(("127.0.0.1", demo.port)) as silent:
-            start = f"POST {UPLOAD} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n"
+            start = (
+                f"POST {UPLOAD} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\nCookie: {cookie}\r\n"
+            )
             start += (
                 "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-Disposition: form-data; "
             )
@@ -413,7 +403,8 @@ def test_the_end_is_quick_and_leaves_nothing_whatever_is_under_way(model, tmp_pa
             demo.process.send_signal(number)
             assert demo.process.wait(20) == 0
             assert time.monotonic() - begun < 4  # gradio alone takes 5 s and more
-    assert [file.name for file in tmp_path.iterdir()] == [demo.log.name]
+    assert not folder.exists()
+    assert [file.name for file in home.iterdir()] == [demo.log.name]
     assert "Traceback" not in demo.said
     assert "ERROR" not in demo.said
 
@@ -427,23 +418,24 @@ def test_an_unknown_answer_is_said_and_leaves_no_trace(demo):
 
 
 @pytest.mark.parametrize("host", ["::1", pytest.param("[::1]", marks=pytest.mark.exhaustive)])
-def test_the_new_kind_of_address_and_a_wrong_certificate_file(model, tmp_path, host):
-    if not socket.has_ipv6:
-        pytest.skip("this machine has no IPv6")
-    code, words = run_demo(
-        model,
-        "--host",
-        host,
-        "--port",
-        str(unused_port()),
-        "--check",
-        SSL_CERT_FILE="/none",
-        TMPDIR=str(tmp_path),
-    )
+def test_the_next_port_when_asked_the_new_kind_of_address_and_a_wrong_certificate_file(model, tmp_path, host):
+    new_kind = socket.has_ipv6
+    where = ["--host", host] if new_kind else []
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6)
+        if new_kind
+        else (socket.create_server(("127.0.0.1", 0))) as taken
+    ):
+        port = taken.getsockname()[1]
+        options = [*where, "--port", str(port), "--auto-port", "--check"]
+        code, words = run_demo(model, *options, SSL_CERT_FILE="/none", TMPDIR=str(tmp_path))
     assert code == 0, words
-    assert "checked: http://[::1]:" in words
+    [shown] = re.findall(r"checked: http://(.+):(\d+)/", words)
+    assert shown[0] == ("[::1]" if new_kind else "127.0.0.1")
+    assert int(shown[1]) > port
     assert "ignores" in words
     assert "SSL_CERT_FILE" in words
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_events_are_read_by_name():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -19,6 +20,7 @@ from apps.export.run import trace
 from finetune.cli.console import reset
 from finetune.models.bundle import weights_hash
 from tests.agecls.tiny_ages import tiny
+from tests.finetune.experiments.tiny_tasks import leave_out_pictures
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,14 +39,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     write_lookalike_adience(folder / "faces", users=10, images_per_subject=2, image_size=32)
     config = tiny(folder / "faces", folder / "tiny run")
-    cross_validate(TASK, replace(config, train=replace(config.train, epochs=3)))
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        cross_validate(TASK, replace(config, train=replace(config.train, epochs=3)))
     reset()
     return folder / "tiny run"
 
 
 @pytest.fixture
+def own_run(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may spoil."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture
 def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace each model once for all tests of what comes after the trace; `exported` is traced as ever."""
+    """Trace each model once for all tests of what comes after the trace; other tests trace as ever."""
     monkeypatch.setattr(apps.export.run, "trace", trace_once)
 
 

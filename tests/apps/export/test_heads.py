@@ -31,7 +31,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ArcFace": ("arcface", {"scale": 16.0}),
     "bilinear": ("bilinear", {"reduction": 12}),
     "compact bilinear": ("compact_bilinear", {"dim": 256}),
-    "kernel pooling": ("kernel_pooling", {"dim": 64, "gamma": 0.5}),
+    "kernel pooling": ("kernel_pooling", {"dim": 64, "gamma": 0.5, "order": 2}),
+    "kernel pooling of order 4": ("kernel_pooling", {"dim": 64, "gamma": 0.5}),
     "iSQRT-COV": ("isqrt_cov", {"dim": 12}),
     "DFL": ("dfl", {"detectors": 3, "init": "random"}),
     "DFL, two scales": ("dfl", {"detectors": 2, "init": "random", "two_scale": True, "filter_norm": "bn"}),
@@ -44,8 +45,11 @@ WITH_MAPS = ("DCL", *MARGIN_OF_A_LAYER)
 WITHOUT_GRID_MEAN = {("DCL", "test_vit")} | {
     (case, backbone) for case in MARGIN_OF_A_LAYER for backbone in ("test_vit", "vgg11")
 }
-# The operators of A-Softmax, DFL and DCL, or fewer.
-RARE_CASES = ("L-Softmax", "CosFace", "ArcFace", "DFL, two scales", "DCL of the last release")
+# The operators of A-Softmax, kernel pooling, DFL and DCL, or fewer.
+RARE_CASES = (
+    *("L-Softmax", "CosFace", "ArcFace", "kernel pooling of order 4", "DFL, two scales"),
+    "DCL of the last release",
+)
 SHOWN = [pytest.param(case, marks=pytest.mark.exhaustive if case in RARE_CASES else ()) for case in CASES]
 NETS = [
     ("test_resnet", 64),
@@ -80,11 +84,11 @@ Export = Callable[..., Exported]
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Return each case as a graph, traced once for all tests; no test changes it."""
 
-    @cache
-    def made(case: str, backbone: str = "test_resnet", size: int = 64) -> Exported:
+    @cache  # one key for a case, however it is asked for
+    def made(case: str, backbone: str, size: int) -> Exported:
         return Exported(net(case, backbone, size), tmp_path_factory.mktemp("head"), size)
 
-    return made
+    return lambda case, backbone="test_resnet", size=64: made(case, backbone, size)
 
 
 def test_every_head_there_is_has_a_case():

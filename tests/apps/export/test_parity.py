@@ -14,8 +14,6 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor
 
-from agecls.cross_validation import cross_validate
-from agecls.synthetic.adience import write_lookalike_adience
 from agecls.task import TASK
 from apps.config import ExportConfig
 from apps.export.former import load_members
@@ -28,7 +26,6 @@ from finetune.errors import ModelFileError, UsageError
 from finetune.experiments.records.record import RunRecord
 from finetune.experiments.result import Result
 from finetune.models.bundle import load_bundle, save_bundle
-from tests.agecls.tiny_ages import tiny
 from tests.apps.random_nets import random_pictures
 from tests.apps.tiny_onnx import GROUPS, expected_probs, tiny_model, weights, write_tiny
 
@@ -147,65 +144,49 @@ def test_accuracy_is_counted_over_every_image(tmp_path: Path, capsys: pytest.Cap
     assert check_accuracy(exact, other, [REAL], target, max_drop=drop)["drop_points"] == drop
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("provenance")
-    write_lookalike_adience(folder / "faces", users=10, images_per_subject=2, image_size=32)
-    config = tiny(folder / "faces", folder / "run")
-    cross_validate(TASK, replace(config, train=replace(config.train, epochs=1)))
-    reset()
-    return folder / "run"
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
-def test_the_weights_of_another_fold_are_refused(run: Path, tmp_path: Path):
-    shutil.copy(run / "fold1" / "model.safetensors", run / "fold0" / "model.safetensors")
+def test_the_weights_of_another_fold_are_refused(own_run: Path, tmp_path: Path):
+    shutil.copy(own_run / "fold1" / "model.safetensors", own_run / "fold0" / "model.safetensors")
     for options in ({"fold": 0}, {"ensemble": True}):
         with pytest.raises(ModelFileError, match="holds the model of fold 1, its place is that of fold 0"):
-            export_run(run, ExportConfig(out=str(tmp_path / "out"), **options))
+            export_run(own_run, ExportConfig(out=str(tmp_path / "out"), **options))
     with pytest.raises(ModelFileError, match="holds the model of fold 1"):
-        export_run(run / "fold0", ExportConfig(out=str(tmp_path / "out")))
+        export_run(own_run / "fold0", ExportConfig(out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
-def test_other_weights_with_the_facts_of_the_fold_are_refused(run: Path, tmp_path: Path, ensemble: bool):
-    _, facts = load_bundle(run / "fold1" / "model.safetensors")
-    state, _ = load_bundle(run / "fold0" / "model.safetensors")
+def test_other_weights_with_the_facts_of_the_fold_are_refused(own_run: Path, tmp_path: Path, ensemble: bool):
+    _, facts = load_bundle(own_run / "fold1" / "model.safetensors")
+    state, _ = load_bundle(own_run / "fold0" / "model.safetensors")
     weight = next(name for name in state if name.endswith("classifier.weight"))
     state[weight] = state[weight] + torch.randn(state[weight].shape, generator=torch.manual_seed(0))
-    save_bundle(run / "fold1" / "model.safetensors", state, facts)
+    save_bundle(own_run / "fold1" / "model.safetensors", state, facts)
     options: dict[str, Any] = {"ensemble": True} if ensemble else {"fold": 1}
     with pytest.raises(ModelFileError, match=r"fold1.*does not repeat what its run predicted for \d+ of its"):
-        export_run(run, ExportConfig(out=str(tmp_path / "out"), **options))
+        export_run(own_run, ExportConfig(out=str(tmp_path / "out"), **options))
     assert not (tmp_path / "out").exists()
 
 
-def test_every_model_is_compared_on_the_images_of_its_own_fold(run: Path):
+def test_every_model_is_compared_on_the_images_of_its_own_fold(own_run: Path):
     from apps.export.graph import build_graph
 
-    pictures = RunPictures.open(run)
-    (plan,) = plan_exports(run, ExportConfig(ensemble=True))
+    pictures = RunPictures.open(own_run)
+    (plan,) = plan_exports(own_run, ExportConfig(ensemble=True))
     _, cores, spec = load_members(plan, pictures.record)
     rows = pictures.check_rows(list(plan.folds), 10)
     real = pictures.load(rows, spec)
     graph = build_graph(cores, spec, torch.from_numpy(real[:4]))
-    assert check_repeats(run, plan, graph, pictures, rows, real) == len(rows) == 10
+    assert check_repeats(own_run, plan, graph, pictures, rows, real) == len(rows) == 10
     several = replace(pictures, record=replace(pictures.record, test_crops="flip"))
-    assert check_repeats(run, plan, graph, several, rows, real) == 0
+    assert check_repeats(own_run, plan, graph, several, rows, real) == 0
 
-    tested = Result.load(run, TASK.form).predictions
+    tested = Result.load(own_run, TASK.form).predictions
     probs = tested.probs.copy()
     place = tested.path.tolist().index(pictures.manifest["path"][rows[3]])
     probs[place] = np.roll(probs[place], 1)
-    replace(tested, probs=probs).write(run / "predictions.parquet")
+    replace(tested, probs=probs).write(own_run / "predictions.parquet")
     with pytest.raises(ModelFileError, match="does not repeat"):
-        check_repeats(run, plan, graph, pictures, rows, real)
+        check_repeats(own_run, plan, graph, pictures, rows, real)
 
 
 def test_facts_of_another_run_are_refused(tmp_path: Path):

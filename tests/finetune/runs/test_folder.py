@@ -322,3 +322,9 @@ def test_a_report_is_strict_json_with_null_for_nan(tmp_path):
     )
     assert json.loads(file.read_text(encoding="utf-8")) == {"sd": None, "n": 3, "x": [0, 1]}
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_versions_are_looked_up_once_and_belong_to_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions()["torch"] = "mine"
+    monkeypatch.setattr("importlib.metadata.version", None)
+    assert versions()["torch"] not in ("mine", "not installed")
