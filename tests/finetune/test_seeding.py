@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import torch
 
-from finetune.seeding import derive_seed, epoch_order, numpy_generator, seed_step
+from finetune.seeding import derive_seed, epoch_order, numpy_generator, seed_step, torch_left_as_it_was
 
 
 def test_seeds_are_fixed_for_ever():
@@ -53,3 +53,27 @@ def test_a_steps_randomness_does_not_depend_on_what_was_drawn_before():
 
     assert drawn(1, 2, 0) == drawn(1, 2, 0)
     assert len({tuple(drawn(e, s, r)) for e in (0, 1) for s in (0, 1) for r in (0, 1)}) == 8
+
+
+FRESH_TORCH = """
+import sys
+from finetune.seeding import torch_left_as_it_was
+with torch_left_as_it_was():
+    assert "torch" not in sys.modules
+    import torch
+    torch.manual_seed(3)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = True
+assert torch.initial_seed() != 3
+assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+"""
+
+
+def test_torch_is_left_as_it_was_or_as_it_is_when_just_imported():
+    subprocess.run([sys.executable, "-c", FRESH_TORCH], check=True)
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    with torch_left_as_it_was():
+        torch.rand(3)
+    assert torch.equal(torch.rand(3), wanted)
