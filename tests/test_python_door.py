@@ -627,6 +627,22 @@ def test_a_general_result(tmp_path: Path) -> None:
     assert "accuracy" in result._repr_markdown_()
 
 
+@pytest.mark.parametrize(
+    ("stored", "called"),
+    [
+        ({"loss": {"name": "nllr", "clamp": None}}, "nllr, exact"),
+        ({"loss": {"name": "nllr", "clamp": 1e-7}, "head": "linear"}, "nllr (clamp 1e-07)"),
+        ({"loss": {"name": "cel"}, "head": "lsoftmax"}, "lsoftmax"),
+    ],
+)
+def test_a_general_result_is_called_by_what_was_trained(
+    stored: dict[str, Any], called: str, tmp_path: Path
+) -> None:
+    record = {"kind": "general_run", "network": "mlp", "data": "digits", **stored}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert generalcls.load_result(tmp_path).title == f"mlp on digits with {called}"
+
+
 def test_a_page_carries_its_figures(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a b.png").write_bytes(b"png")

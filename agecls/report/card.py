@@ -26,6 +26,7 @@ from finetune.errors import UsageError
 from finetune.experiments.exported.card import PRIVACY
 from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import RunRecord
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval
@@ -137,7 +138,7 @@ def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
         raise UsageError(f"{run} is the run of fold {own}, it holds no model of fold {fold}")
     whole = run.resolve().parent
     if run.resolve().name == f"fold{own}" and (whole / "run.json").is_file():
-        record = read_json(whole / "run.json")
+        record = RunRecord.from_dict(read_json(whole / "run.json")).to_dict()
         same = all(record.get(key) == result.run.get(key) for key in SAME_EXPERIMENT)
         if record.get("kind") == "age_cv" and same:
             return Result.load(whole, AGE_RESULT), own

@@ -19,7 +19,7 @@ def test_the_facts_of_a_model_in_plain_words(tmp_path):
     )
     told = model_facts(model)
     assert told["Backbone"] == "resnet18.a1_in1k, linear head, 11.2 million parameters"
-    assert told["Loss"] == "crl (alpha 1.5, beta 1)"
+    assert told["Loss"] == "crl (alpha 1.5, beta 1.0)"
     assert told["Data"] == "FG-NET, 731 images of 82 subjects, fold 0 kept for testing"
     assert told["Scores"] == (
         "correct class 47.6 %, correct or next to it 81.0 %, mean error 0.76 groups "
@@ -30,6 +30,16 @@ def test_the_facts_of_a_model_in_plain_words(tmp_path):
     assert told["Runs on"] == "CPU (ONNX Runtime)"
     assert told["SHA-256"] == model.sha256
     assert len(told["SHA-256"]) == 64
+
+
+def test_a_loss_is_called_as_reports_call_it(tmp_path):
+    for loss, called in (
+        ({"name": "nllr", "clamp": None}, "nllr, exact"),
+        ({"name": "nllr", "clamp": 1e-7}, "nllr (clamp 1e-07)"),
+        ({"name": "crl", "alpha": 0.0, "beta": 1.0}, "crl (alpha 0.0, beta 1.0)"),
+        ({"name": "cel", "branches": {"main": "crl:alpha=1"}}, "cel (branches main crl:alpha=1)"),
+    ):
+        assert model_facts(load(tmp_path, loss=loss))["Loss"] == called
 
 
 def test_what_a_model_does_not_tell_is_left_out(tmp_path):
