@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune.experiments.measures import Measure
 from finetune.figures.markdown import p_text, points, signed
-from finetune.metrics.intervals import LEVEL, contains_zero
+from finetune.metrics.intervals import LEVEL, alike_words, contains_zero
 
 
 def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
@@ -88,7 +88,9 @@ def _doubts(comparison: Mapping[str, Any], measure: Measure) -> list[str]:
         doubts.append(f"McNemar's exact p is {p_text(test['p'])}")
     seeds = comparison.get("seed_difference", {}).get(measure.key)
     if seeds and seeds["interval"] is None:
-        doubts.append(f"all {seeds['n']} seeds differ by the same, so there is no interval over seeds")
+        doubts.append(
+            f"all {seeds['n']} seeds {alike_words(seeds['mean'])}, so there is no interval over seeds"
+        )
     elif seeds and contains_zero(seeds["interval"]):
         ends = points(seeds["interval"])
         doubts.append(f"the interval over {seeds['n']} seeds, {ends}, contains zero")
