@@ -97,7 +97,8 @@ def scores(metrics: Mapping[str, Any]) -> str:
         return plain_line(metrics)
     people = f" of {metrics['subjects']} subjects" if metrics.get("subjects") else ""
     counted = f" ({metrics['n']} test images{people})" if metrics.get("n") else ""
-    members = "its members, each on subjects it had not seen: " if metrics.get("scope") == "members" else ""
+    own = "subjects" if metrics.get("subjects") else "images"
+    members = f"its members, each on {own} it had not seen: " if metrics.get("scope") == "members" else ""
     return f"{members}{', '.join(shown)}{counted}"
 
 

@@ -183,7 +183,8 @@ class RunRecord:
     @property
     def subjects(self) -> int | None:
         """How many subjects the images show; None where they are not known."""
-        return self.extra.get("subjects")
+        known = self.counted.get("subjects_known", True)
+        return self.extra.get("subjects") if known else None
 
     @property
     def shared_subjects(self) -> int | None:

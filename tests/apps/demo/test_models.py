@@ -50,8 +50,10 @@ def test_what_a_model_does_not_tell_is_left_out(tmp_path):
 
 
 def test_scores_of_an_average_say_that_they_are_its_members():
-    line = scores({"scope": "members", "n": 731, "exact_pooled": 50.0, "one_off_pooled": 80.0})
-    assert line.startswith("its members, each on subjects it had not seen: correct class 50.0 %")
+    found = {"scope": "members", "n": 731, "exact_pooled": 50.0, "one_off_pooled": 80.0}
+    told = "its members, each on {} it had not seen: correct class 50.0 %"
+    assert scores({**found, "subjects": 82}).startswith(told.format("subjects"))
+    assert scores(found).startswith(told.format("images"))  # subjects are not known
 
 
 def test_scores_without_known_names_are_told_as_they_are():
