@@ -17,6 +17,7 @@ from finetune.figures.markdown import method_mark
 if TYPE_CHECKING:
     from finetune.experiments.evaluate import Evaluation
 
+COUNTED = ("images", "subjects")  # of a cell; where subjects are not known, images alone
 SLICES = ("group", "gender", "subject_count")
 
 
@@ -80,5 +81,7 @@ def print_slice(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             low, high = row["exact_interval"]
             how = method_mark(row, "exact_interval")
             told = [f"{row['exact']:.1f} [{low:.1f}, {high:.1f}]{how}", f"{row['one_off']:.1f}"]
-        lines.append([row["name"], row["images"], row["subjects"], *told])
-    table(f"by {name.replace('_', ' ')}", ["", "images", "subjects", "exact %", "one-off %"], lines)
+        lines.append([row["name"], *(row[key] for key in COUNTED if key in row), *told])
+    if rows:
+        header = ["", *(key for key in COUNTED if key in rows[0]), "exact %", "one-off %"]
+        table(f"by {name.replace('_', ' ')}", header, lines)

@@ -138,6 +138,11 @@ def constant_baseline(
     return result
 
 
+def subjects_known(predictions: Predictions) -> bool:
+    """Return whether subjects are known: where they are not, each image has its own path for one."""
+    return bool((predictions["subject"] != predictions.path).any()) or not len(predictions)
+
+
 def score_cross_validation(
     predictions: Predictions,
     train_labels: Mapping[int, np.ndarray] | None = None,
@@ -170,13 +175,14 @@ def score_cross_validation(
     scores["exact_pooled"], scores["one_off_pooled"] = scores.pop("exact"), scores.pop("one_off")
     folds, counts = np.unique(predictions.fold, return_counts=True)
     scores |= {"folds": folds, "per_fold_n": counts, **_over_folds(predictions, folds)}
+    known = subjects_known(predictions)
     pairs = np.unique(np.stack([predictions["subject"], predictions.fold.astype(str)]), axis=1)
     scores |= {
         "subjects": len(np.unique(predictions["subject"])),
         "users": len(np.unique(predictions["user"])),
         "effective_subjects": effective_clusters(predictions["subject"]),
         "subjects_in_several_folds": int((np.unique(pairs[0], return_counts=True)[1] > 1).sum()),
-        "intervals": _intervals(predictions, "subject", resamples, seed),
+        "intervals": _intervals(predictions, "subject" if known else "image", resamples, seed),
         "intervals_by_user": None,
         "baseline": None,
     }
@@ -200,23 +206,29 @@ def slice_scores(
     `by` is "group" (the true age group), "gender", or "subject_count" (how many test images the subject has).
     Accuracies are pooled, intervals resample whole subjects of the cell. A cell with fewer than 30 subjects
     has counts only: its accuracies and intervals are None. Empty cells of "group" are listed, with zero
-    images.
+    images. Where subjects are not known, images count in their place: rows have no `subjects`, and
+    "subject_count" has none.
     """
     if by not in _CELLS:
         raise ValueError(f"by must be one of {', '.join(_CELLS)}; got {by!r}")
+    known = subjects_known(predictions)
+    if by == "subject_count" and not known:
+        return []
     return [
-        cell_scores(name, predictions.select(rows), resamples=resamples, seed=seed)
+        cell_scores(name, predictions.select(rows), known=known, resamples=resamples, seed=seed)
         for name, rows in _CELLS[by](predictions)
     ]
 
 
-def cell_scores(name: str, cell: Predictions, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def cell_scores(
+    name: str, cell: Predictions, *, known: bool = True, resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
     """Return the row of one cell of any slice, as in `slice_scores`: counts, and scores from 30 subjects on.
 
-    `cell` holds the images of the cell alone.
+    `cell` holds the images of the cell alone; `known` is whether their subjects are.
     """
     subjects = len(np.unique(cell["subject"]))
-    row: dict[str, Any] = {"name": name, "images": len(cell), "subjects": subjects}
+    row: dict[str, Any] = {"name": name, "images": len(cell), **({"subjects": subjects} if known else {})}
     for measure, hits in (("exact", cell.correct), ("one_off", cell.one_off)):
         row[measure], row[f"{measure}_interval"] = None, None
         if subjects >= FEWEST_SUBJECTS:
@@ -251,7 +263,7 @@ def _over_folds(predictions: Predictions, folds: np.ndarray) -> dict[str, Any]:
 
 
 def _intervals(predictions: Predictions, unit: str, resamples: int, seed: int) -> dict[str, Any]:
-    clusters = {"subject": predictions["subject"], "user": predictions["user"]}[unit]
+    clusters = predictions["user" if unit == "user" else "subject"]
     result: dict[str, Any] = {"unit": unit, "resamples": resamples, "seed": seed}
     estimates: tuple[tuple[str, Statistic], ...] = (("mean", "mean_of_strata"), ("pooled", "pooled"))
     for measure, hits in (("exact", predictions.correct), ("one_off", predictions.one_off)):

@@ -235,15 +235,21 @@ class AgeTask(Task):
         tell_evaluation(summary)
 
     def resampling(self, predictions: Predictions) -> Resampling:
-        """Return subjects within folds, and albums where these hold several subjects."""
+        """Return subjects within folds, and albums where these hold several; images of unknown ones."""
         subject, user = predictions["subject"], predictions["user"]
         further = {"user": user} if len(np.unique(user)) != len(np.unique(subject)) else {}
-        return Resampling("subject", subject, predictions.fold, further)
+        from agecls.scores import subjects_known
+
+        unit = "subject" if subjects_known(predictions) else "image"
+        return Resampling(unit, subject, predictions.fold, further)
 
     def tested(self, predictions: Predictions) -> dict[str, Any]:
-        """Return how many subjects and users there are, and the subjects' effective number (Kish)."""
+        """Return how many known subjects and users there are, and the subjects' effective number (Kish)."""
+        from agecls.scores import subjects_known
         from finetune.metrics.bootstrap import effective_clusters
 
+        if not subjects_known(predictions):
+            return {}
         subject = predictions["subject"]
         return {
             "subjects": len(np.unique(subject)),

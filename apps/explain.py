@@ -17,8 +17,8 @@ from apps.predict.writers import on_one_line
 from finetune.cli.console import progress, say, table
 from finetune.errors import DataError, UsageError, listing
 from finetune.figures.evidence import enlarged, overlay
-from finetune.images.decode import decode_image
 from finetune.images.preprocess import PreprocessSpec, preprocess
+from finetune.images.streams.guard import decode_guarded
 from finetune.runs.files import check_writable, write_bytes
 
 GAP = 4  # white pixels between the crop and the overlay
@@ -72,7 +72,7 @@ def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -
             try:
                 if source.reason:
                     raise DataError(source.reason)
-                crop = preprocess(decode_image(Path(source.path)), explainer.spec)
+                crop = preprocess(decode_guarded(Path(source.path)), explainer.spec)
             except DataError as error:
                 bad.append(on_one_line(f"{source.path}: {getattr(error, 'reason', error)}"))
                 continue

@@ -203,16 +203,18 @@ def checked_options(name: str, options: Mapping[str, Any], more: Sequence[str] =
     return {option: value for option, value in chosen.items() if value != 0 or own.get(option, 0) is not None}
 
 
-def loss_named(title: str) -> str:
-    """Return the name of the loss with this title; ValueError lists the titles there are.
+def loss_named(class_name: str) -> str:
+    """Return the name in `LOSSES` of the loss with this class, which need not be imported.
 
-    >>> loss_named("CRL")
+    Raises ValueError, listing the classes, for another one.
+
+    >>> loss_named("CompetingRatioLoss")
     'crl'
     """
-    titles = {loss.title: name for name, loss in LOSSES.items()}
-    if title not in titles:
-        raise ValueError(f"no loss has the title {title!r}; there are {', '.join(titles)}")
-    return titles[title]
+    classes = {LOSSES.class_name(name): name for name in LOSSES}
+    if class_name not in classes:
+        raise ValueError(f"no loss has the class {class_name!r}; there are {', '.join(classes)}")
+    return classes[class_name]
 
 
 def posterior_curves(

@@ -30,6 +30,11 @@ class LossTable(MutableMapping[str, "type[LossModule]"]):
             entry = self._entries[name] = vars(importlib.import_module(module))[own]
         return entry
 
+    def class_name(self, name: str) -> str:
+        """Return what a loss's class is called, without importing it; KeyError for an unknown loss."""
+        entry = self._entries[name]
+        return entry.rpartition(":")[2] if isinstance(entry, str) else entry.__name__
+
     def __setitem__(self, name: str, loss: type[LossModule]) -> None:
         self._entries[name] = loss
 

@@ -7,8 +7,10 @@ randomness (dropout, mixup) from (seed, epoch, step, rank). A resumed run comput
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -55,15 +57,35 @@ def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
 
 @contextmanager
 def torch_left_as_it_was() -> Iterator[None]:
-    """Give torch's random state and its switches back at the end: they belong to whoever called."""
-    import torch
+    """Give torch's random state and its switches back at the end: they belong to whoever called.
 
-    state, cudnn = torch.get_rng_state(), torch.backends.cudnn
-    strict, benchmark = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch is not imported for it. One that is imported inside is left as it is when just imported.
+    """
+    before = _torch_state() if "torch" in sys.modules else None
     try:
         yield
     finally:
-        torch.set_rng_state(state)
-        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
-        cudnn.benchmark = benchmark
+        if "torch" in sys.modules:
+            _set_torch_state(before)
+
+
+def _torch_state() -> tuple[Any, bool, bool, bool]:
+    import torch
+
+    strict, warn_only = (
+        torch.are_deterministic_algorithms_enabled,
+        torch.is_deterministic_algorithms_warn_only_enabled,
+    )
+    return torch.get_rng_state(), strict(), warn_only(), torch.backends.cudnn.benchmark
+
+
+def _set_torch_state(state: tuple[Any, bool, bool, bool] | None) -> None:
+    import torch
+
+    random, strict, warn_only, benchmark = state or (None, False, False, False)
+    if random is None:
+        torch.seed()  # as at its import: a seed that nobody chose
+    else:
+        torch.set_rng_state(random)
+    torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+    torch.backends.cudnn.benchmark = benchmark

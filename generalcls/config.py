@@ -10,8 +10,7 @@ from typing import Any, Literal
 from finetune.cli.options import GENERATED_HELP, suggestion
 from finetune.cli.words import WORD
 from finetune.errors import CrlError, DataError, UsageError
-from finetune.experiments.config import ComparisonConfig, input_faults, words_help
-from finetune.models.names import backbone_fault
+from finetune.experiments.config import ComparisonConfig, input_faults, timm_fault, words_help
 
 AUTO, TIMM = "auto", "timm/"
 NETWORK_NAMES = (
@@ -95,7 +94,7 @@ class NetworkConfig:
     def faults(self) -> list[CrlError]:
         """Return why there is no such network, with the nearest name."""
         if self.name.startswith(TIMM):
-            fault = backbone_fault(self.name.removeprefix(TIMM))
+            fault = timm_fault(self.name.removeprefix(TIMM))
             return [] if fault is None else [fault]
         if self.name in (AUTO, *NETWORK_NAMES):
             return []

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Never
 
 from finetune.cli.keywords import Door, Place, Section
 from finetune.errors import DataError
+from finetune.experiments.records.run_settings import loss_text
 from finetune.experiments.study.arms import Matching
 from finetune.figures.notebook import Outcome
 from finetune.runs.folder import read_json
+from finetune.runs.former_losses import recorded_loss
 from generalcls.commands import COMMANDS, VerifyConfig
 from generalcls.config import (
     GeneralDataConfig,
@@ -41,8 +43,10 @@ class GeneralResult(Outcome):
         record = read_json(file) if file.is_file() else {}
         if record.get("kind") != KIND:
             raise DataError(f"{self.folder} holds no finished run of crl general train")
-        title = f"{record['network']} on {record['data']} with {record['loss']['name']}"
-        super().__init__(record, title, self.folder / "report.md")
+        loss = recorded_loss(record["loss"])
+        chosen = loss_text(loss) if record.get("head", "linear") == "linear" else record["head"]
+        title = f"{record['network']} on {record['data']} with {chosen}"
+        super().__init__({**record, "loss": loss}, title, self.folder / "report.md")
 
     @property
     def scores(self) -> dict[str, Any]:

@@ -109,8 +109,8 @@ RIVALS: Mapping[str, tuple[float, float]] = {
     "focal": (4.62, 22.13),
     "lsoftmax": (4.71, 22.21),
     "asoftmax": (4.64, 22.12),
-    loss_named("DualCE"): (4.58, 22.43),
-    loss_named("TCE"): (5.46, 23.93),
+    loss_named("DualCrossEntropyLoss"): (4.58, 22.43),
+    loss_named("TamingCrossEntropyLoss"): (5.46, 23.93),
     "crl": (4.36, 21.94),
 }
 # Where the papers disagree with themselves or with others; reported beside the numbers.
@@ -164,7 +164,9 @@ def _nllr_table() -> Iterator[Published]:
         ("mnist", "mnist_cnn", (99.28, 99.27, 99.28), ("", "", "")),
         ("cifar10", "cifar_cnn", (79.92, 80.01, 86.01), ("100 epochs", "100 epochs", "500 epochs")),
     ):
-        for loss, value, setting in zip(("cel", loss_named("CCE"), "nllr"), values, settings, strict=True):
+        for loss, value, setting in zip(
+            ("cel", loss_named("ExtendedBCELoss"), "nllr"), values, settings, strict=True
+        ):
             yield Published(data, network, loss, value, "accuracy %", "I", NLLR, setting)
 
 

@@ -115,6 +115,7 @@ TORCH_FREE = (
     "generalcls.commands",
     "generalcls.door",
     "generalcls.config",
+    "generalcls.published",
     "generalcls.data.datasets",
     "generalcls.data.synthetic",
     "finegrained.data.class_names",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import base64
 import inspect
+import json
+import os
 import re
 import shlex
 import signal
@@ -75,9 +77,9 @@ def _quiet() -> Iterator[None]:
 
 
 def commands_of(package: str) -> dict[str, Command]:
-    """Return the commands of a package."""
+    """Return the commands of a package as readers of words, whatever their files and folders."""
     found: dict[str, Command] = sys.modules[f"{package}.commands"].COMMANDS
-    return found
+    return {name: replace(command, faults=None) for name, command in found.items()}
 
 
 def place(folder: Path, name: str = "run") -> dict[str, Any]:
@@ -320,12 +322,12 @@ def test_arguments_that_cannot_be_right(given: Mapping[str, Any], told: str) -> 
 def test_the_functions_refuse_as_their_commands_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown keyword epohcs \(did you mean epochs\?\)"):
         agecls.train(epohcs=3)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"give --run\.dir FOLDER"):
+    with pytest.raises(UsageError, match=r"results: give run\.dir FOLDER"):
         finegrained.train(root=tmp_path)
     with pytest.raises(UsageError, match=r"did you mean digits\?"):
         generalcls.train(data="digit")
     with pytest.raises(UsageError, match="here every fold is run"):
-        agecls.cross_validate(agecls.door.CrossValidationConfig(folds=(0,)))
+        agecls.cross_validate(agecls.door.CrossValidationConfig(folds=(0,)), root=tmp_path, run_dir="x")
     with pytest.raises(UsageError, match="a run is its folder or its result, got int"):
         agecls.evaluate(3)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="a side is an empty list"):
@@ -334,6 +336,85 @@ def test_the_functions_refuse_as_their_commands_do(tmp_path: Path) -> None:
         generalcls.load_result(tmp_path)
     with pytest.raises(CrlError):
         agecls.load_result(tmp_path)
+
+
+# Calls that name what is not there, and what is said; one process makes them all.
+MODEL = dict(backbone="resnet_34", weights="best.pth")
+ALL_AT_ONCE = ["data.root no: there is no such folder", "model.weights best.pth: there is no such file"]
+ALL_AT_ONCE += ["no timm model is called 'resnet_34'; did you mean"]
+ABSENT: dict[str, tuple[str, str, list[str]]] = {
+    name: (
+        f"agecls.{name}(root='no', run_dir='x', model={MODEL}, lr=-1)",
+        "UsageError",
+        [*ALL_AT_ONCE, "lr must"],
+    )
+    for name in ("train", "cross_validate", "study")
+} | {
+    "file": ("finegrained.train('own.yaml')", "DataError", ALL_AT_ONCE),
+    "verify": (
+        "agecls.verify(root='no--where')",
+        "DataError",
+        ["data.root no--where: there is no such folder"],
+    ),
+    "table": (
+        "finegrained.verify(table='no.csv')",
+        "DataError",
+        ["data.table no.csv: there is no such file"],
+    ),
+    "evaluate": ("agecls.evaluate('x', root='no')", "DataError", ALL_AT_ONCE[:1]),
+    "no run": ("finegrained.evaluate('x')", "DataError", ["x is not the result"]),
+    "general": (
+        "generalcls.train(data='svhn', root='no', network='timm/nope', run_dir='x')",
+        "DataError",
+        [ALL_AT_ONCE[0], "no timm model is called 'nope'"],
+    ),
+    "general study": ("generalcls.study(network='mpl', run_dir='x')", "UsageError", ["did you mean mlp"]),
+    "exported": ("export_run('x')", "UsageError", ["there is no folder x"]),
+}
+ABSENT_PROGRAM = """
+import json, sys
+import agecls, finegrained, generalcls
+from apps.session import export_run
+from finetune.errors import CrlError
+answers = []
+for words in json.load(sys.stdin):
+    try:
+        eval(words)
+    except CrlError as error:
+        answers.append([type(error).__name__, str(error), "torch" in sys.modules])
+json.dump(answers, sys.stdout)
+"""
+
+
+def test_what_is_not_there_is_told_before_anything_heavy(tmp_path: Path) -> None:
+    own = {"data": {"root": "no"}, "run": {"dir": "x"}, "model": MODEL}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    asked = json.dumps([words for words, _, _ in ABSENT.values()])
+    program = [sys.executable, "-c", ABSENT_PROGRAM]
+    ours = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, cwd=tmp_path, input=asked, capture_output=True, text=True, env=ours)
+    assert done.returncode == 0, done.stderr
+    for (words, kind, parts), (found, told, heavy) in zip(
+        ABSENT.values(), json.loads(done.stdout), strict=True
+    ):
+        assert (found, heavy) == (kind, False), (words, told)
+        assert all(part in told for part in parts), (words, told)
+        assert not {"--data", "--model", "--run.dir", "--network"} & set(re.findall(r"--[a-z.]+", told))
+    assert list(tmp_path.iterdir()) == [tmp_path / "own.yaml"]
+
+
+def test_a_configuration_object_is_looked_through_as_well(tmp_path: Path) -> None:
+    own = AgeConfig(data=AgeDataConfig(root="no"), model=ModelConfig(**MODEL))
+    with pytest.raises(UsageError) as refused:
+        agecls.train(own)
+    assert all(part in str(refused.value) for part in [*ALL_AT_ONCE, "give run.dir FOLDER"])
+
+
+def test_a_loaded_timm_is_asked_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no timm model is called 'resnet_34'; did you mean"):
+        finegrained.train(root=tmp_path, run_dir=tmp_path / "run", backbone="resnet_34")
+    with pytest.raises(UsageError, match=r"no timm model is called 'nope'"):
+        generalcls.train(network="timm/nope", run_dir=tmp_path / "run")
 
 
 def test_what_the_system_refuses_is_an_expected_error() -> None:
@@ -544,6 +625,22 @@ def test_a_general_result(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["correct"], found["target"] == found["predicted"])
     assert str(result.report()).startswith("# logistic on digits")
     assert "accuracy" in result._repr_markdown_()
+
+
+@pytest.mark.parametrize(
+    ("stored", "called"),
+    [
+        ({"loss": {"name": "nllr", "clamp": None}}, "nllr, exact"),
+        ({"loss": {"name": "nllr", "clamp": 1e-7}, "head": "linear"}, "nllr (clamp 1e-07)"),
+        ({"loss": {"name": "cel"}, "head": "lsoftmax"}, "lsoftmax"),
+    ],
+)
+def test_a_general_result_is_called_by_what_was_trained(
+    stored: dict[str, Any], called: str, tmp_path: Path
+) -> None:
+    record = {"kind": "general_run", "network": "mlp", "data": "digits", **stored}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert generalcls.load_result(tmp_path).title == f"mlp on digits with {called}"
 
 
 def test_a_page_carries_its_figures(tmp_path: Path) -> None:

@@ -13,10 +13,6 @@ from finetune.experiments.measures import PERCENT, Measure, shown_in
 from finetune.figures.markdown import escape, number, table
 
 Facts = Mapping[str, Any]
-HOW_TO_READ = (
-    f"“12 of 20” means fewer than {FEWEST_SUBJECTS} subjects: a count, no conclusion. Intervals (95 %) "
-    "resample whole subjects."
-)
 
 
 def age_text(facts: ExportedFacts, measures: Sequence[Measure]) -> CardText:
@@ -40,7 +36,8 @@ def _in_one_sentence(metrics: Facts) -> str:
     exact, one_off = (metrics.get(f"{key}_mean" if members else key) for key in ("exact", "one_off"))
     if exact is None or one_off is None:
         return ""
-    who = "Its members, each tested on its own subjects," if members else "It"
+    own = "subjects" if metrics.get("subjects") else "images"
+    who = f"Its members, each tested on its own {own}," if members else "It"
     people = f" of {metrics['subjects']:,} subjects" if metrics.get("subjects") else ""
     return (
         f"{who} named the labelled group for {exact:.0f} in 100 of {metrics['n']:,} test images{people}, and "
@@ -57,7 +54,7 @@ def _how_well(facts: ExportedFacts, measures: Sequence[Measure]) -> str:
         parts += [
             "### By age group",
             slices("labelled group", card["groups"], card.get("cross_validation")),
-            HOW_TO_READ,
+            _how_to_read(card["groups"]),
         ]
         parts += ["### Across the age of 18", crossings(card)]
     for name, title in (("gender", "By gender"), ("yaw", "By head pose")):
@@ -66,6 +63,20 @@ def _how_well(facts: ExportedFacts, measures: Sequence[Measure]) -> str:
     if card.get("detector"):
         parts += ["### On faces cut out by a detector", detector(card["detector"], facts.crop)]
     return "\n\n".join([*parts, "### Its probabilities", calibration(metrics)])
+
+
+def _how_to_read(cells: Sequence[Facts]) -> str:
+    units = "subjects" if _count_subjects(cells) else "images"
+    whole = "whole subjects" if units == "subjects" else "single images, for subjects are not known"
+    return (
+        f"“12 of 20” means fewer than {FEWEST_SUBJECTS} {units}: a count, no conclusion. Intervals (95 %) "
+        f"resample {whole}."
+    )
+
+
+def _count_subjects(cells: Sequence[Facts]) -> bool:
+    """Return whether cells count subjects: where these are not known they count images alone."""
+    return all("subjects" in cell for cell in cells)
 
 
 def _warnings(facts: ExportedFacts, data: Facts) -> list[str]:
@@ -92,17 +103,19 @@ def results(metrics: Facts, card: Facts, measures: Sequence[Measure]) -> str:
     """Return the accuracy tables: of the model and its sister models, or of the members of an average."""
     if not metrics:
         return f"Accuracy: {NOT_MEASURED}."
+    whom = "subjects whom" if metrics.get("subjects") else "images that"
     if metrics.get("scope") == "members":
         return (
             "**The averaged model itself was not tested.** The scores are those of its members, each tested "
-            f"on subjects whom only that member had not seen.\n\n{_members_table(metrics, measures)}"
+            f"on {whom} only that member had not seen.\n\n{_members_table(metrics, measures)}"
         )
     parts = [_own_table(metrics, measures), _own_note(metrics)]
     sisters = card.get("cross_validation")
     if sisters:
         parts += [
             f"The recipe as a whole: {sisters['members']} models, of which this is one, each tested on the "
-            f"subjects of its own fold, whom it had not seen.\n\n{_members_table(sisters, measures)}"
+            f"{whom.replace(' ', ' of its own fold, ')} it had not seen.\n\n"
+            f"{_members_table(sisters, measures)}"
         ]
     return "\n\n".join(part for part in parts if part)
 
@@ -188,8 +201,10 @@ def _slice_table(title: str, cells: Sequence[Facts]) -> str:
             _score(cell, "exact", cell["right"]),
             _score(cell, "one_off", cell["one_off_right"]),
         ]
-        rows.append([escape(cell["name"]), f"{cell['images']:,}", f"{cell['subjects']:,}", *scores])
-    return table([title, "images", "subjects", "correct group", "correct or next to it"], rows)
+        people = [f"{cell['subjects']:,}"] if "subjects" in cell else []
+        rows.append([escape(cell["name"]), f"{cell['images']:,}", *people, *scores])
+    counted = ["images", *(["subjects"] if _count_subjects(cells) else [])]
+    return table([title, *counted, "correct group", "correct or next to it"], rows)
 
 
 def _score(cell: Facts, key: str, right: int) -> str:
@@ -250,12 +265,12 @@ def _span(names: Sequence[str]) -> str:
 
 
 def _share(rate: Facts) -> str:
-    subjects = f"{rate['subjects']:,} subjects"
+    subjects = f", {rate['subjects']:,} subjects" if "subjects" in rate else ""
     if not rate["images"]:
         return "no image"
     if rate["rate"] is None:
-        return f"{rate['count']:,} of {rate['images']:,} images, {subjects}"
-    return f"{percent(rate['rate'])} of {rate['images']:,} images ({_marked(rate, 'interval')}), {subjects}"
+        return f"{rate['count']:,} of {rate['images']:,} images{subjects}"
+    return f"{percent(rate['rate'])} of {rate['images']:,} images ({_marked(rate, 'interval')}){subjects}"
 
 
 def detector(found: Facts, crop_of_file: Facts | None) -> str:

@@ -21,11 +21,12 @@ from agecls.report.card_facts import (
     pretraining_facts,
 )
 from agecls.report.report_sections import age_gaps
-from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
+from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation, subjects_known
 from finetune.errors import UsageError
 from finetune.experiments.exported.card import PRIVACY
 from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.records.record import RunRecord
 from finetune.experiments.result import Result
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval
@@ -137,7 +138,7 @@ def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
         raise UsageError(f"{run} is the run of fold {own}, it holds no model of fold {fold}")
     whole = run.resolve().parent
     if run.resolve().name == f"fold{own}" and (whole / "run.json").is_file():
-        record = read_json(whole / "run.json")
+        record = RunRecord.from_dict(read_json(whole / "run.json")).to_dict()
         same = all(record.get(key) == result.run.get(key) for key in SAME_EXPERIMENT)
         if record.get("kind") == "age_cv" and same:
             return Result.load(whole, AGE_RESULT), own
@@ -155,7 +156,7 @@ def _single(result: Result, own: Predictions, fold: int, measures: Sequence[Meas
         "fold": fold,
         "n": scores["n"],
         **{measure.facts_name: scores[measure.score_name] for measure in told},
-        "subjects": cell["subjects"],
+        "subjects": len(np.unique(own["subject"])),
         **{
             f"{one.facts_name}_interval{kind}": cell[f"{one.key}_interval{kind}"]
             for one in told
@@ -215,7 +216,7 @@ def _cells(found: Predictions, labels: np.ndarray, names: Mapping[Any, str]) -> 
     for label, name in names.items():
         cell = found.select(labels == label)
         hits = {"right": int(cell.correct.sum()), "one_off_right": int(cell.one_off.sum())}
-        rows.append(cell_scores(name, cell) | hits)
+        rows.append(cell_scores(name, cell, known=subjects_known(found)) | hits)
     return rows
 
 
@@ -304,7 +305,7 @@ def _crossing(found: Predictions, true: Sequence[int], named: Sequence[int]) -> 
         "of": [found.class_names[index] for index in true],
         "named": [found.class_names[index] for index in named],
         "images": len(cell),
-        "subjects": subjects,
+        **({"subjects": subjects} if subjects_known(found) else {}),
         "count": int(hits.sum()),
         **told,
     }

@@ -60,7 +60,8 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
     per_group = counts.get("per_group")
     if per_group is None and manifest is not None:
         per_group = manifest.class_counts().tolist()
-    users, subjects = counts.get("users"), counts.get("subjects", record.subjects)
+    known = counts.get("subjects_known", True)
+    users, subjects = counts.get("users"), counts.get("subjects", record.subjects) if known else None
     policy = record.policy or ""
     return {
         "kind": kind,
@@ -77,8 +78,8 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         "protocol": protocol or None,
         "protocol_words": ALL_IMAGES if fold == -1 else PROTOCOLS.get(protocol),
         "fold": fold,
-        "shared_people": record.shared_subjects if counts.get("subjects_known", True) else None,
-        "subjects_known": counts.get("subjects_known", True),
+        "shared_people": record.shared_subjects if known else None,
+        "subjects_known": known,
     }
 
 
@@ -196,13 +197,14 @@ def not_measured(
         found.append("Accuracy: every image was trained on, none was left to test with.")
     if averaged:
         found.append(
-            "The averaged model itself: the scores belong to its members, each tested on subjects whom only "
+            "The averaged model itself: the scores belong to its members, each tested on images that only "
             "that member had not seen. No image is left that none of them was trained on."
         )
-    few = [str(cell["name"]) for cell in groups if cell["subjects"] < FEWEST_SUBJECTS]
+    unit = "subjects" if all("subjects" in cell for cell in groups) else "images"
+    few = [str(cell["name"]) for cell in groups if cell[unit] < FEWEST_SUBJECTS]
     if few and images:
         found.append(
-            f"Accuracy for {', '.join(few)}: fewer than {FEWEST_SUBJECTS} subjects each, so there are counts "
+            f"Accuracy for {', '.join(few)}: fewer than {FEWEST_SUBJECTS} {unit} each, so there are counts "
             "and no conclusion."
         )
     found.append("Skin tone, origin, glasses, make-up: nothing about them came with the images.")

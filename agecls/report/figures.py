@@ -149,7 +149,7 @@ def draw_group_bars(
     counts, positions = np.asarray(counts), np.arange(len(class_names))
     title = f"Correct per true age group, {canvas.count_text(int(counts.sum()), 'image')}"
     given = exact_interval is not None or one_off_interval is not None
-    meaning = "; lines: 95 % intervals, pale: too few subjects for one" if given else ""
+    meaning = "; lines: 95 % intervals, pale: too few for one" if given else ""
     with canvas.new_figure(out, 4.4, title, f"fraction of each group's images{meaning}") as figure:
         axes = figure.add_subplot()
         axes.grid(True, axis="y")

@@ -69,9 +69,10 @@ def draw_figures(result: Result, record: Mapping[str, Any]) -> list[Picture]:
         place / "heat_map.png",
         subtitle="per true group, the image of median probability of the true group",
     )
+    unit = report_sections.units_of(groups)[-1]
     return [
         figure("confusion", "Confusion matrix", "All test images of all folds."),
-        figure("groups", "Accuracy per group", "Intervals from 30 subjects on."),
+        figure("groups", "Accuracy per group", f"Intervals from 30 {unit} on."),
         figure("heat_map", "Softmax heat map", DATA_NOTE),
     ]
 
@@ -92,7 +93,7 @@ def sections(record: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) 
 def _other_slice(cells: Sequence[Mapping[str, Any]] | None, name: str) -> str | None:
     if not cells or len(cells) < 2:
         return None
-    return f"{report_sections.per_slice(cells, name)}\n\nCells of fewer than 30 subjects have counts only."
+    return report_sections.per_slice(cells, name)
 
 
 def tell(report: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> None:

@@ -93,9 +93,21 @@ def per_group(record: Record) -> str:
             found = ["no images", "no images"]
         ends = [_ends(cell, "exact_interval"), _ends(cell, "one_off_interval")]
         cells = [found[0], ends[0], found[1], ends[1]]
-        rows.append([escape(cell["name"]), f"{cell['images']:,}", f"{cell['subjects']:,}", *cells])
-    header = ["true group", "images", "subjects", "exact", "95 % interval", "one-off", "95 % interval"]
-    return f"{table(header, rows)}\n\nNo interval, and no conclusion, for a group of fewer than 30 subjects."
+        rows.append([escape(cell["name"]), *counts_of(cell), *cells])
+    counted = units_of(record["slices"]["group"])
+    header = ["true group", *counted, "exact", "95 % interval", "one-off", "95 % interval"]
+    rule = f"No interval, and no conclusion, for a group of fewer than 30 {counted[-1]}."
+    return f"{table(header, rows)}\n\n{rule}"
+
+
+def units_of(cells: Sequence[Record]) -> list[str]:
+    """Return what the cells of a slice count: images, and subjects where they are known."""
+    return ["images", *(["subjects"] if all("subjects" in cell for cell in cells) else [])]
+
+
+def counts_of(cell: Record) -> list[str]:
+    """Return a cell's counts as words, as `units_of` names them."""
+    return [f"{cell[unit]:,}" for unit in units_of([cell])]
 
 
 def per_slice(cells: Sequence[Record], name: str) -> str:
@@ -103,8 +115,7 @@ def per_slice(cells: Sequence[Record], name: str) -> str:
     rows = [
         [
             escape(cell["name"]),
-            f"{cell['images']:,}",
-            f"{cell['subjects']:,}",
+            *counts_of(cell),
             number(cell["exact"]),
             _ends(cell, "exact_interval"),
             number(cell["one_off"]),
@@ -112,7 +123,8 @@ def per_slice(cells: Sequence[Record], name: str) -> str:
         ]
         for cell in cells
     ]
-    return table([name, "images", "subjects", "exact", "95 % interval", "one-off", "95 % interval"], rows)
+    header = [name, *units_of(cells), "exact", "95 % interval", "one-off", "95 % interval"]
+    return f"{table(header, rows)}\n\nCells of fewer than 30 {units_of(cells)[-1]} have counts only."
 
 
 def calibration(record: Record) -> str:

@@ -12,8 +12,9 @@ import numpy as np
 from apps.predict.inputs import PICTURE_SUFFIXES, natural_key
 from finetune.errors import UsageError
 from finetune.images.class_names import normalised
-from finetune.images.decode import BadImageError, decode_image
+from finetune.images.decode import BadImageError
 from finetune.images.preprocess import center_crop, resize
+from finetune.images.streams.guard import decode_guarded
 
 LIMIT = 24
 THUMBNAIL = 112  # px
@@ -125,7 +126,7 @@ def _in_turn(groups: Sequence[tuple[str | None, list[Path]]]) -> Iterable[tuple[
 
 
 def _read(path: Path, class_name: str | None) -> Example:
-    image = decode_image(path)
+    image = decode_guarded(path)
     side = min(image.shape[:2])
     thumbnail = resize(np.ascontiguousarray(center_crop(image, side)), THUMBNAIL, THUMBNAIL)
     return Example(path, class_name, thumbnail, digest(path))

@@ -10,6 +10,7 @@ from apps.demo.text import safe
 from apps.runtime.metadata import is_for_drawings, learned_from_boxes
 from finetune.experiments.exported.lookup import drawing_words
 from finetune.experiments.measures import PERCENT, Measure
+from finetune.experiments.records.run_settings import loss_text
 from finetune.experiments.task import load_task, measures_for, task_names
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def model_facts(model: OnnxClassifier) -> dict[str, str]:
     facts = model.facts
     told = {
         "Backbone": _backbone(facts.architecture),
-        "Loss": _named(facts.loss),
+        "Loss": loss_text(facts.loss) if facts.loss else "",
         "Data": _data(facts.data),
         "Scores": scores(facts.metrics),
         "Pretraining": _pretraining(facts.pretraining),
@@ -96,7 +97,8 @@ def scores(metrics: Mapping[str, Any]) -> str:
         return plain_line(metrics)
     people = f" of {metrics['subjects']} subjects" if metrics.get("subjects") else ""
     counted = f" ({metrics['n']} test images{people})" if metrics.get("n") else ""
-    members = "its members, each on subjects it had not seen: " if metrics.get("scope") == "members" else ""
+    own = "subjects" if metrics.get("subjects") else "images"
+    members = f"its members, each on {own} it had not seen: " if metrics.get("scope") == "members" else ""
     return f"{members}{', '.join(shown)}{counted}"
 
 
@@ -136,11 +138,6 @@ def _backbone(architecture: Mapping[str, Any]) -> str:
     if isinstance(architecture.get("members"), int) and architecture["members"] > 1:
         parts.append(f"the mean of {architecture['members']} networks")
     return ", ".join(parts)
-
-
-def _named(values: Mapping[str, Any]) -> str:
-    settings = plain_line(values, leave=("name",))
-    return f"{values.get('name', '')}{f' ({settings})' if settings else ''}".strip()
 
 
 def _data(data: Mapping[str, Any]) -> str:

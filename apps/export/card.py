@@ -11,6 +11,7 @@ from apps.runtime.metadata import ModelFacts
 from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN
 from finetune.experiments.exported.lookup import card_text
 from finetune.experiments.exported.model import CardText
+from finetune.experiments.records.run_settings import loss_text
 from finetune.figures.markdown import code, escape, page, table
 from finetune.metrics.learning import beaten_by_guessing
 
@@ -128,7 +129,10 @@ def _how_to_slice(lines: Sequence[str]) -> str:
 
 def how_trained(facts: ModelFacts, text: CardText) -> str:
     """Return network, loss, data, split, settings and what the training began from, as a table."""
-    rows = [("network", told(facts.architecture)), ("loss", told(facts.loss))]
+    rows = [
+        ("network", told(facts.architecture)),
+        ("loss", escape(loss_text(facts.loss)) if facts.loss else UNKNOWN),
+    ]
     data, training = facts.card.get("data") or {}, facts.card.get("training") or {}
     rows += text.data if data else [("data", told(facts.data))]
     settings = dict(facts.training) or {

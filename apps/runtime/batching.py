@@ -13,8 +13,9 @@ import numpy as np
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError
 from finetune.images.boxes import cut
-from finetune.images.decode import MAX_PIXELS, OpenedImage, decode_image, decode_opened
+from finetune.images.decode import MAX_PIXELS, OpenedImage, decode_opened
 from finetune.images.preprocess import PreprocessSpec, prepare, prepared_size, test_crops
+from finetune.images.streams.guard import decode_guarded
 
 T = TypeVar("T")
 Picture = np.ndarray | Path | str | bytes | OpenedImage
@@ -59,7 +60,8 @@ def views(picture: Picture, spec: PreprocessSpec, crops: str = "center") -> np.n
 def pixels_of(picture: Picture) -> np.ndarray:
     """Return the pixels of an array, a file (its path or its bytes) or a PIL image; an array as it is.
 
-    A PIL image becomes the pixels that its file would: upright, transparency over mid-grey.
+    A PIL image becomes the pixels that its file would: upright, transparency over mid-grey. Files are decoded
+    at a bounded cost (`decode_guarded`); a PIL image is decoded by whoever opened it, without bounds.
     Raises UsageError, saying what arrived, for anything else, and BadImageError for what cannot be decoded.
     """
     if isinstance(picture, np.ndarray):
@@ -67,9 +69,9 @@ def pixels_of(picture: Picture) -> np.ndarray:
     if isinstance(picture, OpenedImage):
         return decode_opened(picture)
     if isinstance(picture, Path | str):
-        return decode_image(Path(picture))
+        return decode_guarded(Path(picture))
     if isinstance(picture, bytes):
-        return decode_image(picture)
+        return decode_guarded(picture)
     raise UsageError(
         "an image is pixels (an array uint8 (H, W, 3) RGB), a path, the bytes of a file or a PIL image; got "
         f"{type(picture).__name__} {str(picture)[:80]!r}"
@@ -141,7 +143,7 @@ class CutPictures(Sequence[Picture]):
         """Return one opened image, or a part of the sequence with none opened."""
         if isinstance(place, slice):
             return CutPictures(self.files[place], self.boxes[place])
-        return cut(decode_image(self.files[place]), self.boxes[place], str(self.files[place]))
+        return cut(decode_guarded(self.files[place]), self.boxes[place], str(self.files[place]))
 
     def __iter__(self) -> Iterator[Picture]:
         """Open one after the other."""

@@ -7,20 +7,22 @@ record names the command that does the same.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar, get_type_hints
 
 from finetune.cli.command import Command, called_as
 from finetune.cli.environment import refused
-from finetune.cli.options import parse_options, suggestion, unknown_keys
+from finetune.cli.options import parse_options, refuse_faults, suggestion, unknown_keys
 from finetune.cli.words import Given, Worded, rewrite
-from finetune.errors import ResourceError, UsageError
+from finetune.errors import CrlError, ResourceError, UsageError
 from finetune.runs.files import to_plain
 from finetune.seeding import torch_left_as_it_was
 
@@ -98,33 +100,54 @@ def read_keywords(
     Raises:
         UsageError: for an unknown keyword or key, with the nearest known one, for a value of another kind,
             and for a key that is given twice.
+        CrlError: of the first kind that the command's `faults` find, such as DataError for a folder that is
+            not there. Nothing heavy is imported before.
     """
     given = dict(given)
     _refuse_unknown(given.pop(UNKNOWN, {}), list(given))
     config = given.pop("config", None)
     content = _sections({name: value for name, value in given.items() if value is not None}, command)
     kind = command.config_type
-    if isinstance(config, kind) and not content:
-        return Call(config, _line(prog, positionals, _told(_words(_as_dict(config), kind), kind)))
-    start, base = [], None
-    if is_dataclass(config) and issubclass(kind, type(config)):
-        base = to_plain(_as_dict(config))
-    elif isinstance(config, str | PathLike):
-        start = [f"--config={fspath(config)}"]
-    elif config is not None:
-        wish = f"{kind.__name__}, the name of a recipe or a YAML file"
-        raise UsageError(f"config must be {wish}, got {type(config).__name__}")
-    _refuse_unknown_keys(content, kind)
-    words = [*start, *_words(content, kind)]
-    try:
+    line = partial(_line, prog, positionals)
+    with _in_python():
+        if isinstance(config, kind) and not content:
+            refuse_faults(
+                command.faults, kind, {part.name: getattr(config, part.name) for part in fields(kind)}
+            )
+            return Call(config, line(_told(_words(_as_dict(config), kind), kind)))
+        start, base = [], None
+        if is_dataclass(config) and issubclass(kind, type(config)):
+            base = to_plain(_as_dict(config))
+        elif isinstance(config, str | PathLike):
+            start = [f"--config={fspath(config)}"]
+        elif config is not None:
+            wish = f"{kind.__name__}, the name of a recipe or a YAML file"
+            raise UsageError(f"config must be {wish}, got {type(config).__name__}")
+        _refuse_unknown_keys(content, kind)
+        words = [*start, *_words(content, kind)]
         found, _, _ = parse_options(
-            kind, words, prog=prog, about="", recipes=command.recipes, aside=command.aside, base=base
+            kind,
+            words,
+            prog=prog,
+            about="",
+            recipes=command.recipes,
+            aside=command.aside,
+            base=base,
+            faults=command.faults,
         )
-    except UsageError as error:
-        raise UsageError(str(error).replace("--", "")) from None
     if base is not None:  # no file holds it: the line says all of it
         words = _words(_as_dict(found), kind)
-    return Call(found, _line(prog, positionals, words if start else _told(words, kind)))
+    return Call(found, line(words if start else _told(words, kind)))
+
+
+@contextmanager
+def _in_python() -> Iterator[None]:
+    """Let errors that name options name keywords: train.lr, not --train.lr."""
+    try:
+        yield
+    except CrlError as error:
+        error.args = (re.sub(r"(?<![\w/.-])--(?=[a-z])", "", str(error)),)
+        raise
 
 
 def _line(prog: str, positionals: Sequence[str], words: Sequence[str]) -> str:

@@ -107,11 +107,7 @@ def parse_options(
     given_parts = {item.name: parts[item.name] for item in fields(config_type)}  # type: ignore[arg-type]
     files = ", ".join(filter(None, values_of("--config", argv)))
     behind = f"\n(with the options in {files})" if files else ""
-    if found := [] if faults is None else faults(given_parts):
-        quick: list[CrlError] = []
-        if (look := getattr(config_type, "quick_faults", None)) is not None:
-            quick = look(SimpleNamespace(**given_parts))
-        raise joined([*(UsageError(f"{error}{behind}") for error in quick), *found])
+    refuse_faults(faults, config_type, given_parts, behind)
     try:
         config = config_type(**given_parts)
     except UsageError as error:
@@ -119,6 +115,27 @@ def parse_options(
     for notice in notices:
         say(f"notice: {notice}, which {prog} does not take: left aside")
     return config, Flags(json=parts.json, debug=parts.debug), words
+
+
+def refuse_faults(
+    faults: Callable[[Mapping[str, Any]], list[CrlError]] | None,
+    config_type: type,
+    parts: Mapping[str, Any],
+    behind: str = "",
+) -> None:
+    """Raise one error that says everything that `faults` finds, and every quick fault of the sections.
+
+    Args:
+        faults: of a command, as `parse_options`; None finds nothing.
+        config_type: whose `quick_faults`, where it has them, are told along.
+        parts: the sections by name, and the other options.
+        behind: what is said after each quick fault.
+    """
+    if found := [] if faults is None else faults(parts):
+        quick: list[CrlError] = []
+        if (look := getattr(config_type, "quick_faults", None)) is not None:
+            quick = look(SimpleNamespace(**parts))
+        raise joined([*(UsageError(f"{error}{behind}") for error in quick), *found])
 
 
 def described_fields(config_type: type) -> dict[str, str]:

@@ -6,6 +6,7 @@ A task's own options add to these; a field that it describes again has its own w
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,14 +89,19 @@ def input_faults(parts: Mapping[str, Any], *, needed: bool = True) -> list[CrlEr
         if model.second:
             asked.append((model.second, model.second_weights, "model.second_weights"))
         for backbone, weights, option in asked:
-            named = [_backbone_fault(backbone), None if resumed else weights_fault(weights, option)]
+            named = [timm_fault(backbone), None if resumed else weights_fault(weights, option)]
             found += [fault for fault in named if fault is not None]
     return found
 
 
-def _backbone_fault(name: str) -> CrlError | None:
-    """Return why there is no such backbone; a tag that looks wrong is asked of timm itself."""
-    if (fault := backbone_fault(name)) is not None or not is_unknown_tag(name):
+def timm_fault(name: str) -> CrlError | None:
+    """Return why there is no such backbone, with near names.
+
+    timm itself is asked where it is imported already (a program may have added names), and for odd tags.
+    """
+    if "timm" not in sys.modules and (
+        (fault := backbone_fault(name)) is not None or not is_unknown_tag(name)
+    ):
         return fault
     from finetune.models.backbone import published_weights
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -93,11 +93,14 @@ class EqualContents(NamedTuple):
     with a validation one; `relabelled` pairs a file with another that has another class. Where every file is
     tested in one split and learned from in others, a pair has no direction and is named in order, and pairs
     of `tested` are left out of `validated`.
+
+    `images` counts the tested files of all splits that have an equal one among those learned from.
     """
 
     tested: Pairs
     validated: Pairs
     relabelled: Pairs
+    images: int = 0
 
 
 def equal_contents(
@@ -119,7 +122,7 @@ def equal_contents(
             tested |= {(a, b) for a in train_twins | val_twins for b in twins & test}
             validated |= {(a, b) for a in train_twins for b in val_twins}
     changed = chain.from_iterable(
-        ((twins[0], row) for row in twins[1:] if label[row] != label[twins[0]]) for twins in groups
+        (pair for pair in combinations(twins, 2) if label[pair[0]] != label[pair[1]]) for twins in groups
     )
 
     def named(pairs: Iterable[tuple[int, int]], *, in_order: bool) -> Pairs:
@@ -129,7 +132,10 @@ def equal_contents(
     several = len(parts) > 1
     across, within = named(tested, in_order=several), named(validated, in_order=several)
     return EqualContents(
-        across, [pair for pair in within if pair not in set(across)], named(changed, in_order=False)
+        across,
+        [pair for pair in within if pair not in set(across)],
+        named(changed, in_order=False),
+        len({row for _, row in tested}),
     )
 
 
@@ -151,7 +157,13 @@ def tell_conflicts(conflicts: Mapping[str, Any]) -> None:
     if told := conflicts_text(conflicts):
         say(
             "\n".join(
-                filter(None, [f"warning: {told}", listing([" = ".join(one) for one in conflicts["first"]])])
+                filter(
+                    None,
+                    [
+                        f"warning: {told}{':' if conflicts['first'] else ''}",
+                        listing([" = ".join(one) for one in conflicts["first"]]),
+                    ],
+                )
             )
         )
 
@@ -159,7 +171,7 @@ def tell_conflicts(conflicts: Mapping[str, Any]) -> None:
 def twins_report(twins: EqualContents) -> dict[str, list[list[str]]]:
     """Return the pairs by the names that reports give them, ready for JSON."""
     names = ("same_content", "same_content_validation", "same_content_classes")
-    return {name: [list(pair) for pair in pairs] for name, pairs in zip(names, twins, strict=True)}
+    return {name: [list(pair) for pair in pairs] for name, pairs in zip(names, twins[:3], strict=True)}
 
 
 def tell_twins(twins: EqualContents, same_content: str) -> None:
@@ -173,8 +185,7 @@ def tell_twins(twins: EqualContents, same_content: str) -> None:
         say(f"warning: {_told(twins.validated, 'in training and validation')}")
     if twins.tested:
         told = _told(twins.tested, "in training and test")
-        tested = len({path for _, path in twins.tested})
-        told = f"test images with an equal image in training or validation: {tested}; {told}"
+        told = f"test images with an equal image in training or validation: {twins.images}; {told}"
         if same_content == "error":
             raise DataError(f"{told}\nRemove one of each pair, or say --data.same_content warn.")
         say(f"warning: {told}")
@@ -242,6 +253,15 @@ def refuse_seen_images(result: Result, table: Manifest | None, shown: Manifest) 
             f"still there: whether the new images were among {'the others' if comparable else 'them'} "
             "is unknown"
         )
+
+
+def tested_rows(result: Result, table: Manifest | None, shown: Manifest) -> np.ndarray:
+    """Return which images have the bytes of one that the run was tested on, bool (N,)."""
+    if table is None:
+        return np.zeros(len(shown), dtype=bool)
+    own = table.select(np.isin(table["path"], result.predictions.path))
+    hashes = own[HASHES] if HASHES in own else content_hashes(own)
+    return np.isin(content_hashes(shown), sorted(set(hashes.tolist()) - {""}))
 
 
 def _refuse_run_data(result: Result, table: Manifest | None, shown: Manifest) -> None:

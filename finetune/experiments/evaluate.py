@@ -14,8 +14,8 @@ from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
 from finetune.experiments.config import EvaluateRunConfig
-from finetune.experiments.data_checks import refuse_seen_images
-from finetune.experiments.exported.other_data import tell_shown_again, tell_without_samples
+from finetune.experiments.data_checks import refuse_seen_images, tested_rows
+from finetune.experiments.exported.other_data import tell_shown_again, tell_without_samples, told_again
 from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder, run_table
 from finetune.experiments.task import Task
@@ -197,7 +197,9 @@ def other_images(task: Task, result: Result, config: EvaluateRunConfig) -> tuple
         told = f"{len(rows)} {'test ' if len(named) else ''}images of other data"
         if same_table:
             say("note: these images have the names of the run's own, but other contents")
-        refuse_seen_images(result, table, manifest.select(rows))
+        shown = manifest.select(rows)
+        refuse_seen_images(result, table, shown)
+        told = told_again(int(tested_rows(result, table, shown).sum()), len(rows), told)
     labels = task.labels(manifest, result.class_names)[rows]
     tell_without_samples(result.class_names, labels)
     images = manifest.select(rows)

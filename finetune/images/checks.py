@@ -96,11 +96,13 @@ def label_conflicts(manifest: Manifest, groups: Iterable[Sequence[int]]) -> dict
 
     Returns:
         sets, classes (sets under two classes or more), ages (sets of one class under two ages or more),
-        subjects (sets under two subjects or more), and first (up to five sets that differ in class or age, a
-        list of texts "path: class").
+        subjects (sets under two subjects or more, where these are known), and first (up to five sets that
+        differ in class or age, a list of texts "path: class").
     """
     age = manifest["age"] if "age" in manifest else np.full(len(manifest), np.nan)
     person = manifest.columns.get("subject")
+    if person is not None and (person == manifest["path"]).all():  # unknown: each image has its path for one
+        person = None
     counts = {"sets": 0, "classes": 0, "ages": 0, "subjects": 0}
     first: list[list[str]] = []
     for rows in groups:

@@ -87,10 +87,6 @@ def decode_image(
     header, before any pixel is decoded); a side under 8 px. Raises UsageError while Pillow's global
     LOAD_TRUNCATED_IMAGES is on, which would let half an image pass as a whole one.
     """
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise UsageError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on and lets truncated images pass; set it to False"
-        )
     name = "uploaded bytes" if isinstance(source, bytes) else str(source)
     return decode_content(read_content(source), name, max_pixels=max_pixels, notices=notices)
 
@@ -186,6 +182,10 @@ def decode_content(
 
     With `cheap_pixels` it raises CostlyImageError for more pixels, and for formats whose decoders are slow.
     """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise UsageError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on and lets truncated images pass; set it to False"
+        )
     start = content[:SNIFF_BYTES]
     _refuse_text(start, name)
     if is_heic(start):

@@ -97,6 +97,15 @@ def contains_zero(interval: Sequence[float]) -> bool:
     return bool(interval[0] <= NO_WIDTH and interval[1] >= -NO_WIDTH)
 
 
+def alike_words(difference: float) -> str:
+    """Return what is said of several seeds that all differ by so many points; less than rounding is nothing.
+
+    >>> alike_words(1e-12), alike_words(0.5)
+    ('are equal', 'differ by the same')
+    """
+    return "are equal" if abs(difference) <= NO_WIDTH else "differ by the same"
+
+
 def is_shown(interval: Sequence[float] | None, p: float | None, limit: float = LEVEL) -> bool:
     """Return whether a difference may be claimed: its interval excludes zero and its p is below the limit."""
     return interval is not None and p is not None and p < limit and not contains_zero(interval)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from finetune.metrics.classification import negative_log_likelihood, predicted_classes
+from finetune.metrics.intervals import NO_WIDTH
 
 RISE = 0.01  # of the first training loss: less is noise
 FAR_BELOW = -20.0  # nats: below the lowest value of the losses of p_c that have one (NLLR's is -16.1)
@@ -42,13 +43,24 @@ def learning_warnings(
     if accuracy is not None and majority is not None and accuracy <= majority:
         told = f"accuracy {accuracy:.2f} % is not above the majority-class baseline ({majority:.2f} %)"
         found.append(f"{told}: {NOTHING_USEFUL}")
-    if nll is not None and nll > math.log(classes):
+    if nll is not None and nll > math.log(classes) + NO_WIDTH:
+        own, equal = _told_apart(nll, math.log(classes))
         found.append(
-            f"the probabilities of the test images are worse than equal ones: cross-entropy {nll:.3f} nats, "
-            f"where {classes} equal probabilities have {math.log(classes):.3f}"
+            f"the probabilities of the test images are worse than equal ones: cross-entropy {own} nats, "
+            f"where {classes} equal probabilities have {equal}"
         )
     unbounded = unbounded_loss(rows)
     return [*found, *_rising(rows), *([] if unbounded is None else [unbounded])]
+
+
+def _told_apart(a: float, b: float) -> tuple[str, str]:
+    """Return two numbers with three digits behind the point, or as many as show that they differ.
+
+    >>> _told_apart(1.09871, 1.09861), _told_apart(2.5, 2.3)
+    (('1.0987', '1.0986'), ('2.500', '2.300'))
+    """
+    texts = ((f"{a:.{digits}f}", f"{b:.{digits}f}") for digits in range(3, 12))
+    return next((pair for pair in texts if pair[0] != pair[1]), (repr(a), repr(b)))
 
 
 def beaten_by_guessing(warnings: Sequence[str]) -> list[str]:

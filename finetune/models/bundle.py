@@ -18,6 +18,7 @@ from torch import Tensor
 
 from finetune.errors import ModelFileError
 from finetune.runs.files import json_text, write_bytes
+from finetune.runs.former_losses import recorded_loss
 from finetune.runs.parse import parse_json
 
 METADATA_KEY = "crl_toolkit"
@@ -133,6 +134,8 @@ def _read_facts(file: Path, text: str, tensors: Mapping[str, Tensor]) -> dict[st
     facts: dict[str, Any] = parse_json(facts_text)
     if not _are_names(facts.get("class_names")):
         raise ModelFileError(f"{file} carries no class_names")
+    if isinstance(facts.get("loss"), Mapping):
+        facts["loss"] = recorded_loss(facts["loss"])
     return facts
 
 

@@ -67,7 +67,7 @@ def weights_fault(weights: str, option: str) -> CrlError | None:
 def backbone_fault(name: str) -> CrlError | None:
     """Return why there is no backbone of this name, with near ones; None where there is, or may be.
 
-    Once timm is imported it is asked itself when the backbone is built: other packages may add names to it.
+    Once timm is imported it knows better, for other packages may add names to it: then None.
     """
     model = name.partition(".")[0]
     known = timm_names()

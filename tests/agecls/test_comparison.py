@@ -35,6 +35,27 @@ def test_folds_and_pooled_images_have_differences_of_their_own():
     assert (found["subjects"], found["folds"]) == (120, [0, 1, 2])
 
 
+def test_unknown_subjects_are_images_and_mcnemars_test_is_about_exact_accuracy_alone(tmp_path: Path):
+    """Three images only the second has right, and many more that it misses by one group alone."""
+    base = ages(np.zeros(240, dtype=bool))
+    base = with_columns(base, subject=base.path, user=base.path)
+    near = np.clip(base.target + np.where(base.target < 3, 1, -1), 0, 3)
+    preds = np.where(np.arange(240) < 200, near, base.preds)
+    preds[:3] = base.target[:3]
+    after = replace(base, probs=np.eye(4)[preds])
+    record = RunRecord.from_dict(AGES.record)
+    sides = [Result(Path(name), record, {}, rows) for name, rows in (("a", base), ("b", after))]
+    found = compare_results(TASK, *sides, resamples=50)
+    assert (found["unit"], "subjects" in found) == ("image", False)
+    exact, one_off = found["conclusion"].split("exact accuracy", 1)[1].split("one-off accuracy", 1)
+    assert "McNemar" in exact
+    assert "McNemar" not in one_off
+    assert "subject" not in found["conclusion"]
+    text = write_comparison(TASK, sides[0], sides[1], found, tmp_path / "out", pictures=False).read_text()
+    assert "resample images, paired, 50 times within folds" in text
+    assert "subject" not in text
+
+
 def test_a_difference_that_vanishes_when_albums_are_resampled_is_not_claimed():
     """All the gain lies in one album of many subjects: subjects agree, albums do not."""
     base = ages(np.zeros(240, dtype=bool))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agecls.config import EvaluateAgeConfig
+from agecls.evaluation import evaluate_age_run
 from agecls.task import TASK
 from finetune.errors import DataError, UsageError
 from finetune.experiments.result import Result
@@ -105,5 +107,16 @@ def test_warnings_reach_record_report_and_page_and_unknown_subjects_are_not_vouc
     assert not re.search(r"(?<!than )(?<!from )\b\d+ subjects", page)
     assert "images resampled)" in page
     assert "subjects" not in TASK.card(tmp_path / "run", None, tested=True)["metrics"]
+    assert "| subjects |" not in page
+    facts = TASK.card(tmp_path / "run", None, tested=True)["card"]
+    assert not any(
+        "subjects" in cell for cell in (*facts["groups"], facts["false_adult"], facts["false_minor"])
+    )
+    assert any("fewer than 30 images each" in line for line in facts["not_measured"])
+    result = Result.load(tmp_path / "run", TASK.form)
+    assert (TASK.resampling(result.predictions).unit, TASK.tested(result.predictions)) == ("image", {})
+    assert (result.record.subjects, report["intervals"]["unit"]) == (None, "image")
+    evaluate_age_run(TASK, tmp_path / "run", EvaluateAgeConfig())
+    assert "subject" not in capsys.readouterr().out
     card = TASK.card(tmp_path / "run", None, tested=True)["card"]["data"]
     assert (card["subjects_known"], card["shared_people"]) == (False, None)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 
 import pytest
+
+from finetune.images.streams import guard
 
 REQUIRES = [
     "torch>=2.10",
@@ -32,3 +35,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     return packages
+
+
+@pytest.fixture
+def decoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[guard.DecodeProcesses]:
+    """The processes that decode costly images, none started yet."""
+    made = guard.DecodeProcesses(2)
+    monkeypatch.setattr(guard, "_pool", lambda: made)
+    yield made
+    made.close()

@@ -11,6 +11,7 @@ from apps.explain import GAP, checkpoint_of, explain_pictures
 from apps.predict.views import safe_name
 from finetune.cli import console
 from finetune.errors import DataError, UsageError
+from finetune.images.streams.guard import DecodeProcesses
 from finetune.models.bundle import save_bundle
 from finetune.models.classifier import build_classifier
 from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, write_tiny
@@ -69,6 +70,13 @@ def test_a_bad_picture_is_told_after_the_good_ones_are_drawn(pictures: Path, tmp
         )
     assert "2.png" in str(refused.value)
     assert len(list(out.iterdir())) == 3
+
+
+def test_costly_images_are_decoded_in_a_process(tmp_path: Path, decoders: DecodeProcesses):
+    cv2.imwrite(str(tmp_path / "a.webp"), np.full((40, 40, 3), 90, np.uint8))
+    model, out = write_tiny(tmp_path / "tiny.onnx"), str(tmp_path / "out")
+    told = explain_pictures(model, [str(tmp_path / "a.webp")], ExplainConfig(out=out, device="cpu"))
+    assert (len(told["pictures"]), len(decoders._idle)) == (1, 1)
 
 
 def test_the_fold_of_a_cross_validation_must_be_said(tmp_path: Path):

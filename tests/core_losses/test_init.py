@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import core_losses
-from core_losses import LOSSES, build_loss, loss_keywords
+from core_losses import LOSSES, LossTable, build_loss, loss_keywords, loss_named
 
 NAMES = list(LOSSES)
 
@@ -33,6 +33,15 @@ def test_table_holds_the_seven_losses_and_the_door_names_everything_it_exports()
     assert sorted(core_losses.__all__) == sorted(set(core_losses.__all__))
     for name in core_losses.__all__:
         assert inspect.getdoc(getattr(core_losses, name)), name
+
+
+def test_a_loss_is_found_by_its_class_imported_or_not() -> None:
+    for name in NAMES:
+        assert loss_named(LOSSES[name].__name__) == name
+    untouched = LossTable({"toy": "nowhere:ToyLoss"})
+    assert untouched.class_name("toy") == "ToyLoss"
+    with pytest.raises(ValueError, match="no loss has the class 'CRL'; there are CrossEntropyLoss, NLLRLoss"):
+        loss_named("CRL")
 
 
 def test_build_loss_passes_keywords_and_says_its_settings() -> None:

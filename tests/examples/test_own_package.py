@@ -23,7 +23,7 @@ from finetune.experiments import task as tasks
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import preprocess
 from finetune.models.heads import registry as heads
-from finetune.training.loggers import logger_names
+from finetune.training.loggers import RunFacts, logger_names
 from tests.apps.tiny_onnx import SPEC, expected_probs, tiny_facts, write_tiny
 
 PACKAGE = Path(__file__).resolve().parents[2] / "examples" / "own_package"
@@ -90,6 +90,17 @@ def stripes(*words: object) -> int:
     from stripes.__main__ import COMMANDS
 
     return choose_command(COMMANDS, [str(word) for word in words], prog="python -m stripes")
+
+
+def test_the_table_of_the_logger_holds_no_formula(installed, tmp_path):
+    from stripes.logger import CsvLogger
+
+    logger = CsvLogger()
+    logger.begin(RunFacts(tmp_path, {}, {}, {}, "cpu", 2))
+    logger.row({"epoch": 0, "loss": -0.5, "note": "=1+1"})
+    logger.row({"epoch": 1, "loss": None})
+    text = (tmp_path / "metrics.csv").read_bytes()
+    assert text == b"epoch,loss,note\n0,-0.5,'=1+1\n1,,\n"
 
 
 def test_a_task_of_another_package_trains_reports_evaluates_and_compares(installed, tmp_path, capsys):

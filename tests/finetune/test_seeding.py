@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.seeding import derive_seed, epoch_order, numpy_generator, seed_step, seed_torch
+from finetune.seeding import (
+    derive_seed,
+    epoch_order,
+    numpy_generator,
+    seed_step,
+    seed_torch,
+    torch_left_as_it_was,
+)
 
 
 def test_seeds_are_fixed_for_ever():
@@ -67,3 +74,27 @@ def test_every_generator_is_seeded_that_a_machine_has(accelerator: bool, monkeyp
     seed_torch(5)
     assert torch.rand(3).tolist() == wanted
     assert seeded == [5] * accelerator
+
+
+FRESH_TORCH = """
+import sys
+from finetune.seeding import torch_left_as_it_was
+with torch_left_as_it_was():
+    assert "torch" not in sys.modules
+    import torch
+    torch.manual_seed(3)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = True
+assert torch.initial_seed() != 3
+assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+"""
+
+
+def test_torch_is_left_as_it_was_or_as_it_is_when_just_imported():
+    subprocess.run([sys.executable, "-c", FRESH_TORCH], check=True)
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    with torch_left_as_it_was():
+        torch.rand(3)
+    assert torch.equal(torch.rand(3), wanted)

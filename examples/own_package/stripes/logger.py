@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.runs.csv_file import csv_text
 from finetune.training.loggers import RunFacts
 
 
@@ -22,10 +22,8 @@ class CsvLogger:
         """Write all rows with this one at the end."""
         self.rows = [one for one in self.rows if one["epoch"] != row["epoch"]] + [dict(row)]
         names = list(dict.fromkeys(name for one in self.rows for name in one))
-        with self.file.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = csv_text(names, ([one.get(name) for name in names] for one in self.rows))
+        self.file.write_text(text, encoding="utf-8", newline="")
 
     def end(self, scores: Mapping[str, Any], files: Sequence[Path]) -> None:
         """Leave the table as it is."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune.experiments.measures import Measure
 from finetune.figures.markdown import p_text, points, signed
-from finetune.metrics.intervals import LEVEL, contains_zero
+from finetune.metrics.intervals import LEVEL, alike_words, contains_zero
 
 
 def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
@@ -18,7 +18,11 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
     a side, and, where single images are resampled, McNemar's test for one run a side.
     """
     caution = guessing(comparison, measures[0])
-    sentences = [_sentence(comparison, measure, low=bool(caution)) for measure in measures]
+    tests = [comparison.get("mcnemar"), *[None] * len(measures)]  # it is about the first measure alone
+    sentences = [
+        _sentence(comparison, measure, test, low=bool(caution))
+        for measure, test in zip(measures, tests, strict=False)
+    ]
     sentences = [caution, *sentences] if caution else sentences
     if len(comparison["seeds"]) < 2:
         sentences.append(
@@ -42,13 +46,15 @@ def guessing(comparison: Mapping[str, Any], measure: Measure) -> str:
     )
 
 
-def _sentence(comparison: Mapping[str, Any], measure: Measure, *, low: bool) -> str:
+def _sentence(
+    comparison: Mapping[str, Any], measure: Measure, mcnemar: Mapping[str, Any] | None, *, low: bool
+) -> str:
     (first, second), found = comparison["names"], comparison[measure.key]
     size = f"{signed(found['difference'])} points ({_tested(found, comparison['unit'])})"
     where = f"{comparison['n']:,} images"
     if "subjects" in comparison:
         where += f" of {comparison['subjects']:,} subjects"
-    doubts = _doubts(comparison, measure)
+    doubts = _doubts(comparison, measure, mcnemar)
     if doubts:
         return (
             f"No difference in {measure.label} was shown: {second} minus {first} is {size} on {where}; "
@@ -58,7 +64,7 @@ def _sentence(comparison: Mapping[str, Any], measure: Measure, *, low: bool) -> 
     if low:
         direction += ", below the majority-class baseline,"
     claim = f"{second} is {direction} than {first} in {measure.label} by {size} on {where}"
-    return f"{claim}{_support(comparison, measure)}."
+    return f"{claim}{_support(comparison, measure, mcnemar)}."
 
 
 def _tested(found: Mapping[str, Any], unit: str) -> str:
@@ -71,7 +77,7 @@ def interval_name(found: Mapping[str, Any]) -> str:
     return f"{found['method']} interval" if "method" in found else "interval"
 
 
-def _doubts(comparison: Mapping[str, Any], measure: Measure) -> list[str]:
+def _doubts(comparison: Mapping[str, Any], measure: Measure, mcnemar: Mapping[str, Any] | None) -> list[str]:
     """Return which tests leave room for no difference, in words."""
     unit, found = comparison["unit"], comparison[measure.key]
     doubts = []
@@ -83,12 +89,13 @@ def _doubts(comparison: Mapping[str, Any], measure: Measure) -> list[str]:
             doubts.append(f"there is no p over {over}{why}")
         elif tested["p"] >= LEVEL:
             doubts.append(f"p over {over} is {p_text(tested['p'])}")
-    test = comparison.get("mcnemar")
-    if test and unit == "image" and test["p"] >= LEVEL:
-        doubts.append(f"McNemar's exact p is {p_text(test['p'])}")
+    if mcnemar and unit == "image" and mcnemar["p"] >= LEVEL:
+        doubts.append(f"McNemar's exact p is {p_text(mcnemar['p'])}")
     seeds = comparison.get("seed_difference", {}).get(measure.key)
     if seeds and seeds["interval"] is None:
-        doubts.append(f"all {seeds['n']} seeds differ by the same, so there is no interval over seeds")
+        doubts.append(
+            f"all {seeds['n']} seeds {alike_words(seeds['mean'])}, so there is no interval over seeds"
+        )
     elif seeds and contains_zero(seeds["interval"]):
         ends = points(seeds["interval"])
         doubts.append(f"the interval over {seeds['n']} seeds, {ends}, contains zero")
@@ -101,12 +108,12 @@ def _further(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [(f"{test['clusters']:,} {unit}s", test) for unit, test in further if test]
 
 
-def _support(comparison: Mapping[str, Any], measure: Measure) -> str:
+def _support(comparison: Mapping[str, Any], measure: Measure, mcnemar: Mapping[str, Any] | None) -> str:
     """Return what else the claim stands on."""
     seeds = comparison.get("seed_difference", {}).get(measure.key)
     if seeds:
         interval = f"the 95 % interval is {points(seeds['interval'])}"
         return f"; over {seeds['n']} seeds {interval} (sd {seeds['sd']:.2f})"
-    if comparison["unit"] == "image":
-        return f"; McNemar's exact p is {p_text(comparison['mcnemar']['p'])}"
+    if mcnemar and comparison["unit"] == "image":
+        return f"; McNemar's exact p is {p_text(mcnemar['p'])}"
     return ""

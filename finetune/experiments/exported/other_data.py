@@ -74,7 +74,7 @@ def refuse_seen(
     Raises DataError for images that one of the models has seen.
     """
     hashes = content_hashes(images) if any("contents" in model.facts.data for model in models) else None
-    again = []
+    again = np.ones(len(images), dtype=bool)
     for model in models:
         contents = model.facts.data.get("contents")
         if hashes is None or not isinstance(contents, Mapping):
@@ -82,6 +82,7 @@ def refuse_seen(
                 say(
                     f"warning: {model.path} was trained on images of this very data, so its scores flatter it"
                 )
+            again[:] = False
             continue
         seen = among_digests(hashes, unpack_digests(contents.get("seen")))
         if seen.any():
@@ -91,11 +92,21 @@ def refuse_seen(
                 f"(equal bytes), so that scores on them mean nothing:\n{shown}\n"
                 "Name other data, or score its own test images by --run RUN"
             )
-        again.append(bool(among_digests(hashes, unpack_digests(contents.get("tested"))).all()))
-    if len(again) < len(models) or not all(again):
-        return told
-    tell_shown_again()
-    return f"{len(images)} test images of the run's own data"
+        again &= among_digests(hashes, unpack_digests(contents.get("tested")))
+    return told_again(int(again.sum()), len(images), told)
+
+
+def told_again(again: int, count: int, told: str) -> str:
+    """Return what `count` images are in words: `told`, or the run's own where all were its test images.
+
+    Where `again` of them alone were, by their bytes, that is said.
+    """
+    if again == count:
+        tell_shown_again()
+        return f"{count} test images of the run's own data"
+    if again:
+        say(f"note: {again} of these {count} images are test images of the run itself (equal bytes)")
+    return told
 
 
 def tell_without_samples(class_names: Sequence[str], target: np.ndarray) -> None:

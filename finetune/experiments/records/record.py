@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import DataError
+from finetune.experiments.records.run_settings import loss_text
 from finetune.runs.folder import read_json, write_json
 from finetune.runs.former_losses import recorded_loss
 
@@ -182,7 +183,8 @@ class RunRecord:
     @property
     def subjects(self) -> int | None:
         """How many subjects the images show; None where they are not known."""
-        return self.extra.get("subjects")
+        known = self.counted.get("subjects_known", True)
+        return self.extra.get("subjects") if known else None
 
     @property
     def shared_subjects(self) -> int | None:
@@ -201,10 +203,16 @@ class RunRecord:
 
 
 def has_own_report(folder: Path) -> bool:
-    """Return whether a run folder has a report, and one of the training that its run.json records."""
+    """Return whether a run folder has a report, of the training that its run.json records.
+
+    One that calls the loss otherwise than it is called now (NLLR, which was the exact form) does not count.
+    """
     if not ((folder / "report.md").is_file() and (folder / "report.json").is_file()):
         return False
     record, report = read_json(folder / RECORD_FILE), read_json(folder / "report.json")
+    called = report.get("loss_text")
+    if called is not None and record.get("loss") and called != loss_text(record["loss"]):
+        return False
     return all(record[key] == report[key] for key in TOLD_BY_REPORT if key in record and key in report)
 
 

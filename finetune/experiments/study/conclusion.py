@@ -8,14 +8,12 @@ from typing import Any
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell
 from finetune.figures.markdown import number, p_text, points, signed
+from finetune.metrics.intervals import alike_words
 from finetune.metrics.learning import unbounded_loss
 from finetune.metrics.paired_tests import least_wilcoxon_p
 
 Summary = Mapping[str, Any]
 FEW = 5  # pairs of seeds
-NO_INTERVAL = "no interval: all seeds differ by the same"
-EQUAL_SEEDS = "no interval: all seeds are equal"
-SAME = 1e-9  # points: less is rounding
 REMEDY = "Train longer, at another learning rate, or from pretrained weights."
 FACTORS = {"mean": "mean factor", "ratio": "ratio of sums"}  # by `Arm.matches_by`
 
@@ -262,7 +260,7 @@ def interval_words(found: Mapping[str, Any] | None) -> str:
     if found is None or found["interval"] is None:
         return number(None)
     if all_alike(found):
-        return EQUAL_SEEDS if abs(found["mean"]) < SAME else NO_INTERVAL
+        return f"no interval: all seeds {alike_words(found['mean'])}"
     return points(found["interval"])
 
 

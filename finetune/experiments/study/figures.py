@@ -16,6 +16,7 @@ from finetune.experiments.study.conclusion import all_alike, interval_words
 from finetune.experiments.study.curve_figures import draw_error_curves, draw_factor_curves, short_titles
 from finetune.figures import canvas
 from finetune.figures.markdown import Picture, p_text, signed
+from finetune.metrics.intervals import alike_words
 from finetune.metrics.paired_tests import SAME_TO
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _draw_rows(axes: Axes, rows: Sequence[Row], limit: float) -> None:
 
 def _numbers(found: Mapping[str, Any]) -> str:
     if all_alike(found):
-        return f"{signed(found['mean'])}, the same for all seeds"
+        return f"{signed(found['mean'])}, all seeds {alike_words(found['mean'])}"
     return f"{signed(found['mean'])} ({interval_words(found)}), p {p_text(found['p_t_holm'])}"
 
 

@@ -138,7 +138,7 @@ def test_the_same_bytes_in_training_and_test_are_told_and_refused_when_asked(fac
 def test_faces_drawn_for_tests_hold_no_twins(faces, capsys):
     config = AgeDataConfig(root=str(faces))
     data = read_data(config)
-    assert equal_contents(data.manifest, make_age_splits(data, config)) == ([], [], [])
+    assert equal_contents(data.manifest, make_age_splits(data, config))[:3] == ([], [], [])
 
 
 def test_the_cache_lies_where_it_is_named(monkeypatch, tmp_path):

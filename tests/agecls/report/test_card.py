@@ -234,6 +234,15 @@ def test_the_folder_of_one_fold_leads_to_the_whole(pair):
     assert age_card(pair[0] / "fold3", None) == age_card(pair[0] / "fold3", 3) == age_card(pair[0], 3)
 
 
+def test_a_fold_of_an_old_nllr_leads_to_the_whole_too(pair, tmp_path):
+    shutil.copytree(pair[0], tmp_path / "cv")
+    for folder in (tmp_path / "cv", tmp_path / "cv" / "fold3"):
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**record, "loss": {"name": "nllr", "clamp": None}}))
+    result, fold = choose_model(tmp_path / "cv" / "fold3", None)
+    assert (result.folder.name, fold, result.loss_text) == ("cv", 3, "nllr, exact")
+
+
 def test_a_fold_of_another_experiment_stays_alone(pair, tmp_path):
     shutil.copytree(pair[0], tmp_path / "cv")
     shutil.rmtree(tmp_path / "cv" / "fold3")

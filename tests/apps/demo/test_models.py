@@ -19,7 +19,7 @@ def test_the_facts_of_a_model_in_plain_words(tmp_path):
     )
     told = model_facts(model)
     assert told["Backbone"] == "resnet18.a1_in1k, linear head, 11.2 million parameters"
-    assert told["Loss"] == "crl (alpha 1.5, beta 1)"
+    assert told["Loss"] == "crl (alpha 1.5, beta 1.0)"
     assert told["Data"] == "FG-NET, 731 images of 82 subjects, fold 0 kept for testing"
     assert told["Scores"] == (
         "correct class 47.6 %, correct or next to it 81.0 %, mean error 0.76 groups "
@@ -32,6 +32,16 @@ def test_the_facts_of_a_model_in_plain_words(tmp_path):
     assert len(told["SHA-256"]) == 64
 
 
+def test_a_loss_is_called_as_reports_call_it(tmp_path):
+    for loss, called in (
+        ({"name": "nllr", "clamp": None}, "nllr, exact"),
+        ({"name": "nllr", "clamp": 1e-7}, "nllr (clamp 1e-07)"),
+        ({"name": "crl", "alpha": 0.0, "beta": 1.0}, "crl (alpha 0.0, beta 1.0)"),
+        ({"name": "cel", "branches": {"main": "crl:alpha=1"}}, "cel (branches main crl:alpha=1)"),
+    ):
+        assert model_facts(load(tmp_path, loss=loss))["Loss"] == called
+
+
 def test_what_a_model_does_not_tell_is_left_out(tmp_path):
     nothing = {key: {} for key in ("architecture", "loss", "data", "metrics", "pretraining")}
     told = model_facts(load(tmp_path, crop=None, **nothing))
@@ -40,8 +50,10 @@ def test_what_a_model_does_not_tell_is_left_out(tmp_path):
 
 
 def test_scores_of_an_average_say_that_they_are_its_members():
-    line = scores({"scope": "members", "n": 731, "exact_pooled": 50.0, "one_off_pooled": 80.0})
-    assert line.startswith("its members, each on subjects it had not seen: correct class 50.0 %")
+    found = {"scope": "members", "n": 731, "exact_pooled": 50.0, "one_off_pooled": 80.0}
+    told = "its members, each on {} it had not seen: correct class 50.0 %"
+    assert scores({**found, "subjects": 82}).startswith(told.format("subjects"))
+    assert scores(found).startswith(told.format("images"))  # subjects are not known
 
 
 def test_scores_without_known_names_are_told_as_they_are():

@@ -67,6 +67,11 @@ def test_facts_without_any_score_promise_nothing():
     assert "%" not in text
 
 
+def test_an_exact_nllr_is_called_so():
+    for stored in ({"name": "nllr", "clamp": None}, {"name": "nllr", "clamp": 0.0}):
+        assert row_of(page(tiny_facts(loss=stored)), "loss")[1] == "nllr, exact"
+
+
 def test_the_numbers_of_a_fold_stand_in_the_tables(tmp_path):
     make_result(tmp_path / "run")
     facts = facts_of(tmp_path / "run", 4)

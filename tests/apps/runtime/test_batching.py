@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import apps.runtime.batching
-from apps.runtime.batching import CutPictures, files_or_cuts, in_batches, views
+from apps.runtime.batching import CutPictures, files_or_cuts, in_batches, pixels_of, views
 from finetune.errors import DataError, UsageError
 from finetune.images.decode import BadImageError
 from finetune.images.preprocess import PreprocessSpec, preprocess
+from finetune.images.streams.guard import DecodeProcesses
 from tests.apps.tiny_onnx import SPEC
 from tests.apps.tiny_run import write_pictures
 
@@ -93,6 +94,26 @@ def test_a_name_is_the_files_and_nothing_is_none():
         views(None, SPEC)  # type: ignore[arg-type]
 
 
+def test_costly_files_are_decoded_in_a_process_and_ordinary_ones_here(
+    tmp_path: Path, decoders: DecodeProcesses
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    for ending in ("jpg", "png"):
+        cv2.imwrite(str(tmp_path / f"a.{ending}"), pixels)
+        pixels_of(str(tmp_path / f"a.{ending}"))
+    assert not decoders._idle
+    cv2.imwrite(str(tmp_path / "a.webp"), pixels)
+    for picture in (tmp_path / "a.webp", str(tmp_path / "a.webp"), (tmp_path / "a.webp").read_bytes()):
+        assert pixels_of(picture).shape == (50, 70, 3)
+        assert len(decoders._idle) == 1  # one for all of them
+    list(CutPictures([tmp_path / "a.webp"], BOXES[:1]))
+    assert len(decoders._idle) == 1
+    decoders.close()
+    decoders._idle.clear()
+    list(CutPictures([tmp_path / "a.webp"], BOXES[:1]))
+    assert len(decoders._idle) == 1
+
+
 def files(folder: Path) -> tuple[list[Path], list[np.ndarray]]:
     pixels = write_pictures(folder / "images", 3)
     return [folder / "images" / f"{number:02}.png" for number in range(3)], pixels
@@ -114,7 +135,7 @@ def test_a_part_of_the_sequence_opens_nothing(tmp_path: Path, monkeypatch: pytes
         opened.append(file.name)
         return cv2.imread(str(file))
 
-    monkeypatch.setattr(apps.runtime.batching, "decode_image", decode)
+    monkeypatch.setattr(apps.runtime.batching, "decode_guarded", decode)
     part = CutPictures(names, BOXES)[1:]
     assert (len(part), opened) == (2, [])
     next(iter(part))

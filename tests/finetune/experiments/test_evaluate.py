@@ -209,6 +209,13 @@ def test_without_its_table_a_run_cannot_show_its_images_again(run: Run, tmp_path
         run.evaluate(tmp_path / "run", crops="ten")
 
 
+def test_test_images_listed_again_are_the_runs_own(run: Run, tmp_path: Path, capsys):
+    rows = run.rows(tested=True)
+    summary = run.evaluate(data=run.data(tmp_path / "data", rows))
+    assert summary["data"] == f"{len(rows)} test images of the run's own data"
+    assert "would be to train on them" in capsys.readouterr().out
+
+
 def test_other_images_of_the_same_classes_are_scored(run: Run, tmp_path: Path):
     """The test images with other bytes and names: the answers stay the same."""
     data = run.data(tmp_path / "data", run.rows(tested=True), change=b"\0")

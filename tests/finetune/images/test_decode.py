@@ -14,6 +14,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from finetune.errors import UsageError
 from finetune.images.decode import BadImageError, decode_content, decode_image, find_bad_images
+from finetune.images.streams.guard import decode_guarded
 from tests.finetune.pictures import smooth_picture
 
 RGB = smooth_picture(0, 24, 18)
@@ -217,8 +218,9 @@ def test_strange_file_names_are_read(tmp_path: Path) -> None:
 
 def test_pillows_truncation_switch_is_noticed_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with pytest.raises(UsageError, match="LOAD_TRUNCATED_IMAGES"):
-        decode_image(encode(RGB))
+    for decode in (decode_image, decode_guarded):
+        with pytest.raises(UsageError, match="LOAD_TRUNCATED_IMAGES"):
+            decode(encode(RGB))
 
 
 def test_pillows_settings_are_left_alone_in_many_threads() -> None:

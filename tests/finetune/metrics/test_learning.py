@@ -37,6 +37,12 @@ def test_probabilities_worse_than_equal_ones_are_named():
     assert "cross-entropy 2.310 nats, where 10 equal probabilities have 2.303" in warning
 
 
+def test_the_numbers_of_equal_probabilities_are_told_apart():
+    (warning,) = told(nll=1.0987, classes=3)
+    assert "cross-entropy 1.0987 nats, where 3 equal probabilities have 1.0986" in warning
+    assert told(nll=float(np.log(3)) + 1e-12, classes=3) == []  # rounding is not worse
+
+
 def test_a_rising_training_loss_is_named():
     rows = [{"stage": "all", "train_loss": loss} for loss in (0.9, 1.4, 2.3)]
     (warning,) = told(rows)

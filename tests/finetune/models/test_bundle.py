@@ -51,6 +51,12 @@ def test_weights_and_facts_come_back(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_an_nllr_that_stores_no_clamp_was_the_exact_form(tmp_path: Path) -> None:
+    for stored in ({"name": "nllr"}, {"name": "nllr", "clamp": None}):
+        save_bundle(tmp_path / "m.safetensors", make_state(), {**FACTS, "loss": stored})
+        assert load_bundle(tmp_path / "m.safetensors")[1]["loss"] == {"name": "nllr", "clamp": 0.0}
+
+
 def test_a_flipped_bit_or_a_missing_end_is_never_loaded_as_something_else(tmp_path: Path) -> None:
     file, state = tmp_path / "m.safetensors", make_state()
     save_bundle(file, state, FACTS)

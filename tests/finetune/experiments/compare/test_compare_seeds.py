@@ -69,7 +69,9 @@ def test_seeds_that_all_differ_by_the_same_have_no_interval_over_seeds(made: Mad
     ]
     found = compare_seeds(made.task, *sides, resamples=50)
     assert found["seed_difference"][made.headline]["interval"] is None
-    assert "there is no interval over seeds" in found["conclusion"]
+    assert "all 2 seeds differ by the same, so there is no interval over seeds" in found["conclusion"]
+    equal = compare_seeds(made.task, sides[0], sides[0], resamples=50)
+    assert "all 2 seeds are equal, so there is no interval over seeds" in equal["conclusion"]
 
 
 def test_seeds_that_do_not_pair_are_refused(made: MadeTask):

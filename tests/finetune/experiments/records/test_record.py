@@ -35,6 +35,15 @@ def test_a_report_of_an_earlier_training_is_not_the_runs_own(tmp_path):
         assert not has_own_report(tmp_path)
 
 
+def test_a_report_that_calls_an_exact_nllr_by_the_published_name_is_not_the_runs_own(tmp_path):
+    record = {"n": 4, "loss": {"name": "nllr", "clamp": None}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "report.md").touch()
+    for called, own in (("nllr", False), ("nllr, exact", True)):
+        (tmp_path / "report.json").write_text(json.dumps({"n": 4, "loss_text": called}))
+        assert has_own_report(tmp_path) is own
+
+
 def test_what_only_one_task_records_is_read_by_name():
     extra = {
         "crop": {"kind": "box", "margin": 0.1},

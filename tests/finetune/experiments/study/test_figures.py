@@ -57,6 +57,13 @@ def test_three_arms_share_the_axes_and_fourteen_have_a_panel_each(tmp_path: Path
     assert len(pixels_of(many)) > 1.5 * len(pixels_of(few))
 
 
+def test_differences_that_are_the_same_for_all_seeds_are_told_so(drawn: list[Any], tmp_path: Path):
+    scores = {"cel": [84.0, 84.2], "nllr": [84.0, 84.2], "crl": [85.0, 85.2]}
+    draw_differences(summarise_study(cells_of(scores), THREE, MEASURES), tmp_path / "differences.png")
+    told = [text.get_text() for axes in drawn[0].axes for text in axes.texts]
+    assert told == ["0.00, all seeds are equal", "+1.00, all seeds differ by the same"]
+
+
 def test_a_curve_is_the_mean_over_seeds_of_epochs_that_all_measured():
     cells = [
         cell_of("crl", 0, 80.0, history=[{"epoch": 0, "test_error": 40.0}, {"epoch": 1, "test_error": 22.0}]),

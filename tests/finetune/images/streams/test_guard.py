@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -105,3 +107,34 @@ def test_a_signal_ends_a_decoder_at_work(pool: DecodeProcesses, monkeypatch: pyt
             decode_guarded(encoded("WEBP"))
         assert stop.requested
     assert time.monotonic() - began < 3
+
+
+# A thread that decodes when the program ends; and a process that waits for its next image.
+ENDING = """
+import contextlib, sys, threading, time
+import finetune.images.streams.guard as guard
+def decode():
+    with contextlib.suppress(guard.BadImageError):
+        guard.decode_guarded(image)
+image = open(sys.argv[1], "rb").read()
+guard.decode_guarded(image)
+guard._START = guard._START.removesuffix("serve()") + (
+    "import finetune.images.streams.guard as g, time;"
+    "g.decode_content = lambda *_, **__: time.sleep(60); serve()"
+)
+guard._pool()._idle.clear()
+threading.Thread(target=decode, daemon=True).start()
+time.sleep(0.5)
+print(len(guard._pool()._busy), time.time(), flush=True)
+"""
+
+
+@pytest.mark.alone
+def test_the_end_of_the_interpreter_waits_for_no_decoder(tmp_path: Path) -> None:
+    (tmp_path / "a.webp").write_bytes(encoded("WEBP"))
+    program = [sys.executable, "-c", ENDING, str(tmp_path / "a.webp")]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    busy, at = done.stdout.split()
+    assert busy == "1"
+    assert time.time() - float(at) < 10
