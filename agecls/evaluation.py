@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agecls.config import EvaluateAgeConfig
-from agecls.scores import age_scores, slice_scores
+from agecls.scores import age_scores, knows_subjects, slice_scores
 from finetune.cli.console import say, table
 from finetune.errors import UsageError
 from finetune.experiments.records.predictions import Predictions
@@ -51,9 +51,14 @@ def refuse_unused(config: EvaluateAgeConfig) -> None:
 
 
 def evaluation_scores(predictions: Predictions) -> dict[str, Any]:
-    """Return the scores pooled over the images, and under "slices" the rows of each slice."""
-    slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
-    return {**age_scores(predictions.probs, predictions.target), "slices": slices}
+    """Return the scores pooled over the images, and under "slices" the rows of each slice.
+
+    `subjects_known` says whether images have subjects; where not, there is no slice by them.
+    """
+    known = knows_subjects(predictions)
+    names = [name for name in SLICES if known or name != "subject_count"]
+    slices = {name: slice_scores(predictions, name) for name in names}  # type: ignore[arg-type]
+    return {**age_scores(predictions.probs, predictions.target), "subjects_known": known, "slices": slices}
 
 
 def tell_evaluation(summary: Mapping[str, Any]) -> None:
@@ -68,11 +73,11 @@ def tell_evaluation(summary: Mapping[str, Any]) -> None:
 def tell_slices(summary: Mapping[str, Any]) -> None:
     """Print every slice."""
     for name, rows in summary["slices"].items():
-        print_slice(name, rows)
+        print_slice(name, rows, subjects_known=summary.get("subjects_known", True))
 
 
-def print_slice(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print one slice; cells with too few subjects show their counts alone."""
+def print_slice(name: str, rows: Sequence[Mapping[str, Any]], *, subjects_known: bool = True) -> None:
+    """Print one slice; cells with too few subjects, or images, show their counts alone."""
     lines = []
     for row in rows:
         told = ["-", "-"]
@@ -80,5 +85,7 @@ def print_slice(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             low, high = row["exact_interval"]
             how = method_mark(row, "exact_interval")
             told = [f"{row['exact']:.1f} [{low:.1f}, {high:.1f}]{how}", f"{row['one_off']:.1f}"]
-        lines.append([row["name"], row["images"], row["subjects"], *told])
-    table(f"by {name.replace('_', ' ')}", ["", "images", "subjects", "exact %", "one-off %"], lines)
+        counts = [row["images"], *([row["subjects"]] if subjects_known else [])]
+        lines.append([row["name"], *counts, *told])
+    header = ["", "images", *(["subjects"] if subjects_known else []), "exact %", "one-off %"]
+    table(f"by {name.replace('_', ' ')}", header, lines)

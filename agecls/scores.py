@@ -191,6 +191,11 @@ def score_cross_validation(
     return _for_json(scores)
 
 
+def knows_subjects(predictions: Predictions) -> bool:
+    """Return whether images have subjects; where these are not known, every image's subject is its path."""
+    return bool(np.any(predictions["subject"] != predictions.path))
+
+
 def slice_scores(
     predictions: Predictions, by: Slice, *, resamples: int = 2000, seed: int = 0
 ) -> list[dict[str, Any]]:

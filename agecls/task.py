@@ -235,15 +235,25 @@ class AgeTask(Task):
         tell_evaluation(summary)
 
     def resampling(self, predictions: Predictions) -> Resampling:
-        """Return subjects within folds, and albums where these hold several subjects."""
+        """Return subjects within folds, or images where none is known; and albums of several subjects."""
+        from agecls.scores import knows_subjects
+
         subject, user = predictions["subject"], predictions["user"]
+        if not knows_subjects(predictions):
+            return Resampling("image", subject, predictions.fold)
         further = {"user": user} if len(np.unique(user)) != len(np.unique(subject)) else {}
         return Resampling("subject", subject, predictions.fold, further)
 
     def tested(self, predictions: Predictions) -> dict[str, Any]:
-        """Return how many subjects and users there are, and the subjects' effective number (Kish)."""
+        """Return how many subjects and users there are, and the subjects' effective number (Kish).
+
+        Nothing where subjects are not known.
+        """
+        from agecls.scores import knows_subjects
         from finetune.metrics.bootstrap import effective_clusters
 
+        if not knows_subjects(predictions):
+            return {}
         subject = predictions["subject"]
         return {
             "subjects": len(np.unique(subject)),

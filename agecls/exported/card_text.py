@@ -13,10 +13,6 @@ from finetune.experiments.measures import PERCENT, Measure, shown_in
 from finetune.figures.markdown import escape, number, table
 
 Facts = Mapping[str, Any]
-HOW_TO_READ = (
-    f"“12 of 20” means fewer than {FEWEST_SUBJECTS} subjects: a count, no conclusion. Intervals (95 %) "
-    "resample whole subjects."
-)
 
 
 def age_text(facts: ExportedFacts, measures: Sequence[Measure]) -> CardText:
@@ -30,6 +26,16 @@ def age_text(facts: ExportedFacts, measures: Sequence[Measure]) -> CardText:
         warnings=tuple(_warnings(facts, data)),
         anything_else="no face",
         data=tuple(_data_rows(data, facts.card.get("training") or {})) if data else (),
+    )
+
+
+def how_to_read(facts: ExportedFacts) -> str:
+    """Return what counts and intervals of the slices mean: they are of subjects where these are known."""
+    known = (facts.card.get("data") or {}).get("subjects_known", True)
+    unit, whole = ("subjects", "whole subjects") if known else ("images", "images")
+    return (
+        f"“12 of 20” means fewer than {FEWEST_SUBJECTS} {unit}: a count, no conclusion. Intervals (95 %) "
+        f"resample {whole}."
     )
 
 
@@ -57,7 +63,7 @@ def _how_well(facts: ExportedFacts, measures: Sequence[Measure]) -> str:
         parts += [
             "### By age group",
             slices("labelled group", card["groups"], card.get("cross_validation")),
-            HOW_TO_READ,
+            how_to_read(facts),
         ]
         parts += ["### Across the age of 18", crossings(card)]
     for name, title in (("gender", "By gender"), ("yaw", "By head pose")):
@@ -188,8 +194,10 @@ def _slice_table(title: str, cells: Sequence[Facts]) -> str:
             _score(cell, "exact", cell["right"]),
             _score(cell, "one_off", cell["one_off_right"]),
         ]
-        rows.append([escape(cell["name"]), f"{cell['images']:,}", f"{cell['subjects']:,}", *scores])
-    return table([title, "images", "subjects", "correct group", "correct or next to it"], rows)
+        subjects = [f"{cell['subjects']:,}"] if "subjects" in cell else []
+        rows.append([escape(cell["name"]), f"{cell['images']:,}", *subjects, *scores])
+    counted = ["subjects"] if any("subjects" in cell for cell in cells) else []
+    return table([title, "images", *counted, "correct group", "correct or next to it"], rows)
 
 
 def _score(cell: Facts, key: str, right: int) -> str:

@@ -83,6 +83,20 @@ def age_card(
     if not data["subjects_known"]:
         metrics = _without_subjects(metrics)
         members = _without_subjects(members) if members else None
+    missing = not_measured(
+        groups,
+        gender=bool(gender),
+        yaw=bool(yaw),
+        averaged=fold is None,
+        tested=tested,
+        images=len(own),
+        detector=detector is not None,
+        unit="subjects" if data["subjects_known"] else "images",
+    )
+    if not data["subjects_known"]:
+        groups, gender, yaw = (
+            [_without_subjects(cell) for cell in part or []] for part in (groups, gender, yaw)
+        )
     card = {
         "intended_use": INTENDED_USE,
         "out_of_scope": OUT_OF_SCOPE,
@@ -98,15 +112,7 @@ def age_card(
         "data": data,
         "training": _training(result, fold),
         "pretraining": pretraining_facts(result.run),
-        "not_measured": not_measured(
-            groups,
-            gender=bool(gender),
-            yaw=bool(yaw),
-            averaged=fold is None,
-            tested=tested,
-            images=len(own),
-            detector=detector is not None,
-        ),
+        "not_measured": missing,
     }
     plain: dict[str, Any] = json.loads(json_text({"metrics": metrics, "card": card}))
     return plain
@@ -119,7 +125,10 @@ def _without_subjects(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sisters(members: Mapping[str, Any], found: Predictions) -> dict[str, Any]:
     """Return what all models of a cross-validation scored, for the card of one of them."""
-    return {**members, "groups": group_cells(found), **crossing_rates(found)}
+    groups = group_cells(found)
+    if "subjects" not in members:
+        groups = [_without_subjects(cell) for cell in groups]
+    return {**members, "groups": groups, **crossing_rates(found)}
 
 
 def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:

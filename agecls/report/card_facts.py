@@ -177,6 +177,7 @@ def not_measured(
     tested: bool,
     images: int,
     detector: bool = False,
+    unit: str = "subjects",
 ) -> list[str]:
     """Return what this card cannot report, a sentence each.
 
@@ -188,6 +189,7 @@ def not_measured(
         tested: whether the weights are those that the run tested.
         images: test images of these weights.
         detector: whether crops made by a face detector were tested.
+        unit: what the rows' subjects are: images where subjects are not known.
     """
     found = []
     if not tested:
@@ -202,7 +204,7 @@ def not_measured(
     few = [str(cell["name"]) for cell in groups if cell["subjects"] < FEWEST_SUBJECTS]
     if few and images:
         found.append(
-            f"Accuracy for {', '.join(few)}: fewer than {FEWEST_SUBJECTS} subjects each, so there are counts "
+            f"Accuracy for {', '.join(few)}: fewer than {FEWEST_SUBJECTS} {unit} each, so there are counts "
             "and no conclusion."
         )
     found.append("Skin tone, origin, glasses, make-up: nothing about them came with the images.")

@@ -71,28 +71,29 @@ def draw_figures(result: Result, record: Mapping[str, Any]) -> list[Picture]:
     )
     return [
         figure("confusion", "Confusion matrix", "All test images of all folds."),
-        figure("groups", "Accuracy per group", "Intervals from 30 subjects on."),
+        figure("groups", "Accuracy per group", f"Intervals from 30 {report_sections.unit_of(record)} on."),
         figure("heat_map", "Softmax heat map", DATA_NOTE),
     ]
 
 
 def sections(record: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> Sections:
     """Return the first sections of a report: the result, the folds, the groups, other slices, calibration."""
-    slices = record["slices"]
     return [
         ("Result", report_sections.headline(record, measures)),
         ("Folds", report_sections.per_fold(record)),
         ("Age groups", report_sections.per_group(record)),
-        ("Gender", _other_slice(slices.get("gender"), "gender")),
-        ("Images per subject", _other_slice(slices.get("subject_count"), "test images of the subject")),
+        ("Gender", _other_slice(record, "gender", "gender")),
+        ("Images per subject", _other_slice(record, "subject_count", "test images of the subject")),
         ("Other decoders and probabilities", report_sections.calibration(record)),
     ]
 
 
-def _other_slice(cells: Sequence[Mapping[str, Any]] | None, name: str) -> str | None:
+def _other_slice(record: Mapping[str, Any], key: str, name: str) -> str | None:
+    cells = record["slices"].get(key)
     if not cells or len(cells) < 2:
         return None
-    return f"{report_sections.per_slice(cells, name)}\n\nCells of fewer than 30 subjects have counts only."
+    few = f"Cells of fewer than 30 {report_sections.unit_of(record)} have counts only."
+    return f"{report_sections.per_slice(cells, name, record)}\n\n{few}"
 
 
 def tell(report: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> None:

@@ -28,11 +28,7 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
     """Return the table of the accuracies: over folds, pooled, with intervals and the baseline."""
     intervals, albums, baseline = (record.get(key) for key in ("intervals", "intervals_by_user", "baseline"))
     header = ["accuracy (%)", "mean ± sd over folds", "pooled over images"]
-    header += (
-        [_interval_header(intervals, "subjects" if _subjects_known(record) else "images")]
-        if intervals
-        else []
-    )
+    header += [_interval_header(intervals, unit_of(record))] if intervals else []
     header += [_interval_header(albums, "users")] if albums else []
     header += [f"always {escape(_baseline_groups(record))}"] if baseline else []
     rows = []
@@ -93,18 +89,17 @@ def per_group(record: Record) -> str:
             found = ["no images", "no images"]
         ends = [_ends(cell, "exact_interval"), _ends(cell, "one_off_interval")]
         cells = [found[0], ends[0], found[1], ends[1]]
-        rows.append([escape(cell["name"]), f"{cell['images']:,}", f"{cell['subjects']:,}", *cells])
-    header = ["true group", "images", "subjects", "exact", "95 % interval", "one-off", "95 % interval"]
-    return f"{table(header, rows)}\n\nNo interval, and no conclusion, for a group of fewer than 30 subjects."
+        rows.append([escape(cell["name"]), *_counts(cell, record), *cells])
+    few = f"No interval, and no conclusion, for a group of fewer than 30 {unit_of(record)}."
+    return f"{table(_slice_header('true group', record), rows)}\n\n{few}"
 
 
-def per_slice(cells: Sequence[Record], name: str) -> str:
+def per_slice(cells: Sequence[Record], name: str, record: Record) -> str:
     """Return the table of another slice: counts always, accuracies where there are enough subjects."""
     rows = [
         [
             escape(cell["name"]),
-            f"{cell['images']:,}",
-            f"{cell['subjects']:,}",
+            *_counts(cell, record),
             number(cell["exact"]),
             _ends(cell, "exact_interval"),
             number(cell["one_off"]),
@@ -112,7 +107,22 @@ def per_slice(cells: Sequence[Record], name: str) -> str:
         ]
         for cell in cells
     ]
-    return table([name, "images", "subjects", "exact", "95 % interval", "one-off", "95 % interval"], rows)
+    return table(_slice_header(name, record), rows)
+
+
+def _counts(cell: Record, record: Record) -> list[str]:
+    subjects = [f"{cell['subjects']:,}"] if _subjects_known(record) else []
+    return [f"{cell['images']:,}", *subjects]
+
+
+def _slice_header(name: str, record: Record) -> list[str]:
+    subjects = ["subjects"] if _subjects_known(record) else []
+    return [name, "images", *subjects, "exact", "95 % interval", "one-off", "95 % interval"]
+
+
+def unit_of(record: Record) -> str:
+    """Return what intervals resample: subjects, or images where these are not known."""
+    return "subjects" if _subjects_known(record) else "images"
 
 
 def calibration(record: Record) -> str:

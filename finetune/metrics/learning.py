@@ -110,8 +110,8 @@ def unbounded_loss(rows: Sequence[Mapping[str, Any]]) -> str | None:
         rows: of metrics.jsonl, or of a cell's history, an epoch each. The accuracy is that of the validation
             images (`val_accuracy`), else of the test images (`test_error`), else of the training images.
 
-    >>> unbounded_loss([{"epoch": 0, "train_loss": -3.0, "train_accuracy": 0.5},
-    ...                 {"epoch": 1, "train_loss": -900.0, "train_accuracy": 0.3}])[:63]
+    >>> unbounded_loss([{"epoch": 1, "train_loss": -3.0, "train_accuracy": 0.5},
+    ...                 {"epoch": 2, "train_loss": -900.0, "train_accuracy": 0.3}])[:63]
     'the training loss fell without bound, from -3 in epoch 1 to -90'
     """
     rows = [row for row in rows if row.get("train_loss") is not None]

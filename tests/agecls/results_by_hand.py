@@ -73,7 +73,8 @@ def make_result(
     (folder / "run.json").write_text(json.dumps(run_record(n=IMAGES, **changes)))
     for fold in range(FOLDS):
         rows = [
-            {"epoch": e, "train_loss": 2.0 - e, "train_accuracy": 0.3, "val_accuracy": None} for e in (0, 1)
+            {"epoch": e + 1, "train_loss": 2.0 - e, "train_accuracy": 0.3, "val_accuracy": None}
+            for e in (0, 1)
         ]
         (folder / f"fold{fold}").mkdir()
         (folder / f"fold{fold}" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -285,7 +285,7 @@ def test_a_group_that_is_all_correct_has_wilsons_interval_by_name():
     (row,) = [cell for cell in slice_scores(found, "group") if cell["images"]]
     assert (row["exact"], row["exact_interval_method"]) == (100, "Wilson")
     assert row["exact_interval"] == pytest.approx([89.28, 100], abs=0.01)
-    assert "| 100.00 | 89.3 to 100.0 (Wilson interval) |" in per_slice([row], "group")
+    assert "| 100.00 | 89.3 to 100.0 (Wilson interval) |" in per_slice([row], "group", {})
     intervals = score_cross_validation(found, resamples=50)["intervals"]
     assert intervals["exact_mean"] == pytest.approx([89.28, 100], abs=0.01)
     assert intervals["exact_mean_method"] == "Wilson"

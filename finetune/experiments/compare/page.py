@@ -75,7 +75,7 @@ def differences(comparison: Comparison, task: Task) -> str:
     first, second = map(escape, comparison["names"])
     header = ["accuracy (%)", first, second, "difference (points)", "95 % interval", "p"]
     rows = []
-    notes = _resampled(comparison)
+    notes = _resampled(comparison, task)
     for measure, found in _present(comparison, task):
         rows += [[words, *_cells(kind)] for words, kind in _kinds(measure, found)]
         if found.get("reason"):
@@ -95,14 +95,15 @@ def differences(comparison: Comparison, task: Task) -> str:
     return f"{table(header, rows)}\n\n{notes}"
 
 
-def _resampled(comparison: Comparison) -> str:
+def _resampled(comparison: Comparison, task: Task) -> str:
     """Return the sentences that say what is compared, and what is resampled how often."""
     unit = comparison["unit"]
     where = f"{comparison['n']:,} images of {comparison['classes']:,} classes"
     if "subjects" in comparison:
         equal = number(comparison["effective_subjects"], 0)
         where += f" and {comparison['subjects']:,} subjects (in effect {equal} of equal weight)"
-    within = "; for the mean over classes within each class" if unit == "image" else " within folds"
+    over = {measure.over for measure in measures_for(task, "compare")}
+    within = " within folds" if "folds" in over else "; for the mean over classes within each class"
     whole = "images" if unit == "image" else f"whole {unit}s"
     return (
         f"Second minus first on the same {where}. Intervals and p resample {whole}, paired, "

@@ -12,7 +12,7 @@ from tests.finetune.experiments.study.made_up import cell_of
 
 
 def test_a_cell_is_read_back_as_it_was_written(tmp_path: Path):
-    cell = cell_of("crl", 3, 84.1 + 1e-13, history=[{"epoch": 0, "test_error": 20.25}], gradient_ratio=None)
+    cell = cell_of("crl", 3, 84.1 + 1e-13, history=[{"epoch": 1, "test_error": 20.25}], gradient_ratio=None)
     write_cell(cell, tmp_path / "cells" / "seed-3")
     assert read_cell(tmp_path / "cells" / "seed-3") == cell
     assert [file.name for file in (tmp_path / "cells" / "seed-3").iterdir()] == [CELL_FILE]
