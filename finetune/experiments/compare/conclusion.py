@@ -8,6 +8,7 @@ from typing import Any
 from finetune.experiments.measures import Measure
 from finetune.figures.markdown import p_text, points, signed
 from finetune.metrics.intervals import LEVEL, contains_zero
+from finetune.metrics.learning import ONE_CLASS
 
 
 def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
@@ -18,7 +19,8 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
     a side, and, where single images are resampled, McNemar's test for one run a side.
     """
     caution = guessing(comparison, measures[0])
-    sentences = [_sentence(comparison, measure, low=bool(caution)) for measure in measures]
+    low = bool(caution) and comparison["majority"] < 100
+    sentences = [_sentence(comparison, measure, low=low) for measure in measures]
     sentences = [caution, *sentences] if caution else sentences
     if len(comparison["seeds"]) < 2:
         sentences.append(
@@ -34,6 +36,8 @@ def guessing(comparison: Mapping[str, Any], measure: Measure) -> str:
     found = comparison[measure.key]
     whole = found.get("pooled", found)
     best, majority = max(whole["a"], whole["b"]), comparison["majority"]
+    if majority >= 100:
+        return f"Take care: {ONE_CLASS}."
     if best > majority:
         return ""
     return (
