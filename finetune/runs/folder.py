@@ -278,7 +278,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _no_folder(folder, error.strerror) from error
+        raise _no_folder(folder, error.strerror or str(error)) from error
 
 
 def _no_folder(folder: Path, reason: str) -> ResourceError:
