@@ -18,6 +18,13 @@ def test_a_cell_is_read_back_as_it_was_written(tmp_path: Path):
     assert [file.name for file in (tmp_path / "cells" / "seed-3").iterdir()] == [CELL_FILE]
 
 
+def test_a_cell_of_an_earlier_version_counted_its_epochs_from_zero(tmp_path: Path):
+    write_cell(cell_of("crl", 0, 80.0, history=[{"epoch": 0}, {"epoch": 1}]), tmp_path)
+    cell = read_cell(tmp_path)
+    assert cell is not None
+    assert [row["epoch"] for row in cell.history] == [1, 2]
+
+
 def test_numbers_that_are_none_come_back_as_none(tmp_path: Path):
     write_cell(cell_of("crl", 0, float("nan")), tmp_path)
     cell = read_cell(tmp_path)
