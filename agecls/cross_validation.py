@@ -27,6 +27,7 @@ from finetune.experiments.run import (
     kept_options,
     prepare_experiment,
     run_split,
+    with_all_options,
 )
 from finetune.experiments.study.folder import no_claim_left
 from finetune.experiments.task import Task
@@ -48,15 +49,23 @@ def is_finished(folder: Path) -> bool:
     return (folder / "run.json").is_file()
 
 
-def cross_validate(task: Task, config: CrossValidationConfig) -> dict[str, Any]:
+def cross_validate(
+    task: Task, config: CrossValidationConfig, prepared: Experiment | None = None
+) -> dict[str, Any]:
     """Run the folds that are asked for and not finished; score and report once all are there.
+
+    `prepared` is given by whoever runs several losses on the same data, such as a study: these data are
+    neither read nor reported again.
 
     Returns the report's JSON object, or, while folds remain, {"finished": [...], "remaining": [...]}.
     """
     refuse_torchrun()
     folder = Path(config.run.dir)
     check_run_place(config)
-    experiment = prepare_experiment(task, config, config.folds)
+    if prepared is None:
+        experiment = prepare_experiment(task, config, config.folds)
+    else:
+        experiment = replace(prepared, config=with_all_options(task.configure(config, prepared.data)))
     config = replace(config, head=experiment.config.head, loss=experiment.config.loss)
     folds = experiment.splits.folds
     wanted = _wanted_folds(config.folds, folds)

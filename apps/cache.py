@@ -14,9 +14,10 @@ from finetune.images.cache.limit import (
     GB,
     LIMIT_VARIABLE,
     CacheFile,
+    bytes_of,
     limit_bytes,
     list_caches,
-    remove_unused,
+    remove_oldest,
 )
 from finetune.images.cache.source import cache_folder
 
@@ -38,7 +39,9 @@ def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
         raise UsageError(f"keep_gb must be 0 or more gigabytes, got {config.keep_gb:g}")
     folder = cache_folder(config.folder)
     caches = [] if folder is None else list_caches(folder)
-    removed = _clean(caches, config.keep_gb * GB) if action == "clean" else []
+    removed = []
+    if action == "clean":
+        removed = remove_oldest(caches, lambda taken: taken <= config.keep_gb * GB)
     kept = [cache for cache in caches if cache not in removed]
     limit = limit_bytes()
     contents = [_content(cache) for cache in kept]
@@ -63,18 +66,6 @@ def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
     }
 
 
-def _clean(caches: list[CacheFile], keep_bytes: float) -> list[CacheFile]:
-    """Remove the caches unused for the longest time until `keep_bytes` are left; return those removed."""
-    taken, removed = sum(cache.size for cache in caches), []
-    for cache in caches:
-        if taken <= keep_bytes:
-            break
-        if remove_unused(cache.path):
-            removed.append(cache)
-            taken -= cache.size
-    return removed
-
-
 def _row(cache: CacheFile, content: tuple[int, int, str]) -> tuple[str, ...]:
     days = max(0.0, time.time() - cache.used) / DAY
     ago = "today" if days < 1 else f"{days:.0f} days ago"
@@ -96,4 +87,4 @@ def _facts(cache: CacheFile) -> dict[str, Any]:
 
 
 def _gigabytes(caches: list[CacheFile]) -> str:
-    return f"{sum(cache.size for cache in caches) / GB:.2f}"
+    return f"{bytes_of(caches) / GB:.2f}"

@@ -39,7 +39,7 @@ commands:
   quickstart       three losses cross-validated on drawn faces, exported, shown in the demo: a first result
 
 Every command takes --help, --json (one JSON object on standard output) and --debug (tracebacks).
-Exit codes: 0 fine, 2 usage, 3 data, 4 model file, 5 resources, 130 interrupted.
+Exit codes: 0 fine, 2 usage, 3 data, 4 model file, 5 resources or no place to write, 130 interrupted.
 """
 
 

@@ -40,7 +40,7 @@ class ModelFileError(CrlError):
 
 
 class ResourceError(CrlError):
-    """Memory, disk space or a device that is missing (exit code 5)."""
+    """Memory, disk space or a device that is missing, or a place that cannot be written (exit code 5)."""
 
     exit_code = 5
 

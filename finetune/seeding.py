@@ -39,8 +39,8 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
 def seed_torch(seed: int) -> None:
     """Seed torch's global generators: the CPU's, and those of accelerators where there are any.
 
-    Without accelerators `torch.manual_seed` draws alike, but notes the caller's stack for every kind that might
-    still appear. That takes longer than a small step of training.
+    Without accelerators `torch.manual_seed` draws alike, but notes the caller's stack for every kind that
+    might still appear. That takes longer than a small step of training.
     """
     import torch
 
@@ -69,23 +69,43 @@ def torch_left_as_it_was() -> Iterator[None]:
             _set_torch_state(before)
 
 
-def _torch_state() -> tuple[Any, bool, bool, bool]:
+def _torch_state() -> tuple[Any, bool, bool, _Switches]:
     import torch
 
     strict, warn_only = (
         torch.are_deterministic_algorithms_enabled,
         torch.is_deterministic_algorithms_warn_only_enabled,
     )
-    return torch.get_rng_state(), strict(), warn_only(), torch.backends.cudnn.benchmark
+    return torch.get_rng_state(), strict(), warn_only(), [getattr(*place) for place in _places()]
 
 
-def _set_torch_state(state: tuple[Any, bool, bool, bool] | None) -> None:
+def _set_torch_state(state: tuple[Any, bool, bool, _Switches] | None) -> None:
     import torch
 
-    random, strict, warn_only, benchmark = state or (None, False, False, False)
+    random, strict, warn_only, switches = state or (None, False, False, AT_IMPORT)
     if random is None:
         torch.seed()  # as at its import: a seed that nobody chose
     else:
         torch.set_rng_state(random)
     torch.use_deterministic_algorithms(strict, warn_only=warn_only)
-    torch.backends.cudnn.benchmark = benchmark
+    for place, value in zip(_places(), switches, strict=True):
+        setattr(*place, value)
+
+
+_Switches = list[Any]
+AT_IMPORT = [False, True, "tf32", "tf32", "none"]  # what torch's switches are when it was just imported
+
+
+def _places() -> list[tuple[Any, str]]:
+    """Return torch's switches that a training sets, each as the object and the name of its attribute."""
+    import torch
+    import torch.utils.deterministic
+
+    cudnn: Any = torch.backends.cudnn
+    return [
+        (cudnn, "benchmark"),
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
+        (cudnn.conv, "fp32_precision"),
+        (cudnn.rnn, "fp32_precision"),
+        (torch.backends.cuda.matmul, "fp32_precision"),
+    ]

@@ -192,6 +192,7 @@ def run_warnings(trainer: CellTrainer, folder: Path, cell: Cell) -> list[str]:
         accuracy=cell.scores["accuracy"],
         majority=guessing(trainer.data),
         nll=float(np.logaddexp(0, -odds).mean()),
+        tested_classes=len(np.unique(trainer.data.test.target)),
     )
 
 

@@ -225,6 +225,7 @@ def test_an_old_cross_validation_is_scored_again(
     new, old = read("age_cv_crl/report.json"), read(OLD / "age_cv_crl/report.json")
     assert (new.pop("not_drawn"), sorted(new.pop("pictures"))) == ([], sorted(old.pop("pictures")))
     assert new.pop("title").endswith("with crl (alpha 1.0, beta 0.5)")
+    assert new.pop("schema") == 2  # which counts epochs from 1
     assert new == old
     assert missing_numbers(OLD / "age_cv_crl/report.md", "age_cv_crl/report.md") == {}
 
@@ -262,7 +263,8 @@ def test_an_old_stopped_run_goes_on_to_the_same_end(
     assert Path(run, "model.safetensors").is_file()
     new, old = (json_lines(folder / "metrics.jsonl") for folder in (Path(run), OLD / "ends" / room))
     assert [(row["epoch"], keys_today(row)) for row in new] == [
-        (row["epoch"], keys_today(row)) for row in old
+        (row["epoch"] + 1, keys_today(row))
+        for row in old  # which counted epochs from 0
     ]
     assert [row["train_loss"] for row in new] == pytest.approx([row["train_loss"] for row in old], rel=0.02)
 

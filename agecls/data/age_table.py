@@ -122,6 +122,7 @@ def read_age_table(
         user_column,
         gender_column,
         fold_column,
+        table,
     )
     rows, spellings = _one_spelling_each(_collect(table, reader.read), reader)
     base = Path(root) if root is not None else file.parent
@@ -181,14 +182,7 @@ def _holds_numbers(table: Table, column: str | None) -> bool:
     if column not in table.header:
         return False
     place = table.header.index(column)
-    return any(_is_number(cells[place]) for _, cells in table.rows)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    return any(math.isfinite(table.number(cells[place])) for _, cells in table.rows)
 
 
 def _one_spelling_each(rows: Sequence[_Row], reader: _RowReader) -> tuple[list[_Row], list[str]]:
@@ -222,6 +216,7 @@ class _RowReader:
     user: str | None
     gender: str | None
     fold: str | None
+    table: Table
 
     def read(self, source: str, cells: Mapping[str, str]) -> _Row:
         """Return the row; _CellError names the first invalid cell."""
@@ -259,7 +254,7 @@ class _RowReader:
 
     def _label_and_age(self, cells: Mapping[str, str]) -> tuple[int | None, float]:
         if self.group is None:
-            age = _age(str(self.age), cells[str(self.age)])
+            age = self._years(cells[str(self.age)])
             return self.groups.index_of(age), age
         label = self.groups.index_of_name(cells[self.group])
         if label is None:
@@ -267,17 +262,14 @@ class _RowReader:
                 f"{self.group} {cells[self.group]!r} must be one of {', '.join(self.groups.names)}"
             )
         text = cells.get(self.age, "") if self.age is not None else ""
-        return label, math.nan if is_absent(text) else _age(str(self.age), text)
+        return label, math.nan if is_absent(text) else self._years(text)
 
-
-def _age(column: str, text: str) -> float:
-    try:
-        age = float(text)
-    except ValueError:
-        age = math.nan
-    if not 0 <= age <= OLDEST:
-        raise _CellError(f"{column} {text!r} must be a number of years from 0 to {OLDEST}")
-    return age
+    def _years(self, text: str) -> float:
+        age = self.table.number(text)
+        if not 0 <= age <= OLDEST:
+            hint = self.table.comma_hint(text)
+            raise _CellError(f"{self.age} {text!r} must be a number of years from 0 to {OLDEST}{hint}")
+        return age
 
 
 def _check_columns(table: Table, wanted: Sequence[str], subject: str | None) -> None:

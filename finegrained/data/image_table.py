@@ -170,10 +170,10 @@ def _box(table: Table, number: int, row: Mapping[str, str]) -> tuple[float, floa
     cells = [row.get(name, "") for name in BOX]
     if all(map(is_absent, cells)):
         return None
-    try:
-        x1, y1, x2, y2 = map(float, cells)
-    except ValueError:
-        x1 = y1 = x2 = y2 = math.nan
+    x1, y1, x2, y2 = map(table.number, cells)
     if not (x2 > x1 and y2 > y1 and math.isfinite(x1 + y1 + x2 + y2)):
-        raise DataError(f"{table.file}, row {table.rows[number][0]}: {', '.join(BOX)} are no box: {cells}")
+        raise DataError(
+            f"{table.file}, row {table.rows[number][0]}: {', '.join(BOX)} are no box: {cells}"
+            f"{table.comma_hint(*cells)}"
+        )
     return (x1, y1, x2, y2)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from finegrained.heads.bilinear import unit_classifier
 from finegrained.heads.pooling import (
-    EVERYDAY_SCALE,
     check_positive,
     check_weights,
     constant_scale,
@@ -105,8 +104,9 @@ class CovarianceHead(Head):
         num_classes: K.
         dim: channels after the 1x1 convolution, >= 2.
         iterations: of Newton-Schulz, >= 1.
-        scale: > 0, multiplies the triangle; the weights feel its square times the learning rate. 10 as the
-            head's option, so that ordinary learning rates do; 1 is the published form.
+        scale: > 0, multiplies the triangle; the weights feel its square times the learning rate. 1 is the
+            published form: behind batch norm the triangle is a few units long as it is, so that ordinary
+            learning rates do, and at 10 they are too high.
 
     Raises UsageError for options out of range, for more than 200 million parameters, and in `forward` for a
     map of a single location, whose covariance is zero for every image.
@@ -177,7 +177,7 @@ class CovarianceHead(Head):
         *,
         dim: int = 256,
         iterations: int = 5,
-        scale: float = EVERYDAY_SCALE,
+        scale: float = 1.0,
     ) -> Self:
         """Return the head that fits this backbone; see the class for the options."""
         tap = backbone.taps[0]

@@ -144,7 +144,7 @@ def tell_contents(data: TaskData, splits: Splits, same_content: str) -> TaskData
 
     Raises DataError where images learned from are tested and `same_content` is "error".
     """
-    groups = list(equal_files(data.manifest))
+    groups = data.equal_files
     conflicts = label_conflicts(data.manifest, groups)
     tell_conflicts(conflicts)
     twins = equal_contents(data.manifest, splits, groups)

@@ -108,13 +108,17 @@ def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Ex
                 task.check(data, used.only([fold], len(data.manifest)), config.data)
             warnings[fold] = (*heard, *own)
     data = found
-    config = task.configure(config, data)
-    options = resolved(config.head.name, config.head.options)
-    config = replace(config, head=replace(config.head, options=options), loss=config.loss.resolved())
+    config = with_all_options(task.configure(config, data))
     spec = spec_of(config)
     boxes = task.boxes(data.manifest, task.crop_of(config.data))
     source = open_pictures(data.manifest, spec, config.run.cache, boxes=boxes)
     return Experiment(task, config, data, splits, spec, source, warnings)
+
+
+def with_all_options(config: Any) -> Any:
+    """Return the configuration with every option of its head and its loss, defaults included."""
+    options = resolved(config.head.name, config.head.options)
+    return replace(config, head=replace(config.head, options=options), loss=config.loss.resolved())
 
 
 def plain(task: Task, config: Any, folder: Path) -> Any:

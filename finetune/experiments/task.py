@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +51,13 @@ class TaskData:
     policy: str
     report: Mapping[str, Any]
 
+    @cached_property
+    def equal_files(self) -> list[list[int]]:
+        """The rows of each set of files with equal bytes; files of equal size are read when first asked."""
+        from finetune.images.checks import equal_files
+
+        return list(equal_files(self.manifest))
+
 
 def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
     """Return the task's measures that are shown in this place, in the task's order."""
@@ -61,12 +68,12 @@ def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
 class FoldsRun:
     """A run over several folds, joined into one result.
 
-    `train` leaves the complete result of a configuration, which is of `config_type`, with its report in
-    config.run.dir; finished folds are not trained again.
+    `train(config, experiment)` leaves the complete result of a configuration, which is of `config_type`, with
+    its report in config.run.dir, from the experiment's data. Finished folds are not trained again.
     """
 
     config_type: type[Any]
-    train: Callable[[Any], object]
+    train: Callable[[Any, Any], object]
 
 
 @dataclass(frozen=True)
@@ -187,12 +194,7 @@ class Task(Protocol):
         return None
 
     def report_scores(
-        self,
-        result: Result,
-        train_labels: Mapping[int, np.ndarray] | None,
-        *,
-        resamples: int,
-        seed: int,
+        self, result: Result, train_labels: Mapping[int, np.ndarray] | None, *, resamples: int, seed: int
     ) -> dict[str, Any]:
         """Return every score of a result that its report shows, ready for JSON."""
         return self.scores(result.predictions)

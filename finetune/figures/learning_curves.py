@@ -23,7 +23,7 @@ def draw_learning_curves(
     Folds may differ in length: drawn are the epochs that every fold reached, so that no mean changes folds.
 
     Args:
-        histories: the epoch rows of each fold: `epoch` from 0, `train_loss`, `train_accuracy` and, where
+        histories: the epoch rows of each fold: `epoch` from 1, `train_loss`, `train_accuracy` and, where
             there was a validation part, `val_loss` and `val_accuracy` (fractions in [0, 1]; None or absent
             where not measured).
         out: the PNG to write.
@@ -33,7 +33,7 @@ def draw_learning_curves(
         `out`.
     """
     folds = [history for history in histories if history]
-    epochs = min((max(int(row["epoch"]) for row in history) + 1 for history in folds), default=0)
+    epochs = min((max(int(row["epoch"]) for row in history) for history in folds), default=0)
     many = f"mean of {len(folds)} {unit}s" if len(folds) > 1 else f"one {unit}"
     title = f"Learning curves: {many}, {canvas.count_text(epochs, 'epoch')}"
     subtitle = f"band: from the lowest to the highest {unit}" if len(folds) > 1 else ""
@@ -63,8 +63,8 @@ def _epoch_table(folds: Sequence[Sequence[Mapping[str, Any]]], key: str, epochs:
     for fold, history in enumerate(folds):
         for row in history:
             value = row.get(key)
-            if value is not None and int(row["epoch"]) < epochs:
-                table[fold, int(row["epoch"])] = value
+            if value is not None and int(row["epoch"]) <= epochs:
+                table[fold, int(row["epoch"]) - 1] = value
     measured: np.ndarray = np.isfinite(table).any(axis=1)
     return np.asarray(table[measured])
 

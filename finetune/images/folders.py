@@ -127,7 +127,10 @@ def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
         _refuse_parts(root, pictures)
     again = [(parts.get(part, ""), name) for part, walk in walks.items() for name in walk.again]
     walked = {place for walk in walks.values() for place in walk.walked}
-    hidden = {
+    around = Walk()
+    if parts:  # beside them
+        _count_hidden(around, root, root, [place.name for place in root.iterdir()])
+    hidden = around.hidden | {
         (PurePosixPath(parts.get(part, "")) / name).as_posix(): count
         for part, walk in walks.items()
         for name, count in walk.hidden.items()

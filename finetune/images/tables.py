@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from finetune.errors import DataError, UsageError, listing
@@ -20,6 +21,7 @@ from finetune.runs.csv_file import plain_cell
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 DRIVE = re.compile(r"[A-Za-z]:/")
+COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+")
 SEP_LINE = re.compile(r"\"?sep=(.)\"?[,;\t]*", re.IGNORECASE)
 
 
@@ -30,13 +32,33 @@ class Table:
     `rows` holds (number, cells) pairs, the number being the line of a text file.
 
     In parquet files rows count from 1, and an absent value is an empty cell. `notices` reports a dialect
-    other than plain CSV.
+    other than plain CSV. `decimal_comma` is whether a number may have a comma (0,5): where semicolons or tabs
+    separate the columns.
     """
 
     file: Path
     header: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...]
     notices: tuple[str, ...] = ()
+    decimal_comma: bool = False
+
+    def number(self, cell: str) -> float:
+        """Return a cell as a number, NaN where it is none."""
+        if self.decimal_comma and COMMA_NUMBER.fullmatch(cell):
+            cell = cell.replace(",", ".")
+        try:
+            return float(cell)
+        except ValueError:
+            return math.nan
+
+    def comma_hint(self, *cells: str) -> str:
+        """Return what to say where one of these cells has a comma that is read as no decimal sign here."""
+        if self.decimal_comma or not any(map(COMMA_NUMBER.fullmatch, cells)):
+            return ""
+        return (
+            "; a decimal comma is read only where semicolons or tabs separate the columns: write 0.5, or "
+            "save the table with semicolons"
+        )
 
 
 def read_table(file: Path) -> Table:
@@ -108,7 +130,8 @@ def _named_columns(table: Table) -> Table:
     listed = ", ".join(str(place + 1) for place in nameless)
     empty = "" if filled else " and no cell"
     told = f"{table.file.name}: columns without a name{empty} are left out: {listed}"
-    return Table(table.file, tuple(filter(None, table.header)), rows, (*table.notices, told))
+    header = tuple(filter(None, table.header))
+    return replace(table, header=header, rows=rows, notices=(*table.notices, told))
 
 
 def _read_text(file: Path) -> Table:
@@ -142,7 +165,7 @@ def _read_text(file: Path) -> Table:
         raise DataError(f"{file}, line {line}: not readable as CSV: {error}") from None
     if separator != ",":
         notices.append(f"{file.name}: columns are separated by {called}{'s' if called.isalpha() else ''}")
-    return Table(file, header, tuple(rows), tuple(notices))
+    return Table(file, header, tuple(rows), tuple(notices), decimal_comma=separator in ";\t")
 
 
 def _read_parquet(file: Path) -> Table:

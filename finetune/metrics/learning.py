@@ -15,6 +15,7 @@ RISE = 0.01  # of the first training loss: less is noise
 FAR_BELOW = -20.0  # nats: below the lowest value of the losses of p_c that have one (NLLR's is -16.1)
 ACCURACIES = ("val_accuracy", "validation_error", "test_error", "train_accuracy")
 NOTHING_USEFUL = "nothing useful was learned"
+ONE_CLASS = "the test part holds one class only, so no accuracy says whether classes are told apart"
 FORMERLY = "nothing was learned that counts"  # in runs and files of earlier versions
 BLEND = "train_blend"  # of a margin that is annealed: it makes the loss grow
 
@@ -26,6 +27,7 @@ def learning_warnings(
     accuracy: float | None,
     majority: float | None,
     nll: float | None,
+    tested_classes: int | None = None,
 ) -> list[str]:
     """Return what speaks against a training having learned, a sentence each; nothing where all is well.
 
@@ -35,12 +37,15 @@ def learning_warnings(
         accuracy: of the test images, in percent; None where nothing was tested.
         majority: in percent, of always predicting the most frequent training class.
         nll: mean cross-entropy of the test images' probabilities (nats), whatever loss was trained.
+        tested_classes: how many classes the test images have; None where that is not known.
 
     >>> learning_warnings([], classes=10, accuracy=9.7, majority=10.0, nll=2.29)
     ['accuracy 9.70 % is not above the majority-class baseline (10.00 %): nothing useful was learned']
     """
     found = []
-    if accuracy is not None and majority is not None and accuracy <= majority:
+    if accuracy is not None and tested_classes == 1:
+        found.append(ONE_CLASS)
+    elif accuracy is not None and majority is not None and accuracy <= majority:
         told = f"accuracy {accuracy:.2f} % is not above the majority-class baseline ({majority:.2f} %)"
         found.append(f"{told}: {NOTHING_USEFUL}")
     if nll is not None and nll > math.log(classes) + NO_WIDTH:
@@ -86,6 +91,7 @@ def prediction_warnings(
         accuracy=100 * float((predicted_classes(probs) == target).mean()) if tested else None,
         majority=majority_accuracy(train_labels, target, classes) if tested else None,
         nll=negative_log_likelihood(probs, target) if tested else None,
+        tested_classes=len(np.unique(target)),
     )
 
 
@@ -122,8 +128,8 @@ def unbounded_loss(rows: Sequence[Mapping[str, Any]]) -> str | None:
         rows: of metrics.jsonl, or of a cell's history, an epoch each. The accuracy is that of the validation
             images (`val_accuracy`), else of the test images (`test_error`), else of the training images.
 
-    >>> unbounded_loss([{"epoch": 0, "train_loss": -3.0, "train_accuracy": 0.5},
-    ...                 {"epoch": 1, "train_loss": -900.0, "train_accuracy": 0.3}])[:63]
+    >>> unbounded_loss([{"epoch": 1, "train_loss": -3.0, "train_accuracy": 0.5},
+    ...                 {"epoch": 2, "train_loss": -900.0, "train_accuracy": 0.3}])[:63]
     'the training loss fell without bound, from -3 in epoch 1 to -90'
     """
     rows = [row for row in rows if row.get("train_loss") is not None]

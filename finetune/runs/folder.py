@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError, ResourceError, UsageError
 from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, in_todays_form, settle_config
 from finetune.runs.files import is_stale, json_text, remove_stale, to_plain, write_bytes, write_error
+from finetune.runs.former_epochs import counted_from_one
 from finetune.runs.lock import LOCK_NAME, FolderLock
 from finetune.runs.parse import parse_json, parse_yaml
 
@@ -72,7 +73,8 @@ class RunFolder:
 
         Raises:
             UsageError: the folder holds something and `resume` is "never"; another process writes there; the
-                configuration changed; the folder cannot be made.
+                configuration changed.
+            ResourceError: the folder cannot be made or written to.
             DataError: the config.yaml of the previous run cannot be read.
         """
         folder = Path(path)
@@ -154,11 +156,11 @@ class RunFolder:
                 rows.append(parse_json(line))
             except ValueError as error:
                 raise DataError(f"{file}, line {number} is damaged: {error}") from error
-        return rows
+        return counted_from_one(rows)
 
-    def truncate_metrics(self, epoch: int) -> None:
-        """Drop the rows of `epoch` and later ones: a resumed run writes them again."""
-        self.replace_metrics([row for row in self.read_metrics() if row.get("epoch", -1) < epoch])
+    def truncate_metrics(self, epochs: int) -> None:
+        """Keep the rows of the first `epochs` epochs: a resumed run writes the later ones again."""
+        self.replace_metrics([row for row in self.read_metrics() if row.get("epoch", 0) <= epochs])
 
     def replace_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Let metrics.jsonl hold these rows and no others, atomically; without rows no file is made."""
@@ -221,7 +223,7 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a finished run's metrics.jsonl; DataError where a line is damaged."""
     lines = file.read_text(encoding="utf-8").splitlines()
     try:
-        return [parse_json(line) for line in lines if line.strip()]
+        return counted_from_one(parse_json(line) for line in lines if line.strip())
     except ValueError as error:
         raise DataError(f"{file} is not valid JSON lines: {error}") from None
 
@@ -282,17 +284,25 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"cannot make the run folder {folder}: {error.strerror}; choose another one with --run.dir"
-        ) from error
+        raise _no_folder(folder, error.strerror or str(error)) from error
+
+
+def _no_folder(folder: Path, reason: str) -> ResourceError:
+    return ResourceError(f"cannot make the run folder {folder}: {reason}; choose another one with --run.dir")
 
 
 def check_content(folder: Path, resume: str) -> None:
     """Raise UsageError where a run folder holds something that `resume` does not go on with.
 
-    `RunFolder.open` asks this too; whoever works long before opening asks first.
+    `RunFolder.open` asks this too; whoever works long before opening asks first. Raises ResourceError where a
+    file stands in the way of a folder that is not there yet, or nothing may be written.
     """
     if not folder.is_dir():
+        above = next((place for place in (folder, *folder.parents) if place.exists()), Path())
+        if not above.is_dir():
+            raise _no_folder(folder, f"{above} is a file")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise _no_folder(folder, f"{above} may not be written to")
         return
     content = [entry for entry in folder.iterdir() if entry.name != LOCK_NAME and not is_stale(entry)]
     if not content:

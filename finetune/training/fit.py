@@ -160,7 +160,7 @@ class FitRun:
         epoch, epochs = self.progress.epoch, self.config.train.epochs
         rows = rows_before(epoch, self.folder, self.progress.row)
         about = (self.folder.path, to_dict(self.config), self.task.identity, versions(), self._device)
-        return RunFacts(*about, epochs, epoch, resumed, rows)
+        return RunFacts(*about, epochs, epoch + 1, resumed, rows)
 
     def _restore(self, state: dict[str, Any], file: Path) -> None:
         """Put a checkpoint's state back, after checking that it is this task's."""
@@ -209,7 +209,7 @@ class FitRun:
             "selected": selected,
             "minutes": round(self.progress.seconds / 60, 3),
             "best_validation": self.progress.best,
-            "best_epoch": self.progress.best_epoch if self.progress.best is not None else None,
+            "best_epoch": self.progress.best_epoch + 1 if self.progress.best is not None else None,
             "epochs_run": self.progress.epoch,
         }
         return Fitted(self.learner.core.eval(), self.learner, facts, others)
@@ -274,7 +274,7 @@ class FitRun:
         scores = self._validate()
         self.progress.seconds += saver.lap()
         row = {
-            "epoch": epoch,
+            "epoch": epoch + 1,
             "step": (epoch + 1) * self.train_batches.steps_per_epoch,
             "stage": self.learner.recipe.stage_at(epoch).name,
             **self.learner.learning_rates(),

@@ -35,7 +35,7 @@ class RunFacts:
         versions: of Python, the toolkit and the packages it trains with.
         device: what computes, and in what precision.
         epochs: the run's length; it may end earlier.
-        first_epoch: the epoch of the next row, from 0.
+        first_epoch: the epoch of the next row, from 1.
         resumed: whether it goes on from a checkpoint.
         rows: the rows of all epochs before, in order, as far as they are known.
     """
@@ -46,7 +46,7 @@ class RunFacts:
     versions: Mapping[str, str]
     device: str
     epochs: int
-    first_epoch: int = 0
+    first_epoch: int = 1
     resumed: bool = False
     rows: Sequence[Row] = ()
 
@@ -69,7 +69,7 @@ class Logger(Protocol):
         """Hear what the run is and where it stands; called once, before any row."""
 
     def row(self, row: Row) -> None:
-        """Hear what metrics.jsonl holds of one epoch: `epoch` from 0, and numbers by name."""
+        """Hear what metrics.jsonl holds of one epoch: `epoch` from 1, and numbers by name."""
 
     def end(self, scores: Mapping[str, Any], files: Sequence[Path]) -> None:
         """Hear the test scores, as in run.json, and the files of the run folder.
@@ -108,7 +108,7 @@ class Console:
         """Print the line."""
         shown = [name for name in row if name.startswith(("train_", "val_")) and name not in GRADIENT_MEANS]
         told = [f"{name} {row[name]:.4f}" for name in shown]
-        say(f"epoch {row['epoch'] + 1}/{self.epochs}  {'  '.join(told)}")
+        say(f"epoch {row['epoch']}/{self.epochs}  {'  '.join(told)}")
 
     def end(self, scores: Mapping[str, Any], files: Sequence[Path]) -> None:
         """Print nothing: the command tells the scores."""
@@ -182,15 +182,16 @@ def run_loggers(folder: RunFolder, track: Sequence[str] = ()) -> Loggers:
     return Loggers([MetricsFile(folder), Console()], track) if folder.writer else Loggers()
 
 
-def rows_before(epoch: int, folder: RunFolder, last: Row | None) -> list[Row]:
-    """Drop the rows from this epoch on from metrics.jsonl; return the others, and a missing last one.
+def rows_before(epochs: int, folder: RunFolder, last: Row | None) -> list[Row]:
+    """Keep the rows of so many epochs in metrics.jsonl; return them, and a missing last one.
 
     `last` is that row as the checkpoint holds it: a kill may have come before it was written.
     """
-    folder.truncate_metrics(epoch)
+    folder.truncate_metrics(epochs)
     rows: list[Row] = [*folder.read_metrics()]
-    known = last is None or any(row.get("epoch") == last["epoch"] for row in rows)
-    return rows if known else [*rows, *filter(None, [last])]
+    if last is None or any(row.get("epoch") == epochs for row in rows):
+        return rows
+    return [*rows, {**last, "epoch": epochs}]  # checkpoints of earlier versions count from 0
 
 
 def run_files(folder: Path) -> list[Path]:

@@ -193,7 +193,7 @@ class CellTrainer:
         tags = {"data": self.data.fingerprint, "arm": plan.arm.name, "seed": plan.seed}
         epoch, epochs = training.epoch, self.config.train.epochs
         about = (plan.folder, to_dict(self.config), tags, versions(), self.precision.describe())
-        return RunFacts(*about, epochs, epoch, resumed, history)
+        return RunFacts(*about, epochs, epoch + 1, resumed, history)
 
     def begin(self, plans: Sequence[CellPlan]) -> Training:
         """Return the training of these cells before its first step."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from finetune.cli.console import say
 from finetune.errors import CrlError, ResourceError
 from finetune.runs.files import to_plain
+from finetune.runs.former_epochs import counted_from_one
 from finetune.runs.interrupts import StopRequest
 from finetune.training.checkpoint import load_checkpoint, save_checkpoint
 from generalcls.config import GeneralTrainConfig
@@ -197,7 +198,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.sums.copy_(state["sums"])
         self.all_sums.copy_(state["all_sums"])
-        self.history = state["history"]
+        self.history = [counted_from_one(rows) for rows in state["history"]]
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
 
     def _whose(self) -> dict[str, Any]:
@@ -221,7 +222,7 @@ class Training:
             wrong = [100 * float(np.mean(own != self.test.target.cpu().numpy())) for own in preds]
         blends = self.objective.blends((self.epoch + 1) * self.batches.steps_per_epoch - 1)
         for rows, sums, error, blend in zip(self.history, self.sums.tolist(), wrong, blends, strict=True):
-            row = epoch_row(self.epoch, dict(zip(SUMS, sums, strict=True)), error)
+            row = epoch_row(self.epoch + 1, dict(zip(SUMS, sums, strict=True)), error)
             rows.append(row if blend is None else {**row, "blend": blend})
         self.all_sums += self.sums
         self.sums.zero_()

@@ -135,16 +135,16 @@ class Diary:
 def accuracy_text(rows: Sequence[Row]) -> str:
     """Return the test accuracy in an epoch's rows, one for each model; empty where nothing was tested.
 
-    >>> accuracy_text([{"epoch": 4, "test_error": 42.3}, {"epoch": 4, "test_error": 50.0}])
+    >>> accuracy_text([{"epoch": 5, "test_error": 42.3}, {"epoch": 5, "test_error": 50.0}])
     '50.00 to 57.70 % (epoch 5)'
-    >>> accuracy_text([{"epoch": 4}])
+    >>> accuracy_text([{"epoch": 5}])
     ''
     """
     found = sorted(100 - row["test_error"] for row in rows if "test_error" in row)
     if not found:
         return ""
     ends = dict.fromkeys(f"{end:.2f}" for end in (found[0], found[-1]))
-    return f"{' to '.join(ends)} % (epoch {rows[0]['epoch'] + 1})"
+    return f"{' to '.join(ends)} % (epoch {rows[0]['epoch']})"
 
 
 def curve_rows(arm: Arm, history: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -45,21 +45,29 @@ def run_record(**changes: Any) -> dict[str, Any]:
 
 
 def make_result(
-    folder: Path, *, answers: int = 0, without: tuple[int, ...] = (), albums: bool = False, **changes: Any
+    folder: Path,
+    *,
+    answers: int = 0,
+    without: tuple[int, ...] = (),
+    albums: bool = False,
+    unknown: bool = False,
+    **changes: Any,
 ) -> Result:
     """Write a result folder and read it back.
 
     `answers` seeds the made-up probabilities, `without` names groups without an image; with `albums` two
-    subjects of a fold or more share an album.
+    subjects of a fold or more share an album; with `unknown` nobody knows the subject of an image.
     """
     groups = [index for index in range(len(NAMES)) if index not in without]
     target = np.array(groups)[np.arange(IMAGES) % len(groups)]
     person = np.arange(IMAGES) // 3
-    subject = np.array([f"s{number:03d}" for number in person])
+    paths = np.array([f"faces/odd|_name {index:03d}.jpg" for index in range(IMAGES)])
+    subject = paths if unknown else np.array([f"s{number:03d}" for number in person])
+    changes |= {"counts": {"subjects_known": False}} if unknown else {}
     fold = np.minimum(person % 7, FOLDS - 1)  # folds differ in size, so mean over folds and pooled differ
     found = age_predictions(
         NAMES,
-        path=np.array([f"faces/odd|_name {index:03d}.jpg" for index in range(IMAGES)]),
+        path=paths,
         subject=subject,
         user=np.array([f"u{a}.{f}" for a, f in zip(person // 14, fold, strict=True)]) if albums else subject,
         gender=np.where(person % 2, "m", "f"),
@@ -73,7 +81,8 @@ def make_result(
     (folder / "run.json").write_text(json.dumps(run_record(n=IMAGES, **changes)))
     for fold in range(FOLDS):
         rows = [
-            {"epoch": e, "train_loss": 2.0 - e, "train_accuracy": 0.3, "val_accuracy": None} for e in (0, 1)
+            {"epoch": e + 1, "train_loss": 2.0 - e, "train_accuracy": 0.3, "val_accuracy": None}
+            for e in (0, 1)
         ]
         (folder / f"fold{fold}").mkdir()
         (folder / f"fold{fold}" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))

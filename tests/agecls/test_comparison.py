@@ -92,3 +92,18 @@ def test_albums_are_a_row_of_their_own(tmp_path: Path):
     low, high = comparison["exact"]["by_user"]["interval"]
     row = next(line for line in page.splitlines() if f", {comparison['users']} users" in line)
     assert f"| {points((low, high))}" in row
+
+
+def test_images_are_resampled_where_nobody_is_known(tmp_path: Path):
+    a, b = (make_result(tmp_path / name, answers=seed) for seed, name in enumerate("ab"))
+    a, b = (
+        replace(one, predictions=with_columns(one.predictions, subject=one.predictions.path))
+        for one in (a, b)
+    )
+    comparison = compare_results(TASK, a, b, resamples=50)
+    assert not {"subjects", "users", "effective_subjects"} & set(comparison)
+    file = write_comparison(TASK, a, b, comparison, tmp_path / "out", pictures=False)
+    page = file.read_text(encoding="utf-8")
+    assert "Intervals and p resample images, paired, 50 times within folds." in page
+    assert "subject" not in page
+    assert "over images" in comparison["conclusion"]

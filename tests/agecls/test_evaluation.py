@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 from agecls.config import AgeDataConfig, AgeEvaluateAgainConfig, EvaluateAgeConfig
-from agecls.evaluation import evaluate_age_run
+from agecls.evaluation import evaluate_age_run, evaluation_scores, tell_slices
 from agecls.task import TASK
 from finetune.errors import DataError
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.experiments.train import train_run
+from tests.agecls.age_predictions import with_columns
 from tests.agecls.tiny_ages import as_table, listed_rows, picture, single, tiny
+from tests.finetune.experiments.made_tasks import ages
 from tests.finetune.experiments.tiny_tasks import leave_out_pictures
 
 TABLE = {"group_column": "group", "user_column": "user", "gender_column": "gender"}
@@ -165,3 +167,14 @@ def test_a_run_on_everything_is_scored_on_other_data_only(faces, others, tmp_pat
     table = as_table(faces, tmp_path / "same.csv")
     with pytest.raises(DataError, match="belong to the data set"):
         evaluate_age_run(TASK, tmp_path / "all", asked(tmp_path, table=str(table), root=str(faces), **TABLE))
+
+
+def test_slices_of_images_without_subjects_count_images_alone(capsys):
+    found = ages(np.ones(240, dtype=bool))
+    tell_slices(evaluation_scores(found))
+    assert "by subject count" in capsys.readouterr().out
+    scores = evaluation_scores(with_columns(found, subject=found.path))
+    assert scores["slices"]["subject_count"] == []
+    assert all("subjects" not in row for row in scores["slices"]["group"])
+    tell_slices(scores)
+    assert "subject" not in capsys.readouterr().out

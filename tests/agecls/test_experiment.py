@@ -12,7 +12,9 @@ import pytest
 
 from agecls.task import TASK
 from finetune.errors import UsageError
+from finetune.experiments import data_checks
 from finetune.experiments.run import prepare_experiment
+from finetune.images import checks
 from tests.agecls.tiny_ages import listed_rows, picture, tiny
 
 # Reads a table, opens its images and goes through one fold's batches; prints its own memory at the peak.
@@ -55,6 +57,15 @@ def test_splits_are_found_by_the_fold_they_test(faces, tmp_path):
     assert (len(everything.val), len(everything.test)) == (0, 0)
     with pytest.raises(UsageError, match=r"there are folds \[0, 1, 2, 3, 4\]"):
         experiment.split(-2)
+
+
+def test_equal_files_are_read_once_for_all_folds(faces, tmp_path, monkeypatch):
+    read, find = [], checks.equal_files
+    for module in (checks, data_checks):
+        monkeypatch.setattr(module, "equal_files", lambda table: read.append(len(table)) or find(table))
+    experiment = prepare_experiment(TASK, tiny(faces, tmp_path))
+    assert len(experiment.warnings) == 5
+    assert read == [len(experiment.data.manifest)]
 
 
 def test_validation_scores_by_hand():

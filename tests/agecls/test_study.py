@@ -14,6 +14,7 @@ import pytest
 from agecls.config import AgeStudyConfig, CrossValidationConfig
 from agecls.task import TASK
 from finetune.errors import DataError, UsageError
+from finetune.experiments import data_checks
 from finetune.experiments.config import arms_of
 from finetune.experiments.result import Result
 from finetune.experiments.run import kept_options
@@ -75,6 +76,24 @@ def test_the_epochs_of_a_cross_validation_are_means_of_its_folds(pair, faces, tm
         study_losses(TASK, config)
     losses = [row["train_loss"] for rows in Result.load(pair[0], TASK.form).curves.values() for row in rows]
     assert [row["train_loss"] for row in cells[0].history] == pytest.approx([np.mean(losses)])
+
+
+def test_the_cells_of_a_study_neither_read_nor_check_its_data_again(
+    pair, faces, tmp_path, monkeypatch, capsys
+):
+    config = study_of(pair, faces, tmp_path / "study")
+    for report in (tmp_path / "study/cells").glob("*/*/report.json"):
+        report.unlink()  # both cells are trained again, from folds that are finished
+    tell = data_checks.tell_twins
+
+    def twins(found, same_content):
+        tell(found._replace(relabelled=[("1.jpg", "2.jpg")]), same_content)
+
+    monkeypatch.setattr(data_checks, "tell_twins", twins)
+    study_losses(TASK, config)
+    told = capsys.readouterr().out
+    assert told.count("fold 4: finished earlier, not run again") == 2
+    assert told.count("with two classes are the same bytes") == told.count("policy core8: 0-2") == 1
 
 
 def test_a_cell_of_other_folds_is_refused(pair, faces, tmp_path):

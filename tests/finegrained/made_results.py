@@ -100,7 +100,7 @@ def make_result(
     record = run_record(names, n=len(target), data_root=str(root), **changes)
     (folder / "run.json").write_text(json.dumps(record))
     rows = [
-        {"epoch": epoch, "train_loss": 2.0 - epoch, "train_accuracy": 0.3, "val_accuracy": None}
+        {"epoch": epoch + 1, "train_loss": 2.0 - epoch, "train_accuracy": 0.3, "val_accuracy": None}
         for epoch in (0, 1)
     ]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")

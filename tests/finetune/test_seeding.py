@@ -85,6 +85,10 @@ with torch_left_as_it_was():
     torch.manual_seed(3)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+assert torch.backends.cuda.matmul.fp32_precision == "none"
 assert torch.initial_seed() != 3
 assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
 """

@@ -70,14 +70,14 @@ def test_rows_after_a_kill_are_neither_doubled_nor_lost(
     words = ["train", *TINY, "--loss=cel", f"--run.dir={folder}", "--run.resume=auto"]
     monkeypatch.setattr(Training, "run", killed)
     assert main([*words, "--run.track=toy"]) == 130
-    assert [row["epoch"] for row in told(toy, "row")] == [0]
+    assert [row["epoch"] for row in told(toy, "row")] == [1]
     assert told(toy, "end") == [({}, ())]
     monkeypatch.setattr(Training, "run", run)
     assert main([*words, "--run.track=toy,other"]) == 0
     _, facts = told(toy, "begin")
-    assert (facts.resumed, facts.first_epoch, [row["epoch"] for row in facts.rows]) == (True, 1, [0])
-    assert [row["epoch"] for row in told(toy, "row")] == [0, 1, 2]
-    assert [row["epoch"] for row in rows_of(folder)] == [0, 1, 2]
+    assert (facts.resumed, facts.first_epoch, [row["epoch"] for row in facts.rows]) == (True, 2, [1])
+    assert [row["epoch"] for row in told(toy, "row")] == [1, 2, 3]
+    assert [row["epoch"] for row in rows_of(folder)] == [1, 2, 3]
 
 
 def test_every_cell_of_a_study_is_told(tmp_path: Path, toy: type[Toy]):

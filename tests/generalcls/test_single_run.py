@@ -51,7 +51,7 @@ def test_a_run_keeps_a_model_that_gives_its_answers(tmp_path, capsys):
     assert 100 * (preds == data.test.target).mean() == pytest.approx(record["scores"]["accuracy"])
     assert facts["class_names"] == [str(digit) for digit in range(10)]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [0, 1]
+    assert [row["epoch"] for row in rows] == [1, 2]
     assert (folder / "pictures" / "error_curve.png").is_file()
     page = (folder / "report.md").read_text()
     for part in (
@@ -162,7 +162,7 @@ def test_a_run_stopped_by_signals_goes_on_to_the_same_curve_and_weights(tmp_path
     def epoch(self: Diary) -> None:
         stop_at(self, "row")
         after_epoch(self)
-        assert [row["epoch"] for row in rows_of(folder)] == list(range(self.training.epoch))
+        assert [row["epoch"] for row in rows_of(folder)] == list(range(1, self.training.epoch + 1))
 
     monkeypatch.setattr(Diary, "after_step", step)
     monkeypatch.setattr(Diary, "after_epoch", epoch)

@@ -8,6 +8,7 @@ from typing import Any
 from finetune.experiments.measures import Measure
 from finetune.figures.markdown import p_text, points, signed
 from finetune.metrics.intervals import LEVEL, alike_words, contains_zero
+from finetune.metrics.learning import ONE_CLASS
 
 
 def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
@@ -18,10 +19,10 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
     a side, and, where single images are resampled, McNemar's test for one run a side.
     """
     caution = guessing(comparison, measures[0])
+    low = bool(caution) and comparison["majority"] < 100
     tests = [comparison.get("mcnemar"), *[None] * len(measures)]  # it is about the first measure alone
     sentences = [
-        _sentence(comparison, measure, test, low=bool(caution))
-        for measure, test in zip(measures, tests, strict=False)
+        _sentence(comparison, measure, test, low=low) for measure, test in zip(measures, tests, strict=False)
     ]
     sentences = [caution, *sentences] if caution else sentences
     if len(comparison["seeds"]) < 2:
@@ -38,6 +39,8 @@ def guessing(comparison: Mapping[str, Any], measure: Measure) -> str:
     found = comparison[measure.key]
     whole = found.get("pooled", found)
     best, majority = max(whole["a"], whole["b"]), comparison["majority"]
+    if majority >= 100:
+        return f"Take care: {ONE_CLASS}."
     if best > majority:
         return ""
     return (

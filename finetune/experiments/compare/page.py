@@ -102,8 +102,8 @@ def _resampled(comparison: Comparison, task: Task) -> str:
     if "subjects" in comparison:
         equal = number(comparison["effective_subjects"], 0)
         where += f" and {comparison['subjects']:,} subjects (in effect {equal} of equal weight)"
-    by_class = any(measure.over == "classes" for measure in task.measures)
-    within = "; for the mean over classes within each class" if by_class else " within folds"
+    over = {measure.over for measure in measures_for(task, "compare")}
+    within = " within folds" if "folds" in over else "; for the mean over classes within each class"
     whole = "images" if unit == "image" else f"whole {unit}s"
     return (
         f"Second minus first on the same {where}. Intervals and p resample {whole}, paired, "

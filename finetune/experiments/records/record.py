@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import DataError
 from finetune.experiments.records.run_settings import loss_text
 from finetune.runs.folder import read_json, write_json
+from finetune.runs.former_epochs import RECORD_SCHEMA, record_today
 from finetune.runs.former_losses import recorded_loss
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ class RunRecord:
         selected: which weights were kept: last or best.
         minutes: of training.
         best_validation: the best validation score.
-        best_epoch: the epoch it came from, counted from 0 as in metrics.jsonl; the console counts from 1.
+        best_epoch: the epoch it came from, counted from 1 as in metrics.jsonl and on the console.
         epochs_run: epochs trained.
+        schema: what the keys mean; files without it count best_epoch from 0, and are read.
         extra: what only one task records, and keys of other versions, as they are in the file.
     """
 
@@ -111,6 +113,7 @@ class RunRecord:
     best_validation: float | None = None
     best_epoch: int | None = None
     epochs_run: int | None = None
+    schema: int = RECORD_SCHEMA
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -148,7 +151,7 @@ class RunRecord:
             raise DataError(f"{file} must hold a JSON object, got {type(content).__name__}")
         if not isinstance(content.get("class_names"), list) or not content["class_names"]:
             raise DataError(f"{file} lacks class_names, the list of classes in order")
-        return cls.from_dict(content)
+        return cls.from_dict(record_today(content))
 
     def write(self, file: Path) -> None:
         """Write run.json, whole or not at all."""

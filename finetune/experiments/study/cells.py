@@ -10,6 +10,7 @@ from typing import Any
 from finetune.errors import DataError, listing
 from finetune.experiments.study.arms import Arm
 from finetune.runs.files import json_text, write_bytes
+from finetune.runs.former_epochs import counted_from_one
 from finetune.runs.former_losses import todays_arm
 from finetune.runs.parse import parse_json
 
@@ -44,7 +45,7 @@ class Cell:
         arm: the arm's name.
         seed: the seed.
         scores: per cent by measure, on the test images at the end of the training; None where not defined.
-        history: a row per epoch: `epoch` from 0, `train_loss`, `train_accuracy` (fraction), `test_error` (per
+        history: a row per epoch: `epoch` from 1, `train_loss`, `train_accuracy` (fraction), `test_error` (per
             cent; absent where not measured), `gradient_factor` and `gradient_ratio`.
         gradient_factor: mean over the training of grad / grad_ce (see `Arm.matches_by`); None where not
             defined.
@@ -119,6 +120,7 @@ def read_cell(folder: Path) -> Cell | None:
         content = parse_json(file.read_text(encoding="utf-8"))
         if LOSS not in content["facts"]:
             content["arm"] = todays_arm(content["arm"])
+        content["history"] = counted_from_one(content["history"])
         return Cell(**{item.name: content[item.name] for item in fields(Cell)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(

@@ -9,7 +9,7 @@ from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell
 from finetune.figures.markdown import number, p_text, points, signed
 from finetune.metrics.intervals import alike_words
-from finetune.metrics.learning import unbounded_loss
+from finetune.metrics.learning import ONE_CLASS, unbounded_loss
 from finetune.metrics.paired_tests import least_wilcoxon_p
 
 Summary = Mapping[str, Any]
@@ -73,6 +73,8 @@ def at_chance(cells: Sequence[Cell], guessing: float | None, remedy: str = REMED
     """
     if guessing is None or not cells:
         return ""
+    if guessing >= 100:
+        return f"Take care: {ONE_CLASS}."
     scores: dict[str, list[float]] = {}
     for cell in cells:
         scores.setdefault(cell.arm, []).append(float(cell.scores["accuracy"] or 0.0))

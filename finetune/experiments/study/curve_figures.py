@@ -173,7 +173,7 @@ def read_curves(cells: Sequence[Cell], arms: Sequence[Arm], key: str) -> list[Cu
             continue
         values = np.array([[table[epoch] for epoch in shared] for table in tables])
         sd = values.std(axis=0, ddof=1) if len(tables) > 1 else np.full(len(shared), np.nan)
-        curves.append(Curve(arm, np.array(shared) + 1, values.mean(axis=0), sd, len(tables), ends))
+        curves.append(Curve(arm, np.array(shared), values.mean(axis=0), sd, len(tables), ends))
     return curves
 
 

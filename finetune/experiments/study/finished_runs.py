@@ -112,7 +112,7 @@ def mean_history(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[
         "train_gradient_ratio": "gradient_ratio",
     }
     rows = []
-    for epoch, parts in enumerate(zip(*trainings, strict=False)):
+    for epoch, parts in enumerate(zip(*trainings, strict=False), 1):
         row: dict[str, Any] = {"epoch": epoch}
         for stored, name in names.items():
             values = [part[stored] for part in parts if part.get(stored) is not None]
@@ -136,7 +136,7 @@ def gradient_ratio(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> float | 
         means = _gradient_means(row)
         if means is None:
             return None
-        batches = row["step"] / (row["epoch"] + 1)
+        batches = row["step"] / row["epoch"]
         push, q = push + batches * means[0], q + batches * means[1]
     return push / q if q > 0 else None
 

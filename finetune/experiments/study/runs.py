@@ -90,7 +90,7 @@ def train_cell(experiment: Experiment, plan: CellPlan) -> None:
     """Leave the complete result of a cell, with its report, in the cell's folder."""
     folds, config = experiment.task.folds_run(experiment.config), run_config(experiment, plan)
     if folds is not None:
-        folds.train(config)
+        folds.train(config, experiment)
         return
     own = replace(experiment, config=config)
     split = own.split(own.task.chosen_fold(config))

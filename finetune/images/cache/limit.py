@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,14 +70,12 @@ def make_room(folder: Path, needed: int, *, keep: Path | None = None) -> list[Ca
     """
     limit = limit_bytes()
     caches = list_caches(folder)
-    taken = sum(cache.size for cache in caches)
-    removed = []
-    for cache in caches:
-        if taken + needed <= limit and shutil.disk_usage(folder).free >= needed:
-            break
-        if cache.path != keep and remove_unused(cache.path):
-            removed.append(cache)
-            taken -= cache.size
+
+    def fits(taken: int) -> bool:
+        return taken + needed <= limit and shutil.disk_usage(folder).free >= needed
+
+    removed = remove_oldest(caches, fits, keep=keep)
+    taken = bytes_of(caches) - bytes_of(removed)
     if removed:
         say(
             f"image cache: {_counted(removed)} unused for the longest time removed from {folder}, "
@@ -88,6 +86,28 @@ def make_room(folder: Path, needed: int, *, keep: Path | None = None) -> list[Ca
             f"note: the image cache in {folder} takes {taken / GB:.1f} GB, more than its limit of "
             f"{limit / GB:g} GB ({LIMIT_VARIABLE}): what a run is using is not removed"
         )
+    return removed
+
+
+def bytes_of(caches: Iterable[CacheFile]) -> int:
+    """Return how many bytes these caches take together."""
+    return sum(cache.size for cache in caches)
+
+
+def remove_oldest(
+    caches: Sequence[CacheFile], enough: Callable[[int], bool], *, keep: Path | None = None
+) -> list[CacheFile]:
+    """Remove caches in this order until `enough` says so of the bytes left; return those removed.
+
+    A cache in use stays, and so does `keep`.
+    """
+    taken, removed = bytes_of(caches), []
+    for cache in caches:
+        if enough(taken):
+            break
+        if cache.path != keep and remove_unused(cache.path):
+            removed.append(cache)
+            taken -= cache.size
     return removed
 
 

@@ -44,6 +44,13 @@ def test_ages_become_groups_and_people_become_subjects_and_users(folder: Path):
     assert json.loads(json.dumps(reading.report.to_dict()))["images"] == 3
 
 
+def test_ages_with_decimal_commas_are_read_where_no_comma_separates(folder: Path):
+    reading = read_age_table(_table(folder, ["path;age;subject", "a.jpg;1,5;p1", "b.jpg;30;p2"]))
+    assert reading.manifest["age"].tolist() == [1.5, 30]
+    with pytest.raises(DataError, match=r"'1,5' must be a number of years.*; a decimal comma is read only"):
+        read_age_table(_table(folder, ["path,age,subject", 'a.jpg,"1,5",p1']))
+
+
 def test_ages_in_the_gaps_are_left_out_and_counted(folder: Path):
     report = read_age_table(_table(folder, [*GOOD, "d.jpg,3.5,p3"])).report
     assert (report.rows, report.images, report.in_gaps, report.gap_ages) == (4, 3, 1, {3: 1})

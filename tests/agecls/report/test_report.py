@@ -152,3 +152,12 @@ def test_the_baseline_is_of_the_labels_that_each_fold_recorded(
     assert report["baseline"]["group_per_fold"] == [7, 0, 7, 0, 7]
     (made.folder / "fold1" / "run.json").unlink()
     assert made.train_labels() is None
+
+
+def test_where_subjects_are_not_known_no_table_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    leave_out_pictures(monkeypatch)
+    report_result(TASK, make_result(tmp_path / "run", unknown=True), resamples=RESAMPLES)
+    groups = section(tmp_path / "run", "Age groups")
+    assert "| true group | images | exact |" in groups
+    assert "for a group of fewer than 30 images." in groups
+    assert "| gender | images | exact |" in section(tmp_path / "run", "Gender")

@@ -79,7 +79,9 @@ def test_the_numbers_of_a_fold_stand_in_the_tables(tmp_path):
     text = page(facts)
     assert row_of(text, f"{metrics['n']} test images of {metrics['subjects']} subjects")[1] == "this model"
     assert row_of(text, "correct group (exact)")[1] == f"{metrics['exact']:.1f} %"
-    assert row_of(text, "mean error")[1] == f"{metrics['mae']:.2f}"
+    assert (
+        row_of(text, "mean error, in groups")[1] == row_of(text, "mean error")[1] == f"{metrics['mae']:.2f}"
+    )
     cell = groups[0]
     assert row_of(text, "0-2") == [
         "0-2",
@@ -145,8 +147,12 @@ def test_people_on_both_sides_are_a_warning(tmp_path):
     assert "**3 subjects are in both training and test: the scores are too high.**" in page(
         facts_of(tmp_path / "run", 1)
     )
-    make_result(tmp_path / "unknown", policy="table", counts={"subjects_known": False})
-    assert "The subject of each image was not known" in page(facts_of(tmp_path / "unknown", 1))
+    make_result(tmp_path / "unknown", policy="table", unknown=True)
+    unknown = page(facts_of(tmp_path / "unknown", 1))
+    assert "The subject of each image was not known" in unknown
+    assert "| labelled group | images | correct group |" in unknown
+    assert "fewer than 30 images: a count, no conclusion. Intervals (95 %) resample single images, for" in unknown
+    assert "fewer than 30 subjects" not in unknown
 
 
 def test_what_a_detector_costs_is_told():

@@ -112,6 +112,20 @@ def test_unknown_boxes_are_empty_cells(tmp_path: Path):
     assert np.isnan(manifest["y1"][1])
 
 
+BOXES = "path{0}class_name{0}x1{0}y1{0}x2{0}y2"
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_boxes_with_decimal_commas_are_read_where_no_comma_separates(tmp_path: Path, sign: str):
+    manifest = _read(tmp_path, BOXES.format(sign), sign.join(("a.jpg", "wren", "0,5", ",25", "10,75", "8")))
+    assert [manifest[name].tolist() for name in ("x1", "y1", "x2", "y2")] == [[0.5], [0.25], [10.75], [8.0]]
+
+
+def test_a_decimal_comma_among_separating_commas_is_refused_and_told(tmp_path: Path):
+    with pytest.raises(DataError, match=r"are no box: .*; a decimal comma is read only where semicolons"):
+        _read(tmp_path, BOXES.format(","), 'a.jpg,wren,"0,5",1,10,8')
+
+
 def test_rows_without_a_box_anywhere_have_no_box_columns(tmp_path: Path):
     manifest = _read(tmp_path, "path,label", "1.jpg,0")
     assert "x1" not in manifest

@@ -124,8 +124,16 @@ def test_the_logits_read_the_upper_triangle_of_the_root_row_by_row(size):
     root = matrix_sqrt(covariance(head.reduce(read.maps["last"])), 2)
     triangle = torch.stack([root[:, i, j] for i in range(4) for j in range(i, 4)], dim=1)
     torch.testing.assert_close(head.descriptor(read), triangle)
-    logits = 10 * triangle @ head.classifier.weight.T + head.classifier.bias
+    logits = triangle @ head.classifier.weight.T + head.classifier.bias
     torch.testing.assert_close(head.infer(read), logits)
+
+
+def test_the_descriptor_is_a_few_units_long_as_it_is():
+    """As long as ordinary learning rates want it; ten times that is a hundred times the learning rate."""
+    head = CovarianceHead.build(Dims(), 3, dim=64).train()
+    with torch.no_grad():
+        length = (head.scale * head.descriptor(features((7, 7)))).norm(dim=1)
+    assert 1 < float(length.min()) <= float(length.max()) < 15
 
 
 def test_scale_multiplies_the_triangle_and_old_weights_have_one():

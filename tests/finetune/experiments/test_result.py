@@ -172,12 +172,12 @@ def test_curves_manifest_and_configuration_are_read_where_they_are(made: MadeTas
     (folder / "config.yaml").write_text("train: {lr: 0.1, epochs: 2}\n")
     fold, place = {"age": (1, folder / "fold1"), "fine": (0, folder)}[made.task.name]
     place.mkdir(exist_ok=True)
-    (place / "metrics.jsonl").write_text('{"epoch": 0, "val_accuracy": null}\n{"epoch": 1}\n')
+    (place / "metrics.jsonl").write_text('{"epoch": 1, "val_accuracy": null}\n{"epoch": 2}\n')
     manifest = Manifest(folder, made.names, {"path": np.array(["a.jpg"]), "label": np.array([2])})
     manifest.save(folder / "manifest.parquet")
     full = load(made, folder)
     assert full.config == {"train": {"lr": 0.1, "epochs": 2}}
-    assert full.curves == {fold: [{"epoch": 0, "val_accuracy": None}, {"epoch": 1}]}
+    assert full.curves == {fold: [{"epoch": 1, "val_accuracy": None}, {"epoch": 2}]}
     assert full.history == full.curves[fold]
     assert full.manifest is not None
     assert full.manifest.fingerprint == manifest.fingerprint

@@ -19,7 +19,7 @@ def history(epochs: int, offset: float = 0.0, validated: bool = True) -> list[di
     rows: list[dict[str, Any]] = []
     for epoch in range(epochs):
         row = {
-            "epoch": epoch,
+            "epoch": epoch + 1,
             "stage": "all",
             "train_loss": 2.0 - 0.1 * epoch,
             "train_accuracy": 0.1 * epoch + offset,

@@ -131,6 +131,14 @@ def test_hidden_folders_with_images_are_told_and_macos_leftovers_are_not(tmp_pat
     ]
 
 
+def test_hidden_images_beside_the_parts_are_counted(tmp_path: Path):
+    _touch(tmp_path, "train/a/1.jpg", "test/a/2.jpg", ".3.jpg", ".old/a/4.jpg", ".old/5.jpg", ".cache/6.txt")
+    _touch(tmp_path, "train/.7.jpg", "._8.jpg")
+    (notice,) = list_class_folders(tmp_path, part_folders(tmp_path)).notices
+    assert notice.startswith("4 images are hidden")
+    assert notice.endswith("are left out: .3.jpg (1), .old (2), train/.7.jpg (1)")
+
+
 def test_what_lies_beside_the_parts_is_told_with_its_counts(tmp_path: Path):
     _touch(tmp_path, "train/a/1.jpg", "test/a/2.jpg", "extra/a/3.jpg", "extra/4.jfif", "notes/5.txt", "6.jpg")
     assert list_class_folders(tmp_path, part_folders(tmp_path)).notices == [

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from finetune.metrics.learning import (
+    ONE_CLASS,
+    beaten_by_guessing,
     learning_warnings,
     majority_accuracy,
     prediction_warnings,
@@ -103,3 +105,12 @@ def test_a_run_warns_of_a_loss_without_bound():
     rows = history((-1.0, -40.0, -9_000.0, -970_000.0), (0.30, 0.42, 0.38, 0.345))
     (warning,) = told(rows)
     assert warning == unbounded_loss(rows)
+
+
+def test_a_test_part_of_one_class_is_said_to_be_one():
+    target = np.zeros(4, dtype=int)
+    right, wrong = np.array([[0.9, 0.1]] * 4), np.array([[0.4, 0.6]] * 4)
+    for probs in (right, wrong):
+        found = prediction_warnings([], probs, target, np.array([0, 0, 1]))
+        assert found[0] == ONE_CLASS
+        assert not beaten_by_guessing(found)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from finetune.errors import CrlError, DataError, ResourceError, UsageError
-from finetune.runs.folder import RunFolder, read_table, versions, write_json
+from finetune.runs.folder import RunFolder, check_content, read_json_lines, read_table, versions, write_json
 
 CONFIG: dict[str, Any] = {
     "loss": {"name": "crl", "options": {"alpha": 1.5}},
@@ -153,7 +153,7 @@ def test_a_writer_waits_a_moment_for_the_other_to_finish(tmp_path: Path) -> None
 
 def test_other_processes_of_a_run_write_nothing(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path / "run", CONFIG, resume="never", writer=False) as run:
-        run.append_metrics({"epoch": 0})
+        run.append_metrics({"epoch": 1})
         run.write_json("run.json", {})
         run.write_table("t.parquet", {"a": np.arange(2)})
         run.truncate_metrics(0)
@@ -177,9 +177,12 @@ def test_a_place_where_no_folder_can_be_made_is_told_with_the_reason(tmp_path: P
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "run", tmp_path / ("x" * 256), tmp_path / "file"):
         with pytest.raises(
-            UsageError, match=r"cannot make the run folder .*; choose another one with --run\.dir"
+            ResourceError, match=r"cannot make the run folder .*; choose another one with --run\.dir"
         ):
             RunFolder.open(place, CONFIG, resume="never")
+    with pytest.raises(ResourceError, match=r"run/it: .*file is a file; choose another"):
+        check_content(tmp_path / "file" / "run" / "it", "never")
+    assert ResourceError.exit_code == 5  # as of every place that cannot be written
 
 
 def test_a_folder_without_the_right_to_write_is_told_with_the_reason(tmp_path: Path) -> None:
@@ -212,33 +215,43 @@ def run(tmp_path: Path) -> Any:
 def test_metrics_are_rows_in_the_order_of_writing(run: RunFolder) -> None:
     assert run.read_metrics() == []
     run.truncate_metrics(0)
-    for epoch in range(3):
+    for epoch in (1, 2, 3):
         run.append_metrics({"epoch": epoch, "loss": np.float32(0.5), "val": float("nan")})
-    assert run.read_metrics() == [{"epoch": epoch, "loss": 0.5, "val": None} for epoch in range(3)]
+    assert run.read_metrics() == [{"epoch": epoch, "loss": 0.5, "val": None} for epoch in (1, 2, 3)]
+
+
+def test_rows_of_earlier_versions_counted_from_zero_and_are_read_from_one(run: RunFolder) -> None:
+    file = run.path / "metrics.jsonl"
+    file.write_text('{"epoch": 0, "loss": 2.0}\n{"epoch": 1, "loss": 1.0}\n')
+    rows = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
+    assert run.read_metrics() == read_json_lines(file) == rows
+    run.truncate_metrics(2)
+    run.append_metrics({"epoch": 3, "loss": 0.5})
+    assert run.read_metrics() == read_json_lines(file) == [*rows, {"epoch": 3, "loss": 0.5}]
 
 
 def test_rows_of_epochs_that_run_again_are_dropped(run: RunFolder) -> None:
-    for epoch in range(4):
+    for epoch in range(1, 5):
         run.append_metrics({"epoch": epoch})
     run.truncate_metrics(2)
-    assert [row["epoch"] for row in run.read_metrics()] == [0, 1]
-    run.append_metrics({"epoch": 2})
-    assert [row["epoch"] for row in run.read_metrics()] == [0, 1, 2]
+    assert [row["epoch"] for row in run.read_metrics()] == [1, 2]
+    run.append_metrics({"epoch": 3})
+    assert [row["epoch"] for row in run.read_metrics()] == [1, 2, 3]
 
 
 def test_a_row_that_a_kill_cut_short_is_left_out_and_mended(run: RunFolder) -> None:
-    run.append_metrics({"epoch": 0})
+    run.append_metrics({"epoch": 1})
     with (run.path / "metrics.jsonl").open("a") as stream:
-        stream.write('{"epoch": 1, "lo')
-    assert run.read_metrics() == [{"epoch": 0}]
+        stream.write('{"epoch": 2, "lo')
+    assert run.read_metrics() == [{"epoch": 1}]
     run.close()
     with RunFolder.open(run.path, CONFIG, resume="auto") as resumed:
-        resumed.append_metrics({"epoch": 1})
-        assert resumed.read_metrics() == [{"epoch": 0}, {"epoch": 1}]
+        resumed.append_metrics({"epoch": 2})
+        assert resumed.read_metrics() == [{"epoch": 1}, {"epoch": 2}]
 
 
 def test_a_damaged_row_in_the_middle_is_named(run: RunFolder) -> None:
-    (run.path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epo\n{"epoch": 2}\n')
+    (run.path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl, line 2 is damaged"):
         run.read_metrics()
 
@@ -246,15 +259,15 @@ def test_a_damaged_row_in_the_middle_is_named(run: RunFolder) -> None:
 def test_a_row_for_which_the_disk_has_no_room_leaves_no_trace(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.append_metrics({"epoch": 0})
+    run.append_metrics({"epoch": 1})
 
     def full(_handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceError, match="disk full: need 1 MB"):
-        run.append_metrics({"epoch": 1})
-    assert (run.path / "metrics.jsonl").read_text() == '{"epoch": 0}\n'
+        run.append_metrics({"epoch": 2})
+    assert (run.path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
 
 
 def test_a_missing_or_damaged_record_is_named(run: RunFolder) -> None:

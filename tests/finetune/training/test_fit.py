@@ -232,7 +232,7 @@ def test_training_stops_when_nothing_improves_and_the_best_weights_come_back(
 ):
     fitted = train(scripted(task, COURSE), tmp_path, PATIENT)
     facts = fitted.facts
-    assert (facts["best_epoch"], facts["best_validation"], facts["epochs_run"]) == (1, 0.6, 4)
+    assert (facts["best_epoch"], facts["best_validation"], facts["epochs_run"]) == (2, 0.6, 4)
     assert len(metrics(tmp_path)) == 4
     best = CheckpointFolder(tmp_path / "checkpoints").load_best()
     assert best["epoch"] == 1
@@ -281,7 +281,7 @@ def test_patience_begins_with_the_last_stage(
 ):
     config = quick(train_epochs=7, train_frozen_epochs=3, train_patience=2, train_select="best")
     facts = train(scripted(task, accuracies), tmp_path, config).facts
-    assert (facts["epochs_run"], facts["best_epoch"]) == (run, best)
+    assert (facts["epochs_run"], facts["best_epoch"]) == (run, best + 1)
     assert facts["best_validation"] == accuracies[best]
 
 
@@ -321,7 +321,7 @@ def test_an_untrained_network_can_be_tested(task: TrainingData, tmp_path: Path):
 def test_metrics_tell_epoch_step_stage_rate_and_scores(task: TrainingData, tmp_path: Path):
     train(task, tmp_path, quick(train_schedule="step", train_milestones=(1,), train_head_lr_multiplier=5.0))
     rows = metrics(tmp_path)
-    assert [(row["epoch"], row["step"], row["stage"]) for row in rows] == [(0, 5, "all"), (1, 10, "all")]
+    assert [(row["epoch"], row["step"], row["stage"]) for row in rows] == [(1, 5, "all"), (2, 10, "all")]
     assert [row["lr_backbone"] for row in rows] == pytest.approx([0.02, 0.002])
     assert [row["lr_head"] for row in rows] == pytest.approx([0.1, 0.01])
     assert set(rows[0]) == {

@@ -46,7 +46,7 @@ def test_a_logger_hears_every_epoch_after_its_checkpoint_and_changes_nothing(
     assert tracked(task, tmp_path / "run", "toy") == plain
     assert [kind for kind, _ in toy.heard] == ["begin", "row", "row", "end"]
     [facts] = told(toy, "begin")
-    assert (facts.folder, facts.epochs, facts.first_epoch, facts.resumed) == (tmp_path / "run", 2, 0, False)
+    assert (facts.folder, facts.epochs, facts.first_epoch, facts.resumed) == (tmp_path / "run", 2, 1, False)
     assert facts.rows == []
     assert facts.tags == task.identity
     assert facts.config["train"]["batch_size"] == 8
@@ -69,7 +69,7 @@ def test_the_checkpoint_of_a_rows_epoch_is_there_when_the_row_comes(
 
     monkeypatch.setattr(toy, "row", look)
     tracked(task, tmp_path, "toy")
-    assert seen == [(0, 1), (1, 2)]
+    assert seen == [(1, 1), (2, 2)]
 
 
 def test_a_kill_between_checkpoint_and_row_costs_neither_file_nor_logger_the_row(
@@ -86,9 +86,9 @@ def test_a_kill_between_checkpoint_and_row_costs_neither_file_nor_logger_the_row
     monkeypatch.setattr(RunFolder, "append_metrics", append)
     tracked(task, tmp_path / "run", "toy")
     _, facts = told(toy, "begin")
-    assert (facts.resumed, facts.first_epoch) == (True, 1)
-    assert [row["epoch"] for row in facts.rows] == [0]
-    assert [row["epoch"] for row in told(toy, "row")] == [1]
+    assert (facts.resumed, facts.first_epoch) == (True, 2)
+    assert [row["epoch"] for row in facts.rows] == [1]
+    assert [row["epoch"] for row in told(toy, "row")] == [2]
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
 
@@ -111,8 +111,8 @@ def test_a_stopped_run_ends_with_nothing_and_another_logger_may_go_on(
     tracked(task, tmp_path, "other")
     assert len(toy.heard) == 3
     [facts] = told(Other, "begin")
-    assert [row["epoch"] for row in facts.rows] == [0]
-    assert [row["epoch"] for row in told(Other, "row")] == [1]
+    assert [row["epoch"] for row in facts.rows] == [1]
+    assert [row["epoch"] for row in told(Other, "row")] == [2]
     assert len(metrics(tmp_path)) == 2
 
 
@@ -145,9 +145,9 @@ def test_a_logger_gets_a_row_of_its_own(toy: type[Toy], tmp_path: Path, monkeypa
     loggers = Loggers(track=["other", "toy", "toy"])
     loggers.end({}, ())  # before the begin there is nobody to tell
     loggers.begin(RunFacts(tmp_path, {}, {}, {}, "cpu", 1))
-    row = {"epoch": 0}
+    row = {"epoch": 1}
     loggers.row(row)
-    assert told(toy, "row") == [row] == [{"epoch": 0}]
+    assert told(toy, "row") == [row] == [{"epoch": 1}]
 
 
 def test_a_process_that_does_not_write_tells_nobody(toy: type[Toy], task: TrainingData, tmp_path: Path):

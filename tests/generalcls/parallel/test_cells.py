@@ -58,7 +58,7 @@ def test_cells_are_kept_with_scores_answers_and_facts(tmp_path):
         assert cell.scores["macro_f1"] == pytest.approx(100 * f1)
         assert cell.history[-1]["test_error"] == pytest.approx(100 - cell.scores["accuracy"])
         assert (answers["log_odds"] > 0)[~right].sum() == 0
-        assert [row["epoch"] for row in cell.history] == [0, 1]
+        assert [row["epoch"] for row in cell.history] == [1, 2]
         assert cell.facts["data"] == found.data.fingerprint
         assert cell.facts["together"] == 4
     assert found.read(todo[0]).gradient_factor == pytest.approx(1, rel=1e-5)

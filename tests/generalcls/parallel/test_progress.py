@@ -73,7 +73,7 @@ def test_a_resumed_training_knows_its_last_test_and_its_own_speed(monkeypatch, c
     monkeypatch.setattr(own, "time", Clock(70.0))
     found = training("logistic", [(arms("cel")[0], 0)], side_by_side=True, epochs=10)
     found.epoch, found.step = 8, 1
-    found.history = [[{"epoch": 6, "test_error": 40.0}, {"epoch": 7}]]
+    found.history = [[{"epoch": 7, "test_error": 40.0}, {"epoch": 8}]]
     with progress(100, "CE") as bar:
         diary = Diary("CE", found, bar)
         diary.after_step(8)
@@ -108,17 +108,17 @@ def test_a_curve_begins_with_the_epochs_of_the_checkpoint(tmp_path):
         facts, log = RunFacts(plan.folder, {}, {}, {}, "cpu", 3), CellLog(plan, MetricsFile(opened))
         log.begin(facts)
         assert not file.exists()  # a run that never began leaves no claim on its folder
-        for epoch in range(3):
+        for epoch in range(1, 4):
             log.add({"epoch": epoch, "gradient_factor": 1.5})
-            assert [row["epoch"] for row in opened.read_metrics()] == list(range(epoch + 1))
-        log.begin(replace(facts, rows=[{"epoch": 0, "gradient_factor": 1.5}]))
-        assert opened.read_metrics() == [{"epoch": 0, "gradient_factor": 1.5}]
+            assert [row["epoch"] for row in opened.read_metrics()] == list(range(1, epoch + 1))
+        log.begin(replace(facts, rows=[{"epoch": 1, "gradient_factor": 1.5}]))
+        assert opened.read_metrics() == [{"epoch": 1, "gradient_factor": 1.5}]
         log.begin(facts)
         assert opened.read_metrics() == []
 
 
 def test_a_margin_heads_rows_have_no_factor():
-    row = {"epoch": 0, "train_loss": 1.0, "gradient_factor": 1.5, "gradient_ratio": 1.2}
+    row = {"epoch": 1, "train_loss": 1.0, "gradient_factor": 1.5, "gradient_ratio": 1.2}
     assert curve_rows(arms("cel")[0], [row]) == [row]
     assert curve_rows(arms("lsoftmax")[0], [row]) == [
         {**row, "gradient_factor": None, "gradient_ratio": None}

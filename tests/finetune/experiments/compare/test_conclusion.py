@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from finetune.experiments.compare.compare import compare_results
+from finetune.experiments.compare.conclusion import conclude
+from finetune.experiments.task import measures_for
+from finetune.metrics.learning import ONE_CLASS
 from tests.finetune.experiments.made_tasks import CRL, MadeTask
 
 
@@ -51,6 +54,17 @@ def test_a_higher_accuracy_below_the_majority_class_is_said_as_such(made: MadeTa
     assert f"is higher, below the majority-class baseline, than cel in {made.label}" in found["conclusion"]
     found = compare_results(made.task, a, good, resamples=300)
     assert found["conclusion"].startswith("crl (alpha 1.5) is higher than cel")
+
+
+def test_test_images_of_one_class_are_said_to_be(made: MadeTask):
+    found = compare_results(
+        made.task, made.result(made.answers(0.9, seed=1)), made.result(made.answers(0.4, seed=2))
+    )
+    assert ONE_CLASS not in found["conclusion"]
+    told = conclude(found | {"majority": 100.0}, measures_for(made.task, "conclusion"))
+    assert told.startswith(f"Take care: {ONE_CLASS}. ")
+    assert "below the majority-class baseline" not in told
+    assert "nothing useful" not in told
 
 
 def test_a_lower_second_is_called_lower(made: MadeTask):

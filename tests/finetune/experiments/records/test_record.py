@@ -44,6 +44,20 @@ def test_a_report_that_calls_an_exact_nllr_by_the_published_name_is_not_the_runs
         assert has_own_report(tmp_path) is own
 
 
+def test_epochs_count_from_one_and_old_records_keep_their_meaning(tmp_path):
+    old = {"kind": "fine_run", "class_names": ["a", "b"], "best_epoch": 0, "epochs_run": 2}
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(old))
+    record = RunRecord.read(file)
+    assert (record.best_epoch, record.epochs_run) == (1, 2)
+    record.write(file)
+    assert json.loads(file.read_text())["schema"] == 2
+    assert RunRecord.read(file) == record
+    file.write_text(json.dumps({**old, "best_epoch": None}))
+    blind = RunRecord.read(file)
+    assert (blind.best_epoch, blind.to_dict()["best_epoch"]) == (None, None)
+
+
 def test_what_only_one_task_records_is_read_by_name():
     extra = {
         "crop": {"kind": "box", "margin": 0.1},
@@ -57,7 +71,7 @@ def test_what_only_one_task_records_is_read_by_name():
     assert (record.crop, record.fold, record.subjects) == (extra["crop"], 2, 7)
     assert (record.shared_subjects, record.data_set, record.device_used) == (1, "cub", "cpu")
     assert (record.baseline, record.counted) == ({"top1": 3.0}, {"images": 4})
-    assert record.to_dict() == {**content, "device": {"used": "cpu"}, "counts": {"images": 4}}
+    assert record.to_dict() == {**content, "device": {"used": "cpu"}, "counts": {"images": 4}, "schema": 2}
     nothing = RunRecord.from_dict({"class_names": ["a", "b"], "crop": None})
     assert (nothing.crop, nothing.fold, nothing.subjects) == ({}, -1, None)
     assert (nothing.shared_subjects, nothing.data_set, nothing.device_used) == (None, "", "")

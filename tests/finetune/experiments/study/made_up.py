@@ -31,7 +31,7 @@ def history_of(arm: Arm, error: float, epochs: int) -> list[dict[str, Any]]:
     factor = FACTORS.get(arm.loss.name, 1.0)
     return [
         {
-            "epoch": epoch,
+            "epoch": epoch + 1,
             "train_loss": 2.0 * math.exp(-epoch / 5),
             "train_accuracy": 1 - 0.9 * math.exp(-epoch / 4),
             "test_error": error + 70 * math.exp(-epoch / 3),

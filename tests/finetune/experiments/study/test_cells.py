@@ -12,10 +12,17 @@ from tests.finetune.experiments.study.made_up import cell_of
 
 
 def test_a_cell_is_read_back_as_it_was_written(tmp_path: Path):
-    cell = cell_of("crl", 3, 84.1 + 1e-13, history=[{"epoch": 0, "test_error": 20.25}], gradient_ratio=None)
+    cell = cell_of("crl", 3, 84.1 + 1e-13, history=[{"epoch": 1, "test_error": 20.25}], gradient_ratio=None)
     write_cell(cell, tmp_path / "cells" / "seed-3")
     assert read_cell(tmp_path / "cells" / "seed-3") == cell
     assert [file.name for file in (tmp_path / "cells" / "seed-3").iterdir()] == [CELL_FILE]
+
+
+def test_a_cell_of_an_earlier_version_counted_its_epochs_from_zero(tmp_path: Path):
+    write_cell(cell_of("crl", 0, 80.0, history=[{"epoch": 0}, {"epoch": 1}]), tmp_path)
+    cell = read_cell(tmp_path)
+    assert cell is not None
+    assert [row["epoch"] for row in cell.history] == [1, 2]
 
 
 def test_numbers_that_are_none_come_back_as_none(tmp_path: Path):

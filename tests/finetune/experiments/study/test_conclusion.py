@@ -10,6 +10,7 @@ import pytest
 from finetune.experiments.study.arms import build_arms
 from finetune.experiments.study.conclusion import at_chance, without_bound
 from finetune.experiments.study.statistics import Measure, summarise_study
+from finetune.metrics.learning import ONE_CLASS
 from tests.finetune.experiments.study.made_up import cell_of, cells_of
 
 MEASURES = [Measure("accuracy", "accuracy (%)")]
@@ -34,6 +35,7 @@ def test_a_study_in_which_nothing_was_learned_says_so():
     lost = [replace(cell, scores={"accuracy": None}) for cell in nothing]
     assert "(0.00 against 20.00 %)" in at_chance(lost, 20.0)
     assert at_chance(nothing, None) == at_chance([], 20.0) == ""
+    assert at_chance(cells_of({"cel": [100.0]}), 100.0) == f"Take care: {ONE_CLASS}."
 
 
 def test_a_large_difference_is_claimed_with_its_direction_interval_and_p():

@@ -66,8 +66,8 @@ def test_differences_that_are_the_same_for_all_seeds_are_told_so(drawn: list[Any
 
 def test_a_curve_is_the_mean_over_seeds_of_epochs_that_all_measured():
     cells = [
-        cell_of("crl", 0, 80.0, history=[{"epoch": 0, "test_error": 40.0}, {"epoch": 1, "test_error": 22.0}]),
-        cell_of("crl", 1, 80.0, history=[{"epoch": 0}, {"epoch": 1, "test_error": 20.0}]),
+        cell_of("crl", 0, 80.0, history=[{"epoch": 1, "test_error": 40.0}, {"epoch": 2, "test_error": 22.0}]),
+        cell_of("crl", 1, 80.0, history=[{"epoch": 1}, {"epoch": 2, "test_error": 20.0}]),
         cell_of("crl", 2, 80.0, history=[]),
     ]
     (curve,) = read_curves(cells, THREE, "test_error")
@@ -78,7 +78,7 @@ def test_a_curve_is_the_mean_over_seeds_of_epochs_that_all_measured():
 
 def test_an_arm_that_failed_does_not_flatten_the_error_curves_and_is_told(tmp_path: Path, drawn):
     cells = [cell for cell in study_of(FIVE, seeds=2, epochs=30) if cell.arm != "nllr"]
-    history = [{"epoch": epoch, "test_error": 90.0} for epoch in range(30)]
+    history = [{"epoch": epoch + 1, "test_error": 90.0} for epoch in range(30)]
     cells = [*cells, cell_of("nllr", 0, 10.0, history=history)]
     curves = read_curves(cells, FIVE, "test_error")
     (low, high), cut = _reach(curves)
@@ -102,7 +102,7 @@ def test_one_arm_alone_is_drawn_whole():
 
 def test_a_band_ends_where_errors_do():
     cells = [
-        cell_of("cel", seed, 99.0, history=[{"epoch": 0, "test_error": error, "gradient_factor": 9.0 * seed}])
+        cell_of("cel", seed, 99.0, history=[{"epoch": 1, "test_error": error, "gradient_factor": 9.0 * seed}])
         for seed, error in enumerate((0.1, 3.0))
     ]
     (curve,) = read_curves(cells, THREE, "test_error")
@@ -196,7 +196,7 @@ def test_a_factor_without_bound_is_left_out_and_told(tmp_path, monkeypatch):
             name,
             0,
             {"accuracy": 50.0},
-            [{"epoch": 0, "gradient_factor": factor}],
+            [{"epoch": 1, "gradient_factor": factor}],
             factor,
             2.0,
             1.0,
@@ -212,7 +212,7 @@ def test_a_factor_without_bound_is_left_out_and_told(tmp_path, monkeypatch):
 
 def test_runs_without_test_curves_show_their_validation_images(tmp_path):
     arms = build_arms(["crl"], controls=False)
-    history = [{"epoch": epoch, "validation_error": 40.0 - epoch} for epoch in range(3)]
+    history = [{"epoch": epoch + 1, "validation_error": 40.0 - epoch} for epoch in range(3)]
     cells = [Cell(arm.name, 0, {"accuracy": 50.0}, history, None, None, 1.0, 1.0, "cpu") for arm in arms]
     assert draw_error_curves(cells, arms, tmp_path / "no.png") is None
     assert draw_error_curves(cells, arms, tmp_path / "yes.png", part="validation") is not None

@@ -40,8 +40,8 @@ def written(folder: Path, config: dict[str, Any] = CONFIG, **record: Any) -> Cel
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "run.json").write_text(json.dumps(RECORD | record))
-    rows = [{"epoch": 0, "train_loss": 2.0, "train_accuracy": 0.5, "train_gradient_factor": 1.2}]
-    rows += [{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.75, "train_gradient_factor": 1.4}]
+    rows = [{"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.5, "train_gradient_factor": 1.2}]
+    rows += [{"epoch": 2, "train_loss": 1.0, "train_accuracy": 0.75, "train_gradient_factor": 1.4}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return CellPlan(build_arms(["cel"])[0], 0, 1.0, folder)
 
@@ -63,7 +63,7 @@ def epochs_of(*pushes: tuple[float, float], batches: int = 4) -> list[dict[str, 
     """Return the epochs of a training with these mean gradient magnitudes and cross-entropy's."""
     return [
         {
-            "epoch": epoch,
+            "epoch": epoch + 1,
             "step": (epoch + 1) * batches,
             "train_grad": push,
             "train_grad_ce": q,
@@ -125,7 +125,7 @@ def test_epochs_are_means_of_the_trainings_that_all_have_them():
     second = [{"train_loss": 3.0, "train_accuracy": 0.7, "val_accuracy": 0.4, "train_gradient_factor": 1.1}]
     (row,) = mean_history([first, second])
     assert row == {
-        "epoch": 0,
+        "epoch": 1,
         "train_loss": 2.0,
         "train_accuracy": pytest.approx(0.6),
         "validation_error": pytest.approx(70.0),

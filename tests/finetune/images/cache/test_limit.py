@@ -12,9 +12,11 @@ from finetune.cli.machine import module_environment
 from finetune.errors import UsageError
 from finetune.images.cache.limit import (
     LIMIT_VARIABLE,
+    bytes_of,
     limit_bytes,
     list_caches,
     make_room,
+    remove_oldest,
     remove_unused,
 )
 from finetune.images.cache.source import CachedSource, open_source
@@ -138,3 +140,13 @@ def test_a_limit_that_is_no_size_is_refused(text: str, monkeypatch: pytest.Monke
     monkeypatch.setenv(LIMIT_VARIABLE, text)
     with pytest.raises(UsageError, match=r"CRL_CACHE_GB must be a number of gigabytes above 0"):
         limit_bytes()
+
+
+def test_one_rule_says_which_caches_go_first(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"pictures-{number}.pixels").write_bytes(b"x" * 10)
+        os.utime(tmp_path / f"pictures-{number}.pixels", (number, number))
+    caches, kept = list_caches(tmp_path), tmp_path / "pictures-0.pixels"
+    gone = remove_oldest(caches, lambda left: left <= 20, keep=kept)
+    assert [cache.path.name for cache in gone] == ["pictures-1.pixels", "pictures-2.pixels"]
+    assert (bytes_of(caches), bytes_of(list_caches(tmp_path))) == (40, 20)
