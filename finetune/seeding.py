@@ -37,7 +37,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
 def seed_torch(seed: int) -> None:
     """Seed torch's global generators: the CPU's, and those of accelerators where there are any.
 
-    Without accelerators `torch.manual_seed` draws alike, but notes the caller's stack for every kind that might
+    Without accelerators `torch.manual_seed` draws alike, but notes the caller's stack for every kind that may
     still appear. That takes longer than a small step of training.
     """
     import torch
