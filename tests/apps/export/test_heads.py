@@ -148,6 +148,7 @@ def value_kinds(model: onnx.ModelProto) -> dict[str, int]:
 def test_a_head_is_left_in_float32_by_int8(exported: Export):
     made = exported("iSQRT-COV")
     marked = {node.name for node in made.model.graph.node if node.name.startswith(HEAD_MARK)}
+    assert marked
     assert marked <= nodes_in_float(made.model.graph)
     small = to_int8(made.model, iter([made.real]))
     kinds = value_kinds(small)
