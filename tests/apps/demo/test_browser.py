@@ -231,6 +231,10 @@ def test_at_every_width_all_models_are_in_sight(visit, files):
         assert last["x"] + last["width"] <= frame["x"] + frame["width"], tab
         out = cells.evaluate_all("all => all.filter(one => one.scrollWidth > one.clientWidth + 1).length")
         assert (out, cells.count() % models) == (0, 0), tab
+        visit.page.get_by_text("About these models").locator("visible=true").click()
+        facts = visit.shown(".crl-facts .crl-scroll")
+        wide, seen = facts.evaluate("one => [one.scrollWidth, one.clientWidth]")
+        assert wide <= seen, tab
         page, window = visit.widths()
         assert page <= window, tab
 
