@@ -13,8 +13,10 @@ from apps.config import ExplainConfig
 from apps.predict.inputs import find_sources
 from apps.predict.views import safe_name, shortened
 from apps.predict.writers import on_one_line
+from apps.runtime.metadata import ModelFacts, is_for_drawings, learned_from_boxes
 from finetune.cli.console import progress, say, table
 from finetune.errors import DataError, UsageError, listing
+from finetune.experiments.exported.lookup import drawing_words
 from finetune.figures.evidence_figure import Caption, draw_evidence
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import PreprocessSpec, preprocess
@@ -125,9 +127,20 @@ def exported_explainer(file: Path, config: ExplainConfig) -> Explainer:
         model.facts.preprocess,
         lambda crop: np.asarray(model.run(crop[None]).probs[0]),
         lambda crop, index: explain_onnx(model, crop, index),
-        CUT_NOTE if model.facts.data.get("picture_crop") == "box" else "",
+        exported_note(model.facts),
         model.facts.title,
     )
+
+
+def exported_note(facts: ModelFacts) -> str:
+    """Return what a person should know of the images that an exported model is for; "" for nothing."""
+    notes = []
+    if is_for_drawings(facts):
+        words = drawing_words([facts.task])
+        notes.append(f"not for {words.photographs}: the model learned from synthetic {words.drawings} alone")
+    if facts.crop is not None:
+        notes.append("the model expects one cropped face an image; crl predict --faces --explain finds faces")
+    return "; ".join([*notes, CUT_NOTE] if learned_from_boxes(facts) else notes)
 
 
 def trained_explainer(file: Path) -> Explainer:

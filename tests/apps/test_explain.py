@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from apps.config import ExplainConfig
-from apps.explain import checkpoint_of, explain_pictures, load_explainer
+from apps.explain import CUT_NOTE, checkpoint_of, explain_pictures, exported_note, load_explainer
 from apps.predict.views import safe_name
 from finetune.cli import console
 from finetune.errors import DataError, UsageError
 from finetune.figures.evidence_figure import FOOT, MARGIN
 from finetune.models.bundle import save_bundle
 from finetune.models.classifier import build_classifier
-from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, write_tiny
+from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, tiny_facts, write_tiny
 
 
 @pytest.fixture
@@ -50,6 +50,21 @@ def test_an_exported_model_is_explained_by_its_maps(pictures: Path, tmp_path: Pa
     probs = expected_probs(seen[None])[0]
     assert told["pictures"][0]["class"] == GROUPS[probs.argmax()]
     assert told["pictures"][0]["probability"] == pytest.approx(probs.max(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("facts", "note"),
+    [
+        ({"crop": None}, ""),
+        ({}, "the model expects one cropped face an image; crl predict --faces --explain finds faces"),
+        (
+            {"crop": None, "card": {"data": {"kind": "drawn"}}, "data": {"picture_crop": "box"}},
+            "not for real faces: the model learned from synthetic faces alone; " + CUT_NOTE,
+        ),
+    ],
+)
+def test_it_says_what_images_a_model_is_for(facts: dict[str, object], note: str):
+    assert exported_note(tiny_facts(**facts)) == note
 
 
 def test_a_checkpoint_is_explained_by_its_gradients_for_the_class_asked(pictures: Path, tmp_path: Path):
