@@ -290,6 +290,12 @@ class AgeTask(Task):
 
         return age_text(facts, self.measures)
 
+    def model_warnings(self, facts: ExportedFacts) -> tuple[str, ...]:
+        """Return whether ages lack a group, subjects are unknown, and crops of faces were not measured."""
+        from agecls.exported.card_text import age_warnings
+
+        return age_warnings(facts)
+
     def other_data(self, asked: DataConfig, models: Sequence[ExportedModel]) -> OtherData:
         """Return all faces of Adience or a table."""
         from agecls.exported.other_data import other_faces

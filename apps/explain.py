@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from apps.config import ExplainConfig
-from apps.heatmap.picture import encode_image
 from apps.predict.inputs import find_sources
 from apps.predict.views import safe_name, shortened
 from apps.predict.writers import on_one_line
+from apps.runtime.metadata import ModelFacts, is_for_drawings, learned_from_boxes
 from finetune.cli.console import progress, say, table
 from finetune.errors import DataError, UsageError, listing
-from finetune.figures.evidence import enlarged, overlay
+from finetune.experiments.exported.lookup import drawing_words
+from finetune.figures.evidence_figure import Caption, draw_evidence
 from finetune.images.preprocess import PreprocessSpec, preprocess
 from finetune.images.streams.guard import decode_guarded
-from finetune.runs.files import check_writable, write_bytes
+from finetune.runs.files import check_writable
 
-GAP = 4  # white pixels between the crop and the overlay
 CUT_NOTE = "the model was trained on images cut to the object's box; give it images that are cut likewise"
 
 
@@ -35,6 +35,7 @@ class Explainer:
         probs: crop, uint8 (S, S, 3) -> probabilities (K,).
         look: (crop, class_index) -> evidence in 0-1, float32 (S, S), and how it was found.
         note: what a person should know before reading the figures; empty for nothing.
+        name: what the model is called.
     """
 
     class_names: tuple[str, ...]
@@ -42,6 +43,7 @@ class Explainer:
     probs: Callable[[np.ndarray], np.ndarray]
     look: Callable[[np.ndarray, int], tuple[np.ndarray, str]]
     note: str = ""
+    name: str = "model"
 
 
 def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -> dict[str, Any]:
@@ -83,7 +85,9 @@ def explain_pictures(model: Path, words: Sequence[str], config: ExplainConfig) -
             name = explainer.class_names[chosen]
             parts = (safe_name(Path(source.path).stem), safe_name(name), f"{probs[chosen]:.3f}")
             file = out / f"{number:04}-{'-'.join(parts)}.png"
-            write_bytes(file, side_by_side(crop, evidence))
+            names, p = explainer.class_names, float(probs[chosen])
+            caption = Caption(names, chosen, p, explainer.name, Path(source.path).name, method)
+            draw_evidence(file, crop, evidence, caption)
             rows.append(
                 {
                     "path": source.path,
@@ -123,8 +127,20 @@ def exported_explainer(file: Path, config: ExplainConfig) -> Explainer:
         model.facts.preprocess,
         lambda crop: np.asarray(model.run(crop[None]).probs[0]),
         lambda crop, index: explain_onnx(model, crop, index),
-        CUT_NOTE if model.facts.data.get("picture_crop") == "box" else "",
+        exported_note(model.facts),
+        model.facts.title,
     )
+
+
+def exported_note(facts: ModelFacts) -> str:
+    """Return what a person should know of the images that an exported model is for; "" for nothing."""
+    notes = []
+    if is_for_drawings(facts):
+        words = drawing_words([facts.task])
+        notes.append(f"not for {words.photographs}: the model learned from synthetic {words.drawings} alone")
+    if facts.crop is not None:
+        notes.append("the model expects one cropped face an image; crl predict --faces --explain finds faces")
+    return "; ".join([*notes, CUT_NOTE] if learned_from_boxes(facts) else notes)
 
 
 def trained_explainer(file: Path) -> Explainer:
@@ -148,6 +164,7 @@ def trained_explainer(file: Path) -> Explainer:
         probs,
         lambda crop, index: (grad_cam(core, spec, crop, index), "Grad-CAM"),
         CUT_NOTE if (facts.get("crop") or {}).get("kind") == "box" else "",
+        "/".join(file.absolute().parts[-3 if file.parent.name.startswith("fold") else -2 : -1]),
     )
 
 
@@ -175,9 +192,3 @@ def class_index(explainer: Explainer, name: str | None) -> int | None:
         known = ", ".join(explainer.class_names[:40])
         raise UsageError(f"--class_name {name!r} is no class of this model; it knows {known}")
     return explainer.class_names.index(name)
-
-
-def side_by_side(crop: np.ndarray, evidence: np.ndarray) -> bytes:
-    """Return a PNG file: the crop, uint8 (S, S, 3), and beside it the evidence, (S, S), over it; enlarged."""
-    gap = np.full((len(crop), GAP, 3), 255, dtype=np.uint8)
-    return encode_image(enlarged(np.concatenate([crop, gap, overlay(crop, evidence)], axis=1)))

@@ -200,6 +200,12 @@ class CategoryTask(Task):
 
         return category_text(facts, self.measures)
 
+    def model_warnings(self, facts: ExportedFacts) -> tuple[str, ...]:
+        """Return whether it learned from images cut to the object's box."""
+        from finegrained.exported.card_text import category_warnings
+
+        return category_warnings(facts)
+
     def other_data(self, asked: DataConfig, models: Sequence[ExportedModel]) -> OtherData:
         """Return the test part of the data, cut out as the models' training images were."""
         from finegrained.exported.other_data import other_images

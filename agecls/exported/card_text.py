@@ -23,7 +23,7 @@ def age_text(facts: ExportedFacts, measures: Sequence[Measure]) -> CardText:
         f"belong to, {one_of(facts.class_names)}.",
         scored=_in_one_sentence(facts.metrics),
         measured=_how_well(facts, shown_in(measures, "card")),
-        warnings=tuple(_warnings(facts, data)),
+        warnings=age_warnings(facts),
         anything_else="no face",
         data=tuple(_data_rows(data, facts.card.get("training") or {})) if data else (),
     )
@@ -79,15 +79,16 @@ def _count_subjects(cells: Sequence[Facts]) -> bool:
     return all("subjects" in cell for cell in cells)
 
 
-def _warnings(facts: ExportedFacts, data: Facts) -> list[str]:
+def age_warnings(facts: ExportedFacts) -> tuple[str, ...]:
+    """Return what limits the model, as Markdown: ages without a group, subjects, how faces are cut out."""
     lines = []
+    data = facts.card.get("data") or {}
     if facts.card.get("holes"):
         holes = ", ".join(map(escape, facts.card["holes"]))
         lines.append(f"No group covers the ages {holes}: the model will force a neighbour on such a subject.")
-    if data.get("shared_people"):
-        lines.append(
-            f"**{data['shared_people']:,} subjects are in both training and test: the scores are too high.**"
-        )
+    shared = data.get("shared_people")
+    if isinstance(shared, int) and shared:
+        lines.append(f"**{shared:,} subjects are in both training and test: the scores are too high.**")
     if data.get("subjects_known") is False:
         lines.append("The subject of each image was not known: if subjects repeat, the scores are too high.")
     if facts.data.get("face_crop") == NOT_MEASURED_CROP:
@@ -96,7 +97,7 @@ def _warnings(facts: ExportedFacts, data: Facts) -> list[str]:
             "which may cost many points: give it cropped faces framed like its training images, or export "
             "it again with a face detector at hand."
         )
-    return lines
+    return tuple(lines)
 
 
 def results(metrics: Facts, card: Facts, measures: Sequence[Measure]) -> str:

@@ -219,7 +219,7 @@ def _explain_focal(gamma: float) -> str:
     ratio = float(focal.gradient[0] / cross_entropy.gradient[0])
     return (
         f"{start} weights down what is already correct: at p<sub>c</sub> = 0.9 its gradient is {ratio:.2g} "
-        "times as hard as cross-entropy."
+        "times cross-entropy's."
     )
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agecls.faces.crop import FaceCrop
 from apps.demo.text import safe
 from apps.runtime.metadata import is_for_drawings, learned_from_boxes
-from finetune.experiments.exported.lookup import drawing_words
+from finetune.experiments.exported.lookup import drawing_words, model_warnings
 from finetune.experiments.measures import PERCENT, Measure
 from finetune.experiments.records.run_settings import loss_text
 from finetune.experiments.task import load_task, measures_for, task_names
+from finetune.figures.canvas import shorten
 
 if TYPE_CHECKING:
     from apps.runtime.metadata import ModelFacts
     from apps.runtime.session import OnnxClassifier
+
+MOST_WARNINGS, LONGEST_WARNING = 6, 400  # of one model; characters of one
 
 
 def facts_html(models: Mapping[str, OnnxClassifier]) -> str:
@@ -44,6 +47,7 @@ def model_facts(model: OnnxClassifier) -> dict[str, str]:
         "Loss": loss_text(facts.loss) if facts.loss else "",
         "Data": _data(facts.data),
         "Scores": scores(facts.metrics),
+        "Warnings": " ".join(_warnings(model)),
         "Pretraining": _pretraining(facts.pretraining),
         "Input": _input(facts),
         "Class order": model.order_note,
@@ -52,6 +56,31 @@ def model_facts(model: OnnxClassifier) -> dict[str, str]:
         "SHA-256": model.sha256,
     }
     return {label: words for label, words in told.items() if words}
+
+
+def warnings_html(models: Mapping[str, OnnxClassifier]) -> str:
+    """Return what speaks against the models, each sentence with the models it is of; nothing for none."""
+    told: dict[str, list[str]] = {}
+    for title, model in models.items():
+        for line in _warnings(model):
+            told.setdefault(line, []).append(title)
+    if not told:
+        return ""
+    lines = "".join(
+        f"<li><b>{_named_models(titles, len(models))}:</b> {safe(line)}</li>" for line, titles in told.items()
+    )
+    return f'<ul class="crl-trouble crl-warned" aria-label="Warnings about these models">{lines}</ul>'
+
+
+def _named_models(titles: Sequence[str], count: int) -> str:
+    return "all models" if len(titles) == count > 1 else safe(", ".join(titles))
+
+
+def _warnings(model: OnnxClassifier) -> list[str]:
+    """Return a model's warnings, cut to what a page can hold."""
+    told = [shorten(line, LONGEST_WARNING) for line in dict.fromkeys(model_warnings(model.facts))]
+    more = len(told) - MOST_WARNINGS
+    return [*told[:MOST_WARNINGS], *([f"{more} further warnings are in its model card."] if more > 0 else [])]
 
 
 def drawn_html(models: Mapping[str, OnnxClassifier]) -> str:
@@ -63,17 +92,6 @@ def drawn_html(models: Mapping[str, OnnxClassifier]) -> str:
     return (
         f'<p class="crl-about"><strong>Not for {words.photographs}:</strong> '
         f"{safe(', '.join(drawn))} learned from drawings alone.</p>"
-    )
-
-
-def box_html(models: Mapping[str, OnnxClassifier]) -> str:
-    """Return a sentence where a model learned from images cut to their objects, nothing where none did."""
-    cut = [title for title, model in models.items() if learned_from_boxes(model.facts)]
-    if not cut:
-        return ""
-    return (
-        f'<p class="crl-about"><strong>Crop your images to the object:</strong> {safe(", ".join(cut))} '
-        "learned from images cut to it.</p>"
     )
 
 

@@ -121,7 +121,7 @@ def _build_tab(
     """Lay out one tab: the questions on the left, the answers on the right, and what a click does."""
     import gradio as gr
 
-    notes = demo_models.drawn_html(service.models) + demo_models.box_html(service.models)
+    notes = demo_models.drawn_html(service.models) + demo_models.warnings_html(service.models)
     _html(f'<p class="crl-about">{demo_page.about(task)}</p>{notes}')
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320, elem_classes="crl-panel"):

@@ -159,17 +159,17 @@ def _check_probabilities(title: str, table: np.ndarray, rows: Sequence[str]) -> 
 def to_csv(found: HeatMap) -> str:
     """Return every probability as CSV (RFC 4180): a row per image and model, a column per class.
 
-    The first columns are picture, model, true class (empty where it is not known) and predicted class. The
+    The first columns are image, model, true class (empty where it is not known) and predicted class. The
     classes are called as the models call them; a name that a spreadsheet would run as a formula starts with
     an apostrophe.
     """
-    header = ["picture", "model", "true class", "predicted class", *found.class_names]
+    header = ["image", "model", "true class", "predicted class", *found.class_names]
     rows: list[list[str]] = []
-    for row, picture in enumerate(found.rows):
+    for row, name in enumerate(found.rows):
         target = found.truth(row)
         truth = "" if target is None else found.class_names[target]
         for title, table in found.tables.items():
-            words = (picture, title, truth, found.class_names[int(table[row].argmax())])
+            words = (name, title, truth, found.class_names[int(table[row].argmax())])
             rows.append([*words, *(f"{value:.9g}" for value in table[row])])
     return csv_text(header, rows, "\r\n")
 

@@ -11,9 +11,11 @@ from html import escape
 import numpy as np
 
 from apps.heatmap.heatmap import HeatMap, short_names
+from apps.heatmap.narrow import fits_in_lines, layout_class, layout_rules
 from apps.heatmap.picture import encode_image
 from finetune.figures.canvas import (
     BLUES,
+    FAINT,
     INK,
     MUTED,
     PAPER,
@@ -36,6 +38,7 @@ JOINERS = "\u200c\u200d"  # letters of Persian, Hindi and emoji depend on them
 LEVELS = 40  # steps of the scale beside zero
 NIGHT = ("#17222e", "#17395a", "#1a5a94", "#2f83c9", "#74b6ea", "#b7dcf7", "#e3f2fd")
 NIGHT_INK, NIGHT_PAPER, NIGHT_MUTED, NIGHT_TRUTH = "#e8eef4", "#0e141b", "#9fb0c0", "#ff8a3d"
+NIGHT_LINE = "#2b3742"
 
 
 def to_html(found: HeatMap) -> str:
@@ -44,7 +47,7 @@ def to_html(found: HeatMap) -> str:
     It is dark inside an element of class "dark". File, class and model names are escaped, and cannot turn the
     text around them.
     """
-    return f"<style>{STYLE}</style>\n{_region(found)}"
+    return f"<style>{STYLE}{_layouts(found)}</style>\n{_region(found)}"
 
 
 def to_html_page(found: HeatMap, title: str) -> str:
@@ -53,7 +56,7 @@ def to_html_page(found: HeatMap, title: str) -> str:
     It is light or dark as the reader's system is. Its content security policy allows its own style and the
     thumbnails inside it, nothing else.
     """
-    style = STYLE + PAGE_STYLE
+    style = STYLE + _layouts(found) + PAGE_STYLE
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
     policy += "form-action 'none'"
@@ -79,8 +82,8 @@ def to_html_page(found: HeatMap, title: str) -> str:
 
 def _region(found: HeatMap) -> str:
     rows = "\n".join(_row(found, row) for row in range(len(found.rows)))
-    dense = " d" if len(found.column_names) * len(found.tables) > DENSE else ""
-    return f"""<div class="crl-heat{dense}" role="region" aria-label="Softmax heat map" tabindex="0">
+    kinds = f"crl-heat {layout_class(found)}{' d' * _is_dense(found)}"
+    return f"""<div class="{kinds}" role="region" aria-label="Softmax heat map" tabindex="0">
 <table>
 <caption>{_caption(found)}</caption>
 <thead>
@@ -106,6 +109,21 @@ def _caption(found: HeatMap) -> str:
     return f'<div class="c"><div>{words}</div></div>'
 
 
+def _is_dense(found: HeatMap) -> bool:
+    return len(found.column_names) * len(found.tables) > DENSE
+
+
+def _are_turned(names: Sequence[str]) -> bool:
+    """Return whether the columns' names run upwards: where one of them is long."""
+    return max(map(len, names)) > (UPRIGHT * 2 if len(names) <= FEW else UPRIGHT)
+
+
+def _layouts(found: HeatMap) -> str:
+    names = short_names(found.column_names, COLUMN_LIMIT)
+    turned = _are_turned(found.column_names)
+    return layout_rules(found, names, turned=turned, dense=_is_dense(found))
+
+
 def _head(found: HeatMap) -> str:
     width = len(found.column_names)
     side = "g l" if width > WIDE else "g"
@@ -113,19 +131,24 @@ def _head(found: HeatMap) -> str:
         f'<th scope="colgroup" colspan="{width}" class="{side}"><span class="m">{_name(title)}</span></th>'
         for title in found.tables
     )
-    upright = UPRIGHT * 2 if width <= FEW else UPRIGHT
-    turned = max(len(name) for name in found.column_names) > upright
+    names = "".join(_columns(found, again=position > 0) for position in range(len(found.tables)))
+    first = '<th scope="col" rowspan="2" class="n"><div>Image</div></th>'
+    return f"<tr>{first}{models}</tr>\n<tr>{names}</tr>"
+
+
+def _columns(found: HeatMap, *, again: bool) -> str:
+    """Return a model's column names; those of further models go where one row of them serves all."""
+    kind = "v" if _are_turned(found.column_names) else "u"
     columns, short = [], short_names(found.column_names, COLUMN_LIMIT)
     for column, name in enumerate(found.column_names):
-        rest = found.hidden > 0 and column == width - 1
-        classes = " ".join(filter(None, ("g" if column == 0 else "", "o" if rest else "")))
-        kind = "v" if turned else "u"
+        rest = found.hidden > 0 and column == len(short) - 1
+        marks = (("g", column == 0), ("o", rest), ("r", again))
+        classes = " ".join(mark for mark, wanted in marks if wanted)
         columns.append(
             f'<th scope="col"{_class(classes)}{_tooltip(name, ONE_LINE)}>'
             f'<span class="{kind}">{_name(short[column])}</span></th>'
         )
-    first = '<th scope="col" rowspan="2" class="n"><div>Image</div></th>'
-    return f"<tr>{first}{models}</tr>\n<tr>{''.join(columns) * len(found.tables)}</tr>"
+    return "".join(columns)
 
 
 def _row(found: HeatMap, row: int) -> str:
@@ -134,7 +157,9 @@ def _row(found: HeatMap, row: int) -> str:
     label = f"<span>{_name(shorten(name, NAME_LIMIT)).replace('_', '_<wbr>')}{truth}</span>"
     picture = _thumbnail(found.thumbnail(row))
     cells = [f'<th scope="row" class="n"{_tooltip(name, NAME_LIMIT)}><div>{picture}{label}</div></th>']
+    cells += _names_below(found)
     for title in found.tables:
+        cells.append(f'<th class="k">{_name(title)}</th>')
         values, best, true = found.shown(title)[row], found.predicted(title)[row], found.truths[row]
         for column, value in enumerate(values):
             rest = found.hidden > 0 and column == len(values) - 1
@@ -142,6 +167,14 @@ def _row(found: HeatMap, row: int) -> str:
                 _cell(float(value), best=column == best, true=column == true, first=column == 0, rest=rest)
             )
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _names_below(found: HeatMap) -> list[str]:
+    """Return the classes' names for where they stand below each other; shown in that layout alone."""
+    if fits_in_lines(found):
+        return []
+    names = short_names(found.column_names, COLUMN_LIMIT)
+    return ['<th class="y"></th>', *(f'<th class="y">{_name(name)}</th>' for name in names)]
 
 
 def _cell(value: float, *, best: bool, true: bool, first: bool, rest: bool) -> str:
@@ -209,8 +242,10 @@ def _variables(colours: Sequence[tuple[str, str]], **named: str) -> str:
     return ";".join([*(f"--{name}:{colour}" for name, colour in named.items()), *cells])
 
 
-_DAY = _variables(DAY_STEPS, ink=INK, paper=PAPER, muted=MUTED, truth=VERMILION)
-_NIGHT = _variables(NIGHT_STEPS, ink=NIGHT_INK, paper=NIGHT_PAPER, muted=NIGHT_MUTED, truth=NIGHT_TRUTH)
+_DAY = _variables(DAY_STEPS, ink=INK, paper=PAPER, muted=MUTED, truth=VERMILION, line=FAINT)
+_NIGHT = _variables(
+    NIGHT_STEPS, ink=NIGHT_INK, paper=NIGHT_PAPER, muted=NIGHT_MUTED, truth=NIGHT_TRUTH, line=NIGHT_LINE
+)
 _CELLS = "".join(
     f".crl-heat .h{level}{{background:var(--h{level});color:var(--i{level})}}" for level in range(LEVELS + 1)
 )
@@ -265,10 +300,7 @@ padding:.15rem .25rem .15rem .5rem;overflow-wrap:anywhere;font-size:.8125rem}
 .crl-heat .x{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);
 white-space:nowrap;user-select:none}
 .crl-heat.d{--side:11rem;--cell:2.55rem;--pad:0;--number:.8125rem;--best:.8125rem}
-@container (max-width:34rem){.crl-heat .n>div{flex-direction:column;align-items:flex-start;gap:.15rem;
-width:6.25rem}.crl-heat thead .m{left:7rem;max-width:calc(100cqi - 7.75rem)}
-.crl-heat thead .g{text-align:left}.crl-heat thead tr+tr .g{text-align:center}
-.crl-heat td{min-width:2.55rem;padding:0}.crl-heat td b{font-size:.8125rem}}
+.crl-heat .k,.crl-heat .y{display:none}
 """
 _LAST = ".crl-heat td.z{color:var(--muted)}"  # a zero's grey goes before the ink of its step
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from apps.config import PredictConfig
     from apps.runtime.session import OnnxClassifier
 
+REST = "Everything else was classified"
+
 
 @dataclass
 class Tally:
@@ -88,7 +90,7 @@ class Tally:
         lines = [on_one_line(f"{path}: {reason}") for path, reason in self.bad]
         return DataError(
             f"{len(self.bad):,} of {total:,} could not be used:\n{listing(lines)}\n"
-            "Everything else was classified; fix these or leave them out."
+            f"{REST if len(self.bad) < total else 'Nothing was classified'}; fix these or leave them out."
         )
 
     def summary(self) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apps.heatmap.heatmap import names_for_people
-from apps.heatmap.picture import encode_image
 from apps.predict.predict import Answer
 from apps.predict.writers import on_one_line, readable
 from finetune.cli.console import format_table
@@ -219,14 +218,17 @@ class LookFolder:
     def add(self, answer: Answer) -> None:
         """Write the figure of one prediction: the crop, and over it where the model looked for its class."""
         from apps.runtime.occlusion import explain_onnx
-        from finetune.figures.evidence import enlarged, overlay
+        from finetune.figures.evidence_figure import Caption, draw_evidence
 
         if answer.model is None or answer.crop is None or answer.class_index is None:
             return
-        look, method = explain_onnx(self._models[answer.model], answer.crop, answer.class_index)
+        model = self._models[answer.model]
+        look, method = explain_onnx(model, answer.crop, answer.class_index)
         self.methods.add(method)
-        png = encode_image(enlarged(overlay(answer.crop, look)))
-        write_bytes(self.folder / self._file_name(answer), png)
+        (image,), title = _row_names([answer]), self._titles[answer.model]
+        probability = float(_probs(answer)[answer.class_index])
+        told = Caption(model.class_names, answer.class_index, probability, title, image, method)
+        draw_evidence(self.folder / self._file_name(answer), answer.crop, look, told)
         self.count += 1
 
     def _file_name(self, answer: Answer) -> str:

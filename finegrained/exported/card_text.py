@@ -34,7 +34,7 @@ def category_text(facts: ExportedFacts, measures: Sequence[Measure]) -> CardText
         does=f"This model takes an image and names its category, {one_of(facts.class_names)}.",
         scored=in_one_sentence(metrics),
         measured="\n\n".join(parts),
-        warnings=tuple(line for line in (boxes_line(facts),) if line),
+        warnings=category_warnings(facts),
         anything_else="none of the categories",
         data=tuple(data_rows(data, card.get("training") or {})) if data else (),
     )
@@ -114,11 +114,17 @@ def calibration(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def category_warnings(facts: ExportedFacts) -> tuple[str, ...]:
+    """Return what limits the model, as Markdown."""
+    return tuple(line for line in (boxes_line(facts),) if line)
+
+
 def boxes_line(facts: ExportedFacts) -> str:
     """Return that a model wants images cut to a box, nothing for one of whole images."""
     if facts.data.get("picture_crop") != TO_BOX:
         return ""
-    margin = float(facts.data.get("box_margin") or 0)
+    margin = facts.data.get("box_margin")
+    margin = float(margin) if isinstance(margin, int | float) else 0.0
     room = f", with {100 * margin:.0f} % of its sides added on each side" if margin else ""
     return (
         f"**Trained and tested on images cut to the object's box**{room}: cut yours likewise; for whole "

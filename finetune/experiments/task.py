@@ -1,9 +1,8 @@
 """What the shared code asks of a task, and how tasks are found.
 
 A task is a kind of question to images: which age group, which category. It says how its data are read, split,
-scored and reported; training, testing, reports, comparisons and studies are written once, here, for all of
-them. Tasks are found by the entry points of installed packages in the group "crl_toolkit.tasks": a name and
-an object that is a `Task`.
+scored and reported; training, testing, reports, comparisons and studies are written once, for all of them.
+Tasks are found by entry points of installed packages in the group "crl_toolkit.tasks": a name and a `Task`.
 """
 
 from __future__ import annotations
@@ -281,6 +280,10 @@ class Task(Protocol):
         from finetune.experiments.exported.card import plain_text
 
         return plain_text(facts, self.measures)
+
+    def model_warnings(self, facts: ExportedFacts) -> tuple[str, ...]:
+        """Return what else speaks against an exported model, as Markdown; its facts may be anybody's."""
+        return ()
 
     def other_data(self, asked: DataConfig, models: Sequence[ExportedModel]) -> OtherData:
         """Return the images that `asked` names for exported models; refuse options of other tasks."""

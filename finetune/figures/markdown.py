@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,15 @@ def escape(text: object) -> str:
     'a\\\\|b\\\\_&lt;i&gt;'
     """
     return _SPECIAL.sub(r"\\\1", _one_line(text).translate(_HTML))
+
+
+def unescaped(text: str) -> str:
+    """Return the plain text behind a line of Markdown that `escape` made: no bold type, no backslashes.
+
+    >>> unescaped("**Not** for " + escape("a_b & <i>"))
+    'Not for a_b & <i>'
+    """
+    return html.unescape(re.sub(r"\\(.)|\*\*", lambda found: found[1] or "", text))
 
 
 def code(text: object) -> str:

@@ -68,7 +68,7 @@ def unread_notices(names: Iterable[str]) -> list[str]:
     """Return a sentence on files that are images in a format that is not read, and one on all other files.
 
     >>> unread_notices(["a.HEIC", "b.txt"])[0]
-    '1 images are in a format that is not read here and are left out; export them as JPEG: 1 .heic (HEIC)'
+    '1 image is in a format that is not read here and is left out; export it as JPEG: 1 .heic (HEIC)'
     """
     listed = list(names)
     images = Counter(kind for kind in map(ending, listed) if kind in UNREAD_ENDINGS)
@@ -76,12 +76,12 @@ def unread_notices(names: Iterable[str]) -> list[str]:
     notices = []
     if images:
         kinds = ", ".join(f"{count} {kind} ({UNREAD_ENDINGS[kind]})" for kind, count in images.most_common())
-        notices.append(
-            f"{images.total()} images are in a format that is not read here and are left out; export them "
-            f"as JPEG: {kinds}"
-        )
+        told = f"{images.total()} images are in a format that is not read here and are left out; export them"
+        if images.total() == 1:
+            told = "1 image is in a format that is not read here and is left out; export it"
+        notices.append(f"{told} as JPEG: {kinds}")
     if others:
-        notices.append(
-            f"{len(others)} files are no images by their ending and are left out: {count_endings(others)}"
-        )
+        told = f"{len(others)} files are no images by their ending and are left out"
+        told = "1 file is no image by its ending and is left out" if len(others) == 1 else told
+        notices.append(f"{told}: {count_endings(others)}")
     return notices

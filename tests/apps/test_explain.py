@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from apps.config import ExplainConfig
-from apps.explain import GAP, checkpoint_of, explain_pictures
+from apps.explain import CUT_NOTE, checkpoint_of, explain_pictures, exported_note, load_explainer
 from apps.predict.views import safe_name
 from finetune.cli import console
 from finetune.errors import DataError, UsageError
+from finetune.figures.evidence_figure import FOOT, MARGIN
 from finetune.images.streams.guard import DecodeProcesses
 from finetune.models.bundle import save_bundle
 from finetune.models.classifier import build_classifier
-from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, write_tiny
+from tests.apps.tiny_onnx import GROUPS, SPEC, expected_probs, tiny_facts, write_tiny
 
 
 @pytest.fixture
@@ -44,11 +45,27 @@ def test_an_exported_model_is_explained_by_its_maps(pictures: Path, tmp_path: Pa
         assert Path(row["file"]).stem.endswith(f"-{safe_name(row['class'])}-{row['probability']:.3f}")
     assert told["method"] == ["class activation map: what each place adds to the class's score"]
     drawn = cv2.imread(told["pictures"][0]["file"])
-    assert drawn.shape == (8 * 32, 8 * (2 * 32 + GAP), 3)
-    seen = cv2.cvtColor(np.ascontiguousarray(drawn[::8, ::8][:, :32]), cv2.COLOR_BGR2RGB)
+    bottom = len(drawn) - FOOT  # the crop as it was seen, eight times as large
+    enlarged = drawn[bottom - 8 * 32 : bottom, MARGIN : MARGIN + 8 * 32]
+    seen = cv2.cvtColor(np.ascontiguousarray(enlarged[::8, ::8]), cv2.COLOR_BGR2RGB)
     probs = expected_probs(seen[None])[0]
     assert told["pictures"][0]["class"] == GROUPS[probs.argmax()]
     assert told["pictures"][0]["probability"] == pytest.approx(probs.max(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("facts", "note"),
+    [
+        ({"crop": None}, ""),
+        ({}, "the model expects one cropped face an image; crl predict --faces --explain finds faces"),
+        (
+            {"crop": None, "card": {"data": {"kind": "drawn"}}, "data": {"picture_crop": "box"}},
+            "not for real faces: the model learned from synthetic faces alone; " + CUT_NOTE,
+        ),
+    ],
+)
+def test_it_says_what_images_a_model_is_for(facts: dict[str, object], note: str):
+    assert exported_note(tiny_facts(**facts)) == note
 
 
 def test_a_checkpoint_is_explained_by_its_gradients_for_the_class_asked(pictures: Path, tmp_path: Path):
@@ -57,6 +74,9 @@ def test_a_checkpoint_is_explained_by_its_gradients_for_the_class_asked(pictures
     told = explain_pictures(file, [str(pictures / "0.png")], config)
     assert (told["method"], told["pictures"][0]["class"]) == (["Grad-CAM"], "60+")
     assert Path(told["pictures"][0]["file"]).is_file()
+    assert load_explainer(file, config).name == "run"
+    assert load_explainer(trained(tmp_path / "cv" / "fold2" / "model.safetensors"), config).name == "cv/fold2"
+    assert load_explainer(write_tiny(tmp_path / "t.onnx"), config).name == "tiny"
 
 
 def test_a_bad_picture_is_told_after_the_good_ones_are_drawn(pictures: Path, tmp_path: Path):

@@ -10,6 +10,7 @@ from finetune.experiments.exported.card import plain_text
 from finetune.experiments.exported.model import CardText, ExportedFacts, ModelWords
 from finetune.experiments.measures import Measure
 from finetune.experiments.task import Task, find_task, load_task, task_names
+from finetune.figures.markdown import unescaped
 
 UNKNOWN_SCORE = (Measure("accuracy", "accuracy", frozenset()),)
 
@@ -53,6 +54,18 @@ def card_text(facts: FactsOfTask) -> CardText:
     """Return what the task of a file writes on its card."""
     task = file_task(facts.task)
     return plain_text(facts, UNKNOWN_SCORE) if task is None else task.card_text(facts)
+
+
+def model_warnings(facts: FactsOfTask) -> list[str]:
+    """Return what speaks against a model, in plain sentences: what its run warned of, then its limits.
+
+    The facts may come from anybody's file.
+    """
+    told = [
+        f"{line[:1].upper()}{line[1:].rstrip('.')}." for line in map(str, facts.card.get("warnings") or ())
+    ]
+    task = file_task(facts.task)
+    return [*told, *map(unescaped, () if task is None else task.model_warnings(facts))]
 
 
 def evaluated_task(kind: str, file: object) -> Task:

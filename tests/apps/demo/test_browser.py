@@ -83,7 +83,7 @@ def test_downloads_and_copying(visit, files):
     with visit.page.expect_download() as table:
         visit.page.locator("text=Download all numbers (CSV) >> visible=true").click()
     lines = Path(table.value.path()).read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "picture,model,true class,predicted class," + ",".join(GROUPS)
+    assert lines[0] == "image,model,true class,predicted class," + ",".join(GROUPS)
     assert len(lines) == 1 + 2 * 3
     with visit.page.expect_download() as drawing:
         visit.page.locator("text=Download the heat maps (PNG) >> visible=true").click()
@@ -213,12 +213,39 @@ def test_the_button_covers_no_switch_wherever_the_page_is_scrolled(visit):
     assert covered == []
 
 
+WIDTHS = [(width, 900, "light") for width in (1440, 1280, 1024, 768, 390)]
+
+
+@pytest.mark.parametrize("visit", WIDTHS, indirect=True)
+def test_at_every_width_all_models_are_in_sight(visit, files):
+    """Neither the page nor the heat map has to be scrolled sideways, and no number leaves its cell."""
+    for tab, models in (("Age groups", 3), ("Fine-grained", 1)):
+        visit.page.get_by_role("tab", name=tab).click()
+        visit.choose(*files)
+        visit.classify()
+        wide, seen = visit.shown(".crl-heat").evaluate("one => [one.scrollWidth, one.clientWidth]")
+        assert wide <= seen, tab
+        cells = visit.shown(".crl-heat tbody tr").first.locator("td")
+        last = cells.last.bounding_box()
+        frame = visit.shown(".crl-heat-frame").bounding_box()
+        assert last["x"] + last["width"] <= frame["x"] + frame["width"], tab
+        out = cells.evaluate_all("all => all.filter(one => one.scrollWidth > one.clientWidth + 1).length")
+        assert (out, cells.count() % models) == (0, 0), tab
+        visit.page.get_by_text("About these models").locator("visible=true").click()
+        facts = visit.shown(".crl-facts .crl-scroll")
+        wide, seen = facts.evaluate("one => [one.scrollWidth, one.clientWidth]")
+        assert wide <= seen, tab
+        page, window = visit.widths()
+        assert page <= window, tab
+
+
 @pytest.mark.parametrize("visit", [(*PHONE, "light")], indirect=True)
 def test_a_heat_map_fades_where_more_of_it_is_to_the_right(visit, files):
     visit.choose(*files)
     visit.classify()
     heat = visit.shown(".crl-heat")
     mask = "one => getComputedStyle(one).maskImage"
+    heat.evaluate("one => { one.style.width = '130px' }")  # three models fit into any real phone
     assert "0.15" in heat.evaluate(mask)
     heat.evaluate("one => { one.scrollLeft = one.scrollWidth }")
     visit.page.wait_for_function(

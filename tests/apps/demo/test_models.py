@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from apps.demo.models import box_html, drawn_html, facts_html, model_facts, scores
+import re
+
+import pytest
+
+from apps.demo.models import drawn_html, facts_html, model_facts, scores, warnings_html
 from apps.runtime.session import OnnxClassifier
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
@@ -93,8 +97,11 @@ def test_fine_grained_models_say_what_their_pictures_must_be(tmp_path):
     drawn = load(tmp_path, card={"data": {"kind": "drawn"}}, **given)
     assert "Not for photographs:" in drawn_html({"A": drawn})
     boxed = load(tmp_path, data={"picture_crop": "box"}, **given)
-    assert "<strong>Crop your images to the object:</strong> B &amp; C learned" in box_html({"B & C": boxed})
-    assert box_html({"A": drawn}) == ""
+    told = warnings_html({"B & C": boxed})
+    assert (
+        "<b>B &amp; C:</b> Trained and tested on images cut to the object&#x27;s box: cut yours like" in told
+    )
+    assert warnings_html({"A": drawn}) == ""
     assert model_facts(boxed)["Input"] == "32 px, an image cut to its object"
 
 
@@ -103,3 +110,40 @@ def test_classes_that_were_put_into_another_order_are_told(tmp_path):
     other.answer_in_order_of(first)
     assert model_facts(other)["Class order"] == "classes put into the order of one, by their names"
     assert "Class order" not in model_facts(first)
+
+
+USELESS = "accuracy 9.70 % is not above the majority-class baseline (10.00 %): nothing useful was learned"
+
+
+def test_what_speaks_against_a_model_is_said_above_the_page_and_in_its_facts(tmp_path):
+    data = {"subjects_known": False}
+    bad = load(tmp_path, card={"warnings": [USELESS, "5 images <b>are</b> gone"], "data": data})
+    other = load(tmp_path, title="two", card={"data": data})
+    told = warnings_html({"CE": bad, "CRL": other})
+    lines = [
+        f"<b>CE:</b> {USELESS[0].upper()}{USELESS[1:]}.",
+        "<b>CE:</b> 5 images &lt;b&gt;are&lt;/b&gt; gone.",
+        "<b>all models:</b> The subject of each image was not known: if subjects repeat, the scores are too "
+        "high.",
+    ]
+    assert re.findall("<li>(.*?)</li>", told) == lines
+    assert model_facts(bad)["Warnings"].startswith("Accuracy 9.70 % is not above")
+    assert "nothing useful was learned. 5 images" in model_facts(bad)["Warnings"]
+    assert warnings_html({"C": load(tmp_path)}) == ""
+
+
+def test_a_file_with_endless_warnings_does_not_fill_the_page(tmp_path):
+    model = load(tmp_path, card={"warnings": [f"{number} {'x' * 5000}" for number in range(500)]})
+    told = warnings_html({"A": model})
+    assert told.count("<li>") == 7
+    assert "494 further warnings are in its model card." in told
+    assert len(told) < 4000
+
+
+@pytest.mark.parametrize(("task", "card"), [("age", {"holes": {"<": 1}}), ("category", {}), ("other", {})])
+def test_odd_facts_of_anybodys_file_break_no_warning(tmp_path, task, card):
+    odd = {"shared_people": "many", "subjects_known": "no"}
+    facts = {"task": task, "crop": None, "card": {"data": odd, "warnings": {"a": 1}, **card}}
+    told = warnings_html({"A": load(tmp_path, data={"picture_crop": "box", "box_margin": [1]}, **facts)})
+    assert "<b>A:</b> A." in told
+    assert "<<" not in told

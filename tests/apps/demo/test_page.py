@@ -113,7 +113,7 @@ def test_the_button_gives_cards_heat_maps_and_both_downloads(demo, tmp_path):
     html, table, drawing = demo.press(path, ["CE", "CRL"])
     assert "crl-card" in html
     assert "crl-heat" in html
-    assert Path(table).read_text(encoding="utf-8").startswith("picture,model,true class,predicted class,0-2")
+    assert Path(table).read_text(encoding="utf-8").startswith("image,model,true class,predicted class,0-2")
     assert Path(drawing).read_bytes().startswith(b"\x89PNG")
     for file in (table, drawing):
         reply = demo.ask("GET", f"/gradio_api/file={file}")

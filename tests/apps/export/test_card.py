@@ -151,7 +151,10 @@ def test_people_on_both_sides_are_a_warning(tmp_path):
     unknown = page(facts_of(tmp_path / "unknown", 1))
     assert "The subject of each image was not known" in unknown
     assert "| labelled group | images | correct group |" in unknown
-    assert "fewer than 30 images: a count, no conclusion. Intervals (95 %) resample single images, for" in unknown
+    assert (
+        "fewer than 30 images: a count, no conclusion. Intervals (95 %) resample single images, for"
+        in unknown
+    )
     assert "fewer than 30 subjects" not in unknown
 
 

@@ -132,7 +132,7 @@ def test_csv_holds_the_full_matrix_and_reads_back():
     tables = {"CE": softmax(3, 60, 1).astype("f4"), "CRL": softmax(3, 60, 2).astype("f4")}
     text = to_csv(heat_map(["a", "b, c", 'd "e"\nf'], names, tables, [5, None, 0]))
     rows = list(csv.reader(io.StringIO(text, newline="")))
-    assert rows[0] == ["picture", "model", "true class", "predicted class", *names]
+    assert rows[0] == ["image", "model", "true class", "predicted class", *names]
     assert len(rows) == 1 + 3 * 2
     assert [row[:3] for row in rows[1:]] == [
         ["a", "CE", "class 5"],

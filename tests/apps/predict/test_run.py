@@ -354,7 +354,7 @@ def test_twin_packages_are_refused_at_first_use(home: Path, monkeypatch: pytest.
 
 
 def test_all_pictures_bad_is_told_without_a_heat_map(home: Path, capsys):
-    with pytest.raises(DataError, match="1 of 1 could not be used"):
+    with pytest.raises(DataError, match=r"1 of 1 could not be used:[\s\S]*\nNothing was classified; fix"):
         predict_paths(["a.onnx", "nowhere.jpg"], PredictConfig(heatmap="h.png", explain="looks"))
     assert "heat map: none" in capsys.readouterr().out
     assert not (home / "h.png").exists()

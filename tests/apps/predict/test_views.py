@@ -22,6 +22,8 @@ from apps.predict.views import (
 )
 from apps.runtime.session import OnnxClassifier
 from finetune.errors import UsageError
+from finetune.figures.evidence import enlarged
+from finetune.figures.evidence_figure import FOOT, MARGIN
 from tests.apps.tiny_onnx import write_tiny
 
 NAMES = ("cat", "dog", "owl")
@@ -130,7 +132,9 @@ def test_a_picture_of_every_look_with_a_name_of_its_own(tmp_path: Path):
         "passwd-1.50s-face0-CE_CRL.png",
     ]
     assert folder.count == 5
-    assert cv2.imread(str(tmp_path / "looks" / files[0])).shape == (256, 256, 3)
+    drawn = cv2.imread(str(tmp_path / "looks" / files[0]), cv2.IMREAD_COLOR_RGB)
+    seen = drawn[len(drawn) - FOOT - 256 : len(drawn) - FOOT, MARGIN : MARGIN + 256]
+    np.testing.assert_array_equal(seen, enlarged(crop))
     assert folder.methods
 
 

@@ -86,7 +86,7 @@ def test_files_that_are_no_pictures_are_left_out_and_told(tmp_path: Path):
     report = read_class_folders(tmp_path).report
     assert report["images"] == 1
     assert report["notices"] == [
-        "1 files are no images by their ending and are left out: 1 .txt",
+        "1 file is no image by its ending and is left out: 1 .txt",
         "2 images are hidden (their name or folder begins with a dot, or is a system's "
         "own, as __MACOSX and @eaDir are) and are left out: "
         "__MACOSX (1), a/.hidden.jpg (1)",

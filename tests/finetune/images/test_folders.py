@@ -36,7 +36,7 @@ def test_pictures_are_listed_by_part_and_class_and_strangers_are_told(tmp_path: 
     assert found.class_names == ["a", "b"]
     assert found.notices == [
         "1 folders hold no image and are no class there: test/c",
-        "1 files are no images by their ending and are left out: 1 .txt",
+        "1 file is no image by its ending and is left out: 1 .txt",
         "1 images are hidden (their name or folder begins with a dot, or is a system's "
         "own, as __MACOSX and @eaDir are) and are left out: "
         "test/c/.x.jpg (1)",
