@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Never
 
 from finetune.cli.keywords import Door, Place, Section
 from finetune.errors import DataError
-from finetune.experiments.records.run_settings import loss_text
 from finetune.experiments.study.arms import Matching
 from finetune.figures.notebook import Outcome
 from finetune.runs.folder import read_json
-from finetune.runs.former_losses import recorded_loss
+from finetune.runs.former_losses import loss_text, recorded_loss
 from generalcls.commands import COMMANDS, VerifyConfig
 from generalcls.config import (
     GeneralDataConfig,

@@ -27,14 +27,14 @@ def study_losses(config: GeneralStudyConfig) -> dict[str, Any]:
     Raises UsageError for a folder that holds something else or a study with other settings, and DataError
     for data that cannot be read or are others than those of the finished cells.
     """
-    from generalcls.data.datasets import read_general_data
+    from generalcls.data.verify import read_checked
     from generalcls.parallel.cells import IN_TRAINING, CellTrainer
     from generalcls.report import report_study
 
     check_place(config.run)
     arms, seeds = arms_of(config), list(seeds_of(config))
     folder = Path(config.run.dir)
-    data = read_general_data(config.data, cache=config.run.cache)
+    data = read_checked(config.data, config.run.cache)
     for note in data.notes:
         say(note)
     trainer = CellTrainer(config, data, folder)

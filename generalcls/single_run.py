@@ -41,14 +41,14 @@ def train_run(config: GeneralRunOneConfig) -> dict[str, Any]:
     from finetune.runs.folder import RunFolder, read_json
     from finetune.training.config import to_dict
     from finetune.training.loggers import MetricsFile, run_files
-    from generalcls.data.datasets import read_general_data
+    from generalcls.data.verify import read_checked
     from generalcls.loss_study import FREE
     from generalcls.parallel.cells import IN_TRAINING, CellTrainer
     from generalcls.parallel.progress import CellLog
 
     check_place(config.run)
     arm, folder = one_arm(config.loss), Path(config.run.dir)
-    data = read_general_data(config.data, cache=config.run.cache)
+    data = read_checked(config.data, config.run.cache)
     for note in data.notes:
         say(note)
     trainer = CellTrainer(config, data, folder, together=1)

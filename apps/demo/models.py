@@ -10,9 +10,9 @@ from apps.demo.text import safe
 from apps.runtime.metadata import is_for_drawings, learned_from_boxes
 from finetune.experiments.exported.lookup import drawing_words, model_warnings
 from finetune.experiments.measures import PERCENT, Measure
-from finetune.experiments.records.run_settings import loss_text
 from finetune.experiments.task import load_task, measures_for, task_names
 from finetune.figures.canvas import shorten
+from finetune.runs.former_losses import loss_text
 
 if TYPE_CHECKING:
     from apps.runtime.metadata import ModelFacts

@@ -11,9 +11,9 @@ from apps.runtime.metadata import ModelFacts
 from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN
 from finetune.experiments.exported.lookup import card_text
 from finetune.experiments.exported.model import CardText
-from finetune.experiments.records.run_settings import loss_text
 from finetune.figures.markdown import code, escape, page, table
 from finetune.metrics.learning import beaten_by_guessing
+from finetune.runs.former_losses import loss_text
 
 
 def write_card(facts: ModelFacts, file_name: str, file_sha256: str, size_bytes: int) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 from finetune.errors import DataError, ModelFileError, UsageError
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord
-from finetune.experiments.records.run_settings import loss_text
 from finetune.experiments.study.cells import study_hint
 from finetune.images.manifest import Manifest
 from finetune.runs.folder import read_config, read_json, read_json_lines
+from finetune.runs.former_losses import loss_text
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from core_losses.clamping import PUBLISHED_CLAMP
+from core_losses.clamping import PUBLISHED_CLAMP, exact_title
 
 # By loss: the options with another default, as they were meant before, and as they are meant today.
 FORMER: Mapping[str, Mapping[str, float]] = {"nllr": {"clamp": 0.0}}
@@ -60,6 +60,30 @@ def recorded_loss(loss: Mapping[str, Any]) -> dict[str, Any]:
     former = FORMER.get(str(loss.get("name")), {})
     missing = {option: value for option, value in former.items() if loss.get(option) is None}
     return _with_branches({**loss, **missing}, FORMER)
+
+
+def loss_text(loss: Mapping[str, Any]) -> str:
+    """Return a stored loss as words, with the parameters it was given.
+
+    NLLR that stores no clamp was the exact form.
+
+    >>> loss_text({"name": "crl", "alpha": 1.5, "beta": 1, "label_smoothing": 0.0, "class_weights": "none"})
+    'crl (alpha 1.5, beta 1)'
+    >>> loss_text({"name": "nllr", "clamp": None}), loss_text({"name": "nllr", "clamp": 1e-7})
+    ('nllr, exact', 'nllr (clamp 1e-07)')
+    """
+    own = recorded_loss(loss)
+    name, own = exact_title(str(own.pop("name", "unknown loss")), own)
+    given = [f"{key} {_plain(value)}" for key, value in own.items() if value not in (None, "none", "", {})]
+    given = [text for text in given if text not in ("label_smoothing 0.0", "label_smoothing 0")]
+    return f"{name} ({', '.join(given)})" if given else name
+
+
+def _plain(value: Any) -> str:
+    """Return a value as words: the losses of branches by their names."""
+    return (
+        ", ".join(f"{key} {own}" for key, own in value.items()) if isinstance(value, Mapping) else str(value)
+    )
 
 
 def word_in_full(word: str, options: Mapping[str, Mapping[str, float]] = TODAY) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from generalcls.config import GeneralDataConfig
 from generalcls.data.datasets import read_general_data
 from generalcls.data.image_set import GeneralData, ImageSet
 
+MOST_BYTES = 1_000_000_000  # of pixels that are looked through before a training: a second or two
 LISTED = 10  # sets of equal images that are listed one by one
 
 Row = tuple[str, int]
@@ -53,6 +55,16 @@ def verify_general_data(
         result["equal_images"] = equal_images(data.train, data.test)
         _tell_equal(result["equal_images"])
     return result
+
+
+def read_checked(config: GeneralDataConfig, cache: str) -> GeneralData:
+    """Return a data set whose notes also tell of equal images, unless looking would read over a gigabyte."""
+    data = read_general_data(config, cache)
+    if data.train.images.nbytes + data.test.images.nbytes > MOST_BYTES:
+        return data
+    equal = equal_images(data.train, data.test)
+    told = [text for kind, text in _told(equal).items() if equal[kind]["images"]]
+    return replace(data, notes=(*data.notes, *told))
 
 
 def equal_images(train: ImageSet, test: ImageSet) -> dict[str, Any]:
@@ -133,11 +145,19 @@ def _print_counts(data: GeneralData, counts: dict[str, np.ndarray]) -> None:
 
 
 def _tell_equal(equal: dict[str, Any]) -> None:
+    for text in _told(equal).values():
+        say(text)
+
+
+def _told(equal: dict[str, Any]) -> dict[str, str]:
+    """Return a sentence for each kind of equal images."""
     where = {
         "within_train": "training images repeat another one",
         "within_test": "test images repeat another one",
         "between": "test images are also learned from",
     }
+    found = {}
     for kind, told in where.items():
         other = f", {equal[kind]['other_class']} of them under another class" if equal[kind]["images"] else ""
-        say(f"{equal[kind]['images']} {told}, pixel by pixel{other}")
+        found[kind] = f"{equal[kind]['images']} {told}, pixel by pixel{other}"
+    return found

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import DataError
-from finetune.experiments.records.run_settings import loss_text
 from finetune.runs.folder import read_json, write_json
 from finetune.runs.former_epochs import RECORD_SCHEMA, record_today
-from finetune.runs.former_losses import recorded_loss
+from finetune.runs.former_losses import loss_text, recorded_loss
 
 if TYPE_CHECKING:
     from finetune.training.config import FitConfig

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from core_losses.clamping import exact_title
 from finetune.errors import DataError, listing
-from finetune.runs.former_losses import recorded_loss
 
 # What two results must share before they may be compared at all.
 IDENTITY = ("manifest", "policy", "split", "class_names")
@@ -54,30 +52,6 @@ class Result(Protocol):
     @property
     def config(self) -> Mapping[str, Any]:
         """The contents of config.yaml."""
-
-
-def loss_text(loss: Mapping[str, Any]) -> str:
-    """Return a stored loss as words, with the parameters it was given.
-
-    NLLR that stores no clamp was the exact form.
-
-    >>> loss_text({"name": "crl", "alpha": 1.5, "beta": 1, "label_smoothing": 0.0, "class_weights": "none"})
-    'crl (alpha 1.5, beta 1)'
-    >>> loss_text({"name": "nllr", "clamp": None}), loss_text({"name": "nllr", "clamp": 1e-7})
-    ('nllr, exact', 'nllr (clamp 1e-07)')
-    """
-    own = recorded_loss(loss)
-    name, own = exact_title(str(own.pop("name", "unknown loss")), own)
-    given = [f"{key} {_plain(value)}" for key, value in own.items() if value not in (None, "none", "", {})]
-    given = [text for text in given if text not in ("label_smoothing 0.0", "label_smoothing 0")]
-    return f"{name} ({', '.join(given)})" if given else name
-
-
-def _plain(value: Any) -> str:
-    """Return a value as words: the losses of branches by their names."""
-    return (
-        ", ".join(f"{key} {own}" for key, own in value.items()) if isinstance(value, Mapping) else str(value)
-    )
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:

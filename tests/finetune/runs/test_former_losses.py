@@ -9,9 +9,8 @@ from agecls.config import AgeConfig
 from finetune.cli.options import load_config, parse_options
 from finetune.errors import UsageError
 from finetune.experiments.records.record import RunRecord
-from finetune.experiments.records.run_settings import loss_text
 from finetune.runs.folder import RunFolder, read_config
-from finetune.runs.former_losses import as_meant, recorded_loss, todays_arm, told_in_full
+from finetune.runs.former_losses import as_meant, loss_text, recorded_loss, todays_arm, told_in_full
 from finetune.training.config import LossConfig, RunConfig, to_dict
 from finetune.training.learner import loss_settings
 from generalcls.config import GeneralRunOneConfig, GeneralStudyConfig

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from generalcls.commands import main
 from generalcls.config import GeneralDataConfig
+from generalcls.data import verify
 from generalcls.data.image_set import ImageSet
 from generalcls.data.synthetic import write_lookalike_cifar
-from generalcls.data.verify import equal_images, verify_general_data
+from generalcls.data.verify import equal_images, read_checked, verify_general_data
 
 
 def test_the_digits_are_counted_and_told(capsys: pytest.CaptureFixture[str]):
@@ -64,3 +67,25 @@ def test_a_partial_set_is_told_in_plain_words_by_the_command(
     told = capsys.readouterr().out
     assert "the test part is not the published one" in told
     assert "not the published CIFAR-10, no published score is on it: 50 of 50000 training" in told
+
+
+def test_equal_images_stand_beside_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    for part, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+        (tmp_path / part / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / name / f"{number}.png")
+    shutil.copy(tmp_path / "train/a/0.png", tmp_path / "test/b/0.png")
+    config = GeneralDataConfig("folders", str(tmp_path), image_size=8)
+    told = "1 test images are also learned from, pixel by pixel, 1 of them under another class"
+    data = read_checked(config, "none")
+    assert data.notes[-1] == told
+    assert not any("repeat" in note for note in data.notes)
+    monkeypatch.setattr(verify, "MOST_BYTES", 10)
+    assert told not in read_checked(config, "none").notes
+    words = ["train", "--data.name=folders", f"--data.root={tmp_path}", "--data.image_size=8", "--device=cpu"]
+    words += ["--network.name=logistic", "--train.epochs=1", "--train.batch_size=4", "--run.cache=none"]
+    monkeypatch.undo()
+    assert main([*words, f"--run.dir={tmp_path / 'run'}"]) == 0
+    assert told in json.loads((tmp_path / "run" / "run.json").read_text())["warnings"]
