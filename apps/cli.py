@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from finetune.cli.environment import refusal
-from finetune.cli.streams import keep_streams
+from finetune.cli.streams import keep_streams, printed
 
 USAGE = """usage: crl [-h] [--version] COMMAND ...
 
@@ -60,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
-        return 0
+        return printed("crl")
     if words[0] == "--version":
         from importlib.metadata import version
 
         print(f"crl-toolkit {version('crl-toolkit')}")
-        return 0
+        return printed("crl")
     if words[0] == "age":
         from agecls.commands import main as age_main
 

@@ -11,11 +11,24 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from agecls.data.fold_files import FOLD_COUNT, GENDERS, FoldRow, find_fold_files, read_fold_file
+from agecls.data.fold_files import (
+    FOLD_COUNT,
+    GENDERS,
+    FoldRow,
+    find_fold_files,
+    other_fold_files,
+    read_fold_file,
+)
 from agecls.data.groups import ADIENCE_GROUPS, TYPO_AGE, LabelPolicy, label_policy
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.cells import SpelledPaths, same_identities, spelling_notice
-from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
+from finetune.images.cells import SpelledPaths, near_notice, same_identities, spelling_notice
+from finetune.images.checks import (
+    MissingRule,
+    check_missing_rule,
+    missing_files,
+    refuse_missing,
+    unlisted_notices,
+)
 from finetune.images.manifest import Manifest
 
 Layout = Literal["auto", "aligned", "faces", "none"]
@@ -123,6 +136,8 @@ def read_adience(
             f"no image is left under policy {rule.name}: {len(listed)} rows, none usable in {root}"
         )
     manifest, spellings = _manifest(root, _where(paths, kept), used, rule)
+    every = [spelled.find(_image_path(folder, row)) for row in listed]
+    beside = [] if folder == "none" else unlisted_notices(root, every)
     sources = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     report = AdienceReport(
         **_manifest_counts(manifest),
@@ -134,7 +149,7 @@ def read_adience(
         missing_first=_where(paths, absent)[:5],
         missing_rule=missing,
         fold_files=sources,
-        notices=[*notices, *spellings],
+        notices=[*notices, *other_fold_files(root, files), *spellings, *beside],
     )
     return AdienceReading(manifest, report)
 
@@ -210,6 +225,7 @@ def _manifest(
         "source_id": np.array([row.source for row in rows]),
     }
     told = [*spelling_notice("subjects", spelled_subjects), *spelling_notice("users", spelled_users)]
+    told += [*near_notice("subjects", subjects), *near_notice("users", users)]
     return Manifest(root, ADIENCE_GROUPS.names, columns), told
 
 

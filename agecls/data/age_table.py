@@ -13,10 +13,23 @@ import numpy as np
 
 from agecls.data.groups import ADIENCE_GROUPS, AgeGroups
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.cells import is_absent, is_broken, same_identities, spelling_notice, whole_number
-from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
+from finetune.images.cells import (
+    is_absent,
+    is_broken,
+    near_notice,
+    same_identities,
+    spelling_notice,
+    whole_number,
+)
+from finetune.images.checks import (
+    MissingRule,
+    check_missing_rule,
+    missing_files,
+    refuse_missing,
+    unlisted_notices,
+)
 from finetune.images.manifest import Manifest
-from finetune.images.tables import Table, missing_columns, paths_under, read_table
+from finetune.images.tables import Table, missing_columns, paths_under, read_table, unread_columns
 
 OLDEST = 120
 HIGHEST_FOLD = 10**9 - 1
@@ -138,6 +151,7 @@ def read_age_table(
     if not kept:
         raise DataError(f"{file}: none of {len(rows)} rows is usable ({len(inside)} lie in a group)")
     manifest = _manifest(base, groups, kept)
+    spellings += unlisted_notices(base, [row.path for row in rows])
     return AgeTableReading(manifest, _report(manifest, table, reader, rows, gone, missing, spellings))
 
 
@@ -157,7 +171,7 @@ def _report(
         rows=len(rows),
         class_names=list(manifest.class_names),
         per_group=manifest.class_counts().tolist(),
-        per_fold=_per_fold(manifest) if reader.fold is not None else None,
+        per_fold=np.unique(manifest["fold"], return_counts=True)[1].tolist() if reader.fold else None,
         subjects=len(set(manifest["subject"].tolist())),
         users=len(set(manifest["user"].tolist())),
         subjects_known=reader.subject is not None,
@@ -168,13 +182,22 @@ def _report(
         missing_rule=rule,
         table=table.file.name,
         file_sha256=hashlib.sha256(table.file.read_bytes()).hexdigest(),
-        notices=[*table.notices, *([alone] if reader.subject is None else []), *spellings],
+        notices=[
+            *table.notices,
+            *_unread(table, reader),
+            *([alone] if reader.subject is None else []),
+            *spellings,
+        ],
     )
 
 
-def _per_fold(manifest: Manifest) -> list[int]:
-    """Return the images of each fold that there is, in the order of their numbers."""
-    return [int(count) for count in np.unique(manifest["fold"], return_counts=True)[1]]
+def _unread(table: Table, reader: _RowReader) -> list[str]:
+    """Return a sentence on the columns that are not read, and the options that name those which could be."""
+    columns = {name: column for name, column in vars(reader).items() if name != "groups"}
+    named = [column for column in columns.values() if column is not None]
+    free = [name for name in ("subject", "user", "gender", "fold") if columns[name] is None]
+    options = ", ".join(f"--data.{name}_column" for name in free)
+    return unread_columns(table, named, f" ({options} name columns to read)" if free else "")
 
 
 def _holds_numbers(table: Table, column: str | None) -> bool:
@@ -197,7 +220,9 @@ def _one_spelling_each(rows: Sequence[_Row], reader: _RowReader) -> tuple[list[_
         row._replace(subject=subject, user=user)
         for row, subject, user in zip(rows, subjects, users, strict=True)
     ]
-    return merged, [*spelling_notice("subjects", found), *spelling_notice("users", more)]
+    told = [*spelling_notice("subjects", found), *spelling_notice("users", more)]
+    told += [] if reader.subject is None else near_notice("subjects", subjects)
+    return merged, told + ([] if reader.user is None else near_notice("users", users))
 
 
 class _CellError(ValueError):
@@ -274,13 +299,12 @@ class _RowReader:
 
 def _check_columns(table: Table, wanted: Sequence[str], subject: str | None) -> None:
     absent = [name for name in wanted if name not in table.header]
-    if not absent:
-        return
     hint = (
         "\nwithout subjects one subject can be in both training and test: name the column that holds them, "
         "or say --data.subject_column none if every image truly shows another subject"
     )
-    raise DataError(f"{missing_columns(table, absent)}{hint if subject in absent else ''}")
+    if absent:
+        raise DataError(f"{missing_columns(table, absent)}{hint if subject in absent else ''}")
 
 
 def _collect(table: Table, read: Callable[[str, Mapping[str, str]], _Row]) -> list[_Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -12,6 +13,7 @@ from finetune.images.cells import is_absent, is_broken
 from finetune.images.tables import decode_text
 
 FOLD_COUNT = 5
+FOLD_FILE = re.compile(r"fold_\d+_data\.txt")  # fold_frontal_0_data.txt lists a part of fold 0
 COLUMNS = (
     "user_id",
     "original_image",
@@ -72,6 +74,28 @@ def find_fold_files(root: Path, folds_dir: Path | None = None) -> list[Path]:
     )
 
 
+def other_fold_files(root: Path, files: Sequence[Path]) -> list[str]:
+    """Return sentences on fold files that are not read: more than five, or others in another folder."""
+    notices = []
+    used = files[0].parent
+    known = {file.name for file in files}
+    more = sorted(file.name for file in used.glob("fold_*_data.txt") if file.name not in known)
+    more = [name for name in more if FOLD_FILE.fullmatch(name)]
+    if more:
+        notices.append(f"{FOLD_COUNT} fold files are read; left out are {', '.join(more)}")
+    for place in (root, root / "aligned", root / "faces"):
+        pairs = [(file, place / file.name) for file in files if place != used]
+        differ = [
+            there.name for file, there in pairs if there.is_file() and there.read_bytes() != file.read_bytes()
+        ]
+        if differ:
+            notices.append(
+                f"the fold files of {used} are read; in {place} lie others: {', '.join(differ)} "
+                "(choose with --data.folds_dir)"
+            )
+    return notices
+
+
 def read_fold_file(file: Path, fold: int) -> list[FoldRow]:
     """Read one fold file; a byte-order mark, CRLF ends and blank lines are tolerated.
 
@@ -108,12 +132,18 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
         problem = f"no header: the line begins {found[0][:40]!r}"
     else:
         missing = [name for name in COLUMNS if name not in found]
+        again = sorted({name for name in found if found.count(name) > 1})
         extra = [f"column {place}: {name!r}" for place, name in enumerate(found, 1) if name not in COLUMNS]
         pairs = enumerate(zip(found, COLUMNS, strict=False), 1)
         moved = next(
             (f"column {place}: {got!r}, not {due!r}" for place, (got, due) in pairs if got != due), ""
         )
-        parts = {"missing": ", ".join(missing), "extra": ", ".join(extra), "first difference": moved}
+        parts = {
+            "missing": ", ".join(missing),
+            "extra": ", ".join(extra),
+            "named twice:": ", ".join(again),
+            "first difference": moved,
+        }
         problem = "; ".join(f"{name} {text}" for name, text in parts.items() if text)
     raise DataError(
         f"{file}, line 1: {problem}\nexpected {len(COLUMNS)} tab-separated columns: {', '.join(COLUMNS)}"

@@ -256,7 +256,14 @@ def _read_list(root: Path, file: Path, names: tuple[str, ...], part: str) -> lis
     rows, problems = [], []
     for line, cells in _cells(file):
         try:
-            name, (x1, y1, x2, y2), number = cells[0].strip(), map(float, cells[1:5]), int(cells[5])
+            name, (x1, y1, x2, y2), number, *more = (
+                cells[0].strip(),
+                map(float, cells[1:5]),
+                int(cells[5]),
+                *cells[6:],
+            )
+            if any(map(str.strip, more)) or "_" in "".join(cells[1:6]):
+                raise ValueError
         except (ValueError, IndexError):
             problems.append(f"line {line}: {','.join(cells)} is not file, x1, y1, x2, y2, class")
             continue

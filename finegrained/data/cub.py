@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from finegrained.data.reading import (
@@ -16,6 +15,7 @@ from finegrained.data.reading import (
     finish,
 )
 from finetune.errors import DataError, listing
+from finetune.images.cells import real_number, slashes
 from finetune.images.manifest import Manifest
 from finetune.images.tables import decode_text
 
@@ -39,7 +39,7 @@ def read_cub(root: Path, rules: ReadingRules | None = None) -> FineReading:
     """
     rules = rules or ReadingRules()
     _refuse_absent(root)
-    image = _read_pairs(root / "images.txt")
+    image = {key: slashes(path) for key, path in _read_pairs(root / "images.txt").items()}
     class_of = _read_pairs(root / "image_class_labels.txt")
     split_of = _read_pairs(root / "train_test_split.txt")
     directory = _read_pairs(root / "classes.txt")
@@ -149,9 +149,11 @@ def _read_boxes(root: Path, image: dict[str, str]) -> dict[str, tuple[float, flo
     file = root / BOXES
     if not file.is_file():
         return {}
-    boxes = {}
-    for number, (key, *cells) in _lines(file, 5):
-        x, y, width, height = (_pixels(file, number, cell) for cell in cells)
+    boxes: dict[str, tuple[float, float, float, float]] = {}
+    for line, (key, *cells) in _lines(file, 5):
+        x, y, width, height = (_pixels(file, line, cell) for cell in cells)
+        if key in boxes:
+            raise DataError(f"{file}, line {line}: image {key} has a box already; keep one of them")
         if key in image:
             boxes[key] = (x, y, x + width, y + height)
     return boxes
@@ -164,19 +166,16 @@ def _read_parts(root: Path, image: dict[str, str]) -> dict[str, str]:
         return {}
     name = _read_pairs(root / PART_NAMES)
     parts: dict[str, dict[str, tuple[float, float]]] = {key: {} for key in image}
-    for number, (key, part, x, y, visible) in _lines(file, 5):
+    for line, (key, part, x, y, visible) in _lines(file, 5):
         if part not in name:
-            raise DataError(f"{file}, line {number}: part {part} is not in {PART_NAMES}")
+            raise DataError(f"{file}, line {line}: part {part} is not in {PART_NAMES}")
         if key in parts and visible == "1":
-            parts[key][name[part]] = (_pixels(file, number, x), _pixels(file, number, y))
+            parts[key][name[part]] = (_pixels(file, line, x), _pixels(file, line, y))
     return {key: json.dumps(places) for key, places in parts.items()}
 
 
 def _pixels(file: Path, line: int, cell: str) -> float:
-    try:
-        number = float(cell)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    pixels = real_number(cell)
+    if pixels is None:
         raise DataError(f"{file}, line {line}: {cell!r} is not a number of pixels")
-    return number
+    return pixels

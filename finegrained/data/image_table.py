@@ -11,11 +11,20 @@ from finegrained.data.reading import FineReading, ListedImage, Lists, ReadingRul
 from finetune.errors import DataError, listing
 from finetune.images.cells import is_absent, one_spelling, whole_number
 from finetune.images.folders import PART_NAMES
-from finetune.images.tables import Table, missing_columns, paths_under, read_table
+from finetune.images.tables import (
+    Table,
+    decode_text,
+    missing_columns,
+    paths_under,
+    read_table,
+    refuse_misspelt,
+    unread_columns,
+)
 from finetune.runs.parse import parse_json
 
 MOST_CLASSES = 1_000_000
 BOX = ("x1", "y1", "x2", "y2")
+COLUMNS = ("path", "class_name", "label", "split", "source_id", "parts", *BOX)
 
 
 def read_image_table(
@@ -40,6 +49,7 @@ def read_image_table(
     absent = "path" if "path" not in table.header else "class_name or label"
     if "path" not in table.header or not {"class_name", "label"} & set(table.header):
         raise DataError(missing_columns(table, [absent]))
+    refuse_misspelt(table, COLUMNS)
     cells = [dict(zip(table.header, row, strict=True)) for _, row in table.rows]
     _refuse_absent(table, "path", [row["path"] for row in cells])
     names, labels, notices = _classes(table, cells)
@@ -57,7 +67,8 @@ def read_image_table(
         )
         for number, (row, path, label) in enumerate(zip(cells, paths, labels, strict=True))
     ]
-    lists = Lists("table", base, names, rows, files=(table.file,), notices=[*table.notices, *notices])
+    notices = [*table.notices, *unread_columns(table, COLUMNS), *notices]
+    lists = Lists("table", base, names, rows, files=(table.file,), notices=notices)
     return finish(lists, rules)
 
 
@@ -141,9 +152,12 @@ def _listed_classes(file: Path) -> tuple[str, ...]:
     if not beside.is_file():
         return ()
     try:
-        return tuple(one_spelling(str(name)) for name in parse_json(beside.read_text(encoding="utf-8")))
+        names = parse_json(decode_text(beside.read_bytes(), beside)[0])
     except (OSError, ValueError) as error:
         raise DataError(f"{beside} is no list of class names: {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f'{beside} is no list of class names, such as ["auk", "owl"]: {names!r:.60}')
+    return tuple(map(one_spelling, names))
 
 
 def _check_listed_once(table: Table, paths: Sequence[str]) -> None:

@@ -13,7 +13,13 @@ import numpy as np
 
 from finegrained.data.class_names import CARS, CUB, TITLES, class_table
 from finetune.errors import DataError, listing
-from finetune.images.checks import MissingRule, check_missing_rule, missing_files, refuse_missing
+from finetune.images.checks import (
+    MissingRule,
+    check_missing_rule,
+    missing_files,
+    refuse_missing,
+    unlisted_notices,
+)
 from finetune.images.class_names import normalised
 from finetune.images.manifest import Manifest
 
@@ -163,7 +169,8 @@ def finish(lists: Lists, rules: ReadingRules) -> FineReading:
         raise DataError(f"none of the {len(paths)} images listed in {lists.root} is there")
     names, kept, left_out = _classes_in_use(lists.class_names, kept, rules.subset)
     manifest = _manifest(lists.root, names, kept)
-    notices = [*lists.notices, *left_out]
+    beside = lists.layout != "folders" and not rules.metadata_only  # folders are listed whole, and say so
+    notices = [*lists.notices, *left_out, *(unlisted_notices(lists.root, paths) if beside else [])]
     if gone and dropping and lists.whole:
         notices.append(f"{len(gone)} images are missing: no published score is on what is left")
     report = {

@@ -18,7 +18,7 @@ from typing import Any
 from finetune.cli.console import print_json, printable, use_json
 from finetune.cli.environment import refusal
 from finetune.cli.options import Flags, parse_options, suggestion
-from finetune.cli.streams import keep_streams, lost_output
+from finetune.cli.streams import keep_streams, lost_output, printed
 from finetune.errors import CrlError, UsageError
 from finetune.runs.interrupts import ENDINGS
 
@@ -68,8 +68,8 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
+    except SystemExit as leaving:  # after --help
+        return int(leaving.code or 0) or printed(prog)
     except Exception as error:
         known = error if isinstance(error, CrlError) else refusal(error)
         if debug or known is None:
@@ -171,7 +171,7 @@ def choose_command(
         width = max(map(len, commands))
         lines = [f"  {name:<{width}}  {command.about}" for name, command in commands.items()]
         print(f"usage: {prog} COMMAND ...\n\ncommands:\n" + "\n".join(lines))
-        return 0
+        return printed(prog)
     if argv[0] not in commands:
         error = UsageError(f"{prog}: no command {argv[0]!r}{suggestion(argv[0], [*commands, *others])}")
         print(printable(str(error)), file=sys.stderr)

@@ -16,6 +16,7 @@ from finetune.cli.console import say
 from finetune.cli.words import Given, Worded, old_keys, rewrite, spoken_options
 from finetune.errors import CrlError, UsageError, joined
 from finetune.runs.files import is_file
+from finetune.runs.parse import ambiguous_number
 
 T = TypeVar("T")
 # Field metadata of a part: (option's name, what its docstring says) -> its help; the part's own title for "".
@@ -68,6 +69,7 @@ def parse_options(
     known = dict(_leaves(config_type))
     argv = _spelled_out(_with_recipes(argv, recipes), {**known, **spoken_options(config_type)})
     _refuse_on_line(argv, aside, known)
+    _refuse_unclear(argv, known)
     check_values(argv, config_type)
     given = Given(list(argv), read_config_files(argv, recipes))
     if base is not None:
@@ -218,6 +220,15 @@ def _refuse_on_line(argv: Sequence[str], aside: Sequence[str], known: Mapping[st
     for name in (word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")):
         if name in aside:
             raise UsageError(f"unknown option --{name}{suggestion(name, list(known))}")
+
+
+def _refuse_unclear(argv: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Raise UsageError for a number that the parser, which reads YAML, takes for another one: 1:30 for 90."""
+    for word in argv:
+        name, _, value = word.removeprefix("--").partition("=")
+        hint = known.get(name)
+        if {int, float} & {hint, *get_args(hint)} and (told := ambiguous_number(value)):
+            raise UsageError(f"--{name}: {told}")
 
 
 def _check_keys(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -71,12 +72,23 @@ def keep_streams() -> None:
 
 def lost_output() -> ResourceError | None:
     """Return what to say where standard output could not be kept; None where it could, or nobody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
     failure = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "failure", None)
     if failure is None or failure.errno not in _LOST:
         return None
     return ResourceError(
         f"the standard output could not be written: {failure.strerror}; the work itself is done"
     )
+
+
+def printed(prog: str) -> int:
+    """Return the exit code of a command that only printed: 5, with the reason, where it could not be kept."""
+    lost = lost_output()
+    if lost is None:
+        return 0
+    print(f"{prog}: {lost}", file=sys.stderr)
+    return lost.exit_code
 
 
 def _open(handle: int, name: str) -> None:

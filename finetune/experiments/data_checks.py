@@ -16,10 +16,9 @@ from finetune.experiments.config import VerifyConfig
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.sections import CONFLICTS, conflicts_text
 from finetune.images.cache.file import map_files
-from finetune.images.checks import content_hashes, equal_files, label_conflicts
+from finetune.images.checks import content_hashes, equal_files, label_conflicts, tell_class_names
 from finetune.images.decode import reason_to_refuse
 from finetune.images.manifest import Manifest
-from finetune.images.names import check_class_names
 
 if TYPE_CHECKING:
     from finetune.experiments.result import Result
@@ -48,7 +47,7 @@ def verify_data(task: Task, config: VerifyConfig) -> dict[str, Any]:
     result |= task.verify_lists(data, splits, config)
     if not (config.quick or data.report.get("metadata_only")):
         result |= check_images(data.manifest, splits, config.data)
-    check_class_names(data.manifest.class_names)
+    tell_class_names(data.manifest.class_names)
     if faults := task.faults(data, config.data):
         raise DataError("\n".join(faults))
     return result

@@ -17,7 +17,7 @@ from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunReco
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
 from finetune.images.cache.source import ImageSource, open_pictures
-from finetune.images.names import check_class_names
+from finetune.images.checks import tell_class_names
 from finetune.images.preprocess import PreprocessSpec
 from finetune.metrics.learning import prediction_warnings
 from finetune.models.bundle import save_bundle
@@ -96,7 +96,7 @@ def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Ex
     with hear_warnings() as heard:
         data = task.read(config.data)
         splits = task.splits(data, config.data)
-        check_class_names(data.manifest.class_names)
+        tell_class_names(data.manifest.class_names)
         say(task.describe(data, splits))
     used = splits.only(folds, len(data.manifest))
     with hear_warnings() as checked:

@@ -17,9 +17,14 @@ ABSENT = frozenset(
     ("", "nan", "-nan", "none", "na", "n/a", "#n/a", "#na", "#n/a n/a", "<na>", "<nan>", "nat", "null")
 ) | {"(null)", "\\n", "nil", "undefined"}
 _NUMBER = re.compile(r"[+-]?0*(\d+)(?:\.0*)?")
-_POWER = re.compile(r"\+?(\d)(?:\.(\d*))?[eE]\+(\d{1,2})")
+# A power needs a point or a sign: 1e5 may be a piece of a digest.
+_POWER = re.compile(r"\+?(\d)(?:\.(\d*)[eE]\+?|[eE]\+)(\d{1,2})")
+_BARE_POWER = re.compile(r"([+-]?\d+)[eE](\d{1,2})")
+_DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?")
+_MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "`": "'", "\u00b4": "'", "_": " ", "-": " "})
 # Signs that are never part of a file's name or an id: control characters and halves of a character.
 BROKEN = ("Cc", "Cs")
+NAMED = 5  # spellings that a sentence names
 LONGEST_WHOLE = 18  # digits, so that every whole number fits 64 bits
 
 
@@ -70,6 +75,23 @@ def whole_number(cell: str) -> int | None:
     return int(key) if key is not None and not key.startswith("-") and len(key) <= LONGEST_WHOLE else None
 
 
+def real_number(cell: str) -> float | None:
+    """Return a cell as a finite number, None where it is none; digits of every script are read.
+
+    >>> [real_number(cell) for cell in ("2.5", "1e2", "\\uff12", "2_8", "nan", "inf", "0x1")]
+    [2.5, 100.0, 2.0, None, None, None, None]
+    """
+    text = _plain_digits(cell)
+    return float(text) if _DECIMAL.fullmatch(text) else None
+
+
+def _plain_digits(text: str) -> str:
+    """Return a text with the decimal digits of every script as 0 to 9."""
+    if text.isascii():
+        return text
+    return "".join(str(unicodedata.decimal(sign)) if sign.isdecimal() else sign for sign in text)
+
+
 def _number_key(text: str) -> str | None:
     """Return the one way to write the whole number that a text is; None where it is none."""
     if not text.isascii():
@@ -96,7 +118,7 @@ def identity_key(text: str) -> str:
     >>> identity_key("Zoe\\u0308\\u00a0 Li") == identity_key("Zo\\u00eb Li")
     True
     """
-    shown = unicodedata.normalize("NFKC", text)
+    shown = _plain_digits(unicodedata.normalize("NFKC", text))
     shown = "".join(sign for sign in shown if unicodedata.category(sign) != "Cf")
     shown = " ".join(shown.split())
     number = _number_key(shown)
@@ -130,6 +152,38 @@ def spelling_notice(what: str, others: dict[str, list[str]]) -> list[str]:
     return [
         f"{len(others)} {what} are written in several ways and count as one each: {', '.join(shown)}{rest}"
     ]
+
+
+def near_key(text: str) -> str:
+    """Return what two ids have in common that somebody may have written for one.
+
+    Capitals, zeros before a number, powers without a sign, and the kinds of blanks, dashes and apostrophes
+    play no part.
+
+    >>> near_key("Anna_O\u2019Neil 07") == near_key("anna o'neil 7"), near_key("1e3") == near_key("1000")
+    (True, True)
+    """
+    power = _BARE_POWER.fullmatch(text)
+    shown = identity_key(f"{power[1]}{'0' * int(power[2])}" if power else text)
+    shown = unicodedata.normalize("NFKC", shown.casefold()).translate(_MARKS)
+    return " ".join(re.sub(r"(?<![\d.])0+(?=\d)", "", shown).split())
+
+
+def near_notice(what: str, names: Sequence[str]) -> list[str]:
+    """Return a sentence on names that are almost one, and yet count as different; none where none are.
+
+    >>> near_notice("subjects", ["Anna", "8", "anna", "Anna"])
+    ['subjects are told apart by capitals, zeros or the like alone, and count as different: Anna / anna']
+    """
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        alike[near_key(name)].append(name)
+    found = [" / ".join(group) for group in alike.values() if len(group) > 1]
+    if not found:
+        return []
+    rest = f", ... ({len(found)} in all)" if len(found) > NAMED else ""
+    told = "are told apart by capitals, zeros or the like alone, and count as different"
+    return [f"{what} {told}: {', '.join(found[:NAMED])}{rest}"]
 
 
 def one_spelling(name: str) -> str:

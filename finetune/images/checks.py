@@ -13,13 +13,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from finetune.cli.console import table
+from finetune.cli.console import say, table
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.cache.file import UNREADABLE, hash_files
+from finetune.images.cells import near_notice
+from finetune.images.endings import is_picture, is_seen
 from finetune.images.manifest import Manifest
+from finetune.images.names import check_class_names
 
 FIRST_CONFLICTS = 5
+UNLISTED_NAMED = 3
 MOST_NAMED, END_NAMED = 30, 10  # classes that are printed one by one, and of more classes at either end
 NEARLY_ALL = 0.9  # of the listed images
 MissingRule = Literal["error", "count", "drop"]
@@ -85,6 +89,38 @@ def refuse_missing(root: Path, paths: Iterable[str], total: int) -> None:
     absent = list(paths)
     if absent:
         raise DataError(missing_text(root, absent, len(absent), total))
+
+
+def unlisted_notices(root: Path, paths: Iterable[str]) -> list[str]:
+    """Return a sentence on images that lie beside listed ones and that no row lists; none for none.
+
+    Looked into are the folders of the listed images and those next to them, below the root.
+    """
+    listed: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        listed[folder].add(name)
+    around = {folder.rpartition("/")[0] for folder in listed} - {""}
+    beside = [f"{above}/{name}" for above in sorted(around) for name in _listed_names(root / above)]
+    places = dict.fromkeys([*listed, *(place for place in beside if os.path.isdir(root / place))])  # noqa: PTH112
+    left = [
+        f"{folder}/{name}".lstrip("/")
+        for folder in places
+        for name in _listed_names(root / folder)
+        if is_picture(name) and name not in listed.get(folder, ())
+    ]
+    if not left:
+        return []
+    first = f"{', '.join(left[:UNLISTED_NAMED])}{', ...' if len(left) > UNLISTED_NAMED else ''}"
+    return [f"{len(left)} images beside the listed ones are in no list and are not used: {first}"]
+
+
+def _listed_names(folder: Path) -> list[str]:
+    """Return the names in a folder that are not hidden; none where it cannot be listed."""
+    try:
+        return sorted(filter(is_seen, os.listdir(folder)))  # noqa: PTH208
+    except OSError:
+        return []
 
 
 def label_conflicts(manifest: Manifest, groups: Iterable[Sequence[int]]) -> dict[str, Any]:
@@ -176,6 +212,13 @@ def content_hashes(manifest: Manifest) -> np.ndarray:
     """Return the SHA-256 of every row's file, hexadecimal; empty where it cannot be read."""
     found = hash_files([manifest.file(row) for row in range(len(manifest))], core_count())
     return np.array(["" if name.startswith(UNREADABLE) else name for name in found], dtype=str)
+
+
+def tell_class_names(names: Sequence[str]) -> None:
+    """Refuse class names that no exported model could carry (DataError), and say which are almost one."""
+    check_class_names(names)
+    for notice in near_notice("classes", names):
+        say(f"note: {notice}")
 
 
 def tell_classes(names: Sequence[str], parts: Mapping[str, np.ndarray]) -> None:

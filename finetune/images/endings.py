@@ -1,10 +1,11 @@
-"""The one list of endings by which files are taken for images, and of those that are images unread here."""
+"""The one list of endings by which files are taken for images, and what is said of what is no image."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 
 # Every ending that belongs to a format of `finetune.images.decode.FORMATS`.
 PICTURE_ENDINGS = frozenset(
@@ -19,6 +20,7 @@ UNREAD_ENDINGS = {
         (".svg", ".eps", ".psd", ".xcf", ".ico", ".tga", ".exr", ".hdr", ".pfm"), "not a photograph"
     ),
 }
+NAMED = 10  # files or folders that a notice names
 # Folders that a system or a storage device makes beside images: copies, thumbnails, what was deleted.
 SYSTEM_FOLDERS = frozenset(
     ("__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
@@ -85,3 +87,27 @@ def unread_notices(names: Iterable[str]) -> list[str]:
         told = "1 file is no image by its ending and is left out" if len(others) == 1 else told
         notices.append(f"{told}: {count_endings(others)}")
     return notices
+
+
+def named(what: str, names: list[str]) -> list[str]:
+    """Return a notice that counts and names folders; none where there are none."""
+    more = ", ..." if len(names) > NAMED else ""
+    return [f"{len(names)} {what}: {', '.join(names[:NAMED])}{more}"] if names else []
+
+
+def hidden_notice(hidden: Mapping[str, int]) -> list[str]:
+    """Return a notice on hidden files and folders, with the number of images in each; none for none."""
+    if not hidden:
+        return []
+    told = [f"{name} ({count})" for name, count in list(hidden.items())[:NAMED]]
+    more = ", ..." if len(hidden) > NAMED else ""
+    return [
+        f"{sum(hidden.values())} images are hidden (their name or folder begins with a dot, or is a system's "
+        f"own, as __MACOSX and @eaDir are) and are left out: {', '.join(told)}{more}"
+    ]
+
+
+def dead_links(folder: Path, names: Iterable[str]) -> list[str]:
+    """Return the links that lead nowhere; those that are images by their ending are missing images."""
+    others = [name for name in sorted(filter(is_seen, names)) if not is_picture(name)]
+    return [name for name in others if os.path.islink(folder / name) and not os.path.exists(folder / name)]  # noqa: PTH110, PTH114

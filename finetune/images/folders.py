@@ -9,15 +9,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from unicodedata import normalize
 
 from finetune.errors import DataError, listing
 from finetune.images.cells import one_spelling
 from finetune.images.endings import (
     SYSTEM_FOLDERS,
     UNREAD_ENDINGS,
+    dead_links,
     ending,
+    hidden_notice,
     is_picture,
     is_seen,
+    named,
     unread_notices,
 )
 
@@ -32,7 +36,6 @@ PART_NAMES = {
     "testing": "test",
 }
 KEEPERS = (".git", ".hg", ".svn")  # what a program keeps for itself is no part of a data set
-NAMED = 10  # folders that a notice names
 # A folder's name that says part of a data set: cars_train, test2017, my-validation.
 _PART_LIKE = re.compile(
     r"(?:.*[^a-z])?(?:train|training|val|valid|validation|test|testing)(?:[^a-z].*)?", re.IGNORECASE
@@ -69,6 +72,7 @@ class Walk:
         strange: names of files in folders without an image, by the folder's path.
         hidden: how many images each hidden file or folder holds, by its path.
         walked: every folder that was looked into, where it really lies.
+        dead: links that lead nowhere, images by their ending left out.
     """
 
     files: dict[str, list[str]] = field(default_factory=dict)
@@ -76,6 +80,7 @@ class Walk:
     strange: dict[str, list[str]] = field(default_factory=dict)
     hidden: dict[str, int] = field(default_factory=dict)
     walked: set[Path] = field(default_factory=set)
+    dead: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,8 @@ def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
         parts: each part's folder in it, as `part_folders` returns them; {} where classes lie in the root.
 
     Raises:
-        DataError: images lie among the class folders, a class lies within another, or the folders are parts
-            of a data set by their names.
+        DataError: images lie among the class folders, a class lies within another, the folders are parts
+            of a data set by their names, or a folder cannot be listed.
     """
     walks = {part: _walk(root / folder) for part, folder in (parts or {"": "."}).items()}
     pictures: list[FolderPicture] = []
@@ -135,29 +140,26 @@ def list_class_folders(root: Path, parts: Mapping[str, str]) -> ClassFolders:
         for part, walk in walks.items()
         for name, count in walk.hidden.items()
     }
+    dead = [str(PurePosixPath(parts.get(part, "")) / name) for part in walks for name in walks[part].dead]
+    dead += dead_links(root, os.listdir(root)) if parts else []  # noqa: PTH208
     notices = [
-        *_named(
+        *named("links lead nowhere and are left out", dead),
+        *named(
             "linked folders are listed under another path already", [str(PurePosixPath(*p)) for p in again]
         ),
-        *_named(
+        *named(
             "folders hold no image and are no class there", [name for name, odd in empty.items() if not odd]
         ),
-        *_named(
+        *named(
             "folders hold images in formats that are not read alone and are no class there",
             [name for name, odd in empty.items() if odd],
         ),
         *unread_notices(others),
-        *_hidden_notice(hidden),
+        *hidden_notice(hidden),
         *(_beside(root, parts, walked) if parts else []),
         *_spelling_notices(pictures),
     ]
     return ClassFolders(pictures, notices)
-
-
-def _named(what: str, names: list[str]) -> list[str]:
-    """Return a notice that counts and names folders; none where there are none."""
-    more = ", ..." if len(names) > NAMED else ""
-    return [f"{len(names)} {what}: {', '.join(names[:NAMED])}{more}"] if names else []
 
 
 def _holds_unread(walk: Walk, folder: str) -> bool:
@@ -170,20 +172,9 @@ def _holds_unread(walk: Walk, folder: str) -> bool:
     )
 
 
-def _hidden_notice(hidden: Mapping[str, int]) -> list[str]:
-    if not hidden:
-        return []
-    told = [f"{name} ({count})" for name, count in list(hidden.items())[:NAMED]]
-    more = ", ..." if len(hidden) > NAMED else ""
-    return [
-        f"{sum(hidden.values())} images are hidden (their name or folder begins with a dot, or is a system's "
-        f"own, as __MACOSX and @eaDir are) and are left out: {', '.join(told)}{more}"
-    ]
-
-
 def _beside(root: Path, parts: Mapping[str, str], walked: set[Path]) -> list[str]:
     """Return notices on folders with images, and on images, that lie beside the parts and in none of them."""
-    named = " and ".join(f"{folder}/" for folder in parts.values())
+    beside = " and ".join(f"{folder}/" for folder in parts.values())
     others = [
         name
         for name in sorted(_subfolders(root))
@@ -192,9 +183,9 @@ def _beside(root: Path, parts: Mapping[str, str], walked: set[Path]) -> list[str
     counts = {name: count for name in others if (count := _count_pictures(root / name))}
     told = [f"{name}/ ({count} images)" for name, count in counts.items()]
     loose = sum(map(is_picture, _files(root)))
-    notices = _named(f"folders beside {named} belong to no part and are not used", told)
+    notices = named(f"folders beside {beside} belong to no part and are not used", told)
     if loose:
-        notices.append(f"{loose} images beside {named} belong to no part and no class and are not used")
+        notices.append(f"{loose} images beside {beside} belong to no part and no class and are not used")
     return notices
 
 
@@ -203,16 +194,20 @@ def _count_pictures(folder: Path) -> int:
 
 
 def _spelling_notices(pictures: Iterable[FolderPicture]) -> list[str]:
-    """Return notices on classes whose folders are spelled in two Unicode forms, and on folders in folders."""
+    """Return notices on classes whose folders are spelled in two ways, and on folders within folders."""
     spelled: dict[str, set[str]] = defaultdict(set)
     for picture in pictures:
         depth = len(PurePosixPath(picture.class_name).parts)
         spelled[picture.class_name].add("/".join(PurePosixPath(picture.path).parts[-depth - 1 : -1]))
     twice = [name for name, forms in spelled.items() if len(forms) > 1]
+    composed = [name for name in twice if {normalize("NFC", form) for form in spelled[name]} == {name}]
+    blanks = [name for name in twice if name not in composed]
+    have, one = "classes have folders", "which are read as one class"
     nested = sorted({name for name in spelled if "/" in name})
     return [
-        *_named("classes have folders in two Unicode forms of the name, which are read as one class", twice),
-        *_named("classes are folders within folders, and their paths are their names", nested),
+        *named(f"{have} in two Unicode forms of the name, {one}", composed),
+        *named(f"{have} with blanks around the name and without, {one}", blanks),
+        *named("classes are folders within folders, and their paths are their names", nested),
     ]
 
 
@@ -292,8 +287,9 @@ def _walk(folder: Path) -> Walk:
         if start.resolve() in walked:
             found.again.append(start.relative_to(folder).as_posix())
             continue
-        for top, inner, names in os.walk(start):
+        for top, inner, names in os.walk(start, onerror=_refuse_unlisted):
             place = Path(top)
+            found.dead += [(place / name).relative_to(folder).as_posix() for name in dead_links(place, names)]
             _count_hidden(found, folder, place, [*inner, *names])
             inner[:] = [name for name in sorted(filter(is_seen, inner)) if not _leads_back(place / name)]
             if place.resolve() in walked:
@@ -308,6 +304,13 @@ def _walk(folder: Path) -> Walk:
     found.files = {name: found.files[name] for name in sorted(found.files, key=_steps)}
     found.again.sort(key=_steps)
     return found
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    """Raise DataError for a folder that cannot be listed: what lies in it would be passed over."""
+    raise DataError(
+        f"{error.filename} cannot be listed: {error.strerror}; make it readable, or move it elsewhere"
+    ) from None
 
 
 def _count_hidden(found: Walk, folder: Path, place: Path, names: Iterable[str]) -> None:
@@ -342,8 +345,8 @@ def _above(name: str) -> list[str]:
 
 
 def _subfolders(root: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(root) if entry.is_dir() and is_seen(entry.name)]
+    return [name for name in os.listdir(root) if is_seen(name) and os.path.isdir(root / name)]  # noqa: PTH112, PTH208
 
 
 def _files(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder) if is_seen(entry.name) and entry.is_file()]
+    return [name for name in os.listdir(folder) if is_seen(name) and os.path.isfile(folder / name)]  # noqa: PTH113, PTH208

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 from finetune.errors import DataError, listing
+from finetune.images.cells import identity_key
 
 LONGEST_NAME = 200
 UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # kinds of characters that nobody sees, or that steer
@@ -30,7 +32,13 @@ def looking_alike(names: Sequence[str]) -> list[str]:
     ['owl', 'owl ']
     """
     shown = [unicodedata.normalize("NFKC", name).strip() for name in names]
-    return [name for name, look in zip(names, shown, strict=True) if shown.count(look) > 1]
+    return _sharing(names, shown)
+
+
+def _sharing(names: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Return the names whose key is another one's too."""
+    times = Counter(keys)
+    return [name for name, key in zip(names, keys, strict=True) if times[key] > 1]
 
 
 def check_class_names(names: Sequence[str]) -> None:
@@ -41,9 +49,9 @@ def check_class_names(names: Sequence[str]) -> None:
             f"{len(odd)} class names are not printable text of 1 to {LONGEST_NAME} characters, which every "
             f"exported model needs (no tab, line end or unseen sign); rename them:\n{listing(odd)}"
         )
-    alike = looking_alike(names)
+    alike = looking_alike(names) or _sharing(names, list(map(identity_key, names)))
     if alike:
         raise DataError(
-            f"{len(alike)} class names look like another one, so that nobody could tell them apart; rename "
-            f"them:\n{listing([f'{name!a}' for name in alike])}"
+            f"{len(alike)} class names look like another one (7 and 007 are one number too), so that nobody "
+            f"could tell them apart; rename them:\n{listing([f'{name!a}' for name in alike])}"
         )

@@ -13,12 +13,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.cells import SpelledPaths, bare, is_broken, slashes
+from finetune.images.cells import SpelledPaths, bare, is_broken, real_number, slashes
 from finetune.runs.csv_file import plain_cell
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+MOST_NAMED, LONGEST_SHOWN = 10, 40  # columns, and letters of each, that a sentence shows
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 DRIVE = re.compile(r"[A-Za-z]:/")
 COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+")
@@ -33,7 +35,7 @@ class Table:
 
     In parquet files rows count from 1, and an absent value is an empty cell. `notices` reports a dialect
     other than plain CSV. `decimal_comma` is whether a number may have a comma (0,5): where semicolons or tabs
-    separate the columns.
+    separate the columns. `nested` names columns that hold lists or records, which are no cells.
     """
 
     file: Path
@@ -41,15 +43,14 @@ class Table:
     rows: tuple[tuple[int, tuple[str, ...]], ...]
     notices: tuple[str, ...] = ()
     decimal_comma: bool = False
+    nested: tuple[str, ...] = ()
 
     def number(self, cell: str) -> float:
         """Return a cell as a number, NaN where it is none."""
         if self.decimal_comma and COMMA_NUMBER.fullmatch(cell):
             cell = cell.replace(",", ".")
-        try:
-            return float(cell)
-        except ValueError:
-            return math.nan
+        found = real_number(cell)
+        return math.nan if found is None else found
 
     def comma_hint(self, *cells: str) -> str:
         """Return what to say where one of these cells has a comma that is read as no decimal sign here."""
@@ -93,6 +94,8 @@ def decode_text(content: bytes, file: Path | str) -> tuple[str, list[str]]:
     ('a,b', ['t.csv is UTF-16 text'])
     """
     name = Path(file).name
+    if content.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        raise DataError(f"{file} is UTF-32 text; save it as UTF-8")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
             return content.decode("utf-16"), [f"{name} is UTF-16 text"]
@@ -155,10 +158,7 @@ def _read_text(file: Path) -> Table:
             line = reader.line_num + skipped
             beyond = cells[len(header) :]
             if len(cells) < len(header) or any(map(bare, beyond)):
-                raise DataError(
-                    f"{file}, line {line}: {len(cells)} cells under {len(header)} columns; a cell "
-                    f"that holds a {called} must stand in double quotes"
-                )
+                raise DataError(f"{file}, line {line}: {_ragged(cells, header, called)}")
             rows.append((line, tuple(plain_cell(bare(cell)) for cell in cells[: len(header)])))
     except csv.Error as error:
         line = reader.line_num + skipped
@@ -166,6 +166,16 @@ def _read_text(file: Path) -> Table:
     if separator != ",":
         notices.append(f"{file.name}: columns are separated by {called}{'s' if called.isalpha() else ''}")
     return Table(file, header, tuple(rows), tuple(notices), decimal_comma=separator in ";\t")
+
+
+def _ragged(cells: Sequence[str], header: Sequence[str], called: str) -> str:
+    """Return what is wrong with a row that has more or fewer cells than the header."""
+    if any(words[0].startswith("#") for words in (cells, header) if words):
+        return "a line that begins with # is no comment in a table; remove such lines"
+    return (
+        f"{len(cells)} cells under {len(header)} columns; a cell that holds a {called} must stand in double "
+        "quotes"
+    )
 
 
 def _read_parquet(file: Path) -> Table:
@@ -180,22 +190,66 @@ def _read_parquet(file: Path) -> Table:
             table = opened.read()
     except pa.ArrowException as error:
         raise DataError(f"{file} is not readable as parquet: {error}") from None
-    columns = [[_parquet_cell(value) for value in column.to_pylist()] for column in table.columns]
+    nested = [
+        name for name, column in zip(names, table.columns, strict=True) if pa.types.is_nested(column.type)
+    ]
+    kept = [name for name in names if name not in nested]
+    columns = [_parquet_cells(table.column(place)) for place, name in enumerate(names) if name in kept]
     rows = tuple(enumerate(zip(*columns, strict=True), start=1))
-    return Table(file, names, rows)
+    return Table(file, tuple(kept), rows, nested=tuple(nested))
+
+
+def _parquet_cells(column: Any) -> list[str]:
+    """Return a column's cells as text; a time that Python cannot hold is the number that stands for it."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    try:
+        return list(map(_parquet_cell, column.to_pylist()))
+    except (ValueError, OverflowError, LookupError):
+        whole = pa.int32() if column.type.bit_width == 32 else pa.int64()
+        return list(map(_parquet_cell, column.cast(whole).to_pylist()))
 
 
 def _parquet_cell(value: object) -> str:
     if value is None:
         return ""
-    return bare(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+    return bare(value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value))
+
+
+def unread_columns(table: Table, read: Sequence[str], how: str = "") -> list[str]:
+    """Return a sentence on the columns of a table that play no part; none where all are read.
+
+    Args:
+        table: the table.
+        read: the columns that are read.
+        how: what is added, such as the options that name further columns.
+    """
+    unread = [name for name in (*table.header, *table.nested) if name not in read]
+    if not unread:
+        return []
+    names = ", ".join(name[:LONGEST_SHOWN] for name in unread[:MOST_NAMED])
+    more = f", ... ({len(unread)} in all)" if len(unread) > MOST_NAMED else ""
+    return [f"{table.file.name}: columns that are not read: {names}{more}{how}"]
+
+
+def refuse_misspelt(table: Table, optional: Sequence[str]) -> None:
+    """Raise DataError for a column that is an optional one but for its capitals: it would be passed over."""
+    exact = {name.casefold(): name for name in optional if name not in table.header}
+    odd = [f"{name}: {exact[name.casefold()]}" for name in table.header if name.casefold() in exact]
+    if odd:
+        raise DataError(
+            f"{table.file}, line 1: names of columns are exact, capitals too; rename them:\n{listing(odd)}"
+        )
 
 
 def missing_columns(table: Table, absent: Sequence[str]) -> str:
     """Return a sentence on columns that a table lacks, for people who may have left out the header."""
+    nested = f"; lists or records are no cells: {', '.join(table.nested)}" if table.nested else ""
     return (
         f"{table.file}, line 1: missing columns: {', '.join(absent)}; found: {', '.join(table.header)}. "
-        "The first line must name the columns"
+        f"The first line must name the columns{nested}"
     )
 
 

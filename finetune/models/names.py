@@ -51,11 +51,12 @@ def has_weights_name(file: Path) -> bool:
 def weights_fault(weights: str, option: str) -> CrlError | None:
     """Return why pretrained, none, a file or a folder of weights cannot be right; None where it may."""
     path = Path(weights)
-    if weights in ("pretrained", "none") or path.is_dir():
+    if weights in ("pretrained", "none") or (weights.strip() and path.is_dir()):
         return None
     if not path.is_file():
         return ModelFileError(
-            f"--{option} {weights}: there is no such file or folder; give pretrained, none or a path"
+            f"--{option} {weights or repr(weights)}: there is no such file or folder; give pretrained, none "
+            "or a path"
         )
     if has_weights_name(path):
         return None

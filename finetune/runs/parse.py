@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable
 from typing import Any
 
 import yaml
 
+_SIXTIETHS = re.compile(r"[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?")
+_OCTAL = re.compile(r"0[0-7]+")
 DEEPEST = 100  # levels of brackets or indents; a configuration has four
 
 
@@ -32,6 +35,16 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number; one that YAML's editions and people read differently is refused."""
+        _refuse_ambiguous(node)
+        return super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Return a number; sixtieths, 1:30.5, are refused."""
+        _refuse_ambiguous(node)
+        return super().construct_yaml_float(node)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return a mapping; keys that `<<` brings in may be written again, as YAML has it."""
         lines: dict[Hashable, int] = {}
@@ -46,6 +59,36 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 lines[key] = line
         return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
+def _refuse_ambiguous(node: yaml.ScalarNode) -> None:
+    if told := ambiguous_number(node.value):
+        raise TextError(f"line {node.start_mark.line + 1}: {told}")
+
+
+def ambiguous_number(text: str) -> str:
+    """Return what is unclear about a number: 010 is 8 and 1:30 is 90 to YAML; empty for any other text.
+
+    >>> ambiguous_number("010")
+    '010 is 8 to some programs and 10 to others; write it without the zero before it'
+    >>> ambiguous_number("1:30"), ambiguous_number("10"), ambiguous_number("0.5"), ambiguous_number("0")
+    ('1:30 is 90 to YAML; write that number, or put quotes around the text', '', '', '')
+    """
+    bare = text.lstrip("+-").replace("_", "")
+    if _SIXTIETHS.fullmatch(bare):
+        places = [float(place) for place in bare.split(":")]
+        value = sum(place * 60**power for power, place in enumerate(reversed(places)))
+        return f"{text} is {value:g} to YAML; write that number, or put quotes around the text"
+    if _OCTAL.fullmatch(bare):
+        return (
+            f"{text} is {int(bare, 8)} to some programs and {int(bare)} to others; write it without the zero "
+            "before it"
+        )
+    return ""
 
 
 def parse_yaml(text: str) -> Any:

@@ -134,7 +134,9 @@ def read_cifar(
     if place.layout == "parquet":
         files = (place.folder / PARQUET[0], place.folder / PARQUET[1])
         copies = read_parquet_parts(files, cifar.column, cifar.class_names, cifar.source)
-        train, test, told, exact = copies.train, copies.test, copies.notes, not copies.lossy_test
+        train, test, exact = copies.train, copies.test, not copies.lossy_test
+        more = sorted({file.name for file in place.folder.glob("*.parquet")} - set(PARQUET))
+        told = (*copies.notes, *([f"other parquet files are not read: {', '.join(more)}"] if more else []))
         strangers: tuple[str, ...] = ()
     else:
         batches = Batches(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.errors import DataError, ResourceError, UsageError, listing
+from finetune.images.cells import near_notice
 from finetune.images.names import check_class_names
 from generalcls.config import GeneralDataConfig
 from generalcls.data.cifar import read_cifar
@@ -70,6 +71,7 @@ def read_general_data(config: GeneralDataConfig, cache: str = "auto") -> General
     train, test = (part.select(at) for part, at in zip(parts, rows, strict=True))
     notes += [f"{share:g} of the {name} images is used" for name, share in fractions.items() if share < 1]
     _check_parts(config.name, reading, train, test)
+    notes += near_notice("classes", reading.class_names)
     official = reading.official and config.test_fraction == 1
     digest = fingerprint(reading, train, test, (rows[0], rows[1]))
     return GeneralData(config.name, train, test, reading.class_names, digest, official, tuple(notes))

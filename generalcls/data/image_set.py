@@ -184,7 +184,7 @@ def labels_within(labels: np.ndarray, lowest: int, highest: int, where: str) -> 
     array([0, 9])
     """
     values = np.asarray(labels)
-    if values.dtype.kind not in "iufb" or values.ndim != 1:
+    if values.dtype.kind not in "iuf" or values.ndim != 1:
         raise DataError(f"{where}: labels are numbers in one column, got {values.dtype} {values.shape}")
     odd = np.flatnonzero(~((values >= lowest) & (values <= highest) & (values == np.floor(values))))
     if len(odd):

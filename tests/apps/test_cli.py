@@ -68,3 +68,11 @@ def test_age_alone_lists_its_commands(capsys):
     assert main(["age"]) == 0
     shown = capsys.readouterr().out
     assert all(command.about in shown for command in AGE_COMMANDS.values())
+
+
+@pytest.mark.parametrize("words", ["", "--help", "--version", "fine", "cache --help"])
+def test_what_is_only_printed_and_cannot_be_kept_is_no_success(words: str):
+    line = f"{sys.executable} -m apps.cli {words} >/dev/full"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert "the standard output could not be written" in done.stderr

@@ -399,3 +399,27 @@ def test_fold_files_are_read_by_the_rules_of_tables(tree: Path):
     assert any("written in several ways" in notice for notice in reading.report.notices)
     with pytest.raises(DataError, match=r"column 1 \(user_id\): 'nan' is empty or an absent value"):
         read_fold_file(_write_fold(tree, 0, [_cells(0, 1, "(0, 2)", user_id="nan")]), 0)
+
+
+def test_fold_files_that_are_not_read_and_images_in_none_are_told(tmp_path: Path):
+    write_lookalike_adience(tmp_path, users=10, images_per_subject=1, image_size=16)
+    assert read_adience(tmp_path).report.notices == []
+    first = tmp_path / "fold_0_data.txt"
+    (tmp_path / "fold_5_data.txt").write_bytes(first.read_bytes())
+    (tmp_path / "fold_frontal_0_data.txt").write_bytes(first.read_bytes())
+    (tmp_path / "aligned" / first.name).write_bytes(first.read_bytes() + b"\n")
+    image = next((tmp_path / "aligned").rglob("*.jpg"))
+    image.with_name("stranger.jpg").write_bytes(image.read_bytes())
+    more, others, images = read_adience(tmp_path).report.notices
+    assert more == "5 fold files are read; left out are fold_5_data.txt"
+    assert others.endswith("aligned lie others: fold_0_data.txt (choose with --data.folds_dir)")
+    assert images.startswith("1 images beside the listed ones are in no list and are not used: aligned/")
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path: Path):
+    write_lookalike_adience(tmp_path, users=10, images_per_subject=1, image_size=16)
+    file = tmp_path / "fold_0_data.txt"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([f"{lines[0]}\tx", *lines[1:]]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 1: named twice: x"):
+        read_fold_file(file, 0)

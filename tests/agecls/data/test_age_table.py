@@ -308,3 +308,20 @@ def test_fold_numbers_may_be_dates_and_no_stamps_of_time(folder: Path):
     assert report.per_fold == [2, 1]
     with pytest.raises(DataError, match=r"fold '20170109142400000' is no fold's number"):
         read_age_table(_table(folder, [*lines[:3], "c.jpg,61,r,20170109142400000"]), fold_column="fold")
+
+
+def test_columns_and_images_that_are_not_read_are_told(folder: Path):
+    lines = ["path,age,subject,fold,note", "a.jpg,1,p1,0,x", "b.jpg,30,p2,1,y", "c.jpg,61,P2,1,z"]
+    notices = read_age_table(_table(folder, lines)).report.notices
+    assert notices == [
+        "table.csv: columns that are not read: fold, note (--data.user_column, --data.gender_column, "
+        "--data.fold_column name columns to read)",
+        "subjects are told apart by capitals, zeros or the like alone, and count as different: p2 / P2",
+        "1 images beside the listed ones are in no list and are not used: d.jpg",
+    ]
+
+
+@pytest.mark.parametrize("age", ["2_8", "1_0"])
+def test_an_age_that_only_python_reads_is_refused(folder: Path, age: str):
+    with pytest.raises(DataError, match=f"age '{age}' must be a number of years"):
+        read_age_table(_table(folder, [*GOOD, f"d.jpg,{age},p4"]))

@@ -200,7 +200,13 @@ def test_lists_alone_are_enough_for_metadata(cars: Path):
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("a.jpg,1,1,2", "line 1"), ("a.jpg,1,1,2,2,9", "class 9"), ("a.jpg,1,x,2,2,1", "line 1")],
+    [
+        ("a.jpg,1,1,2", "line 1"),
+        ("a.jpg,1,1,2,2,9", "class 9"),
+        ("a.jpg,1,x,2,2,1", "line 1"),
+        ("a.jpg,1,1,2,2,1,3", "line 1"),
+        ("a.jpg,1,1,1_0,2,1", "line 1"),
+    ],
 )
 def test_faulty_lines_are_named(cars: Path, line: str, said: str):
     (cars / "anno_train.csv").write_text(line + "\n", encoding="utf-8")

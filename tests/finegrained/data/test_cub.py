@@ -170,3 +170,27 @@ def test_forty_real_classes_with_sparse_ids_are_numbered_anew(real_data: Path):
     assert sorted(set(manifest.label.tolist())) == list(range(40))
     assert manifest.class_names[1] == "004.Groove_billed_Ani"
     assert (manifest["split"] == "train").sum() == 1200
+
+
+def test_two_boxes_of_one_image_are_refused(birds: Path):
+    file = birds / "bounding_boxes.txt"
+    file.write_text(f"{file.read_text(encoding='utf-8')}1 0 0 5 5\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 16: image 1 has a box already"):
+        read_cub(birds, SUBSET)
+
+
+def test_a_list_with_backslashes_is_read(birds: Path):
+    before = read_cub(birds, SUBSET).manifest["path"].tolist()
+    file = birds / "images.txt"
+    file.write_text(file.read_text(encoding="utf-8").replace("/", "\\"), encoding="utf-8")
+    assert read_cub(birds, SUBSET).manifest["path"].tolist() == before
+
+
+def test_images_that_no_list_names_are_told(birds: Path):
+    image = next((birds / "images").rglob("*.jpg"))
+    image.with_name("stranger.jpg").write_bytes(image.read_bytes())
+    (birds / "images" / "200.New").mkdir()
+    (birds / "images" / "200.New" / "1.jpg").write_bytes(image.read_bytes())
+    assert (
+        read_cub(birds, SUBSET).report["notices"][-1].startswith("2 images beside the listed ones are in no")
+    )

@@ -184,3 +184,29 @@ def test_two_unicode_forms_of_a_class_are_one(tmp_path: Path):
     name = "m\u00e9sange"
     rows = (f"1.jpg,{name}", f"2.jpg,{unicodedata.normalize('NFD', name)}", "3.jpg,b")
     assert _read(tmp_path, "path,class_name", *rows).class_names == ("b", name)
+
+
+def test_a_column_almost_called_split_is_no_split_passed_over(tmp_path: Path):
+    with pytest.raises(DataError, match="Split: split"):
+        _read(tmp_path, "path,class_name,Split", "a.jpg,auk,train")
+    told = read_image_table(_table(tmp_path, "path,class_name,part", "a.jpg,auk,train"), LISTS).report[
+        "notices"
+    ]
+    assert told == ["t.csv: columns that are not read: part"]
+
+
+@pytest.mark.parametrize("content", ["5", '"abc"', '{"auk": 0}', "[1, 2]", "null"])
+def test_a_class_list_is_a_list_of_texts(tmp_path: Path, content: str):
+    (tmp_path / "t.classes.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"t.classes.json is no list of class names, such as"):
+        _read(tmp_path, "path,label", "a.jpg,0", "b.jpg,1")
+
+
+def test_a_class_list_may_have_a_byte_order_mark(tmp_path: Path):
+    (tmp_path / "t.classes.json").write_text('["owl", "auk"]', encoding="utf-8-sig")
+    assert _read(tmp_path, "path,label", "a.jpg,0", "b.jpg,1").class_names == ("owl", "auk")
+
+
+def test_a_number_that_only_python_reads_is_no_corner(tmp_path: Path):
+    with pytest.raises(DataError, match="are no box"):
+        _read(tmp_path, "path,class_name,x1,y1,x2,y2", "a.jpg,auk,0,0,1_0,9")

@@ -107,6 +107,14 @@ def test_a_misspelt_option_is_named_with_the_nearest_one():
     assert "--train.ep" in refusal("--train.ep", "3"), "an abbreviation is never guessed"
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [("1:30", "1:30 is 90 to YAML"), ("010", "010 is 8 to some programs")]
+)
+def test_a_number_that_yaml_reads_as_another_one_is_refused(tmp_path: Path, text: str, told: str):
+    assert refusal("--train.epochs", text).startswith(f"--train.epochs: {told}")
+    assert told in refusal("--config", write(tmp_path, f"train: {{epochs: {text}}}\n"))
+
+
 def test_every_unknown_key_of_a_file_is_named_with_file_and_suggestion(tmp_path: Path):
     file = write(tmp_path, "train:\n  learning_rate: 1\n  epoch: 3\nlos: {name: cel}\nmodel: resnet34\n")
     told = refusal("--config", file)

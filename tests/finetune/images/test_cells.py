@@ -13,7 +13,9 @@ from finetune.images.cells import (
     identity_key,
     is_absent,
     is_broken,
+    near_notice,
     one_spelling,
+    real_number,
     same_identities,
     spelling_notice,
     whole_number,
@@ -82,3 +84,28 @@ def test_what_holds_only_signs_of_no_width_is_absent_and_what_joins_an_emoji_sta
     family = "\U0001f468\u200d\U0001f469"
     assert bare(f"\u3000{family}\u200b") == family
     assert one_spelling("owl\u200b") == one_spelling("\u3000owl") == "owl"
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("1000", "1.0e3", "1.E3", "\u0661\u0660\u0660\u0660"),
+        ("7", "7.0e0", "\u096d", "\u0667"),
+    ],
+)
+def test_a_power_with_a_point_and_the_digits_of_every_script_are_numbers(spellings: tuple[str, ...]):
+    assert len(set(map(identity_key, spellings))) == 1
+
+
+def test_ids_that_are_almost_one_count_as_different_and_are_told():
+    names = ["Anna", "b", "anna", "1000", "1e3", "S07", "S7", "x.05", "x.5", "O'Neil", "O\u2019Neil", "Anna"]
+    assert near_notice("subjects", names) == [
+        "subjects are told apart by capitals, zeros or the like alone, and count as different: "
+        "Anna / anna, 1000 / 1e3, S07 / S7, O'Neil / O\u2019Neil"
+    ]
+    assert near_notice("subjects", ["Anna", "Hanna", "7.5", "75", "a-b", "ab", "-7"]) == []
+
+
+@pytest.mark.parametrize("cell", ["2_8", "1_0.5", "nan", "inf", "0x1A", "1,5", "", "1e999", "--1"])
+def test_what_python_alone_reads_as_a_number_is_none(cell: str):
+    assert real_number(cell) is None

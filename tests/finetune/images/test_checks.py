@@ -14,6 +14,8 @@ from finetune.images.checks import (
     missing_files,
     missing_text,
     refuse_missing,
+    tell_class_names,
+    unlisted_notices,
 )
 from finetune.images.manifest import Manifest
 
@@ -94,3 +96,20 @@ def test_rows_of_equal_bytes_come_together_and_equal_sizes_do_not_suffice(tmp_pa
     (tmp_path / "c").unlink()
     with pytest.raises(DataError, match="cannot be read"):
         list(equal_files(manifest))
+
+
+def test_classes_that_are_almost_one_are_told(capsys: pytest.CaptureFixture[str]):
+    tell_class_names(["Owl", "owl", "snowy owl", "snowy_owl", "tit"])
+    assert "count as different: Owl / owl, snowy owl / snowy_owl" in " ".join(capsys.readouterr().out.split())
+    tell_class_names(["owl", "tit"])
+    assert capsys.readouterr().out == ""
+
+
+def test_images_beside_the_listed_ones_are_told(tmp_path: Path):
+    for name in ("im/a/1.jpg", "im/a/2.jpg", "im/a/.3.jpg", "im/a/notes.txt", "im/b/4.jpg", "other/5.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    told = "2 images beside the listed ones are in no list and are not used: im/a/2.jpg, im/b/4.jpg"
+    assert unlisted_notices(tmp_path, ["im/a/1.jpg"]) == [told]
+    assert unlisted_notices(tmp_path, ["im/a/1.jpg", "im/a/2.jpg", "im/b/4.jpg"]) == []
+    assert unlisted_notices(tmp_path, ["absent/1.jpg"]) == []

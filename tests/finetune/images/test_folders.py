@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -204,3 +206,34 @@ def test_folders_that_a_system_makes_are_no_classes_and_hold_no_image(tmp_path: 
     (tmp_path / "own" / "set" / "a" / "1.jpg").write_bytes(b"")
     (tmp_path / "own" / "__MACOSX").mkdir()
     assert find_class_folders(tmp_path / "own") == tmp_path / "own" / "set"
+
+
+def test_links_that_lead_nowhere_and_to_themselves_are_told(tmp_path: Path):
+    _touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/a/3.jpg", "test/b/4.jpg")
+    (tmp_path / "train" / "kite").symlink_to("nowhere")
+    (tmp_path / "train" / "self").symlink_to("self")
+    (tmp_path / "val").symlink_to("nowhere")
+    found = list_class_folders(tmp_path, part_folders(tmp_path))
+    assert found.notices == ["3 links lead nowhere and are left out: train/kite, train/self, val"]
+    assert stand_in(tmp_path / "train")
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    scan = os.scandir
+
+    def closed(place: str) -> Iterator[os.DirEntry[str]]:
+        if str(place).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError, match=r"/b cannot be listed: Permission denied"):
+        list_class_folders(tmp_path, {})
+
+
+def test_blanks_around_the_name_of_a_class_are_told(tmp_path: Path):
+    _touch(tmp_path, "owl/1.jpg", "owl /2.jpg", "tit/3.jpg")
+    assert list_class_folders(tmp_path, {}).notices == [
+        "1 classes have folders with blanks around the name and without, which are read as one class: owl"
+    ]

@@ -25,3 +25,9 @@ def test_names_that_look_alike_are_refused_and_others_pass():
 def test_exported_models_ask_the_same_rule():
     assert metadata.is_printable is names.is_printable
     assert metadata.looking_alike is names.looking_alike
+
+
+@pytest.mark.parametrize("pair", [("7", "007"), ("7", "7.0"), ("snowy owl", "snowy  owl"), ("7", "\u0667")])
+def test_two_spellings_of_one_number_or_name_are_no_two_classes(pair: tuple[str, str]):
+    with pytest.raises(DataError, match="2 class names look like another one"):
+        check_class_names([*pair, "robin"])

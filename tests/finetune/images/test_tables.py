@@ -7,7 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune.errors import DataError
-from finetune.images.tables import Table, paths_under, read_table
+from finetune.images.tables import (
+    Table,
+    missing_columns,
+    paths_under,
+    read_table,
+    refuse_misspelt,
+    unread_columns,
+)
 from finetune.runs.csv_file import csv_text
 
 
@@ -113,3 +120,54 @@ def test_the_apostrophe_of_our_own_tables_is_no_part_of_a_name(tmp_path: Path):
     assert "'=1.png,'@cat" in (tmp_path / "t.csv").read_text()
     found = read_table(tmp_path / "t.csv")
     assert [cells for _, cells in found.rows] == [("=1.png", "@cat"), ("b.png", "'tis")]
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        pa.array([1, 2], pa.timestamp("s", tz="Mars/Base")),
+        pa.array([10**12, 10**12 + 1], pa.timestamp("s")),
+        pa.array([10**8, -(10**8)], pa.date32()),
+        pa.array([5, 6], pa.timestamp("s", tz="Mars/Base")).dictionary_encode(),
+    ],
+    ids=["zone", "year 33658", "date", "categories"],
+)
+def test_a_time_that_python_cannot_hold_stops_no_table(tmp_path: Path, when: pa.Array):
+    pq.write_table(pa.table({"path": ["a", "b"], "when": when}), tmp_path / "t.parquet")
+    rows = [cells for _, cells in read_table(tmp_path / "t.parquet").rows]
+    assert [cells[0] for cells in rows] == ["a", "b"]
+    assert len({cells[1] for cells in rows}) == 2
+
+
+def test_lists_and_records_are_no_cells_and_bytes_that_are_no_text_stay_apart(tmp_path: Path):
+    columns = {"path": ["a", "b"], "class_name": [["owl"], ["tit"]], "id": [b"\xffA", b"\xfeA"]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    assert (table.header, table.nested) == (("path", "id"), ("class_name",))
+    assert "lists or records are no cells: class_name" in missing_columns(table, ["class_name"])
+    assert len({cells[1] for _, cells in table.rows}) == 2
+
+
+@pytest.mark.parametrize("text", ["# mine\npath,age\na,1\n", "path,age\n# part two\na,1\n"])
+def test_a_comment_is_named_where_it_stands_in_a_table(tmp_path: Path, text: str):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="line 2: a line that begins with # is no comment"):
+        read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-32-be"])
+def test_utf_32_is_named(tmp_path: Path, encoding: str):
+    mark = "" if encoding == "utf-32" else "\ufeff"
+    (tmp_path / "t.csv").write_text(f"{mark}path,age\na,1\n", encoding=encoding)
+    with pytest.raises(DataError, match="is UTF-32 text; save it as UTF-8"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_columns_that_play_no_part_are_told_and_those_almost_named_right_are_refused(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("path,Split,note\na,test,x\n", encoding="utf-8")
+    table = read_table(tmp_path / "t.csv")
+    assert unread_columns(table, ["path"]) == ["t.csv: columns that are not read: Split, note"]
+    assert unread_columns(table, table.header) == []
+    with pytest.raises(DataError, match=r"line 1: names of columns are exact.*\n  Split: split"):
+        refuse_misspelt(table, ["path", "split"])
+    refuse_misspelt(table, ["path", "fold"])

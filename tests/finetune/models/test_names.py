@@ -103,3 +103,8 @@ def test_weights_that_may_be_right_are_let_through(tmp_path: Path):
     (tmp_path / "w.pth.tar").touch()
     for word in ("none", "pretrained", str(tmp_path), str(tmp_path / "w.pth.tar")):
         assert weights_fault(word, "model.weights") is None
+
+
+def test_a_blank_is_no_folder_of_weights():
+    for word in ("", " "):
+        assert "there is no such file or folder" in str(weights_fault(word, "model.weights"))

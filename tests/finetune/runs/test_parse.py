@@ -24,6 +24,9 @@ MANY = 300_000
         pytest.param("{a: " * MANY, "nested more than", id="braces"),
         pytest.param("- " * MANY, "nested more than", id="dashes"),
         ("a: [", "line 1"),
+        ("train:\n  epochs: 010\n", "line 2: 010 is 8 to some programs and 10 to others"),
+        ("train:\n  epochs: 1:30\n", "line 2: 1:30 is 90 to YAML"),
+        ("a: -2:30.5", "line 1: -2:30.5 is 150.5 to YAML"),
     ],
 )
 def test_a_text_that_cannot_be_right_is_refused_with_its_line(text: str, told: str):
@@ -37,6 +40,9 @@ def test_what_yaml_allows_is_read():
     assert parse_yaml("a: {x: 1}\nb: {x: 1}\n") == {"a": {"x": 1}, "b": {"x": 1}}
     assert parse_yaml("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1)) is not None
     assert parse_yaml("") is None
+    assert parse_yaml("[10, 0, -3, 0.5, 1_000, 0x10, '010', '1:30', 08, 00.5]") == (
+        [10, 0, -3, 0.5, 1000, 16, "010", "1:30", "08", 0.5]
+    )
 
 
 @pytest.mark.parametrize("text", ["[" * MANY, '{"a":' * MANY, "{", b"\xff"], ids=["[", "a", "{", "bytes"])

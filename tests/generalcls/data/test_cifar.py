@@ -86,3 +86,11 @@ def test_a_shorter_list_and_another_name_are_refused():
 def test_what_is_no_list_of_texts_is_refused(found: object):
     with pytest.raises(DataError, match=r"meta does not list.*no list of texts but"):
         check_class_names(found, CIFAR10_CLASSES, Path("meta"))
+
+
+def test_a_parquet_file_that_is_not_read_is_told(tmp_path: Path):
+    write_lookalike_cifar(tmp_path, layout="parquet")
+    (file,) = tmp_path.rglob("train-*.parquet")
+    file.with_name("train-00001-of-00002.parquet").write_bytes(file.read_bytes())
+    notes = read_cifar("cifar10", str(tmp_path), dict, subset=True).notes
+    assert "other parquet files are not read: train-00001-of-00002.parquet" in notes

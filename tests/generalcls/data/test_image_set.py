@@ -95,3 +95,8 @@ def test_lists_of_unequal_lengths_are_no_array():
 def test_the_refusal_of_a_part_tells_how_to_read_it():
     with pytest.raises(DataError, match=r"meant to be a part of it.*say --data\.subset true"):
         Whole("Drawn", 6, 2, "the drawer").difference(5, 2)
+
+
+def test_yes_and_no_are_no_labels():
+    with pytest.raises(DataError, match="labels are numbers in one column, got bool"):
+        labels_within(np.array([True, False]), 0, 9, "file")
