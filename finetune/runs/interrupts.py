@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -83,3 +84,29 @@ class StopRequest:
 def stop_requested() -> bool:
     """Return whether any open `StopRequest` was asked: for those who wait deep inside the loop."""
     return any(request.requested for request in _open_requests)
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM and its like end the program as Ctrl-C does, temporary files removed.
+
+    Those of them that are ignored (nohup) or handled stay so. A forked child dies of them as usual.
+    """
+    plain: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        plain = [number for number in ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
+    owner = os.getpid()
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    for number in plain:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in plain:
+            signal.signal(number, signal.SIG_DFL)
