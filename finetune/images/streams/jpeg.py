@@ -119,7 +119,7 @@ def _read_layout(content: bytes) -> tuple[_Frame, list[_Scan]]:
             found = _FILL.match(content, place + 1)
             assert found is not None
             filled += found.end() - place - 1
-            refuse_parts(filled, MAX_FILL, "filler bytes before JPEG markers")  # Pillow reads each by itself
+            refuse_parts(filled, MAX_FILL, "filler bytes before JPEG markers")  # Pillow reads them one by one
             place = found.end() - (content[found.end() - 1] == 0xFF)
             continue
         if marker == 0xD9:
