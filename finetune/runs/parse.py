@@ -64,7 +64,7 @@ def parse_yaml(text: str) -> Any:
         if node is None:
             return None
         _check_aliases(node, {})
-        return loader.construct_document(node)  # type: ignore[no-untyped-call]
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise TextError(str(error)) from None
     except RecursionError:
