@@ -34,7 +34,7 @@ from finetune.experiments.task import Task
 from finetune.images.manifest import Manifest
 from finetune.runs.config_file import FREE_KEYS, config_changes
 from finetune.runs.folder import RunFolder, read_json
-from finetune.runs.interrupts import StopRequest
+from finetune.runs.interrupts import StopRequest, end_with_parent, with_parent
 from finetune.training.optimization.distributed import World
 from finetune.training.optimization.precision import choose_precision
 
@@ -60,6 +60,7 @@ def cross_validate(
     Returns the report's JSON object, or, while folds remain, {"finished": [...], "remaining": [...]}.
     """
     refuse_torchrun()
+    end_with_parent()
     folder = Path(config.run.dir)
     check_run_place(config)
     if prepared is None:
@@ -228,11 +229,13 @@ def start_fold(
             module_command("agecls", "cv", *words),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={
-                "OMP_NUM_THREADS": str(threads),
-                SIDE_BY_SIDE: str(len(config.devices)),
-                **module_environment(),
-            },
+            env=with_parent(
+                {
+                    "OMP_NUM_THREADS": str(threads),
+                    SIDE_BY_SIDE: str(len(config.devices)),
+                    **module_environment(),
+                }
+            ),
         )
 
 

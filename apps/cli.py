@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from finetune.cli.environment import refusal
 from finetune.cli.streams import keep_streams, printed
+from finetune.runs.interrupts import ended_as_by_ctrl_c
 
 USAGE = """usage: crl [-h] [--version] COMMAND ...
 
@@ -48,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     keep_streams()
     try:
-        return _run(words)
+        with ended_as_by_ctrl_c():
+            return _run(words)
+    except KeyboardInterrupt:  # while the command was imported, or a second one while it stopped
+        print("crl: interrupted", file=sys.stderr)
+        return 130
     except (ImportError, OSError, MemoryError) as error:  # a library that this machine cannot load
         known = refusal(error)
         if known is None or "--debug" in words:

@@ -32,11 +32,12 @@ from apps.export import run as export
 from apps.export.run import export_run
 from apps.runtime.session import OnnxClassifier
 from finetune.cli import console
-from finetune.errors import CrlError, DataError, ModelFileError
+from finetune.errors import CrlError, DataError, InterruptedRunError, ModelFileError
 from finetune.experiments.result import Result
 from finetune.images.decode import decode_image
 from finetune.models.backbone import build_backbone
 from finetune.training.checkpoint import CheckpointFolder
+from finetune.training.config import FitConfig
 from finetune.training.learner import load_classifier
 from tests.apps.live_demo import live_demo
 from tests.apps.live_demo import picture as any_picture
@@ -47,6 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--model.backbone", "test_resnet", "--model.weights", "none", "--model.image_size", "32"]
 TINY += ["--run.cache", "none", "--run.workers", "0", "--train.epochs", "1"]
 CONFIG = quick(train_ema=0.9, train_epochs=3)
+LOADED = quick(train_ema=0.9, train_epochs=3, run_workers=2)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +87,10 @@ def trained(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def die(root: Path, folder: Path, moment: str) -> None:
-    """Train in a process of its own until a SIGKILL, in a training step or in the middle of a checkpoint."""
+    """Train in a process of its own until it is killed or, with loading processes, asked to stop.
+
+    Killed in a training step, or in the middle of a checkpoint.
+    """
     torch.set_num_threads(1)
     console.quiet()
     patch, write = pytest.MonkeyPatch(), torch.save
@@ -103,11 +108,18 @@ def die(root: Path, folder: Path, moment: str) -> None:
         stream.write(b"x" * 100_000)
         kill()
 
-    if moment == "step":
-        disturb_loss(patch, at_call(8, kill))
-    else:
+    if moment == "write":
         patch.setattr(torch, "save", half_a_checkpoint)
-    train(task_of(root), folder, CONFIG)
+        train(task_of(root), folder, CONFIG)
+    elif moment == "step":
+        disturb_loss(patch, at_call(8, kill))
+        train(task_of(root), folder, CONFIG)
+    disturb_loss(patch, at_call(8, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    multiprocessing.set_start_method("fork", force=True)  # as a program's own loading processes start
+    try:
+        train(task_of(root), folder, LOADED)
+    except InterruptedRunError as stopped:
+        raise SystemExit(stopped.exit_code) from stopped  # and here it must not wait for them
 
 
 def killed(root: Path, folder: Path, moment: str) -> int | None:
@@ -117,6 +129,7 @@ def killed(root: Path, folder: Path, moment: str) -> int | None:
     process = context.Process(target=die, args=(root, folder, moment))
     process.start()
     process.join(60)
+    process.kill()  # one that hangs has no exit code
     return process.exitcode
 
 
@@ -129,13 +142,20 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[
     return folder / "pictures", trained_hash(fitted), metrics(folder / "run")
 
 
+@pytest.mark.parametrize(
+    ("moment", "code", "config"), [("step", -signal.SIGKILL, CONFIG), ("loading", 130, LOADED)]
+)
 def test_1_interrupted_runs_finish_with_the_same_numbers(
-    unbroken: tuple[Path, str, list[dict[str, Any]]], tmp_path: Path
+    moment: str,
+    code: int,
+    config: FitConfig,
+    unbroken: tuple[Path, str, list[dict[str, Any]]],
+    tmp_path: Path,
 ):
     root, weights, rows = unbroken
-    assert killed(root, tmp_path, "step") == -signal.SIGKILL
+    assert killed(root, tmp_path, moment) == code
     assert len(metrics(tmp_path)) == 1
-    assert trained_hash(train(task_of(root), tmp_path, CONFIG)) == weights
+    assert trained_hash(train(task_of(root), tmp_path, config)) == weights
     assert metrics(tmp_path) == rows
 
 

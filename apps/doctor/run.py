@@ -8,7 +8,7 @@ import signal
 import subprocess
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,12 @@ def run_doctor(config: DoctorConfig) -> dict[str, Any]:
     """
     start = time.perf_counter()
     probes = _start_probes(config)
-    findings = [*check_packages(), *(find_twins() or [_no_twins()])]
-    for name, process in probes.items():
-        findings += finish_probe(name, process, MOST_SECONDS - (time.perf_counter() - start))
+    try:
+        findings = [*check_packages(), *(find_twins() or [_no_twins()])]
+        for name, process in probes.items():
+            findings += finish_probe(name, process, MOST_SECONDS - (time.perf_counter() - start))
+    finally:
+        _end(probes.values())
     findings.append(check_weights())
     places = _places()
     findings += check_disk(places)
@@ -108,6 +111,14 @@ def _start_probes(config: DoctorConfig) -> dict[str, subprocess.Popen[str]]:
     if config.backbone or config.weights:
         probes["weights"] = [config.backbone or "", config.weights or ""]
     return {name: _start(name, words) for name, words in probes.items()}
+
+
+def _end(processes: Iterable[subprocess.Popen[str]]) -> None:
+    """Leave none behind where a signal or an error ends the doctor."""
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def _start(name: str, words: Sequence[str]) -> subprocess.Popen[str]:

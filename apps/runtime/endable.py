@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 from finetune.errors import InterruptedRunError
@@ -15,7 +18,7 @@ LAST_SECONDS = 1.0  # that an operator may take to end
 
 _lock = threading.Lock()
 _at_work: list[Any] = []
-_registered: list[bool] = []
+_watched: list[SimpleQueue[list[Any]]] = []  # one, once anything ran; its `put` may interrupt itself
 
 
 def run_endable(session: Any, options: Any, names: Sequence[str], feed: Mapping[str, Any]) -> Any:
@@ -43,8 +46,11 @@ def run_endable(session: Any, options: Any, names: Sequence[str], feed: Mapping[
 @contextmanager
 def _noted(options: Any) -> Iterator[None]:
     with _lock:
-        if not _registered:
-            _registered.append(True)
+        if not _watched:
+            asked: SimpleQueue[list[Any]] = SimpleQueue()
+            _watched.append(asked)
+            threading.Thread(target=_end_what_is_asked, args=(asked,), name="crl-end", daemon=True).start()
+            os.register_at_fork(after_in_child=_watched.clear)  # the thread stays with the parent
             at_stop(_end_soon)
         _at_work.append(options)
     try:
@@ -55,16 +61,20 @@ def _noted(options: Any) -> Iterator[None]:
 
 
 def _end_soon() -> None:
-    """End what is at work now and still is after the time of grace."""
-    found = list(_at_work)  # without the lock: whoever holds it may be the one that the signal interrupted
+    """Have ended what is at work now and still is after the time of grace.
 
-    def end() -> None:
+    Without a lock and without a new thread: whoever holds one may be the one that the signal interrupted.
+    """
+    for asked in _watched:
+        asked.put(list(_at_work))
+
+
+def _end_what_is_asked(asked: SimpleQueue[list[Any]]) -> None:
+    while True:
+        found = asked.get()
+        time.sleep(GRACE_SECONDS)
         for options in found:
             options.terminate = True
-
-    timer = threading.Timer(GRACE_SECONDS, end)
-    timer.daemon = True
-    timer.start()
 
 
 def _run_beside(session: Any, options: Any, names: Sequence[str], feed: Mapping[str, Any]) -> Any:

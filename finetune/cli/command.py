@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,7 +18,7 @@ from finetune.cli.environment import refusal
 from finetune.cli.options import Flags, parse_options, suggestion
 from finetune.cli.streams import keep_streams, lost_output, printed
 from finetune.errors import CrlError, UsageError
-from finetune.runs.interrupts import ENDINGS
+from finetune.runs.interrupts import ended_as_by_ctrl_c
 
 _called: ContextVar[str] = ContextVar("called", default="")  # the command that a call from Python stands for
 _repeated: ContextVar[bool] = ContextVar("repeated", default=False)  # the same command again goes on
@@ -46,11 +44,14 @@ class Command:
 
 def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
     """Parse `argv`, run the command, print what it returns under `--json`, and return the exit code."""
-    debug = "--debug" in argv
     if "--json" in argv:
         use_json()
     keep_streams()
-    restore = _let_signals_clean_up()
+    with ended_as_by_ctrl_c():
+        return _run_whole(command, argv, prog)
+
+
+def _run_whole(command: Command, argv: Sequence[str], prog: str) -> int:
     try:
         config, flags, words = parse_options(
             command.config_type,
@@ -72,40 +73,13 @@ def run_command(command: Command, argv: Sequence[str], *, prog: str) -> int:
         return int(leaving.code or 0) or printed(prog)
     except Exception as error:
         known = error if isinstance(error, CrlError) else refusal(error)
-        if debug or known is None:
+        if "--debug" in argv or known is None:
             raise
         print(printable(f"{prog}: {known}"), file=sys.stderr)
         if "--json" in argv and known.result is not None:
             print_json(known.result)
         return known.exit_code
-    finally:
-        restore()
     return 0
-
-
-def _let_signals_clean_up() -> Callable[[], None]:
-    """Let SIGTERM and its like end a command as Ctrl-C does, temporary files removed.
-
-    Those of them that are ignored (nohup) or handled stay so. Returns what puts the others back.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    plain = [number for number in ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
-    owner = os.getpid()
-
-    def interrupt(number: int, _frame: object) -> None:
-        if os.getpid() == owner:
-            raise KeyboardInterrupt
-        signal.signal(number, signal.SIG_DFL)  # a forked child dies as usual
-        os.kill(os.getpid(), number)
-
-    def restore() -> None:
-        for number in plain:
-            signal.signal(number, signal.SIG_DFL)
-
-    for number in plain:
-        signal.signal(number, interrupt)
-    return restore
 
 
 @contextmanager

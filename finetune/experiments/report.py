@@ -17,7 +17,7 @@ from finetune.figures.learning_curves import draw_learning_curves, draw_reliabil
 from finetune.figures.lettering import class_numbers
 from finetune.figures.markdown import Picture, escape, page, show_pictures
 from finetune.runs.files import write_bytes
-from finetune.runs.folder import write_json
+from finetune.runs.folder import remove_leftovers, write_json
 
 RESAMPLES = 2000
 
@@ -49,6 +49,7 @@ def report_result(
         raise DataError(f"{result.folder} tested no image, so there is nothing to report")
     if train_labels is None:
         train_labels = result.train_labels()
+    remove_leftovers(result.folder)
     record: dict[str, Any] = {
         **result.run,
         "loss_text": result.loss_text,

@@ -7,10 +7,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from finetune.figures.markdown import NOT_MEASURED, Picture, bullets, code, escape, number, table
+from finetune.runs.folder import PICTURES
 
 Record = Mapping[str, Any]
 SETTINGS = ("image_size", "epochs", "batch_size", "seed")  # shown in rows of their own
-FIGURES = PurePosixPath("pictures")  # the folder of a report's figures
+FIGURES = PurePosixPath(PICTURES)  # the folder of a report's figures
 CONFLICTS, FIRST_CONFLICTS = "same_content_labels", 3
 CURVES_NOTE = (
     "Training accuracy is measured on augmented images while the weights still move. "

@@ -10,6 +10,7 @@ import io
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -113,7 +114,7 @@ def decode_text(content: bytes, file: Path | str) -> tuple[str, list[str]]:
 
 
 def _refuse_doubled(file: Path, header: Sequence[str]) -> None:
-    doubled = sorted({name for name in header if name and header.count(name) > 1})
+    doubled = sorted(name for name, count in Counter(header).items() if name and count > 1)
     if doubled:
         raise DataError(f"{file}, line 1: columns named twice: {', '.join(doubled)}")
 

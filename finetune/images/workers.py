@@ -159,10 +159,11 @@ class _Children:
         here = threading.current_thread() is threading.main_thread() and handler is not None
         if here:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for each that ends
-        while self._alive:
-            process = self._alive.pop()
+        for process in self._alive:
             process.kill()
-            process.join(1.0)  # no longer: one that its storage holds cannot even be killed
+        while self._alive:  # where a second Ctrl-C comes, the rest stays known
+            self._alive[-1].join(1.0)  # no longer: one that its storage holds cannot even be killed
+            self._alive.pop()
         if here:
             signal.signal(signal.SIGCHLD, handler)
 

@@ -29,6 +29,7 @@ PACKAGES = {
     "albumentations": "albumentations",
     "opencv": "opencv-python-headless",
 }
+PICTURES = "pictures"  # the folder of a report's figures
 
 
 class RunFolder:
@@ -88,7 +89,7 @@ class RunFolder:
         lock = FolderLock(folder, wait_seconds)
         try:
             check_content(folder, resume)
-            remove_stale(folder)
+            remove_leftovers(folder)
             resumed, changes = settle_config(folder, to_plain(config), allow_change, free_keys)
             run = cls(folder, lock, resumed=resumed, changes=changes)
             run._mend_metrics()
@@ -188,6 +189,12 @@ class RunFolder:
 
     def _mend_metrics(self) -> None:
         self.replace_metrics(self.read_metrics())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writes left in a run's folder and its pictures; only for the one writer."""
+    for place in (folder, folder / PICTURES):
+        remove_stale(place)
 
 
 def read_json(file: Path) -> Any:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,6 +16,10 @@ from typing import Any
 _NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 ENDINGS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))  # Windows has the first
 SIGNALS = (signal.SIGINT, *ENDINGS)
+
+LOOK_SECONDS = 1.0  # between two looks at whether the parent is there
+_PARENT = "CRL_PARENT"
+AGAIN_SECONDS = 0.05  # until an interrupt that was swallowed is raised again
 
 _open_requests: list[StopRequest] = []
 
@@ -83,3 +90,78 @@ class StopRequest:
 def stop_requested() -> bool:
     """Return whether any open `StopRequest` was asked: for those who wait deep inside the loop."""
     return any(request.requested for request in _open_requests)
+
+
+def with_parent(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a process of ours that `end_with_parent` ends when this one is gone."""
+    return {**environment, _PARENT: str(os.getpid())}
+
+
+def end_with_parent() -> None:
+    """Ask this process to stop, as SIGTERM does, once the process that started it `with_parent` is gone."""
+    parent = os.environ.pop(_PARENT, "")  # not for the processes that this one starts
+    if not parent:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="crl-parent", daemon=True).start()
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM and its like end the program as Ctrl-C does, temporary files removed.
+
+    Those of them that are ignored (nohup) or handled stay so. A forked child dies of them as usual.
+    """
+    plain: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        plain = [number for number in ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
+    owner = os.getpid()
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    for number in plain:
+        signal.signal(number, interrupt)
+    try:
+        with _swallowed_interrupts_come_again():
+            yield
+    finally:
+        for number in plain:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _swallowed_interrupts_come_again() -> Iterator[None]:
+    """Inside, a KeyboardInterrupt raised where Python ignores exceptions is raised again a moment later.
+
+    A signal may come while a finaliser or the callback of a weak reference runs, and Python goes on after
+    these whatever they raise. The system's timer brings it back: a thread could not be started from there.
+    """
+    usable = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    if not usable or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        yield
+        return
+    owner, former = os.getpid(), sys.unraisablehook
+
+    def heed(lost: Any) -> None:
+        if os.getpid() == owner and issubclass(lost.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        else:
+            former(lost)
+
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    sys.unraisablehook = heed
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = former
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -12,6 +12,7 @@ import yaml
 _SIXTIETHS = re.compile(r"[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?")
 _OCTAL = re.compile(r"0[0-7]+")
 DEEPEST = 100  # levels of brackets or indents; a configuration has four
+MOST_VALUES = 100_000  # once every alias is written out
 
 
 class TextError(ValueError):
@@ -94,18 +95,47 @@ def ambiguous_number(text: str) -> str:
 def parse_yaml(text: str) -> Any:
     """Return the plain values in a YAML text.
 
-    Raises TextError, naming the line, for what is no YAML, for a key that stands twice in one place, and for
-    nesting without end.
+    Raises TextError, naming the line, for what is no YAML, for a key that stands twice in one place, for
+    nesting without end, and for aliases that stand for millions of values or contain themselves.
 
     >>> parse_yaml("train: {lr: 0.1}")
     {'train': {'lr': 0.1}}
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # a safe loader
+        loader = _Loader(text)  # a safe loader
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_aliases(node, {})
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise TextError(str(error)) from None
     except RecursionError:
         raise TextError(f"nested more than {DEEPEST} levels deep") from None
+
+
+def _check_aliases(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many values a node has, aliases written out, and how many levels; `known` those seen.
+
+    Raises TextError for an alias within its own anchor, and for more of either than any text needs.
+    """
+    line = node.start_mark.line + 1
+    if id(node) in known:
+        if known[id(node)] == (0, 0):
+            raise TextError(f"line {line}: an alias (*) stands inside what it repeats")
+        return known[id(node)]
+    known[id(node)] = 0, 0
+    inner = node.value if isinstance(node, yaml.CollectionNode) else []
+    flat = [part for pair in inner for part in pair] if isinstance(node, yaml.MappingNode) else inner
+    found = [_check_aliases(part, known) for part in flat]
+    size = 1 + sum(values for values, _ in found)
+    depth = 1 + max((levels for _, levels in found), default=0)
+    if size > MOST_VALUES:
+        raise TextError(f"line {line}: more than {MOST_VALUES:,} values once its aliases (*) are written out")
+    if depth > DEEPEST:
+        raise TextError(f"line {line}: nested more than {DEEPEST} levels deep")
+    known[id(node)] = size, depth
+    return size, depth
 
 
 def check_depth(text: str) -> None:

@@ -145,6 +145,8 @@ class FitRun:
             self._close_epoch(epoch, totals, saver)
             if any_true(stop.requested, self.world):
                 raise InterruptedRunError(f"stopped, epoch {epoch + 1} is saved; {resume_line()}")
+        if any_true(stop.requested, self.world):  # where no epoch was left, nobody has asked yet
+            raise InterruptedRunError(f"stopped, all that was trained is saved; {resume_line()}")
 
     def start(self, saved: tuple[dict[str, Any], Path] | None, stop: StopRequest) -> None:
         """Begin with a checkpoint's state, or at the first step with what the head wants prepared."""

@@ -112,16 +112,17 @@ class Training:
                         self.save()
                         last_save = lap = time.monotonic()
                     if stop.requested:
-                        raise InterruptedStudyError(
-                            f"stopped by {stop.signal_name}; all is saved: the same command with "
-                            "--run.resume auto goes on"
-                        )
+                        raise _stopped(stop)
                 self._close_epoch()
                 now = time.monotonic()
                 self.seconds += now - lap
                 lap = now
                 if after_epoch is not None:
                     after_epoch()
+            if stop.requested:  # since the last step: what trains next would hear nothing of it
+                if self.checkpoint is not None:
+                    self.save()
+                raise _stopped(stop)
 
     def train_step(self, images: Tensor, target: Tensor) -> None:
         """Do one step of every model on its seed's batch: images (S, B, C, H, W), target (S, B)."""
@@ -233,6 +234,12 @@ class InterruptedStudyError(CrlError):
     """A signal asked the study to stop; what was in training is saved."""
 
     exit_code = 130
+
+
+def _stopped(stop: StopRequest) -> InterruptedStudyError:
+    return InterruptedStudyError(
+        f"stopped by {stop.signal_name}; all is saved: the same command with --run.resume auto goes on"
+    )
 
 
 def memory_error(stack: ModelStack, error: torch.OutOfMemoryError) -> ResourceError:

@@ -71,13 +71,19 @@ def test_processes_still_running_are_asked_to_leave():
 
 
 def test_a_fold_started_elsewhere_goes_on_where_the_folder_lies_now(faces, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr("agecls.cross_validation.subprocess.Popen", lambda command, **_: seen.append(command))
+    seen, parents = [], []
+
+    def started(command, *, env, **_):
+        seen.append(command)
+        parents.append(env["CRL_PARENT"])
+
+    monkeypatch.setattr("agecls.cross_validation.subprocess.Popen", started)
     config = resumed(tiny(faces, tmp_path))
     config = replace(config, run=replace(config.run, allow_change=("train.lr", "loss")))
     start_fold(config, tmp_path, 2, "cuda:1", 4)
     assert {f"--run.dir={tmp_path}", "--folds=2", "--device=cuda:1", "--report=false"} <= set(seen[0])
     assert "--run.allow_change=train.lr,loss" in seen[0]
+    assert parents == [str(os.getpid())]  # whose end ends the fold too
 
 
 @pytest.mark.alone

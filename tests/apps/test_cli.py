@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agecls.commands import COMMANDS as AGE_COMMANDS
+from apps import cli
 from apps.cli import main
 from apps.commands import COMMANDS
 
@@ -36,6 +39,19 @@ def test_help_answers_in_under_half_a_second():
 def test_help_needs_no_torch(argv):
     code = f"import sys; from apps.cli import main; sys.exit(main({argv}) or 'torch' in sys.modules)"
     assert in_a_process(code).returncode == 0
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_a_command_is_imported_is_no_traceback(capsys, monkeypatch, name):
+    def imports(_words):
+        os.kill(os.getpid(), getattr(signal, name))
+        time.sleep(5)
+
+    monkeypatch.setattr(cli, "_run", imports)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "crl: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]])

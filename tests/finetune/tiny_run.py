@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from finetune.cli.console import quiet
+from finetune.errors import InterruptedRunError
 from finetune.images.cache.source import open_source
 from finetune.images.manifest import Manifest
 from finetune.models.backbone import build_backbone
@@ -82,8 +83,11 @@ def run(root: Path, folder: Path, config: FitConfig = CONFIG, *, world: World | 
         return fit(build_task(root, config), config, opened, world)
 
 
-def run_to_hash(root: Path, folder: Path, epochs: int) -> None:
-    """Train in a process of its own and leave the final weights' hash in `folder`/hash."""
+def run_to_hash(root: Path, folder: Path, epochs: int, workers: int = 2) -> None:
+    """Train in a process of its own and leave the final weights' hash in `folder`/hash.
+
+    A run that was asked to stop ends with its exit code.
+    """
     import multiprocessing
 
     import torch
@@ -91,5 +95,9 @@ def run_to_hash(root: Path, folder: Path, epochs: int) -> None:
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     quiet()
-    fitted = run(root, folder, configured(epochs=epochs))
+    config = configured(epochs=epochs)
+    try:
+        fitted = run(root, folder, replace(config, run=replace(config.run, workers=workers)))
+    except InterruptedRunError as stopped:
+        raise SystemExit(stopped.exit_code) from stopped
     (folder / "hash").write_text(weights_hash(fitted.model.state_dict()))

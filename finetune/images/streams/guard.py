@@ -22,12 +22,15 @@ from typing import IO, Any
 import numpy as np
 
 from finetune.cli.machine import core_count
+from finetune.errors import InterruptedRunError, ResourceError
 from finetune.images.decode import BadImageError, CostlyImageError, decode_content, read_content
 from finetune.images.streams.prepared import MEMORY_BYTES
-from finetune.runs.interrupts import at_stop
+from finetune.runs.interrupts import SIGNALS, at_stop, stop_requested
 
 CPU_SECONDS = 5
 WALL_SECONDS = 30.0  # a machine with too much to do still gets its image decoded
+START_SECONDS = 60.0
+FAULT = "its decoder was ended by a fault, twice; save it again as JPEG or PNG"
 CHEAP_PIXELS = 16_000_000  # of JPEG, PNG, bitmaps: a third of a second
 SPARE_BYTES = 64_000_000  # for the interpreter itself
 _START = (
@@ -62,21 +65,39 @@ class DecodeProcesses:
         self._owner = os.getpid()
 
     def decode(self, content: bytes, name: str, notices: list[str] | None = None) -> np.ndarray:
-        """Return the pixels of a file; BadImageError where it is refused, or its process had to end."""
-        with self._free, self._process() as process:
-            timer = threading.Timer(WALL_SECONDS, process.kill)
-            timer.start()
-            try:
-                told, pixels = _ask(process, content)
-            except (OSError, ValueError):
-                raise BadImageError(name, _why_ended(process)) from None
-            finally:
-                timer.cancel()
+        """Return the pixels of a file.
+
+        Raises BadImageError where it is refused or its process had to end, ResourceError where no process can
+        be started, and InterruptedRunError where a signal ended its process: nothing is known of the image.
+        """
+        with self._free:
+            found = self._asked(content, name) or self._asked(content, name, last=True)
+        assert found is not None
+        told, pixels = found
         if told["reason"]:
             raise BadImageError(name, str(told["reason"]))
         if notices is not None:
             notices += [f"{name}: {words}" for words in told["notices"]]
         return pixels
+
+    def _asked(
+        self, content: bytes, name: str, *, last: bool = False
+    ) -> tuple[dict[str, Any], np.ndarray] | None:
+        """Return a process's answer; None where it was ended by a fault, perhaps not of this image."""
+        with self._process() as process:
+            timer = threading.Timer(WALL_SECONDS, process.kill)
+            timer.start()
+            try:
+                return _ask(process, content)
+            except (OSError, ValueError):
+                reason = _why_ended(process, late=timer.finished.is_set())
+                if stop_requested():
+                    raise InterruptedRunError("stopped by a signal while an image was decoded") from None
+                if last or reason != FAULT:
+                    raise BadImageError(name, reason) from None
+            finally:
+                timer.cancel()
+        return None
 
     def end(self) -> None:
         """Kill every process, those at work included."""
@@ -96,10 +117,13 @@ class DecodeProcesses:
             waiting = [process for process in self._idle if process.poll() is None]
             for dead in (process for process in self._idle if process not in waiting):
                 _close(dead)
-            process = waiting.pop() if waiting else _start()
+            new = not waiting
+            process = _start() if new else waiting.pop()
             self._idle = waiting
             self._busy.add(process)
         try:
+            if new:
+                _wait_until_ready(process)
             yield process
         except BaseException:
             _close(process)
@@ -136,6 +160,24 @@ def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
+def _wait_until_ready(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process's first byte; ResourceError where it ends before it has sent one."""
+    assert process.stdout is not None
+    timer = threading.Timer(START_SECONDS, process.kill)
+    timer.start()
+    try:
+        if process.stdout.read(1):
+            return
+    finally:
+        timer.cancel()
+    if stop_requested():
+        raise InterruptedRunError("stopped by a signal while an image was decoded")
+    raise ResourceError(
+        "the process that decodes images did not start: there is too little memory (ulimit -v), or too few "
+        "files may be open at once (ulimit -n)"
+    )
+
+
 def _close(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     for stream in (process.stdin, process.stdout):
@@ -155,13 +197,13 @@ def _ask(process: subprocess.Popen[bytes], content: bytes) -> tuple[dict[str, An
     return told, pixels
 
 
-def _why_ended(process: subprocess.Popen[bytes]) -> str:
+def _why_ended(process: subprocess.Popen[bytes], *, late: bool) -> str:
     ended = process.wait()
-    if ended in (-getattr(signal, "SIGXCPU", 0), -signal.SIGTERM):
+    if ended == -getattr(signal, "SIGXCPU", 0):
         return f"decoding it takes more than {CPU_SECONDS} s; save it again as JPEG or PNG"
-    return (
-        f"its decoder had to be ended (after {WALL_SECONDS:g} s, or by a fault); save it again as JPEG or PNG"
-    )
+    if late:
+        return f"its decoder had to be ended after {WALL_SECONDS:g} s; save it again as JPEG or PNG"
+    return FAULT
 
 
 def _send(stream: IO[bytes], content: bytes | memoryview) -> None:
@@ -188,8 +230,11 @@ def _exactly(stream: IO[bytes], room: bytearray) -> bytearray:
 
 def serve() -> None:
     """Decode what comes on the standard input until it ends: the life of such a process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends this one
+    for number in SIGNALS:  # to the whole group they are for the parent, who ends this one
+        signal.signal(number, signal.SIG_IGN)
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(b"\1")  # ready
+    answers.flush()
     while True:
         try:
             content = bytes(_receive(asked))
@@ -216,11 +261,14 @@ def _limit(size: int) -> None:
         import resource
     except ImportError:  # Windows: the clock of the parent is left
         return
-    most = int(time.process_time()) + 1 + CPU_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+    def limit(kind: int, most: int) -> None:
+        highest = resource.getrlimit(kind)[1]  # what this user may have is less, perhaps
+        resource.setrlimit(kind, (most if highest == resource.RLIM_INFINITY else min(most, highest), highest))
+
+    limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + CPU_SECONDS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = Path("/proc/self/statm")
     if memory.exists():
         now = int(memory.read_text().split()[0]) * resource.getpagesize()
-        room = now + MEMORY_BYTES + SPARE_BYTES + 2 * size
-        resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        limit(resource.RLIMIT_AS, now + MEMORY_BYTES + SPARE_BYTES + 2 * size)

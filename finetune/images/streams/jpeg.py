@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from finetune.images.streams.prepared import MAX_PARTS, Prepared, StructureError, refuse_parts
 
 MAX_SCANS = 100
+MAX_FILL = 1_000_000
 MAX_SCANNED = 600_000_000  # pixels times scans: 12 scans of 50 megapixels, 3 s of a core
 PROGRESSIVE_BYTES = 10  # for each pixel: three coefficients of two bytes, and four of the image
 SPARE = 4  # bytes behind the pixels' data that some cameras leave
 MORE = b"\xff\0" * 8  # the decoder looks eight bytes ahead; no code is made of ones alone
 TWIN_PIXELS = 16_000_000  # above, decoding twice would take too long
+_FILL = re.compile(rb"(?:\x00?\xff+)*\x00?")  # behind a first 0xFF
 _MARK = re.compile(rb"\xff[^\x00\xff]")  # the start of a marker inside a scan, restarts included
 _STARTS_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
@@ -110,11 +112,15 @@ def prepare_jpeg(content: bytes) -> Prepared:
 
 def _read_layout(content: bytes) -> tuple[_Frame, list[_Scan]]:
     """Return the frame and the scans of a file, as far as it can be followed."""
-    frame, scans, interval, segments, place = _Frame(), list[_Scan](), 0, 0, 2
+    frame, scans, interval, segments, filled, place = _Frame(), list[_Scan](), 0, 0, 0, 2
     while (place := content.find(b"\xff", place)) >= 0 and place + 1 < len(content):
         marker = content[place + 1]
         if marker in (0x00, 0xFF):
-            place += 1
+            found = _FILL.match(content, place + 1)
+            assert found is not None
+            filled += found.end() - place - 1
+            refuse_parts(filled, MAX_FILL, "filler bytes before JPEG markers")  # Pillow reads them one by one
+            place = found.end() - (content[found.end() - 1] == 0xFF)
             continue
         if marker == 0xD9:
             break
@@ -155,8 +161,8 @@ def _read_scan(content: bytes, start: int, frame: _Frame, body: bytes) -> _Scan:
             scan.end = found.start()
             break
         scan.restarts.append(found.start())
-    while scan.end > start + 1 and content[scan.end - 1] == 0xFF:  # bytes that fill up before a marker
-        scan.end -= 1
+    kept = min(start + 1, scan.end)  # the bytes that fill up before a marker go
+    scan.end = kept + len(content[kept : scan.end].rstrip(b"\xff"))
     if [content[place + 1] & 7 for place in scan.restarts] != [i % 8 for i in range(len(scan.restarts))]:
         raise StructureError(OUT_OF_STEP)
     return scan

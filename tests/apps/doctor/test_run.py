@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,7 +31,8 @@ def _speak():
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     """A doctor whose probes find what the list holds."""
     found = [Finding("serving device", "ok", "cpu loads")]
-    monkeypatch.setattr(doctor, "_start_probes", lambda config: {"runtime": None})
+    done = SimpleNamespace(poll=lambda: 0)
+    monkeypatch.setattr(doctor, "_start_probes", lambda config: {"runtime": done})
     monkeypatch.setattr(doctor, "finish_probe", lambda name, process, seconds: found)
     monkeypatch.setattr(doctor, "find_twins", list)
     return found
@@ -119,3 +122,15 @@ def test_the_real_doctor_answers_in_seconds_and_imports_nothing_large(tmp_path: 
     assert run.stderr == ""
     for name in ("python", "packages", "duplicate packages", "training device", "serving device", "opencv"):
         assert any(line[7:].startswith(f"{name}: ") for line in lines), name
+
+
+def test_an_interrupted_doctor_leaves_no_probe_behind(monkeypatch: pytest.MonkeyPatch):
+    probe = python("import time; time.sleep(60)")
+
+    def interrupted() -> list[Finding]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "_start_probes", lambda config: {"torch": probe})
+    monkeypatch.setattr(doctor, "find_twins", interrupted)
+    assert run_command(COMMANDS["doctor"], [], prog="crl doctor") == 130
+    assert probe.returncode == -signal.SIGKILL

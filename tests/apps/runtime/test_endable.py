@@ -49,7 +49,7 @@ def run(session: Any) -> Any:
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_at_stop", [])
-    monkeypatch.setattr(apps.runtime.endable, "_registered", [])
+    monkeypatch.setattr(apps.runtime.endable, "_watched", [])
 
 
 @pytest.mark.alone

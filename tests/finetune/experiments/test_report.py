@@ -25,7 +25,10 @@ Reported = tuple[Path, dict[str, Any]]
 def reported(made: MadeTask, tmp_path_factory: pytest.TempPathFactory) -> Reported:
     """A reported result folder and what `report_result` returned."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    return folder, report_result(made.task, made.make(folder, **SIZE[made.task.name]), resamples=50)
+    result = made.make(folder, **SIZE[made.task.name])
+    (folder / "pictures").mkdir(exist_ok=True)
+    (folder / "pictures" / ".crl-1-00.tmp").write_text("half a figure")
+    return folder, report_result(made.task, result, resamples=50)
 
 
 def section(folder: Path, name: str) -> str:
@@ -38,6 +41,10 @@ def test_json_holds_what_was_returned(reported: Reported):
     folder, record = reported
     assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == record
     assert (record["manifest"], record["split"]) == ("ab" * 32, "cd" * 32)
+
+
+def test_figures_that_a_kill_left_half_drawn_are_removed(reported: Reported):
+    assert not list(reported[0].rglob(".crl-*.tmp"))
 
 
 def test_every_figure_of_the_page_exists(made: MadeTask, reported: Reported):

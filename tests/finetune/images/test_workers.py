@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,26 @@ def test_what_is_thrown_away_half_way_ends_its_processes_at_once():
     since = time.monotonic()
     gc.collect()
     assert time.monotonic() - since < 4  # torch alone: 5 s for each process, and 5 s more
+    assert set(active_children()) == before
+
+
+def test_a_second_ctrl_c_while_they_end_leaves_none_behind(monkeypatch: pytest.MonkeyPatch):
+    before = set(active_children())
+    engine = Engine(Rows(lambda row: time.sleep(0.2)), 2)
+    answers = engine.run(REQUESTS)
+    next(answers)
+    handler = signal.getsignal(signal.SIGCHLD)
+
+    def interrupted(_process: BaseProcess, _seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseProcess, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine._children.end()
+    for process in set(active_children()) - before:
+        process.join(5)
+    signal.signal(signal.SIGCHLD, handler)
     assert set(active_children()) == before
 
 

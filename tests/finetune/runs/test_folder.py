@@ -162,9 +162,11 @@ def test_other_processes_of_a_run_write_nothing(tmp_path: Path) -> None:
 
 def test_unfinished_writes_are_removed_when_the_run_goes_on(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, CONFIG, resume="never").close()
-    (tmp_path / ".crl-1-00.tmp").write_text("half")
+    (tmp_path / "pictures").mkdir()
+    for place in (tmp_path, tmp_path / "pictures"):
+        (place / ".crl-1-00.tmp").write_text("half")
     RunFolder.open(tmp_path, CONFIG, resume="auto").close()
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "config.yaml"]
+    assert sorted(file.name for file in tmp_path.rglob("*")) == [".lock", "config.yaml", "pictures"]
 
 
 def test_a_run_killed_before_it_began_leaves_a_folder_as_good_as_new(tmp_path: Path) -> None:

@@ -2,11 +2,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from finetune.runs.interrupts import ENDINGS, StopRequest, stop_requested
+from finetune.runs import interrupts
+from finetune.runs.interrupts import ENDINGS, StopRequest, ended_as_by_ctrl_c, stop_requested
+
+ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = pytest.mark.usefixtures("as_in_a_terminal")
 
@@ -100,3 +109,93 @@ def test_a_forked_process_ignores_control_c_and_dies_of_termination() -> None:
         _, status = os.waitpid(child, 0)
         assert os.WTERMSIG(status) == signal.SIGTERM
         assert not stop.requested
+
+
+class Finalised:
+    """What a signal arrives at the end of."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+
+
+def interrupted_by(number: signal.Signals, where: str) -> bool:
+    """Return whether a command hears of a signal that came where Python ignores exceptions."""
+    left = Finalised(number) if where == "finaliser" else type("Left", (), {})()
+    told = weakref.ref(left, lambda _: os.kill(os.getpid(), number)) if where == "weak reference" else None
+    try:
+        with ended_as_by_ctrl_c():
+            del left
+            time.sleep(2)
+    except KeyboardInterrupt:
+        return told is None or told() is None
+    return False
+
+
+@pytest.fixture
+def _free_alarm() -> Iterator[None]:
+    """Let the test have the system's timer, which the time limit of tests uses."""
+    handler, timer = signal.signal(signal.SIGALRM, signal.SIG_DFL), signal.setitimer(signal.ITIMER_REAL, 0)
+    yield
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+@pytest.mark.usefixtures("_free_alarm")
+@pytest.mark.parametrize("where", ["finaliser", "weak reference"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_a_finaliser_swallows_comes_again(
+    number: signal.Signals, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    assert interrupted_by(number, where)
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGALRM)) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert capsys.readouterr().err == ""
+
+
+def test_other_exceptions_of_finalisers_are_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def __del__(self) -> None:
+            raise ZeroDivisionError
+
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(lost.exc_type))
+    with ended_as_by_ctrl_c():
+        Failing()
+    assert told == [ZeroDivisionError]
+
+
+ORPHAN = """
+import os, subprocess, sys, time
+from finetune.runs import interrupts
+interrupts.LOOK_SECONDS = 0.05
+if len(sys.argv) == 1:
+    own = interrupts.with_parent(os.environ)
+    subprocess.Popen([sys.executable, "-c", sys.orig_argv[2], "child"], env=own)
+    time.sleep(60)
+with interrupts.StopRequest() as stop:
+    interrupts.end_with_parent()
+    print("ready", flush=True)
+    while not stop.requested:
+        time.sleep(0.02)
+print("asked by", stop.signal_name, interrupts._PARENT in os.environ, flush=True)
+"""
+
+
+def test_a_process_whose_parent_was_killed_is_asked_to_stop() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", ORPHAN], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    parent.kill()
+    assert parent.stdout.readline() == "asked by SIGTERM False\n"
+    parent.communicate()
+
+
+def test_a_process_that_nobody_started_so_follows_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(interrupts._PARENT, raising=False)
+    before = threading.active_count()
+    interrupts.end_with_parent()
+    assert threading.active_count() == before

@@ -11,6 +11,8 @@ from finetune.runs.parse import DEEPEST, TextError, parse_json, parse_yaml
 from finetune.training.config import FitConfig
 
 MANY = 300_000
+TENFOLD = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 10)}]\n" for i in range(1, 10))
+CHAIN = "".join(f"k{i}: &k{i} [*k{i - 1}]\n" for i in range(1, 2 * DEEPEST))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,12 @@ MANY = 300_000
         ("train:\n  epochs: 010\n", "line 2: 010 is 8 to some programs and 10 to others"),
         ("train:\n  epochs: 1:30\n", "line 2: 1:30 is 90 to YAML"),
         ("a: -2:30.5", "line 1: -2:30.5 is 150.5 to YAML"),
+        pytest.param(
+            f"k0: &k0 1\n{TENFOLD}", "line 6: more than 100,000 values once its aliases", id="laughs"
+        ),
+        pytest.param(f"k0: &k0 1\n{CHAIN}", "nested more than", id="aliases of aliases"),
+        ("train: &t\n  lr: 0.1\n  base: *t\n", "line 1: an alias .* inside what it repeats"),
+        ("a: &a {<<: *a}", "line 1: an alias"),
     ],
 )
 def test_a_text_that_cannot_be_right_is_refused_with_its_line(text: str, told: str):

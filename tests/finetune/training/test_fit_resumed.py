@@ -8,6 +8,7 @@ import time
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.errors import DataError, ModelFileError, ResourceError, UsageError
+import finetune.training.fit
+from finetune.errors import DataError, InterruptedRunError, ModelFileError, ResourceError, UsageError
 from finetune.images.manifest import Manifest
 from finetune.models.heads.base import Hooks
 from finetune.models.heads.linear import LinearHead
@@ -32,6 +34,7 @@ from tests.finetune.quick import (
     last,
     metrics,
     quick,
+    task_of,
     train,
     trained_hash,
 )
@@ -318,3 +321,16 @@ def test_a_head_prepares_once_and_never_at_a_resumption(
     break_off(task, tmp_path, QUICK, call=2)
     train(task, tmp_path, QUICK)
     assert prepared == [len(task.train)]
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
+def test_a_signal_is_heard_where_no_epoch_is_left(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    task = task_of(pictures)
+    weights = trained_hash(train(task, tmp_path, QUICK))
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.training.fit, "check_free_space", lambda *_: os.kill(os.getpid(), SIGTERM))
+        with pytest.raises(InterruptedRunError, match="all that was trained is saved"):
+            train(task, tmp_path, QUICK)
+    assert trained_hash(train(task, tmp_path, QUICK)) == weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ def spawner() -> Any:
     return context
 
 
-def start(spawner: Any, root: Path, folder: Path, epochs: int) -> Any:
-    process = spawner.Process(target=run_to_hash, args=(root, folder, epochs))
+def start(spawner: Any, root: Path, folder: Path, epochs: int, workers: int) -> Any:
+    process = spawner.Process(target=run_to_hash, args=(root, folder, epochs, workers))
     process.start()
     return process
 
@@ -50,11 +51,11 @@ def wait_for_change(process: Any, file: Path, before: int) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("kills", [3, 6, 20])
-def test_kills_change_neither_weights_nor_metrics(kills: int, spawner: Any, tmp_path: Path):
+@pytest.mark.parametrize(("kills", "workers"), [(3, 0), (6, 1), (20, 2)])
+def test_kills_change_neither_weights_nor_metrics(kills: int, workers: int, spawner: Any, tmp_path: Path):
     root, epochs = tmp_path / "pictures", 5 * kills  # a run that outlives its kills
     build_task(root)
-    unbroken = start(spawner, root, tmp_path / "unbroken", epochs)
+    unbroken = start(spawner, root, tmp_path / "unbroken", epochs, workers=0)
     unbroken.join()
     assert unbroken.exitcode == 0
 
@@ -63,16 +64,20 @@ def test_kills_change_neither_weights_nor_metrics(kills: int, spawner: Any, tmp_
     positions = set()
     for kill in range(kills):
         before = written(checkpoints.last)
-        process = start(spawner, root, broken, epochs)
+        process = start(spawner, root, broken, epochs, workers)
         if kill % 4:  # every fourth is killed wherever it stands, perhaps before its first step
             wait_for_change(process, checkpoints.last, before)
         process.join(dice.uniform(0, 0.25))
         assert process.exitcode is None, f"the run ended before kill {kill}: make it longer"
+        if kill % 3 == 1:  # asked to stop; it may not wait for its loading processes
+            process.terminate()
+            process.join(60)
+            assert process.exitcode in (130, -signal.SIGTERM)  # the latter before it listens
         process.kill()
         process.join()
         if saved := checkpoints.load_latest():
             positions.add((saved[0]["epoch"], saved[0]["step"]))
-    last = start(spawner, root, broken, epochs)
+    last = start(spawner, root, broken, epochs, workers)
     last.join()
 
     assert last.exitcode == 0

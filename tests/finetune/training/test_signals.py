@@ -38,13 +38,13 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words(faces: Path, folder: Path) -> list[str]:
-    """Return the command of a run of some seconds."""
+def words(faces: Path, folder: Path, workers: int = 0) -> list[str]:
+    """Return the command of a run of some seconds, with so many loading processes."""
     options = {
         "data.root": faces,
         "run.dir": folder,
         "run.cache": "none",
-        "run.workers": 0,
+        "run.workers": workers,
         "run.precision": "float32",
         "model.backbone": "test_resnet",
         "model.weights": "none",
@@ -65,10 +65,10 @@ def unbroken(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stop_by(number: signal.Signals, faces: Path, folder: Path) -> str:
+def stop_by(number: signal.Signals, faces: Path, folder: Path, workers: int) -> str:
     """Start the run, signal it after its second epoch, and return what it told at the end."""
     run = subprocess.Popen(
-        [sys.executable, "-m", "agecls", *words(faces, folder)],
+        [sys.executable, "-m", "agecls", *words(faces, folder, workers)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -88,12 +88,12 @@ def stop_by(number: signal.Signals, faces: Path, folder: Path) -> str:
 
 @pytest.mark.alone
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("number", [signal.SIGINT, *ENDINGS])
+@pytest.mark.parametrize(("turn", "number"), enumerate([signal.SIGINT, *ENDINGS]))
 def test_a_signal_saves_and_the_printed_line_resumes_to_the_same_result(
-    number: signal.Signals, faces: Path, unbroken: Path, tmp_path: Path
+    turn: int, number: signal.Signals, faces: Path, unbroken: Path, tmp_path: Path
 ):
     folder = tmp_path / "my run"
-    line = stop_by(number, faces, folder)
+    line = stop_by(number, faces, folder, workers=2 - turn % 3)
     assert not (folder / "model.safetensors").exists()
     assert line.endswith("--run.resume auto")
     if number == signal.SIGINT:

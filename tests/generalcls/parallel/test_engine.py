@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from functools import partial
 
 import numpy as np
@@ -222,6 +224,24 @@ def test_a_signal_saves_and_leaves(tmp_path, monkeypatch):
         found.run()
     assert found.checkpoint.is_file()
     assert found.step == 1
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
+def test_a_signal_after_the_last_step_is_heard_too(tmp_path):
+    cells, place = [(arms("cel")[0], 0)], tmp_path / "state.pt"
+    found = training("mlp", cells, side_by_side=True, checkpoint=place)
+
+    def ask_at_the_end() -> None:
+        if found.epoch == found.config.epochs:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(engine.InterruptedStudyError, match=r"SIGTERM.*run\.resume auto"):
+        found.run(after_epoch=ask_at_the_end)
+    again = training("mlp", cells, side_by_side=True, checkpoint=place)
+    assert again.restore()
+    resumed, answers = trained(again)
+    assert_equal_models(resumed, [found.stack.model_state(0)], 0)
+    assert (answers == found.evaluate()).all()
 
 
 def test_equal_runs_and_rows():

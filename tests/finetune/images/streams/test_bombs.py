@@ -47,6 +47,11 @@ def gif_pieces() -> bytes:
     return content[:-2] + b"\1\0" * 300_000 + content[-2:]
 
 
+def jpeg_with(extra: bytes) -> bytes:
+    content = encoded("JPEG")
+    return content[:2] + extra + content[2:]
+
+
 def tiff(*entries: tuple[int, int, int, int]) -> bytes:
     body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4)
@@ -61,6 +66,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "chunks of a PNG": (lambda: with_chunk(chunk(b"fdAT", b"") * 9000), "PNG chunks"),
     "chunks of a WebP": (lambda: encoded("WEBP") + b"XXXX\0\0\0\0" * 20_000, "WebP chunks"),
     "boxes": (lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free" * 5000, "boxes"),
+    "filler of a JPEG": (lambda: jpeg_with(b"\xff" * 20_000_000), "filler bytes"),
+    "pairs of filler of a JPEG": (lambda: jpeg_with(b"\xff\0" * 2_000_000), "filler bytes"),
     "entries of a TIFF": (lambda: tiff(*[(60_000, 3, 1, 0)] * 5000), "TIFF entries"),
     "an entry of a TIFF": (lambda: tiff(*SIZE, (700, 1, 5_000_000, 8)), "4 MB"),
     "strips of a TIFF": (lambda: tiff(*SIZE, (273, 4, 1_000_000, 8)), "strips"),
@@ -89,6 +96,13 @@ def test_a_bomb_is_refused_at_once(bomb: str) -> None:
         decode_image(content)
     assert word in caught.value.reason
     assert time.process_time() - start < 0.5
+
+
+def test_some_filler_of_a_jpeg_plays_no_part() -> None:
+    content = jpeg_with(b"\xff" * 100_000)
+    np.testing.assert_array_equal(decode_image(content), decode_image(encoded("JPEG")))
+    behind = content[:-2] + b"\xff" * 100_000 + content[-2:]
+    np.testing.assert_array_equal(decode_image(behind), decode_image(encoded("JPEG")))
 
 
 @pytest.mark.parametrize(("width", "height", "word"), [(5000, 5000, "at most"), (4000, 4000, "")])

@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.errors import InterruptedRunError, ResourceError
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.streams import guard
 from finetune.images.streams.guard import DecodeProcesses, decode_guarded
@@ -103,7 +105,7 @@ def test_a_signal_ends_a_decoder_at_work(pool: DecodeProcesses, monkeypatch: pyt
     with StopRequest() as stop:
         threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
         began = time.monotonic()
-        with pytest.raises(BadImageError, match="had to be ended"):
+        with pytest.raises(InterruptedRunError):  # nothing is known of the image: it is not called bad
             decode_guarded(encoded("WEBP"))
         assert stop.requested
     assert time.monotonic() - began < 3
@@ -138,3 +140,47 @@ def test_the_end_of_the_interpreter_waits_for_no_decoder(tmp_path: Path) -> None
     busy, at = done.stdout.split()
     assert busy == "1"
     assert time.time() - float(at) < 10
+
+
+def test_a_process_that_was_killed_is_no_fault_of_the_image(
+    pool: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = guard._ask
+
+    def killed_once(process: subprocess.Popen[bytes], content: bytes) -> tuple[dict[str, Any], np.ndarray]:
+        monkeypatch.setattr(guard, "_ask", ask)
+        process.kill()
+        process.wait()
+        return ask(process, content)
+
+    monkeypatch.setattr(guard, "_ask", killed_once)
+    np.testing.assert_array_equal(decode_guarded(encoded("TIFF")), RGB)
+
+
+def test_an_image_that_ends_every_process_is_refused(
+    pool: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_START", _started_with(f"import os; {DECODER} os.kill(os.getpid(), 11)"))
+    with pytest.raises(BadImageError, match="by a fault, twice"):
+        decode_guarded(encoded("WEBP"))
+
+
+def test_a_process_that_cannot_start_is_no_fault_of_the_image(
+    pool: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_START", "raise MemoryError")
+    with pytest.raises(ResourceError, match=r"did not start.*ulimit -v"):
+        decode_guarded(encoded("WEBP"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system has no such limit")
+def test_decoders_work_within_the_limits_of_a_user(
+    pool: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = (
+        "import resource as r; now = 4096 * int(open('/proc/self/statm').read().split()[0]); "
+        "r.setrlimit(r.RLIMIT_AS, 2 * (now + 200_000_000,)); r.setrlimit(r.RLIMIT_CPU, (4, 4))"
+    )
+    start = guard._START.removesuffix("serve()")
+    monkeypatch.setattr(guard, "_START", f"{start}{limits}; serve()")
+    np.testing.assert_array_equal(decode_guarded(encoded("TIFF")), RGB)
