@@ -92,6 +92,8 @@ def cache_key(spec: PreprocessSpec, digests: Sequence[str], boxes: np.ndarray | 
 
 def read_index(cache_file: Path) -> CacheIndex | None:
     """Return the index of a complete cache file; None where there is none, or its index is damaged."""
+    if not cache_file.is_file():  # a folder or a pipe in its place, or nothing
+        return None
     try:
         with cache_file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ def list_caches(folder: Path) -> list[CacheFile]:
             state = path.stat()
         except FileNotFoundError:  # removed meanwhile
             continue
-        found.append(CacheFile(path, state.st_size, state.st_mtime, _is_held(path)))
+        if stat.S_ISREG(state.st_mode):  # opening a pipe would wait for its writer
+            found.append(CacheFile(path, state.st_size, state.st_mtime, _is_held(path)))
     return sorted(found, key=lambda cache: (cache.used, cache.path.name))
 
 

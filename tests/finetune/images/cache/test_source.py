@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.errors import DataError
+from finetune.errors import DataError, ResourceError
 from finetune.images.cache.source import BadImagesError, CachedSource, ImageSource, open_source
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
@@ -303,3 +303,22 @@ def test_a_box_without_a_pixel_makes_its_picture_a_bad_one(
     assert sorted(source.bad) == [3, 5, 7]
     with pytest.raises(DataError, match=r"boxes of shape \(9, 4\), got \(8, 4\)"):
         open_source(manifest, WARP, cache_dir=folder, workers=1, boxes=boxes[:8])
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dangling link"])
+def test_what_lies_in_a_caches_place_and_is_no_file_is_never_waited_for(
+    manifest: Manifest, tmp_path: Path, kind: str
+) -> None:
+    expected = open_cached(manifest, tmp_path / "cache")[0]
+    (file,) = cache_files(tmp_path / "cache")
+    file.unlink()
+    if kind == "folder":
+        file.mkdir()
+        with pytest.raises(ResourceError, match="cannot be written: Is a directory; name another folder"):
+            open_cached(manifest, tmp_path / "cache")
+        return
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("nowhere")
+    np.testing.assert_array_equal(open_cached(manifest, tmp_path / "cache")[0], expected)
