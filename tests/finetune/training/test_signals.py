@@ -88,7 +88,7 @@ def stop_by(number: signal.Signals, faces: Path, folder: Path, workers: int) -> 
 
 @pytest.mark.alone
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("turn", "number"), enumerate([signal.SIGINT, *ENDINGS]))
+@pytest.mark.parametrize(("turn", "number"), list(enumerate([signal.SIGINT, *ENDINGS])))
 def test_a_signal_saves_and_the_printed_line_resumes_to_the_same_result(
     turn: int, number: signal.Signals, faces: Path, unbroken: Path, tmp_path: Path
 ):
