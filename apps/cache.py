@@ -7,7 +7,7 @@ from typing import Any
 
 from apps.config import CacheConfig
 from finetune.cli.console import format_table, say
-from finetune.cli.options import suggestion
+from finetune.cli.option_words import suggestion
 from finetune.errors import UsageError
 from finetune.images.cache.file import read_index
 from finetune.images.cache.limit import (

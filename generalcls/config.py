@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.cli.options import GENERATED_HELP, suggestion
+from finetune.cli.option_words import suggestion
+from finetune.cli.options import GENERATED_HELP
 from finetune.cli.words import WORD
 from finetune.errors import CrlError, DataError, UsageError
 from finetune.experiments.config import ComparisonConfig, input_faults, timm_fault, words_help

@@ -15,7 +15,7 @@ from finetune.training.config import to_dict
 from generalcls.config import GeneralStudyConfig
 
 # How fast and how often, but not what is learned.
-FREE = (*FREE_KEYS, "run.together", "run.compile", "train.evaluate_every")
+FREE = (*FREE_KEYS, "run.deterministic", "run.together", "run.compile", "train.evaluate_every")
 
 
 def study_losses(config: GeneralStudyConfig) -> dict[str, Any]:

@@ -194,18 +194,17 @@ def _report(
 def _unread(table: Table, reader: _RowReader) -> list[str]:
     """Return a sentence on the columns that are not read, and the options that name those which could be."""
     columns = {name: column for name, column in vars(reader).items() if name != "groups"}
-    named = [column for column in columns.values() if column is not None]
     free = [name for name in ("subject", "user", "gender", "fold") if columns[name] is None]
     options = ", ".join(f"--data.{name}_column" for name in free)
-    return unread_columns(table, named, f" ({options} name columns to read)" if free else "")
+    return unread_columns(
+        table, list(filter(None, columns.values())), f" ({options} name columns to read)" if free else ""
+    )
 
 
 def _holds_numbers(table: Table, column: str | None) -> bool:
     """Return whether a column that is there has a number in any row: one of group names has none."""
-    if column not in table.header:
-        return False
-    place = table.header.index(column)
-    return any(math.isfinite(table.number(cells[place])) for _, cells in table.rows)
+    place = table.header.index(column) if column in table.header else None
+    return place is not None and any(math.isfinite(table.number(cells[place])) for _, cells in table.rows)
 
 
 def _one_spelling_each(rows: Sequence[_Row], reader: _RowReader) -> tuple[list[_Row], list[str]]:

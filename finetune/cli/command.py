@@ -15,7 +15,8 @@ from typing import Any
 
 from finetune.cli.console import print_json, printable, use_json
 from finetune.cli.environment import refusal
-from finetune.cli.options import Flags, parse_options, suggestion
+from finetune.cli.option_words import suggestion
+from finetune.cli.options import Flags, parse_options
 from finetune.cli.streams import keep_streams, lost_output, printed
 from finetune.errors import CrlError, UsageError
 from finetune.runs.interrupts import ended_as_by_ctrl_c

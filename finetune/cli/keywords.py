@@ -20,7 +20,8 @@ from typing import Any, Generic, TypeAlias, TypeVar, get_type_hints
 
 from finetune.cli.command import Command, called_as
 from finetune.cli.environment import refused
-from finetune.cli.options import parse_options, refuse_faults, suggestion, unknown_keys
+from finetune.cli.option_words import suggestion
+from finetune.cli.options import parse_options, refuse_faults, unknown_keys
 from finetune.cli.words import Given, Worded, rewrite
 from finetune.errors import CrlError, ResourceError, UsageError
 from finetune.runs.files import to_plain

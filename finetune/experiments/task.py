@@ -41,10 +41,7 @@ Sections = Sequence[tuple[str, str | None]]
 
 @dataclass(frozen=True)
 class TaskData:
-    """The images of one configuration: their table, the rule their labels follow, and every row's fate.
-
-    `policy` is the label policy or the layout that was read; `report` is ready for JSON.
-    """
+    """The images of one configuration, the label policy or layout that was read, and a report for JSON."""
 
     manifest: Manifest
     policy: str

@@ -308,9 +308,8 @@ def _walk(folder: Path) -> Walk:
 
 def _refuse_unlisted(error: OSError) -> None:
     """Raise DataError for a folder that cannot be listed: what lies in it would be passed over."""
-    raise DataError(
-        f"{error.filename} cannot be listed: {error.strerror}; make it readable, or move it elsewhere"
-    ) from None
+    told = f"{error.filename} cannot be listed: {error.strerror}"
+    raise DataError(f"{told}; make it readable, or move it elsewhere") from None
 
 
 def _count_hidden(found: Walk, folder: Path, place: Path, names: Iterable[str]) -> None:
@@ -326,9 +325,8 @@ def _count_hidden(found: Walk, folder: Path, place: Path, names: Iterable[str]) 
 
 def _holds_whole(folder: Path) -> bool:
     """Return whether a folder of macOS's archives holds more than the "._" files that belong there."""
-    return any(
-        is_picture(name) and not name.startswith("._") for _, _, names in os.walk(folder) for name in names
-    )
+    whole = (name for _, _, names in os.walk(folder) for name in names if not name.startswith("._"))
+    return any(map(is_picture, whole))
 
 
 def _steps(name: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from core_losses import LOSSES
-from finetune.cli.options import suggestion
+from finetune.cli.option_words import suggestion
 from finetune.cli.words import Choice
 from finetune.errors import CrlError, UsageError
 from finetune.training.loss_choice import LossConfig as LossConfig  # a section as the others, in its own file

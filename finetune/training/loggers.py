@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from finetune.cli.console import say
-from finetune.cli.options import suggestion
+from finetune.cli.option_words import suggestion
 from finetune.runs.folder import RunFolder
 from finetune.runs.lock import LOCK_NAME
 from finetune.training.epoch_metrics import GRADIENT_MEANS

@@ -10,7 +10,7 @@ from typing import Any
 
 from core_losses import LOSSES, checked_options, loss_options
 from finetune.cli.console import say
-from finetune.cli.options import suggestion
+from finetune.cli.option_words import suggestion
 from finetune.cli.words import split_word, value_text
 from finetune.errors import UsageError
 from finetune.training.loss_choice import SMOOTHING, LossConfig, known_name, loss_names

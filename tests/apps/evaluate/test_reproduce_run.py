@@ -51,7 +51,7 @@ def test_each_model_sees_its_own_fold_alone(run: Path, monkeypatch: pytest.Monke
         seen.append(file.name)
         return np.zeros((40, 40, 3), np.uint8)
 
-    monkeypatch.setattr(apps.runtime.batching, "decode_image", decode)
+    monkeypatch.setattr(apps.runtime.batching, "decode_guarded", decode)
     evaluate_onnx([exported(run, 1, precision="int8")], own(run))
     assert sorted(seen) == [f"{number:02}.png" for number in range(1, IMAGES, 2)]
 

@@ -20,7 +20,11 @@ def picture(number: int, side: int = 16) -> np.ndarray:
 
 
 def decoders() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("crl-")]
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("crl-") and thread.name != "crl-end"
+    ]
 
 
 def test_results_come_in_order_however_long_each_takes():

@@ -24,8 +24,10 @@ def test_a_picture_is_decoded_once_for_all_models(tmp_path: Path, monkeypatch: p
     pixels = write_pictures(tmp_path / "pictures", 9)
     files = sorted((tmp_path / "pictures").iterdir())
     seen: list[Path] = []
-    decode = apps.runtime.batching.decode_image
-    monkeypatch.setattr(apps.runtime.batching, "decode_image", lambda file: seen.append(file) or decode(file))
+    decode = apps.runtime.batching.decode_guarded
+    monkeypatch.setattr(
+        apps.runtime.batching, "decode_guarded", lambda file: seen.append(file) or decode(file)
+    )
     found = probabilities(models, files, ["center", "flip", "ten"], batch_size=30)
     assert sorted(seen) == files
     prepared = np.stack([preprocess(image, SPEC) for image in pixels])

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from finetune.cli.options import load_config, parse_options, suggestion
+from finetune.cli.option_words import suggestion
+from finetune.cli.options import load_config, parse_options
 from finetune.errors import UsageError
 from finetune.training.config import FitConfig, TrainConfig, to_dict
 

@@ -113,8 +113,13 @@ def test_forward_passes_run_in_the_chosen_format_and_layout():
 def test_the_line_for_a_person_names_the_wish_and_what_runs(monkeypatch):
     pretend_no_gpu(monkeypatch)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Slow One"})
+    monkeypatch.setattr(module, "memory_is_kept", lambda: False)
     assert choose_precision().describe() == (
         "device: asked auto, using cpu (Slow One); float32, channels last: no fast half precision on this cpu"
+    )
+    monkeypatch.setattr(module, "memory_is_kept", lambda: True)
+    assert (
+        choose_precision().describe().endswith(": no fast half precision on this cpu; freed memory is kept")
     )
 
 

@@ -1,0 +1,78 @@
+"""What is wrong with an option, in words: the nearest name, the choices there are, what arrived."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from finetune.cli.config_files import values_of
+from finetune.runs.files import is_file
+
+
+def suggestion(name: str, known: Sequence[str], *, listed: bool = True) -> str:
+    """Return " (did you mean ...?)" for a near name, else the list of what there is (unless given already).
+
+    >>> suggestion("epoch", ["epochs", "lr"])
+    ' (did you mean epochs?)'
+    """
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f" (did you mean {near[0]}?)"
+    return f"; known: {', '.join(sorted(known))}" if listed else ""
+
+
+def explain_refusal(
+    message: str, argv: Sequence[str], known: Mapping[str, Any], old: Mapping[str, str]
+) -> str:
+    """Return the parser's message in the words of the command line.
+
+    `known` are the options with their types, `old` the keys of earlier versions with today's names.
+    """
+    unknown = re.match(r"unrecognized arguments: (.*)", message, re.DOTALL)
+    if unknown:
+        names = [word.partition("=")[0] for word in unknown.group(1).split() if word.startswith("--")]
+        lines = [f"unknown option {name}{_nearest(name[2:], known, old)}" for name in names]
+        dashed = [word for word in argv if word.startswith("-") and word in unknown.group(1)]
+        for word in filter(is_file, dashed):
+            return f"{word} is read as an option, for its name begins with a dash: write ./{word}"
+        return "\n".join(lines) if lines else f"{message}; --help lists what this command takes"
+    bad = re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
+    if bad and bad.group(1) in known:
+        choice = _choices(known[bad.group(1)])
+        wish = f"one of {', '.join(choice)}" if choice else _type_name(known[bad.group(1)])
+        got = re.search(r"(?:Got|Given) value: (.*)", bad.group(2))
+        arrived = got.group(1).strip() if got else bad.group(2).strip()
+        near = suggestion(arrived, choice, listed=False)
+        on_line = arrived in values_of(f"--{bad.group(1)}", argv)
+        files = "" if on_line else ", ".join(values_of("--config", argv))
+        return f"--{bad.group(1)}{f' (in {files})' if files else ''} must be {wish}, got {arrived}{near}"
+    return message
+
+
+def _nearest(name: str, known: Mapping[str, Any], old: Mapping[str, str]) -> str:
+    """Return the suggestion for an unknown name; where an old key is the nearest, today's."""
+    text = suggestion(name, [*known, *old])
+    found = re.search(r"mean (.*)\?", text)
+    return text.replace(found[1], old[found[1]]) if found and found[1] in old else text
+
+
+def _choices(hint: Any) -> list[str]:
+    """Return the names that an option may have, null among them where it may stay empty; none for others.
+
+    >>> from typing import Literal
+    >>> _choices(Literal["flip", "ten"] | None), _choices(int | None)
+    (['flip', 'ten', 'null'], [])
+    """
+    parts = get_args(hint)
+    names = [name for part in parts for name in ([part] if isinstance(part, str) else _choices(part))]
+    return [*names, "null"] if names and type(None) in parts else names
+
+
+def _type_name(hint: Any) -> str:
+    return (
+        hint.__name__
+        if isinstance(hint, type)
+        else str(hint).replace("NoneType", "null").replace("None", "null")
+    )
