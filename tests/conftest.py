@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Let tests take turns with those of other workers; a plugin, so that doctests take theirs too."""
     factory = session.config._tmp_path_factory  # type: ignore[attr-defined]  # what the fixture returns
+    os.environ["CRL_CACHE"] = str(common_folder(factory) / "user-cache")  # the user's own stays as it is
     session.config.pluginmanager.register(Turns(common_folder(factory)), "turns")
 
 

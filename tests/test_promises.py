@@ -214,7 +214,6 @@ def test_3_nothing_leaves_your_machine_unless_you_ask(
     assert "NETWORK" in twin.stderr
 
 
-@pytest.mark.alone
 def test_4_images_uploaded_to_the_demo_are_removed_within_minutes_and_at_exit(tmp_path: Path):
     model = write_tiny(tmp_path / "model.onnx")
     with live_demo(tmp_path, [model], "--keep-minutes", "0.05") as demo:
