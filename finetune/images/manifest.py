@@ -245,8 +245,8 @@ def _check_paths(paths: np.ndarray) -> None:
     if odd:
         shown = [path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for path in odd]
         raise DataError(
-            f"{len(odd)} file names are not UTF-8 text, so no table can hold them (old archives have such "
-            f"names); rename them, or convert all of them with the program convmv:\n{listing(shown)}"
+            f"file names that are not UTF-8 text: {len(odd)}; no table can hold them (old archives have such "
+            f"names): rename them, or convert all of them with the program convmv:\n{listing(shown)}"
         )
     outside = [str(p) for p in paths if PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts]
     if outside:

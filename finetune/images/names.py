@@ -46,8 +46,8 @@ def check_class_names(names: Sequence[str]) -> None:
     odd = [f"{name[:80]!a} ({len(name)} characters)" for name in names if not is_printable(name)]
     if odd:
         raise DataError(
-            f"{len(odd)} class names are not printable text of 1 to {LONGEST_NAME} characters, which every "
-            f"exported model needs (no tab, line end or unseen sign); rename them:\n{listing(odd)}"
+            f"class names that are not printable text of 1 to {LONGEST_NAME} characters: {len(odd)}; every "
+            f"exported model needs such text (no tab, line end or unseen sign); rename them:\n{listing(odd)}"
         )
     alike = looking_alike(names) or _sharing(names, list(map(identity_key, names)))
     if alike:

@@ -151,5 +151,7 @@ def test_a_parquet_file_of_others_is_no_manifest(tmp_path: Path):
 
 def test_a_file_name_that_is_no_utf_8_is_named_and_refused(tmp_path: Path):
     paths = np.array(["a.jpg", "\udce9t\u00e9.jpg"])
-    with pytest.raises(DataError, match=r"1 file names are not UTF-8 text(.|\n)*rename(.|\n)*\\xe9té\.jpg$"):
+    with pytest.raises(
+        DataError, match=r"file names that are not UTF-8 text: 1(.|\n)*rename(.|\n)*\\xe9té\.jpg$"
+    ):
         Manifest(tmp_path, ("a",), {"path": paths, "label": np.zeros(2, dtype=np.int64)})

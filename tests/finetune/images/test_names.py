@@ -12,7 +12,7 @@ from finetune.images.names import check_class_names
 
 @pytest.mark.parametrize("name", ["tab\tname", "a\nb", "\u202eabc", "a\u200db", "\udce9t", " ", "x" * 201])
 def test_a_name_that_nobody_can_read_is_refused(name: str):
-    with pytest.raises(DataError, match="1 class names are not printable text of 1 to 200 characters"):
+    with pytest.raises(DataError, match="class names that are not printable text of 1 to 200 characters: 1;"):
         check_class_names(["robin", name])
 
 
