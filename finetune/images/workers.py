@@ -199,15 +199,13 @@ class Engine(Generic[T]):
                 raise RuntimeError("these batches were given up when a newer epoch was started")
             try:
                 answer = self._wait(answers, request)
+                if isinstance(answer, BadImageError):
+                    raise answer
+                if isinstance(answer, _Shortage):
+                    raise ResourceError(f"shared memory (/dev/shm) is full: {REMEDY} ({answer.reason})")
             except BaseException:
                 self._give_up()
                 raise
-            if isinstance(answer, BadImageError):
-                self._give_up()
-                raise answer
-            if isinstance(answer, _Shortage):
-                self._give_up()
-                raise ResourceError(f"shared memory (/dev/shm) is full: {REMEDY} ({answer.reason})")
             yield answer
 
     def _begin(self) -> Iterator[Any]:
