@@ -29,7 +29,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from finetune.images.augment import build_augment
+from finetune.images.augmentation.policies import build_augment
 from finetune.images.batches import TrainBatches
 from finetune.images.cache.source import ImageSource, open_source
 from finetune.images.manifest import Manifest

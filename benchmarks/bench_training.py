@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from finetune.images.augment import build_augment
+from finetune.images.augmentation.policies import build_augment
 from finetune.images.batches import TrainBatches, normalise
 from finetune.images.cache.source import open_source
 from finetune.images.manifest import Manifest

@@ -54,8 +54,8 @@ VAGUE = ("util", "helper", "misc")
 # Each guest enters by its own files only.
 DOORS = {
     "timm": {"finetune/models/backbone.py"},
-    "albumentations": {"finetune/images/augment.py"},
-    "PIL": {"finetune/images/decode.py"},
+    "albumentations": {"finetune/images/augmentation/library.py"},
+    "PIL": {"finetune/images/decode.py", "finetune/images/augmentation/extras.py"},
     "sklearn": {
         "agecls/data/folds.py",
         "finegrained/heads/dfl_init.py",
@@ -71,7 +71,7 @@ DOORS = {
     "onnxruntime": {"apps/runtime/session.py", "apps/export/convert.py"},
     "gradio": {"apps/demo/page.py"},
     "IPython": {"finetune/cli/console.py"},
-    "torchvision": {"generalcls/data/datasets.py"},
+    "torchvision": {"generalcls/data/datasets.py", "finetune/images/augmentation/extras.py"},
 }
 
 # apps finds a task by entry point and asks it. What names one all the same, and why; faces (agecls.faces) may

@@ -184,7 +184,7 @@ sys.addaudithook(refuse)
 if sys.argv[1] == "twin":
     import urllib.request
     urllib.request.urlopen("http://localhost:9")
-import core_losses, finetune.training.fit, finetune.images.augment
+import core_losses, finetune.training.fit, finetune.images.augmentation.policies
 import agecls.cross_validation, agecls.evaluation, apps.cli
 from apps.cli import main
 root, folder, *tiny = sys.argv[2:]

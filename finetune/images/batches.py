@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.augment import Augment
+from finetune.images.augmentation.policies import Augment
 from finetune.images.cache.source import ImageSource
 from finetune.images.preprocess import TEST_CROPS, PreprocessSpec, test_crops
 from finetune.images.workers import BatchLoader, Engine, Request

@@ -93,7 +93,17 @@ class TrainConfig:
         warmup_epochs: epochs in which the learning rate climbs linearly from zero (fractions count).
         milestones: epochs after which a step schedule multiplies the learning rate by gamma.
         gamma: the step schedule's factor.
-        augment: a policy of finetune.images.augment.POLICIES.
+        augment: how training images change at random. none: centre crop, the same as in evaluation; flip:
+            centre crop, mirrored half of the time; face: affine jitter (10 degrees, 10 % scale, 5 % shift),
+            random crop of 80-100 % of the area, mirror, light colour changes: for faces that are aligned or
+            tightly cropped; face_fast: the ranges of face, in one step; standard: random crop of 8-100 % of
+            the area, sides 3:4 to 4:3, mirror: the ImageNet recipe; strong: standard, affine jitter and
+            colour changes, at times grey, blurred or with a patch erased; strong_fast: the ranges of strong,
+            in one step; crop: crop of the network's size from anywhere in the image, mirror; rotate_crop:
+            rotation by up to 15 degrees, then crop and mirror. Joined by + may follow (alone they follow
+            standard): randaugment: two of 14 operations at magnitude 9 of 30; trivialaugment: one of 14
+            operations at any strength; random_erasing: in every fourth image, random pixels in a rectangle
+            of 2-33 % of the area.
         mixup: alpha of mixup's Beta distribution; 0 switches it off.
         cutmix: alpha of cutmix's Beta distribution; 0 switches it off.
         ema: decay of the weights' moving average, which is then what is evaluated and exported; 0 is off.
@@ -271,18 +281,13 @@ def _frozen_settings(train: TrainConfig) -> list[str]:
 
 def _refused_names(config: FitConfig) -> list[str]:
     """Return what is wrong with the choices by name: the loss, augmentation, head and loggers."""
-    from finetune.images.augment import POLICIES
     from finetune.models.names import head_names
 
-    choices = (
-        ("train.augment", config.train.augment, list(POLICIES)),
-        ("head.name", config.head.name, head_names()),
-    )
-    refused = [
-        f"{key} must be one of {', '.join(known)}, got {name!r}{suggestion(name, known, listed=False)}"
-        for key, name, known in choices
-        if name not in known
-    ]
+    refused = _refused_augment(config.train.augment)
+    known = head_names()
+    if config.head.name not in known:
+        near = suggestion(config.head.name, known, listed=False)
+        refused.append(f"head.name must be one of {', '.join(known)}, got {config.head.name!r}{near}")
     if config.loss.name not in LOSSES:
         refused += loss_refusals(config.loss, head_names())
     if config.run.track:
@@ -290,6 +295,17 @@ def _refused_names(config: FitConfig) -> list[str]:
 
         refused += unknown_loggers(config.run.track)
     return refused
+
+
+def _refused_augment(policy: str) -> list[str]:
+    from finetune.images.augmentation.policies import EXTRAS, POLICIES, POLICY_RULE, policy_parts
+
+    try:
+        policy_parts(policy)
+    except UsageError:
+        near = suggestion(policy, [*POLICIES, *EXTRAS], listed=False)
+        return [f"train.augment: {POLICY_RULE}; got {policy!r}{near}"]
+    return []
 
 
 def _refused_options(config: FitConfig) -> list[str]:

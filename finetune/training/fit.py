@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.cli.console import progress, say
 from finetune.errors import DataError, InterruptedRunError, ModelFileError
-from finetune.images.augment import build_augment
+from finetune.images.augmentation.policies import build_augment
 from finetune.images.batches import EvalBatches, TrainBatches
 from finetune.models.bundle import check_class_names
 from finetune.models.classifier import Classifier

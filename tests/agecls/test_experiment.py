@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from finetune.experiments.run import prepare_experiment
 from agecls.task import TASK
-from finetune.images.augment import build_augment
+from finetune.images.augmentation.policies import build_augment
 from finetune.images.batches import EvalBatches, TrainBatches
 from tests.agecls.tiny_ages import tiny
 from dataclasses import replace

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from finetune.errors import DataError, ResourceError, UsageError
-from finetune.images.augment import build_augment
+from finetune.images.augmentation.policies import build_augment
 from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
 from finetune.images.cache.source import ImageSource, open_source
 from finetune.images.decode import BadImageError

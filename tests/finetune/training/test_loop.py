@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.images.augment import build_augment
+from finetune.images.augmentation.policies import build_augment
 from finetune.images.batches import EvalBatches, TrainBatches, normalise
 from finetune.models.heads.base import Hooks
 from finetune.training.data import TrainingData

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from finetune.errors import UsageError
-from finetune.images.augment import POLICIES, Augment, build_augment, draw_crop, rotate
+from finetune.images.augmentation.crops import draw_crop, rotate
+from finetune.images.augmentation.policies import POLICIES, Augment, build_augment
 from finetune.images.preprocess import PreprocessSpec, center_crop, prepare
 from tests.finetune.pictures import SHORT, WARP, smooth_picture
 
@@ -193,7 +194,7 @@ def test_face_keeps_most_of_the_picture() -> None:
 
 
 def test_an_unknown_policy_is_refused_with_the_names() -> None:
-    with pytest.raises(UsageError, match="none, flip, face, standard, strong"):
+    with pytest.raises(UsageError, match="none, flip, face, face_fast, standard, strong"):
         build_augment("weak", WARP)
 
 
@@ -205,11 +206,12 @@ def test_an_augment_survives_pickling() -> None:
 
 def test_albumentations_is_imported_late_and_kept_from_calling_home() -> None:
     program = (
-        "import os, sys, finetune.images.augment as a; from tests.finetune.pictures import WARP\n"
+        "import os, sys; import finetune.images.augmentation.policies as a\n"
+        "from tests.finetune.pictures import WARP\n"
         "os.environ.pop('NO_ALBUMENTATIONS_UPDATE', None)\n"
         "a.build_augment('standard', WARP); assert 'albumentations' not in sys.modules\n"
         "a.build_augment('face', WARP); assert 'albumentations' in sys.modules\n"
         "assert os.environ['NO_ALBUMENTATIONS_UPDATE'] == '1'\n"
     )
-    root = Path(__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[4]
     subprocess.run([sys.executable, "-c", program], cwd=root, check=True)

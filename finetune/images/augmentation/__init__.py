@@ -1,0 +1,1 @@
+"""Augmentation: named policies, each a pure function of (prepared image, seed)."""
