@@ -110,14 +110,14 @@ class CompetingRatio:
         """Return the loss."""
         m = _held(m, self.clamp)
         if self.alpha >= 0.5:  # nothing cancels: the cheaper of two equal forms
-            ratio = F.logsigmoid(m - self._margin).neg_().add_(self._log_alpha)
+            ratio = self._log_alpha - F.logsigmoid(m - self._margin)
         else:
             ratio = torch.logaddexp(math.log1p(self.alpha) - m, m.new_full((), self._log_alpha))
         return ratio if self.beta == 1 else self.beta * ratio - (1 - self.beta) * F.logsigmoid(m)
 
     def push(self, m: Tensor) -> Tensor:
         """Return -dL/dm."""
-        raised = torch.sigmoid((m - self._margin).neg())
+        raised = torch.sigmoid(self._margin - m)
         mixed = raised if self.beta == 1 else self.beta * raised + (1 - self.beta) * torch.sigmoid(-m)
         return _inside(mixed, m, self.clamp)
 
@@ -138,13 +138,12 @@ class Focal:
 
     def value(self, m: Tensor) -> Tensor:
         """Return the loss."""
-        return -torch.exp(self.gamma * F.logsigmoid(-m)) * F.logsigmoid(m)
+        return torch.sigmoid(-m).pow(self.gamma).mul_(F.logsigmoid(m)).neg_()
 
     def push(self, m: Tensor) -> Tensor:
         """Return -dL/dm."""
-        faded = torch.exp(self.gamma * F.logsigmoid(-m))
-        steepened = torch.addcmul(torch.sigmoid(-m), torch.sigmoid(m), F.logsigmoid(m), value=-self.gamma)
-        return faded * steepened
+        q = torch.sigmoid(-m)
+        return q.pow(self.gamma) * torch.addcmul(q, torch.sigmoid(m), F.logsigmoid(m), value=-self.gamma)
 
 
 @dataclass(frozen=True)
