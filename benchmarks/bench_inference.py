@@ -8,6 +8,8 @@
 2. Milliseconds of finding a face in a photograph, cutting it out and classifying it, each apart.
 3. Images per second of `crl predict` on a folder of files, as a share of what the session alone does with
    pictures that are decoded already: reading files should hide behind the network.
+4. What the limits are: how many operations a second a large product of matrices does in torch and the network
+   does in ONNX Runtime, and how its time divides between kinds of operation, by the runtime's own profile.
 
 Bars: float32 at batch 1 at least 1.6 times torch's float32; int8 at least 2 times the float32 file (whether
 int8 keeps the accuracy is for `crl export --precision int8` to measure, on a trained model); end to end at
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import random
 import statistics
 import tempfile
@@ -45,7 +48,7 @@ from apps.export.graph import build_graph
 from apps.export.run import trace, with_facts
 from apps.predict.run import predict_paths
 from apps.runtime.metadata import ModelFacts
-from apps.runtime.session import OnnxClassifier
+from apps.runtime.session import OnnxClassifier, load_runtime
 from finetune.cli.machine import core_count
 from finetune.images.batches import normalise
 from finetune.images.decode import decode_image
@@ -204,6 +207,56 @@ def bench_stages(made: Made, photo: str | None, detector_file: str | None, round
     Console().print(table)
 
 
+def rate(seconds: float, operations: float) -> str:
+    return f"{operations / seconds / 1e9:.0f} GFLOP/s"
+
+
+def bench_limits(made: Made, rounds: int) -> None:
+    """Print how near the runtime is to the arithmetic of this machine, and where the time goes."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = 2048
+    factor, one = torch.randn(side, side), pictures(1)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        made.core.infer(torch.zeros(1, 3, SIZE, SIZE))
+    timed = {
+        "product": lambda: torch.mm(factor, factor),
+        "fp32": lambda: made.fp32.run(one),
+        "int8": lambda: made.int8.run(one),
+    }
+    found = side_by_side(timed, max(5, rounds))
+    flops = counter.get_total_flops()
+    limit = rate(found["product"], 2 * side**3)
+    print(
+        f"{made.name}: a product of {side} x {side} matrices in float32 does {limit}, "
+        f"the fp32 file {rate(found['fp32'], flops)}, the int8 file {rate(found['int8'], flops)}"
+    )
+    for name, model in (("fp32", made.fp32), ("int8", made.int8)):
+        shares = profile(model, one, max(10, rounds))
+        parts = ", ".join(f"{kind} {ms:.2f} ms" for kind, ms in shares[:5])
+        print(f"  {name}: {parts}, the rest {sum(ms for _, ms in shares[5:]):.2f} ms")
+
+
+def profile(model: OnnxClassifier, batch: np.ndarray, rounds: int) -> list[tuple[str, float]]:
+    """Return the milliseconds that each kind of operation takes in one run, largest first."""
+    runtime = load_runtime()
+    options = runtime.SessionOptions()
+    options.enable_profiling = True
+    options.intra_op_num_threads = core_count()
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = runtime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+        for _ in range(rounds):
+            session.run(["probs"], {"images": batch})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[str, float] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            kind = event["args"]["op_name"]
+            times[kind] = times.get(kind, 0.0) + event["dur"] / 1000 / rounds
+    return sorted(times.items(), key=lambda item: -item[1])
+
+
 def write_pictures(folder: Path, count: int) -> None:
     """Write JPEGs of about 250 x 250 px, the size of a cut-out face."""
     folder.mkdir()
@@ -258,6 +311,7 @@ def main() -> None:
         ]
         for one in made:
             bench_runtime(one, chosen.rounds, bars)
+            bench_limits(one, chosen.rounds)
         bench_stages(made[0], chosen.photo, chosen.detector, chosen.rounds)
         folder = Path(chosen.images) if chosen.images else place / "pictures"
         if not chosen.images:
