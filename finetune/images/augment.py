@@ -12,13 +12,14 @@ import math
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from finetune.errors import UsageError
-from finetune.images.preprocess import INTERPOLATIONS, PreprocessSpec, center_crop, resize
+from finetune.images.preprocess import INTERPOLATIONS, Place, PreprocessSpec, place_crop, resize
 
 if TYPE_CHECKING:
     import albumentations as A
@@ -99,24 +100,26 @@ def draw_crop(
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-def _none(spec: PreprocessSpec) -> Apply:
-    def apply(prepared: np.ndarray, _seed: int, out: np.ndarray) -> None:
-        out[:] = center_crop(prepared, spec.image_size)
-
-    return apply
+def _none(_seed: int, height: int, width: int, side: int) -> Place:
+    return (height - side) // 2, (width - side) // 2, False
 
 
-def _flip(spec: PreprocessSpec) -> Apply:
+def _flip(seed: int, height: int, width: int, side: int) -> Place:
+    return (height - side) // 2, (width - side) // 2, _mirrors(random.Random(seed))
+
+
+def _crop(seed: int, height: int, width: int, side: int) -> Place:
+    return _draw_place(random.Random(seed), height, width, side)
+
+
+# Policies that move whole pixels and no more: where the crop of (seed, height, width, side) lies.
+PLACES: dict[str, Callable[[int, int, int, int], Place]] = {"none": _none, "flip": _flip, "crop": _crop}
+
+
+def _placed(place: Callable[[int, int, int, int], Place], spec: PreprocessSpec) -> Apply:
     def apply(prepared: np.ndarray, seed: int, out: np.ndarray) -> None:
-        out[:] = center_crop(prepared, spec.image_size)
-        _mirror_half(random.Random(seed), out)
-
-    return apply
-
-
-def _crop(spec: PreprocessSpec) -> Apply:
-    def apply(prepared: np.ndarray, seed: int, out: np.ndarray) -> None:
-        _crop_and_mirror(random.Random(seed), prepared, spec.image_size, out)
+        height, width = prepared.shape[:2]
+        place_crop(prepared, place(seed, height, width, spec.image_size), out)
 
     return apply
 
@@ -127,7 +130,7 @@ def _rotate_crop(spec: PreprocessSpec) -> Apply:
     def apply(prepared: np.ndarray, seed: int, out: np.ndarray) -> None:
         rng = random.Random(seed)
         turned = rotate(prepared, rng.uniform(-ROTATION, ROTATION), interpolation)
-        _crop_and_mirror(rng, turned, spec.image_size, out)
+        place_crop(turned, _draw_place(rng, turned.shape[0], turned.shape[1], spec.image_size), out)
 
     return apply
 
@@ -188,26 +191,27 @@ def _strong(spec: PreprocessSpec) -> Apply:
 
 # A table of plain functions: a new policy is a function and a line here.
 POLICIES: dict[str, Callable[[PreprocessSpec], Apply]] = {
-    "none": _none,
-    "flip": _flip,
+    "none": partial(_placed, _none),
+    "flip": partial(_placed, _flip),
     "face": _face,
     "standard": _standard,
     "strong": _strong,
-    "crop": _crop,
+    "crop": partial(_placed, _crop),
     "rotate_crop": _rotate_crop,
 }
 
 
-def _crop_and_mirror(rng: random.Random, picture: np.ndarray, side: int, out: np.ndarray) -> None:
-    """Write a square crop from anywhere in the image, mirrored half of the time."""
-    top = rng.randint(0, picture.shape[0] - side)
-    left = rng.randint(0, picture.shape[1] - side)
-    out[:] = picture[top : top + side, left : left + side]
-    _mirror_half(rng, out)
+def _draw_place(rng: random.Random, height: int, width: int, side: int) -> Place:
+    """Return a square crop from anywhere in the image, mirrored half of the time."""
+    return rng.randint(0, height - side), rng.randint(0, width - side), _mirrors(rng)
+
+
+def _mirrors(rng: random.Random) -> bool:
+    return rng.random() < FLIP_PROBABILITY
 
 
 def _mirror_half(rng: random.Random, picture: np.ndarray) -> None:
-    if rng.random() < FLIP_PROBABILITY:
+    if _mirrors(rng):
         cv2.flip(picture, 1, dst=picture)
 
 
