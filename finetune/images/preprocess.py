@@ -164,9 +164,11 @@ def test_places(height: int, width: int, size: int, crops: str) -> list[Place]:
 def place_crop(image: np.ndarray, place: Place, out: np.ndarray) -> None:
     """Write the square crop that begins at (top, left), mirrored or not, into contiguous uint8 (S, S, 3)."""
     top, left, mirrored = place
-    out[:] = image[top : top + len(out), left : left + len(out)]
+    crop = image[top : top + len(out), left : left + len(out)]
     if mirrored:
-        cv2.flip(out, 1, dst=out)  # half the time of a reversed view
+        cv2.flip(crop, 1, dst=out)  # half the time of a reversed view
+    else:
+        out[:] = crop
 
 
 def test_crops(prepared: np.ndarray, spec: PreprocessSpec, crops: str) -> np.ndarray:

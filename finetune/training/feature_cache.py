@@ -43,7 +43,7 @@ class FeatureBatch:
         return FeatureBatch(features, to_device(self.target, device), self.index, self.crops)
 
     def pin_memory(self) -> FeatureBatch:
-        """Return the batch in page-locked memory, from which a GPU copies by itself."""
+        """Return the batch in page-locked memory, from which a GPU copies directly."""
         maps = {tap: values.pin_memory() for tap, values in self.features.maps.items()}
         features = Features(self.features.embedding.pin_memory(), maps)
         return FeatureBatch(features, self.target.pin_memory(), self.index.pin_memory(), self.crops)

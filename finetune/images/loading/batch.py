@@ -30,7 +30,7 @@ class Batch:
         return Batch(to_device(self.images, device), to_device(self.target, device), self.index, self.crops)
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from which a GPU copies by itself."""
+        """Return the batch in page-locked memory, from which a GPU copies directly."""
         images, target, index = self.images.pin_memory(), self.target.pin_memory(), self.index.pin_memory()
         return Batch(images, target, index, self.crops)
 
