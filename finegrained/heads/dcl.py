@@ -34,7 +34,7 @@ from finegrained.heads.dcl_regions import (
 )
 from finetune.cli.console import say
 from finetune.errors import UsageError
-from finetune.images.batches import to_device
+from finetune.images.loading.copies import to_device
 from finetune.models.heads.base import Branch, FeatureDims, Head, HeadOutput, Hooks
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class DclHead(Head):
 
     def hooks(self) -> Hooks:
         """Return the shuffle, and for repo_v0 the wish for two augmentations of each image."""
-        return Hooks(batch_transform=self._destroy, views=self.variant.views)
+        return Hooks(batch_transform=self._destroy, batch_plan=self._plan, views=self.variant.views)
 
     def locate(self, deep: Tensor) -> Tensor:
         """Return where the region alignment believes each region to belong, float32 (B, channels, N, N).
@@ -271,20 +271,27 @@ class DclHead(Head):
         deep: Tensor = features.maps[self.tap]
         return deep.mean((2, 3))
 
+    def _plan(self, count: int, generator: np.random.Generator) -> Tensor:
+        """Return where the regions of `count` images go, int64 (count, N, N)."""
+        draw = sequential_plan if self.variant.released else jittered_plan
+        return torch.from_numpy(draw(count, self.regions, self.neighbourhood, generator))
+
     @torch.no_grad()
     def _destroy(
-        self, images: Tensor, target: Tensor, generator: np.random.Generator
+        self, images: Tensor, target: Tensor, plan: Tensor | np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return whole and shuffled images in turn (2B, 3, S, S) and their target (2B,)."""
+        """Return whole and shuffled images in turn (2B, 3, S, S) and their target (2B,).
+
+        `plan` is what `_plan` drew, or the generator to draw it with.
+        """
         if len(images) != self.variant.views * len(target):
             raise ValueError(
                 f"{len(target)} targets came with {len(images)} images; this head asked for "
                 f"{self.variant.views} view(s) of each image"
             )
         whole, source = (images[0::2], images[1::2]) if self.variant.views == 2 else (images, images)
-        draw = sequential_plan if self.variant.released else jittered_plan
-        plan = torch.from_numpy(draw(len(target), self.regions, self.neighbourhood, generator))
-        plan = to_device(plan, images.device)
+        if not isinstance(plan, Tensor):
+            plan = to_device(self._plan(len(target), plan), images.device)
         shuffle = shuffle_regions_as_released if self.variant.released else shuffle_regions
         broken = shuffle(source.contiguous(memory_format=memory_format(images)), plan)
         self._shuffled = _Shuffled(self._law(whole, broken, plan), self._adversarial_target(target, plan))

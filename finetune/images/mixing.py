@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.errors import UsageError
-from finetune.images.batches import to_device
+from finetune.images.loading.copies import to_device
 
 
 def mix(
@@ -19,6 +19,7 @@ def mix(
     mixup: float = 0.0,
     cutmix: float = 0.0,
     generator: np.random.Generator,
+    partner: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return mixed images and their soft targets; where both are on, each batch takes either with equal odds.
 
@@ -33,6 +34,7 @@ def mix(
         mixup: alpha of mixup's Beta distribution; 0 switches it off.
         cutmix: alpha of CutMix's Beta distribution; 0 switches it off.
         generator: the only source of chance, so that equal generators give equal batches on every device.
+        partner: what `draw_partners` drew from this generator, on the images' device; None draws it now.
 
     Returns:
         Images like the given ones, and float32 soft targets (B, K) whose rows sum to one. Smoothing is the
@@ -48,7 +50,8 @@ def mix(
         raise UsageError(
             f"mixup and cutmix must not be negative, and one must be on; got {mixup} and {cutmix}"
         )
-    partner = to_device(torch.from_numpy(generator.permutation(len(images))), images.device)
+    if partner is None:
+        partner = to_device(draw_partners(len(images), generator), images.device)
     paste = cutmix > 0 and (mixup == 0 or generator.random() < 0.5)
     alpha = cutmix if paste else mixup
     share = float(generator.beta(alpha, alpha))
@@ -58,6 +61,11 @@ def mix(
         mixed = torch.lerp(images[partner], images, share)
     own = F.one_hot(target, num_classes).float()
     return mixed, torch.lerp(own[partner], own, share)
+
+
+def draw_partners(count: int, generator: np.random.Generator) -> Tensor:
+    """Return which image each of `count` images is mixed with, int64 (count,): the first thing drawn."""
+    return torch.from_numpy(generator.permutation(count))
 
 
 def _paste(

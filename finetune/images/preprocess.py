@@ -19,6 +19,9 @@ RESIZERS = ("warp", "short")
 INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}
 TEST_CROPS = {"center": 1, "flip": 2, "ten": 10}
 OPENCV = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC", "lanczos": "INTER_LANCZOS4"}
+Place = tuple[
+    int, int, bool
+]  # where a square crop begins, top and left in pixels, and whether it is mirrored
 ALGORITHM = 1  # the number of this resize rule, as an exported file names it
 RESIZER = f"area-then-grow opencv-{cv2.__version__}"
 
@@ -148,6 +151,26 @@ def preprocess(image: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     return np.ascontiguousarray(center_crop(prepare(image, spec), spec.image_size))
 
 
+def test_places(height: int, width: int, size: int, crops: str) -> list[Place]:
+    """Return the (top, left, mirrored) of each test crop of a prepared image, in pixels; see `test_crops`."""
+    places: list[Place] = [((height - size) // 2, (width - size) // 2, False)]
+    if crops == "ten":
+        places += [(top, left, False) for top in (0, height - size) for left in (0, width - size)]
+    if crops != "center":
+        places += [(top, left, True) for top, left, _ in places]
+    return places
+
+
+def place_crop(image: np.ndarray, place: Place, out: np.ndarray) -> None:
+    """Write the square crop that begins at (top, left), mirrored or not, into contiguous uint8 (S, S, 3)."""
+    top, left, mirrored = place
+    crop = image[top : top + len(out), left : left + len(out)]
+    if mirrored:
+        cv2.flip(crop, 1, dst=out)  # half the time of a reversed view
+    else:
+        out[:] = crop
+
+
 def test_crops(prepared: np.ndarray, spec: PreprocessSpec, crops: str) -> np.ndarray:
     """Return the crops of one prepared image whose softmax outputs are averaged in testing.
 
@@ -159,14 +182,7 @@ def test_crops(prepared: np.ndarray, spec: PreprocessSpec, crops: str) -> np.nda
     """
     _check_choice("crops", crops, TEST_CROPS)
     size = spec.image_size
-    views = [center_crop(prepared, size)]
-    if crops == "ten":
-        views += [
-            prepared[:size, :size],
-            prepared[:size, -size:],
-            prepared[-size:, :size],
-            prepared[-size:, -size:],
-        ]
-    if crops != "center":
-        views += [view[:, ::-1] for view in views]
-    return np.stack(views)
+    found = np.empty((TEST_CROPS[crops], size, size, 3), np.uint8)
+    for place, out in zip(test_places(prepared.shape[0], prepared.shape[1], size, crops), found, strict=True):
+        place_crop(prepared, place, out)
+    return found

@@ -1,34 +1,34 @@
 """Processes that make batches, and the watch over them: none that dies or stands still keeps a run waiting.
 
-What they make travels through shared memory. Where that is full, where a process was killed, and where
-batches are lost on the way, the waiting process says so instead of waiting for ever. It looks up from
-waiting every few seconds, so that a request to stop is met there too.
+What they make lies in slots of shared memory that were made before they were started (see
+`finetune.images.loading.ring`): a request names its slot, and the answer is no more than that it is filled.
+What has no slot travels through shared memory of its own. Where that is full, where a process was killed,
+and where batches are lost on the way, the waiting process says so instead of waiting for ever. It looks up
+from waiting every few seconds, so that a request to stop is met there too.
 """
 
 from __future__ import annotations
 
-import mmap
 import multiprocessing
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from types import FrameType
 from typing import Any, Generic, TypeVar
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from finetune.cli.environment import WORKER_DIED
 from finetune.errors import InterruptedRunError, ResourceError, listing
 from finetune.images.decode import BadImageError
+from finetune.images.loading.making import BatchLoader, Pulse, Request, Shortage
+from finetune.images.loading.ring import AHEAD
 from finetune.runs.interrupts import stop_requested
 
 LOOK_SECONDS = 5.0  # between two looks at the signals and the processes
@@ -43,100 +43,49 @@ class StoppedWaitingError(InterruptedRunError):
     """A request to stop arrived while no batch did."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """One batch to be made: the epoch it belongs to and its manifest rows."""
+class _Requests(Generic[T]):
+    """The batch sampler of the worker processes: what they are asked for, one after the other.
 
-    epoch: int
-    rows: np.ndarray
+    `sent` are the requests that are not answered yet, the oldest first.
+    """
 
+    def __init__(self, loader: BatchLoader[T]) -> None:
+        self._loader = loader
+        self.sent: deque[Request] = deque()
+        self._pending: deque[Request] = deque()
+        self._begins = False
 
-@dataclass(frozen=True)
-class _Shortage:
-    """What a process returns in place of a batch that found no room in shared memory."""
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Ask for these from the next pass on; what was asked for before is given up then."""
+        self._pending, self._begins = deque(requests), True
 
-    reason: str
-
-
-class Pulse:
-    """What each process does, in memory that all see: batches begun, batches made, images made."""
-
-    FIELDS = 3
-
-    def __init__(self, processes: int) -> None:
-        self._memory = mmap.mmap(-1, 8 * self.FIELDS * processes)
-        self._counts = np.frombuffer(self._memory, dtype=np.int64).reshape(processes, self.FIELDS)
-
-    def count(self, process: int, field: int) -> None:
-        """Count one more: field 0 a batch begun, 1 a batch made or given up, 2 an image."""
-        self._counts[process, field] += 1
-
-    def look(self) -> tuple[bool, bytes]:
-        """Return whether a process is making a batch, and a text that changes with everything made."""
-        now = self._counts.copy()
-        return bool((now[:, 0] > now[:, 1]).any()), now.tobytes()
-
-
-class BatchLoader(Dataset[T], Generic[T]):
-    """Makes the batch that a request asks for; a subclass says how."""
-
-    def __init__(self) -> None:
-        self.pulse: Pulse | None = None
-
-    def load(self, request: Request) -> T:
-        """Return the batch; BadImageError, naming the file, for an image that cannot be read."""
-        raise NotImplementedError
-
-    def tensors(self, batch: T) -> tuple[Tensor, ...]:
-        """Return the tensors of a batch, which travel to the process that trains."""
-        raise NotImplementedError
-
-    def files(self, request: Request) -> list[str]:
-        """Return the files that a batch is made of."""
-        raise NotImplementedError
-
-    def prepare(self, worker: int) -> None:  # noqa: ARG002
-        """Make a process ready: it leaves requests to stop to the process that trains."""
-        cv2.setNumThreads(0)
-        leave_signals_to_the_parent()
-
-    def count_image(self) -> None:
-        """Count one more image made, where somebody watches."""
-        self._count(2)
-
-    def __getitems__(self, request: Request) -> T | BadImageError | _Shortage:
-        self._count(0)
-        try:
-            batch = self.load(request)
-            try:
-                # Here, for the thread that sends them could tell nobody.
-                for tensor in self.tensors(batch):
-                    tensor.share_memory_()  # type: ignore[no-untyped-call]
-            except (RuntimeError, OSError) as error:
-                return _Shortage((str(error).splitlines() or [""])[0])
-            return batch
-        except BadImageError as error:  # travels as a value: torch would rebuild it from its text alone
-            return error
-        finally:
-            self._count(1)
-
-    def _count(self, field: int) -> None:
-        worker = get_worker_info()
-        if self.pulse is not None and worker is not None:
-            self.pulse.count(worker.id, field)
-
-
-class _Requests:
-    """The batch sampler of the worker processes; what it yields is set before each pass."""
-
-    def __init__(self) -> None:
-        self.pending: Sequence[Request] = ()
+    def goes_on(self, requests: Sequence[Request], following: Sequence[Request]) -> bool:
+        """Ask for `following` too, and return True, where just `requests` are asked for already."""
+        asked = [*self.sent, *self._pending]
+        if not self.sent or len(asked) != len(requests):
+            return False
+        if not all(one.wants(other) for one, other in zip(asked, requests, strict=True)):
+            return False
+        self._pending.extend(following)
+        return True
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(self.pending)
+        return self
+
+    def __next__(self) -> Request:
+        if self._begins:  # no process writes any more: each has said that it begins, or is gone
+            self.sent.clear()
+            if self._loader.ring is not None:
+                self._loader.ring.reclaim()
+            self._begins = False
+        if not self._pending:
+            raise StopIteration
+        request = self._pending.popleft()
+        self.sent.append(replace(request, slot=self._loader.slot(request)))
+        return self.sent[-1]
 
     def __len__(self) -> int:
-        return len(self.pending)
+        return len(self._pending)
 
 
 class _Children:
@@ -173,15 +122,18 @@ class Engine(Generic[T]):
 
     def __init__(self, loader: BatchLoader[T], workers: int) -> None:
         self._loader, self._workers = loader, workers
-        self._queue = _Requests()
+        self._queue = _Requests(loader)
         self._processes: DataLoader[T] | None = None
+        self._answers: Iterator[Any] = iter(())
         self._children = _Children()
         self._runs = 0
         # Also as the interpreter ends, before it would wait for them; torch alone waits 10 s, or for ever.
         self._ending = Finalize(self, self._children.end, exitpriority=10)
 
-    def run(self, requests: Sequence[Request]) -> Iterator[T]:
+    def run(self, requests: Sequence[Request], following: Sequence[Request] = ()) -> Iterator[T]:
         """Yield the batches; those of an earlier call that are not yet read are given up.
+
+        Processes go on with `following`, which the next call may ask for, when all of these are given out.
 
         Raises BadImageError for an image that cannot be read, ResourceError where shared memory is full, a
         process died or batches are lost, and StoppedWaitingError for a request to stop while waiting.
@@ -189,24 +141,28 @@ class Engine(Generic[T]):
         self._runs += 1
         if self._workers == 0:
             return (self._loader.load(request) for request in requests)
-        return self._run_in_processes(requests, self._runs)
+        return self._run_in_processes(requests, following, self._runs)
 
-    def _run_in_processes(self, requests: Sequence[Request], run: int) -> Iterator[T]:
-        self._queue.pending = requests
-        answers = self._begin()
+    def _run_in_processes(
+        self, requests: Sequence[Request], following: Sequence[Request], run: int
+    ) -> Iterator[T]:
+        if self._processes is None or not self._queue.goes_on(requests, following):
+            self._queue.begin([*requests, *following])
+            self._answers = self._begin()
         for request in requests:
             if run != self._runs:
                 raise RuntimeError("these batches were given up when a newer epoch was started")
             try:
-                answer = self._wait(answers, request)
+                answer = self._wait(self._answers, request)
                 if isinstance(answer, BadImageError):
                     raise answer
-                if isinstance(answer, _Shortage):
+                if isinstance(answer, Shortage):
                     raise ResourceError(f"shared memory (/dev/shm) is full: {REMEDY} ({answer.reason})")
             except BaseException:
                 self._give_up()
                 raise
-            yield answer
+            sent = self._queue.sent.popleft()
+            yield answer if sent.slot is None else self._loader.filled(sent)
 
     def _begin(self) -> Iterator[Any]:
         """Start a pass; processes that do not answer in time, busy with the last one, are started again."""
@@ -217,7 +173,10 @@ class Engine(Generic[T]):
                 self._processes = None
         self._children.end()
         self._processes = self._start()
-        return self._children.begun(self._processes.__iter__)
+        answers = self._children.begun(self._processes.__iter__)
+        if self._loader.ring is not None:
+            self._loader.ring.lock()
+        return answers
 
     def _wait(self, answers: Iterator[Any], request: Request) -> Any:
         """Return the next answer, with an eye on the signals and on what the processes do."""
@@ -245,10 +204,15 @@ class Engine(Generic[T]):
     def _start(self) -> DataLoader[T]:
         forked = multiprocessing.get_start_method() == "fork"
         self._loader.pulse = Pulse(self._workers) if forked else None
+        if self._loader.ring is None:
+            self._loader.ring = self._loader.open_ring(self._workers, inherited=forked)
+        else:
+            self._loader.ring.unlock()
         return DataLoader(
             self._loader,
             batch_sampler=self._queue,  # type: ignore[arg-type]  # yields requests instead of index lists
             num_workers=self._workers,
+            prefetch_factor=AHEAD,
             collate_fn=_as_it_is,
             worker_init_fn=self._loader.prepare,
             persistent_workers=True,
@@ -282,18 +246,3 @@ class Engine(Generic[T]):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def leave_signals_to_the_parent() -> None:
-    """Ignore requests to stop, which may be sent to the process that trains together with its workers.
-
-    A second SIGTERM ends a worker all the same: that is how one that does not answer is ended.
-    """
-    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _heed_the_next)
-
-
-def _heed_the_next(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)

@@ -153,7 +153,8 @@ class RunConfig:
         allow_change: dotted keys whose value may differ from the resumed run's.
         checkpoint_minutes: minutes between checkpoints inside an epoch (one is always made at its end).
         cache: where decoded images are kept: auto (the user's cache folder), none, or a folder.
-        workers: processes that prepare batches; -1 chooses by the number of cores.
+        workers: processes that prepare batches; -1 chooses by the number of cores, and none where images
+            stay on a GPU (with train.augment none, flip or crop, where a third of its free memory is enough).
         precision: auto, float32, tf32 (float32 whose factors an NVIDIA GPU rounds to 10 bits), bfloat16 or
             float16.
         compile: compile the model with torch.compile.

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from finetune.cli.console import progress, say
-from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise, to_device
+from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
+from finetune.images.loading.copies import to_device
 from finetune.models.backbone import Features
 from finetune.training.config import FitConfig
 from finetune.training.feature_store import FeatureStore, Layout, open_store
@@ -40,6 +41,18 @@ class FeatureBatch:
         maps = {tap: to_device(values, device) for tap, values in self.features.maps.items()}
         features = Features(to_device(self.features.embedding, device), maps)
         return FeatureBatch(features, to_device(self.target, device), self.index, self.crops)
+
+    def pin_memory(self) -> FeatureBatch:
+        """Return the batch in page-locked memory, from which a GPU copies directly."""
+        maps = {tap: values.pin_memory() for tap, values in self.features.maps.items()}
+        features = Features(self.features.embedding.pin_memory(), maps)
+        return FeatureBatch(features, self.target.pin_memory(), self.index.pin_memory(), self.crops)
+
+    @property
+    def pageable(self) -> bool:
+        """Whether the features lie in ordinary memory, which a GPU does not read from."""
+        parts = (self.features.embedding, *self.features.maps.values())
+        return any(part.device.type == "cpu" and not part.is_pinned() for part in parts)
 
 
 def cached_views(config: FitConfig, recipe: Recipe) -> int:

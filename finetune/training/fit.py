@@ -34,7 +34,7 @@ from finetune.training.learner import Learner, build_learner
 from finetune.training.loggers import Loggers, RunFacts, rows_before, run_loggers
 from finetune.training.loop import train_one_epoch
 from finetune.training.optimization.distributed import World, any_true, barrier, wrap_model
-from finetune.training.predict import evaluate_batches, row_batches, worker_count
+from finetune.training.predict import evaluate_batches, keep_on_gpu, row_batches, worker_count
 from finetune.training.saver import Saver
 
 
@@ -97,7 +97,7 @@ class FitRun:
     def train_batches(self) -> TrainBatches:
         """The training rows; made once, so that worker processes live as long as the run."""
         train = self.config.train
-        return TrainBatches(
+        batches = TrainBatches(
             self.task.source,
             self.task.manifest.label,
             self.task.train,
@@ -108,12 +108,17 @@ class FitRun:
             rank=self.world.rank,
             world_size=self.world.size,
             views=self.learner.recipe.hooks.views,
+            epochs=train.epochs,
         )
+        keep_on_gpu(batches, self.task, self.config, self.learner.precision.device)
+        return batches
 
     @cached_property
     def val_batches(self) -> EvalBatches:
         """The validation rows, made once too."""
-        return row_batches(self.learner, self.task, self.task.val, self.config)
+        batches = row_batches(self.learner, self.task, self.task.val, self.config)
+        keep_on_gpu(batches, self.task, self.config, self.learner.precision.device)
+        return batches
 
     def train(self, stop: StopRequest) -> None:
         """Go through the remaining epochs: train, validate, record, save; stop when nothing improves."""

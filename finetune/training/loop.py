@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from finetune.errors import CrlError
-from finetune.images.batches import Batch, TrainBatches, normalise, to_device
-from finetune.images.mixing import mix
+from finetune.images.batches import Batch, TrainBatches, normalise
+from finetune.images.loading.ahead import ahead
+from finetune.images.loading.copies import to_device, to_device_together
+from finetune.images.mixing import draw_partners, mix
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.backbone import Features
 from finetune.models.classifier import Classifier
@@ -81,10 +85,12 @@ def train_one_epoch(
     learner.optimizer.zero_grad(set_to_none=True)
     steps = batches.steps_per_epoch
     remaining: Iterator[Batch | FeatureBatch] = batches.epoch(epoch, start_step)
-    for step, batch in enumerate(remaining, start_step):
+    numbers = count(start_step)
+    for batch in ahead(remaining, lambda batch: send(learner, batch, epoch, next(numbers)), precision.device):
+        step = batch.step
         seed_step(train.seed, epoch, step, learner.world.rank)
         lr = set_learning_rates(learner.optimizer, learner.recipe.rates(epoch, step, steps))
-        given, target = network_input(learner, batch, epoch, step)
+        given, target = network_input(learner, batch)
         window = _window(step, steps, train.accumulate)
         spent = (step + 1) % train.accumulate == 0 or step + 1 == steps
         with kept_apart(model, until_later=not spent):
@@ -102,35 +108,76 @@ def train_one_epoch(
     return totals
 
 
-def network_input(
-    learner: Learner, batch: Batch | FeatureBatch, epoch: int, step: int
-) -> tuple[Tensor | Features, Tensor]:
-    """Return what the model gets of a batch, and its targets: images after all transforms, or features."""
+@dataclass(frozen=True)
+class Sent:
+    """A batch on the device.
+
+    `given` are normalised images (B * crops, 3, S, S) or features, `target` int64 (B,); `index`, the manifest
+    rows, stays on the CPU. `step` is the step's number. Of what is drawn for a training batch `plan` and
+    `partner` are on the device; `generator` has drawn these and draws the rest.
+    """
+
+    given: Tensor | Features
+    target: Tensor
+    index: Tensor
+    crops: int = 1
+    step: int = 0
+    generator: np.random.Generator | None = None
+    plan: Tensor | None = None
+    partner: Tensor | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Return what the batch is made of but its index."""
+        given = self.given
+        yield from (given,) if isinstance(given, Tensor) else (given.embedding, *given.maps.values())
+        yield from (value for value in (self.target, self.plan, self.partner) if value is not None)
+
+
+def send(learner: Learner, batch: Batch | FeatureBatch, epoch: int, step: int) -> Sent:
+    """Return a training batch on the device, images normalised; targets and what is drawn go together."""
+    device, train, hooks = learner.precision.device, learner.config.train, learner.recipe.hooks
     if isinstance(batch, FeatureBatch):
-        there = batch.to(learner.precision.device)
-        return there.features, there.target
-    return transform_batch(learner, *on_device(batch, learner), epoch, step)
-
-
-def on_device(batch: Batch, learner: Learner) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a batch on the device: images normalised there (B, 3, S, S), target int64 (B,)."""
-    there = batch.to(learner.precision.device)
-    images = normalise(there.images, learner.spec.mean, learner.spec.std)
-    return learner.precision.arrange(images), there.target
-
-
-def transform_batch(
-    learner: Learner, images: torch.Tensor, target: torch.Tensor, epoch: int, step: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the batch after the head's own transform, then mixup or cutmix with its soft targets, if any."""
-    train, change = learner.config.train, learner.recipe.hooks.batch_transform
+        features = batch.to(device)
+        return Sent(features.features, features.target, batch.index, step=step)
+    images = on_device(batch, learner.spec, learner.precision)
     generator = numpy_generator(train.seed, "batch", epoch, step, learner.world.rank)
+    drawn: dict[str, Tensor] = {}
+    if hooks.batch_plan is not None:
+        drawn["plan"] = hooks.batch_plan(len(batch.target), generator)
+    elif hooks.batch_transform is None and (train.mixup or train.cutmix):
+        drawn["partner"] = draw_partners(len(images), generator)
+    target, *others = to_device_together([batch.target, *drawn.values()], device)
+    there = dict(zip(drawn, others, strict=True))
+    return Sent(images, target, batch.index, batch.crops, step, generator, **there)
+
+
+def on_device(batch: Batch, spec: PreprocessSpec, precision: Precision) -> Tensor:
+    """Return a batch's images on the device, normalised there (B * crops, 3, S, S)."""
+    images = to_device(batch.images, precision.device)
+    return precision.arrange(normalise(images, spec.mean, spec.std))
+
+
+def network_input(learner: Learner, batch: Sent) -> tuple[Tensor | Features, Tensor]:
+    """Return what the model gets of a batch, and its targets: images after all transforms, or features.
+
+    Images go through the head's own transform, then mixup or cutmix with its soft targets, if any.
+    """
+    images, target, train = batch.given, batch.target, learner.config.train
+    if not isinstance(images, Tensor) or batch.generator is None:
+        return images, target
+    change = learner.recipe.hooks.batch_transform
     if change is not None:
-        images, target = change(images, target, generator)
+        images, target = change(images, target, batch.generator if batch.plan is None else batch.plan)
     if not (train.mixup or train.cutmix):
         return images, target
     return mix(
-        images, target, learner.num_classes, mixup=train.mixup, cutmix=train.cutmix, generator=generator
+        images,
+        target,
+        learner.num_classes,
+        mixup=train.mixup,
+        cutmix=train.cutmix,
+        generator=batch.generator,
+        partner=batch.partner,
     )
 
 
@@ -177,9 +224,9 @@ def evaluate(
     model.eval()
     follow_first_process(model, world)
     rows: dict[str, list[torch.Tensor]] = {"index": [], "target": [], "probs": []}
-    for batch in batches:
+    for batch in ahead(batches, partial(_shown, spec=spec, precision=precision), precision.device):
         with precision.autocast():
-            logits = _answer(model, batch, spec, precision)
+            logits = _answer(model, batch)
         probs = logits.float().softmax(1).view(-1, batch.crops, logits.shape[1]).mean(1)
         rows["index"].append(batch.index)
         rows["target"].append(batch.target)
@@ -194,13 +241,15 @@ def evaluate(
     return {name: np.asarray(values)[order] for name, values in gathered.items()}
 
 
-def _answer(
-    model: Classifier, batch: Batch | FeatureBatch, spec: PreprocessSpec, precision: Precision
-) -> Tensor:
+def _shown(batch: Batch | FeatureBatch, spec: PreprocessSpec, precision: Precision) -> Sent:
+    """Return a batch to evaluate on the device; its targets stay on the CPU."""
     if isinstance(batch, FeatureBatch):
-        return model.head.infer(batch.to(precision.device).features)
-    images = normalise(to_device(batch.images, precision.device), spec.mean, spec.std)
-    return model.infer(precision.arrange(images))
+        return Sent(batch.to(precision.device).features, batch.target, batch.index, batch.crops)
+    return Sent(on_device(batch, spec, precision), batch.target, batch.index, batch.crops)
+
+
+def _answer(model: Classifier, batch: Sent) -> Tensor:
+    return model.infer(batch.given) if isinstance(batch.given, Tensor) else model.head.infer(batch.given)
 
 
 def follow_first_process(model: Classifier, world: World) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 
+from finetune.cli.console import say
 from finetune.cli.machine import core_share
 from finetune.errors import DivergedError
-from finetune.images.batches import Batch, EvalBatches
+from finetune.images.augmentation.crops import PLACES
+from finetune.images.batches import Batch, EvalBatches, TrainBatches
 from finetune.images.cache.source import ImageSource
+from finetune.images.loading.resident import resident_bytes
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.classifier import Classifier
 from finetune.models.two_view import TwoView
@@ -98,6 +102,27 @@ def worker_count(asked: int) -> int:
     """
     cores = core_share()
     return asked if asked >= 0 else 0 if cores <= 2 else min(8, cores - 1)
+
+
+def keep_on_gpu(
+    batches: TrainBatches | EvalBatches, task: TrainingData, config: FitConfig, device: torch.device
+) -> None:
+    """Let the images of these batches stay on a GPU where they fit and only whole pixels are moved; say so.
+
+    Not where a number of loading processes was asked for (`run.workers`).
+    """
+    policy = config.train.augment if isinstance(batches, TrainBatches) else "none"
+    if config.run.workers >= 0 or policy not in PLACES:
+        return
+    size = resident_bytes(task.source, batches.rows, task.spec, device)
+    if size is None:
+        return
+    batches.stay_on(device, size)
+    part = "training" if isinstance(batches, TrainBatches) else "validation"
+    say(
+        f"the {part} images stay on {device} ({len(batches.rows)}, {size / 2**30:.1f} GB): they are cropped "
+        "and mirrored there, and no process loads any (--run.workers 0 or more turns this off)"
+    )
 
 
 def show_images(

@@ -1,7 +1,8 @@
 """One training step on CUDA tensors without data: every copy from the host, every value read back.
 
-Run as a program, with the library of devices.c loaded ahead of torch's: it writes one JSON object of
-what each case copied and read in its second step to the file that it is given.
+Run as a program, with the library of devices.c loaded ahead of torch's: it writes one JSON object of what
+each case copied and read from its last batch on to the file that it is given. That batch is copied before
+the step of the one before it, so two whole steps are counted.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import numpy as np
 import torch
@@ -22,8 +25,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from finetune.images import batches
 from finetune.images.batches import Batch
+from finetune.images.loading import ahead
+from finetune.images.loading import batch as batches
 from finetune.images.preprocess import PreprocessSpec
 from finetune.training.config import LossConfig, TrainConfig
 from finetune.training.epoch_metrics import Totals
@@ -63,29 +67,48 @@ class Log(TorchDispatchMode):
             self.seen.append(f"{how} {shape}")
         return made
 
+    def pin(self, tensor: Tensor, *_: Any) -> Tensor:
+        """Mark a tensor as one in page-locked memory."""
+        self.pinned[id(tensor)] = tensor
+        return tensor
+
     @contextmanager
-    def pinning(self) -> Iterator[None]:
-        """Let page-locked memory be a mark on a tensor: without a driver there is none."""
-        plain = Tensor.pin_memory, Tensor.is_pinned
-
-        def pin(tensor: Tensor, *_: Any) -> Tensor:
-            self.pinned[id(tensor)] = tensor
-            return tensor
-
-        Tensor.pin_memory = pin  # type: ignore[method-assign,assignment]
-        Tensor.is_pinned = lambda tensor, *_: id(tensor) in self.pinned  # type: ignore[method-assign,assignment]
-        try:
+    def without_driver(self) -> Iterator[None]:
+        """Let page-locked memory be a mark on a tensor; streams and threads have nothing to wait for."""
+        stream = Mock(**{"record_event.return_value.query.return_value": True})
+        with ExitStack() as patches:
+            for place, name, value in (
+                (Tensor, "pin_memory", lambda tensor, *_: self.pin(tensor)),
+                (Tensor, "is_pinned", lambda tensor, *_: id(tensor) in self.pinned),
+                (Tensor, "record_stream", lambda _tensor, _stream: None),
+                (torch.cuda, "Stream", lambda _device: stream),
+                (torch.cuda, "current_stream", lambda _device: stream),
+                (torch.cuda, "stream", lambda _stream: nullcontext()),
+                (ahead, "ThreadPoolExecutor", AtOnce),
+            ):
+                patches.enter_context(patch.object(place, name, value))
             yield
-        finally:
-            Tensor.pin_memory, Tensor.is_pinned = plain  # type: ignore[method-assign]
 
 
-class Twice:
-    """Two batches, as a loader would make them; what the first step does is forgotten."""
+class AtOnce(ThreadPoolExecutor):
+    """A thread would know nothing of tensors without data: the caller does its work."""
 
-    steps_per_epoch = 2
+    def submit(self, work: Any, *given: Any) -> Future[Any]:  # type: ignore[override]
+        """Return what is done already."""
+        done: Future[Any] = Future()
+        done.set_result(work(*given))
+        return done
 
-    def __init__(self, views: int, log: Log) -> None:
+
+class Thrice:
+    """Three batches, as a loader would make them; what is done before the last one is forgotten.
+
+    In `slots` their images lie in page-locked memory.
+    """
+
+    steps_per_epoch = 3
+
+    def __init__(self, views: int, log: Log, *, slots: bool) -> None:
         self.log = log
         self.batches = [
             Batch(
@@ -93,8 +116,10 @@ class Twice:
                 torch.arange(COUNT) % CLASSES,
                 torch.arange(COUNT),
             )
-            for _ in range(2)
+            for _ in range(3)
         ]
+        for batch in self.batches if slots else ():
+            log.pin(batch.images)
 
     def epoch(self, _epoch: int, _start: int) -> Iterator[Batch]:
         for batch in self.batches:
@@ -115,13 +140,13 @@ def on_fake_gpu(module: nn.Module) -> None:
 
 
 def step(case: str, loss: str, dtype: torch.dtype, train: TrainConfig) -> list[str]:
-    """Return what the second of two steps copies and reads."""
+    """Return what the last of three batches and the steps after it copy and read."""
     config = quick()
     core = build(case)
     views = core.head.hooks().views
     batches._scaling.cache_clear()
     log = Log()
-    two = Twice(views, log)
+    three = Thrice(views, log, slots=case != "linear")
     with FakeTensorMode(allow_non_fake_inputs=True):
         on_fake_gpu(core)
         config = type(config)(train=train, device="cuda", loss=LossConfig(loss))
@@ -138,8 +163,8 @@ def step(case: str, loss: str, dtype: torch.dtype, train: TrainConfig) -> list[s
             ema=Ema(core, 0.9),
         )
         totals = Totals(torch.zeros(7, dtype=torch.float64, device="cuda"))
-        with log.pinning(), log:
-            train_one_epoch(learner, two, 0, totals=totals)  # type: ignore[arg-type]
+        with log.without_driver(), log:
+            train_one_epoch(learner, three, 0, totals=totals)  # type: ignore[arg-type]
         seen = list(log.seen)
         check(learner)
     batches._scaling.cache_clear()
@@ -147,22 +172,22 @@ def step(case: str, loss: str, dtype: torch.dtype, train: TrainConfig) -> list[s
 
 
 def evaluation() -> list[str]:
-    """Return what the second of two evaluated batches copies and reads."""
+    """Return what the last of three evaluated batches copies and reads."""
     core = build("linear")
     batches._scaling.cache_clear()
     log = Log()
-    two = Twice(1, log)
+    three = Thrice(1, log, slots=True)
     precision = Precision(torch.device("cuda"), torch.float32, True, False, "cuda", "without data")
     spec = PreprocessSpec(SIZE, "warp", SIZE, "bicubic", (0.5,) * 3, (0.5,) * 3)
 
     def until_the_end() -> Iterator[Batch]:
-        yield from two.epoch(0, 0)
+        yield from three.epoch(0, 0)
         raise StopAsyncIteration
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         on_fake_gpu(core)
         plain = evaluate.__wrapped__  # type: ignore[attr-defined]  # tensors without data know no inference mode
-        with log.pinning(), log, torch.no_grad(), suppress(StopAsyncIteration):
+        with log.without_driver(), log, torch.no_grad(), suppress(StopAsyncIteration):
             plain(core, until_the_end(), spec, precision, World())
     batches._scaling.cache_clear()
     return list(log.seen)

@@ -15,7 +15,8 @@ from tests.fake_gpu.step import CASES, COUNT, HALVES, LOSSES, MIXES, SIZE
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
 IMAGES, TARGET = f"pinned {COUNT}x{SIZE}x{SIZE}x3", f"pinned {COUNT}"
-PLAN = f"pinned {COUNT}x4x4"  # where DCL puts the regions of each image
+PLAN = f"pinned {COUNT + COUNT * 4 * 4}"  # the target, and where DCL puts the regions of each image
+PARTNERS = f"pinned {2 * COUNT}"  # the target, and which image each is mixed with
 
 
 @pytest.mark.exhaustive
@@ -34,9 +35,7 @@ def test_a_step_copies_images_and_targets_from_pinned_memory_and_reads_nothing(t
     assert done.returncode == 0, done.stderr[-3000:]
     expected = {f"{case}, {name}": copies_of(case) for name in HALVES for case in CASES}
     expected |= {f"linear, {loss}": [IMAGES, TARGET] for loss in LOSSES}
-    expected |= {
-        mixed: [IMAGES, TARGET, TARGET] for mixed in MIXES
-    }  # the partners are numbers as targets are
+    expected |= {mixed: [IMAGES, PARTNERS] for mixed in MIXES}
     expected["evaluation"] = [IMAGES]
     assert json.loads(answer.read_text()) == expected
 
@@ -44,5 +43,5 @@ def test_a_step_copies_images_and_targets_from_pinned_memory_and_reads_nothing(t
 def copies_of(case: str) -> list[str]:
     """Return the copies of a head's step."""
     if case == "DCL of the first release":  # two views of each image
-        return [f"pinned {2 * COUNT}x{SIZE}x{SIZE}x3", TARGET, PLAN]
-    return [IMAGES, TARGET, PLAN] if case.startswith("DCL") else [IMAGES, TARGET]
+        return [f"pinned {2 * COUNT}x{SIZE}x{SIZE}x3", PLAN]
+    return [IMAGES, PLAN] if case.startswith("DCL") else [IMAGES, TARGET]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from finetune.images.preprocess import INTERPOLATIONS, PreprocessSpec, center_crop, resize
+from finetune.images.preprocess import INTERPOLATIONS, Place, PreprocessSpec, place_crop, resize
 
 # Writes the augmented image of (prepared, seed) into uint8 (S, S, 3).
 Apply = Callable[[np.ndarray, int, np.ndarray], None]
@@ -46,30 +46,32 @@ def draw_crop(
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-def none(spec: PreprocessSpec) -> Apply:
+def none(_seed: int, height: int, width: int, side: int) -> Place:
     """Return the centre crop, whatever the seed."""
-
-    def apply(prepared: np.ndarray, _seed: int, out: np.ndarray) -> None:
-        out[:] = center_crop(prepared, spec.image_size)
-
-    return apply
+    return (height - side) // 2, (width - side) // 2, False
 
 
-def flip(spec: PreprocessSpec) -> Apply:
+def flip(seed: int, height: int, width: int, side: int) -> Place:
     """Return the centre crop, mirrored half of the time."""
-
-    def apply(prepared: np.ndarray, seed: int, out: np.ndarray) -> None:
-        out[:] = center_crop(prepared, spec.image_size)
-        mirror_half(random.Random(seed), out)
-
-    return apply
+    return (height - side) // 2, (width - side) // 2, _mirrors(random.Random(seed))
 
 
-def crop(spec: PreprocessSpec) -> Apply:
+def crop(seed: int, height: int, width: int, side: int) -> Place:
     """Return a crop of the network's size from anywhere in the image, mirrored half of the time."""
+    return _draw_place(random.Random(seed), height, width, side)
+
+
+# Policies that move whole pixels and no more: where the crop of (seed, height, width, side) lies.
+PLACES: dict[str, Callable[[int, int, int, int], Place]] = {"none": none, "flip": flip, "crop": crop}
+
+
+def placed(name: str, spec: PreprocessSpec) -> Apply:
+    """Return the policy of `PLACES` with this name."""
+    place = PLACES[name]
 
     def apply(prepared: np.ndarray, seed: int, out: np.ndarray) -> None:
-        _crop_and_mirror(random.Random(seed), prepared, spec.image_size, out)
+        height, width = prepared.shape[:2]
+        place_crop(prepared, place(seed, height, width, spec.image_size), out)
 
     return apply
 
@@ -81,7 +83,7 @@ def rotate_crop(spec: PreprocessSpec) -> Apply:
     def apply(prepared: np.ndarray, seed: int, out: np.ndarray) -> None:
         rng = random.Random(seed)
         turned = rotate(prepared, rng.uniform(-ROTATION, ROTATION), interpolation)
-        _crop_and_mirror(rng, turned, spec.image_size, out)
+        place_crop(turned, _draw_place(rng, turned.shape[0], turned.shape[1], spec.image_size), out)
 
     return apply
 
@@ -112,17 +114,18 @@ def standard(spec: PreprocessSpec) -> Apply:
     return apply
 
 
-def _crop_and_mirror(rng: random.Random, picture: np.ndarray, side: int, out: np.ndarray) -> None:
-    """Write a square crop from anywhere in the image, mirrored half of the time."""
-    top = rng.randint(0, picture.shape[0] - side)
-    left = rng.randint(0, picture.shape[1] - side)
-    out[:] = picture[top : top + side, left : left + side]
-    mirror_half(rng, out)
+def _draw_place(rng: random.Random, height: int, width: int, side: int) -> Place:
+    """Return a square crop from anywhere in the image, mirrored half of the time."""
+    return rng.randint(0, height - side), rng.randint(0, width - side), _mirrors(rng)
+
+
+def _mirrors(rng: random.Random) -> bool:
+    return rng.random() < FLIP_PROBABILITY
 
 
 def mirror_half(rng: random.Random, picture: np.ndarray) -> None:
     """Mirror left and right in place, half of the time."""
-    if rng.random() < FLIP_PROBABILITY:
+    if _mirrors(rng):
         cv2.flip(picture, 1, dst=picture)
 
 

@@ -7,6 +7,7 @@ What follows may stand alone and then follows `standard`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +36,8 @@ class Extra(NamedTuple):
 
 # A new policy is a function and an entry here.
 POLICIES: dict[str, Policy] = {
-    "none": Policy(crops.none, "centre crop, the same as in evaluation"),
-    "flip": Policy(crops.flip, "centre crop, mirrored half of the time"),
+    "none": Policy(partial(crops.placed, "none"), "centre crop, the same as in evaluation"),
+    "flip": Policy(partial(crops.placed, "flip"), "centre crop, mirrored half of the time"),
     "face": Policy(
         library.face,
         "affine jitter (10 degrees, 10 % scale, 5 % shift), random crop of 80-100 % of the area, mirror, "
@@ -52,7 +53,9 @@ POLICIES: dict[str, Policy] = {
         "standard, affine jitter and colour changes, at times grey, blurred or with a patch erased",
     ),
     "strong_fast": Policy(fused.strong_fast, "the ranges of strong, in one step"),
-    "crop": Policy(crops.crop, "crop of the network's size from anywhere in the image, mirror"),
+    "crop": Policy(
+        partial(crops.placed, "crop"), "crop of the network's size from anywhere in the image, mirror"
+    ),
     "rotate_crop": Policy(crops.rotate_crop, "rotation by up to 15 degrees, then crop and mirror"),
 }
 

@@ -168,6 +168,11 @@ class CachedSource:
         """Return the file a row comes from."""
         return self._files[row]
 
+    def prepared_bytes(self, rows: np.ndarray) -> int:
+        """Return how many bytes the prepared images of these rows take, each row's once."""
+        shapes = self._index.shapes[self._slots[np.unique(rows)]].astype(np.int64)
+        return int(shapes.prod(1).sum()) * CHANNELS
+
     def check(self) -> bool:
         """Compare every image now, for a caller that maps the file; return whether the file is whole."""
         rows = [row for row in range(len(self)) if row not in self.bad]

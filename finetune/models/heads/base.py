@@ -85,13 +85,17 @@ class Hooks:
         batch_transform: called as (images, target, generator) on every training batch, after normalisation;
             it may enlarge the batch and returns the new images and target. Not together with mixup or
             cutmix.
+        batch_plan: called as (targets in the batch, generator) before the batch goes to the device; returns
+            what batch_transform is to do, int64. batch_transform then gets that in place of the generator, on
+            the device: it travels with the target, so that the host does not wait for it.
         views: how often each training image is drawn with an augmentation of its own; above 1 the images
             that batch_transform gets are (B * views, 3, S, S), the views of one image side by side, beside
             a target of (B,).
     """
 
     prepare: Callable[[HostModel, Pictures], None] | None = None
-    batch_transform: Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]] | None = None
+    batch_transform: Callable[[Tensor, Tensor, Any], tuple[Tensor, Tensor]] | None = None
+    batch_plan: Callable[[int, np.random.Generator], Tensor] | None = None
     views: int = 1
 
 

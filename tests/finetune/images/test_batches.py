@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from finetune.images.augmentation.policies import build_augment
 from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
 from finetune.images.cache.source import ImageSource, open_source
 from finetune.images.decode import BadImageError
+from finetune.images.loading import ring
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import center_crop
 from finetune.seeding import derive_seed, epoch_order
@@ -110,7 +113,8 @@ def test_epochs_differ_and_repeat_exactly(source: ImageSource) -> None:
     assert content(train_batches(source, seed=8).epoch(0)) != first
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4")  # on fewer cores
+@pytest.mark.parametrize("workers", [1, 4])
 def test_workers_change_nothing_over_epochs_and_resume_points(source: ImageSource, workers: int) -> None:
     alone, helped = train_batches(source), train_batches(source, workers=workers)
     for epoch in (0, 1):
@@ -127,6 +131,45 @@ def test_an_epoch_given_up_half_way_does_not_disturb_the_next(source: ImageSourc
     assert content(helped.epoch(1)) == content(train_batches(source).epoch(1))
     with pytest.raises(RuntimeError, match="newer epoch"):
         next(abandoned)
+
+
+@pytest.mark.parametrize("slots", [None, 1, 0])
+def test_batches_that_are_kept_are_not_overwritten_by_later_ones(
+    source: ImageSource, slots: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if slots is not None:  # memory has room for so many batches only
+        monkeypatch.setattr(ring, "memory_bytes", lambda: slots * ring.MEMORY_SHARE * 4 * 32 * 32 * 3)
+    expected = [content(train_batches(source).epoch(epoch)) for epoch in (0, 1)]
+    helped = train_batches(source, workers=1, epochs=2)
+    kept = [list(helped.epoch(epoch)) for epoch in (0, 1)]
+    assert [content(iter(batches)) for batches in kept] == expected
+    halves = [batch.images[2:] for batch in helped.epoch(0)]
+    assert [half.numpy().tobytes() for half in halves] == [one[0][2 * 32 * 32 * 3 :] for one in expected[0]]
+
+
+def test_the_next_epoch_is_begun_when_the_last_batch_of_one_is_given_out(
+    source: ImageSource, tmp_path: Path
+) -> None:
+    alone, noted = train_batches(source), NotedSource(source, tmp_path / "read")
+    helped = train_batches(noted, workers=1, epochs=3)
+    for epoch in (0, 1):
+        assert content(helped.epoch(epoch)) == content(alone.epoch(epoch))
+        noted.wait_for(20 * (epoch + 1) + 8)  # two batches of the next one: what a process is asked for
+    assert content(helped.epoch(2, 3)) == content(alone.epoch(2, 3)), "begun in vain"
+    assert content(helped.epoch(2)) == content(alone.epoch(2))
+    before = len(noted)
+    assert noted.count() == 20 + 20 + 8 + 8 + 20
+    assert len(noted) == before == COUNT
+
+
+def test_an_epoch_left_while_the_next_is_begun_changes_nothing(source: ImageSource) -> None:
+    alone = train_batches(source)
+    helped = train_batches(source, workers=2, epochs=9)
+    for epoch, steps in enumerate((5, 4, 1, 5, 0, 5)):
+        whole, given = content(alone.epoch(epoch)), helped.epoch(epoch)
+        assert content(islice(given, steps)) == whole[:steps]
+    assert content(helped.drawn(7, [ROWS[:3]])) == content(alone.drawn(7, [ROWS[:3]]))
+    assert content(helped.epoch(6)) == content(alone.epoch(6))
 
 
 def test_workers_do_not_draw_from_the_global_generator(source: ImageSource) -> None:
@@ -257,6 +300,35 @@ class DeadlySource:
 
     def file(self, row: int) -> Path:
         return self.source.file(row)
+
+
+class NotedSource:
+    """Images that note in a file, a byte each, that they were read."""
+
+    def __init__(self, source: ImageSource, notes: Path) -> None:
+        self.source, self.notes, self.bad, self.content = source, notes, source.bad, source.content
+        notes.touch()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        with self.notes.open("ab") as file:
+            file.write(b"x")
+        return self.source[row]
+
+    def file(self, row: int) -> Path:
+        return self.source.file(row)
+
+    def count(self) -> int:
+        return self.notes.stat().st_size
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many were read: a few milliseconds."""
+        deadline = time.monotonic() + 20
+        while self.count() < count and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert self.count() == count
 
 
 def test_a_dead_worker_is_explained_with_the_files_it_held(source: ImageSource) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.images.augmentation.policies import build_augment
-from finetune.images.batches import EvalBatches, TrainBatches, normalise
+from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
 from finetune.models.heads.base import Hooks
 from finetune.training.data import TrainingData
 from finetune.training.epoch_metrics import Totals
@@ -22,8 +22,9 @@ from finetune.training.loop import (
     NotFiniteLossError,
     _window,
     evaluate,
+    network_input,
+    send,
     train_one_epoch,
-    transform_batch,
 )
 from finetune.training.optimization.distributed import World
 from finetune.training.optimization.optim import set_learning_rates
@@ -129,10 +130,11 @@ def test_a_heads_own_batch_transform_comes_before_mixing(task: TrainingData):
         batch_transform=lambda images, target, rng: (torch.cat([images, -images]), target.repeat(2))
     )
     learner.recipe = replace(learner.recipe, hooks=hooks)
-    images, target = transform_batch(learner, torch.ones(2, 3, 4, 4), torch.tensor([0, 2]), 0, 0)
-    assert (images.shape[0], target.tolist()) == (4, [0, 2, 0, 2])
+    batch = Batch(torch.ones(2, 4, 4, 3, dtype=torch.uint8), torch.tensor([0, 2]), torch.arange(2))
+    images, target = network_input(learner, send(learner, batch, 0, 0))
+    assert (len(images), target.tolist()) == (4, [0, 2, 0, 2])
     learner.config = quick(train_mixup=1.0)
-    _, soft = transform_batch(learner, torch.ones(2, 3, 4, 4), torch.tensor([0, 2]), 0, 0)
+    _, soft = network_input(learner, send(learner, batch, 0, 0))
     assert soft.shape == (4, 3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from finetune.errors import DivergedError
+from finetune.images.augmentation.policies import build_augment
+from finetune.images.batches import TrainBatches
+from finetune.training.config import FitConfig
 from finetune.training.data import TrainingData
 from finetune.training.learner import build_learner
 from finetune.training.optimization.distributed import World
-from finetune.training.predict import evaluate_batches, predict, row_batches, worker_count
-from tests.finetune.quick import QUICK, quick
+from finetune.training.predict import evaluate_batches, keep_on_gpu, predict, row_batches, worker_count
+from tests.finetune.quick import QUICK, quick, train, trained_hash
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,6 +51,42 @@ def test_answers_that_are_no_numbers_are_of_a_training_that_diverged(task: Train
         next(learner.core.head.parameters()).fill_(3e38)
     with pytest.raises(DivergedError, match="predictions are NaN or infinite"):
         predict(learner, task, task.val, QUICK)
+
+
+def stayed(task: TrainingData, config: FitConfig, folder: Path, patch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Return the weights of a training whose images stay on the device if they may, and what it said."""
+    size = sum(task.source[row].nbytes for row in range(len(task.source)))
+    said: list[str] = []
+    patch.setattr("finetune.training.predict.resident_bytes", lambda *_: size)
+    patch.setattr("finetune.training.predict.say", said.append)
+    weights = trained_hash(train(task, folder, config))
+    return weights, "\n".join(said)
+
+
+def test_images_that_stay_on_the_device_teach_the_same(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = quick(train_augment="crop")
+    plain, said = stayed(task, config, tmp_path / "plain", monkeypatch)
+    assert said == "", "a number of processes was asked for"
+    there, said = stayed(task, quick(train_augment="crop", run_workers=-1), tmp_path / "there", monkeypatch)
+    assert there == plain
+    assert said.count("images stay on cpu (") == 2
+    assert "the training images stay on cpu (45, " in said
+    assert "--run.workers 0 or more turns this off" in said
+
+
+def test_policies_that_change_pixels_keep_their_processes(
+    task: TrainingData, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("finetune.training.predict.resident_bytes", lambda *_: 1)
+    augment = build_augment("standard", task.spec)
+    batches = TrainBatches(
+        task.source, task.manifest.label, task.train, augment=augment, batch_size=8, seed=0
+    )
+    engine = batches._engine
+    keep_on_gpu(batches, task, quick(train_augment="standard", run_workers=-1), torch.device("cuda"))
+    assert batches._engine is engine
 
 
 def test_the_processes_share_the_rows(task: TrainingData):
