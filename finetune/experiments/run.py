@@ -17,7 +17,7 @@ from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunReco
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
 from finetune.images.cache.source import ImageSource, open_pictures
-from finetune.images.checks import tell_class_names
+from finetune.images.checks import subjects_known, tell_class_names
 from finetune.images.preprocess import PreprocessSpec
 from finetune.metrics.learning import prediction_warnings
 from finetune.models.bundle import save_bundle
@@ -240,7 +240,7 @@ def write_results(
 
 def few_clusters(experiment: Experiment, predictions: Predictions) -> list[str]:
     """Return what is to be said of intervals over few subjects; nothing where subjects are not known."""
-    known = experiment.data.report.get("subjects_known", True)
+    known = subjects_known(experiment.data.report)
     return experiment.task.resampling(predictions).warnings() if known else []
 
 

@@ -9,7 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -29,6 +29,36 @@ NEARLY_ALL = 0.9  # of the listed images
 MissingRule = Literal["error", "count", "drop"]
 DIGEST_BYTES = 6  # of a SHA-256: two of a million images are alike by chance once in five hundred data sets
 MOST_DIGESTS = 200_000  # that a file carries: 1.6 MB of text
+
+
+class Told(Protocol):
+    """Values by name: counts of a reader, a table of images, predictions."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+def subjects_known(told: Told) -> bool:
+    """Return whether it is known which subject each image shows; where not, none is counted anywhere.
+
+    Args:
+        told: what a reader counted, as run.json keeps it (`subjects_known`, which data that must have
+            subjects leave out); or columns `path` and `subject` of images, where each that shows nobody known
+            has its path for a subject.
+
+    >>> subjects_known({"images": 7}), subjects_known({"subjects_known": False})
+    (True, False)
+    """
+    if "subject" not in told:
+        return "subjects_known" not in told or told["subjects_known"] is not False
+    subject, path = told["subject"], told["path"]
+    return not len(path) or bool((subject != path).any())
+
+
+def known_count(values: np.ndarray, *, known: bool) -> int | None:
+    """Return how many different values there are; None where they are not known."""
+    return len(np.unique(values)) if known else None
 
 
 def check_missing_rule(rule: str) -> None:
@@ -136,9 +166,7 @@ def label_conflicts(manifest: Manifest, groups: Iterable[Sequence[int]]) -> dict
         differ in class or age, a list of texts "path: class").
     """
     age = manifest["age"] if "age" in manifest else np.full(len(manifest), np.nan)
-    person = manifest.columns.get("subject")
-    if person is not None and (person == manifest["path"]).all():  # unknown: each image has its path for one
-        person = None
+    person = manifest.columns.get("subject") if subjects_known(manifest) else None
     counts = {"sets": 0, "classes": 0, "ages": 0, "subjects": 0}
     first: list[list[str]] = []
     for rows in groups:

@@ -69,7 +69,7 @@ class Manifest:
             raise KeyError(f"no column {name!r}; this manifest has {', '.join(self.columns)}")
         return self.columns[name]
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.columns
 
     @property
