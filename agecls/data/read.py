@@ -102,10 +102,12 @@ def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> Tas
 
     Returns the data with what was found of equal images in their report.
     """
-    absent = missing_classes(splits.splits, data.manifest)
-    if absent:
-        say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
-    return tell_contents(data, splits, config.same_content)
+
+    def tell_absent(own: Splits) -> None:
+        if absent := missing_classes(own.splits, data.manifest):
+            say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
+
+    return tell_contents(data, splits, config.same_content, tell_absent)
 
 
 def _read_adience(config: AgeDataConfig, missing: str) -> TaskData:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.cli.console import hear_warnings, say, silently
+from finetune.cli.console import hear_warnings, say
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.data_checks import with_contents
 from finetune.experiments.records.predictions import Predictions
@@ -100,14 +100,8 @@ def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Ex
         say(task.describe(data, splits))
     used = splits.only(folds, len(data.manifest))
     with hear_warnings() as checked:
-        found = task.check(data, used, config.data)
-    warnings = {split.fold: (*heard, *checked) for split in used}
-    if len(warnings) > 1:  # a fold's record is the same whichever folds are trained with it
-        for fold in warnings:
-            with silently(), hear_warnings() as own:
-                task.check(data, used.only([fold], len(data.manifest)), config.data)
-            warnings[fold] = (*heard, *own)
-    data = found
+        data = task.check(data, used, config.data)
+    warnings = {fold: (*heard, *checked, *data.by_fold.get(fold, ())) for fold in used.folds}
     config = with_all_options(task.configure(config, data))
     spec = spec_of(config)
     boxes = task.boxes(data.manifest, task.crop_of(config.data))
