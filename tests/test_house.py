@@ -57,7 +57,6 @@ DOORS = {
     "albumentations": {"finetune/images/augment.py"},
     "PIL": {"finetune/images/decode.py"},
     "sklearn": {
-        "agecls/data/folds.py",
         "finegrained/heads/dfl_init.py",
         "generalcls/data/datasets.py",
     },

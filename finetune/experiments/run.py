@@ -16,6 +16,7 @@ from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
+from finetune.images.cache.digests import keep_digests
 from finetune.images.cache.source import ImageSource, open_pictures
 from finetune.images.checks import subjects_known, tell_class_names
 from finetune.images.preprocess import PreprocessSpec
@@ -92,6 +93,7 @@ def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Ex
     `folds` are those to be trained now, all where none is named: what is said of equal images and of classes
     without an image holds for these.
     """
+    keep_digests(config.run.cache)
     head_class(config.head.name)  # a misspelt head costs no reading
     with hear_warnings() as heard:
         data = task.read(config.data)

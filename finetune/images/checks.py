@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from finetune.cli.console import say, table
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.cache.file import UNREADABLE, hash_files
+from finetune.images.cache.digests import UNREADABLE, hash_files
 from finetune.images.cells import near_notice
 from finetune.images.endings import is_picture, is_seen
 from finetune.images.manifest import Manifest
@@ -187,19 +186,24 @@ def _labelled(manifest: Manifest, row: int, age: float) -> str:
 
 
 def equal_files(manifest: Manifest) -> Iterator[list[int]]:
-    """Yield the rows of each set of files with equal bytes; only files of equal size are read.
+    """Yield the rows of each set of files with equal bytes; only files of equal size are read, if unknown.
 
     Raises DataError when a listed file cannot be read.
     """
     by_size: dict[int, list[int]] = defaultdict(list)
-    by_content: dict[bytes, list[int]] = defaultdict(list)
+    by_content: dict[str, list[int]] = defaultdict(list)
+    files = manifest.files()
     try:
-        for row in range(len(manifest)):
-            by_size[manifest.file(row).stat().st_size].append(row)
-        for row in (row for rows in by_size.values() if len(rows) > 1 for row in rows):
-            by_content[hashlib.sha256(manifest.file(row).read_bytes()).digest()].append(row)
+        for row, file in enumerate(files):
+            by_size[os.stat(file).st_size].append(row)  # noqa: PTH116
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+    alike = [row for rows in by_size.values() if len(rows) > 1 for row in rows]
+    digests = hash_files([files[row] for row in alike], core_count(), manifest.root)
+    for row, digest in zip(alike, digests, strict=True):
+        if digest.startswith(UNREADABLE):
+            raise DataError(f"{files[row]} cannot be read: {digest.removeprefix(UNREADABLE)}")
+        by_content[digest].append(row)
     yield from (rows for rows in by_content.values() if len(rows) > 1)
 
 
@@ -238,7 +242,7 @@ def among_digests(hashes: Iterable[str], known: frozenset[str]) -> np.ndarray:
 
 def content_hashes(manifest: Manifest) -> np.ndarray:
     """Return the SHA-256 of every row's file, hexadecimal; empty where it cannot be read."""
-    found = hash_files([manifest.file(row) for row in range(len(manifest))], core_count())
+    found = hash_files(manifest.files(), core_count(), manifest.root)
     return np.array(["" if name.startswith(UNREADABLE) else name for name in found], dtype=str)
 
 
