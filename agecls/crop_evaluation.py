@@ -39,6 +39,7 @@ from finetune.experiments.records.predictions import Predictions, join_predictio
 from finetune.experiments.result import Result, model_files, refuse_run_folder
 from finetune.experiments.task import Task
 from finetune.figures.markdown import method_mark, points, signed
+from finetune.images.checks import known_count, subjects_known
 from finetune.images.decode import BadImageError, decode_image
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import PreprocessSpec, prepare
@@ -232,9 +233,10 @@ def crop_report(own: Predictions, cut: Predictions, found: np.ndarray) -> dict[s
         cut: predictions for the detector's crops, in the same order.
         found: bool (N,), whether the detector found a face.
 
-    Returns n, subjects, found, not_found, equal_predictions (percent), found_per_group {name: [found, of]},
-    all and found_only: each {n, exact, one_off: {own, detector, difference, interval, p}} in percent and
-    points, detector minus own, subjects resampled within folds (None where no face was found).
+    Returns n, subjects (None where they are not known), found, not_found, equal_predictions (percent),
+    found_per_group {name: [found, of]}, all and found_only: each {n, exact, one_off: {own, detector,
+    difference, interval, p}} in percent and points, detector minus own, subjects resampled within folds (None
+    where no face was found).
     """
     groups = {
         name: [int(found[own.target == index].sum()), int((own.target == index).sum())]
@@ -242,7 +244,7 @@ def crop_report(own: Predictions, cut: Predictions, found: np.ndarray) -> dict[s
     }
     return {
         "n": len(own),
-        "subjects": len(np.unique(own["subject"])),
+        "subjects": known_count(own["subject"], known=subjects_known(own)),
         "found": int(found.sum()),
         "not_found": int((~found).sum()),
         "equal_predictions": 100 * float((own.preds == cut.preds).mean()),
@@ -272,8 +274,9 @@ def tell(summary: Mapping[str, Any]) -> None:
     )
     groups = summary["found_per_group"].items()
     missing = ", ".join(f"{name} {of - hit}" for name, (hit, of) in groups if of > hit)
+    people = "" if summary["subjects"] is None else f" of {summary['subjects']} subjects"
     say(
-        f"faces found in {summary['found']} of {summary['n']} images of {summary['subjects']} subjects"
+        f"faces found in {summary['found']} of {summary['n']} images{people}"
         + (f" (shown whole without one, by group: {missing})" if missing else "")
         + f"; {summary['equal_predictions']:.1f} % of the predictions are the same"
     )

@@ -31,6 +31,7 @@ from finetune.experiments.run import (
 )
 from finetune.experiments.study.folder import no_claim_left
 from finetune.experiments.task import Task
+from finetune.images.checks import known_count, subjects_known
 from finetune.images.manifest import Manifest
 from finetune.runs.config_file import FREE_KEYS, config_changes
 from finetune.runs.folder import RunFolder, read_json
@@ -297,7 +298,7 @@ def joined_record(folds: list[Result], manifest: Manifest, kind: str) -> RunReco
         extra=shared
         | {
             "folds": [fold.record.fold for fold in folds],
-            "subjects": len(set(manifest["subject"].tolist())),
+            "subjects": known_count(manifest["subject"], known=subjects_known(first.counted)),
             "devices": sorted({fold.record.device_used for fold in folds}),
         },
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from finetune.experiments.measures import FEWEST_UNITS
 from finetune.experiments.records.predictions import Predictions
+from finetune.images.checks import known_count, subjects_known
 from finetune.metrics import classification as metrics
 from finetune.metrics.bootstrap import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
 from finetune.metrics.intervals import told_method
@@ -138,11 +139,6 @@ def constant_baseline(
     return result
 
 
-def subjects_known(predictions: Predictions) -> bool:
-    """Return whether subjects are known: where they are not, each image has its own path for one."""
-    return bool((predictions["subject"] != predictions.path).any()) or not len(predictions)
-
-
 def score_cross_validation(
     predictions: Predictions,
     train_labels: Mapping[int, np.ndarray] | None = None,
@@ -167,7 +163,8 @@ def score_cross_validation(
     Returns `age_scores` of all images together (exact and one_off named exact_pooled and one_off_pooled), and
     folds, per_fold_n, subjects, users, effective_subjects (Kish), exact_ and one_off_per_fold, _mean, _sd,
     intervals {level, unit, clusters, exact_mean, one_off_mean, exact_pooled, one_off_pooled: [low, high]},
-    baseline, subjects_in_several_folds (0 unless overlap was allowed).
+    baseline, subjects_in_several_folds (0 unless overlap was allowed). Where subjects are not known, what
+    counts them is None.
     """
     if not len(predictions):
         raise ValueError("there is no prediction to score")
@@ -176,17 +173,19 @@ def score_cross_validation(
     folds, counts = np.unique(predictions.fold, return_counts=True)
     scores |= {"folds": folds, "per_fold_n": counts, **_over_folds(predictions, folds)}
     known = subjects_known(predictions)
-    pairs = np.unique(np.stack([predictions["subject"], predictions.fold.astype(str)]), axis=1)
+    subject, user = predictions["subject"], predictions["user"]
+    pairs = np.unique(np.stack([subject, predictions.fold.astype(str)]), axis=1)
+    several = int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
     scores |= {
-        "subjects": len(np.unique(predictions["subject"])),
-        "users": len(np.unique(predictions["user"])),
-        "effective_subjects": effective_clusters(predictions["subject"]),
-        "subjects_in_several_folds": int((np.unique(pairs[0], return_counts=True)[1] > 1).sum()),
+        "subjects": known_count(subject, known=known),
+        "users": known_count(user, known=known or bool((user != predictions.path).any())),
+        "effective_subjects": effective_clusters(subject) if known else None,
+        "subjects_in_several_folds": several if known else None,
         "intervals": _intervals(predictions, "subject" if known else "image", resamples, seed),
         "intervals_by_user": None,
         "baseline": None,
     }
-    if scores["users"] != scores["subjects"]:
+    if len(np.unique(user)) != len(np.unique(subject)):
         scores["intervals_by_user"] = _intervals(predictions, "user", resamples, seed)
     if train_labels is None and len(folds) > 1:
         train_labels = {int(f): predictions.target[predictions.fold != f] for f in folds}

@@ -33,6 +33,7 @@ from finetune.experiments.task import (
     Task,
     TaskData,
 )
+from finetune.images.checks import known_count, subjects_known
 from finetune.images.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -153,11 +154,11 @@ class AgeTask(Task):
 
     def facts(self, config: AgeConfig, data: TaskData, splits: Splits, split: Split) -> dict[str, Any]:
         """Return the fold, the protocol, and how many subjects there are and are shared, if that is known."""
-        manifest, known = data.manifest, data.report.get("subjects_known", True)
+        manifest, known = data.manifest, subjects_known(data.report)
         return {
             "fold": split.fold,
             "protocol": config.data.protocol,
-            "subjects": len(set(manifest["subject"].tolist())),
+            "subjects": known_count(manifest["subject"], known=known),
             "shared_people": shared_people(splits.splits, manifest) if known else None,
         }
 
@@ -238,14 +239,11 @@ class AgeTask(Task):
         """Return subjects within folds, and albums where these hold several; images of unknown ones."""
         subject, user = predictions["subject"], predictions["user"]
         further = {"user": user} if len(np.unique(user)) != len(np.unique(subject)) else {}
-        from agecls.scores import subjects_known
-
         unit = "subject" if subjects_known(predictions) else "image"
         return Resampling(unit, subject, predictions.fold, further)
 
     def tested(self, predictions: Predictions) -> dict[str, Any]:
         """Return how many known subjects and users there are, and the subjects' effective number (Kish)."""
-        from agecls.scores import subjects_known
         from finetune.metrics.bootstrap import effective_clusters
 
         if not subjects_known(predictions):

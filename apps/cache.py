@@ -9,6 +9,7 @@ from apps.config import CacheConfig
 from finetune.cli.console import format_table, say
 from finetune.cli.option_words import suggestion
 from finetune.errors import UsageError
+from finetune.images.cache.digests import forget_digests
 from finetune.images.cache.file import read_index
 from finetune.images.cache.limit import (
     GB,
@@ -41,6 +42,8 @@ def look_after_cache(action: str, config: CacheConfig) -> dict[str, Any]:
     caches = [] if folder is None else list_caches(folder)
     removed = []
     if action == "clean":
+        if folder is not None and not config.keep_gb:
+            forget_digests(folder)
         removed = remove_oldest(caches, lambda taken: taken <= config.keep_gb * GB)
     kept = [cache for cache in caches if cache not in removed]
     limit = limit_bytes()

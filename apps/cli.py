@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     keep_streams()
     try:
-        with ended_as_by_ctrl_c():
+        with ended_as_by_ctrl_c(for_good=argv is None):
             return _run(words)
     except KeyboardInterrupt:  # while the command was imported, or a second one while it stopped
         print("crl: interrupted", file=sys.stderr)

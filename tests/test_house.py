@@ -57,7 +57,6 @@ DOORS = {
     "albumentations": {"finetune/images/augmentation/library.py"},
     "PIL": {"finetune/images/decode.py", "finetune/images/augmentation/extras.py"},
     "sklearn": {
-        "agecls/data/folds.py",
         "finegrained/heads/dfl_init.py",
         "generalcls/data/datasets.py",
     },

@@ -24,6 +24,7 @@ from finetune.images.cells import (
 from finetune.images.checks import (
     MissingRule,
     check_missing_rule,
+    known_count,
     missing_files,
     refuse_missing,
     unlisted_notices,
@@ -41,8 +42,9 @@ class AgeTableReport:
     """What was read: counts of images in the manifest, and what became of the other rows.
 
     `in_gaps` counts rows whose age lies between two groups (`gap_ages`: each such age in whole years and its
-    rows). `subjects_known` is false when every image was taken as a subject of its own. `missing_images`
-    counts listed files that are not there. `file_sha256` belongs to the table.
+    rows). `subjects_known` is false when every image was taken as a subject of its own: `subjects`, and
+    `users` without a column of them, are then None. `missing_images` counts listed files that are not there.
+    `file_sha256` belongs to the table.
     """
 
     images: int
@@ -50,8 +52,8 @@ class AgeTableReport:
     class_names: list[str]
     per_group: list[int]
     per_fold: list[int] | None
-    subjects: int
-    users: int
+    subjects: int | None
+    users: int | None
     subjects_known: bool
     in_gaps: int
     gap_ages: dict[int, int]
@@ -172,8 +174,8 @@ def _report(
         class_names=list(manifest.class_names),
         per_group=manifest.class_counts().tolist(),
         per_fold=np.unique(manifest["fold"], return_counts=True)[1].tolist() if reader.fold else None,
-        subjects=len(set(manifest["subject"].tolist())),
-        users=len(set(manifest["user"].tolist())),
+        subjects=known_count(manifest["subject"], known=reader.subject is not None),
+        users=known_count(manifest["user"], known=bool(reader.subject or reader.user)),
         subjects_known=reader.subject is not None,
         in_gaps=len(gaps),
         gap_ages={age: gaps.count(age) for age in sorted(set(gaps))},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from agecls.data.stratify import stratified_groups
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.records.splits import PARTS, Split
 from finetune.images.manifest import Manifest
@@ -112,8 +112,6 @@ def _first_group(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
 
 def _stratified(manifest: Manifest, rows: np.ndarray, shares: int, seed: int | None) -> list[np.ndarray]:
     """Return `shares` sorted parts of `rows`, albums whole; without a seed, nothing is shuffled."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     # Sorted, so that the order of the table's rows plays no part.
     rows = rows[np.lexsort((manifest["path"][rows], _albums(manifest)[rows]))]
     label, album = manifest.label[rows], _albums(manifest)[rows]
@@ -123,18 +121,15 @@ def _stratified(manifest: Manifest, rows: np.ndarray, shares: int, seed: int | N
             f"{shares} parts cannot be stratified: the largest class has {largest} images; ask for "
             "fewer folds (--data.n_folds), or give more images"
         )
-    splitter = StratifiedGroupKFold(n_splits=shares, shuffle=seed is not None, random_state=seed)
-    with warnings.catch_warnings():
-        # A class with fewer images than parts is missing somewhere; `missing_classes` reports it in full.
-        warnings.filterwarnings("ignore", message="The least populated class")
-        parts = [rows[held_out] for _, held_out in splitter.split(label, label, album)]
+    part = stratified_groups(label, album, shares, seed)
+    parts = [rows[part == number] for number in range(shares)]
     return [np.sort(part) for part in _none_empty(parts, _albums(manifest))]
 
 
 def _none_empty(parts: list[np.ndarray], albums: np.ndarray) -> list[np.ndarray]:
     """Return the parts with an album in each: one that got none takes the smallest of the fullest part.
 
-    scikit-learn's greedy rule can leave a part empty although there are enough albums. The fullest part is
+    The greedy rule can leave a part empty although there are enough albums. The fullest part is
     the one with the most albums; ties are broken by images, then by place and by the album's name.
     """
     parts = list(parts)

@@ -13,6 +13,7 @@ from finetune.errors import DataError, UsageError
 TYPO_AGE, TYPO_REPAIRED = "(25, 23)", "(25, 32)"
 _RANGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
 _GROUP = re.compile(r"(\d{1,3})\s*(?:-\s*(\d{1,3})|(\+))")
+_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _OLDER = re.compile(r"(?:morethan|over|>=?)(\d{1,3})|(\d{1,3})(?:andolder|andover)")
 
@@ -93,15 +94,17 @@ class AgeGroups:
         return None
 
     def index_of_name(self, name: str) -> int | None:
-        """Return the class index of a group's name, None for no group: dashes and "more than" are read too.
+        """Return the class index of a group's name, None for no group.
+
+        Dashes of every kind, zeros before a number (03-09) and "more than" are read too.
 
         >>> groups = AgeGroups.parse("0-2,3-9,70+")
-        >>> [groups.index_of_name(name) for name in ("3-9", "3 \u2013 9", "more than 70", "70-100")]
+        >>> [groups.index_of_name(name) for name in ("03-09", "3 \u2013 9", "more than 70", "70-100")]
         [1, 1, 2, None]
         """
         text = "".join(_DASHES.sub("-", name.lower()).split())
         older = _OLDER.fullmatch(text)
-        text = f"{older[1] or older[2]}+" if older else text
+        text = _ZEROS.sub("", f"{older[1] or older[2]}+" if older else text)
         return self.names.index(text) if text in self.names else None
 
 

@@ -20,6 +20,7 @@ from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Splits
 from finetune.experiments.task import TaskData
+from finetune.images.checks import subjects_known
 
 TABLE_POLICY = "table"
 
@@ -101,10 +102,12 @@ def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> Tas
 
     Returns the data with what was found of equal images in their report.
     """
-    absent = missing_classes(splits.splits, data.manifest)
-    if absent:
-        say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
-    return tell_contents(data, splits, config.same_content)
+
+    def tell_absent(own: Splits) -> None:
+        if absent := missing_classes(own.splits, data.manifest):
+            say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
+
+    return tell_contents(data, splits, config.same_content, tell_absent)
 
 
 def _read_adience(config: AgeDataConfig, missing: str) -> TaskData:
@@ -163,5 +166,5 @@ def images_of(images: int, subjects: int, counts: Mapping[str, Any]) -> str:
     >>> images_of(12, 12, {"subjects_known": False}), images_of(12, 5, {})
     ('12 images, subjects not known', '12 images of 5 subjects')
     """
-    people = f" of {subjects} subjects" if counts.get("subjects_known", True) else ", subjects not known"
+    people = f" of {subjects} subjects" if subjects_known(counts) else ", subjects not known"
     return f"{images} images{people}"

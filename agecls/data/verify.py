@@ -15,7 +15,7 @@ from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
 from finetune.experiments.records.splits import Splits
 from finetune.experiments.task import TaskData
-from finetune.images.checks import missing_text
+from finetune.images.checks import missing_text, subjects_known
 
 
 def verify_lists(data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dict[str, Any]:
@@ -63,15 +63,17 @@ def fold_counts(data: TaskData) -> list[int]:
 
 def print_counts(data: TaskData, counts: Mapping[str, Any], overlap_allowed: bool) -> None:
     """Print the fold by group table and what was dropped, repaired or missing."""
-    manifest = data.manifest
+    manifest, known = data.manifest, subjects_known(data.report)
+    whose = [manifest["subject"]] if known else []  # no column of what nobody knows
     rows = []
     for fold, images in zip(np.unique(manifest["fold"]).tolist(), counts["per_fold"], strict=True):
-        part = manifest.select(manifest["fold"] == fold)
-        people = len(set(part["subject"].tolist()))
-        rows.append([f"fold {fold}", *part.class_counts().tolist(), images, people])
-    people = len(set(manifest["subject"].tolist()))
-    rows.append(["all", *manifest.class_counts().tolist(), len(manifest), people])
-    table(f"policy {data.policy}", ["", *manifest.class_names, "images", "subjects"], rows)
+        inside = manifest["fold"] == fold
+        people = [len(set(subject[inside].tolist())) for subject in whose]
+        rows.append([f"fold {fold}", *manifest.select(inside).class_counts().tolist(), images, *people])
+    people = [len(set(subject.tolist())) for subject in whose]
+    rows.append(["all", *manifest.class_counts().tolist(), len(manifest), *people])
+    header = ["", *manifest.class_names, "images", *(["subjects"] if known else [])]
+    table(f"policy {data.policy}", header, rows)
     for name in ("edition", "duplicates", "typo_repaired"):
         if data.report.get(name):
             say(f"{name.replace('_', ' ')}: {data.report[name]}")
@@ -87,6 +89,5 @@ def print_counts(data: TaskData, counts: Mapping[str, Any], overlap_allowed: boo
         say(f"missing: {data.report['missing_images']} listed images are not there, {then}:\n{first}")
     for notice in data.report.get("notices", []):
         say(f"note: {notice}")
-    known = data.report.get("subjects_known", True)
     unshared = "subject, user or file" if known and not overlap_allowed else "file"
     say(f"no {unshared} is shared between training, validation and test in any fold")

@@ -285,9 +285,10 @@ def detector(found: Facts, crop_of_file: Facts | None) -> str:
         cost = found[key]
         change = f"{cost['difference']:+.1f} points, {ends(cost['interval'])}"
         scores.append(f"{words} {percent(cost['detector'])} instead of {percent(cost['own'])} ({change})")
+    people = f" of {found['subjects']:,} subjects" if found["subjects"] is not None else ""
     return (
-        f"A detector found the face in {found['found']:,} of {found['n']:,} test images of "
-        f"{found['subjects']:,} subjects (each model of the run on its own test images). On its crops{crop}: "
+        f"A detector found the face in {found['found']:,} of {found['n']:,} test images{people} "
+        f"(each model of the run on its own test images). On its crops{crop}: "
         f"{'; '.join(scores)}. "
         f"{percent(found['equal_predictions'])} of the answers stay the same.{other}"
     )

@@ -21,13 +21,14 @@ from agecls.report.card_facts import (
     pretraining_facts,
 )
 from agecls.report.report_sections import age_gaps
-from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation, subjects_known
+from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
 from finetune.errors import UsageError
 from finetune.experiments.exported.card import PRIVACY
 from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import RunRecord
 from finetune.experiments.result import Result
+from finetune.images.checks import known_count, subjects_known
 from finetune.images.manifest import Manifest
 from finetune.metrics.bootstrap import cluster_bootstrap_interval
 from finetune.metrics.intervals import METHOD, told_method
@@ -156,7 +157,7 @@ def _single(result: Result, own: Predictions, fold: int, measures: Sequence[Meas
         "fold": fold,
         "n": scores["n"],
         **{measure.facts_name: scores[measure.score_name] for measure in told},
-        "subjects": len(np.unique(own["subject"])),
+        "subjects": known_count(own["subject"], known=subjects_known(own)),
         **{
             f"{one.facts_name}_interval{kind}": cell[f"{one.key}_interval{kind}"]
             for one in told
@@ -181,7 +182,10 @@ def _members(result: Result, measures: Sequence[Measure]) -> dict[str, Any]:
         **{name: scores[name] for name in ("n", "subjects", "folds")},
         **plain,
         **{name: scores[name] for name in over},
-        **{name: ends if scores["subjects"] >= FEWEST_SUBJECTS else None for name, ends in means.items()},
+        **{
+            name: ends if scores["intervals"]["clusters"] >= FEWEST_SUBJECTS else None
+            for name, ends in means.items()
+        },
         **{
             f"{name}_mean_interval{METHOD}": scores["intervals"][f"{name}_mean{METHOD}"]
             for name in names

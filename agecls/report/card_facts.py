@@ -17,6 +17,7 @@ from finetune.cli.console import say
 from finetune.experiments.exported.model import CropChoice
 from finetune.experiments.records.record import UNTESTED
 from finetune.experiments.result import Result
+from finetune.images.checks import subjects_known
 from finetune.runs.folder import read_json
 
 INTENDED_USE = (
@@ -60,8 +61,10 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
     per_group = counts.get("per_group")
     if per_group is None and manifest is not None:
         per_group = manifest.class_counts().tolist()
-    known = counts.get("subjects_known", True)
+    known = subjects_known(counts)
     users, subjects = counts.get("users"), counts.get("subjects", record.subjects) if known else None
+    if not known and users == counts.get("images"):  # run.json of an earlier toolkit counted each as one
+        users = None
     policy = record.policy or ""
     return {
         "kind": kind,

@@ -20,6 +20,7 @@ from finetune.errors import UsageError
 from finetune.experiments import sections
 from finetune.experiments.measures import Measure, shown_in
 from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, method_mark, number, table
+from finetune.images.checks import subjects_known
 
 Record = Mapping[str, Any]
 
@@ -29,7 +30,7 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
     intervals, albums, baseline = (record.get(key) for key in ("intervals", "intervals_by_user", "baseline"))
     header = ["accuracy (%)", "mean ± sd over folds", "pooled over images"]
     header += (
-        [_interval_header(intervals, "subjects" if _subjects_known(record) else "images")]
+        [_interval_header(intervals, "subjects" if subjects_known(record.get("counts") or {}) else "images")]
         if intervals
         else []
     )
@@ -45,7 +46,7 @@ def headline(record: Record, measures: Sequence[Measure] = MEASURES) -> str:
         row += [number(baseline[f"{key}_mean"])] if baseline else []
         rows.append(row)
     how = "images are resampled within folds, for subjects are not known."
-    if _subjects_known(record):
+    if subjects_known(record.get("counts") or {}):
         how = "whole subjects are resampled within folds, because images of one subject are not independent."
     notes = (
         "± is the standard deviation over folds (n - 1). It mostly reflects how unlike the folds are; how "
@@ -152,15 +153,10 @@ def calibration(record: Record) -> str:
     return f"{first}\n\n{table(['over all images', 'value'], measures)}"
 
 
-def _subjects_known(record: Record) -> bool:
-    """Return whether the subject of each image is known; where not, each was taken as one of its own."""
-    return bool((record.get("counts") or {}).get("subjects_known", True))
-
-
 def data_line(record: Record) -> str:
     """Return which images were tested, by which label rule, and the hashes that two comparable runs share."""
     shared = record.get("shared_people", record.get("subjects_in_several_folds"))
-    known, images = _subjects_known(record), f"{record['n']:,} test images"
+    known, images = subjects_known(record.get("counts") or {}), f"{record['n']:,} test images"
     exclusive = {None: "", 0: " No subject is in both training and test."}.get(
         shared, f" **{shared} subjects are in both training and test: accuracies are too high to compare.**"
     )

@@ -213,7 +213,7 @@ def describe_conditions(config: CostConfig, precision: Precision) -> str:
 
 
 def _build(backbone: str, head: Asked, config: CostConfig) -> Classifier:
-    return build_classifier(
+    core = build_classifier(
         backbone,
         head.name,
         config.classes,
@@ -221,6 +221,8 @@ def _build(backbone: str, head: Asked, config: CostConfig) -> Classifier:
         image_size=config.image_size,
         head_options=dict(head.options),
     )
+    core.backbone.preprocess_spec(config.image_size)  # refuses a size that a training would refuse
+    return core
 
 
 def _check(config: CostConfig) -> None:

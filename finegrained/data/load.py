@@ -88,9 +88,12 @@ def check_contents(data: TaskData, split: Split, config: FineDataConfig) -> Task
     Classes without a test image are named. Raises DataError where images learned from are tested and
     `same_content` says error.
     """
-    if told := untested_classes(data.manifest, split):
-        say(f"note: {told}")
-    return tell_contents(data, Splits((split,), ""), config.same_content)
+
+    def tell_untested(own: Splits) -> None:
+        if told := untested_classes(data.manifest, own.splits[0]):
+            say(f"note: {told}")
+
+    return tell_contents(data, Splits((split,), ""), config.same_content, tell_untested)
 
 
 def untested_classes(manifest: Manifest, split: Split) -> str:

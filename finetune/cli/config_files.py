@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from finetune.errors import UsageError
 from finetune.runs.files import is_file
-from finetune.runs.parse import check_depth, parse_yaml
+from finetune.runs.parse import check_depth, parse_yaml, text_of
 
 
 def values_of(option: str, argv: Sequence[str]) -> list[str]:
@@ -51,6 +51,10 @@ def check_values(argv: Sequence[str], config_type: type) -> None:
 
 def _read(name: str) -> Any:
     try:
-        return parse_yaml(Path(name).read_text(encoding="utf-8"))
+        text = text_of(Path(name).read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+    try:
+        return parse_yaml(text)
     except ValueError as error:
         raise UsageError(f"{name} is not valid YAML: {error}") from None

@@ -103,6 +103,17 @@ def silently() -> Iterator[None]:
         _output.quiet = before
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Keep what is said inside the `with` from those who listen outside it; it is printed all the same."""
+    before = list(_output.heard)
+    _output.heard.clear()
+    try:
+        yield
+    finally:
+        _output.heard[:] = before
+
+
 def _as_kept(message: str) -> str:
     first, *rest = (line.strip() for line in message.partition(": ")[2].splitlines())
     more = ", ..." if len(rest) > FIRST_LINES else ""

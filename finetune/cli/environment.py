@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 
 from finetune.errors import CrlError, DataError, ResourceError
 
@@ -10,9 +12,9 @@ _REMEDIES = {
     errno.EMFILE: "This process may open too few files at once: raise the limit (ulimit -n 4096)",
     errno.ENFILE: "This machine has too many files open: end other programs",
     errno.ENOMEM: "There is too little memory: end other programs, or raise the limit (ulimit -v)",
-    errno.EAGAIN: "No more processes or threads may be started: raise the limit (ulimit -u)",
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
+_ROOM_FOR_A_THREAD = 64 * 2**20  # bytes of addresses: its stack, and its part of the C library's heap
 _PLACE = "Choose a place with room that you may write to (--debug shows more)"
 WORKER_DIED = "DataLoader worker (pid"
 
@@ -25,7 +27,6 @@ _WORDS = {
     "can't allocate memory": _REMEDIES[errno.ENOMEM],
     "not enough memory": _REMEDIES[errno.ENOMEM],
     "out of memory": _REMEDIES[errno.ENOMEM],
-    "can't start new thread": _REMEDIES[errno.EAGAIN],
     "unable to allocate shared memory": "Shared memory (/dev/shm) is full: see --shm-size of the container",
 }
 
@@ -52,7 +53,30 @@ def refused(error: OSError) -> str:
     """Return what the system refused, where, and what to do about it."""
     where = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{where}{reason}. {_REMEDIES.get(error.errno or 0, _PLACE)}"
+    remedy = no_thread() if error.errno == errno.EAGAIN else _REMEDIES.get(error.errno or 0, _PLACE)
+    return f"{where}{reason}. {remedy}"
+
+
+def no_thread() -> str:
+    """Return what to do where no thread or process can be started: which limit it is that was met.
+
+    A thread's stack needs addresses: where few are left, the limit of memory refused it, not that of threads.
+    """
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit - address_space() < _ROOM_FOR_A_THREAD:
+        return _REMEDIES[errno.ENOMEM]
+    return "No more processes or threads may be started: raise the limit (ulimit -u)"
+
+
+def address_space() -> int:
+    """Return how many bytes of addresses this process has in use; where it is not told, as many as can be."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as told:  # noqa: PTH123
+            return int(told.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return sys.maxsize
 
 
 def _from_words(error: Exception) -> CrlError | None:
@@ -63,6 +87,8 @@ def _from_words(error: Exception) -> CrlError | None:
             f"a loading process died ({first}). The usual cause is too little memory or shared memory "
             "(/dev/shm): use fewer workers, --run.workers 0 or a smaller batch"
         )
+    if "can't start new thread" in said.lower():
+        return ResourceError(f"{first}. {no_thread()}")
     remedy = next((remedy for words, remedy in _WORDS.items() if words in said.lower()), None)
     return None if remedy is None else ResourceError(f"{first}. {remedy}")
 

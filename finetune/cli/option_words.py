@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
 from finetune.cli.config_files import values_of
@@ -23,6 +25,25 @@ def suggestion(name: str, known: Sequence[str], *, listed: bool = True) -> str:
     return f"; known: {', '.join(sorted(known))}" if listed else ""
 
 
+def not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Yield a sentence on every number of sections, lists and mappings that is infinite or no number.
+
+    >>> list(not_finite({"train": {"lr": float("inf"), "milestones": (1, 2.5)}, "seed": 0}))
+    ['--train.lr must be a finite number, got inf']
+    """
+    parts: Mapping[str, Any] = {}
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"--{name} must be a finite number, got {value}"
+    elif is_dataclass(value):
+        parts = {item.name: getattr(value, item.name) for item in fields(value)}
+    elif isinstance(value, Mapping):
+        parts = value
+    elif isinstance(value, list | tuple):
+        yield from (told for one in value for told in not_finite(one, name))
+    for key, one in parts.items():
+        yield from not_finite(one, f"{name}.{key}" if name else str(key))
+
+
 def explain_refusal(
     message: str, argv: Sequence[str], known: Mapping[str, Any], old: Mapping[str, str]
 ) -> str:
@@ -38,6 +59,14 @@ def explain_refusal(
         for word in filter(is_file, dashed):
             return f"{word} is read as an option, for its name begins with a dash: write ./{word}"
         return "\n".join(lines) if lines else f"{message}; --help lists what this command takes"
+    lost = re.match(r"argument (?:--)?([\w.]+): expected one argument", message)
+    if lost:  # the parser takes --run.cache for a part of --run, or of the positional word
+        start = f"--{lost[1]}."
+        names = [word.partition("=")[0][2:] for word in argv if word.startswith(start)]
+        lines = [
+            f"unknown option --{name}{_nearest(name, known, old)}" for name in names if name not in known
+        ]
+        return "\n".join(lines) or message
     bad = re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
     if bad and bad.group(1) in known:
         choice = _choices(known[bad.group(1)])

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from finetune.cli.config_files import check_values, read_config_files, values_of
 from finetune.cli.console import say
-from finetune.cli.option_words import explain_refusal, suggestion
+from finetune.cli.option_words import explain_refusal, not_finite, suggestion
 from finetune.cli.words import Given, Worded, old_keys, rewrite, spoken_options
 from finetune.errors import CrlError, UsageError, joined
 from finetune.runs.files import is_file
@@ -66,7 +66,8 @@ def parse_options(
     from jsonargparse import ArgumentError, ArgumentParser
 
     known = dict(_leaves(config_type))
-    argv = _spelled_out(_with_recipes(argv, recipes), {**known, **spoken_options(config_type)})
+    sections = {item.name: str for item in fields(config_type) if item.name not in known}  # type: ignore[arg-type]
+    argv = _spelled_out(_with_recipes(argv, recipes), {**known, **sections, **spoken_options(config_type)})
     _refuse_on_line(argv, aside, known)
     _refuse_unclear(argv, known)
     check_values(argv, config_type)
@@ -124,7 +125,9 @@ def refuse_faults(
     parts: Mapping[str, Any],
     behind: str = "",
 ) -> None:
-    """Raise one error that says everything that `faults` finds, and every quick fault of the sections.
+    """Raise one error for everything that `faults` finds, and every quick fault of the sections.
+
+    A number that is infinite, or none, is refused for every option of every command.
 
     Args:
         faults: of a command, as `parse_options`; None finds nothing.
@@ -132,7 +135,10 @@ def refuse_faults(
         parts: the sections by name, and the other options.
         behind: what is said after each quick fault.
     """
-    if found := [] if faults is None else faults(parts):
+    found = [] if faults is None else faults(parts)
+    if odd := [UsageError(f"{told}{behind}") for told in not_finite(parts)]:
+        raise joined([*odd, *found])
+    if found:
         quick: list[CrlError] = []
         if (look := getattr(config_type, "quick_faults", None)) is not None:
             quick = look(SimpleNamespace(**parts))

@@ -7,6 +7,7 @@ is text by the metadata `WORD`. Command lines and files are rewritten before the
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -75,9 +76,12 @@ def _option(word: str, part: str, key: str) -> tuple[str, Value]:
         return name, text.lower() == "true"
     for kind in (int, float):
         try:
-            return name, kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        if not math.isfinite(value):
+            raise UsageError(f"{key}: {name} of {word} must be a finite number, got {text}")
+        return name, value
     return name, text
 
 

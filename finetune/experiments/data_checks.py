@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from finetune.cli.console import say
+from finetune.cli.console import hear_warnings, say, silently, unheard
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, listing
 from finetune.experiments.config import VerifyConfig
@@ -138,17 +138,50 @@ def equal_contents(
     )
 
 
-def tell_contents(data: TaskData, splits: Splits, same_content: str) -> TaskData:
+def told_by_fold(splits: Splits, tell: Callable[[Splits], object]) -> dict[int, tuple[str, ...]]:
+    """Say what holds for all the splits together; return the warnings of each alone by its fold, unsaid.
+
+    The record of a fold is then the same whichever folds are trained with it.
+    """
+    with unheard(), hear_warnings() as heard:
+        tell(splits)
+    if len(splits) == 1:
+        return {splits.splits[0].fold: tuple(heard)}
+    told = {}
+    for split in splits:
+        with unheard(), silently(), hear_warnings() as own:
+            tell(Splits((split,), splits.hash))
+        told[split.fold] = tuple(own)
+    return told
+
+
+def tell_contents(
+    data: TaskData,
+    splits: Splits,
+    same_content: str,
+    tell_parts: Callable[[Splits], object] | None = None,
+) -> TaskData:
     """Report equal images of the splits in use; return the data with what was found in their report.
+
+    `tell_parts` says what else is to be known of the parts of splits. What it and equal images say of each
+    fold is in the data's `by_fold`.
 
     Raises DataError where images learned from are tested and `same_content` is "error".
     """
     groups = data.equal_files
     conflicts = label_conflicts(data.manifest, groups)
     tell_conflicts(conflicts)
-    twins = equal_contents(data.manifest, splits, groups)
-    tell_twins(twins, same_content)
-    return replace(data, report={**data.report, **twins_report(twins), CONFLICTS: conflicts})
+    found: list[EqualContents] = []
+
+    def tell(own: Splits) -> None:
+        if tell_parts is not None:
+            tell_parts(own)
+        found.append(equal_contents(data.manifest, own, groups))
+        tell_twins(found[-1], same_content)
+
+    by_fold = told_by_fold(splits, tell)
+    report = {**data.report, **twins_report(found[0]), CONFLICTS: conflicts}
+    return replace(data, report=report, by_fold=by_fold)
 
 
 def tell_conflicts(conflicts: Mapping[str, Any]) -> None:

@@ -19,7 +19,8 @@ from finetune.experiments.exported.other_data import tell_shown_again, tell_with
 from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result, model_files, refuse_run_folder, run_table
 from finetune.experiments.task import Task
-from finetune.images.cache.file import content_digest, hash_files
+from finetune.images.cache.digests import hash_files
+from finetune.images.cache.file import content_digest
 from finetune.images.cache.source import open_pictures
 from finetune.images.manifest import Manifest
 from finetune.runs.folder import write_json
@@ -209,9 +210,8 @@ def other_images(task: Task, result: Result, config: EvaluateRunConfig) -> tuple
 
 def same_contents(manifest: Manifest, result: Result) -> bool:
     """Return whether the files of this table, row by row, are the ones that the run was made of."""
-    files = [manifest.file(row) for row in range(len(manifest))]
-    found: bool = content_digest(hash_files(files, core_count())) == result.record.pictures
-    return found
+    digests = hash_files(manifest.files(), core_count(), manifest.root)
+    return bool(content_digest(digests) == result.record.pictures)
 
 
 def frame_of(task: Task, manifest: Manifest, class_names: Sequence[str], target: np.ndarray) -> Predictions:

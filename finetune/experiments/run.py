@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from finetune.cli.console import hear_warnings, say, silently
+from finetune.cli.console import hear_warnings, say
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.data_checks import with_contents
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
+from finetune.images.cache.digests import keep_digests
 from finetune.images.cache.source import ImageSource, open_pictures
-from finetune.images.checks import tell_class_names
+from finetune.images.checks import subjects_known, tell_class_names
 from finetune.images.preprocess import PreprocessSpec
 from finetune.metrics.learning import prediction_warnings
 from finetune.models.bundle import save_bundle
@@ -92,6 +93,7 @@ def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Ex
     `folds` are those to be trained now, all where none is named: what is said of equal images and of classes
     without an image holds for these.
     """
+    keep_digests(config.run.cache)
     head_class(config.head.name)  # a misspelt head costs no reading
     with hear_warnings() as heard:
         data = task.read(config.data)
@@ -100,14 +102,8 @@ def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Ex
         say(task.describe(data, splits))
     used = splits.only(folds, len(data.manifest))
     with hear_warnings() as checked:
-        found = task.check(data, used, config.data)
-    warnings = {split.fold: (*heard, *checked) for split in used}
-    if len(warnings) > 1:  # a fold's record is the same whichever folds are trained with it
-        for fold in warnings:
-            with silently(), hear_warnings() as own:
-                task.check(data, used.only([fold], len(data.manifest)), config.data)
-            warnings[fold] = (*heard, *own)
-    data = found
+        data = task.check(data, used, config.data)
+    warnings = {fold: (*heard, *checked, *data.by_fold.get(fold, ())) for fold in used.folds}
     config = with_all_options(task.configure(config, data))
     spec = spec_of(config)
     boxes = task.boxes(data.manifest, task.crop_of(config.data))
@@ -240,7 +236,7 @@ def write_results(
 
 def few_clusters(experiment: Experiment, predictions: Predictions) -> list[str]:
     """Return what is to be said of intervals over few subjects; nothing where subjects are not known."""
-    known = experiment.data.report.get("subjects_known", True)
+    known = subjects_known(experiment.data.report)
     return experiment.task.resampling(predictions).warnings() if known else []
 
 

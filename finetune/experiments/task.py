@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import RECORD_FILE, RunRecord
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.result import Result, ResultForm, check_result_files
+from finetune.experiments.task_data import TaskData as TaskData  # a contract as the task, in its own file
 from finetune.images.class_names import labels_in
 from finetune.images.manifest import Manifest
 
@@ -37,22 +38,6 @@ SINGLE_RUN_FILES = (
     *("report.json", "report.md"),
 )
 Sections = Sequence[tuple[str, str | None]]
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """The images of one configuration, the label policy or layout that was read, and a report for JSON."""
-
-    manifest: Manifest
-    policy: str
-    report: Mapping[str, Any]
-
-    @cached_property
-    def equal_files(self) -> list[list[int]]:
-        """The rows of each set of files with equal bytes; files of equal size are read when first asked."""
-        from finetune.images.checks import equal_files
-
-        return list(equal_files(self.manifest))
 
 
 def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:

@@ -22,6 +22,15 @@ _POWER = re.compile(r"\+?(\d)(?:\.(\d*)[eE]\+?|[eE]\+)(\d{1,2})")
 _BARE_POWER = re.compile(r"([+-]?\d+)[eE](\d{1,2})")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?")
 _MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "`": "'", "\u00b4": "'", "_": " ", "-": " "})
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}([ ,'\u2019_])\d{3}(?:\1\d{3})*(?![\d.,])")
+# Letters of other scripts that look like Latin ones: Cyrillic, then Greek.
+_LOOKS = str.maketrans(
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405\u051a"
+    "\u051c\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d\u0475"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7"
+    "\u03b1\u03b9\u03ba\u03bd\u03bf\u03c1\u03c5\u03c7",
+    "ABEKMHOPCTYXIJSQWaeopcyxijshdqwvABEZHIKMNOPTYXaikvopux",
+)
 # Signs that are never part of a file's name or an id: control characters and halves of a character.
 BROKEN = ("Cc", "Cs")
 NAMED = 5  # spellings that a sentence names
@@ -157,33 +166,61 @@ def spelling_notice(what: str, others: dict[str, list[str]]) -> list[str]:
 def near_key(text: str) -> str:
     """Return what two ids have in common that somebody may have written for one.
 
-    Capitals, zeros before a number, powers without a sign, and the kinds of blanks, dashes and apostrophes
-    play no part.
+    Capitals, zeros before a number, signs between its thousands, powers without a sign, and the kinds of
+    blanks, dashes and apostrophes play no part.
 
-    >>> near_key("Anna_O\u2019Neil 07") == near_key("anna o'neil 7"), near_key("1e3") == near_key("1000")
+    >>> near_key("Anna_O\u2019Neil 07") == near_key("anna o'neil 7"), near_key("1e3") == near_key("1,000")
     (True, True)
     """
     power = _BARE_POWER.fullmatch(text)
     shown = identity_key(f"{power[1]}{'0' * int(power[2])}" if power else text)
+    shown = _THOUSANDS.sub(lambda number: number[0].replace(number[1], ""), shown)
     shown = unicodedata.normalize("NFKC", shown.casefold()).translate(_MARKS)
     return " ".join(re.sub(r"(?<![\d.])0+(?=\d)", "", shown).split())
 
 
+def look_key(text: str) -> str:
+    """Return `near_key` of a text with the Latin letters that its Cyrillic and Greek ones look like.
+
+    >>> look_key("\u0410nna") == look_key("Anna"), look_key("\u0416anna") == look_key("Zanna")
+    (True, False)
+    """
+    return near_key(unicodedata.normalize("NFD", text).translate(_LOOKS))
+
+
 def near_notice(what: str, names: Sequence[str]) -> list[str]:
-    """Return a sentence on names that are almost one, and yet count as different; none where none are.
+    """Return a sentence for each way in which names are almost one, and yet count as different; or none.
+
+    Names differ by capitals, zeros and the like, or by letters of different scripts that look alike.
 
     >>> near_notice("subjects", ["Anna", "8", "anna", "Anna"])
     ['subjects are told apart by capitals, zeros or the like alone, and count as different: Anna / anna']
     """
     alike: dict[str, list[str]] = defaultdict(list)
+    looking: dict[str, dict[str, str]] = defaultdict(dict)
     for name in dict.fromkeys(names):
-        alike[near_key(name)].append(name)
-    found = [" / ".join(group) for group in alike.values() if len(group) > 1]
+        key = near_key(name)
+        alike[key].append(name)
+        looking[key if name.isascii() else look_key(name)].setdefault(key, name)
+    near = [" / ".join(group) for group in alike.values() if len(group) > 1]
+    look = [" / ".join(map(_with_script, group.values())) for group in looking.values() if len(group) > 1]
+    return [
+        *_differing(what, "capitals, zeros or the like alone", near),
+        *_differing(what, "letters of different scripts that look alike", look),
+    ]
+
+
+def _differing(what: str, by: str, found: Sequence[str]) -> list[str]:
     if not found:
         return []
     rest = f", ... ({len(found)} in all)" if len(found) > NAMED else ""
-    told = "are told apart by capitals, zeros or the like alone, and count as different"
-    return [f"{what} {told}: {', '.join(found[:NAMED])}{rest}"]
+    return [f"{what} are told apart by {by}, and count as different: {', '.join(found[:NAMED])}{rest}"]
+
+
+def _with_script(name: str) -> str:
+    """Return a name, and its first letter that looks Latin and is not."""
+    odd = [sign for sign in unicodedata.normalize("NFD", name) if ord(sign) in _LOOKS]
+    return f"{name} (with {unicodedata.name(odd[0]).lower()})" if odd else name
 
 
 def one_spelling(name: str) -> str:

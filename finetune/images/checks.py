@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from finetune.cli.console import say, table
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
-from finetune.images.cache.file import UNREADABLE, hash_files
+from finetune.images.cache.digests import UNREADABLE, hash_files
 from finetune.images.cells import near_notice
 from finetune.images.endings import is_picture, is_seen
 from finetune.images.manifest import Manifest
@@ -29,6 +28,36 @@ NEARLY_ALL = 0.9  # of the listed images
 MissingRule = Literal["error", "count", "drop"]
 DIGEST_BYTES = 6  # of a SHA-256: two of a million images are alike by chance once in five hundred data sets
 MOST_DIGESTS = 200_000  # that a file carries: 1.6 MB of text
+
+
+class Told(Protocol):
+    """Values by name: counts of a reader, a table of images, predictions."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+def subjects_known(told: Told) -> bool:
+    """Return whether it is known which subject each image shows; where not, none is counted anywhere.
+
+    Args:
+        told: what a reader counted, as run.json keeps it (`subjects_known`, which data that must have
+            subjects leave out); or columns `path` and `subject` of images, where each that shows nobody known
+            has its path for a subject.
+
+    >>> subjects_known({"images": 7}), subjects_known({"subjects_known": False})
+    (True, False)
+    """
+    if "subject" not in told:
+        return "subjects_known" not in told or told["subjects_known"] is not False
+    subject, path = told["subject"], told["path"]
+    return not len(path) or bool((subject != path).any())
+
+
+def known_count(values: np.ndarray, *, known: bool) -> int | None:
+    """Return how many different values there are; None where they are not known."""
+    return len(np.unique(values)) if known else None
 
 
 def check_missing_rule(rule: str) -> None:
@@ -136,9 +165,7 @@ def label_conflicts(manifest: Manifest, groups: Iterable[Sequence[int]]) -> dict
         differ in class or age, a list of texts "path: class").
     """
     age = manifest["age"] if "age" in manifest else np.full(len(manifest), np.nan)
-    person = manifest.columns.get("subject")
-    if person is not None and (person == manifest["path"]).all():  # unknown: each image has its path for one
-        person = None
+    person = manifest.columns.get("subject") if subjects_known(manifest) else None
     counts = {"sets": 0, "classes": 0, "ages": 0, "subjects": 0}
     first: list[list[str]] = []
     for rows in groups:
@@ -159,19 +186,24 @@ def _labelled(manifest: Manifest, row: int, age: float) -> str:
 
 
 def equal_files(manifest: Manifest) -> Iterator[list[int]]:
-    """Yield the rows of each set of files with equal bytes; only files of equal size are read.
+    """Yield the rows of each set of files with equal bytes; only files of equal size are read, if unknown.
 
     Raises DataError when a listed file cannot be read.
     """
     by_size: dict[int, list[int]] = defaultdict(list)
-    by_content: dict[bytes, list[int]] = defaultdict(list)
+    by_content: dict[str, list[int]] = defaultdict(list)
+    files = manifest.files()
     try:
-        for row in range(len(manifest)):
-            by_size[manifest.file(row).stat().st_size].append(row)
-        for row in (row for rows in by_size.values() if len(rows) > 1 for row in rows):
-            by_content[hashlib.sha256(manifest.file(row).read_bytes()).digest()].append(row)
+        for row, file in enumerate(files):
+            by_size[os.stat(file).st_size].append(row)  # noqa: PTH116
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+    alike = [row for rows in by_size.values() if len(rows) > 1 for row in rows]
+    digests = hash_files([files[row] for row in alike], core_count(), manifest.root)
+    for row, digest in zip(alike, digests, strict=True):
+        if digest.startswith(UNREADABLE):
+            raise DataError(f"{files[row]} cannot be read: {digest.removeprefix(UNREADABLE)}")
+        by_content[digest].append(row)
     yield from (rows for rows in by_content.values() if len(rows) > 1)
 
 
@@ -210,7 +242,7 @@ def among_digests(hashes: Iterable[str], known: frozenset[str]) -> np.ndarray:
 
 def content_hashes(manifest: Manifest) -> np.ndarray:
     """Return the SHA-256 of every row's file, hexadecimal; empty where it cannot be read."""
-    found = hash_files([manifest.file(row) for row in range(len(manifest))], core_count())
+    found = hash_files(manifest.files(), core_count(), manifest.root)
     return np.array(["" if name.startswith(UNREADABLE) else name for name in found], dtype=str)
 
 

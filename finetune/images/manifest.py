@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,7 +70,7 @@ class Manifest:
             raise KeyError(f"no column {name!r}; this manifest has {', '.join(self.columns)}")
         return self.columns[name]
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.columns
 
     @property
@@ -85,6 +86,11 @@ class Manifest:
     def file(self, row: int) -> Path:
         """Return the image file of a row."""
         return self.root / str(self.columns["path"][row])
+
+    def files(self) -> list[str]:
+        """Return the image file of every row, as text: thousands of paths cost a moment."""
+        root = os.path.join(self.root, "")  # noqa: PTH118
+        return [root + path for path in self.columns["path"].tolist()]
 
     def class_counts(self) -> np.ndarray:
         """Return the number of images of each class, int64 (K,)."""

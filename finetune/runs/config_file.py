@@ -12,7 +12,7 @@ import yaml
 from finetune.errors import DataError, UsageError, listing
 from finetune.runs.files import write_bytes
 from finetune.runs.former_losses import FORMER, as_meant, told_in_full
-from finetune.runs.parse import parse_yaml
+from finetune.runs.parse import parse_yaml, text_of
 
 CONFIG_NAME = "config.yaml"
 # Options of losses that stood beside the loss's name until the options had a place of their own.
@@ -101,7 +101,7 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 def _read_config(file: Path) -> dict[str, Any]:
     """Return a config.yaml as plain values in today's form; DataError where it cannot be read."""
     try:
-        config = parse_yaml(file.read_text(encoding="utf-8"))
+        config = parse_yaml(text_of(file.read_bytes()))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
     if not isinstance(config, dict):

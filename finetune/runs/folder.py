@@ -19,7 +19,7 @@ from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, in_todays_form, se
 from finetune.runs.files import is_stale, json_text, remove_stale, to_plain, write_bytes, write_error
 from finetune.runs.former_epochs import counted_from_one
 from finetune.runs.lock import LOCK_NAME, FolderLock
-from finetune.runs.parse import parse_json, parse_yaml
+from finetune.runs.parse import parse_json, parse_yaml, text_of
 
 PACKAGES = {
     "toolkit": "crl-toolkit",
@@ -218,7 +218,7 @@ def read_config(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = parse_yaml(file.read_text(encoding="utf-8"))
+        content = parse_yaml(text_of(file.read_bytes()))
     except ValueError as error:
         raise DataError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(content, dict):

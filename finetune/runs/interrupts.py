@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ _PARENT = "CRL_PARENT"
 AGAIN_SECONDS = 0.05  # until an interrupt that was swallowed is raised again
 
 _open_requests: list[StopRequest] = []
+
+_late: list[float] = []  # when a signal came to a program that was done
 
 _at_stop: list[Callable[[], None]] = []
 
@@ -112,11 +115,16 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def ended_as_by_ctrl_c() -> Iterator[None]:
+def ended_as_by_ctrl_c(*, for_good: bool = False) -> Iterator[None]:
     """Inside, SIGTERM and its like end the program as Ctrl-C does, temporary files removed.
 
     Those of them that are ignored (nohup) or handled stay so. A forked child dies of them as usual.
+
+    With `for_good` the program only ends after it: a signal then no longer changes its exit code, unless a
+    second one comes while threads are waited for.
     """
+    if for_good:
+        atexit.register(_ignore_endings)  # the first to be registered is the last to be called
     plain: list[signal.Signals] = []
     if threading.current_thread() is threading.main_thread():
         plain = [number for number in ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
@@ -135,7 +143,23 @@ def ended_as_by_ctrl_c() -> Iterator[None]:
             yield
     finally:
         for number in plain:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL if not for_good else _end_at_the_second)
+        if for_good and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _end_at_the_second)
+
+
+def _end_at_the_second(_number: int, _frame: FrameType | None) -> None:
+    """Let one signal pass while a program that is done ends; one more ends it at once."""
+    if _late:
+        os._exit(130)
+    _late.append(time.monotonic())
+
+
+def _ignore_endings() -> None:
+    """Ignore, while the interpreter itself ends, what would end the program."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

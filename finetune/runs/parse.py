@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Hashable
@@ -11,6 +12,7 @@ import yaml
 
 _SIXTIETHS = re.compile(r"[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?")
 _OCTAL = re.compile(r"0[0-7]+")
+_MARKS_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 DEEPEST = 100  # levels of brackets or indents; a configuration has four
 MOST_VALUES = 100_000  # once every alias is written out
 
@@ -90,6 +92,30 @@ def ambiguous_number(text: str) -> str:
             "before it"
         )
     return ""
+
+
+def text_of(content: bytes) -> str:
+    """Return the text of a file's bytes in UTF-8, a mark at its beginning left out.
+
+    Raises TextError, naming the encoding where it shows, for other bytes.
+
+    >>> text_of("lr: 1".encode("utf-8-sig"))
+    'lr: 1'
+    >>> text_of("lr: 1".encode("utf-16"))
+    Traceback (most recent call last):
+    finetune.runs.parse.TextError: UTF-16 text, not UTF-8; save it as UTF-8 (editors: "Save with encoding")
+    """
+    how = 'save it as UTF-8 (editors: "Save with encoding")'
+    for encoding, marks in (("UTF-32", _MARKS_32), ("UTF-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))):
+        if content.startswith(marks):
+            raise TextError(f"{encoding} text, not UTF-8; {how}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TextError(f"byte {error.start} is not UTF-8 text; {how}") from None
+    if "\0" in text:
+        raise TextError(f"holds zero bytes, as UTF-16 text does; {how}")
+    return text
 
 
 def parse_yaml(text: str) -> Any:

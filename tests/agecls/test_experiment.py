@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from agecls.task import TASK
 from finetune.errors import UsageError
-from finetune.experiments import data_checks
+from finetune.experiments import data_checks, task_data
 from finetune.experiments.run import prepare_experiment
 from finetune.images import checks
 from tests.agecls.tiny_ages import listed_rows, picture, tiny
@@ -61,11 +62,28 @@ def test_splits_are_found_by_the_fold_they_test(faces, tmp_path):
 
 def test_equal_files_are_read_once_for_all_folds(faces, tmp_path, monkeypatch):
     read, find = [], checks.equal_files
-    for module in (checks, data_checks):
+    for module in (data_checks, task_data):
         monkeypatch.setattr(module, "equal_files", lambda table: read.append(len(table)) or find(table))
     experiment = prepare_experiment(TASK, tiny(faces, tmp_path))
     assert len(experiment.warnings) == 5
     assert read == [len(experiment.data.manifest)]
+
+
+def test_data_are_checked_once_and_each_fold_keeps_its_own_warnings(faces, tmp_path, monkeypatch, capsys):
+    own = tmp_path / "faces"
+    shutil.copytree(faces, own)
+    manifest = TASK.read(tiny(own, tmp_path).data).manifest
+    a, b = (manifest.file(int(np.flatnonzero(manifest["fold"] == fold)[0])) for fold in (0, 3))
+    b.write_bytes(a.read_bytes())
+    calls, check = [], type(TASK).check
+    monkeypatch.setattr(type(TASK), "check", lambda *given: calls.append(1) or check(*given))
+    found = prepare_experiment(TASK, tiny(own, tmp_path)).warnings
+    assert len(calls) == 1
+    assert capsys.readouterr().out.count("in training and test are the same bytes") == 1
+    told = [fold for fold in range(5) if any("in training and test" in text for text in found[fold])]
+    assert told == [0, 3]
+    for fold in (0, 1):
+        assert prepare_experiment(TASK, tiny(own, tmp_path), [fold]).warnings == {fold: found[fold]}
 
 
 def test_validation_scores_by_hand():

@@ -97,6 +97,11 @@ def test_warnings_reach_record_report_and_page_and_unknown_subjects_are_not_vouc
     )
     assert written["warnings"] == report["warnings"] == list(record["warnings"])
     assert written["shared_people"] is None
+    told = {"subjects": None, "users": None, "subjects_known": False}
+    for place in (written["counts"], report["counts"]):
+        assert {key: place[key] for key in told} == told
+    assert (written["subjects"], report["subjects"], report["users"]) == (None, None, None)
+    assert (report["effective_subjects"], report["subjects_in_several_folds"]) == (None, None)
     page = (tmp_path / "run" / "report.md").read_text()
     assert "No subject is in both" not in page
     assert "**Subjects are not known**" in page
@@ -120,3 +125,4 @@ def test_warnings_reach_record_report_and_page_and_unknown_subjects_are_not_vouc
     assert "subject" not in capsys.readouterr().out
     card = TASK.card(tmp_path / "run", None, tested=True)["card"]["data"]
     assert (card["subjects_known"], card["shared_people"]) == (False, None)
+    assert (card["subjects"], card["users"]) == (None, None)

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -14,6 +16,8 @@ from agecls.commands import COMMANDS as AGE_COMMANDS
 from apps import cli
 from apps.cli import main
 from apps.commands import COMMANDS
+from finegrained.commands import COMMANDS as FINE_COMMANDS
+from generalcls.commands import COMMANDS as GENERAL_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,3 +96,22 @@ def test_what_is_only_printed_and_cannot_be_kept_is_no_success(words: str):
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 5
     assert "the standard output could not be written" in done.stderr
+
+
+def test_only_commands_that_build_a_network_take_an_image_size():
+    """What reads a run or an exported model has that model's size: no other one can be asked for."""
+
+    def sizes(kind: type) -> bool:
+        hints = get_type_hints(kind)
+        names = {item.name: hints[item.name] for item in fields(kind)}
+        return "image_size" in names or any(sizes(hint) for hint in names.values() if is_dataclass(hint))
+
+    tasks = {"age": AGE_COMMANDS, "fine": FINE_COMMANDS, "general": GENERAL_COMMANDS, "": COMMANDS}
+    found = {
+        f"{task} {name}".strip()
+        for task, commands in tasks.items()
+        for name, command in commands.items()
+        if sizes(command.config_type)
+    }
+    trained = {f"{task} {name}" for task in ("age", "fine", "general") for name in ("train", "study")}
+    assert found == trained | {"age cv", "fine cost", "general verify"}

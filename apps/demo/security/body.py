@@ -25,6 +25,7 @@ LOGIN_BYTES = 8_000
 _PART_BYTES = 4_000  # a part's headers and borders
 _SPARE_BYTES = 100_000_000  # of disk space left to everyone else
 _DRAIN_BYTES, _DRAIN_SECONDS = 64_000_000, 10.0
+_CLOSING_SECONDS = 1.0  # a sender of more may lose an answer whose connection closes while it sends
 IDLE_SECONDS = 20.0  # between two pieces of a body
 UPLOADS_PER_ADDRESS = 64  # at the same time; a server in front of the demo may stand for many people
 _OWN_URL = re.compile(r"(?:https?://([^/]+))?" + re.escape(FILE_ROUTE) + "(.*)", re.DOTALL)
@@ -55,11 +56,14 @@ class Inbox:
         self._complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
         return message
 
-    async def drain(self) -> None:
-        """Read and forget the rest of a refused body, so that its sender reads the answer; up to a limit."""
-        read = 0
+    async def drain(self, *, endless: bool = False) -> None:
+        """Read and forget the rest of a refused body, so that its sender reads the answer; up to a limit.
+
+        One that is `endless` is not waited for: its sender has a moment to read.
+        """
+        read, seconds = 0, _CLOSING_SECONDS if endless else _DRAIN_SECONDS
         try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
+            async with asyncio.timeout(seconds):
                 while not self._complete and read < _DRAIN_BYTES:
                     read += len((await self.receive()).get("body", b""))
         except (TimeoutError, Refusal):
@@ -133,6 +137,14 @@ def declared_size(head: Head) -> int | None:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise Refusal(400, "The header content-length must be a whole number.")
     return int(text)
+
+
+def is_endless(head: Head) -> bool:
+    """Return whether a request says that it has more bytes than are read of a refused body."""
+    try:
+        return (declared_size(head) or 0) > _DRAIN_BYTES
+    except Refusal:
+        return False
 
 
 async def read_whole(head: Head, receive: Receive, limit: int) -> bytes:

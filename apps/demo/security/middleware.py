@@ -19,6 +19,7 @@ from apps.demo.security.body import (
     Receive,
     check_file_route,
     check_files,
+    is_endless,
     read_whole,
     replay,
 )
@@ -108,9 +109,8 @@ class Guard:
             if send.started:  # the rest of a body that nobody needed did not come
                 return
             # Whoever expects a "100 continue" has sent no body yet; whoever fell silent sends no more.
-            if b"expect" not in head.headers and refusal.status != 408:
-                await inbox.drain()
-            await _answer(head, refusal, send)
+            waits = b"expect" in head.headers or refusal.status == 408
+            await _answer(head, refusal, send, None if waits else inbox)
         except ClientGone:
             return
         except Exception as error:
@@ -232,17 +232,24 @@ def _address(scope: Any) -> str:
     return str((scope.get("client") or ("",))[0])
 
 
-async def _answer(head: Head, refusal: Refusal, send: Send) -> None:
+async def _answer(head: Head, refusal: Refusal, send: Send, inbox: Inbox | None = None) -> None:
+    """Answer at once, and only then read what else comes into the `inbox`."""
     if head.path.rstrip("/") == UPLOAD_ROUTE:
         body, kind = refusal.sentence.encode(), b"text/plain; charset=utf-8"
     else:
         body = json.dumps({"detail": refusal.sentence, "error": refusal.sentence}).encode()
         kind = b"application/json"
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
-    if refusal.status == 408:
+    endless = is_endless(head)
+    if refusal.status == 408 or endless:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head.method == "HEAD" else body})
+    shown = {"type": "http.response.body", "body": b"" if head.method == "HEAD" else body}
+    if inbox is not None:
+        await send({**shown, "more_body": True})
+        await inbox.drain(endless=endless)
+        shown["body"] = b""
+    await send(shown)
 
 
 class EventStream:

@@ -48,11 +48,11 @@ class Predictions:
         return len(self.target)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Return a task's own column, such as the subject of each image."""
-        return self.columns[name]
+        """Return the path, or a task's own column such as the subject, of each image."""
+        return self.path if name == "path" else self.columns[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.columns
+        return name == "path" or name in self.columns
 
     @cached_property
     def preds(self) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import DataError
+from finetune.images.checks import subjects_known
 from finetune.runs.folder import read_json, write_json
 from finetune.runs.former_epochs import RECORD_SCHEMA, record_today
 from finetune.runs.former_losses import loss_text, recorded_loss
@@ -185,8 +186,7 @@ class RunRecord:
     @property
     def subjects(self) -> int | None:
         """How many subjects the images show; None where they are not known."""
-        known = self.counted.get("subjects_known", True)
-        return self.extra.get("subjects") if known else None
+        return self.extra.get("subjects") if subjects_known(self.counted) else None
 
     @property
     def shared_subjects(self) -> int | None:

@@ -26,6 +26,7 @@ import numpy as np
 
 from finetune.errors import DataError, ResourceError
 from finetune.images.boxes import cut
+from finetune.images.cache.digests import UNREADABLE
 from finetune.images.cache.limit import make_room
 from finetune.images.decode import DECODER, BadImageError, decode_image
 from finetune.images.preprocess import RESIZER, PreprocessSpec, prepare
@@ -34,7 +35,6 @@ MAGIC = b"crl-pixels-2\n"
 DIGEST_BYTES = 16
 FOOTER = struct.Struct(f"<qq{DIGEST_BYTES}s13s")
 CHANNELS = 3
-UNREADABLE = "unreadable: "
 AHEAD = 4  # images in flight per thread while building
 
 Item = TypeVar("Item")
@@ -64,23 +64,9 @@ def pixel_digest(pixels: bytes | memoryview) -> bytes:
     return hashlib.sha256(pixels).digest()[:DIGEST_BYTES]
 
 
-def hash_files(files: Sequence[Path], threads: int) -> list[str]:
-    """Return the SHA-256 of every file's bytes; of one that cannot be read, a word that says so."""
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(_hash_file, files))
-
-
 def content_digest(digests: Sequence[str]) -> str:
     """Return one SHA-256 for a list of files' digests, in order."""
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _hash_file(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        return f"{UNREADABLE}{error.strerror}"
 
 
 def cache_key(spec: PreprocessSpec, digests: Sequence[str], boxes: np.ndarray | None = None) -> str:

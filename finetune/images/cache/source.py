@@ -1,10 +1,10 @@
 """Prepared images by manifest row: decoded every time, or once into one file of pixels.
 
 A cache's key covers the bytes of every image, the boxes they are cut to, the resize rule and the versions
-of decoder, resizer and file format, so a cache cannot be stale: whatever changes, another file is made. All
-images are read and hashed at every start (about half a second per gigabyte and thread), which also notices
-an image that was replaced without a change of size or date. The pixels are compared with their digest when a
-process first reads them: pixels that were damaged on the disk are made again from the image.
+of decoder, resizer and file format, so a cache cannot be stale: whatever changes, another file is made. A
+file is read and hashed once, and again when its size, a time of change or its inode is another one (see
+`finetune.images.cache.digests`). The pixels are compared with their digest when a process first reads them:
+pixels that were damaged on the disk are made again from the image.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from finetune.cli.console import say
 from finetune.cli.machine import core_count, user_cache
 from finetune.errors import DataError, ResourceError, listing
 from finetune.images.boxes import check_boxes, cut
+from finetune.images.cache.digests import hash_files
 from finetune.images.cache.file import (
     CHANNELS,
     Progress,
     build_cache,
     cache_key,
     content_digest,
-    hash_files,
     map_files,
     pixel_digest,
     read_index,
@@ -234,7 +234,7 @@ def open_source(
     threads = max(1, workers)
     paths, slots = np.unique(manifest["path"], return_inverse=True)
     unique = [manifest.root / path for path in paths.tolist()]
-    digests = hash_files(unique, threads)
+    digests = hash_files(unique, threads, manifest.root)
     content = content_digest([digests[slot] for slot in slots.tolist()])
     boxes = None if boxes is None else check_boxes(boxes, len(manifest))
     if cache_dir is None:

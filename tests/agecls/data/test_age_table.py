@@ -160,6 +160,9 @@ def test_a_table_without_subjects_is_refused_unless_that_is_said(folder: Path):
     reading = read_age_table(file, subject_column=None)
     assert reading.manifest["subject"].tolist() == ["a.jpg", "b.jpg"]
     assert reading.report.subjects_known is False
+    assert (reading.report.subjects, reading.report.users) == (None, None)
+    albums = read_age_table(file, subject_column=None, user_column="age").report
+    assert (albums.subjects, albums.users) == (None, 2)
     assert "NO SUBJECTS" in reading.report.notices[0]
 
 

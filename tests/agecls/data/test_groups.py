@@ -62,6 +62,13 @@ def test_groups_survive_being_written_and_read():
     assert AgeGroups.parse("0 - 9, 10-19 ,20+").bounds == ((0, 9), (10, 19), (20, None))
 
 
+def test_zeros_before_a_number_change_no_group():
+    groups = AgeGroups.parse("00-02, 03-09,010+")
+    assert groups.names == ("0-2", "3-9", "10+")
+    names = ("00-02", "0-2", "03 \u2013 009", "010+", "over 010", "30-90")
+    assert [groups.index_of_name(name) for name in names] == [0, 0, 1, 2, 2, None]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

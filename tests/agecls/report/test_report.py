@@ -156,7 +156,8 @@ def test_the_baseline_is_of_the_labels_that_each_fold_recorded(
 
 def test_where_subjects_are_not_known_no_table_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     leave_out_pictures(monkeypatch)
-    report_result(TASK, make_result(tmp_path / "run", unknown=True), resamples=RESAMPLES)
+    report = report_result(TASK, make_result(tmp_path / "run", unknown=True), resamples=RESAMPLES)
+    assert {report[name] for name in ("subjects", "users", "effective_subjects")} == {None}
     groups = section(tmp_path / "run", "Age groups")
     assert "| true group | images | exact |" in groups
     assert "for a group of fewer than 30 images." in groups

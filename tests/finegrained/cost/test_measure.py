@@ -14,6 +14,7 @@ from finegrained.cost import measure as cost_module
 from finegrained.cost.measure import cost_of, count_cost, measure_costs, read_head
 from finegrained.cost.table import Cost, Rate, cells, for_terminal, page
 from finetune.errors import ResourceError, UsageError
+from finetune.models.backbone import FeatureBackbone
 from finetune.models.heads.registry import head_names
 from finetune.training.optimization.precision import choose_precision
 from tests.finegrained.tiny_birds import fine
@@ -95,9 +96,13 @@ def test_a_head_that_is_refused_keeps_its_row_and_says_why():
     assert cells([row])[1][0][2:] == ["n/a"] * 6
 
 
-def test_a_size_that_the_backbone_does_not_read_is_told():
-    row = asked("linear", replace(SMALL, image_size=60), "test_vit")
-    assert "refused: it does not read images of 60 px" in row.note
+def test_a_size_that_the_backbone_does_not_read_is_told(monkeypatch):
+    config = replace(SMALL, image_size=60, repeats=0)
+    for name in ("test_vit", "vit_tiny_patch16_224"):  # as a training says it
+        told = f"refused: {name} cuts images into patches of 16 px, and 60 px is no multiple"
+        assert told in asked("linear", config, name).note
+    monkeypatch.setattr(FeatureBackbone, "preprocess_spec", lambda *_: None)
+    assert "refused: it does not read images of 60 px" in asked("linear", config, "test_vit").note
 
 
 def test_what_would_not_fit_is_counted_and_not_run(monkeypatch):

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 
 import pytest
 
+from finetune.cli import environment
 from finetune.cli.environment import refusal, refused
 
 
@@ -34,6 +36,16 @@ def test_what_a_machine_refuses_is_a_sentence_with_a_code(error: Exception, code
     assert found.exit_code == code
     with pytest.raises(type(found), match=remedy):
         raise found
+
+
+@pytest.mark.parametrize(("room", "named"), [(2**20, "ulimit -v"), (2**40, "ulimit -u"), (None, "ulimit -u")])
+def test_a_thread_that_cannot_start_names_the_limit_that_it_met(monkeypatch, room: int | None, named: str):
+    limit = resource.RLIM_INFINITY if room is None else environment.address_space() + room
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda kind: (limit, limit) if kind == resource.RLIMIT_AS else ()
+    )
+    for error in (RuntimeError("can't start new thread"), OSError(errno.EAGAIN, "again")):
+        assert named in str(refusal(error))
 
 
 @pytest.mark.parametrize(

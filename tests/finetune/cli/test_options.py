@@ -41,6 +41,17 @@ class Crops:
     test_crops: Literal["center", "flip"] | None = None
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Several numbers.
+
+    Args:
+        rates: which.
+    """
+
+    rates: tuple[float, ...] = ()
+
+
 def parse(*argv: str, config_type: type[Any] = FitConfig, **more: Any) -> Any:
     return parse_options(config_type, argv, prog="crl test", about="a test", **more)
 
@@ -174,7 +185,7 @@ def test_a_misspelt_name_in_a_file_is_told_with_key_file_allowed_values_and_sugg
     ("content", "told"),
     [
         (b"train: [", "is not valid YAML"),
-        (b"\xff\xfe\x00", "is not valid YAML"),
+        (b"\xff\xfe\x00", "UTF-16 text, not UTF-8"),
         (b"- 1\n- 2\n", "must hold keys and values, got list"),
         (b"# train: {lr: 1}\n", "must hold keys and values, got nothing"),
     ],
@@ -275,3 +286,35 @@ def test_an_option_that_holds_any_names_takes_them_dotted_and_comes_back_from_ya
     assert config.loss.branches == {"main": "crl"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
     assert load_config(FitConfig, tmp_path / "config.yaml") == config
+
+
+def test_a_number_without_end_is_refused_wherever_it_is_given(tmp_path: Path):
+    told = "--{} must be a finite number, got {}"
+    assert refusal("--train.lr", ".inf") == told.format("train.lr", "inf")
+    assert refusal("--train.lr", "1e400", "--run.checkpoint_minutes=-.inf").splitlines() == [
+        told.format("train.lr", "inf"),
+        told.format("run.checkpoint_minutes", "-inf"),
+    ]
+    file = write(tmp_path, "train: {momentum: .nan}\nhead: {options: {dropout: .inf}}\n")
+    broken = {told.format("train.momentum", "nan"), told.format("head.options.dropout", "inf")}
+    assert broken < set(refusal("--config", file).splitlines())
+    assert "alpha of crl:alpha=inf must be a finite number" in refusal("--loss", "crl:alpha=inf")
+    assert refusal("--rates", "1,.inf", config_type=Rates) == told.format("rates", "inf")
+
+
+def test_a_file_in_another_encoding_is_refused_by_the_encodings_name(tmp_path: Path):
+    file = tmp_path / "my.yaml"
+    for encoding, told in (("utf-16", "UTF-16 text, not UTF-8"), ("utf-32", "UTF-32 text, not UTF-8")):
+        file.write_bytes("train: {lr: 0.5}".encode(encoding))
+        assert (
+            refusal(f"--config={file}") == f'{file}: {told}; save it as UTF-8 (editors: "Save with encoding")'
+        )
+        assert f"{file}: {told}; save it as UTF-8" in refusal("--train", str(file))
+    for content, told in (
+        (b"lr: caf\xe9", "byte 7 is not UTF-8"),
+        ("lr: 1".encode("utf-16-le"), "zero bytes"),
+    ):
+        file.write_bytes(content)
+        assert told in refusal(f"--config={file}")
+    file.write_bytes("train: {lr: 0.5}".encode("utf-8-sig"))
+    assert parse("--config", str(file))[0].train.lr == 0.5

@@ -104,6 +104,35 @@ def test_ids_that_are_almost_one_count_as_different_and_are_told():
         "Anna / anna, 1000 / 1e3, S07 / S7, O'Neil / O\u2019Neil"
     ]
     assert near_notice("subjects", ["Anna", "Hanna", "7.5", "75", "a-b", "ab", "-7"]) == []
+    thousands = [
+        "1,000",
+        "1000",
+        "lot 2 500 000",
+        "lot 2500000",
+        "1,00",
+        "100",
+        "1,2,3",
+        "123",
+        "7,1000",
+        "71000",
+    ]
+    assert near_notice("classes", thousands) == [
+        "classes are told apart by capitals, zeros or the like alone, and count as different: "
+        "1,000 / 1000, lot 2 500 000 / lot 2500000"
+    ]
+
+
+def test_letters_of_other_scripts_that_look_alike_are_told_with_the_letter():
+    names = ["\u0410lice", "Alice", "zo\u0451", "zo\u00eb", "\u041c\u0410\u039a", "mak", "\u0416ora", "Zora"]
+    assert near_notice("subjects", names) == [
+        "subjects are told apart by letters of different scripts that look alike, and count as different: "
+        "\u0410lice (with cyrillic capital letter a) / Alice, "
+        "zo\u0451 (with cyrillic small letter ie) / zo\u00eb, "
+        "\u041c\u0410\u039a (with cyrillic capital letter em) / mak"
+    ]
+    assert near_notice("subjects", ["\u0412\u0435\u0440\u0430", "\u0432\u0435\u0440\u0430"])[0].startswith(
+        "subjects are told apart by capitals"
+    )
 
 
 @pytest.mark.parametrize("cell", ["2_8", "1_0.5", "nan", "inf", "0x1A", "1,5", "", "1e999", "--1"])

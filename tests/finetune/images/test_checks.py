@@ -14,6 +14,7 @@ from finetune.images.checks import (
     missing_files,
     missing_text,
     refuse_missing,
+    subjects_known,
     tell_class_names,
     unlisted_notices,
 )
@@ -113,3 +114,15 @@ def test_images_beside_the_listed_ones_are_told(tmp_path: Path):
     assert unlisted_notices(tmp_path, ["im/a/1.jpg"]) == [told]
     assert unlisted_notices(tmp_path, ["im/a/1.jpg", "im/a/2.jpg", "im/b/4.jpg"]) == []
     assert unlisted_notices(tmp_path, ["absent/1.jpg"]) == []
+
+
+def test_subjects_are_known_by_counts_or_by_columns():
+    path = np.array(["a.jpg", "b.jpg"])
+    assert not subjects_known({"path": path, "subject": path})
+    assert subjects_known({"path": path, "subject": np.array(["a.jpg", "a.jpg"])})
+    assert subjects_known({"path": path[:0], "subject": path[:0]})
+    assert [subjects_known(told) for told in ({}, {"subjects_known": True}, {"subjects_known": False})] == [
+        True,
+        True,
+        False,
+    ]

@@ -199,3 +199,31 @@ def test_a_process_that_nobody_started_so_follows_nobody(monkeypatch: pytest.Mon
     before = threading.active_count()
     interrupts.end_with_parent()
     assert threading.active_count() == before
+
+
+LATE = """
+import os, signal, sys
+from finetune.runs.interrupts import SIGNALS, ended_as_by_ctrl_c
+
+class Last:
+    def __del__(self, kill=os.kill, here=os.getpid(), all=SIGNALS):
+        for number in all:
+            kill(here, number)
+
+with ended_as_by_ctrl_c(for_good=True):
+    last = sys.last = Last()
+for number in sys.argv[1:]:
+    os.kill(os.getpid(), int(number))
+del last
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"), [([], 0), (["SIGHUP"], 0), (["SIGINT"], 0), (["SIGTERM", "SIGINT"], 130)]
+)
+def test_a_signal_at_the_very_end_changes_no_exit_code(signals: list[str], code: int):
+    numbers = [str(int(getattr(signal, name))) for name in signals]
+    ended = subprocess.run(
+        [sys.executable, "-c", LATE, *numbers], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")

@@ -15,7 +15,8 @@ import pytest
 
 from finetune.errors import DataError, ResourceError
 from finetune.images.cache import file as module
-from finetune.images.cache.file import build_cache, cache_key, hash_files, map_files, read_index
+from finetune.images.cache.digests import hash_files
+from finetune.images.cache.file import build_cache, cache_key, map_files, read_index
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import prepare
 from tests.finetune.pictures import SHORT, WARP, write_pictures
