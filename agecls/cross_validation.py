@@ -29,6 +29,7 @@ from finetune.experiments.run import (
     run_split,
     with_all_options,
 )
+from finetune.experiments.shared_precision import with_shared_precision
 from finetune.experiments.study.folder import no_claim_left
 from finetune.experiments.task import Task
 from finetune.images.manifest import Manifest
@@ -79,6 +80,9 @@ def cross_validate(
         if fold in finished:
             say(f"fold {fold}: finished earlier, not run again")
     with no_claim_left(folder, "fold*"):
+        if waiting:
+            splits = [experiment.split(fold) for fold in waiting]
+            experiment = with_shared_precision(experiment, folder, splits)
         if len(config.devices) > 1 and len(waiting) > 1:
             run_on_devices(config, folder, waiting)
         else:

@@ -6,9 +6,11 @@ inside `nothing_kept`: torch compiles at the first call, so that is where a miss
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,10 +102,15 @@ def nothing_kept(parameters: Iterable[Tensor], buffers: Iterable[Tensor]) -> Ite
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Give back the random state of the processor and of all GPUs that this process has used."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        yield
+    """Give back the random state of Python, NumPy, and torch on the processor and on GPUs that were used."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _reason(error: BaseException) -> str:
