@@ -18,7 +18,7 @@ def compile_step(learner: Learner, *, features: bool, by_name: bool) -> bool:
 
     Args:
         learner: before its first step, or that of a stage.
-        features: whether it learns from kept features and not from images.
+        features: whether it learns from cached features and not from images.
         by_name: compiling was asked for: where it fails, ResourceError is raised.
     """
     core, model, precision = learner.core, learner.model, learner.precision
