@@ -46,7 +46,13 @@ def with_shared_precision(
                 write_json(file, choice.to_dict())
         finally:
             lock.release()
-    return replace(experiment, choice=Choice.from_dict(read_json(file)))
+    return replace(experiment, choice=kept_choice(folder))
+
+
+def kept_choice(folder: Path) -> Choice | None:
+    """Return the choice that a study's or a cross-validation's folder keeps; None where it keeps none."""
+    file = folder / CHOICE_FILE
+    return Choice.from_dict(read_json(file)) if file.is_file() else None
 
 
 def _choose(experiment: Experiment, splits: Sequence[Split], trainings: int) -> Choice:

@@ -16,7 +16,7 @@ from agecls.task import TASK as AGE
 from finetune.errors import InterruptedRunError, ResourceError
 from finetune.experiments import shared_precision
 from finetune.experiments.run import prepare_experiment
-from finetune.experiments.shared_precision import with_shared_precision
+from finetune.experiments.shared_precision import kept_choice, with_shared_precision
 from finetune.experiments.study import runs
 from finetune.experiments.study.runs import study_losses
 from finetune.training.checkpoint import CheckpointFolder
@@ -106,6 +106,11 @@ def test_the_folds_of_a_cross_validation_get_what_was_chosen_once(tmp_path: Path
     for fold in (1, 2):  # each in a process of its own
         cross_validation.cross_validate(AGE, again(config, folds=(fold,), report=False))
     assert (seen, len(asked)) == ([CHOICE] * 2, 1)
+    other: CrossValidationConfig = replace(
+        auto(tiny_ages(root, tmp_path / "other")), folds=(1,), report=False
+    )
+    cross_validation.cross_validate(AGE, other, choice=kept_choice(tmp_path / "cv"))  # to be compared with it
+    assert (seen, len(asked)) == ([CHOICE] * 3, 1)
 
 
 def experiment_of(tiny: TinyTask, folder: Path) -> Any:
