@@ -147,7 +147,7 @@ class RunConfig:
         precision: auto (the fastest on this machine, by a few steps that are timed), float32, tf32 (float32
             whose factors an NVIDIA GPU rounds to 10 bits), bfloat16 or float16.
         compile: compile the model with torch.compile: true, false, or auto (on an NVIDIA GPU, for more than
-            2,000 steps).
+            2,000 steps, where it is faster).
         deterministic: ask torch for deterministic algorithms (exact resume needs it on a GPU).
         track: loggers of installed packages that hear of every epoch and of the end; none by default.
     """

@@ -12,6 +12,7 @@ from finetune.training.optimization.compiling import (
     compiles,
     nothing_kept,
 )
+from finetune.training.optimization.rehearsal import compiling_pays
 
 
 @pytest.mark.parametrize(
@@ -106,3 +107,20 @@ def test_memory_that_runs_out_is_not_the_compilers_fault():
     with pytest.raises(torch.OutOfMemoryError):
         compiled_or_eager(rehearse, lambda: undone.append(1), by_name=False)
     assert not undone
+
+
+@pytest.mark.parametrize(("compiled", "pays"), [(0.5, True), (0.95, False), (1.5, False)])
+def test_a_compiled_step_must_be_a_tenth_faster(capsys, compiled: float, pays: bool):
+    seconds, now = [1.0], [0.0]
+
+    def rehearse() -> None:
+        now[0] += seconds[0]
+
+    def switch(value: float) -> Callable[[], None]:
+        return lambda: seconds.__setitem__(0, value)
+
+    assert compiling_pays(rehearse, switch(1.0), switch(compiled), lambda: now[0]) == pays
+    told = (
+        f"the training step is {'' if pays else 'not '}compiled: without 1 s, compiled {compiled:g} s a step"
+    )
+    assert told in capsys.readouterr().out
