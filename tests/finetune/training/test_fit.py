@@ -25,6 +25,7 @@ from tests.finetune.quick import (
     STEPS,
     all_finite,
     at_call,
+    break_off,
     disturb_loss,
     last,
     metrics,
@@ -393,3 +394,13 @@ def test_a_step_that_cannot_be_compiled_is_trained_as_it_is_unless_asked_for(
     assert len(tried) == 1, "it is not tried again in the next stage"
     assert last(tmp_path / "compiled")["compiled"] is False
     assert "compiled" not in fitted.facts
+
+
+def test_a_resumed_run_is_compiled_as_it_began(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = quick(train_epochs=1)
+    break_off(task, tmp_path, config, STEPS - 2)
+    monkeypatch.setattr("finetune.training.fit.compiles", lambda *_: True)  # moved to a GPU, say
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _: pytest.fail("it began without"))
+    assert "compiled" not in train(task, tmp_path, config).facts

@@ -184,25 +184,23 @@ def test_what_was_measured_is_remembered_by_all_that_it_depends_on(
     assert len(list(own_cache.iterdir())) == 3
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda text: "{",
-        lambda text: "[]",
-        lambda text: text.replace("0.125", "NaN"),
-        lambda text: text.replace('"seconds"', '"minutes"'),
-        lambda text: text.replace("test_resnet", "test_vit"),
-    ],
-)
-def test_a_damaged_memory_is_measured_anew(task: TrainingData, monkeypatch, own_cache: Path, damage):
+def test_a_damaged_memory_is_measured_anew(task: TrainingData, monkeypatch, own_cache: Path):
     steps = Steps(monkeypatch, HALF_AS_LONG)
     first = choose_format("cpu", work_of(task))
     file = next(own_cache.iterdir())
-    file.write_text(damage(file.read_text(encoding="utf-8")), encoding="utf-8")
-    steps.done.clear()
-    assert choose_format("cpu", work_of(task)) == first
-    assert steps.done
-    assert json.loads(file.read_text(encoding="utf-8"))["seconds"] == pytest.approx(HALF_AS_LONG)
+    whole = file.read_text(encoding="utf-8")
+    for damaged in (
+        "{",
+        "[]",
+        whole.replace("0.125", "NaN"),
+        whole.replace('"seconds"', '"minutes"'),
+        whole.replace("test_resnet", "test_vit"),
+    ):
+        file.write_text(damaged, encoding="utf-8")
+        steps.done.clear()
+        assert choose_format("cpu", work_of(task)) == first
+        assert steps.done, damaged
+        assert json.loads(file.read_text(encoding="utf-8"))["seconds"] == HALF_AS_LONG
 
 
 def test_a_place_that_cannot_be_written_to_is_no_error(task: TrainingData, monkeypatch, tmp_path: Path):
