@@ -85,9 +85,8 @@ def cross_validate(
             say(f"fold {fold}: finished earlier, not run again")
     with no_claim_left(folder, "fold*"):
         if waiting:
-            splits = [experiment.split(fold) for fold in waiting]
             given = replace(experiment, choice=choice or experiment.choice)
-            experiment = with_shared_precision(given, folder, splits)
+            experiment = with_shared_precision(given, folder, list(experiment.splits))
         if len(config.devices) > 1 and len(waiting) > 1:
             run_on_devices(config, folder, waiting)
         else:

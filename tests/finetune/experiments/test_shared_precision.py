@@ -20,7 +20,7 @@ from finetune.experiments.shared_precision import kept_choice, with_shared_preci
 from finetune.experiments.study import runs
 from finetune.experiments.study.runs import study_losses
 from finetune.training.checkpoint import CheckpointFolder
-from finetune.training.optimization.measuring import Workload
+from finetune.training.optimization.measuring import Workload, planned_steps
 from finetune.training.optimization.precision import Choice
 from tests.agecls.tiny_ages import tiny as tiny_ages
 from tests.finetune.experiments.tiny_tasks import TinyTask, again
@@ -101,7 +101,10 @@ def test_the_folds_of_a_cross_validation_get_what_was_chosen_once(tmp_path: Path
     )
     monkeypatch.setattr(cross_validation, "run_on_devices", lambda *_: None)
     config: CrossValidationConfig = auto(tiny_ages(root, tmp_path / "cv"))
-    cross_validation.cross_validate(AGE, replace(config, devices=("cpu", "cpu")))
+    cross_validation.cross_validate(AGE, replace(config, devices=("cpu", "cpu"), folds=(0, 3)))
+    splits = list(prepare_experiment(AGE, config).splits)
+    whole = sum(planned_steps(config, len(split.train)) for split in splits)
+    assert (asked[0][1].steps, len(splits)) == (whole, 5)  # whichever folds come first
     assert (asked[0][0], asked[0][1].threads > 0) == ("cpu", True)  # as many as each process has
     for fold in (1, 2):  # each in a process of its own
         cross_validation.cross_validate(AGE, again(config, folds=(fold,), report=False))
