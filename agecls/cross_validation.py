@@ -29,6 +29,7 @@ from finetune.experiments.run import (
     run_split,
     with_all_options,
 )
+from finetune.experiments.shared_precision import with_shared_precision
 from finetune.experiments.study.folder import no_claim_left
 from finetune.experiments.task import Task
 from finetune.images.checks import known_count, subjects_known
@@ -37,7 +38,7 @@ from finetune.runs.config_file import FREE_KEYS, config_changes
 from finetune.runs.folder import RunFolder, read_json
 from finetune.runs.interrupts import StopRequest, end_with_parent, with_parent
 from finetune.training.optimization.distributed import World
-from finetune.training.optimization.precision import choose_precision
+from finetune.training.optimization.precision import Choice, choose_precision
 
 
 def fold_folder(folder: Path, fold: int) -> Path:
@@ -51,12 +52,16 @@ def is_finished(folder: Path) -> bool:
 
 
 def cross_validate(
-    task: Task, config: CrossValidationConfig, prepared: Experiment | None = None
+    task: Task,
+    config: CrossValidationConfig,
+    prepared: Experiment | None = None,
+    choice: Choice | None = None,
 ) -> dict[str, Any]:
     """Run the folds that are asked for and not finished; score and report once all are there.
 
     `prepared` is given by whoever runs several losses on the same data, such as a study: these data are
-    neither read nor reported again.
+    neither read nor reported again. `choice` is what run.precision auto means in others that this one is to
+    be compared with.
 
     Returns the report's JSON object, or, while folds remain, {"finished": [...], "remaining": [...]}.
     """
@@ -80,6 +85,9 @@ def cross_validate(
         if fold in finished:
             say(f"fold {fold}: finished earlier, not run again")
     with no_claim_left(folder, "fold*"):
+        if waiting:
+            given = replace(experiment, choice=choice or experiment.choice)
+            experiment = with_shared_precision(given, folder, list(experiment.splits))
         if len(config.devices) > 1 and len(waiting) > 1:
             run_on_devices(config, folder, waiting)
         else:

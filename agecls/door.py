@@ -198,6 +198,7 @@ def compare(
     out: Place | None = None,
     resamples: int | None = None,
     pictures: bool | None = None,
+    allow_precision: bool | None = None,
     **unknown: Never,
 ) -> Outcome:
     """Compare two results image by image, or two lists of seeds, as `crl age compare` does.
@@ -208,6 +209,7 @@ def compare(
         out: folder for the page and its figures; beside the second result without.
         resamples: bootstrap resamples.
         pictures: draw the gallery and the heat maps.
+        allow_precision: compare runs that were trained in different number formats.
         unknown: refused, with the nearest known name.
 
     Returns the comparison by name, second minus first, with `report()`. Raises CrlError, such as DataError

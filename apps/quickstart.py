@@ -86,11 +86,13 @@ def draw_faces(config: QuickstartConfig, folder: Path) -> Path:
 def train(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> dict[str, Any]:
     """Cross-validate one loss and return its report."""
     from finetune.cli.console import say
+    from finetune.experiments.shared_precision import kept_choice
 
     short, title = LOSSES[loss]
     say(f"\n{title} ({short}): five folds, no subject in both training and test")
+    choice = kept_choice(folder / next(iter(LOSSES)))  # they are compared with each other
     with one_thread():
-        return cross_validate(TASK, loss_config(config, faces, folder, loss))
+        return cross_validate(TASK, loss_config(config, faces, folder, loss), choice=choice)
 
 
 def compare(folder: Path, first: str, second: str) -> dict[str, Any]:

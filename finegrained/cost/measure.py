@@ -16,10 +16,8 @@ from torch import Tensor
 from finegrained.cost.meters import (
     count_macs,
     parameters_read,
-    random_batch,
     step_bytes,
     step_seconds,
-    training_step,
 )
 from finegrained.cost.table import Cost, Rate, for_terminal, notes, page
 from finetune.cli.console import progress, say, table
@@ -32,6 +30,7 @@ from finetune.runs.files import check_writable, write_bytes
 from finetune.runs.folder import versions
 from finetune.training.optimization.precision import Precision, choose_precision
 from finetune.training.optimization.torch_settings import prepare_torch
+from finetune.training.optimization.trial_steps import random_batch, training_step
 
 if TYPE_CHECKING:
     from finegrained.config import CostConfig

@@ -180,11 +180,13 @@ class CompareConfig:
         out: folder for the comparison's page and figures; null puts it beside the second result.
         resamples: bootstrap resamples, at least 1: over subjects where they are known, else over images.
         pictures: draw the gallery and the heat maps.
+        allow_precision: compare runs that were trained in different number formats; else they are refused.
     """
 
     out: str | None = None
     resamples: int = 5000
     pictures: bool = True
+    allow_precision: bool = False
 
     def __post_init__(self) -> None:
         if self.resamples < 1:

@@ -13,7 +13,13 @@ from finetune.cli.console import hear_warnings, say
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.data_checks import with_contents
 from finetune.experiments.records.predictions import Predictions
-from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord, training_facts
+from finetune.experiments.records.record import (
+    MODEL_FILE,
+    PRECISION_CHOICE,
+    RECORD_FILE,
+    RunRecord,
+    training_facts,
+)
 from finetune.experiments.records.splits import Split, Splits
 from finetune.experiments.task import Task, TaskData
 from finetune.images.cache.digests import keep_digests
@@ -32,10 +38,11 @@ from finetune.training.fit import Fitted, fit
 from finetune.training.learner import spec_of
 from finetune.training.loggers import run_files, run_loggers
 from finetune.training.optimization.distributed import World, any_true, barrier
+from finetune.training.optimization.precision import Choice
 from finetune.training.predict import predict
 
 FINISHED = (RECORD_FILE, "predictions.parquet", "manifest.parquet", MODEL_FILE)
-NOT_IN_MODEL = ("counts", "train_counts", "command", "data_root", "head_options")
+NOT_IN_MODEL = ("counts", "train_counts", "command", "data_root", "head_options", PRECISION_CHOICE)
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Experiment:
     """Everything of a run that is known before its first step.
 
     `config` has every option of the head; `warnings` are those that reading and checking the data gave, by
-    the fold that they hold for.
+    the fold that they hold for; `choice` is what run.precision auto means in all runs of a study.
     """
 
     task: Task
@@ -53,6 +60,7 @@ class Experiment:
     spec: PreprocessSpec
     source: ImageSource
     warnings: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    choice: Choice | None = None
 
     @property
     def identity(self) -> dict[str, str]:
@@ -158,7 +166,7 @@ def run_split(
     with open_run(config, own, folder, world) as run, run_loggers(run, own.run.track) as loggers:
         data = experiment.training_data(split)
         with hear_warnings() as heard:
-            fitted = fit(data, own, run, world, loggers)
+            fitted = fit(data, own, run, world, loggers, experiment.choice)
         asked = own.evaluate
         found = predict(
             fitted.learner, data, split.test, own, crops=asked.test_crops, batch_size=asked.batch_size

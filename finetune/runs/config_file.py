@@ -72,6 +72,8 @@ def config_changes(former: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     {'loss.alpha': '1.5 -> 2', 'loss.beta': '(absent) -> 1'}
     >>> config_changes({"options": {}}, {"options": {"alpha": 2}})
     {'options.alpha': '(absent) -> 2'}
+    >>> config_changes({"run": {"compile": False}}, {"run": {"compile": "auto"}})
+    {}
     """
     old, new = _flat(former), _flat(config)
     filled = {key.rpartition(".")[0] for key in (*old, *new)}
@@ -80,7 +82,16 @@ def config_changes(former: Mapping[str, Any], config: Mapping[str, Any]) -> dict
         key: f"{old.get(key, _ABSENT)} -> {new.get(key, _ABSENT)}"
         for key in keys
         if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+        and not _is_left_open(key, old.get(key), new.get(key))
     }
+
+
+def _is_left_open(key: str, old: Any, new: Any) -> bool:
+    """Return whether a run that compiled when asked alone, as false meant, is now left to what it began with.
+
+    Auto goes on as the checkpoint says.
+    """
+    return key == "run.compile" and old is False and new == "auto"
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

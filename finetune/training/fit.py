@@ -33,7 +33,10 @@ from finetune.training.head_init import check_hooks, prepare_head
 from finetune.training.learner import Learner, build_learner
 from finetune.training.loggers import Loggers, RunFacts, rows_before, run_loggers
 from finetune.training.loop import train_one_epoch
+from finetune.training.optimization.compiling import compiles
 from finetune.training.optimization.distributed import World, any_true, barrier, wrap_model
+from finetune.training.optimization.precision import Choice, chosen_before
+from finetune.training.optimization.rehearsal import compile_step
 from finetune.training.predict import evaluate_batches, keep_on_gpu, row_batches, worker_count
 from finetune.training.saver import Saver
 
@@ -54,11 +57,17 @@ class Fitted:
 
 
 def fit(
-    task: TrainingData, config: FitConfig, folder: RunFolder, world: World, loggers: Loggers | None = None
+    task: TrainingData,
+    config: FitConfig,
+    folder: RunFolder,
+    world: World,
+    loggers: Loggers | None = None,
+    choice: Choice | None = None,
 ) -> Fitted:
     """Train until the last epoch (or the last one worth training) and return the chosen weights' model.
 
     Rows go to `loggers`, metrics.jsonl and the console where none are given; whoever gives them ends them.
+    `choice` is what run.precision auto means in all runs of a study; a resumed run keeps its own.
     Starts from the newest good checkpoint of the folder where there is one. Raises InterruptedRunError after
     a signal, with everything saved and the command to go on with; DataError for a loss that is not finite,
     naming step, learning rate, files; ResourceError when memory runs out, naming batch size and remedies.
@@ -68,7 +77,8 @@ def fit(
     if world.is_main:
         checkpoints.clean()
     saved = checkpoints.load_latest()
-    learner = build_learner(task, config, world, from_checkpoint=saved is not None)
+    begun = choice if saved is None else chosen_before(saved[0]) or choice
+    learner = build_learner(task, config, world, from_checkpoint=saved is not None, begun=begun)
     check_hooks(learner.recipe.hooks, config)
     run = FitRun(task, config, folder, world, learner, checkpoints, loggers or run_loggers(folder))
     with told_failures(task, config), StopRequest() as stop:
@@ -90,6 +100,7 @@ class FitRun:
     loggers: Loggers
     progress: Progress = field(default_factory=Progress)
     entered: bool = False
+    compiled: bool | None = None  # None until it is decided
     kept: FeatureCache | None = None
     kept_val: EvalFeatures | None = None
 
@@ -184,6 +195,8 @@ class FitRun:
             self.learner.load_state(state["learner"])
         except (ValueError, KeyError, RuntimeError) as error:
             raise ModelFileError(f"{file} does not fit this configuration: {error}") from error
+        if self.config.run.compile == "auto":
+            self.compiled = bool(state.get("compiled"))  # earlier versions compiled when asked alone
         self.progress = Progress.restored(state["progress"], self.learner.precision.device, self.world)
         say(f"resuming from {file}: epoch {self.progress.epoch + 1}, step {self.progress.step}")
 
@@ -200,6 +213,8 @@ class FitRun:
             "world_size": self.world.size,
             "versions": versions(),
             "device": self._device,
+            "compiled": bool(self.compiled),
+            "precision": choice.to_dict() if (choice := self.learner.precision.choice) else None,
         }
         self.checkpoints.save(state, epoch=self.progress.epoch, step=self.progress.step)
 
@@ -218,6 +233,7 @@ class FitRun:
             "best_validation": self.progress.best,
             "best_epoch": self.progress.best_epoch + 1 if self.progress.best is not None else None,
             "epochs_run": self.progress.epoch,
+            **({"compiled": True} if self.compiled else {}),
         }
         return Fitted(self.learner.core.eval(), self.learner, facts, others)
 
@@ -246,9 +262,18 @@ class FitRun:
         if learner.recipe.starts_stage(epoch) or not self.entered:
             self.entered = True
             learner.model = wrap_model(learner.core, self.world, learner.precision.device)
-            if self.config.run.compile:
-                learner.model.compile()
             self._keep_features(epoch)
+            self._compile()
+
+    def _compile(self) -> None:
+        """Compile the step where that is asked for or pays; where it fails once, it is not tried again."""
+        wish, train = self.config.run.compile, self.config.train
+        if self.compiled is None:
+            steps = train.epochs * self.train_batches.steps_per_epoch
+            self.compiled = compiles(wish, self.learner.precision.device, steps)
+        if self.compiled and (self.kept is None or wish is True):
+            features = self.kept is not None
+            self.compiled = compile_step(self.learner, features=features, by_name=wish is True)
 
     def _keep_features(self, epoch: int) -> None:
         """Begin to keep a frozen backbone's features, or forget them when it is freed."""

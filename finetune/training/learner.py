@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from finetune.training.config import FitConfig, LossConfig
 from finetune.training.data import TrainingData
 from finetune.training.objective import Objective
 from finetune.training.optimization.distributed import World
+from finetune.training.optimization.measuring import Workload, planned_steps, training_precision
 from finetune.training.optimization.optim import Ema, build_optimizer, parameter_groups, set_weight_decay
-from finetune.training.optimization.precision import Precision, choose_precision
+from finetune.training.optimization.precision import Choice, Precision
 from finetune.training.optimization.recipe import Recipe, fine_tune_recipe
 from finetune.training.optimization.torch_settings import prepare_torch
 
@@ -107,15 +109,21 @@ class Learner:
 
 
 def build_learner(
-    task: TrainingData, config: FitConfig, world: World, *, from_checkpoint: bool = False
+    task: TrainingData,
+    config: FitConfig,
+    world: World,
+    *,
+    from_checkpoint: bool = False,
+    begun: Choice | None = None,
 ) -> Learner:
     """Return a learner at the start of its run; the first weights depend on the seed alone.
 
-    With `from_checkpoint` no pretrained weights are looked for, because `load_state` brings them.
+    With `from_checkpoint` no pretrained weights are looked for, because `load_state` brings them. `begun` is
+    what `run.precision` auto came to when this run, or the first of those it belongs to, began.
     """
-    precision = choose_precision(config.device, config.run.precision)
-    if world.size > 1 and precision.device.type == "cuda":
-        precision = choose_precision(f"cuda:{world.local_rank}", config.run.precision)
+    steps = planned_steps(config, len(task.train))
+    work = workload(config, task.manifest.num_classes, task.spec, steps, processes=world.size)
+    precision = training_precision(work, world, begun)
     prepare_torch(precision, deterministic=config.run.deterministic)
     say(precision.describe())
     seed_torch(derive_seed(config.train.seed, "weights"))
@@ -144,6 +152,21 @@ def build_learner(
         provenance=core.backbone.weights.to_dict(),
         notes=list(core.backbone.notes),
     )
+
+
+def workload(
+    config: FitConfig,
+    classes: int,
+    spec: PreprocessSpec,
+    steps: int,
+    *,
+    processes: int = 1,
+    threads: int = 0,
+) -> Workload:
+    """Return the training whose number format is to be chosen; see `Workload` for what is given."""
+    build = partial(build_core, config, classes, spec, from_checkpoint=True)
+    batch = max(1, config.train.batch_size // processes)
+    return Workload(config, classes, spec.image_size, batch, steps, build, threads)
 
 
 def build_core(

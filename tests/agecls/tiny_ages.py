@@ -22,7 +22,7 @@ from finetune.training.config import LossConfig, ModelConfig, RunConfig, TrainCo
 TINY = CrossValidationConfig(
     model=ModelConfig(backbone="test_resnet", weights="none", image_size=32, resize_ratio=1.125),
     train=TrainConfig(epochs=1, batch_size=8, lr=0.05, augment="flip"),
-    run=RunConfig(workers=0),
+    run=RunConfig(workers=0, precision="float32"),
     device="cpu",
 )
 
@@ -68,6 +68,7 @@ def words(config: AgeConfig) -> list[str]:
         "run.dir": config.run.dir,
         "run.cache": config.run.cache,
         "run.workers": config.run.workers,
+        "run.precision": config.run.precision,
         "device": config.device,
     }
     return [f"--{name}={value}" for name, value in options.items() if value is not None]

@@ -26,7 +26,7 @@ from finetune.training.optimization.distributed import World
 TINY = FineConfig(
     model=FineModelConfig(backbone="test_resnet", weights="none", image_size=32, resize_ratio=1.125),
     train=FineTrainConfig(epochs=1, batch_size=8, lr=0.05, warmup_epochs=0.0),
-    run=RunConfig(workers=0, cache="none"),
+    run=RunConfig(workers=0, cache="none", precision="float32"),
     device="cpu",
 )
 

@@ -24,6 +24,7 @@ from finetune.experiments.records.run_settings import (
     check_comparable,
     environment_differences,
     is_loss,
+    refuse_unlike_precision,
     setting_differences,
 )
 from finetune.experiments.result import Result, refuse_run_folder
@@ -52,16 +53,18 @@ def compare_folders(
     """Compare two result folders, or two lists of seeds; write comparison.json, compare.md and the figures.
 
     They go to `config.out`, or else beside the second result (see `finetune.experiments.compare.folder`).
-    Figures show the lowest seed of each side. Returns the comparison with `page`, the place of compare.md,
-    and `folders`, those of both sides as seen from there.
+    Figures show the lowest seed of each side. Returns the comparison with `page`, where compare.md lies, and
+    `folders`, those of both sides as seen from there.
 
-    Raises UsageError where that place holds the comparison of other results, or is a run's own folder.
+    Raises UsageError where that place holds the comparison of other results, or is a run's own folder;
+    DataError for runs trained in different number formats, unless that is allowed.
     """
     from finetune.experiments.compare.page import write_comparison
 
     if config.out:
         refuse_run_folder(Path(config.out))
     a, b = ([Result.load(folder, task.form) for folder in side] for side in (first, second))
+    refuse_unlike_precision([*a, *b], allowed=config.allow_precision)
     several = len(a) > 1 or len(b) > 1
     if several:
         a, b = (sorted(side, key=lambda result: result.seed) for side in (a, b))

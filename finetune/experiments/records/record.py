@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -24,6 +25,8 @@ MODEL_FILE = "model.safetensors"  # the weights that a run was tested with
 UNTESTED = f"These weights on any test image: the run tested others ({MODEL_FILE})."
 # What report.json says of a training: where run.json differs, the report is of an earlier training.
 TOLD_BY_REPORT = ("n", "scores", "minutes", "epochs_run", "train")
+PRECISION_CHOICE = "precision_choice"  # what run.precision auto came to, and by which times
+FORMAT = re.compile(r"; (float32|tf32|bfloat16|float16|float64), channels (?:last|first)")  # in `precision`
 # Written as null where a run has them and could not record their value: a run without validation.
 NULLABLE = ("best_validation", "best_epoch")
 
@@ -204,6 +207,17 @@ class RunRecord:
         return {"manifest": self.manifest, "pictures": self.pictures, "split": self.split}
 
 
+def recorded_format(record: Mapping[str, Any]) -> str | None:
+    """Return the number format that a run.json says its run trained in; None where it says nothing of it.
+
+    >>> recorded_format({"precision": "device: asked auto, using cpu (cpu); bfloat16, channels last: fast"})
+    'bfloat16'
+    """
+    told = str(record.get("precision"))
+    found = FORMAT.search(f"; {told}, channels last" if told.isalnum() else told)
+    return found and found.group(1)
+
+
 def has_own_report(folder: Path) -> bool:
     """Return whether a run folder has a report, of the training that its run.json records.
 
@@ -241,6 +255,7 @@ def training_facts(config: FitConfig, learner: Learner) -> dict[str, Any]:
             "name": learner.precision.device_name,
         },
         "precision": learner.precision.describe(),
+        **({PRECISION_CHOICE: choice.to_dict()} if (choice := learner.precision.choice) else {}),
         "preprocess": learner.spec.to_dict(),
         "image_size": learner.spec.image_size,
         "epochs": config.train.epochs,

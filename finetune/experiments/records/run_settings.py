@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetune.errors import DataError, listing
+from finetune.experiments.records.record import recorded_format
 
 # What two results must share before they may be compared at all.
 IDENTITY = ("manifest", "policy", "split", "class_names")
@@ -84,6 +85,23 @@ def check_comparable(a: Result, b: Result) -> None:
         )
 
 
+def refuse_unlike_precision(results: Sequence[Result], *, allowed: bool) -> None:
+    """Raise DataError where runs were trained in different number formats, and that is not allowed.
+
+    Runs that record none are left out.
+    """
+    formats = {recorded_format(result.run): result.folder for result in reversed(results)}
+    formats.pop(None, None)
+    if allowed or len(formats) < 2:
+        return
+    lines = [f"{name}: {formats[name]}" for name in sorted(map(str, formats))]
+    raise DataError(
+        f"these runs were trained in different number formats, which move the scores too:\n{listing(lines)}\n"
+        f"Train one of them again with the other's (--run.precision {min(map(str, formats))}), or give "
+        "--allow_precision to compare them all the same"
+    )
+
+
 def environment_differences(side_a: Sequence[Result], side_b: Sequence[Result]) -> list[dict[str, Any]]:
     """Return the differences in device and library versions of runs paired in order, [{field, a, b}]."""
     pairs = zip(side_a, side_b, strict=True)
@@ -119,6 +137,8 @@ def _settings(result: Result, with_config: bool) -> dict[str, Any]:
         config["loss"] = _flat_loss(config["loss"])
     chosen = _flat(config)
     told = _flat(_part(result, SETTINGS))
+    if (trained := recorded_format(result.run)) is not None:  # the sentence also tells how long steps took
+        told["precision"] = trained
     nested = [name for name in (*chosen, *told) if "." in name]
     known = {name.rpartition(".")[2] for name in nested} | {name.partition(".")[0] for name in nested}
     chosen |= {name: value for name, value in told.items() if name not in known}

@@ -16,6 +16,7 @@ from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS
 from finetune.runs.folder import RunFolder, check_content
 from finetune.runs.lock import LOCK_NAME, FolderLock
 
+CHOICE_FILE = "precision.json"  # what run.precision auto came to, for all runs in the folder
 # What of a study's configuration says which cells there are: it may change while the folder stays.
 CELL_KEYS = tuple(item.name for item in fields(ComparisonConfig))
 
@@ -90,10 +91,13 @@ def no_claim_left(folder: Path, parts: str = "cells") -> Iterator[None]:
     except CrlError:
         begun = [part for part in folder.glob(parts) if part.is_dir()]
         names = {file.name for file in folder.rglob("*") if not file.is_dir()}
-        if names <= {CONFIG_NAME, LOCK_NAME} and not any(any(part.rglob(CONFIG_NAME)) for part in begun):
+        if names <= {CONFIG_NAME, LOCK_NAME, CHOICE_FILE} and not any(
+            any(part.rglob(CONFIG_NAME)) for part in begun
+        ):
             for part in begun:
                 shutil.rmtree(part, ignore_errors=True)
-            (folder / CONFIG_NAME).unlink(missing_ok=True)
+            for name in (CONFIG_NAME, CHOICE_FILE):
+                (folder / name).unlink(missing_ok=True)
         raise
 
 

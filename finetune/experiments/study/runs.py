@@ -21,6 +21,7 @@ from finetune.experiments.run import (
     prepare_experiment,
     run_split,
 )
+from finetune.experiments.shared_precision import with_shared_precision
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell, CellPlan
 from finetune.experiments.study.conclusion import at_chance
@@ -59,7 +60,12 @@ def study_losses(task: Task, config: Any) -> dict[str, Any]:
     experiment = prepare_experiment(task, config, single)
     check_test(experiment)
     config, read = experiment.config, partial(read_cell, experiment)
-    train = partial(train_cell, experiment)
+    splits = [experiment.split(fold) for fold in single] or list(experiment.splits)
+
+    def train(plan: CellPlan) -> None:
+        cells = len(arms) * len(seeds)
+        train_cell(with_shared_precision(experiment, folder, splits, trainings=cells), plan)
+
     trainer = CellTrainer(arms, seeds, train, finished=lambda plan: read(plan) is not None)
     with no_claim_left(folder):
         claim_study(folder, kept_options(task, config), config.run)

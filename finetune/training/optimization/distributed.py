@@ -24,6 +24,7 @@ from finetune.errors import ResourceError, UsageError
 ALONE = timedelta(minutes=30)  # what one process may take for work that the others wait for
 
 Rows = TypeVar("Rows", Tensor, np.ndarray)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,15 @@ def any_true(flag: bool, world: World) -> bool:
 def all_true(flag: bool, world: World) -> bool:
     """Return whether `flag` is true in every process."""
     return flag if world.size == 1 else _reduce(flag, dist.ReduceOp.MIN)
+
+
+def from_first(value: T, world: World) -> T:
+    """Return the first process's value in every process; that of the others is not looked at."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
 
 
 def barrier(world: World) -> None:

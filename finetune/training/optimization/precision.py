@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,37 @@ _PRODUCTS: tuple[Any, ...] = (_CUDNN.conv, _CUDNN.rnn, torch.backends.cuda.matmu
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The number format that auto came to.
+
+    Args:
+        name: float32, tf32, bfloat16 or float16.
+        reason: in words.
+        seconds: of a training step, by format; empty where nothing was measured.
+        images: in each of these steps.
+        remembered: whether they were measured earlier.
+    """
+
+    name: str
+    reason: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    images: int = 0
+    remembered: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the choice as run.json and a checkpoint keep it."""
+        return {**asdict(self), "seconds": dict(self.seconds)}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Choice | None:
+        """Return what `to_dict` gave; None for anything else."""
+        if not isinstance(content, Mapping) or content.get("name") not in DTYPES:
+            return None
+        known = {item.name for item in fields(cls)}
+        return cls(**{"reason": "", **{key: value for key, value in content.items() if key in known}})
+
+
+@dataclass(frozen=True)
 class Precision:
     """What a run computes with, and why.
 
@@ -36,6 +67,7 @@ class Precision:
         use_scaler: whether gradients must be scaled (float16 only).
         asked: the device that was asked for.
         reason: why this format, in words.
+        choice: what auto chose it by; None for a format by name.
     """
 
     device: torch.device
@@ -45,6 +77,7 @@ class Precision:
     asked: str
     reason: str
     tf32: bool = False
+    choice: Choice | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context for forward passes; on a CPU it does nothing for float32."""
@@ -78,7 +111,12 @@ class Precision:
     def in_float32(self) -> Precision:
         """Return the same place and layout computing in float32: what test scores and exports are made in."""
         return replace(
-            self, dtype=torch.float32, tf32=False, use_scaler=False, reason="scores are made in float32"
+            self,
+            dtype=torch.float32,
+            tf32=False,
+            use_scaler=False,
+            reason="scores are made in float32",
+            choice=None,
         )
 
     def build_scaler(self) -> torch.amp.GradScaler | None:
@@ -120,13 +158,18 @@ class Precision:
 
 
 def choose_precision(
-    device: str = "auto", requested: str = "auto", *, channels_last: bool | None = None
+    device: str = "auto",
+    requested: str = "auto",
+    *,
+    channels_last: bool | None = None,
+    reason: str = "as asked",
 ) -> Precision:
     """Return the device and number format for a wish.
 
     `device` is auto (the first of cuda, mps, cpu that works), cpu, cuda, cuda:N or mps; `requested` is auto,
     float32, tf32, bfloat16 or float16. Auto means bfloat16 where the hardware multiplies it natively, float16
-    with a scaler on older GPUs, and float32 elsewhere. `channels_last` defaults to True except on mps.
+    with a scaler on older GPUs, and float32 elsewhere; a training measures instead (see `measuring`).
+    `channels_last` defaults to True except on mps. `reason` is why a format is asked for by name.
 
     A GPU that this build of torch has no kernels for is passed over by auto, and the reason says so.
 
@@ -139,11 +182,31 @@ def choose_precision(
     if requested == "auto":
         name, reason = _best_dtype(where)
     else:
-        name, reason = requested, "as asked"
+        name = requested
         _check_dtype(where, name)
     layout = where.type != "mps" if channels_last is None else channels_last
     told = f"{reason}; {passed_over}" if passed_over else reason
     return Precision(where, DTYPES[name], layout, name == "float16", device, told, name == "tf32")
+
+
+def chosen_before(state: Mapping[str, Any]) -> Choice | None:
+    """Return the format that a checkpoint's training began with, as auto's choice; None where it is unknown.
+
+    Earlier versions wrote no more than its name, behind the device's.
+    """
+    name = str(state.get("device", "")).rpartition(", ")[2]
+    kept = Choice.from_dict(state.get("precision"))
+    return kept or Choice.from_dict({"name": name, "reason": "as this training began"})
+
+
+def candidates(device: torch.device) -> tuple[str, ...]:
+    """Return the formats that may train fastest on a device, the most exact one first."""
+    if device.type == "cuda":
+        modern = torch.cuda.get_device_capability(device) >= TENSOR_CORES
+        return ("float32", "tf32", "bfloat16") if modern else ("float32", "float16")
+    if device.type == "cpu" and cpu_multiplies_bfloat16():
+        return ("float32", "bfloat16")
+    return ("float32",)
 
 
 def cpu_multiplies_bfloat16() -> bool:

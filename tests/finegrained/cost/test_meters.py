@@ -15,14 +15,13 @@ from finegrained.cost.meters import (
     TensorMemory,
     count_macs,
     parameters_read,
-    random_batch,
     step_bytes,
     step_seconds,
-    training_step,
 )
 from finetune.models.classifier import num_parameters
 from finetune.models.heads.base import Hooks
 from finetune.training.optimization.precision import choose_precision
+from finetune.training.optimization.trial_steps import random_batch, training_step
 from tests.finegrained.every_head import CASES, CLASSES, build
 
 SIDE = 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tests.finetune.quick import (
     STEPS,
     all_finite,
     at_call,
+    break_off,
     disturb_loss,
     last,
     metrics,
@@ -360,3 +362,45 @@ def test_a_compiled_model_learns_the_same(
     assert plain.keys() == fitted.model.state_dict().keys()
     for name, value in plain.items():
         torch.testing.assert_close(fitted.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", ["auto", True])
+def test_a_step_that_cannot_be_compiled_is_trained_as_it_is_unless_asked_for(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, asked: bool | str
+):
+    tried: list[torch.nn.Module] = []
+
+    def compile_in_vain(module: torch.nn.Module) -> None:
+        def broken(*_: Any) -> None:
+            tried.append(module)
+            raise FileNotFoundError("gcc: not found")
+
+        module._compiled_call_impl = broken
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_in_vain)
+    monkeypatch.setattr("finetune.training.fit.compiles", lambda wish, *_: wish is not False)  # as on a GPU
+    config = quick(train_epochs=2, train_frozen_epochs=1, train_augment="flip", run_compile=asked)
+    if asked is True:
+        with pytest.raises(ResourceError, match=r"cannot be compiled: .*gcc: not found.*--run.compile auto"):
+            train(task, tmp_path / "compiled", config)
+        return
+    plain = trained_hash(
+        train(task, tmp_path / "plain", replace(config, run=replace(config.run, compile=False)))
+    )
+    capsys.readouterr()
+    fitted = train(task, tmp_path / "compiled", config)
+    assert trained_hash(fitted) == plain
+    assert capsys.readouterr().out.count("the training step is not compiled: ") == 1
+    assert len(tried) == 1, "it is not tried again in the next stage"
+    assert last(tmp_path / "compiled")["compiled"] is False
+    assert "compiled" not in fitted.facts
+
+
+def test_a_resumed_run_is_compiled_as_it_began(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = quick(train_epochs=1)
+    break_off(task, tmp_path, config, STEPS - 2)
+    monkeypatch.setattr("finetune.training.fit.compiles", lambda *_: True)  # moved to a GPU, say
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _: pytest.fail("it began without"))
+    assert "compiled" not in train(task, tmp_path, config).facts

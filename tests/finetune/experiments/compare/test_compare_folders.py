@@ -57,6 +57,30 @@ def test_a_runs_own_folder_is_no_place_for_a_comparison(made: MadeTask, tmp_path
     assert sorted(sides[1][0].iterdir()) == before
 
 
+TOLD = "device: asked auto, using cpu (A CPU); {}, channels last: measured: float32 {} s a step"
+
+
+def test_unlike_number_formats_are_refused_unless_allowed(made: MadeTask, tmp_path: Path):
+    sides = [
+        [made.write(tmp_path / name, made.answers(share), precision=TOLD.format(name, share))]
+        for name, share in (("float32", 0.5), ("bfloat16", 0.9))
+    ]
+    told = r"(?s)different number formats.*bfloat16: .*float32: .*--run.precision bfloat16.*--allow_precision"
+    with pytest.raises(DataError, match=told):
+        compare_folders(made.task, *sides, CONFIG)
+    found = compare_folders(made.task, *sides, replace(CONFIG, allow_precision=True))
+    assert found["settings"] == [{"field": "precision", "a": "float32", "b": "bfloat16"}]
+    assert not found["controlled"]
+
+
+def test_measured_times_are_no_difference_of_settings(made: MadeTask, tmp_path: Path):
+    sides = [
+        [made.write(tmp_path / name, made.answers(0.5), precision=TOLD.format("bfloat16", seconds))]
+        for name, seconds in (("a", 0.5), ("b", 0.6))
+    ]
+    assert compare_folders(made.task, *sides, CONFIG)["settings"] == []
+
+
 def test_the_cells_of_a_study_are_told_apart_by_their_arms(made: MadeTask, tmp_path: Path):
     cells = tmp_path / "study" / "cells"
     for number, arm in enumerate(("cel", "focal", "crl")):

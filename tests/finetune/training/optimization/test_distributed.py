@@ -18,6 +18,7 @@ from finetune.training.optimization.distributed import (
     all_true,
     any_true,
     barrier,
+    from_first,
     gather_rows,
     start_world,
     stop_world,
@@ -72,6 +73,7 @@ def work(rank: int, port: int, result: Path) -> None:
         "empty": gather_rows({"probs": torch.full((rows, 2), float(rank)).bfloat16()}, world),
         "any": [any_true(rank == 1, world), any_true(False, world)],
         "all": [all_true(rank == 1, world), all_true(True, world)],
+        "first": from_first(f"chosen by {rank}", world),
         "weights": train(make_model(seed=rank), world),  # rank 0's weights count
     }
     try:
@@ -129,6 +131,7 @@ def test_a_process_without_rows_adds_none(results: list[dict[str, Any]]) -> None
 def test_flags_of_all_processes_are_combined(results: list[dict[str, Any]]) -> None:
     assert [found["any"] for found in results] == [[True, False]] * SIZE
     assert [found["all"] for found in results] == [[False, True]] * SIZE
+    assert [found["first"] for found in results] == ["chosen by 0"] * SIZE
 
 
 def test_processes_that_gather_different_things_are_told(results: list[dict[str, Any]]) -> None:
@@ -156,6 +159,7 @@ def test_one_process_leaves_torch_distributed_alone(monkeypatch: pytest.MonkeyPa
     model, rows = nn.Linear(2, 2), {"a": np.arange(3)}
     assert wrap_model(model, world, "cpu") is model
     assert gather_rows(rows, world)["a"] is rows["a"]
+    assert from_first(rows, world) is rows
     assert (any_true(True, world), all_true(False, world)) == (True, False)
     assert str(world.device("cuda")) == "cuda"
     barrier(world)

@@ -1,0 +1,92 @@
+"""A training's step compiled, and tried out on drawn images before the first real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from finetune.cli.console import say
+from finetune.training.learner import Learner
+from finetune.training.loop import transform_batch
+from finetune.training.optimization.compiling import compiled_or_eager, nothing_kept
+from finetune.training.optimization.distributed import from_first, kept_apart
+from finetune.training.optimization.measuring import Clock, clock_of, most_exact, time_formats
+from finetune.training.optimization.trial_steps import random_batch
+
+EAGER, COMPILED = "without", "compiled"
+
+
+def compile_step(learner: Learner, *, features: bool, by_name: bool) -> bool:
+    """Compile the learner's model, and return whether it stays so; else it goes on as it is.
+
+    Steps are done on random images, and nothing of them is kept. Where compiling was left to auto they are
+    timed too: a step that takes nearly as long without it is not compiled.
+
+    Args:
+        learner: before its first step, or that of a stage.
+        features: whether it learns from cached features and not from images.
+        by_name: compiling was asked for: where it fails, ResourceError is raised.
+    """
+    core, model, precision = learner.core, learner.model, learner.precision
+    count = learner.config.train.batch_size // learner.world.size
+    model.train()
+    model.compile()
+
+    compiled_call = model._compiled_call_impl
+
+    def to_eager() -> None:
+        model._compiled_call_impl = None
+
+    def to_compiled() -> None:
+        model._compiled_call_impl = compiled_call
+
+    def rehearse() -> None:
+        images, target = random_batch(core, learner.spec.image_size, count, learner.num_classes)
+        given, wanted = transform_batch(learner, precision.arrange(images), target, 0, 0)
+        with kept_apart(model, until_later=True):
+            with precision.autocast():
+                if features:
+                    with torch.no_grad():
+                        given = core.backbone(given)
+                output = model(given, wanted)
+            learner.objective(output, wanted).total.backward()  # type: ignore[no-untyped-call]
+
+    with nothing_kept(core.parameters(), core.buffers()):
+        if not compiled_or_eager(rehearse, to_eager, by_name=by_name, world=learner.world):
+            return False
+        if by_name:
+            return True
+        stays = compiling_pays(rehearse, to_eager, to_compiled, clock_of(precision.device))
+        stays = from_first(stays, learner.world)
+    (to_compiled if stays else to_eager)()
+    return stays
+
+
+def compiling_pays(
+    rehearse: Callable[[], object],
+    to_eager: Callable[[], object],
+    to_compiled: Callable[[], object],
+    clock: Clock,
+) -> bool:
+    """Return whether a step takes a tenth less when it is compiled, and say what both take.
+
+    Args:
+        rehearse: does a step.
+        to_eager, to_compiled: switch how it is done.
+        clock: the seconds now, after all that was begun is done.
+    """
+    switches = {EAGER: to_eager, COMPILED: to_compiled}
+
+    def step_of(name: str, _images: int) -> Callable[[], object]:
+        def step() -> None:
+            switches[name]()
+            rehearse()
+
+        return step
+
+    seconds, _ = time_formats((EAGER, COMPILED), step_of, 1, clock, shorten=False)
+    pays = bool(seconds) and most_exact(seconds) == COMPILED
+    told = ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items())
+    say(f"the training step is {'' if pays else 'not '}compiled: {told} a step")
+    return pays
