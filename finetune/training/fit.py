@@ -33,6 +33,7 @@ from finetune.training.head_init import check_hooks, prepare_head
 from finetune.training.learner import Learner, build_learner
 from finetune.training.loggers import Loggers, RunFacts, rows_before, run_loggers
 from finetune.training.loop import train_one_epoch
+from finetune.training.optimization.determinism import noted_inexactness
 from finetune.training.optimization.distributed import World, any_true, barrier, wrap_model
 from finetune.training.predict import evaluate_batches, row_batches, worker_count
 from finetune.training.saver import Saver
@@ -73,7 +74,8 @@ def fit(
     run = FitRun(task, config, folder, world, learner, checkpoints, loggers or run_loggers(folder))
     with told_failures(task, config), StopRequest() as stop:
         run.start(saved, stop)
-        run.train(stop)
+        with noted_inexactness(run.learner.notes):
+            run.train(stop)
     return run.finish()
 
 

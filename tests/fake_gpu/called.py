@@ -1,0 +1,36 @@
+"""What torch carries out, operation by operation: on a GPU each is a launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+VIEWS = (
+    "view",
+    "expand",
+    "permute",
+    "transpose",
+    "t.default",
+    "squeeze",
+    "select",
+    "slice",
+    "split",
+    "detach",
+)
+
+
+class CalledOperations(TorchDispatchMode):
+    """Notes the name of every operation while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func).removeprefix("aten."))
+        return func(*args, **(kwargs or {}))
+
+    def named(self, *parts: str) -> list[str]:
+        """Return the operations whose name has one of these parts."""
+        return [name for name in self.names if any(part in name for part in parts)]
