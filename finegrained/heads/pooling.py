@@ -95,10 +95,11 @@ def averaged(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def averaged_by_products(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return what `averaged` does as P X Q^T, with rows of P and Q that are 1 / cells within a cell, else 0."""
+    """Return what `averaged` does as P X Q^T; rows of P or Q are 1 / n in the n places of a cell, else 0."""
     with full_precision(x):
         maps = wide(x)
-        rows, columns = _averaging(size[0], maps.shape[2], maps), _averaging(size[1], maps.shape[3], maps)
+        rows = _averaging(size[0], maps.shape[2], maps)
+        columns = _averaging(size[1], maps.shape[3], maps)
         return (rows @ maps @ columns.T).to(x.dtype)
 
 

@@ -19,7 +19,7 @@ from finetune.seeding import numpy_generator, seed_step
 from finetune.training.epoch_metrics import Totals, pushes
 from finetune.training.feature_cache import FeatureBatch, FeatureCache
 from finetune.training.learner import Learner
-from finetune.training.optimization.distributed import World, gather_rows, kept_apart
+from finetune.training.optimization.distributed import World, follow_first, gather_rows, kept_apart
 from finetune.training.optimization.optim import clip_gradients, set_learning_rates
 from finetune.training.optimization.precision import Precision
 
@@ -205,9 +205,4 @@ def _answer(
 
 def follow_first_process(model: Classifier, world: World) -> None:
     """Give every process the first one's buffers: each counts the statistics of its own share of images."""
-    if world.size == 1:
-        return
-    buffers = dict(model.named_buffers())
-    everyone = gather_rows({name: buffer[None] for name, buffer in buffers.items()}, world)
-    for name, buffer in buffers.items():
-        buffer.copy_(everyone[name][0])
+    follow_first(model.buffers(), world)

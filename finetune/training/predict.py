@@ -70,9 +70,15 @@ def row_batches(
     config: FitConfig,
     *,
     crops: str = "center",
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> EvalBatches:
-    """Return these rows as batches to evaluate: this process's share of them."""
+    """Return these rows as batches to evaluate: this process's share of them.
+
+    A batch has 64 images, or on a GPU twice what it trains on at once: no gradients are kept meanwhile.
+    """
+    if batch_size is None:
+        on_gpu = learner.precision.device.type == "cuda"
+        batch_size = max(1, 2 * config.train.batch_size // learner.world.size) if on_gpu else 64
     return EvalBatches(
         task.source,
         task.manifest.label,
