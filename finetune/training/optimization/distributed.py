@@ -105,8 +105,8 @@ def gather_rows(arrays: Mapping[str, Rows], world: World) -> dict[str, Rows]:
     """Return every array with the rows of all processes, in the order of their ranks, on every process.
 
     Processes may hold different numbers of rows, also none; an array without rows still needs its type, and
-    a numpy array its column shape. Tensors come back on the device that they came from; numpy arrays travel as objects, so
-    they should be small.
+    a numpy array its column shape. Tensors come back on the device that they came from. Numpy arrays travel
+    as objects and should be small.
 
     Raises ValueError when the processes hold arrays of different names.
     """
