@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +37,7 @@ from finetune.training.loop import train_one_epoch
 from finetune.training.optimization.determinism import noted_inexactness
 from finetune.training.optimization.distributed import World, any_true, barrier, wrap_model
 from finetune.training.predict import evaluate_batches, row_batches, worker_count
-from finetune.training.saver import Saver
+from finetune.training.saver import Saver, Writer, nothing
 
 
 @dataclass
@@ -74,7 +75,7 @@ def fit(
     run = FitRun(task, config, folder, world, learner, checkpoints, loggers or run_loggers(folder))
     with told_failures(task, config), StopRequest() as stop:
         run.start(saved, stop)
-        with noted_inexactness(run.learner.notes):
+        with noted_inexactness(run.learner.notes), run.writer.joined():
             run.train(stop)
     return run.finish()
 
@@ -184,10 +185,19 @@ class FitRun:
         self.progress = Progress.restored(state["progress"], self.learner.precision.device, self.world)
         say(f"resuming from {file}: epoch {self.progress.epoch + 1}, step {self.progress.step}")
 
-    def save(self) -> None:
-        """Write the checkpoint to go on from; every process must call this, the first one writes."""
+    @cached_property
+    def writer(self) -> Writer:
+        """What writes the checkpoints."""
+        return Writer(self.learner.precision.device)
+
+    def save(self, then: Callable[[], None] = nothing) -> None:
+        """Write the checkpoint to go on from, then call `then`.
+
+        Every process must call this, the first one writes.
+        """
         progress = self.progress.state(self.world)
         if not self.world.is_main:
+            then()
             return
         state = {
             "learner": self.learner.state(),
@@ -198,7 +208,8 @@ class FitRun:
             "versions": versions(),
             "device": self._device,
         }
-        self.checkpoints.save(state, epoch=self.progress.epoch, step=self.progress.step)
+        place = {"epoch": self.progress.epoch, "step": self.progress.step}
+        self.writer.write(lambda state: self.checkpoints.save(state, **place), state, then)
 
     @property
     def _device(self) -> str:
@@ -274,6 +285,7 @@ class FitRun:
         return self.kept
 
     def _close_epoch(self, epoch: int, totals: Totals, saver: Saver) -> None:
+        self.writer.join()
         check_finite_weights(self.learner.core, epoch, self.train_batches.steps_per_epoch)
         scores = self._validate()
         self.progress.seconds += saver.lap()
@@ -288,9 +300,8 @@ class FitRun:
         }
         self._keep_best(epoch, scores.get(self.config.train.monitor))
         self.progress.epoch, self.progress.step, self.progress.totals = epoch + 1, 0, None
-        self.progress.row = to_plain(row)
-        self.save()
-        self.loggers.row(self.progress.row)
+        self.progress.row = told = to_plain(row)
+        self.save(lambda: self.loggers.row(told))
 
     def _validate(self) -> dict[str, float]:
         if len(self.task.val) == 0:
@@ -305,7 +316,8 @@ class FitRun:
             return
         if self.world.is_main:
             with self.learner.averaged():
-                self.checkpoints.save_best({"model": self.learner.core.state_dict(), "epoch": epoch})
+                best = {"model": self.learner.core.state_dict(), "epoch": epoch}
+                self.writer.write(self.checkpoints.save_best, best)
 
     def _nothing_improves(self) -> bool:
         patience = self.config.train.patience
