@@ -125,9 +125,8 @@ class OnnxClassifier:
         self.order_note = ""
         self.device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
         self.device_note = f"device: asked {device}, using {self.device} (ONNX Runtime{why})"
-        self._runner = session
         if self.device == "cuda":
-            self._runner = BoundSession(session, _lock_pages)
+            self._session = BoundSession(session, _lock_pages)
             self.device_note += INT8_NOTE if self.facts.precision == "int8" else ""
         # The first answer shows at once whether the graph keeps what the file promises.
         grey = self.run(np.full((1, self.size, self.size, 3), 128, np.uint8), maps=True)
@@ -156,7 +155,7 @@ class OnnxClassifier:
         names = ["logits", "probs", *(["cams"] if maps and self.has_maps else [])]
         try:
             options = load_runtime().RunOptions()
-            found = run_endable(self._runner, options, names, {"images": np.ascontiguousarray(batch)})
+            found = run_endable(self._session, options, names, {"images": np.ascontiguousarray(batch)})
         except InterruptedRunError:
             raise
         except Exception as error:  # the runtime has a dozen kinds of its own; the cause stays attached
