@@ -6,18 +6,10 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-VIEWS = (
-    "view",
-    "expand",
-    "permute",
-    "transpose",
-    "t.default",
-    "squeeze",
-    "select",
-    "slice",
-    "split",
-    "detach",
-)
+# What only looks at memory otherwise, or allocates it.
+FREE = ("view", "expand", "permute", "transpose", "t", "squeeze", "unsqueeze", "select", "slice", "split")
+FREE += ("detach", "alias", "_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh")
+FREE += ("scalar_tensor", "profiler")
 
 
 class CalledOperations(TorchDispatchMode):
@@ -30,6 +22,11 @@ class CalledOperations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.append(str(func).removeprefix("aten."))
         return func(*args, **(kwargs or {}))
+
+    @property
+    def launches(self) -> list[str]:
+        """The operations that compute or copy."""
+        return [name for name in self.names if name.partition(".")[0] not in FREE]
 
     def named(self, *parts: str) -> list[str]:
         """Return the operations whose name has one of these parts."""
