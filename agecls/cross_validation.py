@@ -13,7 +13,7 @@ from typing import Any
 from agecls.config import CrossValidationConfig
 from finetune.cli.command import command_line
 from finetune.cli.console import say
-from finetune.cli.machine import SIDE_BY_SIDE, core_count, module_command, module_environment
+from finetune.cli.machine import SIDE_BY_SIDE, core_count, module_command, module_environment, sees_alone
 from finetune.errors import CrlError, DataError, InterruptedRunError, UsageError, listing
 from finetune.experiments.data_checks import with_contents
 from finetune.experiments.records.predictions import join_predictions
@@ -243,6 +243,7 @@ def start_fold(
                     "OMP_NUM_THREADS": str(threads),
                     SIDE_BY_SIDE: str(len(config.devices)),
                     **module_environment(),
+                    **sees_alone(device),
                 }
             ),
         )

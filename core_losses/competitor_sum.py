@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from core_losses.chosen import Chosen, take
 from core_losses.functions import VmapBatch, accept_any_arguments
 from core_losses.layout import class_dim
 from core_losses.lines import log_alpha_plus
@@ -136,8 +137,8 @@ def composed_competitor_sum(
     """Return the same, composed of differentiable operations: slower, for any cost and any derivative."""
     dim = class_dim(logits)
     log_p, log_not_p = log_posteriors(logits)
-    costs = cost.of_logs(log_p, log_not_p).scatter(dim, index, 0.0)
-    losses = (costs.sum(dim, keepdim=True) - log_p.gather(dim, index)) * factors
+    costs = Chosen(logits, dim, index).put(cost.of_logs(log_p, log_not_p), 0.0)
+    losses = (costs.sum(dim, keepdim=True) - take(log_p, dim, index)) * factors
     losses = losses.masked_fill(factors.logical_not(), 0.0)
     return losses.sum() if total else losses
 
@@ -197,21 +198,22 @@ accept_any_arguments(_CompetitorSum)
 def _write_block(cost: Cost, logits: Tensor, index: Tensor, losses: Tensor, gradient: Tensor) -> None:
     """Write the loss and the gradient of each example of (B, K, ...), in the module docstring's symbols."""
     top = _likeliest(logits)
+    likeliest, own = Chosen(logits, 1, top), Chosen(logits, 1, index)
     top_logit = logits.gather(1, top)
     # As in core_losses.odds, with the likeliest class in the target's place.
-    ratios = gradient.copy_(logits).scatter_(1, top, torch.finfo(logits.dtype).min)
+    ratios = likeliest.put_(gradient.copy_(logits), torch.finfo(logits.dtype).min)
     m = top_logit - ratios.amax(1, keepdim=True)
     torch.softmax(ratios, 1, out=ratios)
     m.add_(ratios.amax(1, keepdim=True).log_())
     p, q, log_p, log_q = torch.sigmoid(m), torch.sigmoid(-m), F.logsigmoid(m), F.logsigmoid(-m)
     wrong = top != index
 
-    growth, pull = (x.scatter_(1, index, 0.0) for x in cost.growth_and_pull(ratios, q))
+    growth, pull = (own.put_(x, 0.0) for x in cost.growth_and_pull(ratios, q))
     pulls = pull.sum(1, keepdim=True)
     turn = cost.turn(p, q) * wrong
     torch.addcmul(pull, ratios, q - q * pulls - turn, out=gradient)
-    gradient.scatter_(1, top, torch.where(wrong, p, -q) - p * pulls + turn)
-    gradient.scatter_add_(1, index, -wrong.to(q.dtype))
+    likeliest.put_(gradient, torch.where(wrong, p, -q) - p * pulls + turn)
+    own.add_(gradient, -wrong.to(q.dtype))
 
     torch.sub(top_logit, logits.gather(1, index), out=losses)  # -log p_c = z_t - z_c - log p
     losses.sub_(log_p).add_(_sum_log1p_(growth), alpha=cost.scale).add_(cost.at_zero * (logits.shape[1] - 2))

@@ -9,6 +9,7 @@ from typing import Unpack
 
 from torch import Tensor
 
+from core_losses.chosen import Chosen, take
 from core_losses.competitor_sum import Cost, Denial, Dual, competitor_sum, composed_competitor_sum
 from core_losses.layout import class_dim
 from core_losses.odds import log_posteriors
@@ -132,6 +133,7 @@ def _sum_of_others(costs: Tensor) -> Tensor:
     """Return each class's sum over all other classes, the largest cost set apart against cancellation."""
     dim = class_dim(costs)
     largest_at = costs.abs().argmax(dim, keepdim=True)
-    rest = costs.scatter(dim, largest_at, 0.0)
+    largest = Chosen(costs, dim, largest_at)
+    rest = largest.put(costs, 0.0)
     total = rest.sum(dim, keepdim=True)
-    return (total - rest + costs.gather(dim, largest_at)).scatter(dim, largest_at, total)
+    return largest.put(total - rest + take(costs, dim, largest_at), total)

@@ -13,6 +13,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from core_losses.chosen import Chosen, take
 from core_losses.margin_rules import (
     MARGIN_RULES,
     ArcFaceRule,
@@ -137,7 +138,7 @@ def _margin_logits(
     if target is None:
         return scaled
     index = target.expand(plain.shape[:-1])[..., None]
-    product = plain.gather(-1, index)[..., 0]
+    product = take(plain, -1, index)[..., 0]
     if rule.scale is not None:
         own = torch.take_along_dim(w, index, dim=-2)
         sine = torch.linalg.vector_norm(x - product[..., None] * own, dim=-1)
@@ -146,12 +147,12 @@ def _margin_logits(
         reach = torch.linalg.vector_norm(x, dim=-1)
         if not rule.unit_weights:
             lengths = torch.linalg.vector_norm(w, dim=-1)
-            reach = reach * lengths[..., None, :].expand(plain.shape).gather(-1, index)[..., 0]
+            reach = reach * take(lengths[..., None, :].expand(plain.shape), -1, index)[..., 0]
         cosine = product / torch.where(reach > 0, reach, 1)
         margined, own_plain = reach * rule.target_cosine(cosine), product
     bare = not isinstance(blend, Tensor) and blend == 0
     blended = margined if bare else own_plain + (margined - own_plain) / (1 + blend)
-    return scaled.scatter(-1, index, blended.to(dtype)[..., None])
+    return Chosen(scaled, -1, index).put(scaled, blended.to(dtype)[..., None])
 
 
 def _unit(vectors: Tensor) -> Tensor:

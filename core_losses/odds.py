@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from core_losses.chosen import Chosen, take
 from core_losses.functions import VmapBatch, accept_any_arguments
 from core_losses.layout import class_dim, computing_dtype
 from core_losses.lines import Line
@@ -35,13 +36,14 @@ class _LineOnLogOdds(torch.autograd.Function):
         logits: Tensor, index: Tensor, factors: Tensor | None, line: Line | None, total: bool
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         dim = class_dim(logits)
+        own = Chosen(logits, dim, index)
         # Masking the target by the lowest finite number keeps m finite where every competitor is -inf.
-        competitors = torch.scatter(logits, dim, index, torch.finfo(logits.dtype).min)
+        competitors = own.put(logits, torch.finfo(logits.dtype).min)
         top = competitors.amax(dim, keepdim=True)
         ratios = torch.softmax(competitors, dim, out=competitors)
         # logsumexp = top - log(max r). z_c - top comes first: z_c - logsumexp loses digits at logits of 1e4.
         m = logits.gather(dim, index).sub_(top).add_(ratios.amax(dim, keepdim=True).log_())
-        ratios.scatter_(dim, index, -1.0)
+        own.put_(ratios, -1.0)
         if line is None or factors is None:
             return None, m, ratios
         losses = line.value(m).mul_(factors).masked_fill_(factors.logical_not(), 0.0)
@@ -67,7 +69,7 @@ class _LineOnLogOdds(torch.autograd.Function):
             grad = None if grad_m is None else descent * -grad_m
         if grad_descent is not None:
             dim = class_dim(descent)
-            ratios = descent.scatter(dim, index, 0.0)
+            ratios = Chosen(descent, dim, index).put(descent, 0.0)
             inner = (grad_descent * ratios).sum(dim, keepdim=True)
             through_ratios = ratios * (grad_descent - inner)
             grad = through_ratios if grad is None else grad + through_ratios
@@ -167,6 +169,6 @@ def log_posteriors(logits: Tensor) -> tuple[Tensor, Tensor]:
     dim = class_dim(logits)
     top = logits.argmax(dim, keepdim=True)
     top_log_odds, descent = log_odds_and_descent(logits, top)
-    log_p = logits - logits.gather(dim, top) + F.logsigmoid(top_log_odds)
+    log_p = logits - take(logits, dim, top) + F.logsigmoid(top_log_odds)
     log_not_p = torch.log1p(descent * -torch.sigmoid(-top_log_odds))
-    return log_p, log_not_p.scatter(dim, top, F.logsigmoid(-top_log_odds))
+    return log_p, Chosen(logits, dim, top).put(log_not_p, F.logsigmoid(-top_log_odds))

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
+from core_losses.chosen import take
 from core_losses.clamping import exact_title
 from core_losses.layout import class_dim, computing_dtype
 from core_losses.lines import Line
@@ -196,7 +197,7 @@ def _soft_losses(losses: Tensor, target: Tensor, weight: Tensor | None, smoothin
 def _smoothed_losses(losses: Tensor, index: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
     dim = class_dim(losses)
     losses = _weighted(losses, weight)
-    return (1 - smoothing) * losses.gather(dim, index) + smoothing * losses.mean(dim, keepdim=True)
+    return (1 - smoothing) * take(losses, dim, index) + smoothing * losses.mean(dim, keepdim=True)
 
 
 def _weighted(losses: Tensor, weight: Tensor | None) -> Tensor:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import weakref
 from dataclasses import dataclass
+
+import numpy as np
 
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 CUDNN = "libcudnn.so.9"
@@ -66,6 +69,23 @@ def library_problem(cuda_version: str) -> Problem | None:
         f"{', '.join(missing)} (of CUDA {major} and cuDNN 9) cannot be loaded",
         'pip install "onnxruntime-gpu[cuda,cudnn]", or install CUDA and cuDNN with the system',
     )
+
+
+def lock_pages(array: np.ndarray, cuda_version: str) -> bool:
+    """Lock an array's memory for copies from and to a GPU, as long as it lives; return whether that worked.
+
+    Copies from other memory pass through a buffer of the driver's, and the processor waits for them.
+    """
+    major = cuda_version.partition(".")[0]
+    try:
+        cuda = ctypes.CDLL(f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}")
+    except OSError:
+        return False
+    address = ctypes.c_void_p(array.ctypes.data)
+    if not array.nbytes or cuda.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(0)):
+        return False
+    weakref.finalize(array, cuda.cudaHostUnregister, address).atexit = False
+    return True
 
 
 def _loads(name: str) -> bool:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from apps.runtime.batching import Picture, check_picture, in_batches, one_or_many, views
-from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
+from apps.runtime.bound import UNDER_WAY, BoundSession, under_way
+from apps.runtime.cuda_driver import Problem, driver_problem, library_problem, lock_pages
 from apps.runtime.endable import run_endable
 from apps.runtime.installed import refuse_twins
 from apps.runtime.model_file import read_model_file
@@ -29,7 +30,15 @@ from finetune.images.preprocess import TEST_CROPS, preprocess
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Exhaustive search would tune the convolutions again for every batch size, seconds each; TF32 keeps 10 bits.
-CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+# The arena would grow by powers of two.
+CUDA_OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "use_tf32": "0",
+    "arena_extend_strategy": "kSameAsRequested",
+}
+INT8_NOTE = (
+    "; int8 is for processors: a GPU computes it in float, with extra steps. Export fp32 or fp16 for it"
+)
 INSTALL = "pip install onnxruntime-gpu (onnxruntime on macOS and on ARM)"
 FATAL = 4  # the runtime's level at which it reports nothing but its own end; what fails is raised anyway
 SUM_TOLERANCE = 1e-3
@@ -116,6 +125,9 @@ class OnnxClassifier:
         self.order_note = ""
         self.device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
         self.device_note = f"device: asked {device}, using {self.device} (ONNX Runtime{why})"
+        if self.device == "cuda":
+            self._session = BoundSession(session, _lock_pages)
+            self.device_note += INT8_NOTE if self.facts.precision == "int8" else ""
         # The first answer shows at once whether the graph keeps what the file promises.
         grey = self.run(np.full((1, self.size, self.size, 3), 128, np.uint8), maps=True)
         self._check_order(grey)
@@ -192,8 +204,11 @@ class OnnxClassifier:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         at_once, spec = max(1, batch_size // TEST_CROPS[crops]), self.facts.preprocess
         answers: list[Prediction] = []
-        for made in in_batches(one_or_many(images), lambda picture: views(picture, spec, crops), at_once):
-            outputs = self.run(np.concatenate(made), maps=maps)
+        shown = in_batches(one_or_many(images), lambda picture: views(picture, spec, crops), at_once)
+        runs = UNDER_WAY if self.device == "cuda" else 1
+        for made, outputs in under_way(
+            lambda made: self.run(np.concatenate(made), maps=maps), shown, at_once=runs
+        ):
             answers += self._predictions(outputs, np.stack(made))
         return answers
 
@@ -253,6 +268,10 @@ def cuda_problem(index: int = 0) -> Problem | None:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what library_problem says better
         runtime.preload_dlls()
     return library_problem(runtime.cuda_version)
+
+
+def _lock_pages(array: np.ndarray) -> bool:
+    return lock_pages(array, load_runtime().cuda_version)
 
 
 def load_runtime() -> Any:

@@ -32,6 +32,7 @@ from finegrained.heads.dcl_regions import (
     shuffle_regions,
     shuffle_regions_as_released,
 )
+from finegrained.heads.pooling import averaged
 from finetune.cli.console import say
 from finetune.errors import UsageError
 from finetune.images.loading.copies import to_device
@@ -318,10 +319,10 @@ class DclHead(Head):
 
 
 def _pool(maps: Tensor, regions: int) -> Tensor:
-    """Return the means over N x N cells; where N divides the sides, with a gradient that repeats on a GPU."""
+    """Return the means over N x N cells."""
     height, width = maps.shape[-2:]
     if height % regions or width % regions:
-        return F.adaptive_avg_pool2d(maps, regions)
+        return averaged(maps, (regions, regions))
     return F.avg_pool2d(maps, (height // regions, width // regions))
 
 

@@ -81,7 +81,35 @@ def match_sizes(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _averaged_down(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size)
+    return x if tuple(x.shape[2:]) == size else averaged(x, size)
+
+
+def averaged(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the means of maps (B, C, h, w) over a grid of cells that may overlap, (B, C, h', w').
+
+    Cell i of n covers the places floor(i h / n) up to ceil((i + 1) h / n), as in adaptive average pooling.
+    A processor pools; a GPU, where the gradient of that is added up in no fixed order, multiplies by two
+    averaging matrices, which differs in the last digit.
+    """
+    return averaged_by_products(x, size) if x.device.type == "cuda" else F.adaptive_avg_pool2d(x, size)
+
+
+def averaged_by_products(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return what `averaged` does as P X Q^T; rows of P or Q are 1 / n in the n places of a cell, else 0."""
+    with full_precision(x):
+        maps = wide(x)
+        rows = _averaging(size[0], maps.shape[2], maps)
+        columns = _averaging(size[1], maps.shape[3], maps)
+        return (rows @ maps @ columns.T).to(x.dtype)
+
+
+def _averaging(cells: int, length: int, like: Tensor) -> Tensor:
+    """Return the matrix (cells, length) that averages `length` places; made where it is used."""
+    cell = torch.arange(cells, device=like.device)[:, None]
+    place = torch.arange(length, device=like.device)
+    first, end = cell * length // cells, ((cell + 1) * length + cells - 1) // cells
+    inside = (place >= first) & (place < end)
+    return inside.to(like.dtype) / (end - first)
 
 
 def signed_sqrt(x: Tensor, eps: float = RELATIVE_EPS) -> Tensor:

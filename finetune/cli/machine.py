@@ -9,6 +9,7 @@ from pathlib import Path
 
 TOOLKIT = Path(__file__).resolve().parents[2]
 SIDE_BY_SIDE = "CRL_SIDE_BY_SIDE"  # how many processes of one run share this machine
+OWN_GPU = "CRL_OWN_GPU"  # what the run calls the one GPU that this process sees
 CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -25,6 +26,24 @@ def core_share() -> int:
     """
     asked = [os.environ.get(name, "") for name in (SIDE_BY_SIDE, "LOCAL_WORLD_SIZE")]
     return max(1, core_count() // max([int(number) for number in asked if number.isdecimal()] + [1]))
+
+
+def sees_alone(device: str) -> dict[str, str]:
+    """Return the environment in which a process of this run sees one GPU, cuda:1 say, and no other.
+
+    CUDA then opens no context, of half a gigabyte, on the first one. Empty for another kind of device.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return {}
+    index, visible = int(number or 0), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else []
+    return {"CUDA_VISIBLE_DEVICES": names[index] if index < len(names) else str(index), OWN_GPU: device}
+
+
+def seen_as(device: str) -> str:
+    """Return what this process calls a device of its run: cuda where it sees that GPU alone."""
+    return "cuda" if device == os.environ.get(OWN_GPU) else device
 
 
 def granted_cores() -> int:

@@ -19,6 +19,7 @@ from finetune.runs.interrupts import stop_requested
 from finetune.training.config import FitConfig
 from finetune.training.data import TrainingData
 from finetune.training.loop import NotFiniteLossError
+from finetune.training.optimization.determinism import inexact_operations
 from finetune.training.optimization.distributed import World
 
 
@@ -98,4 +99,5 @@ def inexact_reasons(state: Mapping[str, Any], world: World, device: str, determi
         f"on {device} instead of {state['device']}": state["device"] != device,
         "run.deterministic is off": not deterministic,
     }
-    return [reason for reason, holds in reasons.items() if holds]
+    operations = inexact_operations(state["learner"]["notes"])
+    return [reason for reason, holds in reasons.items() if holds] + operations

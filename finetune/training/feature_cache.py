@@ -132,19 +132,21 @@ class FeatureCache:
         """Write the features of a batch, and those that the other processes made meanwhile."""
         if batch is None:
             assert self._store is not None, "the first batch has an image for every process"
-            index, records = torch.empty(0, dtype=torch.int64), self._store.layout.none()
+            index = torch.empty(0, dtype=torch.int64)
+            records = self._store.layout.none().to(self._store.device)
         else:
             features, index = look(self._learner, batch.images), batch.index
             if self._store is None:
                 self._store = self._open(Layout.of(features))
-            records = self._store.layout.pack(features)
+            records = self._store.layout.pack(features, self._store.device)
         shared = gather_rows({"index": index, "records": records}, self._learner.world)
         assert self._store is not None
-        self._store.write(self._slots(view, shared["index"].numpy()), shared["records"].numpy())
+        self._store.write(self._slots(view, shared["index"].numpy()), shared["records"])
 
     def _open(self, layout: Layout) -> FeatureStore:
         slots, processes = self._views * len(self._rows), self._learner.world.size
-        store = open_store(layout, slots, self._folder, processes=processes)
+        device = self._learner.precision.device
+        store = open_store(layout, slots, self._folder, processes=processes, device=device)
         views = f"{self._views} views" if self._views > 1 else "one view"
         again = f"; after {self._views} epochs the same views come again" if self._views > 1 else ""
         say(
@@ -161,8 +163,10 @@ class FeatureCache:
         view = epoch % self._views
         if self._store is None or view not in self._filled:
             raise RuntimeError(f"the features of epoch {epoch + 1} were not computed yet: call fill first")
-        for rows in self._batches.epoch_rows(epoch, start_step):
-            features = self._store.layout.unpack(self._store.read(self._slots(view, rows)))
+        parts = self._batches.epoch_rows(epoch, start_step)
+        slots = [self._slots(view, rows) for rows in parts]
+        coming = self._store.features(slots, self._learner.precision.device)
+        for rows, features in zip(parts, coming, strict=True):
             target = torch.from_numpy(self._target[rows].astype(np.int64))
             yield FeatureBatch(features, target, torch.from_numpy(rows.copy()))
 
@@ -197,21 +201,25 @@ class EvalFeatures:
                     self._folder,
                     processes=self._learner.world.size,
                     taken=self._beside.in_memory,
+                    device=self._learner.precision.device,
                 )
             slots = np.arange(count, count + len(batch.images))
-            self._store.write(slots, self._store.layout.pack(features).numpy())
+            self._store.write(slots, self._store.layout.pack(features, self._store.device))
             count += len(batch.images)
             self._kept.append((batch.target.clone(), batch.index.clone(), batch.crops))
             yield FeatureBatch(features, batch.target, batch.index, batch.crops)
         self._complete = True
 
     def _read(self) -> Iterator[FeatureBatch]:
-        start = 0
-        for target, index, crops in self._kept:
-            assert self._store is not None
-            slots = np.arange(start, start + len(target) * crops)
-            start += len(slots)
-            features = self._store.layout.unpack(self._store.read(slots))
+        if self._store is None:  # of several processes this one has no image to look at
+            return
+        ends = np.cumsum([len(target) * crops for target, _, crops in self._kept])
+        parts = [
+            np.arange(end - len(target) * crops, end)
+            for end, (target, _, crops) in zip(ends, self._kept, strict=True)
+        ]
+        coming = self._store.features(parts, self._learner.precision.device)
+        for (target, index, crops), features in zip(self._kept, coming, strict=True):
             yield FeatureBatch(features, target, index, crops)
 
 

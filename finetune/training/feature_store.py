@@ -1,10 +1,12 @@
-"""Where features lie between epochs: a record of bytes per image, in memory or in a file without a name."""
+"""Where features lie between epochs: a record of bytes per image, on a GPU, in memory, or in a file."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +16,14 @@ from torch import Tensor
 
 from finetune.cli.machine import memory_bytes
 from finetune.errors import ResourceError
+from finetune.images.loading.copies import to_device
 from finetune.models.backbone import Features, Tap
 from finetune.runs.files import check_free_space, write_error
 
 ALIGN = 8  # bytes; every part of a record starts at a multiple
 MEMORY_SHARE = 4  # all stores together may take one part in this many of the memory
+DEVICE_SHARE = 2  # a store may take one part in this many of what a GPU has free
+CPU = torch.device("cpu")
 REMEDY = "or give --train.frozen_views 0 to ask the frozen backbone in every epoch"
 
 
@@ -57,25 +62,26 @@ class Layout:
         """Return the records of no image at all, uint8 (0, size)."""
         return torch.empty((0, self.size), dtype=torch.uint8)
 
-    def pack(self, features: Features) -> Tensor:
-        """Return records, uint8 (B, size), on the CPU."""
+    def pack(self, features: Features, device: torch.device = CPU) -> Tensor:
+        """Return records, uint8 (B, size), on the CPU or another device."""
         tensors = dict(_tensors(features))
-        records = torch.zeros((len(features.embedding), self.size), dtype=torch.uint8)
+        records = torch.zeros((len(features.embedding), self.size), dtype=torch.uint8, device=device)
         for part in self.parts:
-            values = tensors[part.tap].detach().cpu()
+            values = tensors[part.tap].detach().to(device)
             ordered = values.permute(0, 2, 3, 1) if part.channels_last else values
             if part.size:
                 flat = ordered.reshape(len(values), -1).contiguous().view(torch.uint8)
                 records[:, part.start : part.start + part.size] = flat
         return records
 
-    def unpack(self, records: np.ndarray) -> Features:
-        """Return the features in records, uint8 (B, size), on the CPU."""
-        whole, count = torch.from_numpy(records), len(records)
+    def unpack(self, records: np.ndarray | Tensor) -> Features:
+        """Return the features in records, uint8 (B, size), on the records' device."""
+        whole = torch.from_numpy(records) if isinstance(records, np.ndarray) else records
+        count = len(whole)
         tensors: dict[Tap | None, Tensor] = {}
         for part in self.parts:
             if not (part.size and count):
-                tensors[part.tap] = torch.empty((count, *part.shape), dtype=part.dtype)
+                tensors[part.tap] = whole.new_empty((count, *part.shape), dtype=part.dtype)
                 continue
             values = whole[:, part.start : part.start + part.size].contiguous().view(part.dtype)
             if part.channels_last:
@@ -88,7 +94,12 @@ class Layout:
 
 
 class FeatureStore:
-    """`slots` records of one layout, in memory; `in_memory` is how many bytes of it they take."""
+    """`slots` records of one layout, in memory; `in_memory` is how many bytes of it they take.
+
+    `device` is where the records of `write` should lie.
+    """
+
+    device = CPU
 
     def __init__(self, layout: Layout, slots: int) -> None:
         self.layout, self.slots = layout, slots
@@ -96,13 +107,22 @@ class FeatureStore:
         self.where = f"in memory ({_told(self.in_memory)})"
         self._records = np.empty((slots, layout.size), np.uint8)
 
-    def write(self, slots: np.ndarray, records: np.ndarray) -> None:
+    def write(self, slots: np.ndarray, records: Tensor) -> None:
         """Put records, uint8 (n, size), into these slots."""
-        self._records[slots] = records
+        self._records[slots] = records.numpy()
 
-    def read(self, slots: np.ndarray) -> np.ndarray:
-        """Return a copy of the records in these slots, uint8 (n, size)."""
-        return np.asarray(self._records[slots])
+    def read(self, slots: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return a copy of the records in these slots, uint8 (n, size), in `out` where that is given."""
+        return np.take(self._records, slots, axis=0, out=out, mode="clip")  # "raise" would copy twice
+
+    def features(self, parts: Sequence[np.ndarray], device: torch.device) -> Iterator[Features]:
+        """Yield the features in the slots of each part, one part after the other.
+
+        For a GPU they come to it, while a thread reads the next ones; else they stay on the CPU.
+        """
+        if reads_ahead(device):
+            return _read_ahead(self, parts, device)
+        return (self.layout.unpack(self.read(slots)) for slots in parts)
 
 
 class FileStore(FeatureStore):
@@ -128,30 +148,98 @@ class FileStore(FeatureStore):
         except ResourceError as error:
             raise ResourceError(f"{error}, {REMEDY}") from error
 
-    def write(self, slots: np.ndarray, records: np.ndarray) -> None:
+    def write(self, slots: np.ndarray, records: Tensor) -> None:
         """Put records, uint8 (n, size), into these slots."""
-        for slot, record in zip(slots.tolist(), records, strict=True):
+        for slot, record in zip(slots.tolist(), records.numpy(), strict=True):
             try:
                 os.pwrite(self._descriptor, record.tobytes(), slot * self.layout.size)
             except OSError as error:
                 raise ResourceError(f"the cached features cannot be written: {error}, {REMEDY}") from error
 
-    def read(self, slots: np.ndarray) -> np.ndarray:
-        """Return the records in these slots, uint8 (n, size)."""
-        records = np.empty((len(slots), self.layout.size), np.uint8)
+    def read(self, slots: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the records in these slots, uint8 (n, size), in `out` where that is given."""
+        records = np.empty((len(slots), self.layout.size), np.uint8) if out is None else out
         for place, slot in enumerate(slots.tolist()):
             found = os.pread(self._descriptor, self.layout.size, slot * self.layout.size)
             records[place] = np.frombuffer(found, np.uint8)
         return records
 
 
-def open_store(
-    layout: Layout, slots: int, folder: Path, *, processes: int = 1, taken: int = 0
-) -> FeatureStore:
-    """Return a store in memory where a quarter of it does for all processes, else in a file of `folder`.
+class DeviceStore(FeatureStore):
+    """`slots` records of one layout in the memory of a GPU."""
 
-    `taken` is what other stores of this process have of that quarter already, in bytes.
+    def __init__(self, layout: Layout, slots: int, device: torch.device) -> None:
+        self.layout, self.slots, self.device = layout, slots, device
+        self.in_memory = 0
+        self.where = f"on the device ({_told(slots * layout.size)})"
+        self._there = torch.empty((slots, layout.size), dtype=torch.uint8, device=device)
+
+    def write(self, slots: np.ndarray, records: Tensor) -> None:
+        """Put records, uint8 (n, size), into these slots."""
+        self._there.index_copy_(0, self._places(slots), records.to(self.device))
+
+    def features(self, parts: Sequence[np.ndarray], device: torch.device) -> Iterator[Features]:  # noqa: ARG002
+        """Yield the features in the slots of each part, where they lie."""
+        return (self.layout.unpack(self._there.index_select(0, self._places(slots))) for slots in parts)
+
+    def _places(self, slots: np.ndarray) -> Tensor:
+        return to_device(torch.from_numpy(slots), self.device)
+
+
+def _read_ahead(store: FeatureStore, parts: Sequence[np.ndarray], device: torch.device) -> Iterator[Features]:
+    """Yield features on `device`: of two page-locked buffers one is filled while the other is copied."""
+    size = max((len(slots) for slots in parts), default=0), store.layout.size
+    pinned = device.type == "cuda"
+    buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+    copied: list[torch.cuda.Event | None] = [None, None]
+
+    def gather(number: int) -> Tensor:
+        slots, place, before = parts[number], buffers[number % 2][: len(parts[number])], copied[number % 2]
+        if before is not None:
+            before.synchronize()
+        store.read(slots, out=place.numpy())
+        return place
+
+    with ThreadPoolExecutor(1, "crl-features") as pool:
+        coming = pool.submit(gather, 0) if parts else None
+        for number in range(len(parts)):
+            assert coming is not None
+            there = coming.result().to(device, non_blocking=True, copy=True)
+            if pinned:
+                copied[number % 2] = torch.cuda.current_stream(device).record_event()
+            coming = pool.submit(gather, number + 1) if number + 1 < len(parts) else None
+            yield store.layout.unpack(there)
+
+
+def reads_ahead(device: torch.device) -> bool:
+    """Return whether a thread reads features while a device computes."""
+    return device.type == "cuda"
+
+
+def device_room(device: torch.device) -> int:
+    """Return the bytes that a GPU has free, those that torch holds without use included; else 0."""
+    if device.type != "cuda":
+        return 0
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + unused)
+
+
+def open_store(
+    layout: Layout,
+    slots: int,
+    folder: Path,
+    *,
+    processes: int = 1,
+    taken: int = 0,
+    device: torch.device = CPU,
+) -> FeatureStore:
+    """Return a store on the GPU where half of what is free there does, or else in memory.
+
+    In memory it may have a quarter for all processes; what needs more lies in a file of `folder`. `taken` is
+    what other stores of this process have of that quarter already, in bytes.
     """
+    if slots * layout.size * DEVICE_SHARE <= device_room(device):
+        return DeviceStore(layout, slots, device)
     if (taken + slots * layout.size) * processes * MEMORY_SHARE <= memory_bytes():
         return FeatureStore(layout, slots)
     return FileStore(layout, slots, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,11 +35,12 @@ from finetune.training.learner import Learner, build_learner
 from finetune.training.loggers import Loggers, RunFacts, rows_before, run_loggers
 from finetune.training.loop import train_one_epoch
 from finetune.training.optimization.compiling import compiles
+from finetune.training.optimization.determinism import noted_inexactness
 from finetune.training.optimization.distributed import World, any_true, barrier, wrap_model
 from finetune.training.optimization.precision import Choice, chosen_before
 from finetune.training.optimization.rehearsal import compile_step
 from finetune.training.predict import evaluate_batches, keep_on_gpu, row_batches, worker_count
-from finetune.training.saver import Saver
+from finetune.training.saver import Saver, Writer, nothing
 
 
 @dataclass
@@ -83,7 +85,8 @@ def fit(
     run = FitRun(task, config, folder, world, learner, checkpoints, loggers or run_loggers(folder))
     with told_failures(task, config), StopRequest() as stop:
         run.start(saved, stop)
-        run.train(stop)
+        with noted_inexactness(run.learner.notes), run.writer.joined():
+            run.train(stop)
     return run.finish()
 
 
@@ -121,15 +124,13 @@ class FitRun:
             views=self.learner.recipe.hooks.views,
             epochs=train.epochs,
         )
-        keep_on_gpu(batches, self.task, self.config, self.learner.precision.device)
-        return batches
+        return keep_on_gpu(batches, self.task, self.config, self.learner.precision.device)
 
     @cached_property
     def val_batches(self) -> EvalBatches:
         """The validation rows, made once too."""
         batches = row_batches(self.learner, self.task, self.task.val, self.config)
-        keep_on_gpu(batches, self.task, self.config, self.learner.precision.device)
-        return batches
+        return keep_on_gpu(batches, self.task, self.config, self.learner.precision.device)
 
     def train(self, stop: StopRequest) -> None:
         """Go through the remaining epochs: train, validate, record, save; stop when nothing improves."""
@@ -137,8 +138,6 @@ class FitRun:
         saver = Saver(self, stop)
         for epoch in range(self.progress.epoch, epochs):
             if self._nothing_improves():
-                train = self.config.train
-                say(f"no better {train.monitor} for {train.patience} epochs: stopping")
                 break
             self._enter_stage(epoch)
             batches = self._batches(epoch, stop)
@@ -200,10 +199,16 @@ class FitRun:
         self.progress = Progress.restored(state["progress"], self.learner.precision.device, self.world)
         say(f"resuming from {file}: epoch {self.progress.epoch + 1}, step {self.progress.step}")
 
-    def save(self) -> None:
-        """Write the checkpoint to go on from; every process must call this, the first one writes."""
+    @cached_property
+    def writer(self) -> Writer:
+        """What writes the checkpoints."""
+        return Writer(self.learner.precision.device)
+
+    def save(self, then: Callable[[], None] = nothing) -> None:
+        """Write the checkpoint to go on from, then call `then`; every process calls, the first one writes."""
         progress = self.progress.state(self.world)
         if not self.world.is_main:
+            then()
             return
         state = {
             "learner": self.learner.state(),
@@ -216,7 +221,8 @@ class FitRun:
             "compiled": bool(self.compiled),
             "precision": choice.to_dict() if (choice := self.learner.precision.choice) else None,
         }
-        self.checkpoints.save(state, epoch=self.progress.epoch, step=self.progress.step)
+        place = {"epoch": self.progress.epoch, "step": self.progress.step}
+        self.writer.write(lambda state: self.checkpoints.save(state, **place), state, then)
 
     @property
     def _device(self) -> str:
@@ -302,6 +308,7 @@ class FitRun:
         return self.kept
 
     def _close_epoch(self, epoch: int, totals: Totals, saver: Saver) -> None:
+        self.writer.join()
         check_finite_weights(self.learner.core, epoch, self.train_batches.steps_per_epoch)
         scores = self._validate()
         self.progress.seconds += saver.lap()
@@ -316,9 +323,8 @@ class FitRun:
         }
         self._keep_best(epoch, scores.get(self.config.train.monitor))
         self.progress.epoch, self.progress.step, self.progress.totals = epoch + 1, 0, None
-        self.progress.row = to_plain(row)
-        self.save()
-        self.loggers.row(self.progress.row)
+        self.progress.row = told = to_plain(row)
+        self.save(lambda: self.loggers.row(told))
 
     def _validate(self) -> dict[str, float]:
         if len(self.task.val) == 0:
@@ -333,8 +339,12 @@ class FitRun:
             return
         if self.world.is_main:
             with self.learner.averaged():
-                self.checkpoints.save_best({"model": self.learner.core.state_dict(), "epoch": epoch})
+                best = {"model": self.learner.core.state_dict(), "epoch": epoch}
+                self.writer.write(self.checkpoints.save_best, best)
 
     def _nothing_improves(self) -> bool:
-        patience = self.config.train.patience
-        return bool(patience) and self.progress.in_vain(self.learner.recipe.last_start) >= patience
+        train = self.config.train
+        enough = self.progress.in_vain(self.learner.recipe.last_start) >= train.patience > 0
+        if enough:
+            say(f"no better {train.monitor} for {train.patience} epochs: stopping")
+        return enough

@@ -18,7 +18,7 @@ from finetune.training.config import FitConfig
 from finetune.training.data import TrainingData
 from finetune.training.failures import resume_line
 from finetune.training.learner import Learner
-from finetune.training.optimization.distributed import any_true
+from finetune.training.optimization.distributed import any_true, follow_first
 from finetune.training.optimization.optim import Ema
 from finetune.training.predict import worker_count
 
@@ -62,7 +62,8 @@ class TrainPictures:
 def prepare_head(learner: Learner, task: TrainingData, config: FitConfig, stop: StopRequest) -> None:
     """Let the head initialise its weights from the training images, if it wants to.
 
-    The model is in evaluation mode meanwhile, and a moving average starts from what comes out.
+    The model is in evaluation mode meanwhile, and a moving average starts from what comes out. Of several
+    processes all go on with the first one's weights: their GPUs may differ in the last bit.
     """
     prepare = learner.recipe.hooks.prepare
     if prepare is None:
@@ -71,6 +72,7 @@ def prepare_head(learner: Learner, task: TrainingData, config: FitConfig, stop: 
     learner.core.eval()
     with torch.no_grad():
         prepare(learner.core, TrainPictures(learner, task, config, stop))
+    follow_first(learner.core.state_dict().values(), learner.world)
     if learner.ema:
         learner.ema = Ema(learner.core, learner.ema.decay)
 

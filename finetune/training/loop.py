@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 
@@ -23,7 +23,7 @@ from finetune.seeding import numpy_generator, seed_step
 from finetune.training.epoch_metrics import Totals, pushes
 from finetune.training.feature_cache import FeatureBatch, FeatureCache
 from finetune.training.learner import Learner
-from finetune.training.optimization.distributed import World, gather_rows, kept_apart
+from finetune.training.optimization.distributed import World, follow_first, gather_rows, kept_apart
 from finetune.training.optimization.optim import clip_gradients, set_learning_rates
 from finetune.training.optimization.precision import Precision
 
@@ -135,20 +135,27 @@ class Sent:
 
 def send(learner: Learner, batch: Batch | FeatureBatch, epoch: int, step: int) -> Sent:
     """Return a training batch on the device, images normalised; targets and what is drawn go together."""
-    device, train, hooks = learner.precision.device, learner.config.train, learner.recipe.hooks
     if isinstance(batch, FeatureBatch):
-        features = batch.to(device)
+        features = batch.to(learner.precision.device)
         return Sent(features.features, features.target, batch.index, step=step)
     images = on_device(batch, learner.spec, learner.precision)
-    generator = numpy_generator(train.seed, "batch", epoch, step, learner.world.rank)
+    return with_draws(learner, Sent(images, batch.target, batch.index, batch.crops, step), epoch)
+
+
+def with_draws(learner: Learner, batch: Sent, epoch: int) -> Sent:
+    """Return a training batch with its targets, from the host, and what is drawn for it on the device."""
+    train, hooks = learner.config.train, learner.recipe.hooks
+    generator = numpy_generator(train.seed, "batch", epoch, batch.step, learner.world.rank)
     drawn: dict[str, Tensor] = {}
     if hooks.batch_plan is not None:
         drawn["plan"] = hooks.batch_plan(len(batch.target), generator)
     elif hooks.batch_transform is None and (train.mixup or train.cutmix):
-        drawn["partner"] = draw_partners(len(images), generator)
-    target, *others = to_device_together([batch.target, *drawn.values()], device)
+        drawn["partner"] = draw_partners(len(batch.target), generator)
+    target, *others = to_device_together([batch.target, *drawn.values()], learner.precision.device)
     there = dict(zip(drawn, others, strict=True))
-    return Sent(images, target, batch.index, batch.crops, step, generator, **there)
+    return replace(
+        batch, target=target, generator=generator, plan=there.get("plan"), partner=there.get("partner")
+    )
 
 
 def on_device(batch: Batch, spec: PreprocessSpec, precision: Precision) -> Tensor:
@@ -254,9 +261,4 @@ def _answer(model: Classifier, batch: Sent) -> Tensor:
 
 def follow_first_process(model: Classifier, world: World) -> None:
     """Give every process the first one's buffers: each counts the statistics of its own share of images."""
-    if world.size == 1:
-        return
-    buffers = dict(model.named_buffers())
-    everyone = gather_rows({name: buffer[None] for name, buffer in buffers.items()}, world)
-    for name, buffer in buffers.items():
-        buffer.copy_(everyone[name][0])
+    follow_first(model.buffers(), world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from finetune.training.learner import Learner
 from finetune.training.loop import evaluate
 from finetune.training.optimization.distributed import World
 from finetune.training.optimization.precision import Precision
+
+AnyBatches = TypeVar("AnyBatches", TrainBatches, EvalBatches)
 
 
 def predict(
@@ -74,9 +77,15 @@ def row_batches(
     config: FitConfig,
     *,
     crops: str = "center",
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> EvalBatches:
-    """Return these rows as batches to evaluate: this process's share of them."""
+    """Return these rows as batches to evaluate: this process's share of them.
+
+    A batch has 64 images, or on a GPU twice what it trains on at once: no gradients are kept meanwhile.
+    """
+    if batch_size is None:
+        on_gpu = learner.precision.device.type == "cuda"
+        batch_size = max(1, 2 * config.train.batch_size // learner.world.size) if on_gpu else 64
     return EvalBatches(
         task.source,
         task.manifest.label,
@@ -105,24 +114,27 @@ def worker_count(asked: int) -> int:
 
 
 def keep_on_gpu(
-    batches: TrainBatches | EvalBatches, task: TrainingData, config: FitConfig, device: torch.device
-) -> None:
+    batches: AnyBatches, task: TrainingData, config: FitConfig, device: torch.device
+) -> AnyBatches:
     """Let the images of these batches stay on a GPU where they fit and only whole pixels are moved; say so.
+
+    Returns the batches.
 
     Not where a number of loading processes was asked for (`run.workers`).
     """
     policy = config.train.augment if isinstance(batches, TrainBatches) else "none"
     if config.run.workers >= 0 or policy not in PLACES:
-        return
+        return batches
     size = resident_bytes(task.source, batches.rows, task.spec, device)
     if size is None:
-        return
+        return batches
     batches.stay_on(device, size)
     part = "training" if isinstance(batches, TrainBatches) else "validation"
     say(
         f"the {part} images stay on {device} ({len(batches.rows)}, {size / 2**30:.1f} GB): they are cropped "
         "and mirrored there, and no process loads any (--run.workers 0 or more turns this off)"
     )
+    return batches
 
 
 def show_images(

@@ -1,11 +1,15 @@
-"""When a training saves inside an epoch: when it is time, and when it is asked to stop."""
+"""When a training saves inside an epoch: when it is time, and when it is asked to stop; and who writes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+
+import torch
 
 from finetune.cli.console import Progress as Bar
 from finetune.images.batches import TrainBatches
@@ -17,6 +21,65 @@ from finetune.training.epoch_metrics import Totals
 from finetune.training.failures import check_batch_norm, check_finite_weights
 from finetune.training.learner import Learner
 from finetune.training.optimization.distributed import World, all_true, any_true
+from finetune.training.optimization.host_copy import host_copy, writes_beside
+
+MOST_WAITING = 2  # files at a time that are written beside the training: the last and the best checkpoint
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+class Writer:
+    """Writes files one after the other: at once, or on a GPU beside the training.
+
+    What fails is raised at the next look (`poll`, `join`, `write`), in the thread of the training, and what
+    is to follow a file is done there too, once the file is safe.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = ThreadPoolExecutor(1, "crl-save")  # its thread starts with the first file
+        self._waiting: deque[tuple[Future[object], Callable[[], None]]] = deque()
+
+    def write(self, write: Callable[[Any], object], state: Any, then: Callable[[], None] = nothing) -> None:
+        """Have `write(state)` called with the state as it is now, and `then` afterwards."""
+        if not writes_beside(self._device):
+            write(state)
+            then()
+            return
+        while len(self._waiting) >= MOST_WAITING:
+            self._finish()
+        copy, wait_for_copy = host_copy(state, self._device)
+
+        def work() -> None:
+            wait_for_copy()
+            write(copy)
+
+        self._waiting.append((self._pool.submit(work), then))
+
+    def poll(self) -> None:
+        """Do what follows the files that are written by now."""
+        while self._waiting and self._waiting[0][0].done():
+            self._finish()
+
+    def join(self) -> None:
+        """Wait until all is written, and do what follows."""
+        while self._waiting:
+            self._finish()
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Let nothing be left to write when the `with` ends, whatever ends it."""
+        try:
+            yield
+        finally:
+            self.join()
+
+    def _finish(self) -> None:
+        future, then = self._waiting.popleft()
+        future.result()
+        then()
 
 
 class Saved(Protocol):
@@ -26,6 +89,10 @@ class Saved(Protocol):
     world: World
     config: FitConfig
     progress: Progress
+
+    @property
+    def writer(self) -> Writer:
+        """What writes its checkpoints."""
 
     @property
     def train_batches(self) -> TrainBatches:
@@ -57,6 +124,7 @@ class Saver:
     def __call__(self, step: int, totals: Totals) -> bool:
         """Return whether to leave the epoch here, after saving; `step` counts the epoch's finished steps."""
         run, steps = self.run, self.run.train_batches.steps_per_epoch
+        run.writer.poll()
         self.finished = step, totals
         if self.bar is not None:
             self.bar.advance(step * run.train_batches.batch_size - self.bar.done)

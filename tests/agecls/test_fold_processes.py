@@ -71,11 +71,12 @@ def test_processes_still_running_are_asked_to_leave():
 
 
 def test_a_fold_started_elsewhere_goes_on_where_the_folder_lies_now(faces, tmp_path, monkeypatch):
-    seen, parents = [], []
+    seen, parents, gpus = [], [], []
 
     def started(command, *, env, **_):
         seen.append(command)
         parents.append(env["CRL_PARENT"])
+        gpus.append((env["CUDA_VISIBLE_DEVICES"], env.get("CRL_OWN_GPU")))
 
     monkeypatch.setattr("agecls.cross_validation.subprocess.Popen", started)
     config = resumed(tiny(faces, tmp_path))
@@ -83,6 +84,7 @@ def test_a_fold_started_elsewhere_goes_on_where_the_folder_lies_now(faces, tmp_p
     start_fold(config, tmp_path, 2, "cuda:1", 4)
     assert {f"--run.dir={tmp_path}", "--folds=2", "--device=cuda:1", "--report=false"} <= set(seen[0])
     assert "--run.allow_change=train.lr,loss" in seen[0]
+    assert gpus == [("1", "cuda:1")]
     assert parents == [str(os.getpid())]  # whose end ends the fold too
 
 

@@ -1,4 +1,4 @@
-"""One training step on CUDA tensors without data: every copy from the host, every value read back.
+"""One training step on CUDA tensors without data: every copy from the host, every value read, every scatter.
 
 Run as a program, with the library of devices.c loaded ahead of torch's: it writes one JSON object of what
 each case copied and read from its last batch on to the file that it is given. That batch is copied before
@@ -53,12 +53,15 @@ class Log(TorchDispatchMode):
         super().__init__()
         self.pinned: dict[int, Tensor] = {}  # also held, so that no other tensor takes the number
         self.seen: list[str] = []
+        self.scattered: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         places = {value.device.type for value in (*given, *tree_leaves(made)) if isinstance(value, Tensor)}
         name = str(func)
+        if "scatter" in name or "index_put" in name:
+            self.scattered.append(name)
         if "local_scalar_dense" in name and places == {"cuda"}:
             self.seen.append("read")
         elif places >= {"cpu", "cuda"} and ("copy" in name or "where" in name or "index" in name):
@@ -124,6 +127,7 @@ class Thrice:
     def epoch(self, _epoch: int, _start: int) -> Iterator[Batch]:
         for batch in self.batches:
             self.log.seen.clear()
+            self.log.scattered.clear()
             yield batch
 
 
@@ -165,7 +169,7 @@ def step(case: str, loss: str, dtype: torch.dtype, train: TrainConfig) -> list[s
         totals = Totals(torch.zeros(7, dtype=torch.float64, device="cuda"))
         with log.without_driver(), log:
             train_one_epoch(learner, three, 0, totals=totals)  # type: ignore[arg-type]
-        seen = list(log.seen)
+        seen = [*log.seen, *(log.scattered if case == "linear" else [])]  # others may, in their own maps
         check(learner)
     batches._scaling.cache_clear()
     return seen

@@ -6,8 +6,9 @@ for one and for many.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -104,20 +105,33 @@ def kept_apart(model: nn.Module, *, until_later: bool) -> AbstractContextManager
 def gather_rows(arrays: Mapping[str, Rows], world: World) -> dict[str, Rows]:
     """Return every array with the rows of all processes, in the order of their ranks, on every process.
 
-    Processes may hold different numbers of rows, also none; an array without rows still needs its column
-    shape and type. Tensors come back on the CPU.
+    Processes may hold different numbers of rows, also none; an array without rows still needs its type, and
+    a numpy array its column shape. Tensors come back on the device that they came from. Numpy arrays travel
+    as objects and should be small.
 
     Raises ValueError when the processes hold arrays of different names.
     """
     if world.size == 1:
         return dict(arrays)
-    own = {name: rows.cpu() if isinstance(rows, Tensor) else rows for name, rows in arrays.items()}
-    parts: list[dict[str, Rows] | None] = [None] * world.size
+    own = {name: tuple(rows.shape) if isinstance(rows, Tensor) else rows for name, rows in arrays.items()}
+    parts: list[dict[str, Any] | None] = [None] * world.size
     dist.all_gather_object(parts, own)
     whole = [part for part in parts if part is not None]
     if any(part.keys() != own.keys() for part in whole):
         raise ValueError(f"the processes gather different arrays: {[sorted(part) for part in whole]}")
-    return {name: _concatenate([part[name] for part in whole]) for name in own}
+    return {name: _joined(rows, [part[name] for part in whole]) for name, rows in arrays.items()}
+
+
+def follow_first(tensors: Iterable[Tensor], world: World) -> None:
+    """Give every process the first one's values of these tensors, in place; they travel as one."""
+    own = [tensor.detach() for tensor in tensors]
+    if world.size == 1 or not own:
+        return
+    flat = torch.cat([_bytes(tensor) for tensor in own]).to(_meeting_place())
+    dist.broadcast(flat, src=0)
+    pieces = torch.split(flat, [tensor.numel() * tensor.element_size() for tensor in own])
+    for tensor, piece in zip(own, pieces, strict=True):
+        tensor.copy_(piece.clone().view(tensor.dtype).view(tensor.shape))  # a piece may begin anywhere
 
 
 def any_true(flag: bool, world: World) -> bool:
@@ -146,16 +160,35 @@ def barrier(world: World) -> None:
 
 
 def _reduce(flag: bool, operation: dist.ReduceOp.RedOpType) -> bool:
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    value = torch.tensor(int(flag), device=device)
+    value = torch.tensor(int(flag), device=_meeting_place())
     dist.all_reduce(value, operation)
     return bool(value.item())
 
 
-def _concatenate(parts: list[Rows]) -> Rows:
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    return np.concatenate(parts)
+def _meeting_place() -> str:
+    """Return the kind of device on which the processes exchange tensors."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
+def _joined(rows: Rows, told: list[Any]) -> Rows:
+    """Return the rows of all processes: `told` holds their arrays, or the shapes of their tensors."""
+    if not isinstance(rows, Tensor):
+        return np.concatenate(told)
+    most, *shape = max(told)  # one with rows, if there is any
+    width = math.prod(shape) * rows.element_size()
+    own = torch.zeros((most, width), dtype=torch.uint8, device=_meeting_place())
+    if len(rows):
+        own[: len(rows)] = _bytes(rows).view(len(rows), width)
+    parts = [torch.empty_like(own) for _ in told]
+    if own.numel():
+        dist.all_gather(parts, own)
+    joined = torch.cat([part[: count[0]] for part, count in zip(parts, told, strict=True)])
+    return joined.view(rows.dtype).view(len(joined), *shape).to(rows.device)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """Return a tensor's values one after the other, as bytes."""
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def _read_number(name: str) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.cli.allocator import memory_is_kept
+from finetune.cli.machine import seen_as
 from finetune.errors import ResourceError, UsageError
 
 DTYPES = {
@@ -252,15 +253,15 @@ def _choose_device(wish: str) -> tuple[torch.device, str]:
     if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdecimal())):
         raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps; got {wish!r}")
     if kind == "cuda":
-        _check_cuda(wish, int(index or 0))
+        _check_cuda(wish, seen_as(wish))
     if kind == "mps" and not _has_mps():
         raise ResourceError(
             "device mps was asked for, but this machine or this build of torch has no Metal; give cpu"
         )
-    return torch.device(wish), ""
+    return torch.device(seen_as(wish)), ""
 
 
-def _check_cuda(wish: str, index: int) -> None:
+def _check_cuda(wish: str, seen: str) -> None:
     remedy = "--device auto uses what there is, --device cpu the CPU"
     if torch.version.cuda is None and torch.version.hip is None:
         raise ResourceError(
@@ -273,10 +274,10 @@ def _check_cuda(wish: str, index: int) -> None:
             f"driver (libcuda) of a version that knows CUDA {torch.version.cuda}. Does nvidia-smi list one? "
             f"{remedy}"
         )
-    if index >= torch.cuda.device_count():
+    if int(seen.partition(":")[2] or 0) >= torch.cuda.device_count():
         have = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
         raise ResourceError(f"device {wish} was asked for, but there is only {have}; {remedy}")
-    if unserved := unserved_gpu(wish):
+    if unserved := unserved_gpu(seen):
         raise ResourceError(f"device {wish} was asked for, but {unserved}; {remedy}")
 
 

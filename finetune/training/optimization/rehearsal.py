@@ -8,7 +8,7 @@ import torch
 
 from finetune.cli.console import say
 from finetune.training.learner import Learner
-from finetune.training.loop import transform_batch
+from finetune.training.loop import Sent, network_input, with_draws
 from finetune.training.optimization.compiling import compiled_or_eager, nothing_kept
 from finetune.training.optimization.distributed import from_first, kept_apart
 from finetune.training.optimization.measuring import Clock, clock_of, most_exact, time_formats
@@ -43,7 +43,8 @@ def compile_step(learner: Learner, *, features: bool, by_name: bool) -> bool:
 
     def rehearse() -> None:
         images, target = random_batch(core, learner.spec.image_size, count, learner.num_classes)
-        given, wanted = transform_batch(learner, precision.arrange(images), target, 0, 0)
+        batch = Sent(precision.arrange(images), target.cpu(), torch.arange(count))
+        given, wanted = network_input(learner, with_draws(learner, batch, 0))
         with kept_apart(model, until_later=True):
             with precision.autocast():
                 if features:

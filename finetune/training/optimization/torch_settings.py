@@ -8,6 +8,7 @@ import torch
 import torch.utils.deterministic
 
 from finetune.cli.allocator import keep_freed_memory
+from finetune.training.optimization.determinism import set_attention
 from finetune.training.optimization.precision import Precision
 
 
@@ -26,6 +27,7 @@ def prepare_torch(precision: Precision, *, deterministic: bool = True) -> None:
     if precision.device.index is not None:
         torch.cuda.set_device(precision.device)
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    set_attention(deterministic)
     # Nothing here reads memory that was never written, which torch would fill at every use.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic

@@ -2,9 +2,12 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from finegrained.heads.pooling import (
     RELATIVE_EPS,
+    averaged,
+    averaged_by_products,
     check_positive,
     check_weights,
     gram,
@@ -14,6 +17,7 @@ from finegrained.heads.pooling import (
     signed_sqrt,
 )
 from finetune.errors import UsageError
+from tests.fake_gpu.called import CalledOperations
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -175,3 +179,27 @@ def test_each_row_is_normalised_by_itself():
     torch.testing.assert_close(torch.linalg.vector_norm(together, dim=1), torch.ones(3))
     for row in range(3):
         torch.testing.assert_close(improved(x[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("side", "size"), [((14, 14), (7, 7)), ((10, 9), (7, 3)), ((2, 5), (7, 7))])
+def test_what_a_gpu_multiplies_is_adaptive_pooling_and_so_is_its_gradient(side, size, dtype):
+    x = noise(2, 3, *side, seed=4, dtype=torch.float64).to(dtype).requires_grad_()
+    exact = x.detach().double().requires_grad_()  # in half precision pooling itself rounds at every place
+    made, pooled = averaged_by_products(x, size), torch.nn.functional.adaptive_avg_pool2d(exact, size)
+    rounding = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2**-8, "atol": 0}
+    torch.testing.assert_close(made.double(), pooled, **rounding)
+    pull = noise(*pooled.shape, seed=5, dtype=torch.float64).to(dtype)
+    gradient, expected = torch.autograd.grad(made, x, pull), torch.autograd.grad(pooled, exact, pull.double())
+    assert made.dtype == gradient[0].dtype == dtype
+    torch.testing.assert_close(gradient[0].double(), expected[0], **rounding)
+    own = torch.nn.functional.adaptive_avg_pool2d(x, size)
+    assert torch.equal(averaged(x, size), own), "the processor's own way, bit for bit"
+
+
+def test_a_gpu_pools_nothing_adaptively():
+    with FakeTensorMode(), CalledOperations() as called:
+        first, second = torch.empty(2, 3, 14, 14, device="cuda"), torch.empty(2, 4, 9, 9, device="cuda")
+        assert [tuple(each.shape) for each in match_sizes(first, second)] == [(2, 3, 9, 9), (2, 4, 9, 9)]
+    assert called.named("mm")
+    assert not called.named("adaptive")

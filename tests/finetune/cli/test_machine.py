@@ -14,6 +14,8 @@ from finetune.cli.machine import (
     granted_cores,
     module_command,
     module_environment,
+    seen_as,
+    sees_alone,
     user_cache,
 )
 
@@ -140,3 +142,29 @@ def test_processes_of_one_run_divide_the_cores(monkeypatch, environment, share):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert machine.core_share() == share
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "alone"),
+    [
+        ("cuda:1", None, "1"),
+        ("cuda", None, "0"),
+        ("cuda:1", "5,7", "7"),
+        ("cuda:1", "GPU-a,GPU-b", "GPU-b"),
+        ("cpu", None, None),
+        ("mps", "0", None),
+    ],
+)
+def test_a_process_of_one_gpu_sees_it_alone_under_the_name_of_its_run(
+    monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None, alone: str | None
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    environment = sees_alone(device)
+    assert environment.get("CUDA_VISIBLE_DEVICES") == alone
+    assert seen_as(device) == device
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert seen_as(device) == ("cuda" if alone else device)
+    assert seen_as("cuda:9") == "cuda:9"

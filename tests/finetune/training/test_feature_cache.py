@@ -175,6 +175,18 @@ def test_training_and_validation_share_the_memory_and_no_picture_is_kept(
     assert held == 2 * 8 * len(task.val), "a class and a row for each image"
 
 
+@pytest.mark.parametrize(("room", "ahead"), [(10**9, False), (0, True)])
+def test_a_stage_learns_the_same_bits_from_features_on_the_device_or_read_ahead(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, ahead: bool
+):
+    config = configured(train_epochs=2, train_frozen_epochs=2, train_augment="flip", train_frozen_views=1)
+    plain = train(task, tmp_path / "memory", config)
+    monkeypatch.setattr(finetune.training.feature_store, "device_room", lambda device: room)
+    monkeypatch.setattr(finetune.training.feature_store, "reads_ahead", lambda device: ahead)
+    assert trained_hash(train(task, tmp_path / "other", config)) == trained_hash(plain)
+    assert metrics(tmp_path / "other") == metrics(tmp_path / "memory")
+
+
 def test_a_stop_while_features_are_computed_saves_and_resumes(
     task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,15 @@ import torch
 import finetune.training.feature_store
 from finetune.errors import ResourceError
 from finetune.models.backbone import Features
-from finetune.training.feature_store import FeatureStore, FileStore, Layout, open_store
+from finetune.training.feature_store import (
+    CPU,
+    DeviceStore,
+    FeatureStore,
+    FileStore,
+    Layout,
+    device_room,
+    open_store,
+)
 
 
 def some_features(count: int = 4, seed: int = 0) -> Features:
@@ -32,16 +41,58 @@ def assert_equal(found: Features, wanted: Features) -> None:
     assert torch.equal(found.embedding, wanted.embedding)
 
 
+def store_of(kind: str, layout: Layout, slots: int, folder: Path) -> FeatureStore:
+    if kind == "device":
+        return DeviceStore(layout, slots, CPU)
+    return FeatureStore(layout, slots) if kind == "memory" else FileStore(layout, slots, folder)
+
+
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_features_come_back_bit_for_bit_in_their_order_in_memory(tmp_path: Path, kind: str) -> None:
     features = some_features()
     layout = Layout.of(features)
-    store = FeatureStore(layout, 9) if kind == "memory" else FileStore(layout, 9, tmp_path)
-    store.write(np.array([7, 0, 3, 8]), layout.pack(features).numpy())
+    store = store_of(kind, layout, 9, tmp_path)
+    store.write(np.array([7, 0, 3, 8]), layout.pack(features))
     assert_equal(layout.unpack(store.read(np.array([7, 0, 3, 8]))), features)
     backwards = layout.unpack(store.read(np.array([8, 3])))
     assert torch.equal(backwards.maps["last"], features.maps["last"][[3, 2]])
     assert list(tmp_path.iterdir()) == [], "the file has no name"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("kind", ["memory", "file", "device"])
+def test_features_come_part_by_part_bit_for_bit_also_when_they_are_read_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ahead: bool
+) -> None:
+    monkeypatch.setattr(finetune.training.feature_store, "reads_ahead", lambda device: ahead)
+    features = some_features(7)
+    layout = Layout.of(features)
+    store = store_of(kind, layout, 9, tmp_path)
+    slots = np.array([7, 0, 3, 8, 1, 2, 4])
+    store.write(slots, layout.pack(features, store.device))
+    parts = [np.array([7, 0]), np.array([3]), np.array([8, 1]), np.array([2, 4]), np.array([0, 4, 7])]
+    found = list(store.features(parts, CPU))
+    for part, own in zip(parts, found, strict=True):
+        order = [slots.tolist().index(slot) for slot in part.tolist()]
+        assert_equal(own, layout.unpack(layout.pack(features)[order]))
+    assert list(store.features([], CPU)) == []
+    left = store.features(parts, CPU)
+    next(left)
+    left.close()  # an epoch left early
+    assert "crl-features_0" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_half_of_what_a_gpu_has_free_is_for_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout.of(some_features())
+    monkeypatch.setattr(finetune.training.feature_store, "device_room", lambda device: 2 * 10 * layout.size)
+    assert isinstance(open_store(layout, 10, tmp_path), DeviceStore)
+    assert not isinstance(open_store(layout, 11, tmp_path), DeviceStore)
+    monkeypatch.undo()
+    assert [device_room(torch.device(kind)) for kind in ("cpu", "mps")] == [0, 0]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 900))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
+    assert device_room(torch.device("cuda:1")) == 130
 
 
 def test_an_empty_embedding_and_no_pictures_are_fine() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from copy import copy
 from dataclasses import replace
@@ -169,9 +170,9 @@ def test_without_any_whole_checkpoint_the_run_refuses_to_begin_again(task: Train
         train(task, tmp_path, QUICK)
 
 
-@pytest.mark.parametrize("full_at", [1, 2])
+@pytest.mark.parametrize(("full_at", "beside"), [(1, False), (2, False), (2, True)])
 def test_a_full_disk_at_a_checkpoint_leaves_the_former_one_and_the_run_resumes(
-    task: TrainingData, tmp_path: Path, unbroken: tuple[str, list[dict[str, Any]]], full_at: int
+    task: TrainingData, tmp_path: Path, unbroken: tuple[str, list[dict[str, Any]]], full_at: int, beside: bool
 ):
     calls, write = 0, torch.save
 
@@ -184,12 +185,37 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_former_one_and_the_run_resumes(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "save", save)
+        patch.setattr("finetune.training.saver.writes_beside", lambda device: beside)
         with pytest.raises(ResourceError, match="disk full: need"):
             train(task, tmp_path, RICH)
     saved = CheckpointFolder(tmp_path / "checkpoints").load_latest()
     assert (saved is None) if full_at == 1 else (saved is not None and saved[0]["epoch"] == 1)
+    told = metrics(tmp_path) if full_at > 1 else []
+    assert len(told) == full_at - 1, "a row follows its checkpoint"
     assert (trained_hash(train(task, tmp_path, RICH)), metrics(tmp_path)) == unbroken
     assert not list((tmp_path / "checkpoints").glob("*.tmp"))
+
+
+def test_what_is_written_beside_the_training_is_its_state_of_then_and_whole_before_it_leaves(
+    task: TrainingData,
+    tmp_path: Path,
+    unbroken: tuple[str, list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    write, threads = torch.save, set[str]()
+
+    def slowly(*given: Any) -> None:
+        time.sleep(0.05)  # some steps
+        threads.add(threading.current_thread().name)
+        write(*given)
+
+    monkeypatch.setattr(torch, "save", slowly)
+    monkeypatch.setattr("finetune.training.saver.writes_beside", lambda device: True)
+    told = break_off(task, tmp_path, RICH, call=STEPS + 2)
+    assert "everything up to step 2 of epoch 2 is saved" in told
+    assert (last(tmp_path)["epoch"], last(tmp_path)["step"]) == (1, 2)
+    assert (trained_hash(train(task, tmp_path, RICH)), metrics(tmp_path)) == unbroken
+    assert threads == {"crl-save_0"}
 
 
 def test_a_checkpoint_of_other_classes_or_another_split_is_refused(task: TrainingData, tmp_path: Path):

@@ -18,7 +18,11 @@ from finetune.images.preprocess import center_crop
 from finetune.models.classifier import Classifier
 from finetune.models.heads.base import Hooks
 from finetune.models.heads.linear import LinearHead
+from finetune.runs.interrupts import StopRequest
 from finetune.training.data import TrainingData
+from finetune.training.head_init import prepare_head
+from finetune.training.learner import build_learner
+from finetune.training.optimization.distributed import World
 from tests.finetune.quick import QUICK, STEPS, disturb_loss, last, quick, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,6 +72,23 @@ def test_the_moving_average_starts_from_the_prepared_weights(
     disturb_loss(monkeypatch, stop)
     train(task, tmp_path, quick(train_epochs=1, train_ema=0.999, train_lr=1e-6))
     assert float(last(tmp_path)["learner"]["ema"]["values"]["head.classifier.bias"].min()) > 6.999
+
+
+def test_all_processes_and_their_averages_start_from_the_first_one_s_prepared_weights(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def first_ones(tensors: Iterable[Tensor], world: World) -> None:
+        for tensor in tensors:
+            tensor.fill_(3)
+
+    with_hooks(monkeypatch, Hooks(prepare=lambda core, pictures: core.head.classifier.bias.fill_(7.0)))
+    monkeypatch.setattr("finetune.training.head_init.follow_first", first_ones)
+    learner = build_learner(task, quick(train_ema=0.9), World())
+    with StopRequest() as stop:
+        prepare_head(learner, task, learner.config, stop)
+    assert all(bool((value == 3).all()) for value in learner.core.state_dict().values())
+    assert learner.ema is not None
+    assert float(learner.ema.state_dict()["values"]["head.classifier.bias"].min()) == 3
 
 
 def test_a_stop_while_the_head_is_prepared_leaves_at_once_and_the_run_begins_again(

@@ -45,6 +45,20 @@ def test_predictions_are_in_float32_whatever_the_training_used(task: TrainingDat
     assert not np.array_equal(rough, predict(half, task, task.val, QUICK)["probs"])
 
 
+@pytest.mark.parametrize(
+    ("device", "processes", "sizes"), [("cpu", 1, [15]), ("cuda", 1, [8, 7]), ("cuda", 2, [4, 4])]
+)
+def test_a_gpu_validates_twice_what_it_trains_on_at_once(
+    task: TrainingData, device: str, processes: int, sizes: list[int]
+):
+    config = quick(train_batch_size=4)
+    learner = build_learner(task, config, World())
+    learner.precision = replace(learner.precision, device=torch.device(device))
+    learner.world = World(0, processes)
+    batches = row_batches(learner, task, task.val, config)
+    assert [len(batch.target) for batch in batches] == sizes
+
+
 def test_answers_that_are_no_numbers_are_of_a_training_that_diverged(task: TrainingData):
     learner = build_learner(task, QUICK, World())
     with torch.no_grad():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from finetune.errors import UsageError
 from finetune.training.optimization.distributed import (
@@ -18,6 +20,7 @@ from finetune.training.optimization.distributed import (
     all_true,
     any_true,
     barrier,
+    follow_first,
     from_first,
     gather_rows,
     start_world,
@@ -71,11 +74,27 @@ def work(rank: int, port: int, result: Path) -> None:
             {"index": np.arange(rank + 2) * 10 + rank, "name": np.full(rank + 2, f"r{rank}")}, world
         ),
         "empty": gather_rows({"probs": torch.full((rows, 2), float(rank)).bfloat16()}, world),
+        "shapeless": gather_rows({"probs": torch.ones(rows, 2) if rank == 0 else torch.empty(0)}, world),
         "any": [any_true(rank == 1, world), any_true(False, world)],
         "all": [all_true(rank == 1, world), all_true(True, world)],
         "first": from_first(f"chosen by {rank}", world),
         "weights": train(make_model(seed=rank), world),  # rank 0's weights count
     }
+    taken = {
+        "float": torch.full((2, 3), float(rank)),
+        "flag": torch.tensor(rank == 0),
+        "count": torch.tensor(7 * rank),
+        "half": torch.full((3,), 0.5 + rank).bfloat16(),
+        "last": torch.full((2, 3, 2, 2), float(rank)).to(memory_format=torch.channels_last),
+    }
+    follow_first(taken.values(), world)
+    found["taken"] = taken
+    sent: list[int] = []
+    by_object = dist.all_gather_object
+    dist.all_gather_object = lambda parts, own: (sent.append(len(pickle.dumps(own))), by_object(parts, own))
+    gather_rows({"records": torch.zeros((50 - rank, 10_000), dtype=torch.uint8)}, world)
+    dist.all_gather_object = by_object
+    found["sent"] = sent
     try:
         gather_rows({f"only{rank}": np.zeros(1)}, world)
     except ValueError as error:
@@ -126,6 +145,22 @@ def test_a_process_without_rows_adds_none(results: list[dict[str, Any]]) -> None
     for found in results:
         assert torch.equal(found["empty"]["probs"], torch.zeros(3, 2).bfloat16())
         assert found["empty"]["probs"].dtype == torch.bfloat16
+        assert torch.equal(found["shapeless"]["probs"], torch.ones(3, 2))
+
+
+def test_tensors_travel_as_they_are_not_as_pickled_objects(results: list[dict[str, Any]]) -> None:
+    assert all(0 < size < 200 for found in results for size in found["sent"])
+    assert all(len(found["sent"]) == 1 for found in results)
+
+
+def test_all_go_on_with_the_first_process_s_values_of_any_type(results: list[dict[str, Any]]) -> None:
+    for found in results:
+        first = found["taken"]
+        assert first["float"].tolist() == [[0.0] * 3] * 2
+        assert (first["flag"].item(), first["count"].item()) == (True, 0)
+        assert torch.equal(first["half"], torch.full((3,), 0.5).bfloat16())
+        assert torch.equal(first["last"], torch.zeros(2, 3, 2, 2))
+        assert first["last"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_flags_of_all_processes_are_combined(results: list[dict[str, Any]]) -> None:
@@ -145,6 +180,29 @@ def test_two_processes_train_what_one_would(results: list[dict[str, Any]]) -> No
         for name, weights in found["weights"].items():
             torch.testing.assert_close(weights, alone[name], rtol=0, atol=1e-12)
             assert not torch.allclose(weights, untrained[name], atol=1e-3)
+
+
+@pytest.mark.parametrize(("backend", "place"), [("nccl", "cuda"), ("gloo", "cpu")])
+def test_tensors_are_exchanged_where_the_backend_can(
+    monkeypatch: pytest.MonkeyPatch, backend: str, place: str
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def gather(parts: list[Tensor], own: Tensor) -> None:
+        seen.append((own.device.type, own.numel()))
+
+    monkeypatch.setattr(dist, "get_backend", lambda: backend)
+    monkeypatch.setattr(
+        dist, "all_gather_object", lambda parts, own: parts.__setitem__(slice(None), [own] * 2)
+    )
+    monkeypatch.setattr(dist, "all_gather", gather)
+    monkeypatch.setattr(dist, "broadcast", lambda flat, src: seen.append((flat.device.type, flat.numel())))
+    with FakeTensorMode():
+        rows = torch.empty(3, 2, device=place)
+        found = gather_rows({"rows": rows}, World(0, 2))["rows"]
+        follow_first([rows, torch.empty((), dtype=torch.int64, device=place)], World(0, 2))
+    assert (found.device.type, tuple(found.shape), found.dtype) == (place, (6, 2), torch.float32)
+    assert seen == [(place, 24), (place, 32)]
 
 
 def test_one_process_leaves_torch_distributed_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,16 @@ def test_the_chosen_gpu_decides_the_format_not_the_first(monkeypatch):
     assert choose_precision("cuda:1").dtype_name == "float16"
 
 
+def test_a_fold_computes_on_the_one_gpu_it_sees_and_calls_it_as_its_run_does(monkeypatch):
+    pretend_cuda(monkeypatch, bfloat16=True, count=1)
+    with pytest.raises(ResourceError, match="device cuda:1 was asked for, but there is only cuda:0"):
+        choose_precision("cuda:1")
+    monkeypatch.setenv("CRL_OWN_GPU", "cuda:1")
+    chosen = choose_precision("cuda:1")
+    assert (chosen.device, chosen.asked) == (torch.device("cuda"), "cuda:1")
+    assert "asked cuda:1, using cuda (" in chosen.describe()
+
+
 def products() -> list[str]:
     return [place.fp32_precision for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul)]
 
