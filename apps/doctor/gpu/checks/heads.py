@@ -15,18 +15,20 @@ from apps.doctor.gpu.setup import Setup
 from apps.doctor.gpu.work.drawn import MEAN, STD, random_classifier, small_batch
 from finetune.images.batches import normalise, to_device
 from finetune.models.classifier import Classifier
-from finetune.models.heads.registry import head_names
+from finetune.models.heads.registry import head_names, head_options
 from finetune.training.config import LossConfig
 from finetune.training.objective import Objective
 from finetune.training.optimization.precision import Precision, choose_precision
 
-# Options that keep a step short; a head that is not named takes its defaults.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "compact_bilinear": {"dim": 512},
-    "kernel_pooling": {"dim": 128, "order": 4, "gamma": 0.5},
-    "isqrt_cov": {"dim": 32},
-    "dfl": {"detectors": 3, "init": "random", "filter_norm": "none"},
-    "dcl": {"regions": 4},
+# Options that keep a step short, of every head that has one of these names.
+SHORT: dict[str, Any] = {
+    "dim": 64,
+    "order": 4,
+    "gamma": 0.5,
+    "detectors": 3,
+    "init": "random",
+    "filter_norm": "none",
+    "regions": 4,
 }
 TINY_GRADIENT = 1e-3  # of the largest gradient's norm: smaller ones are measured by this
 REPAIR = "train this head on the CPU (--device cpu) until this is fixed, and send gpu-check.json"
@@ -102,7 +104,8 @@ def check_heads(setup: Setup) -> Outcome:
 
 def _step(setup: Setup, name: str, precision: Precision) -> Step:
     sizes = setup.sizes
-    core = random_classifier(sizes.trunk, name, sizes.side, options=OPTIONS.get(name))
+    options = {option: value for option, value in SHORT.items() if option in head_options(name)}
+    core = random_classifier(sizes.trunk, name, sizes.side, options=options)
     images, target = small_batch(setup, sizes.side, core.head.hooks().views)
     return head_step(without_chance(core), images, target, precision)
 
