@@ -144,11 +144,15 @@ class Card:
         """Inside, all but a little of the device's memory is taken."""
         torch.cuda.empty_cache()
         free, _ = self.free_and_total()
-        taken = torch.empty(max(0, free - HELD_BACK), dtype=torch.uint8, device=self.device)
+        taken: list[Tensor] = []
+        for size in (free - HELD_BACK, *[HELD_BACK] * 64):  # what is free need not lie in one piece
+            with suppress(torch.OutOfMemoryError):
+                if size > 0 and (not taken or self.free_and_total()[0] > 2 * HELD_BACK):
+                    taken.append(torch.empty(size, dtype=torch.uint8, device=self.device))
         try:
             yield
         finally:
-            del taken
+            taken.clear()
             torch.cuda.empty_cache()
 
     def release(self) -> None:

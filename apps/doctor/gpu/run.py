@@ -25,7 +25,7 @@ from apps.doctor.run import Finding, told
 from apps.runtime.installed import installed_version
 from finetune.cli.console import say, silently
 from finetune.cli.machine import core_count
-from finetune.errors import ResourceError
+from finetune.errors import ResourceError, UsageError
 from finetune.figures.canvas import count_text
 from finetune.runs.files import check_writable
 from finetune.runs.folder import versions, write_json
@@ -59,8 +59,11 @@ def run_gpu_doctor(config: DoctorConfig) -> dict[str, Any]:
     latter carries the findings as `result`. An interrupt writes what was found so far, and goes on as one.
     """
     file = Path(config.out or FILE)
+    if file.is_dir():
+        raise UsageError(f"--out is a file, {file} is a folder: give {file / FILE}")
     check_writable(file.parent)
     card = find_card("cuda" if config.gpu is True else str(config.gpu))
+    file.parent.mkdir(parents=True, exist_ok=True)
     return look_over(card, file, quick=config.quick)
 
 

@@ -58,7 +58,7 @@ class Sizes:
     logits: int = 200
     speed: tuple[tuple[int, int], ...] = ((128, 224), (32, 448))
     timed: int = 30
-    photographs: int = 512
+    photographs: int = 128
     cost_batch: int = 32
     general: tuple[str, ...] = ("mnist_cnn", "resnet164")
     runs_side: int = 64

@@ -51,7 +51,8 @@ def counted_and_taken(setup: Setup, word: str) -> tuple[int, int]:
         )
         precision.place(core)
         images, target = random_batch(core, side, count, CLASSES)
-        step: Callable[[], None] = training_step(core, precision.arrange(images), target, precision)
+        images = precision.arrange(images)
+        step: Callable[[], None] = training_step(core, images, target, precision)
         step()
         step()
 

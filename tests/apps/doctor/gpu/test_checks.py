@@ -124,6 +124,10 @@ def test_a_loss_of_half_logits_that_differs_is_wrong(setup: Setup, monkeypatch: 
 
 def test_what_does_not_compile_is_a_note(setup: Setup, card: FakeCard, monkeypatch: Patch):
     assert losses.check_compiled_losses(setup).numbers["compiles"] is True
+    found = losses.check_compiled_losses(setup)
+    assert (len(found.numbers["errors"]), "7 of 7 losses" in found.found) == (7, True)
+    monkeypatch.setattr(losses, "COMPILING", 0.0)
+    assert "1 of 7 losses compile" in losses.check_compiled_losses(setup).found
 
     def broken(_function: Any) -> Any:
         raise RuntimeError("Failed to find C compiler")
@@ -166,7 +170,7 @@ def test_a_head_whose_step_is_off_is_wrong(
         if len(calls) == 2 and fault == "loss":  # the first is the processor's
             return step._replace(loss=step.loss * 1.0001)
         if len(calls) == 2 and fault in ("head", "trunk"):
-            sign = 1.001 if fault == "head" else -1
+            sign = 1.01 if fault == "head" else -1
             return step._replace(
                 **{fault: {name: sign * value for name, value in getattr(step, fault).items()}}
             )
