@@ -63,8 +63,13 @@ def cache(config: CacheConfig, words: Mapping[str, str]) -> dict[str, Any]:
 
 
 def doctor(config: DoctorConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """Look the installation over."""
+    """Look the installation over, or the GPU."""
     from apps.doctor.run import run_doctor
+
+    if config.gpu:
+        from apps.doctor.gpu.run import run_gpu_doctor
+
+        return run_gpu_doctor(config)
 
     return run_doctor(config)
 

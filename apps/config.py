@@ -10,6 +10,7 @@ from agecls.config import AgeDataConfig
 from core_losses import LOSSES
 from finetune.cli.options import GENERATED_HELP, REWORDED_HELP, described_fields
 from finetune.cli.words import WithOldKeys
+from finetune.errors import UsageError
 from finetune.experiments.config import DataConfig
 from finetune.runs.config_file import OLD_LOSS_OPTIONS
 
@@ -199,11 +200,28 @@ class DoctorConfig:
         backbone: also look for the pretrained weights of this backbone.
         weights: file or folder of weights to look at.
         detector: the YuNet face detector's ONNX file; null looks in the usual places.
+        gpu: try the GPU instead (alone, or as cuda:1): twelve checks of what it computes, in about five
+            minutes. Random weights, drawn images, no download; nothing is sent.
+        quick: with --gpu, leave out the checks of two processes, speed and memory.
+        out: with --gpu, the file for every number that was measured; null writes gpu-check.json here.
     """
 
     backbone: str | None = None
     weights: str | None = None
     detector: str | None = None
+    gpu: bool | str = False
+    quick: bool = False
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        other = {"backbone": self.backbone, "weights": self.weights, "detector": self.detector}
+        given = [f"--{name}" for name, value in other.items() if value is not None]
+        if self.gpu and given:
+            raise UsageError(
+                f"--gpu looks at the GPU alone: leave out {', '.join(given)}, or run crl doctor twice"
+            )
+        if not self.gpu and (self.quick or self.out is not None):
+            raise UsageError("--quick and --out belong to --gpu: crl doctor --gpu --quick")
 
 
 @dataclass(frozen=True)

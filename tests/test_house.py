@@ -53,7 +53,8 @@ VAGUE = ("util", "helper", "misc")
 
 # Each guest enters by its own files only.
 DOORS = {
-    "timm": {"finetune/models/backbone.py"},
+    # The plain loop is what the doctor measures the toolkit against: timm's own, as a user would write it.
+    "timm": {"finetune/models/backbone.py", "apps/doctor/gpu/work/plain_loop.py"},
     "albumentations": {"finetune/images/augmentation/library.py"},
     "PIL": {"finetune/images/decode.py", "finetune/images/augmentation/extras.py"},
     "sklearn": {
@@ -81,6 +82,9 @@ NAMES_A_TASK = {
     "apps/cli.py": {"agecls", "finegrained", "generalcls", "age"},  # the table of the toolkit's own commands
     "apps/config.py": {"agecls"},  # the options of evaluate-onnx are those of the task with most of them
     "apps/quickstart.py": {"agecls"},  # its example
+    "apps/doctor/gpu/work/drawn.py": {"finegrained"},  # its drawn images
+    "apps/doctor/gpu/work/general.py": {"generalcls"},  # the engine that it tries
+    "apps/doctor/gpu/checks/memory.py": {"finegrained"},  # the counted bytes that it compares
 }
 FACES = re.compile(r"\bagecls\.faces\b")
 # The one module that may ask how many cores the machine has: it asks first how many were granted.

@@ -40,14 +40,20 @@ def probe_torch() -> list[Finding]:
             return [Finding("training device", "note", f"{build}, cpu: {problem.what}", problem.remedy)]
         mend = "install the build of torch for this machine's CUDA: see its installation page"
         return [Finding("training device", "note", f"{build}, cpu: it does not see the GPU", mend)]
+    from finetune.training.optimization.precision import unserved_gpu
+
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found = f"{build}, cuda {torch.version.cuda}: {', '.join(names)}"
     try:
         (torch.ones(8, device="cuda") @ torch.ones(8, device="cuda")).item()
     except RuntimeError as error:
         first = (str(error).splitlines() or [""])[0]
-        return [Finding("training device", "wrong", f"{found}, but computing fails: {first}", "update torch")]
-    return [Finding("training device", "ok", found)]
+        mend = (
+            unserved_gpu("cuda")
+            or "crl doctor --gpu looks further; nvidia-smi shows whether the GPU is sound"
+        )
+        return [Finding("training device", "wrong", f"{found}, but computing fails: {first}", mend)]
+    return [Finding("training device", "ok", f"{found}; crl doctor --gpu tries what it computes")]
 
 
 def probe_runtime() -> list[Finding]:

@@ -56,7 +56,8 @@ def parse_options(
     the folder `recipes` (`--config paper_resnet34`). Keys named in `aside` may stand in a file, as those of
     another command that shares it: they are not read, which is told. On the line they are unknown options.
     `base` is read as the content of a file that stands before all others.
-    A yes-or-no option may stand alone (`--faces`), be turned round (`--no-serve`) or take true or false, and
+    A yes-or-no option may stand alone (`--faces`), be turned round (`--no-serve`) or take true or false; one
+    that may be a word too stands alone or takes its word (`--gpu`, `--gpu cuda:1`). And
     dashes may stand for the underscores of a name (`--auto-port`). Positional words may stand anywhere.
     `positionals` maps a positional's name to its help; a name ending in "..." takes one word or more, which
     come back joined by newlines. `faults` says of the sections what else cannot be right, such as a file that
@@ -206,13 +207,20 @@ def _spelled_out(argv: Sequence[str], known: Mapping[str, Any]) -> list[str]:
             options.append(word)
         elif equals:
             options.append(f"--{name}={value}")
-        elif known.get(name) is bool and not (rest and rest[0].lower() in ("true", "false")):
+        elif _stands_alone(known.get(name), rest[:1]):
             options.append(f"--{name}=true")
         else:
             has_value = rest and not rest[0].startswith("--")
             options.append(f"--{name}={rest.pop(0)}" if has_value else f"--{name}")
     files = [word for word in options if word.partition("=")[0] == "--config"]
     return positionals + files + [word for word in options if word not in files]
+
+
+def _stands_alone(hint: Any, coming: Sequence[str]) -> bool:
+    """Return whether an option that may be yes or no has no value behind it."""
+    if hint is bool:
+        return not any(word.lower() in ("true", "false") for word in coming)
+    return hint == bool | str and all(word.startswith("--") for word in coming)
 
 
 def _in_table(name: str, known: Mapping[str, Any]) -> bool:

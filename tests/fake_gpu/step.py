@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from apps.doctor.gpu.checks.traffic import HostCopies
 from finetune.images.batches import Batch
 from finetune.images.loading import ahead
 from finetune.images.loading import batch as batches
@@ -46,29 +45,19 @@ MIXES = {"mixup": TrainConfig(mixup=0.2), "cutmix": TrainConfig(cutmix=1.0)}
 LOSSES = ("cel", "nllr", "crl", "crl:alpha=0.1", "focal", "cce", "dualce", "dualce:alpha=0.1", "tce")
 
 
-class Log(TorchDispatchMode):
-    """Notes each copy between host and device, and each value that the host reads."""
+class Log(HostCopies):
+    """Notes copies and reads, where page-locked memory is a mark on a tensor."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("cuda")
         self.pinned: dict[int, Tensor] = {}  # also held, so that no other tensor takes the number
-        self.seen: list[str] = []
         self.scattered: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        places = {value.device.type for value in (*given, *tree_leaves(made)) if isinstance(value, Tensor)}
-        name = str(func)
-        if "scatter" in name or "index_put" in name:
-            self.scattered.append(name)
-        if "local_scalar_dense" in name and places == {"cuda"}:
-            self.seen.append("read")
-        elif places >= {"cpu", "cuda"} and ("copy" in name or "where" in name or "index" in name):
-            shape = "x".join(map(str, given[0].shape)) or "number"
-            how = "pinned" if id(given[0]) in self.pinned else "blocking"
-            self.seen.append(f"{how} {shape}")
-        return made
+        """Run the operation and note what it moves, and whether it scatters."""
+        if "scatter" in str(func) or "index_put" in str(func):
+            self.scattered.append(str(func))
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
     def pin(self, tensor: Tensor, *_: Any) -> Tensor:
         """Mark a tensor as one in page-locked memory."""

@@ -60,6 +60,23 @@ def test_torch_tells_its_device():
     assert finding.found.startswith("torch 2.")
 
 
+@pytest.mark.parametrize("reason", [None, "it needs a build for an earlier CUDA version"])
+def test_a_gpu_on_which_computing_fails_names_what_to_install(monkeypatch: pytest.MonkeyPatch, reason):
+    import torch
+
+    def broken(*given: object, **named: object) -> object:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    for name, value in (("is_available", True), ("device_count", 1), ("get_device_name", "Tesla V100")):
+        monkeypatch.setattr(torch.cuda, name, lambda *given, value=value: value)
+    monkeypatch.setattr(torch, "ones", broken)
+    monkeypatch.setattr("finetune.training.optimization.precision.unserved_gpu", lambda device: reason)
+    (finding,) = probe_torch()
+    assert finding.status == "wrong"
+    assert "Tesla V100, but computing fails: CUDA error: no kernel image" in finding.found
+    assert finding.repair.startswith(reason or "crl doctor --gpu looks further")
+
+
 def test_opencv_and_the_detector(real_data: Path):
     (file,) = (real_data / "face_detection").glob("*.onnx")
     opencv, detector = probe_pictures(str(file))

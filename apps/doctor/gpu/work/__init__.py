@@ -1,0 +1,1 @@
+"""What the checks put to work: drawn images, random networks, short trainings, processes of their own."""
