@@ -360,6 +360,16 @@ def test_a_dead_worker_is_explained_with_the_files_it_held(source: ImageSource) 
     assert content(iter(batches)) == content(iter(eval_batches(source)))
 
 
+def test_a_batch_can_be_pinned_whole(source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    (batch,) = eval_batches(source, ROWS[:2], crops="flip")
+    there = batch.pin_memory()
+    assert [id(tensor) for tensor in pinned] == [id(batch.images), id(batch.target), id(batch.index)]
+    assert torch.equal(there.images, batch.images)
+    assert (there.crops, batch.pageable) == (2, True)
+
+
 def test_moving_a_batch_keeps_its_rows_on_the_cpu(source: ImageSource) -> None:
     (batch,) = eval_batches(source, ROWS[:2])
     moved = batch.to("meta")
