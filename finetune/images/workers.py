@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
@@ -167,11 +168,9 @@ class Engine(Generic[T]):
     def _begin(self) -> Iterator[Any]:
         """Start a pass; processes that do not answer in time, busy with the last one, are started again."""
         if self._processes is not None:
-            try:
+            with suppress(RuntimeError):
                 return iter(self._processes)
-            except RuntimeError:
-                self._processes = None
-        self._children.end()
+        self._give_up()
         self._processes = self._start()
         answers = self._children.begun(self._processes.__iter__)
         if self._loader.ring is not None:
@@ -200,6 +199,7 @@ class Engine(Generic[T]):
         """End the processes without waiting for what they do, so that whoever stops can save at once."""
         self._processes = None
         self._children.end()
+        self._answers = iter(())  # torch's own end of them follows: nothing is left to wait for
 
     def _start(self) -> DataLoader[T]:
         forked = multiprocessing.get_start_method() == "fork"

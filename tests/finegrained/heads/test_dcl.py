@@ -94,6 +94,19 @@ def test_the_batch_holds_whole_and_shuffled_pictures_in_turn(variant):
     assert not torch.equal(doubled, transformed(head, images, target, seed=1)[0])
 
 
+@pytest.mark.parametrize("variant", ["paper", "repo_v0", "repo"])
+def test_a_plan_that_was_drawn_before_shuffles_as_one_that_is_drawn_now(variant):
+    head, target = made_head(variant), torch.tensor([0, 2, 1])
+    images = made_images(3, head.variant.views)
+    plan = head.hooks().batch_plan(3, np.random.default_rng(5))
+    assert (plan.dtype, plan.shape) == (torch.int64, (3, 2, 2))
+    found = head.hooks().batch_transform(images, target, plan)
+    law = head._shuffled.law
+    for one, other in zip(found, transformed(head, images, target, seed=5), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(head._shuffled.law, law)
+
+
 def test_the_paper_shuffles_the_same_crop_by_its_own_rule():
     head = made_head("paper", regions=3, neighbourhood=1)
     images, target = made_images(4), torch.zeros(4, dtype=torch.int64)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -131,6 +132,21 @@ def test_an_epoch_given_up_half_way_does_not_disturb_the_next(source: ImageSourc
     assert content(helped.epoch(1)) == content(train_batches(source).epoch(1))
     with pytest.raises(RuntimeError, match="newer epoch"):
         next(abandoned)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_processes_that_inherit_nothing_are_sent_their_slots(source: ImageSource, method: str) -> None:
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        helped = train_batches(source, policy="crop", workers=1, epochs=2)
+        for epoch in (0, 1):
+            assert content(helped.epoch(epoch)) == content(train_batches(source, policy="crop").epoch(epoch))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert helped._loader.ring is not None
+    assert helped._loader.ring.memory.is_shared()
 
 
 @pytest.mark.parametrize("slots", [None, 1, 0])
@@ -332,13 +348,26 @@ class NotedSource:
 
 
 def test_a_dead_worker_is_explained_with_the_files_it_held(source: ImageSource) -> None:
-    batches = eval_batches(DeadlySource(source, 9), workers=1)
+    held = DeadlySource(source, 9)
+    batches = eval_batches(held, workers=1)
     with pytest.raises(ResourceError, match="loading process died") as caught:
         list(batches)
     message = str(caught.value)
     waited_for = ROWS[4:8] if source.file(9).name in message else ROWS[:4]  # the first may not have got out
     assert all(source.file(row).name in message for row in waited_for)
     assert "fewer workers" in message
+    held.deadly = -1
+    assert content(iter(batches)) == content(iter(eval_batches(source)))
+
+
+def test_a_batch_can_be_pinned_whole(source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    (batch,) = eval_batches(source, ROWS[:2], crops="flip")
+    there = batch.pin_memory()
+    assert [id(tensor) for tensor in pinned] == [id(batch.images), id(batch.target), id(batch.index)]
+    assert torch.equal(there.images, batch.images)
+    assert (there.crops, batch.pageable) == (2, True)
 
 
 def test_moving_a_batch_keeps_its_rows_on_the_cpu(source: ImageSource) -> None:

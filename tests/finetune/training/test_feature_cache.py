@@ -24,7 +24,7 @@ from finetune.models.heads.base import FeatureDims, Head, HeadOutput, Hooks
 from finetune.models.heads.linear import LinearHead
 from finetune.training.config import FitConfig, HeadConfig
 from finetune.training.data import TrainingData
-from finetune.training.feature_cache import EvalFeatures, cached_views
+from finetune.training.feature_cache import EvalFeatures, FeatureBatch, cached_views
 from finetune.training.feature_store import FeatureStore, FileStore, Layout
 from finetune.training.fit import Fitted
 from finetune.training.optimization.recipe import fine_tune_recipe
@@ -239,3 +239,15 @@ def test_a_head_that_remakes_batches_gets_pictures_in_the_frozen_stage_too(
     monkeypatch.setattr(LinearHead, "hooks", lambda self: Hooks(batch_transform=note))
     train(task, tmp_path, configured("linear", train_epochs=1, train_frozen_epochs=1))
     assert seen == [4] * STEPS
+
+
+def test_a_batch_of_features_can_be_pinned_whole(monkeypatch: pytest.MonkeyPatch):
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    features = Features(torch.ones(2, 3), {"last": torch.ones(2, 5, 1, 1)})
+    batch = FeatureBatch(features, torch.arange(2), torch.arange(2), crops=2)
+    there = batch.pin_memory()
+    given = (features.maps["last"], features.embedding, batch.target, batch.index)
+    assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in given]
+    assert torch.equal(there.features.maps["last"], features.maps["last"])
+    assert (there.crops, batch.pageable) == (2, True)

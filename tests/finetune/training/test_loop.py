@@ -13,7 +13,9 @@ from torch import Tensor
 
 from finetune.images.augmentation.policies import build_augment
 from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
+from finetune.images.mixing import mix
 from finetune.models.heads.base import Hooks
+from finetune.seeding import numpy_generator
 from finetune.training.data import TrainingData
 from finetune.training.epoch_metrics import Totals
 from finetune.training.learner import Learner, build_learner
@@ -122,6 +124,17 @@ def test_mixed_pictures_bring_soft_targets_to_the_loss(task: TrainingData, mixin
     assert torch.allclose(torch.cat(seen).sum(1), torch.ones(8 * STEPS))
     assert any(0.01 < float(target.max(1).values.min()) < 0.99 for target in seen)
     assert 0 <= totals.means(World())["train_accuracy"] <= 1
+
+
+def test_partners_drawn_before_the_copy_are_those_drawn_with_the_rest(task: TrainingData):
+    learner, batches = learning(task, train_mixup=0.5, train_cutmix=1.0)
+    for step, batch in enumerate(batches.epoch(1)):
+        sent = send(learner, batch, 1, step)
+        assert sent.partner is not None
+        found = network_input(learner, sent)
+        generator = numpy_generator(learner.config.train.seed, "batch", 1, step, 0)
+        expected = mix(sent.given, batch.target, 3, mixup=0.5, cutmix=1.0, generator=generator)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_a_heads_own_batch_transform_comes_before_mixing(task: TrainingData):
