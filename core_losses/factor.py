@@ -39,19 +39,33 @@ def gradient_factor(loss: LossModule, logits: Tensor, target: Tensor) -> tuple[T
     >>> q, push / q  # 1 + 0.25 / (1.5 + 0.75)
     (tensor([0.7500]), tensor([1.1111]))
     """
+    return factor_of_bare(bare_loss(loss), logits, target)
+
+
+def factor_of_bare(loss: LossModule, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `gradient_factor` for what `bare_loss` made; it compiles as a whole."""
     if target.is_floating_point():
         raise TypeError("a gradient factor is that of one class: soft targets (mixup, cutmix) have none")
-    leaf = computing_dtype(logits).detach().requires_grad_()
-    with torch.enable_grad():
-        (grad,) = torch.autograd.grad(_bare(loss)(leaf, target).sum(), leaf)
+    leaf = computing_dtype(logits).detach()
+    grad = _gradient(loss, leaf, target)
     dim = class_dim(leaf)
     counted = target != loss.ignore_index
     index = target * counted
     push = -grad.gather(dim, index.unsqueeze(dim)).squeeze(dim)
-    return push * counted, torch.sigmoid(-log_odds(leaf.detach(), index)) * counted
+    return push * counted, torch.sigmoid(-log_odds(leaf, index)) * counted
 
 
-def _bare(loss: LossModule) -> LossModule:
+def _gradient(loss: LossModule, logits: Tensor, target: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # a graph takes no call of autograd in it
+        compiled: Tensor = torch.func.grad(lambda z: loss(z, target).sum())(logits)
+        return compiled
+    leaf = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        (grad,) = torch.autograd.grad(loss(leaf, target).sum(), leaf)
+    return grad
+
+
+def bare_loss(loss: LossModule) -> LossModule:
     """Return the loss without class weights and reduction, sharing everything else."""
     bare = copy.copy(loss)
     bare._buffers = {**loss._buffers, "weight": None}

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from core_losses import LossModule, gradient_factor
+from core_losses import LossModule
+from core_losses.factor import bare_loss, factor_of_bare
 from finetune.models.heads.base import HeadOutput
 from finetune.training.optimization.distributed import World, gather_rows
 
@@ -92,12 +93,16 @@ class Totals:
 
 
 def pushes(
-    loss: Callable[[Tensor, Tensor], Tensor], output: HeadOutput, target: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor],
+    output: HeadOutput,
+    target: Tensor,
+    bare: LossModule | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """Return push and q of each image under the loss on the main logits (see `core_losses.gradient_factor`).
 
     None where they have no meaning: with soft targets, with a margin, and for a loss of another package.
+    `bare` is what `core_losses.factor.bare_loss` makes of the loss, where that was done before.
     """
     if not isinstance(loss, LossModule) or output.plain is not None or target.is_floating_point():
         return None
-    return gradient_factor(loss, output.logits.detach(), target)
+    return factor_of_bare(bare or bare_loss(loss), output.logits.detach(), target)

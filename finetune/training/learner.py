@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core_losses import loss_options
 from finetune.cli.allocator import keep_freed_memory
@@ -21,10 +21,13 @@ from finetune.images.preprocess import PreprocessSpec
 from finetune.models.backbone import build_backbone
 from finetune.models.bundle import load_bundle
 from finetune.models.classifier import Classifier, build_classifier, num_parameters
+from finetune.models.heads.base import HeadOutput
 from finetune.seeding import derive_seed, seed_torch
 from finetune.training.config import FitConfig, LossConfig
 from finetune.training.data import TrainingData
+from finetune.training.epoch_metrics import Totals
 from finetune.training.objective import Objective
+from finetune.training.optimization.account import Account, is_compiled
 from finetune.training.optimization.distributed import World
 from finetune.training.optimization.measuring import Workload, planned_steps, training_precision
 from finetune.training.optimization.optim import Ema, build_optimizer, parameter_groups, set_weight_decay
@@ -54,9 +57,20 @@ class Learner:
     ema: Ema | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    account: Account | None = None
 
     def __post_init__(self) -> None:
         self.model: nn.Module = self.core
+
+    def settle(self, output: HeadOutput, target: Tensor, totals: Totals) -> Tensor:
+        """Return the loss of a batch to go back from, and add the batch to the totals.
+
+        On a GPU, where the model is compiled, both are one compiled function.
+        """
+        if self.account is None or self.account.objective is not self.objective:
+            self.account = Account(self.objective)
+        on_gpu = self.precision.device.type == "cuda"
+        return self.account(output, target, totals, compiled=on_gpu and is_compiled(self.model))
 
     def state(self) -> dict[str, Any]:
         """Return everything that later steps depend on, as plain values and tensors."""

@@ -20,7 +20,7 @@ from finetune.images.preprocess import PreprocessSpec
 from finetune.models.backbone import Features
 from finetune.models.classifier import Classifier
 from finetune.seeding import numpy_generator, seed_step
-from finetune.training.epoch_metrics import Totals, pushes
+from finetune.training.epoch_metrics import Totals
 from finetune.training.feature_cache import FeatureBatch, FeatureCache
 from finetune.training.learner import Learner
 from finetune.training.optimization.distributed import World, follow_first, gather_rows, kept_apart
@@ -96,10 +96,9 @@ def train_one_epoch(
         with kept_apart(model, until_later=not spent):
             with precision.autocast():
                 output = model(given, target)
-            loss = learner.objective(output, target).total
+            loss = learner.settle(output, target, totals)
             backward(learner, loss / window)
         watch.add(step, loss, batch.index, lr)
-        totals.add(loss, output, target, pushes(learner.objective.main, output, target))
         if spent:
             spend_gradients(learner)
             if after_step is not None and after_step(step + 1, totals):
