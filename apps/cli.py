@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from finetune.cli.collector import collect_rarely
 from finetune.cli.environment import refusal
 from finetune.cli.streams import keep_streams, printed
 from finetune.runs.interrupts import ended_as_by_ctrl_c
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     keep_streams()
+    if argv is None and words[:1] != ["demo"]:
+        collect_rarely()
     try:
         with ended_as_by_ctrl_c(for_good=argv is None):
             return _run(words)

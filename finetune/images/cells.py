@@ -71,7 +71,7 @@ def is_broken(text: str) -> bool:
     >>> is_broken("1.02.03\\u202fPM.jpg"), is_broken("a\\tb"), is_broken("\\udce9t")
     (False, True, True)
     """
-    return any(unicodedata.category(sign) in BROKEN for sign in text)
+    return not text.isprintable() and any(unicodedata.category(sign) in BROKEN for sign in text)
 
 
 def whole_number(cell: str) -> int | None:
@@ -127,9 +127,10 @@ def identity_key(text: str) -> str:
     >>> identity_key("Zoe\\u0308\\u00a0 Li") == identity_key("Zo\\u00eb Li")
     True
     """
-    shown = _plain_digits(unicodedata.normalize("NFKC", text))
-    shown = "".join(sign for sign in shown if unicodedata.category(sign) != "Cf")
-    shown = " ".join(shown.split())
+    if not text.isascii():
+        text = _plain_digits(unicodedata.normalize("NFKC", text))
+        text = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+    shown = " ".join(text.split())
     number = _number_key(shown)
     return shown if number is None else number
 

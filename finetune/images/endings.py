@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 # Every ending that belongs to a format of `finetune.images.decode.FORMATS`.
 PICTURE_ENDINGS = frozenset(
@@ -42,7 +42,9 @@ def ending(name: str) -> str:
     >>> ending("a/B.JFIF"), ending("README")
     ('.jfif', '')
     """
-    return PurePosixPath(name).suffix.lower()
+    last = name.rstrip("/").rpartition("/")[2]
+    dot = last.rfind(".")
+    return last[dot:].lower() if 0 < dot < len(last) - 1 else ""
 
 
 def is_picture(name: str) -> bool:

@@ -254,6 +254,7 @@ def _check_paths(paths: np.ndarray) -> None:
             f"file names that are not UTF-8 text: {len(odd)}; no table can hold them (old archives have such "
             f"names): rename them, or convert all of them with the program convmv:\n{listing(shown)}"
         )
-    outside = [str(p) for p in paths if PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts]
+    leading = [path for path in paths.tolist() if path.startswith("/") or ".." in path]
+    outside = [path for path in leading if path.startswith("/") or ".." in PurePosixPath(path).parts]
     if outside:
         raise DataError(f"paths must stay under the data root (no leading /, no ..):\n{listing(outside)}")

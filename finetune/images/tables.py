@@ -23,6 +23,7 @@ from finetune.runs.csv_file import plain_cell
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MOST_NAMED, LONGEST_SHOWN = 10, 40  # columns, and letters of each, that a sentence shows
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+PLAIN_PATH = re.compile(r"[^/\\.:][^/\\:]*(?:/[^/\\.][^/\\]*)*")  # as PurePosixPath would write it
 DRIVE = re.compile(r"[A-Za-z]:/")
 COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+")
 SEP_LINE = re.compile(r"\"?sep=(.)\"?[,;\t]*", re.IGNORECASE)
@@ -267,15 +268,15 @@ def paths_under(
     """
     told = list(paths) if rows is None else list(map(": ".join, zip(rows, paths, strict=True)))
     _refuse_broken(told, paths)
-    pure = [PurePosixPath(slashes(path)) for path in paths]
+    pure = [path if PLAIN_PATH.fullmatch(path) else PurePosixPath(slashes(path)) for path in paths]
     outside = [
         line
         for line, path in zip(told, pure, strict=True)
-        if path.is_absolute() or ".." in path.parts or DRIVE.match(str(path))
+        if not isinstance(path, str) and (path.is_absolute() or ".." in path.parts or DRIVE.match(str(path)))
     ]
     if not outside:
         spelled = SpelledPaths(root)
-        return root, [spelled.find(path.as_posix()) for path in pure]
+        return root, [spelled.find(str(path)) for path in pure]
     if not follow:
         raise DataError(
             f"{len(outside)} paths leave the data root {root} (absolute, or with ..); write them relative to "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core_losses import loss_options
 from finetune.cli.allocator import keep_freed_memory
+from finetune.cli.collector import collect_as_usual
 from finetune.cli.console import say
 from finetune.errors import ModelFileError
 from finetune.images.preprocess import PreprocessSpec
@@ -292,6 +293,7 @@ def load_classifier(file: Path) -> tuple[Classifier, PreprocessSpec, dict[str, A
     Raises ModelFileError for a file that is damaged or does not hold what it says.
     """
     keep_freed_memory()
+    collect_as_usual()
     state, facts = load_bundle(file)
     try:
         spec = PreprocessSpec.from_dict(facts["preprocess"])

@@ -45,6 +45,21 @@ def test_help_needs_no_torch(argv):
     assert in_a_process(code).returncode == 0
 
 
+def test_what_is_not_there_is_refused_before_torch_is_imported(tmp_path):
+    asked = ["age", "cv", f"--data.root={tmp_path}", f"--run.dir={tmp_path / 'run'}"]
+    more = (
+        ["--data.root=nowhere"],
+        ["--train.epoch=3"],
+        ["--model.weights=nothing.pth"],
+        ["--train.lr=.inf"],
+    )
+    code = (
+        "import sys; from apps.cli import main\n"
+        f"print([main([*{asked}, *words]) for words in {more}], 'torch' in sys.modules)"
+    )
+    assert in_a_process(code).stdout == "[3, 2, 4, 2] False\n"
+
+
 @pytest.mark.usefixtures("as_in_a_terminal")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_while_a_command_is_imported_is_no_traceback(capsys, monkeypatch, name):

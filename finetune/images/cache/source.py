@@ -78,7 +78,7 @@ class FileSource:
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[Path | str],
         spec: PreprocessSpec,
         bad: Mapping[int, str],
         content: str = "",
@@ -95,13 +95,11 @@ class FileSource:
 
     def __getitem__(self, row: int) -> np.ndarray:
         _refuse_bad(self, row)
-        return prepare(
-            _decode(self._files[row], None if self._boxes is None else self._boxes[row]), self._spec
-        )
+        return prepare(_decode(self.file(row), None if self._boxes is None else self._boxes[row]), self._spec)
 
     def file(self, row: int) -> Path:
         """Return the file a row comes from."""
-        return self._files[row]
+        return Path(self._files[row])
 
 
 class CachedSource:
@@ -122,7 +120,7 @@ class CachedSource:
     def __init__(
         self,
         cache_file: Path,
-        files: Sequence[Path],
+        files: Sequence[Path | str],
         slots: np.ndarray,
         content: str = "",
         *,
@@ -166,7 +164,7 @@ class CachedSource:
 
     def file(self, row: int) -> Path:
         """Return the file a row comes from."""
-        return self._files[row]
+        return Path(self._files[row])
 
     def prepared_bytes(self, rows: np.ndarray) -> int:
         """Return how many bytes the prepared images of these rows take, each row's once."""
@@ -182,7 +180,7 @@ class CachedSource:
 
     def _repair(self, row: int, slot: int) -> bytes:
         """Return the pixels of a damaged slot, decoded again, and put them back into the file."""
-        file = self._files[row]
+        file = self.file(row)
         picture = _decode(file, None if self._boxes is None else self._boxes[slot])
         pixels = prepare(picture, self._spec).tobytes()
         if pixel_digest(pixels) != self._index.digests[slot].tobytes():
@@ -230,10 +228,10 @@ def open_source(
     lists the rows, which the caller leaves out and records. Raises ResourceError when the cache folder cannot
     be written or the disk is too small; nothing half-written stays behind.
     """
-    files = [manifest.file(row) for row in range(len(manifest))]
+    files = manifest.files()
     threads = max(1, workers)
     paths, slots = np.unique(manifest["path"], return_inverse=True)
-    unique = [manifest.root / path for path in paths.tolist()]
+    unique = [os.path.join(manifest.root, path) for path in paths.tolist()]  # noqa: PTH118
     digests = hash_files(unique, threads, manifest.root)
     content = content_digest([digests[slot] for slot in slots.tolist()])
     boxes = None if boxes is None else check_boxes(boxes, len(manifest))
@@ -245,7 +243,8 @@ def open_source(
         unique, digests = [unique[at] for at in pictures], [digests[at] for at in pictures]
         cache_file = cache_dir / f"pictures-{cache_key(spec, digests, boxes)}.pixels"
         if read_index(cache_file) is None:
-            build_cache(cache_file, unique, digests, spec, threads=threads, progress=progress, boxes=boxes)
+            opened = list(map(Path, unique))
+            build_cache(cache_file, opened, digests, spec, threads=threads, progress=progress, boxes=boxes)
         source = CachedSource(cache_file, files, slots, content, spec=spec, boxes=boxes)
     if source.bad and not skip_bad:
         listed = {str(source.file(row)): reason for row, reason in source.bad.items()}
@@ -318,10 +317,10 @@ def _decode(file: Path, box: np.ndarray | None) -> np.ndarray:
 
 
 def _find_bad_rows(
-    files: Sequence[Path], boxes: np.ndarray | None, threads: int, progress: Progress | None
+    files: Sequence[str], boxes: np.ndarray | None, threads: int, progress: Progress | None
 ) -> dict[int, str]:
     corners = [None] * len(files) if boxes is None else [tuple(box) for box in boxes.tolist()]
-    rows = list(zip(files, corners, strict=True))
+    rows = list(zip(map(Path, files), corners, strict=True))
     unique = list(dict.fromkeys(rows))
     checks = map_files(_reason_to_refuse, unique, threads, "checking images", progress)
     reasons = dict(zip(unique, checks, strict=True))

@@ -8,6 +8,7 @@ import torch
 import torch.utils.deterministic
 
 from finetune.cli.allocator import keep_freed_memory
+from finetune.cli.collector import collect_as_usual
 from finetune.training.optimization.determinism import set_attention
 from finetune.training.optimization.precision import Precision
 
@@ -19,6 +20,7 @@ def prepare_torch(precision: Precision, *, deterministic: bool = True) -> None:
     with `deterministic` takes algorithms whose results do not depend on the order of its threads.
     """
     keep_freed_memory()
+    collect_as_usual()
     if precision.device.type != "cuda":
         return
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # read at the first use
