@@ -37,7 +37,7 @@ commands:
   demo             a local web page: upload images, compare models, see softmax heat maps
   curves           draw the losses of the true class's posterior alone, with gradients (PNG and CSV)
   cache            the decoded images kept between runs: list them, or remove those that no run holds
-  doctor           check the installation; says how to fix what is wrong
+  doctor           check the installation, or with --gpu the GPU; says how to fix what is wrong
   quickstart       three losses cross-validated on drawn faces, exported, shown in the demo: a first result
 
 Every command takes --help, --json (one JSON object on standard output) and --debug (tracebacks).

@@ -136,7 +136,9 @@ COMMANDS = {
         cache,
         {"action": "ls or clean"},
     ),
-    "doctor": Command(DoctorConfig, "check the installation; says how to fix what is wrong", doctor),
+    "doctor": Command(
+        DoctorConfig, "check the installation, or with --gpu the GPU; says how to fix what is wrong", doctor
+    ),
     "quickstart": Command(
         QuickstartConfig,
         "three losses cross-validated on drawn faces, exported, and shown in the demo: a first result",

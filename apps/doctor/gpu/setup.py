@@ -14,6 +14,7 @@ import torch
 from apps.doctor.gpu.card import Card
 from finetune.cli.machine import module_command, module_environment
 from finetune.errors import ResourceError
+from finetune.runs.interrupts import with_parent
 from finetune.training.optimization.precision import Precision, choose_precision
 from finetune.training.optimization.torch_settings import prepare_torch
 
@@ -125,11 +126,11 @@ class Setup:
         return self.deadline - time.monotonic()
 
     def start(self, *words: str, more: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start `apps.doctor.gpu.work.child` with these words, seeing this device alone.
+        """Start `apps.doctor.gpu.work.child` with these words, seeing this device alone; it ends with us.
 
         `more` joins its environment. What it prints goes to a file.
         """
-        environment = {**module_environment(), **self.card.environment(), **(more or {})}
+        environment = with_parent({**module_environment(), **self.card.environment(), **(more or {})})
         noise = (self.folder / f"process{len(self.running)}.txt").open("w", encoding="utf-8")
         with noise:
             process = subprocess.Popen(

@@ -17,6 +17,7 @@ from apps.doctor.gpu.work.training import batches_for, learner_for, recipe, task
 from finetune.cli.console import quiet
 from finetune.runs.config_file import FREE_KEYS
 from finetune.runs.folder import RunFolder
+from finetune.runs.interrupts import end_with_parent
 from finetune.training.checkpoint import weights_hash
 from finetune.training.config import to_dict
 from finetune.training.fit import fit
@@ -133,6 +134,7 @@ WORK: dict[str, Callable[[str, Sizes, Path, Path], None]] = {
 
 def main(words: Sequence[str]) -> None:
     """Do the work that the first word names on a device, in the sizes named; its folder and answer follow."""
+    end_with_parent()
     quiet()
     work, device, sizes, folder, answer = words
     WORK[work](device, SIZES[sizes], Path(folder), Path(answer))

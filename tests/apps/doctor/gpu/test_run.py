@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -104,11 +106,19 @@ def test_an_interrupt_keeps_what_was_found_so_far(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "find_card", lambda wish: FakeCard())
     plain = look_over
-    checks = table(FINE, raising(KeyboardInterrupt()), FINE)
+    started: list[subprocess.Popen[str]] = []
+
+    def interrupted(setup: Any) -> Outcome:
+        started.append(setup.start("import time; time.sleep(60)"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setups, "module_command", lambda module, code, *words: [sys.executable, "-c", code])
+    checks = table(FINE, interrupted, FINE)
     monkeypatch.setattr(doctor, "look_over", lambda *given, **named: plain(*given, **named, checks=checks))
     assert run_command(COMMANDS["doctor"], ["--gpu"], prog="crl doctor") == 130
     written = json.loads((tmp_path / "gpu-check.json").read_text())
     assert (written["finished"], len(written["checks"])) == (False, 1)
+    assert started[0].returncode == -signal.SIGKILL
     assert "what was found so far, in 0 s; written to gpu-check.json" in capsys.readouterr().out
 
 
