@@ -29,7 +29,7 @@ FLOORS = (
     (("models", "backbones, heads, the classifier, saved models", ("heads",)),),
     (("figures", "heat maps, galleries, curves, Markdown", ()),),
     (
-        ("images", "files, manifest, pixels, batches", ("cache", "loading", "streams")),
+        ("images", "files, manifest, pixels, batches", ("augmentation", "cache", "loading", "streams")),
         ("metrics", "scores, intervals, tests", ()),
     ),
     (("cli", "commands, options, console", ()),),

@@ -339,14 +339,7 @@ def _check_listed_once(rows: Sequence[_Row]) -> None:
 
 
 def _manifest(root: Path, groups: AgeGroups, rows: Sequence[_Row]) -> Manifest:
-    columns = {
-        "path": np.array([row.path for row in rows]),
-        "label": np.array([row.label for row in rows]),
-        "fold": np.array([row.fold for row in rows]),
-        "subject": np.array([row.subject for row in rows]),
-        "user": np.array([row.user for row in rows]),
-        "gender": np.array([row.gender for row in rows]),
-        "age": np.array([row.age for row in rows]),
-        "source_id": np.array([row.source for row in rows]),
-    }
+    names = ("path", "label", "fold", "subject", "user", "gender", "age")
+    columns = {name: np.array([getattr(row, name) for row in rows]) for name in names}
+    columns["source_id"] = np.array([row.source for row in rows])
     return Manifest(root, groups.names, columns)
