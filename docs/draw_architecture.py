@@ -39,7 +39,8 @@ FLOORS = (
 BOTTOM = (("core_losses", "formulas: tensors in, a loss out", ("imports PyTorch alone",)),)
 
 WIDTH, MARGIN, GAP = 960, 24, 16
-HEIGHT_OF_ROOM, HEIGHT_OF_FLOOR, ARROW = 74, 40, 34
+HEIGHT_OF_ROOM, HEIGHT_OF_FLOOR, HEIGHT_OF_LINE, ARROW = 74, 40, 16, 34
+LETTER = 6.2  # the mean width of a small letter
 COLOURS = {"apps": "#fde9d0", "task": "#dcebfa", "finetune": "#e4f2e4", "core_losses": "#f3e3f3"}
 LINE = "#4a5560"
 
@@ -68,54 +69,71 @@ def arrow(x: float, y: float) -> str:
     )
 
 
-def row(rooms: Sequence[Room], y: float, colour: str) -> list[str]:
-    """Return the rooms of one row, of equal width."""
+def wrapped(names: Sequence[str], width: float) -> list[str]:
+    """Return names joined by dots, in as many lines as a box of this width needs."""
+    lines: list[str] = []
+    for name in names:
+        joined = f"{lines[-1]} · {name}" if lines else name
+        if lines and len(joined) * LETTER <= width - 24:
+            lines[-1] = joined
+        else:
+            lines.append(name)
+    return lines
+
+
+def row(rooms: Sequence[Room], y: float, colour: str) -> tuple[list[str], float]:
+    """Return the rooms of one row, of equal width, and where it ends."""
     width = (WIDTH - 2 * MARGIN - GAP * (len(rooms) - 1)) / len(rooms)
+    lines = [wrapped(inside, width) for _, _, inside in rooms]
+    height = HEIGHT_OF_ROOM + HEIGHT_OF_LINE * (max(map(len, lines)) - 1)
     parts = []
-    for place, (name, about, inside) in enumerate(rooms):
+    for place, (name, about, _) in enumerate(rooms):
         x = MARGIN + place * (width + GAP)
-        parts += [box(x, y, width, HEIGHT_OF_ROOM, COLOURS[colour])]
+        parts += [box(x, y, width, height, COLOURS[colour])]
         parts += [text(x + 12, y + 24, name, 16, 'font-weight="bold"'), text(x + 12, y + 43, about, 13)]
-        parts += [text(x + 12, y + 62, " · ".join(inside), 12, f'fill="{LINE}"')]
-    return parts
+        for number, line in enumerate(lines[place]):
+            parts += [text(x + 12, y + 62 + HEIGHT_OF_LINE * number, line, 12, f'fill="{LINE}"')]
+    return parts, y + height
 
 
 def floors(y: float) -> tuple[list[str], float]:
     """Return finetune with its floors, and where it ends."""
-    height = 40 + len(FLOORS) * (HEIGHT_OF_FLOOR + 6) + 6
+    heights = [HEIGHT_OF_FLOOR + (HEIGHT_OF_LINE if len(rooms) > 1 else 0) for rooms in FLOORS]
+    height = 40 + sum(heights) + 6 * (len(FLOORS) + 1)
     parts = [box(MARGIN, y, WIDTH - 2 * MARGIN, height, COLOURS["finetune"])]
     parts += [text(MARGIN + 12, y + 25, "finetune", 16, 'font-weight="bold"')]
     about = "images + backbone + head + loss: a trained model. A floor imports the floors below it."
     parts += [text(MARGIN + 96, y + 25, about, 13)]
     for place, rooms in enumerate(FLOORS):
-        top = y + 38 + place * (HEIGHT_OF_FLOOR + 6)
+        top = y + 38 + sum(heights[:place]) + 6 * place
         width = (WIDTH - 2 * MARGIN - 24 - GAP * (len(rooms) - 1)) / len(rooms)
         for number, (name, room_about, inside) in enumerate(rooms):
             x = MARGIN + 12 + number * (width + GAP)
-            parts += [box(x, top, width, HEIGHT_OF_FLOOR, "#ffffff")]
+            parts += [box(x, top, width, heights[place], "#ffffff")]
             parts += [text(x + 12, top + 25, name, 14, 'font-weight="bold"')]
             parts += [text(x + 150, top + 25, room_about, 13)]
             if inside:
-                parts += [text(x + 540, top + 25, " · ".join(inside), 12, f'fill="{LINE}"')]
+                below = len(rooms) > 1  # a narrow room has no place beside its words
+                at = (x + 150, top + 25 + HEIGHT_OF_LINE + 2) if below else (x + 540, top + 25)
+                parts += [text(*at, " · ".join(inside), 12, f'fill="{LINE}"')]
     return parts, y + height
 
 
 def drawing() -> str:
     """Return the whole figure as SVG text."""
-    parts = row(TOP, MARGIN, "apps")
-    y = MARGIN + HEIGHT_OF_ROOM
+    parts, y = row(TOP, MARGIN, "apps")
     third = (WIDTH - 2 * MARGIN - 2 * GAP) / 3
     columns = [MARGIN + place * (third + GAP) + third / 2 for place in range(3)]
     parts += [arrow(x, y) for x in columns]
     y += ARROW
-    parts += row(TASKS, y, "task")
-    y += HEIGHT_OF_ROOM
-    parts += [arrow(x, y) for x in columns]
+    tasks, y = row(TASKS, y, "task")
+    parts += [*tasks, *(arrow(x, y) for x in columns)]
     inner, y = floors(y + ARROW)
     parts += [*inner, arrow(WIDTH / 2, y)]
     y += ARROW
-    parts += row(BOTTOM, y, "core_losses")
-    height = y + HEIGHT_OF_ROOM - 14 + MARGIN
+    bottom, y = row(BOTTOM, y, "core_losses")
+    parts += bottom
+    height = y - 14 + MARGIN
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '
         f'height="{height:g}" font-family="Helvetica, Arial, sans-serif" fill="#1c2126" role="img">'
