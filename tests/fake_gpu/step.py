@@ -1,4 +1,4 @@
-"""One training step on CUDA tensors without data: every copy from the host, every value read, every scatter.
+"""One training step on CUDA tensors without data: every copy from the host, every value read back.
 
 Run as a program, with the library of devices.c loaded ahead of torch's: it writes one JSON object of what
 each case copied and read from its last batch on to the file that it is given. That batch is copied before
