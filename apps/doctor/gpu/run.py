@@ -18,9 +18,9 @@ import torch
 
 from apps.config import DoctorConfig
 from apps.doctor.gpu.card import Card, find_card
+from apps.doctor.gpu.check import Check
 from apps.doctor.gpu.outcome import SEVERITY, Outcome, error_text, impersonal
 from apps.doctor.gpu.setup import FULL, Setup, Sizes
-from apps.doctor.gpu.table import CHECKS, Check
 from apps.doctor.run import Finding, told
 from apps.runtime.installed import installed_version
 from finetune.cli.console import say, silently
@@ -63,17 +63,19 @@ def run_gpu_doctor(config: DoctorConfig) -> dict[str, Any]:
         raise UsageError(f"--out is a file, {file} is a folder: give {file / FILE}")
     check_writable(file.parent)
     card = find_card("cuda" if config.gpu is True else str(config.gpu))
+    from apps.doctor.gpu.table import CHECKS  # all that is tried, which takes seconds to import
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    return look_over(card, file, quick=config.quick)
+    return look_over(card, file, CHECKS, quick=config.quick)
 
 
 def look_over(
     card: Card,
     file: Path,
+    checks: Sequence[Check],
     *,
     quick: bool = False,
     sizes: Sizes = FULL,
-    checks: Sequence[Check] = CHECKS,
 ) -> dict[str, Any]:
     """Do the checks one after the other, none of which stops the others; see `run_gpu_doctor`."""
     chosen = [check for check in checks if check.quick or not quick]

@@ -1,10 +1,8 @@
-"""The twelve checks, in their order, and how long each may take."""
+"""The twelve checks, in their order, and how long each may take; importing it imports all that they try."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
+from apps.doctor.gpu.check import Check
 from apps.doctor.gpu.checks.heads import check_heads
 from apps.doctor.gpu.checks.losses import check_compiled_losses, check_losses
 from apps.doctor.gpu.checks.machine import check_machine
@@ -16,28 +14,6 @@ from apps.doctor.gpu.checks.scores import check_scores
 from apps.doctor.gpu.checks.serving import check_serving
 from apps.doctor.gpu.checks.speed import check_speed
 from apps.doctor.gpu.checks.traffic import check_traffic
-from apps.doctor.gpu.outcome import Outcome
-from apps.doctor.gpu.setup import Setup
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Args:
-        number: as docs/gpu.md counts them.
-        name: what it looks at.
-        run: what does it.
-        seconds: that it takes on a GPU of today, as a guess.
-        quick: whether --quick does it too.
-    """
-
-    number: int
-    name: str
-    run: Callable[[Setup], Outcome]
-    seconds: float
-    quick: bool = True
-
 
 CHECKS = (
     Check(1, "machine", check_machine, 5),

@@ -21,11 +21,12 @@ from apps.doctor.gpu import card as cards
 from apps.doctor.gpu import run as doctor
 from apps.doctor.gpu import setup as setups
 from apps.doctor.gpu.card import Card, find_card
+from apps.doctor.gpu.check import Check
 from apps.doctor.gpu.checks import traffic
 from apps.doctor.gpu.outcome import Findings, Outcome
 from apps.doctor.gpu.run import look_over
 from apps.doctor.gpu.setup import TINY
-from apps.doctor.gpu.table import CHECKS, Check
+from apps.doctor.gpu.table import CHECKS
 from apps.runtime.cuda_driver import Problem
 from finegrained.cost.meters import TensorMemory
 from finetune.cli.command import run_command
@@ -114,7 +115,9 @@ def test_an_interrupt_keeps_what_was_found_so_far(
 
     monkeypatch.setattr(setups, "module_command", lambda module, code, *words: [sys.executable, "-c", code])
     checks = table(FINE, interrupted, FINE)
-    monkeypatch.setattr(doctor, "look_over", lambda *given, **named: plain(*given, **named, checks=checks))
+    monkeypatch.setattr(
+        doctor, "look_over", lambda card, file, _all, **named: plain(card, file, checks, **named)
+    )
     assert run_command(COMMANDS["doctor"], ["--gpu"], prog="crl doctor") == 130
     written = json.loads((tmp_path / "gpu-check.json").read_text())
     assert (written["finished"], len(written["checks"])) == (False, 1)
@@ -139,7 +142,7 @@ def test_the_file_may_lie_in_a_new_folder_and_is_no_folder(tmp_path: Path, monke
     monkeypatch.setattr(doctor, "find_card", lambda wish: FakeCard())
     plain = look_over
     monkeypatch.setattr(
-        doctor, "look_over", lambda *given, **named: plain(*given, **named, checks=table(FINE, FINE))
+        doctor, "look_over", lambda card, file, _all, **named: plain(card, file, table(FINE, FINE), **named)
     )
     out = tmp_path / "new" / "found.json"
     assert doctor.run_gpu_doctor(DoctorConfig(gpu=True, out=str(out)))["ok"]
