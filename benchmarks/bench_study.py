@@ -99,9 +99,7 @@ def training(
     """Return a training of these cells as a study begins it."""
     networks = [build(name, seed) for _, seed in cells]
     together = computes_side_by_side(networks[0], precision.device, len(networks))
-    stack = ModelStack(
-        networks, precision, side_by_side=together, compiled=together and precision.device.type == "cuda"
-    )
+    stack = ModelStack(networks, precision, side_by_side=together)
     return Training(
         stack,
         [Member(arm.name, seed) for arm, seed in cells],
@@ -115,8 +113,9 @@ def training(
 def run_epoch(found: Training) -> None:
     plan = found.batches.epoch(found.epoch)
     for step in range(found.batches.steps_per_epoch):
-        found.train_step(*plan.batch(step))
-    found.epoch += 1
+        found.step = step
+        found.train_step(plan)
+    found.epoch, found.step = found.epoch + 1, 0
 
 
 def seconds_of(work: Callable[[], None], device: torch.device) -> float:

@@ -23,6 +23,7 @@ from finetune.runs.lock import FolderLock
 from finetune.seeding import derive_seed, seed_torch
 from finetune.training.config import to_dict
 from finetune.training.loggers import RunFacts, run_files
+from finetune.training.optimization.compiling import compiles
 from finetune.training.optimization.torch_settings import prepare_torch
 from generalcls.config import GeneralConfig
 from generalcls.data.datasets import GeneralData
@@ -203,7 +204,6 @@ class CellTrainer:
             self.precision,
             side_by_side=computes_side_by_side(networks[0], self.precision.device, len(networks)),
             dtype=self.dtype,
-            compiled=self._compiles(),
         )
         members = [Member(plan.arm.name, plan.seed, plan.lr_factor) for plan in plans]
         objective = StackObjective.of([plan.arm for plan in plans]).to(self.precision.device)
@@ -221,11 +221,14 @@ class CellTrainer:
             checkpoint=self.folder / IN_TRAINING / f"{key}.pt",
             checkpoint_minutes=self.config.run.checkpoint_minutes,
             identity={"data": self.data.fingerprint, **self.settings()},
+            compiled=self.config.run.compile if self._compiles() else "off",
         )
 
     def _compiles(self) -> bool:
-        wish = self.config.run.compile
-        return wish == "on" or (wish == "auto" and self.precision.device.type == "cuda")
+        """Return whether the step is compiled; what compiling for one stack costs is spared the others."""
+        train, device = self.config.train, self.precision.device
+        steps = train.epochs * max(1, len(self.train_images) // train.batch_size)
+        return compiles(self.config.run.compile, device, steps)
 
     def _keep(self, plans: Sequence[CellPlan], training: Training) -> None:
         """Test every model once more than the curves did, at its end, and write its cell."""

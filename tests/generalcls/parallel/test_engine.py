@@ -16,6 +16,7 @@ from generalcls.config import GeneralTrainConfig
 from generalcls.parallel import engine
 from generalcls.parallel.device_data import Scaling
 from generalcls.parallel.epoch_metrics import SUMS, epoch_row, step_sums
+from generalcls.parallel.objectives import Learned
 from generalcls.parallel.optimizers import equal_runs, rate_factor
 from tests.generalcls.small_study import arms, images, network, training
 
@@ -104,7 +105,7 @@ def test_together_equals_apart_dropout_and_augmentation_included(name: str, opti
 def test_a_compiled_step_learns_the_same(name: str):
     cells = [(arm, seed) for arm in arms("cel", "crl") for seed in (0, 1)]
     plain, _ = trained(training(name, cells, side_by_side=True))
-    compiled, _ = trained(training(name, cells, side_by_side=True, compiled=True))
+    compiled, _ = trained(training(name, cells, side_by_side=True, compiled="on"))
     assert_equal_models(compiled, plain)
 
 
@@ -129,13 +130,19 @@ def test_pairing_same_start_same_batches_same_dropout():
         assert value.ndim == 2 or not torch.equal(value[0], value[1]), name
     assert found.seeds == (0, 1)
     assert found.rows == [0, 1, 0, 1]
-    masks = found._masks(8)
+    masks = found._masks(8, 0)
     assert {mask.shape[0] for mask in masks.values()} == {2}
-    assert all(torch.equal(mask, found._masks(8)[name]) for name, mask in masks.items())
-    found.step = 1
-    assert not any(torch.equal(mask, found._masks(8)[name]) for name, mask in masks.items())
+    assert all(torch.equal(mask, found._masks(8, 0)[name]) for name, mask in masks.items())
+    assert not any(torch.equal(mask, found._masks(8, 1)[name]) for name, mask in masks.items())
     for name, (p, _) in found.dropouts.items():
         assert abs(float(masks[name].float().mean()) - (1 - p)) < 0.1
+
+
+def learned(losses: torch.Tensor, logits: torch.Tensor, target: torch.Tensor) -> Learned:
+    """Return what autograd found."""
+    push = -target.shape[1] * logits.grad.gather(-1, target[..., None])[..., 0]
+    odds = log_odds(logits.detach().flatten(0, 1), target.flatten()).view(target.shape)
+    return Learned(losses.detach(), logits.grad, push, odds, logits.detach().argmax(-1) == target)
 
 
 def test_the_sums_of_a_step_are_the_factors_of_the_paper():
@@ -146,7 +153,7 @@ def test_the_sums_of_a_step_are_the_factors_of_the_paper():
     loss = build_loss("crl", alpha=alpha, beta=beta, reduction="none")
     losses = loss(logits.flatten(0, 1), target.flatten()).view(2, 50).mean(1)
     losses.sum().backward()
-    sums = step_sums(losses.detach(), logits.detach(), logits.grad, target, logits.argmax(-1))
+    sums = step_sums(learned(losses, logits, target))
     p = logits.detach().softmax(-1).gather(-1, target[..., None])[..., 0]
     factor = 1 + beta * p / (alpha + 1 - p)
     torch.testing.assert_close(sums[:, 3] / sums[:, 4], factor.mean(1))
@@ -161,7 +168,7 @@ def test_cross_entropy_has_a_factor_of_one_however_sure_it_is():
     target = torch.zeros(1, 3, dtype=torch.int64)
     losses = build_loss("cel", reduction="none")(logits[0], target[0]).mean()[None]
     losses.sum().backward()
-    sums = step_sums(losses.detach(), logits.detach(), logits.grad, target, logits.argmax(-1))[0]
+    sums = step_sums(learned(losses, logits, target))[0]
     assert sums[4] == 2  # 1 - p of the last image is below the number format: it has no factor
     assert float(sums[3] / sums[4]) == pytest.approx(1, rel=1e-5)
     assert float(log_odds(logits[0].detach(), target[0])[2]) == 300
@@ -309,7 +316,7 @@ def test_keras_examples_have_keras_constants(optimizer: str):
     plan = found.batches.epoch(0)
     for step in range(3):
         found.step = step
-        found.train_step(*plan.batch(step))
+        found.train_step(plan)
         grad = found.stack.gradient("classifier.weight")[0]
         if optimizer == "rmsprop":
             squares = 0.9 * squares + 0.1 * grad**2
@@ -349,7 +356,7 @@ def test_a_checkpoint_of_other_data_or_a_damaged_one_is_not_gone_on_from(tmp_pat
         return own
 
     first = found(data="here")
-    first.train_step(*first.batches.epoch(0).batch(0))
+    first.train_step(first.batches.epoch(0))
     first.step = 1
     first.save()
     assert found(data="here").restore()
