@@ -18,17 +18,17 @@ from finetune.runs.files import to_plain
 from finetune.runs.former_epochs import counted_from_one
 from finetune.runs.interrupts import StopRequest
 from finetune.training.checkpoint import load_checkpoint, save_checkpoint
+from finetune.training.failures import says_out_of_memory
 from finetune.training.optimization.compiling import compiled_or_eager, nothing_kept
 from generalcls.config import GeneralTrainConfig
 from generalcls.networks.dropout import draw_masks
 from generalcls.networks.philox import device_masks, mask_keys
 from generalcls.parallel.device_data import Batches, Drawn, EpochBatches, ResidentImages
 from generalcls.parallel.epoch_metrics import SUMS, epoch_row, step_sums
+from generalcls.parallel.memory_plan import TEST_IMAGES
 from generalcls.parallel.model_stack import ModelStack, Objective
 from generalcls.parallel.objectives import Learned, StackObjective
 from generalcls.parallel.optimizers import Member, build_optimizer, hand_over_gradients, rate_factor
-
-TEST_BATCH = 500
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Training:
         after_save: called when a checkpoint was written.
         compiled: compile the step of models side by side: "auto" goes on without where that fails, "on" does
             not; "off".
+        test_batch: test images that are shown at once; it is halved where memory runs out.
     """
 
     stack: ModelStack
@@ -61,6 +62,7 @@ class Training:
     identity: Mapping[str, Any] = field(default_factory=dict)
     after_save: Callable[[], None] | None = None
     compiled: Literal["auto", "on", "off"] = "off"
+    test_batch: int = TEST_IMAGES
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -143,6 +145,7 @@ class Training:
         """Do one step of every model on its seed's batch: the step `self.step` of an epoch's plan."""
         drawn, done = plan.draw(self.step), self.epoch * self.batches.steps_per_epoch + self.step
         self._set_rates(done)
+        self.optimizer.zero_grad()  # it holds the last step's gradients, as large as the weights
         with self.stack.precision.products():
             if self.stack.side_by_side:
                 self._backward_together(drawn, done)
@@ -206,13 +209,31 @@ class Training:
 
     def evaluate(self) -> np.ndarray:
         """Return every model's logits for the test images, float32 (M, N, K), in the images' order."""
-        parts = []
-        for start in range(0, len(self.test), TEST_BATCH):
-            images = self.test.scaled(self.test.span(start, start + TEST_BATCH))
-            with self.stack.precision.in_float32().products():
-                answers = [self.objective.answers(*found) for found in self.stack.embeddings(images)]
-            parts.append(torch.cat(answers).float().cpu())
+        parts, start = [], 0
+        while start < len(self.test):
+            try:
+                parts.append(self._answers(start, start + self.test_batch))
+            except RuntimeError as error:
+                if self.test_batch == 1 or not says_out_of_memory(error):
+                    raise
+                self._halve_test_batch()
+                continue
+            start += self.test_batch
         return torch.cat(parts, dim=1).numpy()
+
+    def _answers(self, first: int, last: int) -> Tensor:
+        """Return all models' logits for the test images from `first` to before `last`, on the CPU."""
+        images = self.test.scaled(self.test.span(first, last))
+        with self.stack.precision.in_float32().products():
+            answers = [self.objective.answers(*found) for found in self.stack.embeddings(images)]
+        return torch.cat(answers).float().cpu()
+
+    def _halve_test_batch(self) -> None:
+        """Test on half as many images at once, and say so."""
+        before, self.test_batch = self.test_batch, self.test_batch // 2
+        say(f"notice: out of memory when testing on {before} images at once: from now on {self.test_batch}")
+        if self.test.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -308,9 +329,14 @@ def _stopped(stop: StopRequest) -> InterruptedStudyError:
     )
 
 
-def memory_error(stack: ModelStack, error: torch.OutOfMemoryError) -> ResourceError:
+class NoMemoryError(ResourceError):
+    """The models of a stack do not fit into the device's memory."""
+
+
+def memory_error(stack: ModelStack, error: Exception) -> NoMemoryError:
     """Return the error that says how to train in less memory."""
-    return ResourceError(
-        f"{stack.count} models side by side do not fit into the GPU's memory ({error}); give --run.together "
-        f"{max(1, stack.count // 2)} or a smaller --train.batch_size"
+    many = f"{stack.count} models together do" if stack.count > 1 else "the model does"
+    fewer = f"--run.together {stack.count // 2} or " if stack.count > 1 else ""
+    return NoMemoryError(
+        f"{many} not fit into the memory ({error}); give {fewer}a smaller --train.batch_size"
     )

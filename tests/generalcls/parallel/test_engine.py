@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from core_losses import build_loss, log_odds
 from core_losses.margin import annealed_blend, build_margin_rule, margin_logits
+from finetune.errors import ResourceError
 from finetune.seeding import epoch_order
 from generalcls.config import GeneralTrainConfig
 from generalcls.parallel import engine
@@ -266,10 +267,10 @@ def test_equal_runs_and_rows():
     assert epoch_row(2, sums, 12.5)["test_error"] == 12.5
 
 
-def test_the_test_answers_come_in_the_images_order(monkeypatch):
+def test_the_test_answers_come_in_the_images_order():
     found = training("mlp", [(arms("cel")[0], 0), (arms("cel")[0], 1)], side_by_side=True)
     whole = found.evaluate()
-    monkeypatch.setattr(engine, "TEST_BATCH", 7)
+    found.test_batch = 7
     np.testing.assert_allclose(found.evaluate(), whole, rtol=1e-6, atol=1e-6)
     plain = network("mlp", 1).double().eval()
     data, scaling = images(20, seed=1), Scaling.of(images().images, "standard")
@@ -366,3 +367,68 @@ def test_a_checkpoint_of_other_data_or_a_damaged_one_is_not_gone_on_from(tmp_pat
     file.write_bytes(file.read_bytes()[:-40])
     assert not found(data="here").restore()
     assert "begin again" in capsys.readouterr().out
+
+
+def test_where_memory_runs_out_fewer_images_are_tested_at_once(monkeypatch, capsys):
+    found = training("mlp", [(arms("cel")[0], 0)], side_by_side=True)
+    whole, answers = found.evaluate(), found._answers
+
+    def scarce(first: int, last: int) -> torch.Tensor:
+        if last - first > 125:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return answers(first, last)
+
+    monkeypatch.setattr(found, "_answers", scarce)
+    assert np.array_equal(found.evaluate(), whole)
+    assert found.test_batch == 125
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["notice", "notice"]
+    assert "testing on 500 images at once: from now on 250" in told[0]
+    found.test_batch = 1
+    monkeypatch.setattr(found, "_answers", lambda first, last: scarce(0, 999))
+    with pytest.raises(RuntimeError, match="allocate"):
+        found.evaluate()
+
+
+def test_a_step_that_cannot_be_compiled_goes_on_without(monkeypatch, capsys):
+    def compiled(work, **_options):
+        def fails(*given):
+            work(*given)  # statistics and sums are as they are in mid-step
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    cells = [(arm, 0) for arm in arms("cel", "crl")]
+    plain = training("norm", cells, side_by_side=True, epochs=1)
+    plain.run()
+    found = training("norm", cells, side_by_side=True, epochs=1, compiled="auto")
+    found.run()
+    told = [line for line in capsys.readouterr().out.splitlines() if "compile" in line]
+    assert len(told) == 1
+    assert "not compiled" in told[0]
+    assert "C compiler" in told[0]
+    assert found.history == plain.history
+    assert_equal_models([found.stack.model_state(0)], [plain.stack.model_state(0)], 0)
+    with pytest.raises(ResourceError, match="cannot be compiled"):
+        training("norm", cells, side_by_side=True, epochs=1, compiled="on").run()
+
+
+@pytest.mark.exhaustive
+def test_a_step_is_one_graph_whatever_its_number(monkeypatch):
+    graphs, plainly = [], torch.compile
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda work, **options: plainly(work, backend=keep, **options))
+    cells = [(arm, 0) for arm in arms("cel", "crl", "cel:label_smoothing=0.1", "lsoftmax")]
+    found = training("logistic", cells, side_by_side=True, compiled="on", augment="crop_flip")
+    found.run()
+    assert len(graphs) == 1
+    plain = training("logistic", cells, side_by_side=True, augment="crop_flip")
+    plain.run()
+    assert_equal_models([found.stack.model_state(3)], [plain.stack.model_state(3)], 1e-12)
+    for own, other in zip(found.history, plain.history, strict=True):
+        assert own[-1]["train_loss"] == pytest.approx(other[-1]["train_loss"], rel=1e-12)
