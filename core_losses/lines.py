@@ -160,3 +160,18 @@ class Taming:
     def push(self, m: Tensor) -> Tensor:
         """Return -dL/dm."""
         return torch.sigmoid(-m) * (1 - F.logsigmoid(m)) ** -self.a
+
+
+def competing_line(alpha: float, beta: float, clamp: float | None = None) -> Line:
+    """Return the competing ratio's line; at beta = 0 cross-entropy's, which needs no finite log(alpha)."""
+    return CompetingRatio(alpha, beta, clamp) if beta > 0 or clamp else CrossEntropy()
+
+
+def focal_line(gamma: float) -> Line:
+    """Return the focal loss's line; at gamma = 0 cross-entropy's."""
+    return Focal(gamma) if gamma > 0 else CrossEntropy()
+
+
+def taming_line(a: float) -> Line:
+    """Return the tamed cross-entropy's line; at a = 0 cross-entropy's."""
+    return Taming(a) if a > 0 else CrossEntropy()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core_losses.clamping import PUBLISHED_CLAMP
-from core_losses.lines import CompetingRatio, CrossEntropy, Focal, LikelihoodRatio, Line, Taming
+from core_losses.lines import CrossEntropy, LikelihoodRatio, Line, competing_line, focal_line, taming_line
 from core_losses.odds import line_on_log_odds, log_posteriors
 from core_losses.reduction import LossModule, LossOptions, SharedOptions, check_non_negative, class_loss
 
@@ -169,8 +169,7 @@ def competing_ratio_loss(
     """
     _check_alpha_beta(alpha, beta)
     _check_clamp(clamp)
-    line = CompetingRatio(alpha, beta, clamp) if beta > 0 or clamp else CrossEntropy()
-    return _posterior_loss(logits, target, line, options)
+    return _posterior_loss(logits, target, competing_line(alpha, beta, clamp), options)
 
 
 class CompetingRatioLoss(LossModule):
@@ -181,7 +180,7 @@ class CompetingRatioLoss(LossModule):
     """
 
     title = "CRL"
-    line = CompetingRatio
+    line = staticmethod(competing_line)
 
     def __init__(
         self,
@@ -231,14 +230,14 @@ def focal_loss(
     the softmax posterior in place of the paper's sigmoid.
     """
     check_non_negative("gamma", gamma)
-    return _posterior_loss(logits, target, Focal(gamma) if gamma > 0 else CrossEntropy(), options)
+    return _posterior_loss(logits, target, focal_line(gamma), options)
 
 
 class FocalLoss(LossModule):
     """The softmax focal loss as a module; see `focal_loss`."""
 
     title = "focal"
-    line = Focal
+    line = staticmethod(focal_line)
 
     def __init__(
         self, weight: Tensor | None = None, *, gamma: float = 2.0, **options: Unpack[SharedOptions]
@@ -280,14 +279,14 @@ def taming_cross_entropy_loss(
     checked against the paper's text.
     """
     check_non_negative("a", a)
-    return _posterior_loss(logits, target, Taming(a) if a > 0 else CrossEntropy(), options)
+    return _posterior_loss(logits, target, taming_line(a), options)
 
 
 class TamingCrossEntropyLoss(LossModule):
     """The tamed cross-entropy loss as a module; see `taming_cross_entropy_loss`."""
 
     title = "TCE"
-    line = Taming
+    line = staticmethod(taming_line)
 
     def __init__(
         self, weight: Tensor | None = None, *, a: float = 0.8, **options: Unpack[SharedOptions]
@@ -303,6 +302,19 @@ class TamingCrossEntropyLoss(LossModule):
     def extra_repr(self) -> str:
         """Return the loss's own settings for `repr`."""
         return f"a={self.a}"
+
+
+def applied_line(loss: LossModule) -> Line | None:
+    """Return the function of the log-odds that a loss is for class indices, with its own settings.
+
+    None where it reads more: the competitors' posteriors, smoothed labels, class weights.
+
+    >>> applied_line(FocalLoss(gamma=0.0))
+    CrossEntropy()
+    """
+    if loss.line is None or loss.label_smoothing or loss.weight is not None:
+        return None
+    return type(loss).line(**{name: getattr(loss, name) for name in loss.own_options()})  # type: ignore[misc]
 
 
 def _check_clamp(clamp: float | None) -> None:

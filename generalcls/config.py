@@ -156,10 +156,11 @@ class GeneralRunConfig:
         resume: never, or auto (go on with what is in this folder; finished cells are never run again).
         allow_change: dotted keys whose value may differ from the previous run's.
         checkpoint_minutes: minutes between checkpoints of the models that are in training.
-        together: models trained side by side as one; 0 chooses by device and network.
+        together: models trained side by side as one; 0 chooses by device, network and free memory.
         precision: auto (float32 on a CPU, bfloat16 where a GPU has it), float32, bfloat16 or float64.
         deterministic: ask torch for deterministic algorithms (the same weights each time need it on a GPU).
-        compile: auto (on a GPU), on or off: torch.compile for the training step.
+        compile: torch.compile for the step of models side by side: auto (on a GPU, for more than 2,000 steps;
+            goes on without where it fails), on, or off.
         cache: where decoded images of folders are kept: auto (the user's cache folder), none, or a folder.
         track: loggers of installed packages that hear of every epoch and of the end; none by default.
     """

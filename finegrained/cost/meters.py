@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.models.classifier import Classifier
+from finetune.training.optimization.memory import TensorMemory
 from finetune.training.optimization.trial_steps import training_step
 
 
@@ -69,52 +67,6 @@ def parameters_read(module: nn.Module, result: Tensor) -> int:
     gradients = torch.autograd.grad(result.sum(), weights, allow_unused=True)
     pairs = zip(weights, gradients, strict=True)
     return sum(weight.numel() for weight, gradient in pairs if gradient is not None)
-
-
-class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all tensors alive inside the `with`, by their storages, on any device.
-
-    What a kernel takes and gives back within one operation is not seen, nor what an allocator rounds up or
-    keeps for later: a process needs more than `peak`.
-
-    Args:
-        held: tensors that are there already (weights, the batch); others made before are not counted.
-    """
-
-    def __init__(self, held: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._alive: set[int] = set()
-        for tensor in held:
-            self._see(tensor)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run the operation and count the storages that are new in its result."""
-        del types
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._see(leaf)
-        return result
-
-    def _see(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        name, size = (
-            id(storage),
-            storage.nbytes(),
-        )  # one Python object stands for a storage as long as it lives
-        if name in self._alive:
-            return
-        self._alive.add(name)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, name, size).atexit = False
-
-    def _forget(self, name: int, size: int) -> None:
-        self._alive.discard(name)
-        self.now -= size
 
 
 def step_bytes(core: Classifier, images: Tensor, target: Tensor) -> int:

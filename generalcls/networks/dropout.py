@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.errors import UsageError
-from finetune.seeding import derive_seed, numpy_generator
+from finetune.seeding import numpy_generator
+
+Drops = tuple[float, tuple[int, ...]]  # p, and the shape of the input without the batch
 
 LEVELS = 2**16  # a mask's random numbers are of 16 bits: exact enough, and quick to draw
 
@@ -57,48 +59,26 @@ class Dropout(nn.Module):
 
 
 def draw_masks(
-    dropouts: Mapping[str, tuple[float, tuple[int, ...]]],
-    seeds: Sequence[int],
-    counters: Sequence[int],
-    batch_size: int,
-    device: torch.device,
+    dropouts: Mapping[str, Drops], seeds: Sequence[int], counters: Sequence[int], batch_size: int
 ) -> dict[str, Tensor]:
     """Return {name: mask, bool (S, B, *shape)}: every seed's own, a function of it and the counters.
+
+    numpy draws them, more than twice as fast on a CPU as torch. On a GPU `philox.device_masks` draws others.
 
     Args:
         dropouts: {name: (p, shape of the input without the batch)}; p is rounded to 16 bits.
         seeds: S of them.
         counters: of the step, (epoch, step).
         batch_size: B.
-        device: where the masks are wanted, which decides who draws them: a GPU draws others than a CPU.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in dropouts}
     for seed in seeds if dropouts else ():
-        draw = _drawer(device, seed, counters)
+        numbers = numpy_generator(seed, "dropout", *counters)
         for name, (p, shape) in dropouts.items():
             # Maps lie in memory pixel by pixel, as the images do.
             apart = len(shape) == 3
             laid = (batch_size, *shape[1:], shape[0]) if apart else (batch_size, *shape)
-            mask = draw(laid, round(p * LEVELS))
+            drawn = np.frombuffer(numbers.bytes(2 * math.prod(laid)), dtype="<u2")
+            mask = torch.from_numpy(drawn >= round(p * LEVELS)).view(laid)
             found[name].append(mask.movedim(-1, 1) if apart else mask)
     return {name: torch.stack(masks) if len(masks) > 1 else masks[0][None] for name, masks in found.items()}
-
-
-def _drawer(
-    device: torch.device, seed: int, counters: Sequence[int]
-) -> Callable[[tuple[int, ...], int], Tensor]:
-    """Return what draws a mask of a shape: False with `level` in `LEVELS` chances."""
-    if device.type == "cpu":
-        numbers = numpy_generator(seed, "dropout", *counters)  # more than twice as fast there as torch's
-
-        def draw_there(shape: tuple[int, ...], level: int) -> Tensor:
-            drawn = np.frombuffer(numbers.bytes(2 * math.prod(shape)), dtype="<u2")
-            return torch.from_numpy(drawn >= level).view(shape)
-
-        return draw_there
-    generator = torch.Generator(device).manual_seed(derive_seed(seed, "dropout", *counters))
-
-    def draw(shape: tuple[int, ...], level: int) -> Tensor:
-        return torch.randint(0, LEVELS, shape, generator=generator, device=device, dtype=torch.int32) >= level
-
-    return draw

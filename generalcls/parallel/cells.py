@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -14,15 +15,17 @@ import torch
 from finetune.cli.console import progress, say
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.study.cells import LOSS, Cell, CellPlan, read_cell, write_cell
-from finetune.metrics.classification import macro_f1, top_k_accuracy
 from finetune.runs.config_file import config_changes
-from finetune.runs.files import atomic_file, remove_stale, to_plain
+from finetune.runs.files import remove_stale, to_plain
 from finetune.runs.folder import versions
 from finetune.runs.former_losses import FORMER
 from finetune.runs.lock import FolderLock
 from finetune.seeding import derive_seed, seed_torch
 from finetune.training.config import to_dict
+from finetune.training.failures import says_out_of_memory
 from finetune.training.loggers import RunFacts, run_files
+from finetune.training.optimization.compiling import compiles
+from finetune.training.optimization.memory import room
 from finetune.training.optimization.torch_settings import prepare_torch
 from generalcls.config import GeneralConfig
 from generalcls.data.datasets import GeneralData
@@ -33,17 +36,17 @@ from generalcls.networks.registry import (
     network_facts,
     suitable_network,
 )
+from generalcls.parallel.answers import PREDICTIONS, test_scores, write_predictions
 from generalcls.parallel.device_data import ResidentImages, Scaling
-from generalcls.parallel.dispatch import choose_numbers, computes_side_by_side, models_together
-from generalcls.parallel.engine import Training, memory_error
+from generalcls.parallel.dispatch import choose_numbers, computes_side_by_side
+from generalcls.parallel.engine import NoMemoryError, Training, memory_error
+from generalcls.parallel.memory_plan import MOST_TOGETHER, plan_memory
 from generalcls.parallel.model_stack import ModelStack
 from generalcls.parallel.objectives import StackObjective, has_plain_logits
 from generalcls.parallel.optimizers import Member
 from generalcls.parallel.progress import CellLog, Diary, curve_rows
 
-PREDICTIONS = "predictions.npz"
 IN_TRAINING = "in_training"
-TOP = 5
 
 
 class CellTrainer:
@@ -68,7 +71,17 @@ class CellTrainer:
         self.test_images = ResidentImages(data.test, device, self.scaling, self.dtype)
         first = self.build(0)
         self.parameters = count_parameters(first)
-        self.together = together or config.run.together or models_together(first, device)
+        asked = together or config.run.together
+        self.plan = plan_memory(
+            first,
+            (data.train.images.shape[3], *data.train.images.shape[1:3]),
+            config.train,
+            self.precision,
+            room(device),
+            side_by_side=computes_side_by_side(first, device, asked or MOST_TOGETHER),
+            dtype=self.dtype,
+        )
+        self.together = asked or self.plan.together
         self.side_by_side = computes_side_by_side(first, device, self.together)
         say(self.describe())
         if config.run.compile == "on" and not self.side_by_side:
@@ -141,22 +154,43 @@ class CellTrainer:
 
     def train(self, plans: Sequence[CellPlan]) -> None:
         """Train these cells, as many together as pays, leaving out those that another process holds."""
-        for start in range(0, len(plans), self.together):
+        start = 0
+        while start < len(plans):
             with ExitStack() as held:
                 chunk = list(_locked(plans[start : start + self.together], held))
                 chunk = [plan for plan in chunk if self.read(plan) is None]
-                if chunk:
-                    track = self.config.run.track
-                    logs = [held.enter_context(CellLog(plan, track=track)) for plan in chunk if track]
-                    told = f"cells {start + 1} to {start + len(chunk)} of {len(plans)}"
-                    if self.together == 1:
-                        told = f"cell {start + 1} of {len(plans)}: {chunk[0].arm.title}, seed {chunk[0].seed}"
-                    training = self.train_chunk(chunk, told, logs)
-                    for log in logs:
-                        cell = read_cell(log.plan.folder)
-                        log.end({} if cell is None else cell.scores, run_files(log.plan.folder))
-                    if training.checkpoint is not None:
-                        training.checkpoint.unlink(missing_ok=True)
+                if not chunk or self._train_kept(chunk, start, len(plans), held):
+                    start += self.together
+                    continue
+            self._halve_together(len(chunk))  # now that nothing holds the models any more
+
+    def _train_kept(self, chunk: Sequence[CellPlan], start: int, count: int, held: ExitStack) -> bool:
+        """Train these cells, of `count` in all; return False where memory ran out, and fewer are to train."""
+        track = self.config.run.track
+        logs = [held.enter_context(CellLog(plan, track=track)) for plan in chunk if track]
+        told = f"cells {start + 1} to {start + len(chunk)} of {count}"
+        if self.together == 1:
+            told = f"cell {start + 1} of {count}: {chunk[0].arm.title}, seed {chunk[0].seed}"
+        try:
+            training = self.train_chunk(chunk, told, logs)
+        except NoMemoryError:
+            if len(chunk) == 1:
+                raise
+            return False
+        for log in logs:
+            cell = read_cell(log.plan.folder)
+            log.end({} if cell is None else cell.scores, run_files(log.plan.folder))
+        if training.checkpoint is not None:
+            training.checkpoint.unlink(missing_ok=True)
+        return True
+
+    def _halve_together(self, models: int) -> None:
+        """Train half as many models together, and say so."""
+        self.together = max(1, min(models, self.together) // 2)
+        say(f"notice: out of memory with {models} models together: they begin again, {self.together} at once")
+        gc.collect()
+        if self.precision.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def train_chunk(self, plans: Sequence[CellPlan], told: str, logs: Sequence[CellLog] = ()) -> Training:
         """Train and test these cells together, keep each, and return the training.
@@ -180,9 +214,11 @@ class CellTrainer:
                 say(f"{told}: goes on after {diary.epochs_done:.4g} of {training.config.epochs} epochs")
             try:
                 training.run(diary.after_step, diary.after_epoch)
-            except torch.OutOfMemoryError as error:
-                raise memory_error(training.stack, error) from error
-        self._keep(plans, training)
+                self._keep(plans, training)
+            except RuntimeError as error:
+                if not says_out_of_memory(error):
+                    raise
+                raise memory_error(training.stack, error) from None
         for log in logs:
             log.saved()  # in cell.json
         return training
@@ -203,7 +239,6 @@ class CellTrainer:
             self.precision,
             side_by_side=computes_side_by_side(networks[0], self.precision.device, len(networks)),
             dtype=self.dtype,
-            compiled=self._compiles(),
         )
         members = [Member(plan.arm.name, plan.seed, plan.lr_factor) for plan in plans]
         objective = StackObjective.of([plan.arm for plan in plans]).to(self.precision.device)
@@ -221,11 +256,15 @@ class CellTrainer:
             checkpoint=self.folder / IN_TRAINING / f"{key}.pt",
             checkpoint_minutes=self.config.run.checkpoint_minutes,
             identity={"data": self.data.fingerprint, **self.settings()},
+            compiled=self.config.run.compile if self._compiles() else "off",
+            test_batch=self.plan.test_batch(len(plans)),
         )
 
     def _compiles(self) -> bool:
-        wish = self.config.run.compile
-        return wish == "on" or (wish == "auto" and self.precision.device.type == "cuda")
+        """Return whether the step is compiled; what compiling for one stack costs is spared the others."""
+        train, device = self.config.train, self.precision.device
+        steps = train.epochs * max(1, len(self.train_images) // train.batch_size)
+        return compiles(self.config.run.compile, device, steps)
 
     def _keep(self, plans: Sequence[CellPlan], training: Training) -> None:
         """Test every model once more than the curves did, at its end, and write its cell."""
@@ -274,37 +313,6 @@ def resolve_network(config: GeneralConfig, data: GeneralData) -> str:
     if config.network.name != "auto":
         return config.network.name
     return suitable_network(data.name, data.train.images.shape[1])
-
-
-def test_scores(logits: np.ndarray, target: np.ndarray) -> dict[str, float | None]:
-    """Return accuracy, macro-F1 and, above five classes, top-5 accuracy in per cent.
-
-    A prediction that is not a number, as a model that diverged gives it, is wrong, whatever the target.
-
-    Args:
-        logits: (N, K).
-        target: int64 (N,).
-    """
-    lost = ~np.isfinite(logits).all(axis=1)
-    if lost.any():
-        logits = np.where(lost[:, None], 0.0, logits)
-        logits[lost, target[lost]] = -1.0
-    preds, classes = logits.argmax(axis=1), logits.shape[1]
-    return {
-        "accuracy": 100 * float(np.mean(preds == target)),
-        "macro_f1": 100 * macro_f1(logits, target, classes),
-        "top5": 100 * top_k_accuracy(logits, target, TOP) if classes > TOP else None,
-    }
-
-
-def write_predictions(file: Path, logits: np.ndarray, target: np.ndarray) -> None:
-    """Write a cell's `target`, `preds` int64 (N,) and `log_odds` float32 (N,) of the true class."""
-    from core_losses import log_odds
-
-    truth = torch.from_numpy(np.ascontiguousarray(target))
-    odds = log_odds(torch.from_numpy(logits), truth).numpy()
-    with atomic_file(file) as stream:
-        np.savez_compressed(stream, target=target, preds=logits.argmax(axis=1), log_odds=odds)
 
 
 def _locked(plans: Sequence[CellPlan], held: ExitStack) -> Iterator[CellPlan]:

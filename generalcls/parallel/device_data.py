@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -84,14 +84,26 @@ class ResidentImages:
 
     def take(self, rows: Tensor) -> Tensor:
         """Return the images of these rows (any shape) as uint8 (..., H, W, C) on the device."""
+        if self.pictures is None:
+            return self.fetch(rows.cpu().numpy())
+        found = self.pictures.flatten(1).index_select(0, rows.flatten())  # whole rows: far quicker on a CPU
+        return found.view(*rows.shape, *self.pictures.shape[1:])
+
+    def fetch(self, rows: np.ndarray) -> Tensor:
+        """Return the images of these rows (any shape) from the host's memory, on the device.
+
+        A GPU gets them from page-locked memory, and nobody waits for it.
+        """
+        found = torch.from_numpy(np.ascontiguousarray(self.host[rows.ravel()]))
+        if self.device.type == "cuda":
+            found = found.pin_memory()
+        return found.to(self.device, non_blocking=True).view(*rows.shape, *found.shape[1:])
+
+    def span(self, first: int, last: int) -> Tensor:
+        """Return the images from `first` to before `last` as uint8 (N, H, W, C) on the device."""
         if self.pictures is not None:
-            return self.pictures[rows]
-        order = rows.cpu().numpy()
-        return (
-            torch.from_numpy(np.ascontiguousarray(self.host[order.ravel()]))
-            .to(self.device)
-            .view(*rows.shape, self.height, self.width, self.channels)
-        )
+            return self.pictures[first:last]
+        return self.fetch(np.arange(first, min(last, len(self))))
 
     def scaled(self, pictures: Tensor) -> Tensor:
         """Return uint8 (..., H, W, C) as network input (..., C, H, W), in memory pixel by pixel."""
@@ -135,7 +147,17 @@ class Batches:
             self,
             torch.from_numpy(orders).to(device),
             None if moves is None else torch.from_numpy(moves).to(device),
+            orders if self.images.pictures is None else None,
         )
+
+    def load(self, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Return a step's network input (S, B, C, H, W) and targets int64 (S, B)."""
+        images = self.images
+        pictures = images.take(drawn.rows) if drawn.pictures is None else drawn.pictures
+        if drawn.moves is not None:
+            pictures = move(pictures, drawn.moves, repeat_edge=self.augment == "shift_flip")
+        target = images.target.index_select(0, drawn.rows.flatten())
+        return images.scaled(pictures), target.view(drawn.rows.shape)
 
     @property
     def reach(self) -> int:
@@ -151,25 +173,47 @@ class Batches:
         return np.concatenate([shifts, mirrored], axis=1)
 
 
+class Drawn(NamedTuple):
+    """Which images a step shows to every seed, and moved how.
+
+    Args:
+        rows: int64 (S, B).
+        moves: int64 (S, B, 3), or None.
+        pictures: uint8 (S, B, H, W, C) where the images are not on the device, else None.
+    """
+
+    rows: Tensor
+    moves: Tensor | None
+    pictures: Tensor | None
+
+
 @dataclass(frozen=True)
 class EpochBatches:
-    """One epoch's plan: `order` int64 (S, N), `moves` int64 (S, N, 3) or None."""
+    """One epoch's plan.
+
+    Args:
+        plan: what it is an epoch of.
+        order: int64 (S, N) on the device.
+        moves: int64 (S, N, 3), or None.
+        host_order: `order` in the host's memory where the images are there, else None.
+    """
 
     plan: Batches
     order: Tensor
     moves: Tensor | None
+    host_order: np.ndarray | None = None
+
+    def draw(self, step: int) -> Drawn:
+        """Return what a step shows; where the images are on the device these are views, and nothing moves."""
+        places = slice(step * self.plan.batch_size, (step + 1) * self.plan.batch_size)
+        moves = None if self.moves is None else self.moves[:, places]
+        host = self.host_order
+        pictures = None if host is None else self.plan.images.fetch(host[:, places])
+        return Drawn(self.order[:, places], moves, pictures)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return a step's network input (S, B, C, H, W) and targets int64 (S, B)."""
-        start = step * self.plan.batch_size
-        rows = self.order[:, start : start + self.plan.batch_size]
-        images = self.plan.images
-        if self.moves is None:
-            pictures = images.take(rows)
-        else:
-            moves = self.moves[:, start : start + self.plan.batch_size]
-            pictures = move(images.take(rows), moves, repeat_edge=self.plan.augment == "shift_flip")
-        return images.scaled(pictures), images.target[rows]
+        return self.plan.load(self.draw(step))
 
 
 def move(pictures: Tensor, moves: Tensor, *, repeat_edge: bool) -> Tensor:

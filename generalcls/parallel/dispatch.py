@@ -9,10 +9,7 @@ import torch
 from finetune.errors import UsageError
 from finetune.training.optimization.precision import Precision, choose_precision
 from generalcls.config import GeneralConfig
-from generalcls.networks.registry import Network, count_parameters
-
-WEIGHTS_TOGETHER = 2e8  # weights of all models that train together, where --run.together leaves it open
-MOST_TOGETHER = 64
+from generalcls.networks.registry import Network
 
 
 def study_device(wish: str) -> str:
@@ -59,10 +56,3 @@ def computes_side_by_side(network: Network, device: torch.device, count: int) ->
     if device.type != "cpu" or count == 1:
         return False
     return not any(isinstance(part, torch.nn.Conv2d) for part in network.modules())
-
-
-def models_together(network: Network, device: torch.device) -> int:
-    """Return how many such models train together where nobody asked for a number."""
-    if not computes_side_by_side(network, device, MOST_TOGETHER):
-        return 1
-    return int(max(1, min(MOST_TOGETHER, WEIGHTS_TOGETHER // count_parameters(network))))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,15 +18,17 @@ from finetune.runs.files import to_plain
 from finetune.runs.former_epochs import counted_from_one
 from finetune.runs.interrupts import StopRequest
 from finetune.training.checkpoint import load_checkpoint, save_checkpoint
+from finetune.training.failures import says_out_of_memory
+from finetune.training.optimization.compiling import compiled_or_eager, nothing_kept
 from generalcls.config import GeneralTrainConfig
 from generalcls.networks.dropout import draw_masks
-from generalcls.parallel.device_data import Batches, ResidentImages
+from generalcls.networks.philox import device_masks, mask_keys
+from generalcls.parallel.device_data import Batches, Drawn, EpochBatches, ResidentImages
 from generalcls.parallel.epoch_metrics import SUMS, epoch_row, step_sums
-from generalcls.parallel.model_stack import ModelStack
-from generalcls.parallel.objectives import StackObjective
+from generalcls.parallel.memory_plan import TEST_IMAGES
+from generalcls.parallel.model_stack import ModelStack, Objective
+from generalcls.parallel.objectives import Learned, StackObjective
 from generalcls.parallel.optimizers import Member, build_optimizer, hand_over_gradients, rate_factor
-
-TEST_BATCH = 500
 
 
 @dataclass
@@ -44,6 +46,9 @@ class Training:
         checkpoint_minutes: how often.
         identity: the data and settings as plain values; a checkpoint of others is not gone on from.
         after_save: called when a checkpoint was written.
+        compiled: compile the step of models side by side: "auto" goes on without where that fails, "on" does
+            not; "off".
+        test_batch: test images that are shown at once; it is halved where memory runs out.
     """
 
     stack: ModelStack
@@ -56,6 +61,8 @@ class Training:
     checkpoint_minutes: float = 5.0
     identity: Mapping[str, Any] = field(default_factory=dict)
     after_save: Callable[[], None] | None = None
+    compiled: Literal["auto", "on", "off"] = "off"
+    test_batch: int = TEST_IMAGES
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -73,11 +80,20 @@ class Training:
         probe = torch.zeros(shape, dtype=self.train.dtype)
         self.dropouts = self.stack.dropout_shapes(probe)
         self._index = torch.tensor(self.rows, device=self.train.device)
+        self._together = self._learn_together
+        # A view of one tensor is a step's number on the device: a number from the host would be copied.
+        self._numbers = torch.arange(self.total_steps, device=self.train.device)
+        self._keys = mask_keys(self.seeds, self.train.device)
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
         return self.config.epochs * self.batches.steps_per_epoch
+
+    @property
+    def images_a_step(self) -> int:
+        """Images that all models together see in a step."""
+        return min(self.config.batch_size, len(self.train)) * len(self.members)
 
     def gradient_ratio(self, name: str, seed: int) -> float | None:
         """Return a model's summed gradient magnitude over cross-entropy's; None where the latter is zero."""
@@ -95,16 +111,17 @@ class Training:
         Raises InterruptedStudyError after saving when a signal asks for it. A model whose loss stops being
         finite goes on to the end and is scored as it is: in a study a loss that diverges is a result.
         """
+        if self.compiled != "off" and self.stack.side_by_side:
+            self._compile(by_name=self.compiled == "on")
         with StopRequest() as stop:
             last_save = lap = time.monotonic()
             while self.epoch < self.config.epochs:
                 plan = self.batches.epoch(self.epoch)
                 while self.step < self.batches.steps_per_epoch:
-                    images, target = plan.batch(self.step)
-                    self.train_step(images, target)
+                    self.train_step(plan)
                     self.step += 1
                     if after_step is not None:
-                        after_step(target.shape[1] * len(self.members))
+                        after_step(self.images_a_step)
                     now = time.monotonic()
                     due = now - last_save > 60 * self.checkpoint_minutes
                     if (stop.requested or due) and self.checkpoint is not None:
@@ -124,35 +141,99 @@ class Training:
                     self.save()
                 raise _stopped(stop)
 
-    def train_step(self, images: Tensor, target: Tensor) -> None:
-        """Do one step of every model on its seed's batch: images (S, B, C, H, W), target (S, B)."""
-        done = self.epoch * self.batches.steps_per_epoch + self.step
+    def train_step(self, plan: EpochBatches) -> None:
+        """Do one step of every model on its seed's batch: the step `self.step` of an epoch's plan."""
+        drawn, done = plan.draw(self.step), self.epoch * self.batches.steps_per_epoch + self.step
         self._set_rates(done)
-        each, preds = target[self._index], list[Tensor]()
-
-        def objective(
-            models: slice, embedding: Tensor, weight: Tensor, bias: Tensor | None
-        ) -> tuple[Tensor, Tensor]:
-            losses, logits = self.objective(models, embedding, weight, bias, each, done)
-            preds.append(self.objective.preds(models, embedding, weight, bias, logits))
-            return losses, logits
-
-        masks = self._masks(target.shape[1])
-        losses, logits, grads = self.stack.train_step(images, self.rows, masks, objective)
+        self.optimizer.zero_grad()  # it holds the last step's gradients, as large as the weights
+        with self.stack.precision.products():
+            if self.stack.side_by_side:
+                self._backward_together(drawn, done)
+            else:
+                images, target = self.batches.load(drawn)
+                objective = self._objective(target.index_select(0, self._index), done)
+                masks = self._masks(target.shape[1], done)
+                self.sums += step_sums(self.stack.train_step(images, self.rows, masks, objective))
         hand_over_gradients(self.optimizer, self.stack)
         self.optimizer.step()
-        self.sums += step_sums(losses, logits, grads, each, torch.cat(preds)).to(self.sums)
+
+    def _backward_together(self, drawn: Drawn, done: int) -> None:
+        self.stack.begin_step()
+        on_cpu, number = self.train.device.type == "cpu", self._numbers[done]
+        masks = self._masks(drawn.rows.shape[1], done) if on_cpu else {}
+        plain = on_cpu and self._together == self._learn_together  # every bit as it always was
+        logits, grads = self._together(drawn, done if plain else number, masks)
+        logits.backward(grads)  # type: ignore[no-untyped-call]
+
+    def _learn_together(
+        self, drawn: Drawn, number: int | Tensor, masks: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of all models, with their graph, and the gradient to go backward from.
+
+        On a GPU everything in a step that is not backward or the update is in here, as one graph to compile.
+        """
+        images, target = self.batches.load(drawn)
+        objective = self._objective(target.index_select(0, self._index), number)
+        if not masks and isinstance(number, Tensor):
+            masks = self._device_masks(target.shape[1], number)
+        logits, learned = self.stack.forward_together(images, self._index, masks, objective)
+        self.sums.add_(step_sums(learned))
+        return logits, learned.grads
+
+    def _compile(self, *, by_name: bool) -> None:
+        """Compile the step, in a rehearsal of which nothing stays; without, where that fails."""
+        drawn = self.batches.epoch(self.epoch).draw(self.step)
+        done = self.epoch * self.batches.steps_per_epoch + self.step
+        torch.compiler.reset()  # other stacks were of other sizes, and are done
+        self._together = torch.compile(self._learn_together, fullgraph=True, dynamic=False)
+
+        def rehearse() -> None:
+            with self.stack.precision.products():
+                self._backward_together(drawn, done)
+
+        def to_eager() -> None:
+            self._together = self._learn_together
+
+        with nothing_kept(self.stack.params.values(), [*self.stack.buffers.values(), self.sums]):
+            compiled_or_eager(rehearse, to_eager, by_name=by_name)
+
+    def _objective(self, target: Tensor, done: int | Tensor) -> Objective:
+        """Return what the models minimise at a step, for the targets (M, B) of all."""
+
+        def learn(
+            models: slice, embedding: Tensor, weight: Tensor, bias: Tensor | None
+        ) -> tuple[Tensor, Learned]:
+            return self.objective(models, embedding, weight, bias, target, done)
+
+        return learn
 
     def evaluate(self) -> np.ndarray:
         """Return every model's logits for the test images, float32 (M, N, K), in the images' order."""
-        parts = []
-        for start in range(0, len(self.test), TEST_BATCH):
-            rows = torch.arange(start, min(start + TEST_BATCH, len(self.test)), device=self.test.device)
-            images = self.test.scaled(self.test.take(rows))
-            with self.stack.precision.in_float32().products():
-                answers = [self.objective.answers(*found) for found in self.stack.embeddings(images)]
-            parts.append(torch.cat(answers).float().cpu())
+        parts, start = [], 0
+        while start < len(self.test):
+            try:
+                parts.append(self._answers(start, start + self.test_batch))
+            except RuntimeError as error:
+                if self.test_batch == 1 or not says_out_of_memory(error):
+                    raise
+                self._halve_test_batch()
+                continue
+            start += self.test_batch
         return torch.cat(parts, dim=1).numpy()
+
+    def _answers(self, first: int, last: int) -> Tensor:
+        """Return all models' logits for the test images from `first` to before `last`, on the CPU."""
+        images = self.test.scaled(self.test.span(first, last))
+        with self.stack.precision.in_float32().products():
+            answers = [self.objective.answers(*found) for found in self.stack.embeddings(images)]
+        return torch.cat(answers).float().cpu()
+
+    def _halve_test_batch(self) -> None:
+        """Test on half as many images at once, and say so."""
+        before, self.test_batch = self.test_batch, self.test_batch // 2
+        say(f"notice: out of memory when testing on {before} images at once: from now on {self.test_batch}")
+        if self.test.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -211,9 +292,15 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
 
-    def _masks(self, batch_size: int) -> dict[str, Tensor]:
+    def _masks(self, batch_size: int, done: int) -> dict[str, Tensor]:
         """Return dropout's masks, a function of (seed, epoch, step): one per seed, shared by its models."""
-        return draw_masks(self.dropouts, self.seeds, (self.epoch, self.step), batch_size, self.train.device)
+        moment = divmod(done, self.batches.steps_per_epoch)
+        return draw_masks(self.dropouts, self.seeds, moment, batch_size)
+
+    def _device_masks(self, batch_size: int, done: Tensor) -> dict[str, Tensor]:
+        """Return the same function's masks as a GPU draws them."""
+        steps = self.batches.steps_per_epoch
+        return device_masks(self.dropouts, self._keys, done // steps, done % steps, batch_size)
 
     def _close_epoch(self) -> None:
         last = self.epoch + 1 == self.config.epochs
@@ -242,9 +329,14 @@ def _stopped(stop: StopRequest) -> InterruptedStudyError:
     )
 
 
-def memory_error(stack: ModelStack, error: torch.OutOfMemoryError) -> ResourceError:
+class NoMemoryError(ResourceError):
+    """The models of a stack do not fit into the device's memory."""
+
+
+def memory_error(stack: ModelStack, error: Exception) -> NoMemoryError:
     """Return the error that says how to train in less memory."""
-    return ResourceError(
-        f"{stack.count} models side by side do not fit into the GPU's memory ({error}); give --run.together "
-        f"{max(1, stack.count // 2)} or a smaller --train.batch_size"
+    many = f"{stack.count} models together do" if stack.count > 1 else "the model does"
+    fewer = f"--run.together {stack.count // 2} or " if stack.count > 1 else ""
+    return NoMemoryError(
+        f"{many} not fit into the memory ({error}); give {fewer}a smaller --train.batch_size"
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core_losses import log_odds
+from generalcls.parallel.objectives import Learned
 
 SUMS = ("loss", "right", "images", "factor", "factors", "push", "q")
 
@@ -26,20 +26,19 @@ def epoch_row(epoch: int, sums: Mapping[str, float], error: float | None) -> dic
     return row if error is None else {**row, "test_error": error}
 
 
-def step_sums(losses: Tensor, logits: Tensor, grads: Tensor, target: Tensor, preds: Tensor) -> Tensor:
-    """Return what a step adds to `SUMS`, (M, 7).
+def step_sums(learned: Learned) -> Tensor:
+    """Return what a step adds to `SUMS`, float64 (M, 7).
 
     push = -dL/dz_c of an image's own loss, q = 1 - p_c, cross-entropy's; their ratio is by how
     much the image's gradient magnitude exceeds cross-entropy's. Images of q = 0, beyond the number format,
     have none.
     """
-    count = target.shape[1]
-    index = target[..., None]
-    push = -grads.gather(-1, index)[..., 0] * count
-    q = torch.sigmoid(-log_odds(logits.flatten(0, 1), target.flatten())).view(target.shape)
+    losses, push, count = learned.losses, learned.push, learned.push.shape[1]
+    q = torch.sigmoid(-learned.odds)
     told = q > 0
     factor = torch.where(told, push / torch.where(told, q, 1), 0)
-    right = (preds == target).sum(1)
-    ones = torch.full_like(losses, count)
-    columns = (losses * count, right, ones, factor.sum(1), told.sum(1), push.sum(1), q.sum(1))
-    return torch.stack([column.to(torch.float64) for column in columns], dim=1)
+    real = torch.stack([factor, push, q]).sum(-1).to(torch.float64)
+    counts = torch.stack([learned.right, told]).sum(-1).to(torch.float64)
+    lost = (losses * count).to(torch.float64)
+    columns = (lost, counts[0], torch.full_like(lost, count), real[0], counts[1], real[1], real[2])
+    return torch.stack(columns, dim=1)

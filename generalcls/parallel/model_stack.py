@@ -9,8 +9,9 @@ ones).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,26 @@ from torch import Tensor, nn
 from finetune.training.optimization.precision import Precision
 from generalcls.networks.dropout import Dropout
 from generalcls.networks.registry import Network
+from generalcls.parallel.objectives import Learned
 
-# (models, embedding (m, B, D), weight (m, K, D), bias (m, K) or None) -> losses (m,), logits (m, B, K)
-Objective = Callable[[slice, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 WEIGHT, BIAS = "classifier.weight", "classifier.bias"
+
+
+class Objective(Protocol):
+    """What the models of a step minimise."""
+
+    def __call__(
+        self, models: slice, embedding: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Learned]:
+        """Return logits (m, B, K) with their graph, and what is learned from them.
+
+        Args:
+            models: which of all models these are.
+            embedding: (m, B, D).
+            weight: (m, K, D).
+            bias: (m, K), or None.
+        """
+        ...
 
 
 class ModelStack:
@@ -32,7 +49,6 @@ class ModelStack:
         precision: device and number format.
         side_by_side: compute all at once (vmap), or one by one.
         dtype: of the weights: float32, or float64 for exact comparisons.
-        compiled: wrap the side-by-side features in torch.compile.
 
     Attributes:
         params, buffers: by name, (M, *shape).
@@ -45,7 +61,6 @@ class ModelStack:
         *,
         side_by_side: bool,
         dtype: torch.dtype = torch.float32,
-        compiled: bool = False,
     ) -> None:
         self.precision, self.side_by_side, self.count = precision, side_by_side, len(networks)
         first = networks[0]
@@ -66,16 +81,14 @@ class ModelStack:
         self.decays = {name: parameter.ndim > 1 for name, parameter in first.named_parameters()}
         self.parameters_each = sum(parameter.numel() for parameter in first.parameters())
         self.grads: dict[str, Tensor] = {}
-        self._rows: dict[tuple[int, ...], Tensor] = {}
         if side_by_side:
-            skeleton = _Features(copy.deepcopy(networks[0]).to(device="meta"))
-            self._skeleton = skeleton
+            self._skeleton = _Features(copy.deepcopy(networks[0]).to(device="meta"))
             self._mapped = torch.func.vmap(self._features_of, randomness="error")
-            if compiled:
-                self._mapped = torch.compile(self._mapped)
         else:
-            self.grads = {name: torch.zeros_like(value) for name, value in self.params.items()}
+            if self.count > 1:
+                self.grads = {name: torch.zeros_like(value) for name, value in self.params.items()}
             self._members = [self._bound(copy.deepcopy(network), m) for m, network in enumerate(networks)]
+            self._own = [dict(network.named_parameters()) for network in self._members]
 
     def dropout_shapes(self, images: Tensor) -> dict[str, tuple[float, tuple[int, ...]]]:
         """Return {name: (p, shape of its input without the batch)} of every dropout, from one image."""
@@ -87,37 +100,56 @@ class ModelStack:
 
     def train_step(
         self, images: Tensor, rows: Sequence[int], masks: Mapping[str, Tensor], objective: Objective
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fill every model's gradients for one batch.
+    ) -> Learned:
+        """Fill the gradients of models that train one by one, and return what they learned.
 
         Args:
             images: (S, B, C, H, W), one batch per seed.
             rows: for each model the seed's position, length M.
             masks: dropout's masks by module name, bool (S, B, *shape).
             objective: what each model minimises.
-
-        Returns:
-            losses (M,), logits (M, B, K) and the gradient of the sum of losses in the logits, all detached.
         """
-        if self.side_by_side:
-            return self._step_together(images, rows, masks, objective)
-        for grad in self.grads.values():
-            grad.zero_()
         parts = []
         for m, network in enumerate(self._members):
-            network.train()
+            if not network.training:
+                network.train()
+            for parameter in self._own[m].values():
+                parameter.grad = None
             for name, mask in masks.items():
                 cast(Dropout, network.get_submodule(name)).keep = mask[rows[m]]
-            with self.precision.autocast():
+            with self._format():
                 embedding = network.features(images[rows[m]])
             layer = network.classifier
             bias = None if layer.bias is None else layer.bias[None]
-            loss, logits = objective(slice(m, m + 1), embedding[None], layer.weight[None], bias)
-            logits.retain_grad()
-            loss.sum().backward()  # type: ignore[no-untyped-call]
-            parts.append((loss.detach(), logits.detach(), cast(Tensor, logits.grad)))
-        losses, logits, grads = (torch.cat(part) for part in zip(*parts, strict=True))
-        return losses, logits, grads
+            logits, learned = objective(slice(m, m + 1), embedding[None], layer.weight[None], bias)
+            logits.backward(learned.grads)  # type: ignore[no-untyped-call]
+            self._collect(m)
+            parts.append(learned)
+        return Learned.of(parts)
+
+    def forward_together(
+        self, images: Tensor, index: Tensor, masks: Mapping[str, Tensor], objective: Objective
+    ) -> tuple[Tensor, Learned]:
+        """Return the logits (M, B, K) of models side by side, with their graph, and what they learn.
+
+        Args:
+            images: (S, B, C, H, W), one batch per seed.
+            index: for each model the seed's position, int64 (M,).
+            masks: dropout's masks by module name, bool (S, B, *shape).
+            objective: what each model minimises.
+        """
+        given = dict(self.buffers)
+        given.update({f"{name}.keep": mask.index_select(0, index) for name, mask in masks.items()})
+        with self._format():
+            embedding = self._mapped(self.params, given, images.index_select(0, index))
+        return objective(slice(0, self.count), embedding, self.params[WEIGHT], self.params.get(BIAS))
+
+    def begin_step(self) -> None:
+        """Forget the gradients of models side by side, which then learn."""
+        if not self._skeleton.training:
+            self._skeleton.train()
+        for value in self.params.values():
+            value.grad = None
 
     @torch.inference_mode()
     def embeddings(self, images: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
@@ -139,7 +171,7 @@ class ModelStack:
             yield slice(m, m + 1), embedding, weight[m : m + 1], None if bias is None else bias[m : m + 1]
 
     def gradient(self, name: str) -> Tensor:
-        """Return a parameter's gradient after `train_step`, (M, *shape); zeros where nothing read it."""
+        """Return a parameter's gradient after a step, (M, *shape); zeros where nothing read it."""
         if not self.side_by_side:
             return self.grads[name]
         found = self.params[name].grad
@@ -162,29 +194,21 @@ class ModelStack:
         both = {**self.params, **self.buffers}
         return {name: value[m].detach().clone() for name, value in both.items()}
 
-    def _step_together(
-        self, images: Tensor, rows: Sequence[int], masks: Mapping[str, Tensor], objective: Objective
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        index = self._on_device(tuple(rows))
-        self._skeleton.train()
-        for value in self.params.values():
-            value.grad = None
-        given = dict(self.buffers)
-        given.update({f"{name}.keep": mask[index] for name, mask in masks.items()})
-        with self.precision.autocast():
-            embedding = self._mapped(self.params, given, images[index])
-        losses, logits = objective(
-            slice(0, self.count), embedding, self.params[WEIGHT], self.params.get(BIAS)
-        )
-        logits.retain_grad()
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        return losses.detach(), logits.detach(), cast(Tensor, logits.grad)
+    def _format(self) -> AbstractContextManager[object]:
+        """Return the context of the format; how float32 is computed is set outside of a compiled step."""
+        half = self.precision.dtype != torch.float32
+        return self.precision.autocast() if half else nullcontext()
 
-    def _on_device(self, rows: tuple[int, ...]) -> Tensor:
-        """Return the seeds' positions on the device, copied there once: they are the same at every step."""
-        if rows not in self._rows:
-            self._rows = {rows: torch.tensor(rows, device=self.precision.device)}
-        return self._rows[rows]
+    def _collect(self, m: int) -> None:
+        """Put the gradients of model m beside those of the others; of a single model they are all."""
+        for name, parameter in self._own[m].items():
+            grad = parameter.grad
+            if self.count == 1:
+                self.grads[name] = torch.zeros_like(self.params[name]) if grad is None else grad[None]
+            elif grad is None:
+                self.grads[name][m].zero_()
+            else:
+                self.grads[name][m].copy_(grad)
 
     def _features_of(
         self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], images: Tensor
@@ -193,12 +217,10 @@ class ModelStack:
         return cast(Tensor, torch.func.functional_call(self._skeleton, values, (images,)))
 
     def _bound(self, network: Network, m: int) -> Network:
-        """Return the network with slice m of the stacked tensors for its weights, buffers and gradients."""
+        """Return the network with slice m of the stacked tensors for its weights and buffers."""
         for name, value in self.params.items():
             owner, _, leaf = name.rpartition(".")
-            parameter = nn.Parameter(value[m])
-            parameter.grad = self.grads[name][m]
-            setattr(network.get_submodule(owner), leaf, parameter)
+            setattr(network.get_submodule(owner), leaf, nn.Parameter(value[m]))
         own = {**{name: value[m] for name, value in self.buffers.items()}, **self.fixed}
         for name, value in own.items():
             owner, _, leaf = name.rpartition(".")

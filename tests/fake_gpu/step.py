@@ -202,11 +202,10 @@ def check(learner: Learner) -> None:
         assert (weight.device.type, weight.dtype) == ("cuda", torch.float32), name
 
 
-def main() -> None:
-    """Print what each case copies and reads."""
+def believing_in_devices() -> None:
+    """Let the autograd engine believe in a device while it goes backward, and autocast in one that scales."""
     devices = ctypes.CDLL(os.environ["FAKE_DEVICES"])
     devices.fake_devices(0)
-    np.random.seed(0)
     backward = torch.autograd._engine_run_backward
 
     def believing(*given: Any, **named: Any) -> Any:
@@ -219,6 +218,12 @@ def main() -> None:
 
     torch.autograd._engine_run_backward = believing
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False  # autocast asks
+
+
+def main() -> None:
+    """Print what each case copies and reads."""
+    np.random.seed(0)
+    believing_in_devices()
     LossWatch.look = lambda watch: watch.recent.clear()  # type: ignore[method-assign]  # one read in 20 steps
     found = {}
     for name, dtype in HALVES.items():

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,23 +22,37 @@ PARTNERS = f"pinned {2 * COUNT}"  # the target, and which image each is mixed wi
 
 @pytest.mark.exhaustive
 def test_a_step_copies_images_and_targets_from_pinned_memory_and_reads_nothing(tmp_path: Path) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs Linux and a C compiler")
-    library, answer = tmp_path / "devices.so", tmp_path / "copies.json"
-    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, HERE / "devices.c"]
-    subprocess.run(command, check=True)
-    environment = {**os.environ, "LD_PRELOAD": str(library), "FAKE_DEVICES": str(library)}
-    run = [sys.executable, "-m", "tests.fake_gpu.step", str(answer)]
-    done = subprocess.run(
-        run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    answer = answers_of("tests.fake_gpu.step", tmp_path)
     expected = {f"{case}, {name}": copies_of(case) for name in HALVES for case in CASES}
     expected |= {f"linear, {loss}": [IMAGES, TARGET] for loss in LOSSES}
     expected |= {mixed: [IMAGES, PARTNERS] for mixed in MIXES}
     expected["evaluation"] = [IMAGES]
-    assert json.loads(answer.read_text()) == expected
+    assert answer == expected
+
+
+@pytest.mark.exhaustive
+def test_a_general_step_copies_nothing_but_images_that_lie_with_the_host(tmp_path: Path) -> None:
+    answer = answers_of("tests.fake_gpu.general", tmp_path)
+    assert answer.pop("from the host") == ["pinned 16x8x8x1"]
+    assert len(answer) == 11
+    assert not any(answer.values()), answer
+
+
+def answers_of(module: str, folder: Path) -> Any:
+    """Return what a program of this room finds, with a library in place of the driver's."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C compiler")
+    library, answer = folder / "devices.so", folder / "copies.json"
+    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, HERE / "devices.c"]
+    subprocess.run(command, check=True)
+    environment = {**os.environ, "LD_PRELOAD": str(library), "FAKE_DEVICES": str(library)}
+    run = [sys.executable, "-m", module, str(answer)]
+    done = subprocess.run(
+        run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(answer.read_text())
 
 
 def copies_of(case: str) -> list[str]:

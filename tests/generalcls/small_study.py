@@ -66,7 +66,7 @@ def training(
     factors: list[float] | None = None,
     dtype: torch.dtype = torch.float64,
     checkpoint=None,
-    compiled: bool = False,
+    compiled: str = "off",
     **options,
 ) -> Training:
     """Return a training of these cells on 40 images, tested on 20 others."""
@@ -78,7 +78,6 @@ def training(
         precision,
         side_by_side=side_by_side,
         dtype=dtype,
-        compiled=compiled,
     )
     factors = factors or [1.0] * len(cells)
     return Training(
@@ -89,4 +88,5 @@ def training(
         ResidentImages(tested, CPU, scaling, dtype),
         replace(GeneralTrainConfig(epochs=2, batch_size=8, lr=0.1), **options),
         checkpoint=checkpoint,
+        compiled=compiled,
     )

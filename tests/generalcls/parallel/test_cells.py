@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from finetune.errors import DataError
+from finetune.errors import DataError, ResourceError
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import CellPlan, cell_folder, read_cell
 from finetune.runs.lock import FolderLock
@@ -21,8 +21,10 @@ from generalcls.config import (
 )
 from generalcls.data.datasets import read_general_data
 from generalcls.parallel import cells
-from generalcls.parallel.cells import CellTrainer, test_scores
+from generalcls.parallel.answers import PREDICTIONS, test_scores
+from generalcls.parallel.cells import CellTrainer
 from generalcls.parallel.device_data import Scaling
+from generalcls.parallel.engine import Training
 from tests.generalcls.small_study import arms
 
 DATA = GeneralDataConfig(train_fraction=0.1, test_fraction=0.2)
@@ -51,7 +53,7 @@ def test_cells_are_kept_with_scores_answers_and_facts(tmp_path):
     for plan in todo:
         cell = found.read(plan)
         assert cell is not None
-        answers = np.load(plan.folder / cells.PREDICTIONS)
+        answers = np.load(plan.folder / PREDICTIONS)
         right = answers["preds"] == answers["target"]
         assert cell.scores["accuracy"] == pytest.approx(100 * right.mean())
         f1 = f1_score(answers["target"], answers["preds"], average="macro")
@@ -143,7 +145,7 @@ def test_a_loss_that_is_cross_entropy_gives_its_very_scores(tmp_path):
     found = trainer(tmp_path)
     todo = plans(tmp_path, ["cel", "focal:gamma=0"], [0])
     found.train(todo)
-    same = [np.load(plan.folder / cells.PREDICTIONS) for plan in todo]
+    same = [np.load(plan.folder / PREDICTIONS) for plan in todo]
     assert (same[0]["preds"] == same[1]["preds"]).all()
     assert (same[0]["log_odds"] == same[1]["log_odds"]).all()
 
@@ -226,3 +228,37 @@ def test_networks_that_make_tables_for_themselves_train_side_by_side(tmp_path):
     images = torch.rand(1, 3, 32, 32)
     [(_, embedding, *_)] = stack.embeddings(images)
     torch.testing.assert_close(embedding[0], network.eval().features(images), rtol=1e-4, atol=1e-5)
+
+
+def out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_where_memory_runs_out_half_as_many_train_together(tmp_path, monkeypatch, capsys):
+    todo = plans(tmp_path / "small")
+    trainer(tmp_path / "plain").train(plans(tmp_path / "plain"))
+    step = Training.train_step
+    monkeypatch.setattr(
+        Training,
+        "train_step",
+        lambda own, plan: out_of_memory() if len(own.members) > 2 and own.step else step(own, plan),
+    )
+    trainer(tmp_path / "small").train(todo)
+    told = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
+    assert told == ["notice: out of memory with 4 models together: they begin again, 2 at once"]
+    for plan, other in zip(todo, plans(tmp_path / "plain"), strict=True):
+        assert read_cell(plan.folder).scores == read_cell(other.folder).scores
+        assert read_cell(plan.folder).facts["together"] == 2
+
+
+def test_one_model_without_memory_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(Training, "train_step", lambda own, plan: out_of_memory())
+    with pytest.raises(ResourceError, match=r"the model does not fit .* smaller --train.batch_size"):
+        trainer(tmp_path).train(plans(tmp_path, ["cel"], [0]))
+
+
+def test_a_study_goes_by_the_memory_that_is_free(tmp_path, monkeypatch):
+    each = trainer(tmp_path).plan.training
+    monkeypatch.setattr(cells, "room", lambda device: 5 * each + each // 2)
+    assert trainer(tmp_path).together == 5
+    assert trainer(tmp_path, together=9).together == 9

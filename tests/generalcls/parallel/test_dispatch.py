@@ -8,8 +8,7 @@ import torch
 import finetune.training.optimization.precision
 from finetune.errors import UsageError
 from generalcls.config import GeneralConfig, GeneralRunConfig
-from generalcls.networks.registry import build_network
-from generalcls.parallel.dispatch import choose_numbers, computes_side_by_side, models_together, study_device
+from generalcls.parallel.dispatch import choose_numbers, computes_side_by_side, study_device
 from tests.generalcls.small_study import network
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -43,7 +42,3 @@ def test_who_trains_together():
     assert not computes_side_by_side(network("mlp", 0), CPU, 1)
     assert not computes_side_by_side(network("mnist_cnn", 0), CPU, 2)
     assert computes_side_by_side(network("mnist_cnn", 0), CUDA, 1)
-    assert models_together(network("mlp", 0), CPU) == 64
-    assert models_together(network("mnist_cnn", 0), CPU) == 1
-    large = build_network("resnet34", channels=3, image_size=32, num_classes=10)
-    assert models_together(large, CUDA) == 9  # of 21.3 million weights

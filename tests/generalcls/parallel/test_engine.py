@@ -11,11 +11,13 @@ from torch.nn import functional as F
 
 from core_losses import build_loss, log_odds
 from core_losses.margin import annealed_blend, build_margin_rule, margin_logits
+from finetune.errors import ResourceError
 from finetune.seeding import epoch_order
 from generalcls.config import GeneralTrainConfig
 from generalcls.parallel import engine
 from generalcls.parallel.device_data import Scaling
 from generalcls.parallel.epoch_metrics import SUMS, epoch_row, step_sums
+from generalcls.parallel.objectives import Learned
 from generalcls.parallel.optimizers import equal_runs, rate_factor
 from tests.generalcls.small_study import arms, images, network, training
 
@@ -104,7 +106,7 @@ def test_together_equals_apart_dropout_and_augmentation_included(name: str, opti
 def test_a_compiled_step_learns_the_same(name: str):
     cells = [(arm, seed) for arm in arms("cel", "crl") for seed in (0, 1)]
     plain, _ = trained(training(name, cells, side_by_side=True))
-    compiled, _ = trained(training(name, cells, side_by_side=True, compiled=True))
+    compiled, _ = trained(training(name, cells, side_by_side=True, compiled="on"))
     assert_equal_models(compiled, plain)
 
 
@@ -129,13 +131,19 @@ def test_pairing_same_start_same_batches_same_dropout():
         assert value.ndim == 2 or not torch.equal(value[0], value[1]), name
     assert found.seeds == (0, 1)
     assert found.rows == [0, 1, 0, 1]
-    masks = found._masks(8)
+    masks = found._masks(8, 0)
     assert {mask.shape[0] for mask in masks.values()} == {2}
-    assert all(torch.equal(mask, found._masks(8)[name]) for name, mask in masks.items())
-    found.step = 1
-    assert not any(torch.equal(mask, found._masks(8)[name]) for name, mask in masks.items())
+    assert all(torch.equal(mask, found._masks(8, 0)[name]) for name, mask in masks.items())
+    assert not any(torch.equal(mask, found._masks(8, 1)[name]) for name, mask in masks.items())
     for name, (p, _) in found.dropouts.items():
         assert abs(float(masks[name].float().mean()) - (1 - p)) < 0.1
+
+
+def learned(losses: torch.Tensor, logits: torch.Tensor, target: torch.Tensor) -> Learned:
+    """Return what autograd found."""
+    push = -target.shape[1] * logits.grad.gather(-1, target[..., None])[..., 0]
+    odds = log_odds(logits.detach().flatten(0, 1), target.flatten()).view(target.shape)
+    return Learned(losses.detach(), logits.grad, push, odds, logits.detach().argmax(-1) == target)
 
 
 def test_the_sums_of_a_step_are_the_factors_of_the_paper():
@@ -146,7 +154,7 @@ def test_the_sums_of_a_step_are_the_factors_of_the_paper():
     loss = build_loss("crl", alpha=alpha, beta=beta, reduction="none")
     losses = loss(logits.flatten(0, 1), target.flatten()).view(2, 50).mean(1)
     losses.sum().backward()
-    sums = step_sums(losses.detach(), logits.detach(), logits.grad, target, logits.argmax(-1))
+    sums = step_sums(learned(losses, logits, target))
     p = logits.detach().softmax(-1).gather(-1, target[..., None])[..., 0]
     factor = 1 + beta * p / (alpha + 1 - p)
     torch.testing.assert_close(sums[:, 3] / sums[:, 4], factor.mean(1))
@@ -161,7 +169,7 @@ def test_cross_entropy_has_a_factor_of_one_however_sure_it_is():
     target = torch.zeros(1, 3, dtype=torch.int64)
     losses = build_loss("cel", reduction="none")(logits[0], target[0]).mean()[None]
     losses.sum().backward()
-    sums = step_sums(losses.detach(), logits.detach(), logits.grad, target, logits.argmax(-1))[0]
+    sums = step_sums(learned(losses, logits, target))[0]
     assert sums[4] == 2  # 1 - p of the last image is below the number format: it has no factor
     assert float(sums[3] / sums[4]) == pytest.approx(1, rel=1e-5)
     assert float(log_odds(logits[0].detach(), target[0])[2]) == 300
@@ -259,10 +267,10 @@ def test_equal_runs_and_rows():
     assert epoch_row(2, sums, 12.5)["test_error"] == 12.5
 
 
-def test_the_test_answers_come_in_the_images_order(monkeypatch):
+def test_the_test_answers_come_in_the_images_order():
     found = training("mlp", [(arms("cel")[0], 0), (arms("cel")[0], 1)], side_by_side=True)
     whole = found.evaluate()
-    monkeypatch.setattr(engine, "TEST_BATCH", 7)
+    found.test_batch = 7
     np.testing.assert_allclose(found.evaluate(), whole, rtol=1e-6, atol=1e-6)
     plain = network("mlp", 1).double().eval()
     data, scaling = images(20, seed=1), Scaling.of(images().images, "standard")
@@ -309,7 +317,7 @@ def test_keras_examples_have_keras_constants(optimizer: str):
     plan = found.batches.epoch(0)
     for step in range(3):
         found.step = step
-        found.train_step(*plan.batch(step))
+        found.train_step(plan)
         grad = found.stack.gradient("classifier.weight")[0]
         if optimizer == "rmsprop":
             squares = 0.9 * squares + 0.1 * grad**2
@@ -349,7 +357,7 @@ def test_a_checkpoint_of_other_data_or_a_damaged_one_is_not_gone_on_from(tmp_pat
         return own
 
     first = found(data="here")
-    first.train_step(*first.batches.epoch(0).batch(0))
+    first.train_step(first.batches.epoch(0))
     first.step = 1
     first.save()
     assert found(data="here").restore()
@@ -359,3 +367,68 @@ def test_a_checkpoint_of_other_data_or_a_damaged_one_is_not_gone_on_from(tmp_pat
     file.write_bytes(file.read_bytes()[:-40])
     assert not found(data="here").restore()
     assert "begin again" in capsys.readouterr().out
+
+
+def test_where_memory_runs_out_fewer_images_are_tested_at_once(monkeypatch, capsys):
+    found = training("mlp", [(arms("cel")[0], 0)], side_by_side=True)
+    whole, answers = found.evaluate(), found._answers
+
+    def scarce(first: int, last: int) -> torch.Tensor:
+        if last - first > 125:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return answers(first, last)
+
+    monkeypatch.setattr(found, "_answers", scarce)
+    assert np.array_equal(found.evaluate(), whole)
+    assert found.test_batch == 125
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["notice", "notice"]
+    assert "testing on 500 images at once: from now on 250" in told[0]
+    found.test_batch = 1
+    monkeypatch.setattr(found, "_answers", lambda first, last: scarce(0, 999))
+    with pytest.raises(RuntimeError, match="allocate"):
+        found.evaluate()
+
+
+def test_a_step_that_cannot_be_compiled_goes_on_without(monkeypatch, capsys):
+    def compiled(work, **_options):
+        def fails(*given):
+            work(*given)  # statistics and sums are as they are in mid-step
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    cells = [(arm, 0) for arm in arms("cel", "crl")]
+    plain = training("norm", cells, side_by_side=True, epochs=1)
+    plain.run()
+    found = training("norm", cells, side_by_side=True, epochs=1, compiled="auto")
+    found.run()
+    told = [line for line in capsys.readouterr().out.splitlines() if "compile" in line]
+    assert len(told) == 1
+    assert "not compiled" in told[0]
+    assert "C compiler" in told[0]
+    assert found.history == plain.history
+    assert_equal_models([found.stack.model_state(0)], [plain.stack.model_state(0)], 0)
+    with pytest.raises(ResourceError, match="cannot be compiled"):
+        training("norm", cells, side_by_side=True, epochs=1, compiled="on").run()
+
+
+@pytest.mark.exhaustive
+def test_a_step_is_one_graph_whatever_its_number(monkeypatch):
+    graphs, plainly = [], torch.compile
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda work, **options: plainly(work, backend=keep, **options))
+    cells = [(arm, 0) for arm in arms("cel", "crl", "cel:label_smoothing=0.1", "lsoftmax")]
+    found = training("logistic", cells, side_by_side=True, compiled="on", augment="crop_flip")
+    found.run()
+    assert len(graphs) == 1
+    plain = training("logistic", cells, side_by_side=True, augment="crop_flip")
+    plain.run()
+    assert_equal_models([found.stack.model_state(3)], [plain.stack.model_state(3)], 1e-12)
+    for own, other in zip(found.history, plain.history, strict=True):
+        assert own[-1]["train_loss"] == pytest.approx(other[-1]["train_loss"], rel=1e-12)

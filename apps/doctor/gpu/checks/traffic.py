@@ -123,13 +123,13 @@ def _watch_general(setup: Setup, copies: HostCopies) -> None:
     network = setup.sizes.general[0]
     trainer = general.trainer_for(network, str(setup.device), setup.folder / "traffic", together=2)
     training = general.begin(trainer)
+    general.train_steps(training, WARM_UP)
     plan = training.batches.epoch(0)
     steps = training.batches.steps_per_epoch
-    for _ in range(WARM_UP):
-        training.train_step(*plan.batch(0))
     with setup.card.waiting_is_an_error(), copies:
         for step in range(WATCHED):
-            training.train_step(*plan.batch(step % steps))
+            training.step = step % steps
+            training.train_step(plan)
 
 
 def place_of(error: BaseException) -> str:

@@ -67,7 +67,7 @@ def train_steps(training: Training, steps: int, start: int = 0) -> None:
     plan = training.batches.epoch(0)
     for step in range(start, start + steps):
         training.step = step % training.batches.steps_per_epoch
-        training.train_step(*plan.batch(training.step))
+        training.train_step(plan)
 
 
 def hash_of(training: Training) -> str:
