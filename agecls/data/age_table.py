@@ -41,10 +41,9 @@ GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f", "u": "u", "unknown": 
 class AgeTableReport:
     """What was read: counts of images in the manifest, and what became of the other rows.
 
-    `in_gaps` counts rows whose age lies between two groups (`gap_ages`: each such age in whole years and its
-    rows). `subjects_known` is false when every image was taken as a subject of its own: `subjects`, and
-    `users` without a column of them, are then None. `missing_images` counts listed files that are not there.
-    `file_sha256` belongs to the table.
+    `in_gaps` counts rows whose age lies between two groups (`gap_ages`: each age in years and its rows).
+    Where `subjects_known` is false, `subjects` is None, as is `users` without a column of them.
+    `missing_images` counts listed files that are not there. `file_sha256` belongs to the table.
     """
 
     images: int
@@ -166,7 +165,7 @@ def _report(
     rule: str,
     spellings: Sequence[str],
 ) -> AgeTableReport:
-    gaps = [math.floor(row.age) for row in rows if row.label is None]
+    gaps, known = [math.floor(row.age) for row in rows if row.label is None], reader.subject is not None
     alone = "NO SUBJECTS: every image counts as a subject of its own, so repeats of a subject may leak"
     return AgeTableReport(
         images=len(manifest),
@@ -174,9 +173,9 @@ def _report(
         class_names=list(manifest.class_names),
         per_group=manifest.class_counts().tolist(),
         per_fold=np.unique(manifest["fold"], return_counts=True)[1].tolist() if reader.fold else None,
-        subjects=known_count(manifest["subject"], known=reader.subject is not None),
-        users=known_count(manifest["user"], known=bool(reader.subject or reader.user)),
-        subjects_known=reader.subject is not None,
+        subjects=known_count(manifest["subject"], known=known),
+        users=known_count(manifest["user"], known=known or reader.user is not None),
+        subjects_known=known,
         in_gaps=len(gaps),
         gap_ages={age: gaps.count(age) for age in sorted(set(gaps))},
         missing_images=len(gone),
@@ -185,9 +184,8 @@ def _report(
         table=table.file.name,
         file_sha256=hashlib.sha256(table.file.read_bytes()).hexdigest(),
         notices=[
-            *table.notices,
-            *_unread(table, reader),
-            *([alone] if reader.subject is None else []),
+            *(*table.notices, *_unread(table, reader)),
+            *([] if known else [alone]),
             *spellings,
         ],
     )

@@ -34,12 +34,13 @@ def stratified_groups(label: np.ndarray, group: np.ndarray, parts: int, seed: in
     order = order[np.argsort(-np.std(counts[order], axis=1), kind="stable")]
     part_of = np.zeros(len(names), dtype=np.int64)
     held = np.zeros((parts, len(totals)))
-    own = np.arange(parts)
+    own, tried, rows = np.arange(parts), np.empty((parts, *held.shape)), [0.0] * parts
     for name, more in zip(order.tolist(), counts[order], strict=True):
-        tried = np.repeat(held[None], parts, axis=0)  # (part that takes the group, part, class)
+        tried[:] = held  # (part that takes the group, part, class)
         tried[own, own] += more
-        part_of[name] = best = _best(_spread(tried / totals), held.sum(axis=1).tolist())
+        part_of[name] = best = _best(_spread(tried / totals), rows)
         held[best] += more
+        rows[best] += float(more.sum())
     return part_of[group]
 
 

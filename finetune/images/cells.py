@@ -23,6 +23,7 @@ _BARE_POWER = re.compile(r"([+-]?\d+)[eE](\d{1,2})")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?")
 _MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "`": "'", "\u00b4": "'", "_": " ", "-": " "})
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}([ ,'\u2019_])\d{3}(?:\1\d{3})*(?![\d.,])")
+_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
 # Letters of other scripts that look like Latin ones: Cyrillic, then Greek.
 _LOOKS = str.maketrans(
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405\u051a"
@@ -175,9 +176,10 @@ def near_key(text: str) -> str:
     """
     power = _BARE_POWER.fullmatch(text)
     shown = identity_key(f"{power[1]}{'0' * int(power[2])}" if power else text)
-    shown = _THOUSANDS.sub(lambda number: number[0].replace(number[1], ""), shown)
-    shown = unicodedata.normalize("NFKC", shown.casefold()).translate(_MARKS)
-    return " ".join(re.sub(r"(?<![\d.])0+(?=\d)", "", shown).split())
+    if not (shown.isascii() and shown.isalnum()):
+        shown = _THOUSANDS.sub(lambda number: number[0].replace(number[1], ""), shown)
+        shown = " ".join(unicodedata.normalize("NFKC", shown.casefold()).translate(_MARKS).split())
+    return _ZEROS.sub("", shown.casefold())
 
 
 def look_key(text: str) -> str:
