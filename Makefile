@@ -26,7 +26,7 @@ check: .venv/.ready
 	$(BIN)/mypy
 
 bench: .venv/.ready
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/all.py
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

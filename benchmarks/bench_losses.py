@@ -27,6 +27,7 @@ from core_losses import LOSSES, build_loss
 Loss = Callable[[Tensor, Tensor], Tensor]
 MEMORY_BAR = 1.3
 WARM_UP = 5
+COMPETITORS = ("cce", "dualce")
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,23 @@ class Shape:
     ratio: float | None = None
     extra_ms: float | None = None
 
-    def met(self, ratio: float, extra_ms: float) -> bool:
-        return ratio <= self.ratio if self.ratio is not None else extra_ms <= (self.extra_ms or 0.0)
+    competitors: float | None = None  # the ratio of losses that read every competitor's posterior
 
-    def bar(self) -> str:
-        return f"<= {self.ratio:g}x" if self.ratio is not None else f"<= +{self.extra_ms:g} ms"
+    def ratio_of(self, name: str) -> float | None:
+        return self.competitors if self.competitors and name in COMPETITORS else self.ratio
+
+    def met(self, name: str, ratio: float, extra_ms: float) -> bool:
+        bar = self.ratio_of(name)
+        return ratio <= bar if bar is not None else extra_ms <= (self.extra_ms or 0.0)
+
+    def bar(self, name: str) -> str:
+        bar = self.ratio_of(name)
+        return f"{bar:g}x" if bar is not None else f"+{self.extra_ms:g} ms"
 
 
 CPU_SHAPES = (
     Shape(1024, 10_000, rounds=1, ratio=1.0),
-    Shape(256, 1000, rounds=20, ratio=1.4),
+    Shape(256, 1000, rounds=20, ratio=1.4, competitors=2.0),
     Shape(64, 200, rounds=40, extra_ms=0.1),
 )
 COMPILED_SHAPE = Shape(1024, 10_000, rounds=10, ratio=1.1)
@@ -112,13 +120,13 @@ def peak_bytes(loss: Loss, logits: Tensor, target: Tensor) -> int:
 def measure(
     names: Sequence[str], shape: Shape, device: str, repeats: int, wrap: Callable[[Any], Loss]
 ) -> list[str]:
-    """Print one shape's table; return the bars missed, as words."""
+    """Print one shape's table; return its bars, each with its verdict."""
     logits, target = batch(shape, device)
     rival = wrap(torch.nn.CrossEntropyLoss())
     rival_peak = peak_bytes(rival, logits, target)
-    print(f"\n({shape.batch}, {shape.classes}) on {device}: time {shape.bar()}, memory <= {MEMORY_BAR:g}x")
-    print(f"{'loss':8}{'ms':>9}{'CE ms':>9}{'ratio':>8}{'more ms':>9}  {'time':8}{'memory':>7}")
-    missed = []
+    print(f"\n({shape.batch}, {shape.classes}) on {device}")
+    print(f"{'loss':8}{'ms':>9}{'CE ms':>9}{'ratio':>8}{'more ms':>9}")
+    verdicts = []
     for name in names:
         loss = wrap(build_loss(name))
         seen = rounds_ms(loss, rival, logits, target, repeats * shape.rounds)
@@ -126,14 +134,15 @@ def measure(
         ratio = statistics.median(a / b for a, b in seen)
         extra = statistics.median(a - b for a, b in seen)
         memory = peak_bytes(loss, logits, target) / rival_peak
-        verdicts = {"time": shape.met(ratio, extra), "memory": memory <= MEMORY_BAR}
-        in_time, in_memory = ("met" if met else "MISSED" for met in verdicts.values())
-        times = f"{ours:9.3f}{theirs:9.3f}{ratio:7.2f}x{extra:+9.3f}"
-        print(f"{name:8}{times}  {in_time:8}{memory:6.2f}x  {in_memory}")
-        missed += [
-            f"{name} ({shape.batch}, {shape.classes}) {what}" for what, met in verdicts.items() if not met
-        ]
-    return missed
+        size, told = f"{name} ({shape.batch}, {shape.classes})", f"{ratio:.2f}x"
+        told = told if shape.ratio is not None else f"{extra:+.3f} ms"
+        print(f"{name:8}{ours:9.3f}{theirs:9.3f}{ratio:7.2f}x{extra:+9.3f}")
+        for what, bar, met in (
+            (f"time {told}", shape.bar(name), shape.met(name, ratio, extra)),
+            (f"memory {memory:.2f}x", f"{MEMORY_BAR:g}x", memory <= MEMORY_BAR),
+        ):
+            verdicts.append(f"{size}: {what}, bar {bar}: {'met' if met else 'MISSED'}")
+    return verdicts
 
 
 def keep_freed_memory() -> None:
@@ -153,14 +162,14 @@ def main() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter
     keep_freed_memory()
     print(f"torch {torch.__version__}, float32, forward + backward, against torch's cross-entropy (CE)")
-    missed = []
+    verdicts = []
     for shape in CPU_SHAPES:
-        missed += measure(arguments.losses, shape, "cpu", arguments.repeats, lambda x: x)
+        verdicts += measure(arguments.losses, shape, "cpu", arguments.repeats, lambda x: x)
     if torch.cuda.is_available():
-        missed += measure(arguments.losses, COMPILED_SHAPE, "cuda", arguments.repeats, torch.compile)
+        verdicts += measure(arguments.losses, COMPILED_SHAPE, "cuda", arguments.repeats, torch.compile)
     else:
         print("\nno CUDA device: the torch.compile row was not measured")
-    print("\nevery bar met" if not missed else f"\n{len(missed)} bars missed: " + "; ".join(missed))
+    print("\n".join(["", *verdicts]))
 
 
 if __name__ == "__main__":
