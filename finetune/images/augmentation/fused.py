@@ -157,8 +157,8 @@ def crop_to_prepared(
         frame: (top, left, height, width) about whose middle the turn happens, px.
         turn: degrees (anti-clockwise), scale, and the shifts right and down as fractions of the frame.
 
-    >>> crop_to_prepared((0, 0, 4, 4), 4, False, (0, 0, 4, 4), (0, 1, 0, 0))
-    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    >>> crop_to_prepared((2, 3, 4, 4), 4, False, (0, 0, 9, 9), (0, 1, 0, 0))  # x is 3 more, y 2 more
+    ((1.0, -0.0, 3.0), (0.0, 1.0, 2.0))
     """
     top, left, height, width = crop
     along, down = width / side, height / side

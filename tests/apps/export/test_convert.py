@@ -72,7 +72,12 @@ def batches() -> list[np.ndarray]:
     return [SEEN[:20], SEEN[20:]]
 
 
-@pytest.mark.parametrize("name", ["residual", "depthwise", "attention"])
+FURTHER = pytest.mark.exhaustive  # further combinations
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("residual", marks=FURTHER), "depthwise", pytest.param("attention", marks=FURTHER)]
+)
 def test_float16_is_half_the_size_and_close(name: str, request: pytest.FixtureRequest, tmp_path: Path):
     model = request.getfixturevalue(name)
     half = to_fp16(model)
@@ -205,6 +210,7 @@ def test_a_stem_is_kept_unless_a_pooling_follows(behind: list[tuple[str, dict]],
     assert [node.name for node in stem_nodes(graph)] == wanted
 
 
+@pytest.mark.exhaustive  # further combinations
 def test_every_member_of_an_ensemble_has_its_own_stem_and_ends(tmp_path: Path):
     pair = traced("test_resnet", members=2)
     assert len(stem_nodes(pair.graph)) == 2

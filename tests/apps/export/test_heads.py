@@ -115,6 +115,7 @@ def test_a_head_answers_in_a_file_as_it_was_trained(case: str, backbone: str, si
     check_graph(made.model)
 
 
+@pytest.mark.exhaustive  # five seconds
 def test_sums_do_not_depend_on_the_number_of_threads(tmp_path: Path):
     """262,144 values into 256 places, the head's own sum at VGG's width: a lost one would show at once."""
     core = random_net("vgg11", 32, head="compact_bilinear", dim=256)

@@ -167,7 +167,7 @@ def test_a_choice_that_may_stay_empty_is_told_by_its_names():
         (
             "train: {augment: faec}",
             "train.augment",
-            "none, flip, face, standard, strong",
+            "none, flip, face, face_fast, standard, strong, strong_fast",
             "did you mean face",
         ),
         ("head: {name: linaer}", "head.name", "linear", "did you mean linear"),

@@ -113,7 +113,7 @@ def test_margin_heads_are_arms_with_all_of_their_options():
         (["clr"], r"did you mean crl.*losses: cel.*margin heads: lsoftmax"),
         (["crl:gamma=2"], "crl takes alpha, beta, clamp, label_smoothing, not gamma"),
         (["crl:alpha=-1"], "alpha must be a finite number >= 0"),
-        (["crl:alpha=nan"], "alpha must be a number, got nan"),
+        (["crl:alpha=nan"], "alpha of crl:alpha=nan must be a finite number, got nan"),
         (["focal:gamma=two"], "gamma must be a number, got two"),
         (["cel:label_smoothing=1"], r"label_smoothing must lie in \[0, 1\)"),
         (["crl:alpha"], "must read NAME or NAME:OPTION=VALUE"),
