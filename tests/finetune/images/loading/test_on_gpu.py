@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from finetune.images.augment import build_augment
 
+from finetune.images.augmentation.policies import build_augment
 from finetune.images.batches import Batch, TrainBatches, normalise
 from finetune.images.cache.source import ImageSource, open_source
 from finetune.images.loading.ahead import ahead
