@@ -404,3 +404,19 @@ def test_a_resumed_run_is_compiled_as_it_began(
     monkeypatch.setattr("finetune.training.fit.compiles", lambda *_: True)  # moved to a GPU, say
     monkeypatch.setattr(torch.nn.Module, "compile", lambda _: pytest.fail("it began without"))
     assert "compiled" not in train(task, tmp_path, config).facts
+
+
+def test_a_run_resumed_inside_a_stage_stays_compiled_whatever_its_steps_take_now(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: plain(module, backend="eager"))
+    monkeypatch.setattr("finetune.training.fit.compiles", lambda *_: True)  # as on a GPU
+    pays = "finetune.training.optimization.rehearsal.compiling_pays"
+    monkeypatch.setattr(pays, lambda *_: True)
+    config = quick(train_epochs=1, run_compile="auto")
+    break_off(task, tmp_path, config, STEPS - 2)
+    assert last(tmp_path)["compiled"] is True
+    monkeypatch.setattr(pays, lambda *_: pytest.fail("timed again"))
+    assert train(task, tmp_path, config).facts["compiled"] is True
+    assert "no longer bit-exact" not in capsys.readouterr().out
