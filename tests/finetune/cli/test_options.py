@@ -167,7 +167,7 @@ def test_a_choice_that_may_stay_empty_is_told_by_its_names():
         (
             "train: {augment: faec}",
             "train.augment",
-            "none, flip, face, standard, strong",
+            "none, flip, face, face_fast, standard, strong",
             "did you mean face",
         ),
         ("head: {name: linaer}", "head.name", "linear", "did you mean linear"),
@@ -266,6 +266,31 @@ def test_flags_stand_alone_turned_round_with_dashes_or_with_a_value():
     assert serve("--serve", "false", "--auto-port", "true") == (False, True, 1)
     assert serve("--serve=False", "--auto-port", "--port=7") == (False, True, 7)
     assert "--serve must be bool, got maybe" in refusal("--serve=maybe", config_type=Service)
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """A flag that a word may stand for.
+
+    Args:
+        compile: whether to.
+        port: where.
+    """
+
+    compile: bool | Literal["auto"] = "auto"
+    port: int = 1
+
+
+def test_a_flag_that_has_a_word_too_stands_alone_as_any_other():
+    def compiled(*words: str) -> bool | str:
+        return parse(*words, config_type=Compiling)[0].compile
+
+    assert (
+        compiled("--compile") is compiled("--compile", "--port", "7") is compiled("--compile", "true") is True
+    )
+    assert compiled("--no-compile") is compiled("--compile=false") is False
+    assert compiled("--compile", "auto") == compiled() == "auto"
+    assert "--compile" in refusal("--compile", "maybe", config_type=Compiling)
 
 
 def test_a_flag_takes_no_word_away_and_words_may_stand_behind_options():
