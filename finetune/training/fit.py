@@ -269,23 +269,17 @@ class FitRun:
             self.entered = True
             learner.model = wrap_model(learner.core, self.world, learner.precision.device)
             self._keep_features(epoch)
-            self._compile(settled=not begins or self.progress.step > 0)
+            self._compile(settled=not begins or self.progress.step > 0)  # a stage goes on as it began
 
     def _compile(self, *, settled: bool) -> None:
-        """Compile the step where that is asked for or pays; where it fails once, it is not tried again.
-
-        A run that is resumed inside a stage is `settled`: it goes on as it began the stage, untimed.
-        """
+        """Compile the step where that is asked for or pays; where it fails once, it is not tried again."""
         wish, train = self.config.run.compile, self.config.train
         if self.compiled is None:
             steps = train.epochs * self.train_batches.steps_per_epoch
             self.compiled = compiles(wish, self.learner.precision.device, steps)
         if self.compiled and (self.kept is None or wish is True):
-            features = self.kept is not None
-            by_name = wish is True
-            self.compiled = compile_step(self.learner, features=features, by_name=by_name, settled=settled)
-            if settled and not self.compiled:
-                say("the step was compiled: the resumed run is statistically equivalent, no longer bit-exact")
+            how = {"features": self.kept is not None, "by_name": wish is True, "settled": settled}
+            self.compiled = compile_step(self.learner, **how)
 
     def _keep_features(self, epoch: int) -> None:
         """Begin to keep a frozen backbone's features, or forget them when it is freed."""

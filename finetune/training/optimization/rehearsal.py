@@ -56,6 +56,8 @@ def compile_step(learner: Learner, *, features: bool, by_name: bool, settled: bo
 
     with nothing_kept(core.parameters(), core.buffers()):
         if not compiled_or_eager(rehearse, to_eager, by_name=by_name, world=learner.world):
+            if settled:
+                say("the step was compiled: the resumed run is statistically equivalent, no longer bit-exact")
             return False
         if by_name or settled:
             return True
