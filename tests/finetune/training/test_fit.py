@@ -92,6 +92,10 @@ def test_out_of_memory_names_the_batch_size_and_two_remedies(
     assert told.value.exit_code == 5
     for part in ("--train.batch_size 8", "halve the batch size", "--model.image_size", "32 px"):
         assert part in str(told.value)
+    assert "--run.workers" not in str(told.value), "no images stay on a GPU with workers by number"
+    disturb_loss(monkeypatch, at_call(2, exhaust))
+    with pytest.raises(ResourceError, match=r"--run\.workers 0: then no images stay on the GPU"):
+        train(task, tmp_path / "kept", quick(run_workers=-1))
 
 
 def test_a_fault_of_our_own_keeps_its_traceback(
