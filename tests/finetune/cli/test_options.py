@@ -290,7 +290,8 @@ def test_a_flag_that_has_a_word_too_stands_alone_as_any_other():
     )
     assert compiled("--no-compile") is compiled("--compile=false") is False
     assert compiled("--compile", "auto") == compiled() == "auto"
-    assert "--compile" in refusal("--compile", "maybe", config_type=Compiling)
+    told = refusal("--compile", "maybe", config_type=Compiling)
+    assert "--compile must be one of auto, true, false, got maybe" in told
 
 
 def test_a_flag_takes_no_word_away_and_words_may_stand_behind_options():
