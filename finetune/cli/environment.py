@@ -62,12 +62,15 @@ def no_thread() -> str:
 
     A thread's stack needs addresses: where few are left, the limit of memory refused it, not that of threads.
     """
-    import resource
-
+    too_many = "No more processes or threads may be started: raise the limit (ulimit -u)"
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return too_many
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit - address_space() < _ROOM_FOR_A_THREAD:
         return _REMEDIES[errno.ENOMEM]
-    return "No more processes or threads may be started: raise the limit (ulimit -u)"
+    return too_many
 
 
 def address_space() -> int:

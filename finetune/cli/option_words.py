@@ -88,15 +88,16 @@ def _nearest(name: str, known: Mapping[str, Any], old: Mapping[str, str]) -> str
 
 
 def _choices(hint: Any) -> list[str]:
-    """Return the names that an option may have, null among them where it may stay empty; none for others.
+    """Return the names that an option may have, with true, false and null where these may stand; or none.
 
     >>> from typing import Literal
-    >>> _choices(Literal["flip", "ten"] | None), _choices(int | None)
-    (['flip', 'ten', 'null'], [])
+    >>> _choices(Literal["flip", "ten"] | None), _choices(int | None), _choices(bool | Literal["auto"])
+    (['flip', 'ten', 'null'], [], ['auto', 'true', 'false'])
     """
     parts = get_args(hint)
     names = [name for part in parts for name in ([part] if isinstance(part, str) else _choices(part))]
-    return [*names, "null"] if names and type(None) in parts else names
+    further = [*(["true", "false"] if bool in parts else []), *(["null"] if type(None) in parts else [])]
+    return [*names, *further] if names else []
 
 
 def _type_name(hint: Any) -> str:

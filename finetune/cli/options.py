@@ -201,7 +201,7 @@ def _spelled_out(argv: Sequence[str], known: Mapping[str, Any]) -> list[str]:
         turned = name.removeprefix("no_")
         if not word.startswith("--"):
             positionals.append(word)
-        elif name not in known and known.get(turned) is bool and not equals:
+        elif name not in known and _yes_or_no(known.get(turned)) and not equals:
             options.append(f"--{turned}=false")
         elif name not in known and name != "config" and not _in_table(name, known):
             options.append(word)
@@ -220,7 +220,12 @@ def _stands_alone(hint: Any, coming: Sequence[str]) -> bool:
     """Return whether an option that may be yes or no has no value behind it."""
     if hint is bool:
         return not any(word.lower() in ("true", "false") for word in coming)
-    return hint == bool | str and all(word.startswith("--") for word in coming)
+    return _yes_or_no(hint) and all(word.startswith("--") for word in coming)
+
+
+def _yes_or_no(hint: Any) -> bool:
+    """Return whether an option may be yes or no: a bool, or one that takes a word too (bool | str)."""
+    return hint is bool or bool in get_args(hint)
 
 
 def _in_table(name: str, known: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import torch
 from finetune.cli.command import command_line, goes_on_when_repeated
 from finetune.cli.environment import WORKER_DIED, refusal
 from finetune.errors import CrlError, DivergedError, InterruptedRunError, ResourceError, UsageError
+from finetune.images.augmentation.crops import PLACES
 from finetune.images.workers import StoppedWaitingError
 from finetune.models.classifier import Classifier, has_batch_norm
 from finetune.runs.folder import versions
@@ -44,8 +45,15 @@ def told_failures(task: TrainingData, config: FitConfig) -> Iterator[None]:
         raise ResourceError(
             f"out of memory with --train.batch_size {config.train.batch_size} at {task.spec.image_size} px: "
             "halve the batch size (and double --train.accumulate to keep the optimiser step), or lower "
-            "--model.image_size"
+            f"--model.image_size{_where_images_stay(config, error)}"
         ) from error
+
+
+def _where_images_stay(config: FitConfig, error: Exception) -> str:
+    """Return a further remedy where a GPU's memory may hold the images too (`predict.keep_on_gpu`)."""
+    may_stay = config.run.workers < 0 and config.train.augment in PLACES
+    stays = may_stay and isinstance(error, torch.OutOfMemoryError)
+    return ", or give --run.workers 0: then no images stay on the GPU" if stays else ""
 
 
 def _worker_died(error: Exception) -> CrlError:

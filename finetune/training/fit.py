@@ -263,23 +263,23 @@ class FitRun:
 
     def _enter_stage(self, epoch: int) -> None:
         """Freeze and free parameters; the wrapper is made again, for it watches the free ones only."""
-        learner = self.learner
+        learner, begins = self.learner, self.learner.recipe.starts_stage(epoch)
         learner.enter_stage(epoch)
-        if learner.recipe.starts_stage(epoch) or not self.entered:
+        if begins or not self.entered:
             self.entered = True
             learner.model = wrap_model(learner.core, self.world, learner.precision.device)
             self._keep_features(epoch)
-            self._compile()
+            self._compile(settled=not begins or self.progress.step > 0)  # a stage goes on as it began
 
-    def _compile(self) -> None:
+    def _compile(self, *, settled: bool) -> None:
         """Compile the step where that is asked for or pays; where it fails once, it is not tried again."""
         wish, train = self.config.run.compile, self.config.train
         if self.compiled is None:
             steps = train.epochs * self.train_batches.steps_per_epoch
             self.compiled = compiles(wish, self.learner.precision.device, steps)
         if self.compiled and (self.kept is None or wish is True):
-            features = self.kept is not None
-            self.compiled = compile_step(self.learner, features=features, by_name=wish is True)
+            how = {"features": self.kept is not None, "by_name": wish is True, "settled": settled}
+            self.compiled = compile_step(self.learner, **how)
 
     def _keep_features(self, epoch: int) -> None:
         """Begin to keep a frozen backbone's features, or forget them when it is freed."""

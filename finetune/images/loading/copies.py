@@ -41,6 +41,12 @@ def forget_done(*, keep: int) -> None:
         _under_way.popleft()
 
 
+def wait_for_copies(device: torch.device) -> None:
+    """Wait until what the current stream was asked to copy to a GPU is there, for use on another stream."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
 def to_device_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Return int64 tensors on `device`; for a GPU they travel in one block."""
     if device.type != "cuda" or len(tensors) < 2:

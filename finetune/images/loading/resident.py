@@ -15,7 +15,7 @@ from torch import Tensor
 from finetune.cli.console import progress
 from finetune.images.cache.source import CachedSource, ImageSource
 from finetune.images.loading.batch import Batch
-from finetune.images.loading.copies import to_device
+from finetune.images.loading.copies import to_device, wait_for_copies
 from finetune.images.loading.making import Request
 from finetune.images.preprocess import Place, PreprocessSpec
 from finetune.images.workers import StoppedWaitingError
@@ -67,6 +67,7 @@ class Pixels:
                 flat = torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images]))
                 self._pixels[done - len(flat) : done] = to_device(flat, device)
                 bar.advance(len(images))
+        wait_for_copies(device)  # crops are cut on the stream that runs ahead of this one
 
     def place(self, row: int, places: Callable[[int, int], list[Place]]) -> np.ndarray:
         """Return of each crop of a row's image its first pixel, the image's width, and 1 where it mirrors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,10 @@ def _copied(value: Any, made: Copies) -> Any:
             made[key] = _on_host(value.detach())
         return made[key]
     if isinstance(value, dict):
-        return type(value)((name, _copied(item, made)) for name, item in value.items())
+        copy = type(value)((name, _copied(item, made)) for name, item in value.items())
+        if isinstance(value, OrderedDict):  # a module's state carries the versions of its parts
+            vars(copy).update(vars(value))
+        return copy
     if isinstance(value, list | tuple):
         return type(value)(_copied(item, made) for item in value)
     return value

@@ -186,7 +186,7 @@ def choose_precision(
         name = requested
         _check_dtype(where, name)
     layout = where.type != "mps" if channels_last is None else channels_last
-    told = f"{reason}; {passed_over}" if passed_over else reason
+    told = f"{reason}; {passed_over}" if passed_over and passed_over not in reason else reason
     return Precision(where, DTYPES[name], layout, name == "float16", device, told, name == "tf32")
 
 

@@ -17,7 +17,7 @@ from finetune.training.optimization.trial_steps import random_batch
 EAGER, COMPILED = "without", "compiled"
 
 
-def compile_step(learner: Learner, *, features: bool, by_name: bool) -> bool:
+def compile_step(learner: Learner, *, features: bool, by_name: bool, settled: bool = False) -> bool:
     """Compile the learner's model, and return whether it stays so; else it goes on as it is.
 
     Steps are done on random images, and nothing of them is kept. Where compiling was left to auto they are
@@ -27,6 +27,7 @@ def compile_step(learner: Learner, *, features: bool, by_name: bool) -> bool:
         learner: before its first step, or that of a stage.
         features: whether it learns from cached features and not from images.
         by_name: compiling was asked for: where it fails, ResourceError is raised.
+        settled: earlier steps of this stage were compiled: none is timed, for these must go on alike.
     """
     core, model, precision = learner.core, learner.model, learner.precision
     count = learner.config.train.batch_size // learner.world.size
@@ -55,8 +56,10 @@ def compile_step(learner: Learner, *, features: bool, by_name: bool) -> bool:
 
     with nothing_kept(core.parameters(), core.buffers()):
         if not compiled_or_eager(rehearse, to_eager, by_name=by_name, world=learner.world):
+            if settled:
+                say("the step was compiled: the resumed run is statistically equivalent, no longer bit-exact")
             return False
-        if by_name:
+        if by_name or settled:
             return True
         stays = compiling_pays(rehearse, to_eager, to_compiled, clock_of(precision.device))
         stays = from_first(stays, learner.world)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 
 import pytest
 
@@ -46,6 +47,11 @@ def test_a_thread_that_cannot_start_names_the_limit_that_it_met(monkeypatch, roo
     )
     for error in (RuntimeError("can't start new thread"), OSError(errno.EAGAIN, "again")):
         assert named in str(refusal(error))
+
+
+def test_a_system_without_such_limits_names_the_usual_one(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert "ulimit -u" in str(refusal(RuntimeError("can't start new thread")))
 
 
 @pytest.mark.parametrize(

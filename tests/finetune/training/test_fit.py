@@ -92,6 +92,10 @@ def test_out_of_memory_names_the_batch_size_and_two_remedies(
     assert told.value.exit_code == 5
     for part in ("--train.batch_size 8", "halve the batch size", "--model.image_size", "32 px"):
         assert part in str(told.value)
+    assert "--run.workers" not in str(told.value), "no images stay on a GPU with workers by number"
+    disturb_loss(monkeypatch, at_call(2, exhaust))
+    with pytest.raises(ResourceError, match=r"--run\.workers 0: then no images stay on the GPU"):
+        train(task, tmp_path / "kept", quick(run_workers=-1))
 
 
 def test_a_fault_of_our_own_keeps_its_traceback(
@@ -404,3 +408,19 @@ def test_a_resumed_run_is_compiled_as_it_began(
     monkeypatch.setattr("finetune.training.fit.compiles", lambda *_: True)  # moved to a GPU, say
     monkeypatch.setattr(torch.nn.Module, "compile", lambda _: pytest.fail("it began without"))
     assert "compiled" not in train(task, tmp_path, config).facts
+
+
+def test_a_run_resumed_inside_a_stage_stays_compiled_whatever_its_steps_take_now(
+    task: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: plain(module, backend="eager"))
+    monkeypatch.setattr("finetune.training.fit.compiles", lambda *_: True)  # as on a GPU
+    pays = "finetune.training.optimization.rehearsal.compiling_pays"
+    monkeypatch.setattr(pays, lambda *_: True)
+    config = quick(train_epochs=1, run_compile="auto")
+    break_off(task, tmp_path, config, STEPS - 2)
+    assert last(tmp_path)["compiled"] is True
+    monkeypatch.setattr(pays, lambda *_: pytest.fail("timed again"))
+    assert train(task, tmp_path, config).facts["compiled"] is True
+    assert "no longer bit-exact" not in capsys.readouterr().out

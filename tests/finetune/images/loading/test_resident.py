@@ -96,6 +96,19 @@ def test_images_are_read_once_whatever_is_asked_later(
     assert read == ROWS.tolist()
 
 
+def test_crops_are_cut_when_all_images_are_there(
+    sources: dict[str, ImageSource], monkeypatch: pytest.MonkeyPatch
+):
+    done: list[str] = []
+    plain = resident.to_device
+    monkeypatch.setattr(resident, "to_device", lambda *given: done.append("copy") or plain(*given))
+    monkeypatch.setattr(resident, "wait_for_copies", lambda device: done.append(f"wait for {device}"))
+    batches = EvalBatches(sources["warp"], np.arange(COUNT), ROWS, WARP, batch_size=8)
+    batches.stay_on(CPU, size_of(sources["warp"], ROWS))
+    assert len(next(iter(batches)).images) == 8
+    assert done == ["copy", "wait for cpu", "copy"], "a second stream cuts, which waits for nothing itself"
+
+
 def test_a_request_to_stop_is_met_while_they_are_copied(
     sources: dict[str, ImageSource], monkeypatch: pytest.MonkeyPatch
 ):

@@ -30,5 +30,14 @@ def test_a_copy_keeps_values_layout_and_sharing_whatever_the_next_steps_do() -> 
     assert [each.dtype for each in copy["empty"]] == [torch.float32, torch.int64]
 
 
+def test_a_copy_carries_the_versions_of_a_modules_parts() -> None:
+    layer = torch.nn.utils.spectral_norm(torch.nn.Linear(3, 2))
+    copy, _ = host_copy(layer.state_dict(), torch.device("cpu"))
+    assert copy._metadata == layer.state_dict()._metadata
+    again = torch.nn.utils.spectral_norm(torch.nn.Linear(3, 2))
+    again.load_state_dict(copy)  # without a version the layer would compute one of its buffers anew
+    assert torch.equal(again.weight_v, layer.weight_v)
+
+
 def test_only_a_gpu_goes_on_meanwhile() -> None:
     assert [writes_beside(torch.device(kind)) for kind in ("cuda", "cpu", "mps")] == [True, False, False]

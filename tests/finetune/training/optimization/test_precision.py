@@ -154,6 +154,7 @@ def test_a_gpu_without_kernels_is_passed_over_by_auto_and_refused_by_name(
         )
     )
     assert re.search(told, chosen.reason)
+    assert choose_precision("auto", "float32", reason=chosen.reason).reason == chosen.reason, "said once"
     with pytest.raises(ResourceError, match=f"{told}.*--device cpu the CPU"):
         choose_precision("cuda", "float32")
 
