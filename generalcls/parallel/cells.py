@@ -200,6 +200,17 @@ class CellTrainer:
         """
         plans = sorted(plans, key=lambda plan: (plan.arm.name, plan.seed))
         logs = sorted(logs, key=lambda log: (log.plan.arm.name, log.plan.seed))
+        try:
+            training = self._trained(plans, told, logs)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not says_out_of_memory(error):
+                raise
+            raise memory_error(len(plans), error) from None
+        for log in logs:
+            log.saved()  # in cell.json
+        return training
+
+    def _trained(self, plans: Sequence[CellPlan], told: str, logs: Sequence[CellLog]) -> Training:
         training = self.begin(plans)
         resumed = training.restore()
         each = self.config.train.batch_size * len(plans)
@@ -212,15 +223,8 @@ class CellTrainer:
             training.after_save = diary.after_save
             if resumed:
                 say(f"{told}: goes on after {diary.epochs_done:.4g} of {training.config.epochs} epochs")
-            try:
-                training.run(diary.after_step, diary.after_epoch)
-                self._keep(plans, training)
-            except RuntimeError as error:
-                if not says_out_of_memory(error):
-                    raise
-                raise memory_error(training.stack, error) from None
-        for log in logs:
-            log.saved()  # in cell.json
+            training.run(diary.after_step, diary.after_epoch)
+            self._keep(plans, training)
         return training
 
     def _facts(

@@ -333,10 +333,10 @@ class NoMemoryError(ResourceError):
     """The models of a stack do not fit into the device's memory."""
 
 
-def memory_error(stack: ModelStack, error: Exception) -> NoMemoryError:
-    """Return the error that says how to train in less memory."""
-    many = f"{stack.count} models together do" if stack.count > 1 else "the model does"
-    fewer = f"--run.together {stack.count // 2} or " if stack.count > 1 else ""
+def memory_error(models: int, error: Exception) -> NoMemoryError:
+    """Return the error that says how so many models train in less memory."""
+    many = f"{models} models together do" if models > 1 else "the model does"
+    fewer = f"--run.together {models // 2} or " if models > 1 else ""
     return NoMemoryError(
         f"{many} not fit into the memory ({error}); give {fewer}a smaller --train.batch_size"
     )

@@ -251,6 +251,23 @@ def test_where_memory_runs_out_half_as_many_train_together(tmp_path, monkeypatch
         assert read_cell(plan.folder).facts["together"] == 2
 
 
+def no_room_in_the_processor() -> None:
+    raise MemoryError("Unable to allocate 2.00 GiB for an array")
+
+
+@pytest.mark.parametrize("refused", [out_of_memory, no_room_in_the_processor])
+def test_models_that_do_not_even_fit_before_their_first_step_are_fewer(tmp_path, monkeypatch, refused):
+    begin = CellTrainer.begin
+    monkeypatch.setattr(
+        CellTrainer, "begin", lambda own, todo: refused() if len(todo) > 1 else begin(own, todo)
+    )
+    todo = plans(tmp_path, ["cel"])
+    found = trainer(tmp_path)
+    found.train(todo)
+    assert found.together == 1
+    assert all(found.read(plan) is not None for plan in todo)
+
+
 def test_one_model_without_memory_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(Training, "train_step", lambda own, plan: out_of_memory())
     with pytest.raises(ResourceError, match=r"the model does not fit .* smaller --train.batch_size"):
