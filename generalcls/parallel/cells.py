@@ -6,6 +6,7 @@ import gc
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from generalcls.parallel.optimizers import Member
 from generalcls.parallel.progress import CellLog, Diary, curve_rows
 
 IN_TRAINING = "in_training"
+_by_arm = attrgetter("arm.name", "seed")
 
 
 class CellTrainer:
@@ -156,26 +158,33 @@ class CellTrainer:
         """Train these cells, as many together as pays, leaving out those that another process holds."""
         start = 0
         while start < len(plans):
+            many = self._begun(plans[start:]) or self.together
             with ExitStack() as held:
-                chunk = list(_locked(plans[start : start + self.together], held))
+                chunk = list(_locked(plans[start : start + many], held))
                 chunk = [plan for plan in chunk if self.read(plan) is None]
                 if not chunk or self._train_kept(chunk, start, len(plans), held):
-                    start += self.together
+                    start += many
                     continue
             self._halve_together(len(chunk))  # now that nothing holds the models any more
+
+    def _begun(self, plans: Sequence[CellPlan]) -> int:
+        """Return how many of the next models were in training together, whatever is free now; 0 for none."""
+        counts = () if self.config.run.together else range(min(MOST_TOGETHER, len(plans)), 0, -1)
+        return next((count for count in counts if self._checkpoint(plans[:count]).is_file()), 0)
 
     def _train_kept(self, chunk: Sequence[CellPlan], start: int, count: int, held: ExitStack) -> bool:
         """Train these cells, of `count` in all; return False where memory ran out, and fewer are to train."""
         track = self.config.run.track
         logs = [held.enter_context(CellLog(plan, track=track)) for plan in chunk if track]
         told = f"cells {start + 1} to {start + len(chunk)} of {count}"
-        if self.together == 1:
+        if len(chunk) == 1:
             told = f"cell {start + 1} of {count}: {chunk[0].arm.title}, seed {chunk[0].seed}"
         try:
             training = self.train_chunk(chunk, told, logs)
         except NoMemoryError:
             if len(chunk) == 1:
                 raise
+            self._checkpoint(chunk).unlink(missing_ok=True)
             return False
         for log in logs:
             cell = read_cell(log.plan.folder)
@@ -198,8 +207,7 @@ class CellTrainer:
         The checkpoint stays: whoever has all that is wanted of the training removes it. `logs` are of all
         cells, or none; whoever gives them ends them.
         """
-        plans = sorted(plans, key=lambda plan: (plan.arm.name, plan.seed))
-        logs = sorted(logs, key=lambda log: (log.plan.arm.name, log.plan.seed))
+        plans, logs = sorted(plans, key=_by_arm), sorted(logs, key=lambda log: _by_arm(log.plan))
         try:
             training = self._trained(plans, told, logs)
         except (MemoryError, RuntimeError) as error:
@@ -244,25 +252,28 @@ class CellTrainer:
             side_by_side=computes_side_by_side(networks[0], self.precision.device, len(networks)),
             dtype=self.dtype,
         )
-        members = [Member(plan.arm.name, plan.seed, plan.lr_factor) for plan in plans]
         objective = StackObjective.of([plan.arm for plan in plans]).to(self.precision.device)
-        names = repr(members) + repr(
-            [plan.arm.loss.options for plan in plans if plan.arm.loss.name in FORMER]
-        )
-        key = hashlib.sha256(names.removesuffix("[]").encode()).hexdigest()[:16]
         return Training(
             stack,
-            members,
+            Member.of(plans),
             objective,
             self.train_images,
             self.test_images,
             self.config.train,
-            checkpoint=self.folder / IN_TRAINING / f"{key}.pt",
+            checkpoint=self._checkpoint(plans),
             checkpoint_minutes=self.config.run.checkpoint_minutes,
             identity={"data": self.data.fingerprint, **self.settings()},
             compiled=self.config.run.compile if self._compiles() else "off",
             test_batch=self.plan.test_batch(len(plans)),
         )
+
+    def _checkpoint(self, plans: Sequence[CellPlan]) -> Path:
+        """Return the file that these models, in any order, go on from."""
+        plans = sorted(plans, key=_by_arm)
+        former = [plan.arm.loss.options for plan in plans if plan.arm.loss.name in FORMER]
+        names = repr(Member.of(plans)) + (repr(former) if former else "")
+        key = hashlib.sha256(names.encode()).hexdigest()[:16]
+        return self.folder / IN_TRAINING / f"{key}.pt"
 
     def _compiles(self) -> bool:
         """Return whether the step is compiled; what compiling for one stack costs is spared the others."""
