@@ -40,8 +40,8 @@ from generalcls.networks.registry import (
 from generalcls.parallel.answers import PREDICTIONS, test_scores, write_predictions
 from generalcls.parallel.device_data import ResidentImages, Scaling
 from generalcls.parallel.dispatch import choose_numbers, computes_side_by_side
-from generalcls.parallel.engine import NoMemoryError, Training, memory_error
-from generalcls.parallel.memory_plan import MOST_TOGETHER, plan_memory
+from generalcls.parallel.engine import Training
+from generalcls.parallel.memory_plan import MOST_TOGETHER, NoMemoryError, memory_error, plan_memory
 from generalcls.parallel.model_stack import ModelStack
 from generalcls.parallel.objectives import StackObjective, has_plain_logits
 from generalcls.parallel.optimizers import Member
@@ -83,7 +83,7 @@ class CellTrainer:
             side_by_side=computes_side_by_side(first, device, asked or MOST_TOGETHER),
             dtype=self.dtype,
         )
-        self.together = asked or self.plan.together
+        self.together, self.most = asked or self.plan.together, MOST_TOGETHER
         self.side_by_side = computes_side_by_side(first, device, self.together)
         say(self.describe())
         if config.run.compile == "on" and not self.side_by_side:
@@ -169,7 +169,7 @@ class CellTrainer:
 
     def _begun(self, plans: Sequence[CellPlan]) -> int:
         """Return how many of the next models were in training together, whatever is free now; 0 for none."""
-        counts = () if self.config.run.together else range(min(MOST_TOGETHER, len(plans)), 0, -1)
+        counts = () if self.config.run.together else range(min(self.most, len(plans)), 0, -1)
         return next((count for count in counts if self._checkpoint(plans[:count]).is_file()), 0)
 
     def _train_kept(self, chunk: Sequence[CellPlan], start: int, count: int, held: ExitStack) -> bool:
@@ -184,7 +184,6 @@ class CellTrainer:
         except NoMemoryError:
             if len(chunk) == 1:
                 raise
-            self._checkpoint(chunk).unlink(missing_ok=True)
             return False
         for log in logs:
             cell = read_cell(log.plan.folder)
@@ -195,7 +194,7 @@ class CellTrainer:
 
     def _halve_together(self, models: int) -> None:
         """Train half as many models together, and say so."""
-        self.together = max(1, min(models, self.together) // 2)
+        self.together = self.most = max(1, min(models, self.together) // 2)
         say(f"notice: out of memory with {models} models together: they begin again, {self.together} at once")
         gc.collect()
         if self.precision.device.type == "cuda":

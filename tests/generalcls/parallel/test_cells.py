@@ -244,7 +244,6 @@ def test_where_memory_runs_out_half_as_many_train_together(tmp_path, monkeypatch
         lambda own, plan: out_of_memory() if len(own.members) > 2 and own.step else step(own, plan),
     )
     trainer(tmp_path / "small", checkpoint_minutes=1e-9).train(todo)
-    assert not list((tmp_path / "small" / cells.IN_TRAINING).glob("*.pt"))
     told = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
     assert told == ["notice: out of memory with 4 models together: they begin again, 2 at once"]
     for plan, other in zip(todo, plans(tmp_path / "plain"), strict=True):
