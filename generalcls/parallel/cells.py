@@ -6,6 +6,7 @@ import gc
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,15 @@ from generalcls.networks.registry import (
 from generalcls.parallel.answers import PREDICTIONS, test_scores, write_predictions
 from generalcls.parallel.device_data import ResidentImages, Scaling
 from generalcls.parallel.dispatch import choose_numbers, computes_side_by_side
-from generalcls.parallel.engine import NoMemoryError, Training, memory_error
-from generalcls.parallel.memory_plan import MOST_TOGETHER, plan_memory
+from generalcls.parallel.engine import Training
+from generalcls.parallel.memory_plan import MOST_TOGETHER, NoMemoryError, memory_error, plan_memory
 from generalcls.parallel.model_stack import ModelStack
 from generalcls.parallel.objectives import StackObjective, has_plain_logits
 from generalcls.parallel.optimizers import Member
 from generalcls.parallel.progress import CellLog, Diary, curve_rows
 
 IN_TRAINING = "in_training"
+_by_arm = attrgetter("arm.name", "seed")
 
 
 class CellTrainer:
@@ -81,7 +83,7 @@ class CellTrainer:
             side_by_side=computes_side_by_side(first, device, asked or MOST_TOGETHER),
             dtype=self.dtype,
         )
-        self.together = asked or self.plan.together
+        self.together, self.most = asked or self.plan.together, MOST_TOGETHER
         self.side_by_side = computes_side_by_side(first, device, self.together)
         say(self.describe())
         if config.run.compile == "on" and not self.side_by_side:
@@ -156,20 +158,26 @@ class CellTrainer:
         """Train these cells, as many together as pays, leaving out those that another process holds."""
         start = 0
         while start < len(plans):
+            many = self._begun(plans[start:]) or self.together
             with ExitStack() as held:
-                chunk = list(_locked(plans[start : start + self.together], held))
+                chunk = list(_locked(plans[start : start + many], held))
                 chunk = [plan for plan in chunk if self.read(plan) is None]
                 if not chunk or self._train_kept(chunk, start, len(plans), held):
-                    start += self.together
+                    start += many
                     continue
             self._halve_together(len(chunk))  # now that nothing holds the models any more
+
+    def _begun(self, plans: Sequence[CellPlan]) -> int:
+        """Return how many of the next models were in training together, whatever is free now; 0 for none."""
+        counts = () if self.config.run.together else range(min(self.most, len(plans)), 0, -1)
+        return next((count for count in counts if self._checkpoint(plans[:count]).is_file()), 0)
 
     def _train_kept(self, chunk: Sequence[CellPlan], start: int, count: int, held: ExitStack) -> bool:
         """Train these cells, of `count` in all; return False where memory ran out, and fewer are to train."""
         track = self.config.run.track
         logs = [held.enter_context(CellLog(plan, track=track)) for plan in chunk if track]
         told = f"cells {start + 1} to {start + len(chunk)} of {count}"
-        if self.together == 1:
+        if len(chunk) == 1:
             told = f"cell {start + 1} of {count}: {chunk[0].arm.title}, seed {chunk[0].seed}"
         try:
             training = self.train_chunk(chunk, told, logs)
@@ -186,7 +194,7 @@ class CellTrainer:
 
     def _halve_together(self, models: int) -> None:
         """Train half as many models together, and say so."""
-        self.together = max(1, min(models, self.together) // 2)
+        self.together = self.most = max(1, min(models, self.together) // 2)
         say(f"notice: out of memory with {models} models together: they begin again, {self.together} at once")
         gc.collect()
         if self.precision.device.type == "cuda":
@@ -198,8 +206,18 @@ class CellTrainer:
         The checkpoint stays: whoever has all that is wanted of the training removes it. `logs` are of all
         cells, or none; whoever gives them ends them.
         """
-        plans = sorted(plans, key=lambda plan: (plan.arm.name, plan.seed))
-        logs = sorted(logs, key=lambda log: (log.plan.arm.name, log.plan.seed))
+        plans, logs = sorted(plans, key=_by_arm), sorted(logs, key=lambda log: _by_arm(log.plan))
+        try:
+            training = self._trained(plans, told, logs)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not says_out_of_memory(error):
+                raise
+            raise memory_error(len(plans), error) from None
+        for log in logs:
+            log.saved()  # in cell.json
+        return training
+
+    def _trained(self, plans: Sequence[CellPlan], told: str, logs: Sequence[CellLog]) -> Training:
         training = self.begin(plans)
         resumed = training.restore()
         each = self.config.train.batch_size * len(plans)
@@ -212,15 +230,8 @@ class CellTrainer:
             training.after_save = diary.after_save
             if resumed:
                 say(f"{told}: goes on after {diary.epochs_done:.4g} of {training.config.epochs} epochs")
-            try:
-                training.run(diary.after_step, diary.after_epoch)
-                self._keep(plans, training)
-            except RuntimeError as error:
-                if not says_out_of_memory(error):
-                    raise
-                raise memory_error(training.stack, error) from None
-        for log in logs:
-            log.saved()  # in cell.json
+            training.run(diary.after_step, diary.after_epoch)
+            self._keep(plans, training)
         return training
 
     def _facts(
@@ -240,25 +251,28 @@ class CellTrainer:
             side_by_side=computes_side_by_side(networks[0], self.precision.device, len(networks)),
             dtype=self.dtype,
         )
-        members = [Member(plan.arm.name, plan.seed, plan.lr_factor) for plan in plans]
         objective = StackObjective.of([plan.arm for plan in plans]).to(self.precision.device)
-        names = repr(members) + repr(
-            [plan.arm.loss.options for plan in plans if plan.arm.loss.name in FORMER]
-        )
-        key = hashlib.sha256(names.removesuffix("[]").encode()).hexdigest()[:16]
         return Training(
             stack,
-            members,
+            Member.of(plans),
             objective,
             self.train_images,
             self.test_images,
             self.config.train,
-            checkpoint=self.folder / IN_TRAINING / f"{key}.pt",
+            checkpoint=self._checkpoint(plans),
             checkpoint_minutes=self.config.run.checkpoint_minutes,
             identity={"data": self.data.fingerprint, **self.settings()},
             compiled=self.config.run.compile if self._compiles() else "off",
             test_batch=self.plan.test_batch(len(plans)),
         )
+
+    def _checkpoint(self, plans: Sequence[CellPlan]) -> Path:
+        """Return the file that these models, in any order, go on from."""
+        plans = sorted(plans, key=_by_arm)
+        former = [plan.arm.loss.options for plan in plans if plan.arm.loss.name in FORMER]
+        names = repr(Member.of(plans)) + (repr(former) if former else "")
+        key = hashlib.sha256(names.encode()).hexdigest()[:16]
+        return self.folder / IN_TRAINING / f"{key}.pt"
 
     def _compiles(self) -> bool:
         """Return whether the step is compiled; what compiling for one stack costs is spared the others."""

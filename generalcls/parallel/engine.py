@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from finetune.cli.console import say
-from finetune.errors import CrlError, ResourceError
+from finetune.errors import CrlError
 from finetune.runs.files import to_plain
 from finetune.runs.former_epochs import counted_from_one
 from finetune.runs.interrupts import StopRequest
@@ -254,8 +255,10 @@ class Training:
             state = load_checkpoint(self.checkpoint)
             if state["whose"] != self._whose():
                 raise ValueError("it is of other data, settings or models")
-            self.load_state(state)
+            self._load_whole(state)
         except (CrlError, KeyError, ValueError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and says_out_of_memory(error):
+                raise
             say(f"notice: {self.checkpoint} cannot be gone on from ({error}): its cells begin again")
             return False
         return True
@@ -282,6 +285,15 @@ class Training:
         self.all_sums.copy_(state["all_sums"])
         self.history = [counted_from_one(rows) for rows in state["history"]]
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+
+    def _load_whole(self, state: Mapping[str, Any]) -> None:
+        """Put back a state, or nothing of it: cells begin again from their own first weights."""
+        first = copy.deepcopy(self.state())
+        try:
+            self.load_state(state)
+        except Exception:
+            self.load_state(first)
+            raise
 
     def _whose(self) -> dict[str, Any]:
         members = [[member.name, member.seed, member.lr_factor] for member in self.members]
@@ -326,17 +338,4 @@ class InterruptedStudyError(CrlError):
 def _stopped(stop: StopRequest) -> InterruptedStudyError:
     return InterruptedStudyError(
         f"stopped by {stop.signal_name}; all is saved: the same command with --run.resume auto goes on"
-    )
-
-
-class NoMemoryError(ResourceError):
-    """The models of a stack do not fit into the device's memory."""
-
-
-def memory_error(stack: ModelStack, error: Exception) -> NoMemoryError:
-    """Return the error that says how to train in less memory."""
-    many = f"{stack.count} models together do" if stack.count > 1 else "the model does"
-    fewer = f"--run.together {stack.count // 2} or " if stack.count > 1 else ""
-    return NoMemoryError(
-        f"{many} not fit into the memory ({error}); give {fewer}a smaller --train.batch_size"
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetune.errors import ResourceError
 from finetune.experiments.study.arms import build_arms
 from finetune.training.optimization.memory import TensorMemory
 from finetune.training.optimization.precision import Precision
@@ -138,3 +139,16 @@ def _stack(network: Network, dtype: torch.dtype, *, side_by_side: bool) -> Model
     nowhere = Precision(META, torch.float32, True, False, "meta", "counted")
     on_meta = copy.deepcopy(network).to(META)
     return ModelStack([on_meta], nowhere, side_by_side=side_by_side, dtype=dtype)
+
+
+class NoMemoryError(ResourceError):
+    """The models of a stack do not fit into the device's memory."""
+
+
+def memory_error(models: int, error: Exception) -> NoMemoryError:
+    """Return the error that says how so many models train in less memory."""
+    many = f"{models} models together do" if models > 1 else "the model does"
+    fewer = f"--run.together {models // 2} or " if models > 1 else ""
+    return NoMemoryError(
+        f"{many} not fit into the memory ({error}); give {fewer}a smaller --train.batch_size"
+    )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import UsageError
+from finetune.experiments.study.cells import CellPlan
 from finetune.training.optimization.optim import learning_rate_factor
 from generalcls.config import GeneralTrainConfig
 from generalcls.parallel.model_stack import ModelStack
@@ -21,6 +22,11 @@ class Member:
     name: str
     seed: int
     lr_factor: float = 1.0
+
+    @classmethod
+    def of(cls, plans: Sequence[CellPlan]) -> list[Member]:
+        """Return the models of these cells."""
+        return [cls(plan.arm.name, plan.seed, plan.lr_factor) for plan in plans]
 
 
 def rate_factor(config: GeneralTrainConfig, step: int, total_steps: int) -> float:

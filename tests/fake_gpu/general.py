@@ -72,7 +72,7 @@ def step(name: str, dtype: torch.dtype, augment: Any = "none", *, resident: bool
     with FakeTensorMode(allow_non_fake_inputs=True):
         on_fake_gpu(found, dtype, resident=resident)
         plan = found.batches.epoch(0)
-        with log.pinning(), log:
+        with log.without_driver(), log:
             found.train_step(plan)
             found.step, log.seen = 1, []
             found.train_step(plan)

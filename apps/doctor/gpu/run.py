@@ -152,8 +152,9 @@ def report(
 
 
 def personal_names() -> tuple[str, ...]:
-    """Return the names of user and machine, as far as they are known."""
-    names = [socket.gethostname(), platform.node()]
+    """Return the names of user and machine, as far as known; of a machine also without its domain."""
+    whole = [socket.gethostname(), platform.node()]
+    names = [*whole, *(name.partition(".")[0] for name in whole)]
     with suppress(OSError, KeyError, ImportError):  # a user id without a name
         names.append(getpass.getuser())
     return tuple(dict.fromkeys(filter(None, names)))

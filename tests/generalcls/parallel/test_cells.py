@@ -243,12 +243,29 @@ def test_where_memory_runs_out_half_as_many_train_together(tmp_path, monkeypatch
         "train_step",
         lambda own, plan: out_of_memory() if len(own.members) > 2 and own.step else step(own, plan),
     )
-    trainer(tmp_path / "small").train(todo)
+    trainer(tmp_path / "small", checkpoint_minutes=1e-9).train(todo)
     told = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
     assert told == ["notice: out of memory with 4 models together: they begin again, 2 at once"]
     for plan, other in zip(todo, plans(tmp_path / "plain"), strict=True):
         assert read_cell(plan.folder).scores == read_cell(other.folder).scores
         assert read_cell(plan.folder).facts["together"] == 2
+
+
+def no_room_in_the_processor() -> None:
+    raise MemoryError("Unable to allocate 2.00 GiB for an array")
+
+
+@pytest.mark.parametrize("refused", [out_of_memory, no_room_in_the_processor])
+def test_models_that_do_not_even_fit_before_their_first_step_are_fewer(tmp_path, monkeypatch, refused):
+    begin = CellTrainer.begin
+    monkeypatch.setattr(
+        CellTrainer, "begin", lambda own, todo: refused() if len(todo) > 1 else begin(own, todo)
+    )
+    todo = plans(tmp_path, ["cel"])
+    found = trainer(tmp_path)
+    found.train(todo)
+    assert found.together == 1
+    assert all(found.read(plan) is not None for plan in todo)
 
 
 def test_one_model_without_memory_says_what_to_do(tmp_path, monkeypatch):
@@ -262,3 +279,23 @@ def test_a_study_goes_by_the_memory_that_is_free(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "room", lambda device: 5 * each + each // 2)
     assert trainer(tmp_path).together == 5
     assert trainer(tmp_path, together=9).together == 9
+
+
+def test_models_in_training_go_on_together_whatever_is_free_later(tmp_path, monkeypatch, capsys):
+    each, todo, step = trainer(tmp_path).plan.training, plans(tmp_path), Training.train_step
+    monkeypatch.setattr(cells, "room", lambda device: 3 * each + each // 2)
+
+    def killed(own: Training, plan: object) -> None:
+        if own.epoch:
+            raise KeyboardInterrupt
+        step(own, plan)
+
+    monkeypatch.setattr(Training, "train_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, checkpoint_minutes=1e-9).train(todo)
+    monkeypatch.setattr(Training, "train_step", step)
+    monkeypatch.setattr(cells, "room", lambda device: 2 * each + each // 2)
+    found = trainer(tmp_path)
+    found.train(todo)
+    assert "goes on after 1 of 2 epochs" in capsys.readouterr().out
+    assert [found.read(plan).facts["together"] for plan in todo] == [3, 3, 3, 1]

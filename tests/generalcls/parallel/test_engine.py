@@ -432,3 +432,28 @@ def test_a_step_is_one_graph_whatever_its_number(monkeypatch):
     assert_equal_models([found.stack.model_state(3)], [plain.stack.model_state(3)], 1e-12)
     for own, other in zip(found.history, plain.history, strict=True):
         assert own[-1]["train_loss"] == pytest.approx(other[-1]["train_loss"], rel=1e-12)
+
+
+@pytest.mark.parametrize("told", ["of another torch", "CUDA out of memory. Tried to allocate 2.00 GiB."])
+def test_a_checkpoint_that_loads_in_part_leaves_no_trace(tmp_path, monkeypatch, told: str):
+    start = partial(
+        training, "logistic", [(arms("crl")[0], 0)], side_by_side=False, checkpoint=tmp_path / "a.pt"
+    )
+    trained(first := start())
+    first.save()
+    again, load = start(), torch.optim.SGD.load_state_dict
+    fresh = again.stack.model_state(0)
+
+    def refuse(own: torch.optim.SGD, state: dict) -> None:
+        if state["state"]:
+            raise RuntimeError(told)
+        load(own, state)
+
+    monkeypatch.setattr(torch.optim.SGD, "load_state_dict", refuse)
+    if "memory" in told:  # which says nothing against the checkpoint
+        with pytest.raises(RuntimeError, match="out of memory"):
+            again.restore()
+    else:
+        assert not again.restore()
+    assert_equal_models([again.stack.model_state(0)], [fresh], 0)
+    assert (again.epoch, again.history) == (0, [[]])
