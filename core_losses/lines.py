@@ -138,12 +138,13 @@ class Focal:
 
     def value(self, m: Tensor) -> Tensor:
         """Return the loss."""
-        return torch.sigmoid(-m).pow(self.gamma).mul_(F.logsigmoid(m)).neg_()
+        return -torch.exp(self.gamma * F.logsigmoid(-m)) * F.logsigmoid(m)
 
     def push(self, m: Tensor) -> Tensor:
         """Return -dL/dm."""
-        q = torch.sigmoid(-m)
-        return q.pow(self.gamma) * torch.addcmul(q, torch.sigmoid(m), F.logsigmoid(m), value=-self.gamma)
+        faded = torch.exp(self.gamma * F.logsigmoid(-m))
+        steepened = torch.addcmul(torch.sigmoid(-m), torch.sigmoid(m), F.logsigmoid(m), value=-self.gamma)
+        return faded * steepened
 
 
 @dataclass(frozen=True)
