@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetune.cli.console import say
 from finetune.errors import ResourceError
 from finetune.experiments.study.arms import build_arms
 from finetune.training.optimization.memory import TensorMemory
@@ -126,12 +127,17 @@ def _step_bytes(network: Network, batch: tuple[int, ...], dtype: torch.dtype) ->
 
 
 def _test_bytes(network: Network, batch: tuple[int, ...], dtype: torch.dtype, *, side_by_side: bool) -> int:
-    """Return the most that weights and activations of a test batch take."""
+    """Return the most that weights and activations of a test batch take; 0 where it cannot be counted."""
     stack = _stack(network, dtype, side_by_side=side_by_side)
     memory = TensorMemory([*stack.params.values(), *stack.buffers.values()])
-    with memory:
-        for _ in stack.embeddings(torch.empty(*batch, dtype=dtype, device=META)):
-            pass
+    try:
+        with memory:
+            for _ in stack.embeddings(torch.empty(*batch, dtype=dtype, device=META)):
+                pass
+    except (RuntimeError, NotImplementedError) as error:  # some networks read numbers, and here are none
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        say(f"notice: the memory of a test batch of this network is not known beforehand ({why})")
+        return 0
     return memory.peak
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from finetune.training.optimization.precision import Precision
 from generalcls.config import GeneralTrainConfig
 from generalcls.networks.registry import NETWORKS, build_network, count_parameters
 from generalcls.parallel.memory_plan import MOST_TOGETHER, MemoryPlan, plan_memory
+from generalcls.parallel.model_stack import ModelStack
 from tests.generalcls.small_study import arms, training
 
 GPUS = (8e9, 24e9, 80e9)
@@ -87,3 +90,16 @@ def test_one_at_a_time_is_not_counted() -> None:
     network = build_network("mnist_cnn", channels=1, image_size=8, num_classes=3)
     found = plan_memory(network, (1, 8, 8), TRAIN, on_gpu(torch.float32), 10**12, side_by_side=False)
     assert found.together == 1
+
+
+def test_a_network_that_cannot_be_counted_is_told_and_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def embeddings(_self: ModelStack, _images: torch.Tensor) -> Iterator[torch.Tensor]:
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+
+    monkeypatch.setattr(ModelStack, "embeddings", embeddings)
+    found = plan("mlp", 8e9)
+    assert found.testing == 0
+    assert found.test_batch(1) == 500
+    assert "not known beforehand (Tensor.item() cannot" in capsys.readouterr().out
