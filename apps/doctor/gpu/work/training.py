@@ -18,6 +18,7 @@ from finetune.training.data import TrainingData
 from finetune.training.learner import Learner, build_learner
 from finetune.training.loop import train_one_epoch
 from finetune.training.optimization.distributed import World, wrap_model
+from finetune.training.optimization.precision import choose_precision
 
 RATE = 0.02
 
@@ -32,13 +33,15 @@ def recipe(
         side: pixels.
         device: where.
         head: by name.
-        precision: number format.
+        precision: number format; auto is the hardware's own, not a measured one: two processes take the same.
         more: `options` of the head, `second` backbone, `workers`, `minutes` between checkpoints,
             `compile`; all others are fields of `TrainConfig`.
     """
     options, second = more.pop("options", {}), more.pop("second", "")
     workers, minutes = more.pop("workers", 0), more.pop("minutes", 10.0)
     compiled = more.pop("compile", False)
+    if precision == "auto":
+        precision = choose_precision(device).dtype_name
     return FitConfig(
         model=ModelConfig(backbone, "none", second=second, second_weights="none", image_size=side),
         head=HeadConfig(head, options=options),

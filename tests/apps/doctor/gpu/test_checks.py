@@ -32,11 +32,13 @@ from apps.doctor.gpu.checks.speed import Speed
 from apps.doctor.gpu.checks.traffic import HostCopies
 from apps.doctor.gpu.outcome import Findings
 from apps.doctor.gpu.setup import Setup
+from apps.doctor.gpu.work.training import recipe
 from apps.runtime.session import CPU, CUDA
 from finetune.cli.console import silently
 from finetune.errors import ResourceError
 from finetune.seeding import torch_left_as_it_was
 from finetune.training.loop import LossWatch
+from finetune.training.optimization.precision import choose_precision
 from tests.apps.doctor.gpu.fake_card import FakeCard, is_wrong, setup_in
 
 Patch = pytest.MonkeyPatch
@@ -63,6 +65,11 @@ def test_a_sound_machine_is_told_with_its_numbers(setup: Setup):
     assert outcome.status == "ok"
     assert "capability 9.0, driver 580.65" in outcome.found
     assert outcome.numbers["free_bytes"] == 12e9
+
+
+def test_two_processes_would_take_the_same_number_format():
+    wanted = recipe("test_resnet", 32, "cpu", precision="auto").run.precision
+    assert wanted == choose_precision("cpu").dtype_name != "auto"
 
 
 def test_a_machine_that_cannot_train_is_wrong(setup: Setup, card: FakeCard):

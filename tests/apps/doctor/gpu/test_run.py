@@ -262,4 +262,4 @@ def test_every_check_runs_whole_on_the_processor(tmp_path: Path, monkeypatch: Pa
     passing = {number: what for number, what in told.items() if number not in machines_own}
     assert {number: what for number, what in passing.items() if what[0] != "ok"} == {}
     assert 11 not in told or "img/s by our loader" in told[11][1]
-    assert found["seconds"] <= time.monotonic() - start
+    assert found["seconds"] <= time.monotonic() - start + 0.05, "it is rounded to a tenth"
