@@ -27,7 +27,6 @@ from core_losses import LOSSES, build_loss
 Loss = Callable[[Tensor, Tensor], Tensor]
 MEMORY_BAR = 1.3
 WARM_UP = 5
-COMPETITORS = ("cce", "dualce")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ class Shape:
     competitors: float | None = None  # the ratio of losses that read every competitor's posterior
 
     def ratio_of(self, name: str) -> float | None:
-        return self.competitors if self.competitors and name in COMPETITORS else self.ratio
+        reads_all = LOSSES[name].line is None
+        return self.competitors if self.competitors and reads_all else self.ratio
 
     def met(self, name: str, ratio: float, extra_ms: float) -> bool:
         bar = self.ratio_of(name)

@@ -16,6 +16,7 @@ from tests.agecls.tiny_ages import resumed, same_predictions, tiny, words
 from tests.finetune.toy_loggers import install
 
 
+@pytest.mark.exhaustive  # nine seconds
 def test_one_fold_per_device_gives_the_predictions_of_one_process(faces, pair, tmp_path):
     config = replace(tiny(faces, tmp_path / "run"), folds=(1, 4), devices=("cpu", "cpu"))
     assert cross_validate(TASK, config)["finished"] == [1, 4]

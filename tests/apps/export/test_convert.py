@@ -76,7 +76,7 @@ FURTHER = pytest.mark.exhaustive  # further combinations
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("residual", marks=FURTHER), "depthwise", pytest.param("attention", marks=FURTHER)]
+    "name", [pytest.param("residual", marks=FURTHER), pytest.param("depthwise", marks=FURTHER), "attention"]
 )
 def test_float16_is_half_the_size_and_close(name: str, request: pytest.FixtureRequest, tmp_path: Path):
     model = request.getfixturevalue(name)

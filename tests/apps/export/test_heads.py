@@ -47,7 +47,7 @@ WITHOUT_GRID_MEAN = {("DCL", "test_vit")} | {
 }
 # The operators of A-Softmax, kernel pooling, DFL and DCL, or fewer.
 RARE_CASES = (
-    *("L-Softmax", "CosFace", "ArcFace", "kernel pooling of order 4", "DFL, two scales"),
+    *("L-Softmax", "CosFace", "ArcFace", "kernel pooling", "kernel pooling of order 4", "DFL, two scales"),
     "DCL of the last release",
 )
 SHOWN = [pytest.param(case, marks=pytest.mark.exhaustive if case in RARE_CASES else ()) for case in CASES]

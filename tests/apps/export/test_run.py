@@ -126,6 +126,7 @@ def test_a_second_export_is_refused_and_overwrite_replaces_it(run: Path, tmp_pat
     refused(run, tmp_path, UsageError, r"holds more than an export:\n .*notes.txt", fold=0, overwrite=True)
 
 
+@pytest.mark.exhaustive  # seven seconds
 def test_the_ensemble_averages_the_folds(run: Path, tmp_path: Path):
     made = export_run(run, ExportConfig(out=str(tmp_path), ensemble=True, precision="fp16"))
     (one,) = made["exports"]
@@ -246,7 +247,7 @@ def test_one_fold_s_own_folder_is_a_run_too(run: Path, tmp_path: Path):
 
 NETS = [
     ("test_efficientnet", 64),  # depthwise convolutions
-    ("convnext_atto", 64),
+    pytest.param("convnext_atto", 64, marks=pytest.mark.exhaustive),
     pytest.param("resnet18", 64, marks=pytest.mark.exhaustive),
     pytest.param("mobilenetv3_small_050", 64, marks=pytest.mark.exhaustive),
     pytest.param("vit_tiny_patch16_224", 64, marks=pytest.mark.exhaustive),
