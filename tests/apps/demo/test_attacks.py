@@ -417,7 +417,8 @@ def test_an_unknown_answer_is_said_and_leaves_no_trace(demo):
     assert demo.said == before
 
 
-@pytest.mark.parametrize("host", ["::1", pytest.param("[::1]", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive  # five seconds each
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
 def test_the_next_port_when_asked_the_new_kind_of_address_and_a_wrong_certificate_file(model, tmp_path, host):
     new_kind = socket.has_ipv6
     where = ["--host", host] if new_kind else []

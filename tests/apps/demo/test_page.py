@@ -148,6 +148,7 @@ def test_it_is_up_within_seconds_stops_when_told_and_leaves_nothing(tmp_path, fi
     assert not list(tmp_path.glob("crl-demo-*"))
 
 
+@pytest.mark.exhaustive  # five seconds
 def test_check_answers_one_picture_over_the_port_and_stops(files):
     ended = run(*map(str, files[:2]), "--check", "--json", "--port", str(unused_port()))
     assert ended.returncode == 0, ended.stderr

@@ -137,7 +137,7 @@ def test_float16_keeps_masks_of_infinity():
     onnx.checker.check_model(half, full_check=True)
 
 
-@pytest.mark.parametrize("name", ["residual", "depthwise", "attention"])
+@pytest.mark.parametrize("name", [pytest.param("residual", marks=FURTHER), "depthwise", "attention"])
 def test_int8_is_a_quarter_of_the_size_and_near(name: str, request: pytest.FixtureRequest, tmp_path: Path):
     model = request.getfixturevalue(name)
     small = to_int8(model, batches())

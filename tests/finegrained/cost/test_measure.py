@@ -190,6 +190,7 @@ def test_the_command_measures_heads_and_writes_the_page(tmp_path, capsys):
     assert "training img/s" in err
 
 
+@pytest.mark.exhaustive  # three seconds
 def test_all_heads_are_counted_and_nothing_timed_without_repeats(capsys):
     result = measure_costs(replace(SMALL, repeats=0))
     assert [row["head"] for row in result["rows"]] == head_names()

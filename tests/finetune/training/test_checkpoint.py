@@ -297,6 +297,7 @@ def write_forever(path: Path, start: int) -> None:
         folder.save({"weights": torch.full((200_000,), float(step))}, epoch=0, step=step)
 
 
+@pytest.mark.exhaustive  # four seconds alone
 @pytest.mark.alone
 def test_kill_minus_nine_while_writing_never_costs_a_good_checkpoint(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
