@@ -52,6 +52,7 @@ from finetune.training.objective import Objective
 from finetune.training.optimization.optim import build_optimizer, parameter_groups
 from finetune.training.optimization.precision import Precision, choose_precision
 from finetune.training.optimization.torch_settings import prepare_torch
+from finetune.training.optimization.trial_steps import learn_from
 from finetune.training.predict import worker_count
 
 BACKBONE, GPU_BACKBONE = "resnet34", "resnet50"
@@ -147,14 +148,7 @@ def end_step(
     loss: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, *, read: bool
 ) -> None:
     """Go back, move the weights, and read the loss where the processor computes."""
-    optimizer.zero_grad()
-    if scaler is None:
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    else:
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(optimizer)
-        scaler.update()
+    learn_from(loss, optimizer, scaler)
     if read:
         loss.item()
 

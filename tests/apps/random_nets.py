@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from apps.doctor.gpu.work.drawn import randomise_norm
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.classifier import Classifier, build_classifier
 from finetune.models.heads.linear import LinearHead
@@ -23,15 +23,8 @@ def random_net(
         backbone, head, classes, weights="none", image_size=image_size, head_options=options
     )
     for module in core.modules():
-        if isinstance(module, _BatchNorm):
-            for tensor, low, high in (
-                (module.weight, 0.5, 1.5),
-                (module.bias, -0.3, 0.3),
-                (module.running_mean, -0.3, 0.3),
-                (module.running_var, 0.5, 1.5),
-            ):
-                nn.init.uniform_(tensor, low, high)
-        elif isinstance(module, nn.Linear):
+        randomise_norm(module)
+        if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
     for name, tensor in core.backbone.model.named_parameters():
         if name in ("cls_token", "reg_token", "pos_embed"):

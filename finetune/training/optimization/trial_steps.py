@@ -51,14 +51,18 @@ def training_step(
         else:
             with precision.autocast():
                 output = core(given, wanted)
-        loss = objective(output, wanted).total
-        if scaler is None:
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        else:
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            scaler.step(optimizer)
-            scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        learn_from(objective(output, wanted).total, optimizer, scaler)
 
     return step
+
+
+def learn_from(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    """Go back from a loss, move the weights, and forget the gradients."""
+    if scaler is None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+    optimizer.zero_grad(set_to_none=True)

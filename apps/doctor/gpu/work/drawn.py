@@ -87,15 +87,7 @@ def random_classifier(
         head_options=options or {},
     )
     for module in core.modules():
-        if isinstance(module, _BatchNorm):
-            for tensor, low, high in (
-                (module.weight, 0.5, 1.5),
-                (module.bias, -0.3, 0.3),
-                (module.running_mean, -0.3, 0.3),
-                (module.running_var, 0.5, 1.5),
-            ):
-                if isinstance(tensor, Tensor):
-                    nn.init.uniform_(tensor, low, high)
+        randomise_norm(module)
     return core
 
 
@@ -117,3 +109,16 @@ def small_batch(setup: Setup, side: int, views: int = 1) -> tuple[Tensor, Tensor
     """Return a batch of the check's size on the CPU: images uint8, `views` of each, and targets."""
     count = setup.sizes.batch
     return drawn_images(count, side).repeat_interleave(views, dim=0), targets(count)
+
+
+def randomise_norm(module: nn.Module) -> None:
+    """Draw the weights and statistics of a batch norm anew: those of a fresh one hide errors. Others stay."""
+    if isinstance(module, _BatchNorm):
+        for tensor, low, high in (
+            (module.weight, 0.5, 1.5),
+            (module.bias, -0.3, 0.3),
+            (module.running_mean, -0.3, 0.3),
+            (module.running_var, 0.5, 1.5),
+        ):
+            if isinstance(tensor, Tensor):
+                nn.init.uniform_(tensor, low, high)
