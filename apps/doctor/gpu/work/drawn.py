@@ -112,7 +112,7 @@ def small_batch(setup: Setup, side: int, views: int = 1) -> tuple[Tensor, Tensor
 
 
 def randomise_norm(module: nn.Module) -> None:
-    """Draw the weights and statistics of a batch norm anew: those of a fresh one hide errors. Others stay."""
+    """Draw new weights and statistics for a batch norm: those of a fresh one hide errors. Others stay."""
     if isinstance(module, _BatchNorm):
         for tensor, low, high in (
             (module.weight, 0.5, 1.5),
