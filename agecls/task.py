@@ -20,6 +20,7 @@ from agecls.data.read import (
     tell_reading,
     with_groups_of,
 )
+from agecls.data.years import years_of
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
 from finetune.experiments.exported.model import CropChoice, ModelWords
@@ -78,6 +79,10 @@ class AgeTask(Task):
     measures = MEASURES
     words = WORDS
 
+    def title_of(self, class_names: Sequence[str]) -> str:
+        """Return the task's title, or that of ages in years."""
+        return "Ages in years" if years_of(class_names) is not None else self.title
+
     def read(self, config: AgeDataConfig, *, lists_only: bool = False) -> TaskData:
         """Read Adience or a table, with folds."""
         return read_data(config, lists_only=lists_only)
@@ -124,11 +129,16 @@ class AgeTask(Task):
         return config.data.fold
 
     def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Return accuracy, balanced accuracy and one-off accuracy in the unit interval."""
+        """Return accuracy, balanced accuracy, one-off accuracy in the unit interval, and the MAE in classes.
+
+        The mean absolute error is that of the median, in classes: years where each class is a year.
+        """
+        from agecls.scores import decode_median
         from finetune.training.data import plain_scores
 
         one_off = float((np.abs(probs.argmax(1) - target) <= 1).mean())
-        return {**plain_scores(probs, target), "one_off": one_off}
+        mae = float(np.abs(decode_median(probs) - target).mean())
+        return {**plain_scores(probs, target), "one_off": one_off, "mae": mae}
 
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return what is known of the subject of each image, and the fold that it was tested in."""
@@ -147,10 +157,14 @@ class AgeTask(Task):
         predictions: Predictions,
         train_labels: np.ndarray | None = None,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Return exact and one-off accuracy, ordinal errors and calibration; a report has the baseline."""
-        from agecls.scores import age_scores
+        """Return exact and one-off accuracy, ordinal errors and calibration, and errors in years.
 
-        return age_scores(predictions.probs, predictions.target)
+        A report has the baseline beside them.
+        """
+        from agecls.scores import age_scores
+        from agecls.year_scores import plain_year_scores
+
+        return age_scores(predictions.probs, predictions.target) | plain_year_scores(predictions)
 
     def facts(self, config: AgeConfig, data: TaskData, splits: Splits, split: Split) -> dict[str, Any]:
         """Return the fold, the protocol, and how many subjects there are and are shared, if that is known."""
@@ -172,6 +186,8 @@ class AgeTask(Task):
         if not scores:
             return None
         told = f"exact {scores['exact']:.2f} %, one-off {scores['one_off']:.2f} %"
+        if "mae_years" in scores:
+            told = f"mean absolute error {scores['mae_years']:.2f} years, CS@5 {scores['cs5']:.2f} %"
         return f"fold {split.fold}: {told} of {scores['n']} test images, {record.minutes:.1f} min"
 
     def report_scores(

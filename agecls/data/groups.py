@@ -12,7 +12,8 @@ from finetune.errors import DataError, UsageError
 
 TYPO_AGE, TYPO_REPAIRED = "(25, 23)", "(25, 32)"
 _RANGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
-_GROUP = re.compile(r"(\d{1,3})\s*(?:-\s*(\d{1,3})|(\+))")
+_GROUP = re.compile(r"(\d{1,3})\s*(?:-\s*(\d{1,3})|(\+))?")
+_YEARS = re.compile(r"years:\s*(\d{1,3})\s*-\s*(\d{1,3})\s*(?::\s*(\d{1,2}))?")
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _OLDER = re.compile(r"(?:morethan|over|>=?)(\d{1,3})|(\d{1,3})(?:andolder|andover)")
@@ -55,23 +56,32 @@ class AgeGroups:
 
     @classmethod
     def parse(cls, text: str) -> AgeGroups:
-        """Read groups such as "0-2,4-6,60+"; UsageError names the piece that is no group."""
+        """Read groups such as "0-2,4-6,60+", single years such as "0,1,2+", or "years:0-100".
+
+        "years:0-100" is one class a year, the last one open (100+); "years:0-100:5" makes
+        classes of five years. UsageError names the piece that is no group.
+
+        >>> len(AgeGroups.parse("years:0-101")), AgeGroups.parse("years:0-15:5").names
+        (102, ('0-4', '5-9', '10-14', '15+'))
+        """
+        if text.strip().startswith("years"):
+            return cls(_years(text))
         bounds: list[tuple[int, int | None]] = []
         for piece in text.split(","):
             match = _GROUP.fullmatch(piece.strip())
             if match is None:
                 raise UsageError(
                     f'age groups: {piece.strip()!r} is no group; write "low-high" or, last, "low+", '
-                    'for example "0-2,4-6,60+"'
+                    'for example "0-2,4-6,60+", or "years:0-100" for one class a year'
                 )
-            lower, upper, _ = match.groups()
-            bounds.append((int(lower), int(upper) if upper is not None else None))
+            lower, upper, older = match.groups()
+            bounds.append((int(lower), None if older else int(upper or lower)))
         return cls(tuple(bounds))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Display names in age order: "0-2" or, for an open group, "60+"."""
-        return tuple(f"{lower}+" if upper is None else f"{lower}-{upper}" for lower, upper in self.bounds)
+        """Display names in age order: "0-2", "7" for a single year or, for an open group, "60+"."""
+        return tuple(_name(lower, upper) for lower, upper in self.bounds)
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -106,6 +116,29 @@ class AgeGroups:
         older = _OLDER.fullmatch(text)
         text = _ZEROS.sub("", f"{older[1] or older[2]}+" if older else text)
         return self.names.index(text) if text in self.names else None
+
+
+def _name(lower: int, upper: int | None) -> str:
+    if upper is None:
+        return f"{lower}+"
+    return f"{lower}" if lower == upper else f"{lower}-{upper}"
+
+
+def _years(text: str) -> tuple[tuple[int, int | None], ...]:
+    """Return the bounds that "years:LOW-HIGH:WIDTH" asks for; the last class is open."""
+    match = _YEARS.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(
+            f'age groups: {text!r} does not name years; write "years:0-100" for one class a year, or '
+            '"years:0-100:5" for classes of five'
+        )
+    low, high, width = int(match[1]), int(match[2]), int(match[3] or 1)
+    if high <= low or width < 1 or (high - low) % width:
+        raise UsageError(
+            f"age groups: in {text!r} the first year must be below the last, and a width of at least 1 must "
+            f"divide the {max(high - low, 0)} years between them"
+        )
+    return (*((year, year + width - 1) for year in range(low, high, width)), (high, None))
 
 
 ADIENCE_GROUPS = AgeGroups.parse("0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agecls.data.years import years_of
 from agecls.report.card_facts import NOT_MEASURED as NOT_MEASURED_CROP
 from agecls.scores import FEWEST_SUBJECTS
 from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN, amount, ends, notes, one_of, percent
@@ -18,11 +19,15 @@ Facts = Mapping[str, Any]
 def age_text(facts: ExportedFacts, measures: Sequence[Measure]) -> CardText:
     """Return what the card of an age model says beside what every card does."""
     data = facts.card.get("data") or {}
+    years = years_of(facts.class_names)
+    does = f"names the age group that the person *appears* to belong to, {one_of(facts.class_names)}."
+    if years is not None:
+        first, last = facts.class_names[0], facts.class_names[-1]
+        does = f"says how old the person *appears* to be, in years from {first} to {last}."
     return CardText(
-        does="This model takes an image of one face and names the age group that the person *appears* to "
-        f"belong to, {one_of(facts.class_names)}.",
+        does=f"This model takes an image of one face and {does}",
         scored=_in_one_sentence(facts.metrics),
-        measured=_how_well(facts, shown_in(measures, "card")),
+        measured=_how_well(facts, shown_in(measures, "card", facts.class_names)),
         warnings=age_warnings(facts),
         anything_else="no face",
         data=tuple(_data_rows(data, facts.card.get("training") or {})) if data else (),
@@ -33,12 +38,19 @@ def _in_one_sentence(metrics: Facts) -> str:
     if metrics.get("n") is None:
         return f"How well it does was {NOT_MEASURED}."
     members = metrics.get("scope") == "members"
-    exact, one_off = (metrics.get(f"{key}_mean" if members else key) for key in ("exact", "one_off"))
-    if exact is None or one_off is None:
+    exact, one_off, near, error = (
+        metrics.get(f"{key}_mean" if members else key) for key in ("exact", "one_off", "cs5", "mae_years")
+    )
+    if (exact is None or one_off is None) and (near is None or error is None):
         return ""
     own = "subjects" if metrics.get("subjects") else "images"
     who = f"Its members, each tested on its own {own}," if members else "It"
     people = f" of {metrics['subjects']:,} subjects" if metrics.get("subjects") else ""
+    if near is not None:
+        return (
+            f"{who} came within five years of the labelled age for {near:.0f} in 100 of "
+            f"{metrics['n']:,} test images{people}; the mean absolute error is {error:.1f} years."
+        )
     return (
         f"{who} named the labelled group for {exact:.0f} in 100 of {metrics['n']:,} test images{people}, and "
         f"that group or one next to it for {one_off:.0f} in 100."
@@ -57,12 +69,34 @@ def _how_well(facts: ExportedFacts, measures: Sequence[Measure]) -> str:
             _how_to_read(card["groups"]),
         ]
         parts += ["### Across the age of 18", crossings(card)]
+    if card.get("decades") and metrics:
+        parts += ["### By decade of age", _decades(card["decades"])]
+        parts += ["### Across the age of 18", crossings(card)]
     for name, title in (("gender", "By gender"), ("yaw", "By head pose")):
         if card.get(name):
             parts += [f"### {title}", slices(name if name == "gender" else "head", card[name])]
     if card.get("detector"):
         parts += ["### On faces cut out by a detector", detector(card["detector"], facts.crop)]
     return "\n\n".join([*parts, "### Its probabilities", calibration(metrics)])
+
+
+def _decades(rows: Sequence[Facts]) -> str:
+    units = ["images", *(["subjects"] if _count_subjects(rows) else [])]
+    cells = [
+        [
+            f"{escape(row['name'])} years",
+            *(f"{row[unit]:,}" for unit in units),
+            *(_in_years(row, key) for key in ("mae", "bias")),
+        ]
+        for row in rows
+    ]
+    header = ["true age", *units, "mean absolute error (years)", "bias: answer minus truth (years)"]
+    return f"{table(header, cells)}\n\n{_how_to_read(rows)}"
+
+
+def _in_years(row: Facts, key: str) -> str:
+    told, ends_of = f"{row[key]:+.1f}" if key == "bias" else f"{row[key]:.1f}", row[f"{key}_interval"]
+    return told if ends_of is None else f"{told} ({ends_of[0]:.1f} to {ends_of[1]:.1f})"
 
 
 def _how_to_read(cells: Sequence[Facts]) -> str:
@@ -134,7 +168,7 @@ def _own_table(metrics: Facts, measures: Sequence[Measure]) -> str:
         if measure.over == "folds":
             row = [
                 words,
-                percent(metrics.get(key)),
+                in_unit(metrics.get(key), measure),
                 missing if interval is None else _marked(metrics, f"{key}_interval"),
             ]
         elif metrics.get(key) is not None:
@@ -166,8 +200,8 @@ def _members_table(metrics: Facts, measures: Sequence[Measure]) -> str:
         key, words = measure.facts_name, measure.label_in("card")
         if measure.over == "folds":
             mean, sd, pooled = (metrics[f"{key}_{part}"] for part in ("mean", "sd", "pooled"))
-            spread = percent(mean) if sd is None else f"{number(mean, 1)} ± {percent(sd)}"
-            row = [words, spread, _marked(metrics, f"{key}_mean_interval"), percent(pooled)]
+            spread = in_unit(mean, measure) if sd is None else f"{number(mean, 1)} ± {in_unit(sd, measure)}"
+            row = [words, spread, _marked(metrics, f"{key}_mean_interval"), in_unit(pooled, measure)]
         else:
             row = [words, "", "", in_unit(metrics.get(key), measure)]
         rows.append(row + ([percent(baseline[key]) if key in baseline else ""] if baseline else []))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from agecls.data.groups import AgeGroups
+from agecls.data.years import years_of
 from agecls.measures import AGE_RESULT, MEASURES
 from agecls.report.card_facts import (
     HOW_TO_SLICE,
@@ -22,6 +23,7 @@ from agecls.report.card_facts import (
 )
 from agecls.report.report_sections import age_gaps
 from agecls.scores import FEWEST_SUBJECTS, age_scores, cell_scores, score_cross_validation
+from agecls.year_scores import decade_rows, known_row, year_facts
 from finetune.errors import UsageError
 from finetune.experiments.exported.card import PRIVACY
 from finetune.experiments.measures import Measure, shown_in
@@ -62,8 +64,9 @@ def age_card(
             (groups), balanced_accuracy, ece, brier, nll, rps and baseline; of an average scope "members", and
             exact_mean, _sd, _per_fold, _pooled, _mean_interval and one_off_... instead of exact and one_off.
             {} where nothing was tested.
-        card: groups, gender, yaw (rows per cell), false_adult and false_minor (None where the classes are no
-            ages), detector (None unless measured), cross_validation (the members' metrics, groups and rates,
+        card: groups (of years instead decades, rows of mae and bias), gender, yaw (rows per cell),
+            false_adult and false_minor (None where the classes are no ages), detector (None unless
+            measured), cross_validation (the members' metrics, groups and rates,
             for one model of several), holes, data, training, pretraining, intended_use, out_of_scope,
             privacy, not_measured, how_to_slice.
 
@@ -74,7 +77,8 @@ def age_card(
     of_model = np.full(len(found), tested) & (fold is None or found.fold == fold)
     own = found.select(of_model)
     several = len(result.folds) > 1
-    groups = group_cells(own)
+    decades = decade_cells(own)
+    groups = [] if decades else group_cells(own)
     detector = detector_facts(result) if tested else None
     gender, yaw = gender_cells(own), yaw_cells(own, result.manifest)
     members = _members(result, measures) if several and tested else None
@@ -92,6 +96,7 @@ def age_card(
         "how_to_slice": HOW_TO_SLICE,
         "holes": age_gaps(result.class_names),
         "groups": groups,
+        **({"decades": decades} if decades else {}),
         "gender": gender,
         "yaw": yaw,
         **crossing_rates(own),
@@ -101,7 +106,7 @@ def age_card(
         "training": _training(result, fold),
         "pretraining": pretraining_facts(result.run),
         "not_measured": not_measured(
-            groups,
+            groups or decades,
             gender=bool(gender),
             yaw=bool(yaw),
             averaged=fold is None,
@@ -121,7 +126,9 @@ def _without_subjects(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sisters(members: Mapping[str, Any], found: Predictions) -> dict[str, Any]:
     """Return what all models of a cross-validation scored, for the card of one of them."""
-    return {**members, "groups": group_cells(found), **crossing_rates(found)}
+    decades = decade_cells(found)
+    cells = {"decades": decades} if decades else {"groups": group_cells(found)}
+    return {**members, **cells, **crossing_rates(found)}
 
 
 def choose_model(run: Path, fold: int | None) -> tuple[Result, int | None]:
@@ -150,8 +157,10 @@ def _single(result: Result, own: Predictions, fold: int, measures: Sequence[Meas
     """Return the scores of one model on its own test images."""
     if not len(own):
         return {}
-    scores, cell = age_scores(own.probs, own.target), cell_scores("all", own)
-    told = shown_in(measures, "facts")
+    in_years = year_facts(own)
+    scores = age_scores(own.probs, own.target) | in_years
+    cell = cell_scores("all", own) | (in_years if _many(own) else {})
+    told = shown_in(measures, "facts", own.class_names)
     return {
         "scope": "fold",
         "fold": fold,
@@ -170,26 +179,27 @@ def _single(result: Result, own: Predictions, fold: int, measures: Sequence[Meas
 
 def _members(result: Result, measures: Sequence[Measure]) -> dict[str, Any]:
     """Return the scores of all models of a cross-validation, each on its own test images."""
-    scores = score_cross_validation(result.predictions)
-    told = shown_in(measures, "facts")
+    in_years = year_facts(result.predictions)
+    scores = score_cross_validation(result.predictions) | in_years
+    intervals = scores["intervals"] | {
+        key.replace("_interval", "_mean"): value for key, value in in_years.items() if "_interval" in key
+    }
+    told = shown_in(measures, "facts", result.class_names)
     plain = {one.facts_name: scores[one.score_name] for one in told if one.over != "folds"}
     names = [one.key for one in told if one.over == "folds"]
     over = [f"{name}_{kind}" for name in names for kind in ("mean", "sd", "per_fold", "pooled")]
-    means = {f"{name}_mean_interval": scores["intervals"][f"{name}_mean"] for name in names}
+    means = {f"{name}_mean_interval": intervals[f"{name}_mean"] for name in names}
     return {
         "scope": "members",
         "members": len(scores["folds"]),
         **{name: scores[name] for name in ("n", "subjects", "folds")},
         **plain,
         **{name: scores[name] for name in over},
+        **{name: ends if intervals["clusters"] >= FEWEST_SUBJECTS else None for name, ends in means.items()},
         **{
-            name: ends if scores["intervals"]["clusters"] >= FEWEST_SUBJECTS else None
-            for name, ends in means.items()
-        },
-        **{
-            f"{name}_mean_interval{METHOD}": scores["intervals"][f"{name}_mean{METHOD}"]
+            f"{name}_mean_interval{METHOD}": intervals[f"{name}_mean{METHOD}"]
             for name in names
-            if f"{name}_mean{METHOD}" in scores["intervals"]
+            if f"{name}_mean{METHOD}" in intervals
         },
         "shared_people": scores["subjects_in_several_folds"],
         "baseline": _baseline(result, None),
@@ -212,6 +222,17 @@ def _baseline(result: Result, fold: int | None) -> dict[str, Any] | None:
         "groups": [names[groups[place]]],
         **{name: found[f"{name}_per_fold"][place] for name in ("exact", "one_off")},
     }
+
+
+def _many(found: Predictions) -> bool:
+    return len(np.unique(found["subject"])) >= FEWEST_SUBJECTS
+
+
+def decade_cells(found: Predictions) -> list[dict[str, Any]]:
+    """Return the rows of `decade_rows`; none where the classes are not years."""
+    years = years_of(found.class_names)
+    rows = decade_rows(found, years) if years is not None and len(found) else []
+    return [known_row(row) for row in rows]
 
 
 def _cells(found: Predictions, labels: np.ndarray, names: Mapping[Any, str]) -> list[dict[str, Any]]:

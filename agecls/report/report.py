@@ -11,6 +11,7 @@ from agecls.data.read import images_of
 from agecls.measures import MEASURES
 from agecls.report import report_sections
 from agecls.report.figures import draw_confusion, draw_group_bars, group_recalls
+from agecls.report.years import draw_years, tell_years, year_record, year_sections
 from agecls.scores import Slice, score_cross_validation, slice_scores
 from finetune.cli.console import table
 from finetune.experiments.measures import Measure, shown_in
@@ -37,15 +38,21 @@ def report_scores(
     found = result.predictions
     slices = {by: slice_scores(found, by, resamples=resamples, seed=seed) for by in SLICES}
     confusion = confusion_matrix(found.probs, found.target, len(found.class_names))
-    return {
+    scores = {
         **score_cross_validation(found, train_labels, resamples=resamples, seed=seed),
         "slices": slices,
         "confusion": confusion.tolist(),
     }
+    return scores | year_record(found, resamples=resamples, seed=seed)
 
 
 def draw_figures(result: Result, record: Mapping[str, Any]) -> list[Picture]:
-    """Draw the confusion matrix, the bars of the groups and a heat map into a result's folder."""
+    """Draw the confusion matrix, the bars of the groups and a heat map into a result's folder.
+
+    Of years it is the answers against the truth, and the errors by decade.
+    """
+    if "years" in record:
+        return draw_years(result, record)
     found, names, place = result.predictions, result.class_names, result.folder / FIGURES
     confusion, groups = np.asarray(record["confusion"]), record["slices"]["group"]
     exact, one_off = group_recalls(confusion)
@@ -80,6 +87,8 @@ def draw_figures(result: Result, record: Mapping[str, Any]) -> list[Picture]:
 def sections(record: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> Sections:
     """Return the first sections of a report: the result, the folds, the groups, other slices, calibration."""
     slices = record["slices"]
+    if "years" in record:
+        return year_sections(record)
     return [
         ("Result", report_sections.headline(record, measures)),
         ("Folds", report_sections.per_fold(record)),
@@ -98,6 +107,9 @@ def _other_slice(cells: Sequence[Mapping[str, Any]] | None, name: str) -> str | 
 
 def tell(report: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> None:
     """Print the headline: each score, its spread over folds, its interval and the constant predictor's."""
+    if "years" in report:
+        tell_years(report)
+        return
     rows = []
     for name in (measure.key for measure in shown_in(measures, "report")):
         low, high = report["intervals"][f"{name}_mean"]

@@ -165,11 +165,14 @@ def data_line(record: Record) -> str:
     else:
         images += f" of {record['subjects']:,} subjects, in effect "
         images += f"{number(record.get('effective_subjects'), 0)} of equal weight"
-    counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in record["slices"]["group"])
+    cells, kind = record["slices"]["group"], "group"
+    if "years" in record:
+        cells, kind = record["years"]["decades"], "decade"
+    counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in cells)
     conflicts = sections.conflicts_line(record.get("counts") or {})
     flaws = f" {escape(conflicts)}." if conflicts else ""
     return (
-        f"Label policy {code(record.get('policy', NOT_MEASURED))}: {images}.{exclusive} Images per group: "
+        f"Label policy {code(record.get('policy', NOT_MEASURED))}: {images}.{exclusive} Images per {kind}: "
         f"{counts}.{left_out(record.get('counts') or {})}{flaws}\n\n"
         f"{sections.same_data(record, 'policy')}"
     )
@@ -224,11 +227,13 @@ def responsible_use(record: Record) -> str:
     forced = (
         f" Ages between the groups ({', '.join(gaps)}) are not covered: a neighbour is named." if gaps else ""
     )
+    named, parts = f"age group, one of {len(record['class_names'])}", "group to group"
+    if "years" in record:
+        named, parts = f"age in years, from {record['class_names'][0]} on", "decade to decade"
     return (
-        f"The model names an *apparent* age group, one of {len(record['class_names'])}.{forced} Accuracy "
-        "differs from group to group (see above). What the data do not record, such as skin tone, was not "
-        "measured. Not for age verification, for admission or sale, for surveillance, for profiling minors, "
-        "or for any decision about an individual."
+        f"The model names an *apparent* {named}.{forced} Accuracy differs from {parts} (see above). What the "
+        "data do not record, such as skin tone, was not measured. Not for age verification, for admission or "
+        "sale, for surveillance, for profiling minors, or for any decision about an individual."
     )
 
 

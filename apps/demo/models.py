@@ -121,9 +121,9 @@ def scores(metrics: Mapping[str, Any]) -> str:
 
 
 def measures_of(metrics: Mapping[str, Any]) -> tuple[Measure, ...]:
-    """Return what the demo shows of the task whose headline score these facts tell; () of no such task."""
+    """Return what the demo shows of the task whose concluding score these facts tell; () of no such task."""
     for task in map(load_task, task_names()):
-        if _value(metrics, task.measures[0]) is not None:
+        if any(_value(metrics, one) is not None for one in measures_for(task, "conclusion")):
             return measures_for(task, "demo")
     return ()
 

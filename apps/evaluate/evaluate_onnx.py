@@ -86,7 +86,7 @@ def _print_scores(
     task: Task,
 ) -> None:
     """Print a row of scores for each model, and for their average where there are several."""
-    measures = measures_for(task, "other_data")
+    measures = measures_for(task, "other_data", models[0].class_names)
 
     def cells(scores: Mapping[str, Any]) -> list[object]:
         values = [scores[measure.score_name] for measure in measures]

@@ -196,7 +196,7 @@ def _agreement(trained: Predictions, found: Predictions) -> dict[str, Any]:
 def _tell_repeats(repeats: Sequence[Repeat], task: Task, config: EvaluateOnnxConfig) -> dict[str, Any]:
     """Print a line per model and one per precision, write what was asked for, return the summary."""
     lines, pooled, tables = [repeat.facts() for repeat in repeats], {}, {}
-    measures = measures_for(task, "evaluate")
+    measures = measures_for(task, "evaluate", repeats[0].found.class_names)
     for precision in dict.fromkeys(repeat.model.facts.precision for repeat in repeats):
         own = [repeat for repeat in repeats if repeat.model.facts.precision == precision]
         trained, found = (
@@ -211,8 +211,8 @@ def _tell_repeats(repeats: Sequence[Repeat], task: Task, config: EvaluateOnnxCon
     header = ["model", "precision", "fold", *COUNTS]
     table(f"exported models beside the trained ones of {config.run}", header, rows)
     for precision, line in pooled.items():
-        known = {m.label: line[m.key] for m in measures if line[m.key] is not None}
-        told = ", ".join(f"{words} {value:.2f} %" for words, value in known.items())
+        known = {m: line[m.key] for m in measures if line[m.key] is not None}
+        told = ", ".join(f"{one.label} {value:.2f} {one.unit}".rstrip() for one, value in known.items())
         say(f"{precision}: {told}, pooled over {line['n']} images")
     summary = {"run": str(config.run), "models": lines, "pooled": pooled}
     write_results(config.out, summary, tables)

@@ -6,7 +6,7 @@ a new score is a function, a line in the list and a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -31,13 +31,15 @@ class Measure:
         places: where it is shown: the first table of a "report"; "compare" and its "conclusion", a sentence;
             "study"; "facts", what travels with an exported model, of which its "card" and the "demo" show
             some; "evaluate", exported models on their run's images, and "other_data", on any other images.
-        hits: predictions -> 1.0 or 0.0 for each image, (N,); None for a score that is no mean over images.
+        hits: predictions -> 1.0 or 0.0 for each image, (N,), or its value in `unit`; None for a score that is
+            no mean over images.
         over: the mean is taken over folds (of each fold's mean), over images, or over classes.
         study_key: its name in a study's cells; "" for `key`.
         report_key: its name in report.json where a study finds it; "" for `key`.
         score_key: its name in `Task.scores`; "" for `key`.
         facts_key: its name in the facts of an exported model; "" for `key`.
         fewest_classes: it says something from so many classes on.
+        of_classes: class names -> whether it says something of them; None for all.
         unit: %, another word, or "" for a plain number.
         column: what heads its column in narrow tables; "" for `label`.
         labels: its label in the places that word it otherwise.
@@ -53,6 +55,7 @@ class Measure:
     score_key: str = ""
     facts_key: str = ""
     fewest_classes: int = 2
+    of_classes: Callable[[Sequence[str]], bool] | None = None
     unit: str = PERCENT
     column: str = ""
     labels: Mapping[Place, str] = field(default_factory=dict)
@@ -76,6 +79,21 @@ class Measure:
     def facts_name(self) -> str:
         """Its name in the facts of an exported model."""
         return self.facts_key or self.key
+
+    def applies(self, class_names: Sequence[str]) -> bool:
+        """Return whether it says something of these classes."""
+        named = self.of_classes is None or self.of_classes(class_names)
+        return named and len(class_names) >= self.fewest_classes
+
+    @property
+    def is_percent(self) -> bool:
+        """Whether its hits are a percentage of the images."""
+        return self.unit == PERCENT
+
+    @property
+    def difference_unit(self) -> str:
+        """What a difference of two of its values is counted in: points, or its unit."""
+        return "points" if self.is_percent else self.unit
 
     @property
     def heading(self) -> str:
@@ -115,6 +133,9 @@ class Resampling:
         ]
 
 
-def shown_in(measures: Iterable[Measure], place: Place) -> tuple[Measure, ...]:
-    """Return the measures that are shown in this place, in their order."""
-    return tuple(measure for measure in measures if place in measure.places)
+def shown_in(
+    measures: Iterable[Measure], place: Place, class_names: Sequence[str] | None = None
+) -> tuple[Measure, ...]:
+    """Return the measures that are shown in this place, in their order: where given, of these classes."""
+    shown = (measure for measure in measures if place in measure.places)
+    return tuple(one for one in shown if class_names is None or one.applies(class_names))

@@ -102,5 +102,7 @@ def write_report(
         *task.closing_sections(record),
     ]
     file = folder / "report.md"
-    write_bytes(file, page(escape(f"{task.title}: {record['title']}"), sections).encode())
+    write_bytes(
+        file, page(escape(f"{task.title_of(record['class_names'])}: {record['title']}"), sections).encode()
+    )
     return file

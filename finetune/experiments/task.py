@@ -40,9 +40,9 @@ SINGLE_RUN_FILES = (
 Sections = Sequence[tuple[str, str | None]]
 
 
-def measures_for(task: Task, place: Place) -> tuple[Measure, ...]:
-    """Return the task's measures that are shown in this place, in the task's order."""
-    return shown_in(task.measures, place)
+def measures_for(task: Task, place: Place, class_names: Sequence[str] | None = None) -> tuple[Measure, ...]:
+    """Return the task's measures that are shown in this place, in the task's order: of these classes."""
+    return shown_in(task.measures, place, class_names)
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,10 @@ class Task(Protocol):
         manifest, (split, *_) = data.manifest, splits
         parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test"
         return f"{data.policy}: {len(manifest)} images of {manifest.num_classes} classes: {parts}"
+
+    def title_of(self, class_names: Sequence[str]) -> str:
+        """Return the title of pages on results of these classes."""
+        return self.title
 
     def check(self, data: TaskData, splits: Splits, config: Any) -> TaskData:
         """Say what the reader noticed, and refuse or report equal images in two parts."""

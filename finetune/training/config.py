@@ -110,7 +110,8 @@ class TrainConfig:
         clip_grad: largest gradient norm; 0 is off.
         patience: epochs without a better validation metric before stopping; 0 is off. Frozen epochs do not
             count where others follow: neither they nor their scores are looked at.
-        monitor: the validation metric that selects and stops (never a loss value).
+        monitor: the validation metric that selects and stops (never a loss value); mae, the mean error in
+            classes of ordered ones (years where each class is one), is best when lowest.
         select: which weights are tested: last, or best on validation.
         seed: of everything random.
     """
@@ -138,7 +139,7 @@ class TrainConfig:
     ema: float = 0.0
     clip_grad: float = 0.0
     patience: int = 0
-    monitor: Literal["accuracy", "balanced_accuracy", "one_off"] = "accuracy"
+    monitor: Literal["accuracy", "balanced_accuracy", "one_off", "mae"] = "accuracy"
     select: Literal["last", "best"] = "last"
     seed: int = 0
 

@@ -98,7 +98,8 @@ def compare_results(
             per_fold, pooled {a, b, difference, interval, p} and, where users hold several subjects, by_user
             {difference, interval, p, clusters}; where resampling never moves the difference, the interval
             is by the `method` "Wilson" and `reason` says why; p is None where parts differ;
-        mcnemar: {b, c, p} on the headline measure: images only the first, only the second predicts correctly;
+        mcnemar: {b, c, p} on the headline measure: images only the first, only the second predicts correctly
+            (where the classes have that measure);
         settings, environment: lists of {field, a, b} that differ; changed: "loss" or "head" where nothing
             else differs, "nothing" where no setting does, else "more"; controlled: whether at most the loss
             does;
@@ -111,7 +112,8 @@ def compare_results(
     """
     comparison, pairs = _frame(task, [a], [b], resamples)
     first, second = pairs[0]
-    comparison["mcnemar"] = mcnemar(first.correct, second.correct)._asdict()
+    if task.measures[0].applies(first.class_names):
+        comparison["mcnemar"] = mcnemar(first.correct, second.correct)._asdict()
     return _measured(comparison, task, pairs, seed)
 
 
@@ -219,7 +221,7 @@ def _is_head(field: str) -> bool:
 
 def _compared(task: Task, frame: Predictions) -> list[Measure]:
     """Return the measures of this comparison that these classes have."""
-    return [m for m in measures_for(task, "compare") if m.hits and len(frame.class_names) >= m.fewest_classes]
+    return [m for m in measures_for(task, "compare", frame.class_names) if m.hits]
 
 
 def _measured(comparison: dict[str, Any], task: Task, pairs: Sequence[Pair], seed: int) -> dict[str, Any]:
@@ -236,7 +238,8 @@ def _measured(comparison: dict[str, Any], task: Task, pairs: Sequence[Pair], see
         comparison[measure.key] = _measure(
             measure, first, second, frame, resampling, comparison["resamples"], seed
         )
-    comparison["conclusion"] = conclude(comparison, measures_for(task, "conclusion"))
+    told = measures_for(task, "conclusion")
+    comparison["conclusion"] = conclude(comparison, told, task.measures[0])
     return comparison
 
 
@@ -249,14 +252,21 @@ def _measure(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Compare two columns of (mean) hits in percent, float (N,)."""
+    """Compare two columns of (mean) hits in percent, or of values in the measure's unit, float (N,)."""
     strata = _strata(measure, frame)
     statistic: Statistic = "pooled" if strata is None else "mean_of_strata"
     within = strata if measure.over == "classes" else resampling.strata
 
     def tested(clusters: np.ndarray, how: Statistic) -> dict[str, Any]:
         paired = paired_cluster_bootstrap(
-            first, second, clusters, within, statistic=how, resamples=resamples, seed=seed, percent=True
+            first,
+            second,
+            clusters,
+            within,
+            statistic=how,
+            resamples=resamples,
+            seed=seed,
+            percent=measure.is_percent,
         )
         p = paired.p if np.isfinite(paired.p) else None
         test = {"difference": paired.difference, "interval": [paired.low, paired.high], "p": p}
@@ -290,7 +300,7 @@ def _strata(measure: Measure, frame: Predictions) -> np.ndarray | None:
 
 def _hits(measure: Measure, found: Predictions) -> np.ndarray:
     assert measure.hits is not None
-    return np.asarray(100.0 * measure.hits(found))
+    return np.asarray((100.0 if measure.is_percent else 1.0) * measure.hits(found))
 
 
 def _mean(values: np.ndarray, strata: np.ndarray | None) -> float:

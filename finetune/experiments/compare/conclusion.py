@@ -11,18 +11,21 @@ from finetune.metrics.intervals import LEVEL, alike_words, contains_zero
 from finetune.metrics.learning import ONE_CLASS
 
 
-def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> str:
+def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure], headline: Measure) -> str:
     """Return, in plain words, what the data support about each of these measures, and the limits of it.
+
+    McNemar's test, and what guessing scores, are about the task's `headline`, where the classes have it.
 
     A difference is claimed only where no test of the comparison leaves room for none: the bootstrap over the
     task's units, over more cautious ones where there are some, Student's interval over seeds for several runs
     a side, and, where single images are resampled, McNemar's test for one run a side.
     """
-    caution = guessing(comparison, measures[0])
+    measures = [measure for measure in measures if comparison.get(measure.key)]
+    caution = guessing(comparison, headline) if headline in measures else ""
     low = bool(caution) and comparison["majority"] < 100
-    tests = [comparison.get("mcnemar"), *[None] * len(measures)]  # it is about the first measure alone
+    tests = [comparison.get("mcnemar") if measure is headline else None for measure in measures]
     sentences = [
-        _sentence(comparison, measure, test, low=low) for measure, test in zip(measures, tests, strict=False)
+        _sentence(comparison, measure, test, low=low) for measure, test in zip(measures, tests, strict=True)
     ]
     sentences = [caution, *sentences] if caution else sentences
     if len(comparison["seeds"]) < 2:
@@ -53,7 +56,7 @@ def _sentence(
     comparison: Mapping[str, Any], measure: Measure, mcnemar: Mapping[str, Any] | None, *, low: bool
 ) -> str:
     (first, second), found = comparison["names"], comparison[measure.key]
-    size = f"{signed(found['difference'])} points ({_tested(found, comparison['unit'])})"
+    size = f"{signed(found['difference'])} {measure.difference_unit} ({_tested(found, comparison['unit'])})"
     where = f"{comparison['n']:,} images"
     if "subjects" in comparison:
         where += f" of {comparison['subjects']:,} subjects"

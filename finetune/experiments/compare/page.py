@@ -76,11 +76,14 @@ def differences(comparison: Comparison, task: Task) -> str:
     header = ["accuracy (%)", first, second, "difference (points)", "95 % interval", "p"]
     rows = []
     notes = _resampled(comparison, task)
-    for measure, found in _present(comparison, task):
+    present = _present(comparison, task)
+    if not all(measure.is_percent for measure, _ in present):
+        header[0], header[3] = "score", "difference"
+    for measure, found in present:
         rows += [[words, *_cells(kind)] for words, kind in _kinds(measure, found)]
         if found.get("reason"):
             notes += f" {found['method']} interval for the {measure.label}: {found['reason']}."
-    concluded = measures_for(task, "conclusion")
+    concluded = _concluded(comparison, task)
     if len(concluded) < len(rows):
         about = " and ".join(measure.label for measure in concluded)
         notes += f" The conclusion is about {about}; p is not corrected for looking several times."
@@ -102,7 +105,7 @@ def _resampled(comparison: Comparison, task: Task) -> str:
     if "subjects" in comparison:
         equal = number(comparison["effective_subjects"], 0)
         where += f" and {comparison['subjects']:,} subjects (in effect {equal} of equal weight)"
-    over = {measure.over for measure in measures_for(task, "compare")}
+    over = {measure.over for measure, _ in _present(comparison, task)}
     within = " within folds" if "folds" in over else "; for the mean over classes within each class"
     whole = "images" if unit == "image" else f"whole {unit}s"
     return (
@@ -116,18 +119,21 @@ def _present(comparison: Comparison, task: Task) -> list[tuple[Measure, Mapping[
     return [(measure, comparison[measure.key]) for measure in measures if comparison[measure.key]]
 
 
+def _concluded(comparison: Comparison, task: Task) -> list[Measure]:
+    """Return the measures that the conclusion is about."""
+    return [measure for measure in measures_for(task, "conclusion") if comparison[measure.key]]
+
+
 def _kinds(measure: Measure, found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the rows of one measure: its words and its numbers."""
+    """Return the rows of one measure: its words, with its unit unless it is percent, and its numbers."""
+    words = measure.label if measure.is_percent else f"{measure.label} ({measure.unit})"
     if measure.over != "folds":
-        return [(measure.label, found)]
-    rows = [
-        (f"{measure.label}, mean over folds", found),
-        (f"{measure.label}, pooled over images", found["pooled"]),
-    ]
+        return [(words, found)]
+    rows = [(f"{words}, mean over folds", found), (f"{words}, pooled over images", found["pooled"])]
     for key in found:
         if key.startswith("by_") and found[key]:
             unit = f"{found[key]['clusters']:,} {key.removeprefix('by_')}s resampled"
-            rows.append((f"{measure.label}, mean over folds, {unit}", {**found, **found[key]}))
+            rows.append((f"{words}, mean over folds, {unit}", {**found, **found[key]}))
     return rows
 
 
@@ -154,7 +160,7 @@ def per_seed(comparison: Comparison, task: Task) -> str | None:
     single = comparison["unit"] == "image"  # else images are not independent, as McNemar's test takes them
     tables = [
         _seed_table(comparison, measure, mcnemar=single and measure is task.measures[0])
-        for measure in measures_for(task, "conclusion")
+        for measure in _concluded(comparison, task)
     ]
     notes = (
         f"Intervals are Student's over {len(comparison['seeds'])} seeds, for these test "
@@ -165,7 +171,7 @@ def per_seed(comparison: Comparison, task: Task) -> str | None:
 
 def _seed_table(comparison: Comparison, measure: Measure, *, mcnemar: bool) -> str:
     first, second = map(escape, comparison["names"])
-    header = [f"{measure.label} (%)", first, second, "difference"]
+    header = [f"{measure.label} ({measure.unit})", first, second, "difference"]
     rows = [[f"seed {row['seed']}", *_seed_cells(row[measure.key])] for row in comparison["per_seed"]]
     spread: list[str] = []
     if mcnemar:

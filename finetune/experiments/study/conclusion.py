@@ -67,11 +67,11 @@ def at_chance(cells: Sequence[Cell], guessing: float | None, remedy: str = REMED
     """Return a caution where no arm's mean beats the majority-class baseline by a point; else empty.
 
     Args:
-        cells: finished ones, with the score "accuracy" in per cent.
+        cells: finished ones; those without the score "accuracy", in per cent, say nothing of guessing.
         guessing: the accuracy of the majority-class baseline; None where it is not known.
         remedy: a sentence on what to do.
     """
-    if guessing is None or not cells:
+    if guessing is None or not cells or any("accuracy" not in cell.scores for cell in cells):
         return ""
     if guessing >= 100:
         return f"Take care: {ONE_CLASS}."

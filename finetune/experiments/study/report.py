@@ -156,17 +156,19 @@ def _difference_tables(summary: Mapping[str, Any]) -> str | None:
             if row["measures"][measure["key"]]["difference"] is not None
         ]
         if rows:
-            parts.append(f"{escape(measure['label'])}:\n\n{table(_difference_header(summary), rows)}")
+            parts.append(
+                f"{escape(measure['label'])}:\n\n{table(_difference_header(summary, measure), rows)}"
+            )
     if not parts:
         return None
     return "\n\n".join(parts) + f"\n\n{_difference_notes(summary)}"
 
 
-def _difference_header(summary: Mapping[str, Any]) -> list[str]:
+def _difference_header(summary: Mapping[str, Any], measure: Mapping[str, Any]) -> list[str]:
     return [
         "arm",
         "pairs",
-        "difference (points)",
+        "difference (points)" if measure["label"].endswith("(%)") else "difference",
         f"{100 * summary['level']:g} % interval",
         "t-test p",
         "Holm",
@@ -209,7 +211,12 @@ def _controls(summary: Mapping[str, Any]) -> str | None:
             rows.append(pair + _difference_cells(found))
     if not rows:
         return None
-    header = ["CRL", "its control", "learning rate times", *_difference_header(summary)[1:]]
+    header = [
+        "CRL",
+        "its control",
+        "learning rate times",
+        *_difference_header(summary, summary["measures"][0])[1:],
+    ]
     note = (
         "CRL minus cross-entropy trained at a learning rate that is multiplied by the mean of CRL's gradient "
         "factor over its own training with the same seed (mean over images of gradient magnitude over "

@@ -70,7 +70,7 @@ def study_losses(task: Task, config: Any) -> dict[str, Any]:
     with no_claim_left(folder):
         claim_study(folder, kept_options(task, config), config.run)
         cells = run_cells(arms, seeds, folder, train=trainer, read=read)
-    return end_study(folder, cells, arms, study_measures(task, config), page_of(experiment, folder, cells))
+    return end_study(folder, cells, arms, study_measures(experiment), page_of(experiment, folder, cells))
 
 
 def check_test(experiment: Experiment) -> None:
@@ -116,16 +116,18 @@ def read_cell(experiment: Experiment, plan: CellPlan) -> Cell | None:
     if run is None:
         return None
     report = read_json(plan.folder / "report.json")
-    shown = measures_for(task, "study")
+    shown = measures_for(task, "study", experiment.data.manifest.class_names)
     return cell_of(plan, run, {one.study_name: report[one.report_name] for one in shown})
 
 
-def study_measures(task: Task, config: Any) -> tuple[Measure, ...]:
-    """Return what a study is judged by; the first decides."""
-    several = task.folds_run(config) is not None
+def study_measures(experiment: Experiment) -> tuple[Measure, ...]:
+    """Return what a study is judged by; the first decides, and is in percent."""
+    several = experiment.task.folds_run(experiment.config) is not None
+    found = measures_for(experiment.task, "study", experiment.data.manifest.class_names)
+    over = [", mean of folds" * (several and one.over == "folds") for one in found]
     return tuple(
-        Measure(one.study_name, f"{one.label}{', mean of folds' * (several and one.over == 'folds')} (%)")
-        for one in measures_for(task, "study")
+        Measure(one.study_name, f"{one.label}{of_folds} ({one.unit})")
+        for one, of_folds in zip(found, over, strict=True)
     )
 
 

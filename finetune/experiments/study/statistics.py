@@ -29,11 +29,11 @@ TESTS: dict[str, Callable[[Sequence[float], Sequence[float]], float | None]] = {
 
 @dataclass(frozen=True)
 class Measure:
-    """A score of the cells, in per cent, higher being better.
+    """A score of the cells; the first one of a study is in per cent, higher being better.
 
     Args:
         key: its name in `Cell.scores`.
-        label: its name in tables and figures: "accuracy (%)".
+        label: its name in tables and figures, with its unit: "accuracy (%)".
     """
 
     key: str

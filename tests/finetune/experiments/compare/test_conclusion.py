@@ -61,7 +61,7 @@ def test_test_images_of_one_class_are_said_to_be(made: MadeTask):
         made.task, made.result(made.answers(0.9, seed=1)), made.result(made.answers(0.4, seed=2))
     )
     assert ONE_CLASS not in found["conclusion"]
-    told = conclude(found | {"majority": 100.0}, measures_for(made.task, "conclusion"))
+    told = conclude(found | {"majority": 100.0}, measures_for(made.task, "conclusion"), made.task.measures[0])
     assert told.startswith(f"Take care: {ONE_CLASS}. ")
     assert "below the majority-class baseline" not in told
     assert "nothing useful" not in told

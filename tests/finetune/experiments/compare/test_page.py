@@ -39,7 +39,7 @@ def test_page_repeats_conclusion_and_numbers(compared: Compared, tmp_path: Path)
     place = tmp_path / "new" / "folder"
     page = write_comparison(task, a, b, comparison, place, pictures=False).read_text(encoding="utf-8")
     assert escape(comparison["conclusion"]) in page
-    for measure in measures_for(task, "compare"):
+    for measure in measures_for(task, "compare", a.class_names):
         found = comparison[measure.key]
         assert f"{measured(found)} | {points(found['interval'])}" in page
     assert f"{comparison['mcnemar']['b']} images only the first has correct" in page
@@ -48,8 +48,8 @@ def test_page_repeats_conclusion_and_numbers(compared: Compared, tmp_path: Path)
 
 
 def test_what_resampling_cannot_tell_has_wilsons_interval_with_the_reason(compared: Compared):
-    task, _, _, comparison = compared
-    measure = measures_for(task, "compare")[-1]
+    task, a, _, comparison = compared
+    measure = measures_for(task, "compare", a.class_names)[-1]
     found = {"a": 50.0, "b": 75.0, "difference": 25.0, "interval": [16.08, 30.36], "p": None}
     found |= {"method": "Wilson", "reason": "nothing varies"}
     text = differences({**comparison, measure.key: {**comparison[measure.key], **found}}, task)
@@ -97,7 +97,7 @@ def test_seeds_are_listed_with_mean_sd_and_interval(made: MadeTask, compared: Co
     text = per_seed(comparison, made.task)
     assert text is not None
     assert "over 3 seeds" in text
-    for measure in measures_for(made.task, "conclusion"):
+    for measure in measures_for(made.task, "conclusion", sides[0][0].class_names):
         for row in comparison["per_seed"]:
             assert f"| seed {row['seed']} | {measured(row[measure.key])} |" in text
         spread, scores = (comparison[name][measure.key] for name in ("seed_difference", "seed_scores"))

@@ -1,0 +1,246 @@
+"""What the report of ages in years has of its own: errors in years, decades, CS@k, and two figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agecls.data.read import images_of
+from agecls.data.years import Years, years_of
+from agecls.report import report_sections
+from agecls.year_scores import WITHIN, known_row, median_years, score_years, true_years, year_errors
+from finetune.cli.console import table as print_table
+from finetune.experiments.records.predictions import Predictions
+from finetune.experiments.result import Result
+from finetune.experiments.sections import FIGURES, figure
+from finetune.experiments.task import Sections
+from finetune.figures import canvas
+from finetune.figures.markdown import Picture, escape, interval, method_mark, number, signed, table
+from finetune.images.checks import subjects_known
+
+Record = Mapping[str, Any]
+LABELS = {
+    "mae": "mean absolute error (years)",
+    "bias": "bias, answer minus truth (years)",
+    **{f"cs{k}": f"CS@{k}: within {k} years (%)" for k in WITHIN},
+}
+READ_BY = {
+    "median": "median: serves the mean absolute error (headline)",
+    "expected": "expected value: serves the squared error",
+    "argmax": "most probable year: serves exact hits",
+}
+
+
+def year_record(found: Predictions, *, resamples: int, seed: int) -> dict[str, Any]:
+    """Return `years`, the scores in years, and beside it the means over folds that studies read.
+
+    {} where the classes are not years.
+    """
+    scores = score_years(found, resamples=resamples, seed=seed)
+    if scores is None:
+        return {}
+    return {"years": scores, "mae_years_mean": scores["mae_mean"], "cs5_mean": scores["cs5_mean"]}
+
+
+def year_sections(record: Record) -> Sections:
+    """Return the first sections of a report of years, from the result to its probabilities."""
+    return [
+        ("Result", _headline(record)),
+        ("Folds", _folds(record)),
+        ("Decades of true age", _decades(record)),
+        ("Share of answers within k years", _curve(record)),
+        ("Other ways to read a year", _decoders(record)),
+        ("Probabilities", _probabilities(record)),
+    ]
+
+
+def _headline(record: Record) -> str:
+    years = record["years"]
+    header = [
+        "score",
+        "mean ± sd over folds",
+        "over all images",
+        f"95 % interval of the mean ({_unit(record)})",
+    ]
+    rows = []
+    for key, words in LABELS.items():
+        mean, sd = years[f"{key}_mean"], years[f"{key}_sd"]
+        spread = f"**{number(mean)}** (one fold)" if sd is None else f"**{number(mean)} ± {number(sd)}**"
+        ends = interval(years[f"{key}_interval"], 2) + escape(method_mark(years, f"{key}_interval"))
+        rows.append([words, spread, number(years[key]), ends])
+    rows.append(
+        ["mean absolute error, each decade counted alike (years)", "", number(years["balanced_mae"]), ""]
+    )
+    rows.append(["CRPS: error of the whole distribution (years)", "", number(years["crps"]), ""])
+    if "epsilon" in years:
+        rated = years["epsilon"]
+        words = f"epsilon-error beside {rated['n']:,} rated ages ({rated['agreed']:,} without spread)"
+        rows.append([words, "", number(rated["error"], 3), ""])
+    notes = (
+        "The answer is the median of the probabilities. Errors count completed years. ± is the standard "
+        "deviation over folds (n - 1). Bias stands beside the mean error because answers that are drawn to "
+        "the middle hide in it."
+    )
+    if years["width"] > 1:
+        notes += f" A class holds {years['width']} years and stands for its middle."
+    return f"{table(header, rows)}\n\n{notes}"
+
+
+def _unit(record: Record) -> str:
+    if subjects_known(record.get("counts") or {}):
+        return "whole subjects resampled"
+    return "images as people: subjects are not known"
+
+
+def _folds(record: Record) -> str:
+    years, keys = record["years"], list(LABELS)
+    rows = [
+        [str(fold), f"{images:,}", *(number(years[f"{key}_per_fold"][place]) for key in keys)]
+        for place, (fold, images) in enumerate(zip(record["folds"], record["per_fold_n"], strict=True))
+    ]
+    return table(["fold", "images", *LABELS.values()], rows)
+
+
+def _decades(record: Record) -> str:
+    counted = report_sections.units_of([known_row(row) for row in record["years"]["decades"]])
+    rows = []
+    for row in record["years"]["decades"]:
+        cells = [number(row["mae"]), interval(row["mae_interval"], 2)]
+        cells += [signed(row["bias"]), interval(row["bias_interval"], 2)]
+        rows.append([f"{row['name']} years", *report_sections.counts_of(known_row(row)), *cells])
+    header = ["true age", *counted, "MAE (years)", "95 % interval", "bias (years)", "95 % interval"]
+    return f"{table(header, rows)}\n\nNo interval, and no conclusion, for fewer than 30 {counted[-1]}."
+
+
+def _curve(record: Record) -> str:
+    found = {int(k): value for k, value in record["years"]["curve"].items()}
+    shown = [k for k in (0, 1, 2, 3, 5, 7, 10, 15) if k in found]
+    return table(["k (years)", *map(str, shown)], [["CS@k (%)", *(number(found[k], 1) for k in shown)]])
+
+
+def _decoders(record: Record) -> str:
+    rows = [
+        [READ_BY[name], *(number(found[key]) for key in LABELS)]
+        for name, found in record["years"]["decoders"].items()
+    ]
+    return table(["year read from the probabilities by", *LABELS.values()], rows)
+
+
+def _probabilities(record: Record) -> str:
+    rows = [
+        ("expected calibration error of single years, 15 bins (%)", number(100 * record["ece"])),
+        ("negative log-likelihood (nats)", number(record["nll"], 3)),
+        ("Brier score", number(record["brier"], 3)),
+        ("exactly the year (%)", number(record["exact_pooled"])),
+    ]
+    return table(["over all images", "value"], rows)
+
+
+def tell_years(report: Record) -> None:
+    """Print the scores in years: mean and spread over folds, interval, and each fold."""
+    years, rows = report["years"], []
+    for key, words in LABELS.items():
+        low, high = years[f"{key}_interval"]
+        sd = years[f"{key}_sd"]
+        folds = " ".join(f"{value:.1f}" for value in years[f"{key}_per_fold"])
+        spread = "-" if sd is None else f"{sd:.2f}"
+        rows.append([words, f"{years[f'{key}_mean']:.2f}", spread, f"[{low:.2f}, {high:.2f}]", folds])
+    people = images_of(report["n"], report["subjects"], report.get("counts") or {})
+    print_table(people, ["years", "mean of folds", "sd", "95 % interval", "folds"], rows)
+
+
+def draw_years(result: Result, record: Record) -> list[Picture]:
+    """Draw the answers against the truth, and the errors by decade, into a result's folder."""
+    found, place = result.predictions, result.folder / FIGURES
+    years = years_of(found.class_names)
+    assert years is not None, "a record has `years` where the classes are"
+    draw_answers(found, years, place / "years.png")
+    draw_decades(record["years"]["decades"], record["years"]["unit"], place / "decades.png")
+    return [
+        figure("years", "Answers against true ages", "Median answers; the band holds the middle 80 of 100."),
+        figure("decades", "Error by decade", "Bars: mean absolute error; points: bias."),
+    ]
+
+
+def draw_answers(found: Predictions, years: Years, out: Path) -> Path:
+    """Draw each image's answer against its true age, with the median and the middle 80 % of answers by age.
+
+    Args:
+        found: the test images.
+        years: what their classes stand for.
+        out: the PNG to write.
+
+    Returns:
+        `out`.
+    """
+    truth, answers = true_years(found, years), median_years(found.probs, years)
+    errors = year_errors(found, years)
+    title = f"Answers against true ages: mean absolute error {np.abs(errors).mean():.2f} years"
+    subtitle = (
+        f"{canvas.count_text(len(found), 'image')}; line: median answer of five years of true age, "
+        "band: the middle 80 of 100; grey: answer = truth"
+    )
+    with canvas.new_figure(out, 5.6, title, subtitle) as drawn:
+        axes = drawn.add_subplot()
+        top = float(max(truth.max(), answers.max())) + 2
+        axes.plot([0, top], [0, top], color=canvas.MUTED, linewidth=1.2)
+        faint = float(np.clip(12 / np.sqrt(len(found)), 0.08, 0.6))
+        jitter = np.random.default_rng(0).uniform(-0.35, 0.35, (2, len(found)))
+        axes.scatter(
+            truth + jitter[0], answers + jitter[1], s=7, color=canvas.BLUE, alpha=faint, linewidths=0
+        )
+        starts = np.arange(0, top, 5)
+        bins = [(start, answers[(truth >= start) & (truth < start + 5)]) for start in starts]
+        enough = [(start + 2, np.percentile(own, (10, 50, 90))) for start, own in bins if len(own) >= 10]
+        if enough:
+            x, ends = np.array([point for point, _ in enough]), np.array([own for _, own in enough])
+            axes.fill_between(x, ends[:, 0], ends[:, 2], color=canvas.VERMILION, alpha=0.18, linewidth=0)
+            axes.plot(x, ends[:, 1], color=canvas.VERMILION, linewidth=2)
+        axes.set(xlim=(-1, top), ylim=(-1, top), xlabel="true age (years)", ylabel="answer (years)")
+        axes.grid(True)
+    return out
+
+
+def draw_decades(rows: list[dict[str, Any]], unit: str, out: Path) -> Path:
+    """Draw the mean absolute error of each decade as bars, and its bias as points, both with intervals.
+
+    Args:
+        rows: of `decade_rows`.
+        unit: what their intervals resample, in one word.
+        out: the PNG to write.
+
+    Returns:
+        `out`.
+    """
+    subtitle = f"lines: 95 % intervals over {unit}s; pale, without a line: fewer than 30 {unit}s"
+    with canvas.new_figure(out, 4.2, "Error by decade of true age, in years", subtitle) as drawn:
+        axes = drawn.add_subplot()
+        axes.grid(True, axis="y")
+        axes.axhline(0, color=canvas.MUTED, linewidth=1)
+        for place, row in enumerate(rows):
+            sure = row["mae_interval"] is not None
+            axes.bar(place - 0.16, row["mae"], 0.44, color=canvas.BLUE, alpha=1.0 if sure else 0.45)
+            shade = 1.0 if sure else 0.45
+            axes.plot(place + 0.28, row["bias"], "o", markersize=6, color=canvas.VERMILION, alpha=shade)
+            if sure:
+                axes.vlines(place - 0.16, *row["mae_interval"], color=canvas.INK, linewidth=1.4)
+                axes.vlines(place + 0.28, *row["bias_interval"], color=canvas.VERMILION, linewidth=1.4)
+        labels = [f"{row['name']}\nn = {row['images']:,}" for row in rows]
+        canvas.label_ticks(axes, "x", labels)
+        axes.set(xlabel="true age (years)", ylabel="years")
+        _legend(drawn)
+    return out
+
+
+def _legend(drawn: Any) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=canvas.BLUE, label="mean absolute error"),
+        Line2D([], [], color=canvas.VERMILION, marker="o", linestyle="", label="bias: answer minus truth"),
+    ]
+    drawn.legend(handles=handles, loc="upper right", ncols=2, bbox_to_anchor=(0.995, 0.985))
