@@ -51,6 +51,7 @@ def make_result(
     without: tuple[int, ...] = (),
     albums: bool = False,
     unknown: bool = False,
+    names: tuple[str, ...] = NAMES,
     **changes: Any,
 ) -> Result:
     """Write a result folder and read it back.
@@ -58,15 +59,16 @@ def make_result(
     `answers` seeds the made-up probabilities, `without` names groups without an image; with `albums` two
     subjects of a fold or more share an album; with `unknown` nobody knows the subject of an image.
     """
-    groups = [index for index in range(len(NAMES)) if index not in without]
+    groups = [index for index in range(len(names)) if index not in without]
     target = np.array(groups)[np.arange(IMAGES) % len(groups)]
     person = np.arange(IMAGES) // 3
     paths = np.array([f"faces/odd|_name {index:03d}.jpg" for index in range(IMAGES)])
     subject = paths if unknown else np.array([f"s{number:03d}" for number in person])
     changes |= {"counts": {"subjects_known": False}} if unknown else {}
     fold = np.minimum(person % 7, FOLDS - 1)  # folds differ in size, so mean over folds and pooled differ
+    changes |= {"class_names": list(names)}
     found = age_predictions(
-        NAMES,
+        names,
         path=paths,
         subject=subject,
         user=np.array([f"u{a}.{f}" for a, f in zip(person // 14, fold, strict=True)]) if albums else subject,
@@ -74,7 +76,7 @@ def make_result(
         age=np.full(IMAGES, np.nan),
         fold=fold,
         target=target,
-        probs=made_up_answers(target, len(NAMES), answers),
+        probs=made_up_answers(target, len(names), answers),
     )
     folder.mkdir(parents=True)
     found.write(folder / "predictions.parquet")
