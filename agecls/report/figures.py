@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agecls.data.years import years_of
+from agecls.report.year_figures import draw_year_curves, spread
 from finetune.experiments.compare.disagreements import draw_both
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
@@ -195,15 +197,27 @@ def _draw_legend(figure: Figure, colours: dict[str, str]) -> None:
 
 
 def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
-    """Draw the gallery of disagreements and the heat maps of the most telling images under `out`."""
+    """Draw the gallery of disagreements and the heat maps of the most telling images under `out`.
+
+    Of years the heat maps are curves.
+    """
     classes, called = a.class_names, (names[0], names[1])
+    years = years_of(classes)
+    unit = "group" if years is None else "year"
 
     def gallery(files: Sequence[Path], first: Predictions, second: Predictions, file: Path) -> None:
         rows = choose_disagreements(first.target, first.probs, second.probs)
-        draw_gallery(rows, files, first.target, first.probs, second.probs, classes, file, names=called)
+        draw_gallery(
+            rows, files, first.target, first.probs, second.probs, classes, file, names=called, unit=unit
+        )
 
     def heat_maps(files: Sequence[Path], first: Predictions, second: Predictions, file: Path) -> None:
         probs = dict(zip(called, (first.probs, second.probs), strict=True))
+        if years is not None:
+            rows = spread(range(len(files)))
+            own = {name: one[rows] for name, one in probs.items()}
+            draw_year_curves([files[row] for row in rows], first.select(rows), own, years, file)
+            return
         subtitle = "per true group, the image on which the two differ most, only one correct if any"
         draw_heat_maps(files, first.target, probs, classes, file, subtitle=subtitle)
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agecls.data.read import images_of
-from agecls.data.years import Years, years_of
+from agecls.data.years import years_of
 from agecls.report import report_sections
-from agecls.year_scores import WITHIN, known_row, median_years, score_years, true_years, year_errors
+from agecls.report.year_figures import draw_answers, draw_decades, draw_year_curves, spread
+from agecls.year_scores import WITHIN, known_row, score_years
 from finetune.cli.console import table as print_table
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
-from finetune.experiments.sections import FIGURES, figure
+from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.experiments.task import Sections
-from finetune.figures import canvas
 from finetune.figures.markdown import Picture, escape, interval, method_mark, number, signed, table
+from finetune.figures.selection import choose_typical
 from finetune.images.checks import subjects_known
 
 Record = Mapping[str, Any]
@@ -159,88 +157,16 @@ def draw_years(result: Result, record: Record) -> list[Picture]:
     assert years is not None, "a record has `years` where the classes are"
     draw_answers(found, years, place / "years.png")
     draw_decades(record["years"]["decades"], record["years"]["unit"], place / "decades.png")
+    rows = spread(choose_typical(found.target, found.probs))
+    draw_year_curves(
+        result.image_files(found.path[rows]),
+        found.select(rows),
+        {result.loss_text: found.probs[rows]},
+        years,
+        place / "heat_map.png",
+    )
     return [
         figure("years", "Answers against true ages", "Median answers; the band holds the middle 80 of 100."),
         figure("decades", "Error by decade", "Bars: mean absolute error; points: bias."),
+        figure("heat_map", "Probabilities of the years", DATA_NOTE),
     ]
-
-
-def draw_answers(found: Predictions, years: Years, out: Path) -> Path:
-    """Draw each image's answer against its true age, with the median and the middle 80 % of answers by age.
-
-    Args:
-        found: the test images.
-        years: what their classes stand for.
-        out: the PNG to write.
-
-    Returns:
-        `out`.
-    """
-    truth, answers = true_years(found, years), median_years(found.probs, years)
-    errors = year_errors(found, years)
-    title = f"Answers against true ages: mean absolute error {np.abs(errors).mean():.2f} years"
-    subtitle = (
-        f"{canvas.count_text(len(found), 'image')}; line: median answer of five years of true age, "
-        "band: the middle 80 of 100; grey: answer = truth"
-    )
-    with canvas.new_figure(out, 5.6, title, subtitle) as drawn:
-        axes = drawn.add_subplot()
-        top = float(max(truth.max(), answers.max())) + 2
-        axes.plot([0, top], [0, top], color=canvas.MUTED, linewidth=1.2)
-        faint = float(np.clip(12 / np.sqrt(len(found)), 0.08, 0.6))
-        jitter = np.random.default_rng(0).uniform(-0.35, 0.35, (2, len(found)))
-        axes.scatter(
-            truth + jitter[0], answers + jitter[1], s=7, color=canvas.BLUE, alpha=faint, linewidths=0
-        )
-        starts = np.arange(0, top, 5)
-        bins = [(start, answers[(truth >= start) & (truth < start + 5)]) for start in starts]
-        enough = [(start + 2, np.percentile(own, (10, 50, 90))) for start, own in bins if len(own) >= 10]
-        if enough:
-            x, ends = np.array([point for point, _ in enough]), np.array([own for _, own in enough])
-            axes.fill_between(x, ends[:, 0], ends[:, 2], color=canvas.VERMILION, alpha=0.18, linewidth=0)
-            axes.plot(x, ends[:, 1], color=canvas.VERMILION, linewidth=2)
-        axes.set(xlim=(-1, top), ylim=(-1, top), xlabel="true age (years)", ylabel="answer (years)")
-        axes.grid(True)
-    return out
-
-
-def draw_decades(rows: list[dict[str, Any]], unit: str, out: Path) -> Path:
-    """Draw the mean absolute error of each decade as bars, and its bias as points, both with intervals.
-
-    Args:
-        rows: of `decade_rows`.
-        unit: what their intervals resample, in one word.
-        out: the PNG to write.
-
-    Returns:
-        `out`.
-    """
-    subtitle = f"lines: 95 % intervals over {unit}s; pale, without a line: fewer than 30 {unit}s"
-    with canvas.new_figure(out, 4.2, "Error by decade of true age, in years", subtitle) as drawn:
-        axes = drawn.add_subplot()
-        axes.grid(True, axis="y")
-        axes.axhline(0, color=canvas.MUTED, linewidth=1)
-        for place, row in enumerate(rows):
-            sure = row["mae_interval"] is not None
-            axes.bar(place - 0.16, row["mae"], 0.44, color=canvas.BLUE, alpha=1.0 if sure else 0.45)
-            shade = 1.0 if sure else 0.45
-            axes.plot(place + 0.28, row["bias"], "o", markersize=6, color=canvas.VERMILION, alpha=shade)
-            if sure:
-                axes.vlines(place - 0.16, *row["mae_interval"], color=canvas.INK, linewidth=1.4)
-                axes.vlines(place + 0.28, *row["bias_interval"], color=canvas.VERMILION, linewidth=1.4)
-        labels = [f"{row['name']}\nn = {row['images']:,}" for row in rows]
-        canvas.label_ticks(axes, "x", labels)
-        axes.set(xlabel="true age (years)", ylabel="years")
-        _legend(drawn)
-    return out
-
-
-def _legend(drawn: Any) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    handles = [
-        Patch(color=canvas.BLUE, label="mean absolute error"),
-        Line2D([], [], color=canvas.VERMILION, marker="o", linestyle="", label="bias: answer minus truth"),
-    ]
-    drawn.legend(handles=handles, loc="upper right", ncols=2, bbox_to_anchor=(0.995, 0.985))

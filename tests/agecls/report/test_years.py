@@ -13,7 +13,7 @@ from agecls.data.years import years_of
 from agecls.exported.card_text import age_text
 from agecls.measures import MEASURES
 from agecls.report.card import age_card
-from agecls.report.years import draw_answers, draw_decades
+from agecls.report.year_figures import draw_answers, draw_decades, draw_year_curves
 from agecls.task import TASK
 from agecls.year_scores import decade_rows, score_years, year_errors
 from finetune.experiments.compare.compare import compare_results
@@ -114,8 +114,10 @@ def test_the_card_tells_years(results: tuple[Result, Result], record: dict[str, 
 def test_figures_are_drawn(results: tuple[Result, Result], tmp_path: Path):
     found, years = results[0].predictions, years_of(NAMES)
     assert years is not None
+    curves = {"a": found.probs, "b": results[1].predictions.probs}
     for file in (
         draw_answers(found, years, tmp_path / "answers.png"),
+        draw_year_curves([Path("x.jpg")], found.select(np.arange(1)), curves, years, tmp_path / "curves.png"),
         draw_decades(decade_rows(found, years, resamples=20), "subject", tmp_path / "decades.png"),
     ):
         assert pixels_of(file).std() > 10
