@@ -44,14 +44,6 @@ if TYPE_CHECKING:
     from finetune.experiments.result import Result
     from finetune.figures.markdown import Picture
 
-STUDY_NOTES = (
-    "Every cell is an ordinary result in cells/ARM/seed-N: `crl age compare` pairs two of them, or two lists "
-    "of seeds, subject by subject, and `crl export` takes any of their models.",
-    "Seeds are not subjects: a difference that holds over seeds holds for these test subjects; what others "
-    "would have shown is what the intervals of `crl age compare` are about.",
-)
-
-
 WORDS = ModelWords(
     kind="age",
     tab="Age groups",
@@ -332,19 +324,9 @@ class AgeTask(Task):
 
     def study_text(self, config: AgeStudyConfig, report: Mapping[str, Any]) -> StudyText:
         """Return what a cell is, and the accuracies that others reported on Adience's folds."""
-        from agecls.report.published import accuracy_by_arm
-        from agecls.report.report_sections import reported_by_others
+        from agecls.report.study import study_text
 
-        whole, backbone = config.cell == "cv", config.model.backbone
-        kind = "cross-validation" if whole else "training"
-        folds = f"folds {', '.join(map(str, report['folds']))}"
-        on_adience = whole and reported_by_others(report) is not None
-        return StudyText(
-            f"Losses compared: age groups, {backbone}, {report['policy']}",
-            f"cell: one {kind} ({folds}, protocol {config.data.protocol})",
-            STUDY_NOTES,
-            accuracy_by_arm(backbone, config.model.weights != "none") if on_adience else {},
-        )
+        return study_text(config, report)
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

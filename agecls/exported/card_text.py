@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agecls.data.years import years_of
+from agecls.exported.crossings import crossings, marked
 from agecls.report.card_facts import NOT_MEASURED as NOT_MEASURED_CROP
 from agecls.scores import FEWEST_SUBJECTS
 from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN, amount, ends, notes, one_of, percent
@@ -169,7 +170,7 @@ def _own_table(metrics: Facts, measures: Sequence[Measure]) -> str:
             row = [
                 words,
                 in_unit(metrics.get(key), measure),
-                missing if interval is None else _marked(metrics, f"{key}_interval"),
+                missing if interval is None else marked(metrics, f"{key}_interval"),
             ]
         elif metrics.get(key) is not None:
             row = [words, in_unit(metrics[key], measure), ""]
@@ -201,7 +202,7 @@ def _members_table(metrics: Facts, measures: Sequence[Measure]) -> str:
         if measure.over == "folds":
             mean, sd, pooled = (metrics[f"{key}_{part}"] for part in ("mean", "sd", "pooled"))
             spread = in_unit(mean, measure) if sd is None else f"{number(mean, 1)} ± {in_unit(sd, measure)}"
-            row = [words, spread, _marked(metrics, f"{key}_mean_interval"), in_unit(pooled, measure)]
+            row = [words, spread, marked(metrics, f"{key}_mean_interval"), in_unit(pooled, measure)]
         else:
             row = [words, "", "", in_unit(metrics.get(key), measure)]
         rows.append(row + ([percent(baseline[key]) if key in baseline else ""] if baseline else []))
@@ -245,13 +246,7 @@ def _slice_table(title: str, cells: Sequence[Facts]) -> str:
 def _score(cell: Facts, key: str, right: int) -> str:
     if cell[key] is None:
         return f"{right:,} of {cell['images']:,}" if cell["images"] else "no image"
-    return f"{percent(cell[key])} ({_marked(cell, f'{key}_interval')})"
-
-
-def _marked(row: Facts, key: str) -> str:
-    """Return an interval as words, and how it was made where resampling could not move."""
-    method = row.get(f"{key}_method")
-    return ends(row.get(key)) + (f", {escape(method)} interval" if method else "")
+    return f"{percent(cell[key])} ({marked(cell, f'{key}_interval')})"
 
 
 def _mostly(cell: Facts) -> str:
@@ -262,50 +257,6 @@ def _mostly(cell: Facts) -> str:
         f"{most['images']:,} of the {cell['images']:,} images of {escape(cell['name'])} are of group "
         f"{escape(most['group'])}: compare it with that group, not with the other rows."
     )
-
-
-def crossings(card: Facts) -> str:
-    """Return the table of the young named adults and of adults named young; a sentence where not defined."""
-    if not card.get("false_adult") or not card.get("false_minor"):
-        return f"Young subjects named adults, or adults named young: {NOT_MEASURED}."
-    sisters = card.get("cross_validation") or {}
-    several = bool(sisters.get("false_adult"))
-    header = ["error", "this model" if several else "fraction"]
-    header += [f"all {sisters['members']} models"] if several else []
-    own = _crossing_rows(card)
-    others = _crossing_rows(sisters) if several else [[]] * len(own)
-    words = [f"{escape(text)}" for text in _crossing_words(card)]
-    rows = [[word, *left, *right] for word, left, right in zip(words, own, others, strict=True)]
-    return table(header, rows)
-
-
-def _crossing_rows(card: Facts) -> list[list[str]]:
-    found = (card["false_adult"], card["false_adult"]["oldest"], card["false_minor"])
-    return [[_share(rate)] for rate in found]
-
-
-def _crossing_words(card: Facts) -> list[str]:
-    adult, minor = card["false_adult"], card["false_minor"]
-    young, old = _span(adult["of"]), _span(minor["of"])
-    first, oldest = adult["named"][0], adult["oldest"]["of"][0]
-    return [
-        f"false adult: subjects of {young} named {first} or older",
-        f"of these, subjects of {oldest} alone",
-        f"false minor: subjects of {old} named {oldest} or younger",
-    ]
-
-
-def _span(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-
-
-def _share(rate: Facts) -> str:
-    subjects = f", {rate['subjects']:,} subjects" if "subjects" in rate else ""
-    if not rate["images"]:
-        return "no image"
-    if rate["rate"] is None:
-        return f"{rate['count']:,} of {rate['images']:,} images{subjects}"
-    return f"{percent(rate['rate'])} of {rate['images']:,} images ({_marked(rate, 'interval')}){subjects}"
 
 
 def detector(found: Facts, crop_of_file: Facts | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from finetune.training.config import FitConfig
 from finetune.training.optimization.distributed import World
 
 Scorer = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+LOWER_IS_BETTER = ("mae",)  # of the metrics that may be monitored
 
 
 def plain_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -48,6 +50,19 @@ class TrainingData:
             "pictures": self.source.content,
             "split": self.split_hash,
         }
+
+
+def turned(metric: str, value: float | None) -> float | None:
+    """Return a validation metric's value so that higher is better: an error with its sign turned.
+
+    Twice it is as it was.
+    """
+    return -value if metric in LOWER_IS_BETTER and value is not None else value
+
+
+def monitored(scores: Mapping[str, float], metric: str) -> float | None:
+    """Return the validation metric that selects, so that higher is better; None where there is none."""
+    return turned(metric, scores.get(metric))
 
 
 def check_task(task: TrainingData, config: FitConfig, world: World) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from finetune.runs.folder import RunFolder, versions
 from finetune.runs.interrupts import StopRequest
 from finetune.training.checkpoint import CheckpointFolder, Progress, state_bytes
 from finetune.training.config import FitConfig, to_dict
-from finetune.training.data import TrainingData, check_task
+from finetune.training.data import TrainingData, check_task, monitored, turned
 from finetune.training.epoch_metrics import Totals
 from finetune.training.failures import (
     check_finite_weights,
@@ -41,8 +41,6 @@ from finetune.training.optimization.precision import Choice, chosen_before
 from finetune.training.optimization.rehearsal import compile_step
 from finetune.training.predict import evaluate_batches, keep_on_gpu, row_batches, worker_count
 from finetune.training.saver import Saver, Writer, nothing
-
-LOWER_IS_BETTER = ("mae",)  # of the metrics that may be monitored
 
 
 @dataclass
@@ -238,7 +236,7 @@ class FitRun:
         facts = {
             "selected": selected,
             "minutes": round(self.progress.seconds / 60, 3),
-            "best_validation": self._as_scored(self.progress.best),
+            "best_validation": turned(self.config.train.monitor, self.progress.best),
             "best_epoch": self.progress.best_epoch + 1 if self.progress.best is not None else None,
             "epochs_run": self.progress.epoch,
             **({"compiled": True} if self.compiled else {}),
@@ -323,7 +321,7 @@ class FitRun:
             **{f"val_{name}": value for name, value in scores.items()},
             "seconds": round(self.progress.seconds, 2),
         }
-        self._keep_best(epoch, self._monitored(scores))
+        self._keep_best(epoch, monitored(scores, self.config.train.monitor))
         self.progress.epoch, self.progress.step, self.progress.totals = epoch + 1, 0, None
         self.progress.row = told = to_plain(row)
         self.save(lambda: self.loggers.row(told))
@@ -334,15 +332,6 @@ class FitRun:
         with self.learner.averaged():
             found = evaluate_batches(self.learner, self.kept_val or self.val_batches)
         return self.task.scorer(found["probs"], found["target"])
-
-    def _monitored(self, scores: Mapping[str, float]) -> float | None:
-        """Return the validation metric that decides, turned so that higher is better."""
-        return self._as_scored(scores.get(self.config.train.monitor))
-
-    def _as_scored(self, value: float | None) -> float | None:
-        """Return the monitored metric with its sign turned where lower is better; twice is as it was."""
-        turned = self.config.train.monitor in LOWER_IS_BETTER
-        return -value if turned and value is not None else value
 
     def _keep_best(self, epoch: int, metric: float | None) -> None:
         last_start = self.learner.recipe.last_start
