@@ -131,7 +131,7 @@ def test_the_fold_to_test_must_be_there(faces, tmp_path):
 def test_published_scores_stand_beside_cross_validations_of_adience_alone(faces, tmp_path, monkeypatch):
     config = tiny_study(faces, tmp_path / "study", cell="cv")
     config = replace(config, model=replace(config.model, backbone="resnet34.a1_in1k"))
-    monkeypatch.setattr("agecls.report.report_sections.reported_by_others", lambda _: "a table")
+    monkeypatch.setattr("agecls.report.study.reported_by_others", lambda _: "a table")
     assert published(config) == {
         "nllr": "55.27 (CRL paper, Table X, one run)",
         "cel": "56.32 (CRL paper, Table X, one run)",
@@ -140,10 +140,10 @@ def test_published_scores_stand_beside_cross_validations_of_adience_alone(faces,
     pretrained = replace(config, model=replace(config.model, weights="pretrained"))
     assert published(pretrained)["cel"].startswith("61.09")
     assert published(replace(config, cell="train")) == {}
-    monkeypatch.setattr("agecls.report.report_sections.reported_by_others", lambda _: None)
+    monkeypatch.setattr("agecls.report.study.reported_by_others", lambda _: None)
     assert published(config) == {}
 
 
 def published(config: AgeStudyConfig) -> dict[str, str]:
     """Return the scores of others on a study's page."""
-    return dict(TASK.study_text(config, {"folds": [0], "policy": "core8"}).published)
+    return dict(TASK.study_text(config, {"folds": [0], "policy": "core8", "class_names": ["0-2", "4-6"]}).published)
