@@ -24,24 +24,12 @@ CURVE = tuple(range(16))  # the k of the curve
 SLACK = 1e-6  # years: an error of k counts as within k however its sum was rounded
 
 
-def median_years(probs: np.ndarray, years: Years) -> np.ndarray:
-    """Return the first age at which half of the probability is reached, (N,): the least expected |error|."""
-    cumulated = probs.cumsum(axis=1)
-    return np.asarray(years.ages[(cumulated >= cumulated[:, -1:] / 2).argmax(axis=1)])
-
-
-def expected_years(probs: np.ndarray, years: Years) -> np.ndarray:
-    """Return sum_k p_k age_k, (N,): the least expected squared error."""
-    return np.asarray(probs @ years.ages / probs.sum(axis=1))
-
-
-def likeliest_years(probs: np.ndarray, years: Years) -> np.ndarray:
-    """Return the age of the most probable class, (N,)."""
-    return np.asarray(years.ages[probs.argmax(axis=1)])
-
-
 YEAR_DECODERS: Mapping[str, Callable[[np.ndarray, Years], np.ndarray]] = MappingProxyType(
-    {"median": median_years, "expected": expected_years, "argmax": likeliest_years}
+    {
+        "median": lambda probs, years: years.median(probs),
+        "expected": lambda probs, years: years.expected(probs),
+        "argmax": lambda probs, years: years.likeliest(probs),
+    }
 )
 
 
@@ -62,7 +50,7 @@ def year_errors(found: Predictions, years: Years | None = None) -> np.ndarray:
     years = years or years_of(found.class_names)
     if years is None:
         raise ValueError(f"classes such as {', '.join(found.class_names[:3])} are not years")
-    return np.asarray(median_years(found.probs, years) - true_years(found, years))
+    return np.asarray(years.median(found.probs) - true_years(found, years))
 
 
 def within(errors: np.ndarray, k: float) -> np.ndarray:
@@ -140,7 +128,7 @@ def score_years(found: Predictions, *, resamples: int = 2000, seed: int = 0) -> 
         scores |= _over_folds(name, values, found, percent=percent, resamples=resamples, seed=seed)
     if "apparent_sd" in found and np.isfinite(found["apparent_sd"]).any():
         rated = np.isfinite(found["apparent_sd"])
-        answer = expected_years(found.probs[rated], years)
+        answer = years.expected(found.probs[rated])
         error, agreed = epsilon_error(answer, truth[rated], found["apparent_sd"][rated])
         scores["epsilon"] = {"error": error, "agreed": agreed, "n": int(rated.sum())}
     return scores

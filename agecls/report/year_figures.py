@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from agecls.data.years import Years
-from agecls.year_scores import median_years, true_years, year_errors
+from agecls.year_scores import true_years, year_errors
 from finetune.experiments.records.predictions import Predictions
 from finetune.figures import canvas
 from finetune.figures.gallery import draw_thumbnail
@@ -30,7 +30,7 @@ def draw_answers(found: Predictions, years: Years, out: Path) -> Path:
     Returns:
         `out`.
     """
-    truth, answers = true_years(found, years), median_years(found.probs, years)
+    truth, answers = true_years(found, years), years.median(found.probs)
     errors = year_errors(found, years)
     title = f"Answers against true ages: mean absolute error {np.abs(errors).mean():.2f} years"
     subtitle = (
@@ -141,7 +141,7 @@ def draw_year_curves(
             axes = drawn.add_subplot(grid[row, 1])
             for colour, one in zip(COLOURS, probs.values(), strict=False):
                 axes.plot(years.ages, 100 * one[row], color=colour, linewidth=1.4)
-                axes.axvline(float(median_years(one[row : row + 1], years)[0]), color=colour, linestyle=":")
+                axes.axvline(float(years.median(one[row : row + 1])[0]), color=colour, linestyle=":")
             axes.axvline(truth[row], color=canvas.INK, linewidth=1.6)
             axes.set(xlim=(years.ages[0] - 0.5, years.ages[-1] + 0.5), ylim=(0, None), ylabel="%")
             axes.set_title(f"true age {truth[row]:g}", loc="right", fontsize=canvas.SMALL)

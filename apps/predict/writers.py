@@ -9,9 +9,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
+from agecls.data.years import Years, years_of
 from apps.predict.predict import Answer
 from finetune.cli.console import on_one_line as on_one_line
 from finetune.errors import UsageError
@@ -23,7 +27,8 @@ METADATA_KEY = "crl_toolkit.models"
 ROWS_AT_ONCE = 4096
 FACE_COLUMNS = ("face", "x", "y", "width", "height", "face_score", "warnings")
 WHOLE_NUMBERS = ("face",)
-NUMBERS = ("time", "x", "y", "width", "height", "face_score")
+AGE_COLUMNS = ("age", "age expected")
+NUMBERS = (*AGE_COLUMNS, "time", "x", "y", "width", "height", "face_score")
 
 Write = Callable[[Answer], None]
 
@@ -51,12 +56,19 @@ class Layout:
         """The columns: path, (time), (the face), what was answered, then `p(<class>)` for every class.
 
         What was answered is model, status, reason, class, probability and, as far as `best` goes, "class 2",
-        "probability 2" and so on.
+        "probability 2" and so on; of classes that are years of age also age (the median of the probabilities)
+        and "age expected" (their mean).
         """
         first = ("path", *(("time",) if self.times else ()), *(FACE_COLUMNS if self.faces else ()))
         classes = tuple(f"p({readable(name)})" for name in self.class_names or ())
         ranks = itertools.chain.from_iterable(map(rank_columns, range(1, self.best + 1)))
-        return (*first, "model", "status", "reason", *ranks, *classes)
+        ages = AGE_COLUMNS if self.years is not None else ()
+        return (*first, "model", "status", "reason", *ranks, *ages, *classes)
+
+    @cached_property
+    def years(self) -> Years | None:
+        """What the classes stand for, where they are years of age."""
+        return None if self.class_names is None else years_of(self.class_names)
 
     def cells(self, answer: Answer) -> dict[str, Any]:
         """Return the cells of one answer by column, without the classes'; None for nothing to say."""
@@ -73,12 +85,22 @@ class Layout:
         found = [(readable(name), nine_digits(value)) for name, value in answer.top(self.best)]
         for rank, pair in enumerate(found + [(None, None)] * (self.best - len(found)), 1):
             cells |= zip(rank_columns(rank), pair, strict=True)
+        if self.years is not None:
+            cells |= zip(AGE_COLUMNS, age_cells(answer, self.years), strict=True)
         return cells
 
     def row(self, answer: Answer) -> list[Any]:
         """Return the cells of one answer in the order of `columns`."""
         nothing = [None] * len(self.class_names or ())
         return [*self.cells(answer).values(), *(shares(answer) or nothing)]
+
+
+def age_cells(answer: Answer, years: Years) -> tuple[float | None, float | None]:
+    """Return the median and the mean age of an answer in years; None without probabilities."""
+    if answer.probs is None:
+        return None, None
+    probs = np.asarray(answer.probs, dtype=float)[None]
+    return float(years.median(probs)[0]), round(float(years.expected(probs)[0]), 2)
 
 
 def rank_columns(rank: int) -> tuple[str, str]:

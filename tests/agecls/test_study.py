@@ -146,4 +146,6 @@ def test_published_scores_stand_beside_cross_validations_of_adience_alone(faces,
 
 def published(config: AgeStudyConfig) -> dict[str, str]:
     """Return the scores of others on a study's page."""
-    return dict(TASK.study_text(config, {"folds": [0], "policy": "core8", "class_names": ["0-2", "4-6"]}).published)
+    return dict(
+        TASK.study_text(config, {"folds": [0], "policy": "core8", "class_names": ["0-2", "4-6"]}).published
+    )

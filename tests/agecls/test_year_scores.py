@@ -11,8 +11,6 @@ from agecls.year_scores import (
     crps_years,
     decade_rows,
     epsilon_error,
-    expected_years,
-    median_years,
     score_years,
     true_years,
     year_errors,
@@ -58,7 +56,7 @@ def test_the_median_has_the_least_expected_absolute_error():
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.full(101, 0.05), 50)
     costs = probs @ np.abs(np.subtract.outer(YEARS.ages, YEARS.ages))
-    chosen = costs[np.arange(50), median_years(probs, YEARS).astype(int)]
+    chosen = costs[np.arange(50), YEARS.median(probs).astype(int)]
     np.testing.assert_allclose(chosen, costs.min(axis=1), atol=1e-9)
 
 
@@ -156,4 +154,4 @@ def test_groups_have_no_score_in_years():
 
 
 def test_the_mean_is_between_the_ages():
-    assert expected_years(np.array([[0.25, 0.75]]), Years(np.array([4.0, 8.0]), 4)).tolist() == [7]
+    assert Years(np.array([4.0, 8.0]), 4).expected(np.array([[0.25, 0.75]])).tolist() == [7]

@@ -191,3 +191,17 @@ def test_the_best_classes_have_columns_of_their_own(tmp_path: Path):
     table = pq.read_table(write(tmp_path / "out.parquet", layout, GOOD, BAD))
     assert table["probability 2"].to_pylist() == [0.25, None]
     assert table["class 3"].to_pylist() == [None, None]
+
+
+def test_years_of_age_have_their_median_and_their_mean(tmp_path: Path):
+    names = ("20", "21", "22+")
+    layout = Layout([("CE, fold 0", "aa")], names)
+    seen = replace(GOOD, class_names=names, probs=np.array([0.25, 0.375, 0.375], np.float32))
+    first, good, bad = read_csv(write(tmp_path / "out.csv", layout, seen, BAD))
+    place = first.index("age")
+    assert first[place : place + 2] == ["age", "age expected"]
+    assert good[place : place + 2] == ["21.0", "21.12"]
+    assert bad[place : place + 2] == ["", ""]
+    line = json.loads(write(tmp_path / "out.jsonl", layout, seen).read_text())
+    assert (line["age"], line["age expected"]) == (21.0, 21.12)
+    assert pq.read_table(write(tmp_path / "out.parquet", layout, seen))["age"].to_pylist() == [21.0]
