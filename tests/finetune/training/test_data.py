@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError, UsageError
-from finetune.training.data import TrainingData, check_task, plain_scores
+from finetune.training.data import TrainingData, check_task, monitored, plain_scores, turned
 from finetune.training.optimization.distributed import World
 from tests.finetune.quick import QUICK, quick
 
@@ -50,3 +50,11 @@ def test_choosing_needs_validation_images_and_a_known_metric(task: TrainingData)
         check_task(blind, quick(train_patience=2), World())
     with pytest.raises(UsageError, match="one_off: this task is scored by accuracy"):
         check_task(task, quick(train_patience=2, train_monitor="one_off"), World())
+
+
+def test_a_lower_error_is_the_better_one():
+    scores = {"accuracy": 0.5, "mae": 3.0}
+    assert monitored(scores, "accuracy") == 0.5
+    assert monitored(scores, "mae") == -3.0
+    assert monitored(scores, "one_off") is None
+    assert turned("mae", monitored(scores, "mae")) == 3.0
