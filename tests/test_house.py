@@ -6,12 +6,14 @@ Imports count wherever they stand: inside functions and under TYPE_CHECKING too.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -196,22 +198,46 @@ TORCH_FREE = (
 )
 
 
-def source_files() -> list[tuple[str, str, str]]:
+@cache
+def source_files() -> tuple[tuple[str, str, str], ...]:
     """Return (room, relative path, text) of every Python file of every room that stands."""
     files = [(room, path) for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
-    return [
+    return tuple(
         (room, path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for room, path in files
-    ]
+    )
 
 
-def imported_names(source: str) -> Iterator[str]:
-    """Yield every dotted name that a piece of source imports, wherever the import stands."""
+@dataclass(frozen=True)
+class Named:
+    """What a piece of source names anywhere: imports, texts, and the names imported or behind a dot."""
+
+    imports: tuple[str, ...]
+    texts: tuple[str, ...]
+    names: frozenset[str]
+
+
+@cache  # every rule asks, and a file is parsed once
+def named_in(source: str) -> Named:
+    """Read a piece of source."""
+    imports, texts, names = [], [], set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute here"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            before = ""
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, "imports are absolute here"
+                before = f"{node.module}."
+            imports += [before + alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+    return Named(tuple(imports), tuple(texts), frozenset(names))
+
+
+def imported_names(source: str) -> tuple[str, ...]:
+    """Return every dotted name that a piece of source imports, wherever the import stands."""
+    return named_in(source).imports
 
 
 def module_name(path: str) -> str:
@@ -246,25 +272,16 @@ def broken_doors(file: str, source: str) -> set[str]:
 
 def tasks_named(source: str) -> set[str]:
     """Return the rooms and kinds of tasks that a source names, in imports and texts; faces are none."""
-    texts = [
-        node.value
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    ]
-    told = FACES.sub("", "\n".join([*imported_names(source), *texts]))
+    named = named_in(source)
+    told = FACES.sub("", "\n".join([*named.imports, *named.texts]))
     rooms = {room for room in TASK_ROOMS if re.search(rf"\b{room}\b", told)}
-    return rooms | (TASK_KINDS & set(texts))
+    return rooms | (TASK_KINDS & set(named.texts))
 
 
 def counts_cores(source: str) -> bool:
     """Return whether a piece of source counts the machine's cores itself, whatever was granted."""
-    words = ("cpu_count", "process_cpu_count")
-    return any(
-        (isinstance(node, ast.Attribute) and node.attr in words)
-        or (isinstance(node, ast.alias) and node.name in words)
-        or (isinstance(node, ast.Constant) and node.value in words)
-        for node in ast.walk(ast.parse(source))
-    )
+    named = named_in(source)
+    return not named.names.union(named.texts).isdisjoint(("cpu_count", "process_cpu_count"))
 
 
 def stairs_up(module: str, imported: set[str]) -> set[str]:
@@ -554,7 +571,53 @@ def test_every_name_says_what_is_in_it():
     assert not vague("finetune/runs/files.py")
 
 
+IMPORT_EACH = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+        told = "torch" if "torch" in sys.modules else ""
+    except Exception as error:
+        told = repr(error)
+    print(json.dumps([name, told]))
+    if "torch" in sys.modules:
+        break
+"""
+
+
+@cache
+def import_complaints(modules: tuple[str, ...], folder: Path = ROOT) -> dict[str, str]:
+    """Return what is wrong with importing each module of a folder, without pytest and its imports.
+
+    They are imported one after the other. Behind one that imported torch, another process goes on.
+    """
+    found: dict[str, str] = {}
+    while waiting := [module for module in modules if module not in found]:
+        words = [sys.executable, "-c", IMPORT_EACH, *waiting]
+        lines = subprocess.run(
+            words, cwd=folder, check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+        found |= dict(json.loads(line) for line in lines)
+    return found
+
+
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_module_imports_without_torch(module: str):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert import_complaints(TORCH_FREE)[module] == ""
+
+
+def test_each_module_that_imports_torch_or_fails_is_told(tmp_path: Path):
+    """A torch of one's own stands for the real one, which takes seconds."""
+    late = "def start():\n    import torch\n"
+    files = {
+        "torch": "",
+        "plain": late,
+        "slow": "import torch",
+        "by_slow": "import plain, slow",
+        "lost": "import no",
+    }
+    for name, source in files.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    wrong = import_complaints(("plain", "by_slow", "lost", "json", "slow"), tmp_path)
+    assert wrong.pop("lost") == repr(ModuleNotFoundError("No module named 'no'"))
+    assert wrong == {"plain": "", "by_slow": "torch", "json": "", "slow": "torch"}

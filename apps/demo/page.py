@@ -72,6 +72,8 @@ def running_demo(models: Sequence[Path], config: DemoConfig) -> Iterator[Running
     by_task = demo_start.load_models(models, config)
     with UploadFolder() as folder, Janitor(folder.path, config.keep_minutes):
         guard.refuse_environment(folder.path)
+        with demo_start.without_stubs():
+            import gradio  # noqa: F401  (its first import)
         examples = {task: demo_start.load_examples(config, found) for task, found in by_task.items()}
         services = demo_start.build_services(by_task, examples, folder, config)
         blocks = build_blocks(services, examples, folder, config)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,27 @@ def build_services(
 
 def _opener(folder: UploadFolder, examples: Examples) -> Callable[[Path], bool]:
     return lambda path: folder.owns(path) or examples.holds(path)
+
+
+@contextmanager
+def without_stubs() -> Iterator[None]:
+    """Import gradio without writing its type stubs, which take most of the time of its import.
+
+    At each import gradio parses the source of each of its components and writes a stub for editors beside it.
+    It passes over a component whose file Python cannot name, and so it does here over all of them.
+    """
+    getfile = inspect.getfile
+
+    def unnamed(object: Any) -> str:
+        if type(object).__name__ == "ComponentMeta":
+            raise OSError(f"{object.__name__} gets no stub")
+        return getfile(object)
+
+    inspect.getfile = unnamed
+    try:
+        yield
+    finally:
+        inspect.getfile = getfile
 
 
 def launch(

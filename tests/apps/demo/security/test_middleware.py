@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
-from gradio.route_utils import upload_fn
 from starlette.formparsers import MultiPartException
 
 from apps.demo.security.middleware import script_hashes
 from apps.demo.security.startup import app_kwargs
+from apps.demo.startup import without_stubs
 from apps.demo.uploads import UploadFolder
+
+with without_stubs():
+    from gradio.component_meta import create_or_modify_pyi
+    from gradio.components import Button
+    from gradio.route_utils import upload_fn
 
 HOST = (b"host", b"127.0.0.1:7860")
 FORM = (b"content-type", b"multipart/form-data; boundary=xx")
@@ -405,3 +410,14 @@ def test_a_known_page_gives_the_hash_that_browsers_compute():
     known = "'sha256-qVpDBgj7bpq5hMAcGp3AOc79J3Y1Z4HvySTwKrWDoy4='"  # openssl dgst -sha256 -binary | base64
     assert script_hashes(b"<SCRIPT type=module>a()</SCRIPT><script>a()</script>") == [known]
     assert script_hashes(b"<script src=x>a()</script>") == []
+
+
+def test_gradio_is_imported_without_writing_stubs(monkeypatch):
+    def read(file: Path, *given: object, **named: object) -> str:
+        raise AssertionError(file.name)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    with without_stubs():
+        create_or_modify_pyi(Button, "Button", [])
+    with pytest.raises(AssertionError, match=r"button\.py"):
+        create_or_modify_pyi(Button, "Button", [])
