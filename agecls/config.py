@@ -27,7 +27,12 @@ class AgeDataConfig(DataConfig):
     """Faces with age groups: Adience's own folder and fold files, or any table of path, age and subject.
 
     Args:
-        root: Adience's folder (fold files and faces/ or aligned/), or the image root of a table.
+        root: Adience's folder (fold files and faces/ or aligned/), a published set's, or the image root of a
+            table.
+        name: a published set of faces in root, such as utkface or fgnet; `crl age table` lists all.
+        odd_names: what to do with names and rows of that set that cannot be read: error, or drop (counted).
+        crops: folder for faces that are cut out by their marks; null is one in the user's cache.
+        crop_margin: fraction of a marked face's sides that is added on each side.
         folds_dir: folder of the Adience fold files when they do not lie in root.
         policy: which Adience age strings belong to which group.
         layout: which Adience images: auto, faces or aligned.
@@ -48,6 +53,10 @@ class AgeDataConfig(DataConfig):
             made).
     """
 
+    name: str | None = None
+    odd_names: Literal["error", "drop"] = "error"
+    crops: str | None = None
+    crop_margin: float = 0.05
     folds_dir: str | None = None
     policy: Literal["core8", "gillevi", "paper_table", "mivolo", "l2rclip"] = "core8"
     layout: Literal["auto", "faces", "aligned"] = "auto"
@@ -70,16 +79,34 @@ class AgeDataConfig(DataConfig):
         found = super().faults(needed=needed)
         if self.folds_dir is not None and not Path(self.folds_dir).is_dir():
             found.append(DataError(f"--data.folds_dir {self.folds_dir}: there is no such folder"))
+        found += self._named_faults()
         try:
             AgeGroups.parse(self.groups)
         except UsageError as error:
             found.append(UsageError(f"--data.groups: {error}"))
         return found
 
+    def _named_faults(self) -> list[CrlError]:
+        found: list[CrlError] = []
+        if self.name is None:
+            return found
+        from agecls.data.known.registry import known_set
+
+        try:
+            known_set(self.name)
+        except UsageError as error:
+            found.append(UsageError(f"--data.name: {error}"))
+        if self.table is not None or self.root is None:
+            found.append(UsageError(f"--data.name {self.name} needs --data.root FOLDER, and no --data.table"))
+        return found
+
     @property
     def wanted(self) -> str:
         """What to give where no data are named."""
-        return "no data: give --data.root FOLDER (Adience) or --data.table FILE (any table of faces)"
+        return (
+            "no data: give --data.root FOLDER (Adience; others with --data.name) or --data.table FILE (any "
+            "table of faces)"
+        )
 
 
 @dataclass(frozen=True)
@@ -174,6 +201,18 @@ class VerifyAgeConfig(VerifyConfig):
     data: AgeDataConfig = field(default_factory=AgeDataConfig)
     export: str | None = None
     against: str | None = None
+
+
+@dataclass(frozen=True)
+class AgeTableConfig:
+    """A published set of faces, written as one checked table.
+
+    Args:
+        out: the table to write, a .csv that is not there yet.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    out: str | None = None
 
 
 @dataclass(frozen=True)

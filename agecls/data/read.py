@@ -14,6 +14,7 @@ from agecls.data.adience import read_adience
 from agecls.data.age_table import read_age_table
 from agecls.data.folds import assign_folds, make_splits, missing_classes, official_folds, split_hash
 from agecls.data.groups import AgeGroups
+from agecls.data.named import TABLE_POLICY, read_named
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, ModelFileError, UsageError, listing
@@ -21,8 +22,6 @@ from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Splits
 from finetune.experiments.task import TaskData
 from finetune.images.checks import subjects_known
-
-TABLE_POLICY = "table"
 
 
 def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> TaskData:
@@ -35,7 +34,7 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
     if config.root is None and config.table is None:
         raise UsageError(config.wanted)
     missing = "count" if lists_only and config.missing == "error" else config.missing
-    data = _read_table(config, missing) if config.table is not None else _read_adience(config, missing)
+    data = _read(config, missing)
     if config.skip_bad and not lists_only:
         data = _without_bad_images(data)
     if with_folds and official_folds(data.manifest) is None:
@@ -51,7 +50,7 @@ def with_groups_of(config: AgeDataConfig, class_names: Sequence[str]) -> AgeData
     """
     own = ",".join(class_names)
     asked = AgeGroups.parse(config.groups).names
-    if config.table is None or asked == tuple(class_names):
+    if (config.table is None and config.name is None) or asked == tuple(class_names):
         return config
     if config.groups != ADIENCE_GROUPS:
         lacks = ", ".join(name for name in class_names if name not in asked) or "none"
@@ -108,6 +107,12 @@ def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> Tas
             say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
 
     return tell_contents(data, splits, config.same_content, tell_absent)
+
+
+def _read(config: AgeDataConfig, missing: str) -> TaskData:
+    if config.name is not None:
+        return read_named(config, missing)
+    return _read_table(config, missing) if config.table is not None else _read_adience(config, missing)
 
 
 def _read_adience(config: AgeDataConfig, missing: str) -> TaskData:

@@ -179,6 +179,7 @@ LEFT_OUT = (
     ("duplicates", "repeated rows in the lists"),
     ("dropped", "rows without an age group"),
     ("in_gaps", "rows aged between two groups"),
+    ("known_dropped", "faces that the set's own rules drop"),
     ("missing_images", "listed images that are missing"),
     ("bad_images", "unreadable images"),
 )
