@@ -77,8 +77,8 @@ def refuse_bad_crops(faces: Sequence[KnownFace], bad: Mapping[int, str]) -> None
     if bad:
         lines = [f"{faces[place].source}: {reason}" for place, reason in bad.items()]
         raise DataError(
-            f"{len(bad)} of {len(faces)} marked faces cannot be cut out; correct them, or say --data.skip_bad "
-            f"true:\n{listing(lines)}"
+            f"{len(bad)} of {len(faces)} marked faces cannot be cut out; correct them, or say "
+            f"--data.skip_bad true:\n{listing(lines)}"
         )
 
 

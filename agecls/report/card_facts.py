@@ -53,7 +53,8 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
 
     Returns kind ("adience", "drawn", "adience-like", "published" or "table"), name, about (a paragraph),
     policy and its summary, edition, images, subjects, users, per_group (group -> images), left_out (what ->
-    rows), protocol with its words, fold, shared_people and subjects_known; what is not known is None. No path of a machine.
+    rows), protocol with its words, fold, shared_people and subjects_known; what is not known is None. No path
+    of a machine.
     """
     record, counts = result.record, result.record.counted
     kind, name = _origin(result)

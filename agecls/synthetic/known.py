@@ -115,7 +115,7 @@ def write_clap(root: Path) -> None:
             [f"{place}{row:05d}.jpg", AGES[2 * place + row] + 0.5, 4.6 * bool(place + row)] for row in (0, 1)
         ]
         for row, cells in enumerate(rows):
-            write_picture(root / part / cells[0], 10 * place + row)
+            write_picture(root / part / str(cells[0]), 10 * place + row)
         write_list(root / f"{part}_gt.csv", ["image", "mean", "stdv"], rows)
 
 

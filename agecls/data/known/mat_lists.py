@@ -94,7 +94,7 @@ def read_cacd(root: Path, found: Findings) -> None:
     found.notices.append("only the val and test parts were looked through by people: train has wrong faces")
     if spelled.respelled:
         found.notices.append(
-            f"{spelled.respelled} files are found by their names but for accents, which archives spell variously"
+            f"{spelled.respelled} files are found by their names but for accents, which archives change"
         )
 
 
