@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 
 from agecls.config import ADIENCE_GROUPS, AgeDataConfig
-from agecls.data.adience import read_adience
+from agecls.data.adience import manifest_counts, read_adience
 from agecls.data.age_table import read_age_table
-from agecls.data.folds import assign_folds, make_splits, missing_classes, official_folds, split_hash
+from agecls.data.folds import (
+    albums_of,
+    assign_folds,
+    make_splits,
+    missing_classes,
+    official_folds,
+    split_hash,
+)
 from agecls.data.groups import AgeGroups
 from agecls.data.named import TABLE_POLICY, read_named
 from finetune.cli.console import say
@@ -20,8 +27,9 @@ from finetune.cli.machine import core_count
 from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Splits
+from finetune.experiments.same_content import settle_same_content
 from finetune.experiments.task import TaskData
-from finetune.images.checks import subjects_known
+from finetune.images.checks import known_count, subjects_known
 
 
 def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> TaskData:
@@ -37,6 +45,7 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
     data = _read(config, missing)
     if config.skip_bad and not lists_only:
         data = _without_bad_images(data)
+    data = _settled(data, config)
     if with_folds and official_folds(data.manifest) is None:
         folds = assign_folds(data.manifest, n_folds=config.n_folds, seed=config.fold_seed)
         data = TaskData(data.manifest.with_column("fold", folds), data.policy, data.report)
@@ -107,6 +116,30 @@ def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> Tas
             say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
 
     return tell_contents(data, splits, config.same_content, tell_absent)
+
+
+def _settled(data: TaskData, config: AgeDataConfig) -> TaskData:
+    """Return the data as `same_content` has them, with counts of the images that are left."""
+    asked = config.same_content
+    settled = settle_same_content(data, asked, albums_of(data.manifest) if asked == "group" else None)
+    if len(settled.manifest) == len(data.manifest):
+        return settled
+    return replace(settled, report={**settled.report, **recounted(settled)})
+
+
+def recounted(data: TaskData) -> dict[str, Any]:
+    """Return the counts of a reader's report that go by images, of the images that are there now."""
+    manifest, report = data.manifest, data.report
+    if "edition" in report:
+        return manifest_counts(manifest)
+    known = subjects_known(report)
+    found: dict[str, Any] = {"images": len(manifest), "per_group": manifest.class_counts().tolist()}
+    if report.get("per_fold") is not None:
+        found["per_fold"] = np.unique(manifest["fold"], return_counts=True)[1].tolist()
+    for name, column in (("subjects", "subject"), ("users", "user")):
+        if report.get(name) is not None:
+            found[name] = known_count(manifest[column], known=known or name == "users")
+    return found
 
 
 def _read(config: AgeDataConfig, missing: str) -> TaskData:

@@ -17,6 +17,7 @@ from finetune.cli.console import say
 from finetune.experiments.exported.model import CropChoice
 from finetune.experiments.records.record import UNTESTED
 from finetune.experiments.result import Result
+from finetune.experiments.same_content import DROPPED, grouped_line
 from finetune.images.checks import subjects_known
 from finetune.runs.folder import read_json
 
@@ -80,11 +81,16 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         "per_group": dict(zip(result.class_names, per_group, strict=True)) if per_group else None,
         "left_out": _left_out(counts),
         "protocol": protocol or None,
-        "protocol_words": ALL_IMAGES if fold == -1 else PROTOCOLS.get(protocol),
+        "protocol_words": ALL_IMAGES if fold == -1 else _protocol_words(protocol, counts),
         "fold": fold,
         "shared_people": record.shared_subjects if known else None,
         "subjects_known": known,
     }
+
+
+def _protocol_words(protocol: str, counts: Mapping[str, Any]) -> str | None:
+    words = PROTOCOLS.get(protocol)
+    return f"{words}; {told}" if words and (told := grouped_line(counts)) else words
 
 
 def _origin(result: Result) -> tuple[str, str]:
@@ -144,6 +150,7 @@ def _left_out(counts: Mapping[str, Any]) -> dict[str, int]:
         "rows aged between two groups": counts.get("in_gaps") or 0,
         "listed images that are missing": counts.get("missing_images") or 0,
         "unreadable images": len(counts.get("bad_images") or ()),
+        "images with the bytes of an earlier one": counts.get(DROPPED) or 0,
         **{f"{reason} (the set's own rule)": n for reason, n in (counts.get("known_dropped") or {}).items()},
     }
     return {reason: int(count) for reason, count in found.items() if count}

@@ -21,8 +21,8 @@ def read_utkface(root: Path, found: Findings) -> None:
     """Read [age]_[gender]_[race]_[date and time].jpg, aligned (.jpg.chip.jpg) or in the wild (part1 to 3).
 
     Four published names lack a field, and others have corrected two of them differently: they are not read.
-    The ending may be damaged, for it holds no label. Raises DataError where one photograph is there twice, as in
-    a folder that holds both the aligned and the other images.
+    The ending may be damaged, for it holds no label. Raises DataError where one photograph is there twice, as
+    in a folder that holds both the aligned and the other images.
     """
     again: dict[str, list[str]] = defaultdict(list)
     for path in picture_paths(root):
