@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -154,6 +154,15 @@ def check_splits(splits: Sequence[Split], manifest: Manifest, *, allow_subject_o
     wrong = [f"{manifest['path'][row]}: {times[row]} times" for row in np.flatnonzero(times != 1)]
     if wrong:
         raise DataError(f"{len(wrong)} images are not tested exactly once:\n{listing(wrong)}")
+    check_parts(splits, manifest, allow_subject_overlap=allow_subject_overlap)
+
+
+def check_parts(splits: Sequence[Split], manifest: Manifest, *, allow_subject_overlap: bool = False) -> None:
+    """Raise DataError, listing offenders, where a split shares something between its parts.
+
+    No path, subject or user may be in two of them (subjects and users may with `allow_subject_overlap`), and
+    a training part needs two classes.
+    """
     refuse_separated(manifest, splits)
     columns = ["path"] if allow_subject_overlap else ["path", "subject", "user"]
     offenders = [text for name in columns if name in manifest for text in _overlaps(splits, manifest, name)]
@@ -245,11 +254,17 @@ def _write_part(file: Path, manifest: Manifest, rows: np.ndarray) -> None:
         writer.rows(sorted(zip(*(values.tolist() for values in columns.values()), strict=True)))
 
 
-def verify_splits(folder: Path, manifest: Manifest, *, allow_subject_overlap: bool = False) -> list[Split]:
+def verify_splits(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    allow_subject_overlap: bool = False,
+    check: Callable[..., None] = check_splits,
+) -> list[Split]:
     """Read exported lists back against a manifest and check every promise again; return the splits.
 
     Raises DataError when a listed file or its class is not the manifest's, when the lists no longer hash to
-    what `splits.json` says, or when `check_splits` objects.
+    what `splits.json` says, or when `check` objects.
     """
     folder = Path(folder)
     try:
@@ -260,7 +275,7 @@ def verify_splits(folder: Path, manifest: Manifest, *, allow_subject_overlap: bo
     found = split_hash(splits, manifest)
     if found != summary["split"]:
         raise DataError(f"the lists in {folder} were changed: split {found}, recorded {summary['split']}")
-    check_splits(splits, manifest, allow_subject_overlap=allow_subject_overlap)
+    check(splits, manifest, allow_subject_overlap=allow_subject_overlap)
     return splits
 
 

@@ -12,16 +12,17 @@ import numpy as np
 from agecls.config import ADIENCE_GROUPS, AgeDataConfig
 from agecls.data.adience import manifest_counts, read_adience
 from agecls.data.age_table import read_age_table
+from agecls.data.faeb import read_faeb
 from agecls.data.folds import (
     albums_of,
     assign_folds,
-    make_splits,
     missing_classes,
     official_folds,
     split_hash,
 )
 from agecls.data.groups import AgeGroups
 from agecls.data.named import TABLE_POLICY, read_named
+from agecls.data.overlapping import splits_of
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, ModelFileError, UsageError, listing
@@ -59,7 +60,7 @@ def with_groups_of(config: AgeDataConfig, class_names: Sequence[str]) -> AgeData
     """
     own = ",".join(class_names)
     asked = AgeGroups.parse(config.groups).names
-    if (config.table is None and config.name is None) or asked == tuple(class_names):
+    if (config.table, config.name, config.faeb) == (None, None, None) or asked == tuple(class_names):
         return config
     if config.groups != ADIENCE_GROUPS:
         lacks = ", ".join(name for name in class_names if name not in asked) or "none"
@@ -78,7 +79,7 @@ def with_groups_of(config: AgeDataConfig, class_names: Sequence[str]) -> AgeData
 
 def make_age_splits(data: TaskData, config: AgeDataConfig) -> Splits:
     """Return the splits of the configured protocol, checked for shared subjects."""
-    splits = make_splits(data.manifest, config.protocol, allow_subject_overlap=config.allow_subject_overlap)
+    splits = splits_of(data.manifest, config.rule, allow_subject_overlap=config.allow_subject_overlap)
     return Splits(tuple(splits), split_hash(splits, data.manifest))
 
 
@@ -143,6 +144,8 @@ def recounted(data: TaskData) -> dict[str, Any]:
 
 
 def _read(config: AgeDataConfig, missing: str) -> TaskData:
+    if config.faeb is not None:
+        return read_faeb(config, missing)
     if config.name is not None:
         return read_named(config, missing)
     return _read_table(config, missing) if config.table is not None else _read_adience(config, missing)

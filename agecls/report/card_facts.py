@@ -39,6 +39,7 @@ HOW_TO_SLICE = (
 PROTOCOLS = {
     "fixed": "trained on all other folds for a number of epochs fixed beforehand",
     "grouped": "trained on the other folds but for whole albums held out for validation",
+    "faeb": "trained, validated and tested on the splits of the CVPR 2024 benchmark",
     "rotate": "trained on the other folds but one, which validated",
 }
 SAME_SCORE = 0.5  # percentage points that another device may move an accuracy by

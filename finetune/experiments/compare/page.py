@@ -124,6 +124,8 @@ def _kinds(measure: Measure, found: Mapping[str, Any]) -> list[tuple[str, Mappin
         (f"{measure.label}, mean over folds", found),
         (f"{measure.label}, pooled over images", found["pooled"]),
     ]
+    if found["pooled"] is None:
+        rows.pop()
     for key in found:
         if key.startswith("by_") and found[key]:
             unit = f"{found[key]['clusters']:,} {key.removeprefix('by_')}s resampled"

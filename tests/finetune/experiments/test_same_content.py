@@ -120,8 +120,8 @@ def test_the_category_task_drops_and_groups_too(twins: Path):
     classes = kept.manifest.num_classes
     dropped = read_fine_data(FineDataConfig(root=str(twins), same_content="drop"))
     assert dropped.report[DROPPED] == classes - 1 == len(kept.manifest) - dropped.report["images"]
-    for seed in range(3):
-        config = FineDataConfig(root=str(twins), same_content="group", split_seed=seed)
+    for seed in range(4):
+        config = FineDataConfig(root=str(twins), same_content="group", split_seed=seed, val_share=0.4)
         data = read_fine_data(config)
         assert data.report[GROUPED] == 1
         (split,) = make_fine_split(data, config)
