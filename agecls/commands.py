@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agecls.config import AgeStudyConfig, CrossValidationConfig, EvaluateAgeConfig, VerifyAgeConfig
+from agecls.config import (
+    AgeStudyConfig,
+    AgeTableConfig,
+    CrossValidationConfig,
+    EvaluateAgeConfig,
+    VerifyAgeConfig,
+)
+from agecls.data.known.registry import SETS
 from agecls.task import TASK
 from finetune.cli.command import Command, choose_command
 from finetune.experiments.commands import task_commands
@@ -30,6 +37,13 @@ def cross_validate(config: CrossValidationConfig, words: Mapping[str, str]) -> d
     return run(TASK, config)
 
 
+def write_table(config: AgeTableConfig, words: Mapping[str, str]) -> dict[str, Any]:
+    """Write a published set of faces as one checked table."""
+    from agecls.data.write_table import write_age_table
+
+    return write_age_table(words["name"], config)
+
+
 SHARED = task_commands(
     TASK,
     verify=(VerifyAgeConfig, "count a data set: folds, groups, subjects, missing and bad images"),
@@ -44,6 +58,13 @@ SHARED = task_commands(
 )
 COMMANDS = {
     "verify": SHARED["verify"],
+    "table": Command(
+        AgeTableConfig,
+        "write a published set of faces as one checked table",
+        write_table,
+        {"name": f"the set: {', '.join(SETS)}"},
+        faults=input_faults,
+    ),
     "train": SHARED["train"],
     "cv": Command(
         CrossValidationConfig,

@@ -27,7 +27,14 @@ class AgeDataConfig(DataConfig):
     """Faces with age groups: Adience's own folder and fold files, or any table of path, age and subject.
 
     Args:
-        root: Adience's folder (fold files and faces/ or aligned/), or the image root of a table.
+        root: Adience's folder (fold files and faces/ or aligned/), a published set's, or the image root of a
+            table.
+        name: a published set of faces in root, such as utkface or fgnet; `crl age table` lists all.
+        odd_names: what to do with names and rows of that set that cannot be read: error, or drop (counted).
+        crops: folder for faces that are cut out by their marks; null is one in the user's cache.
+        crop_margin: fraction of a marked face's sides that is added on each side.
+        faeb: a database (.json) or benchmark (.yaml) of the CVPR 2024 benchmark, with its images in root.
+        splits: that benchmark's own (faeb: some images are tested twice, some never), or disjoint ones.
         folds_dir: folder of the Adience fold files when they do not lie in root.
         policy: which Adience age strings belong to which group.
         layout: which Adience images: auto, faces or aligned.
@@ -48,6 +55,12 @@ class AgeDataConfig(DataConfig):
             made).
     """
 
+    name: str | None = None
+    odd_names: Literal["error", "drop"] = "error"
+    crops: str | None = None
+    crop_margin: float = 0.05
+    faeb: str | None = None
+    splits: Literal["faeb", "disjoint"] = "faeb"
     folds_dir: str | None = None
     policy: Literal["core8", "gillevi", "paper_table", "mivolo", "l2rclip"] = "core8"
     layout: Literal["auto", "faces", "aligned"] = "auto"
@@ -70,6 +83,7 @@ class AgeDataConfig(DataConfig):
         found = super().faults(needed=needed)
         if self.folds_dir is not None and not Path(self.folds_dir).is_dir():
             found.append(DataError(f"--data.folds_dir {self.folds_dir}: there is no such folder"))
+        found += self._named_faults()
         try:
             AgeGroups.parse(self.groups)
         except UsageError as error:
@@ -77,9 +91,46 @@ class AgeDataConfig(DataConfig):
         return found
 
     @property
+    def rule(self) -> str:
+        """By which rule the parts are made: the protocol, or what the splits of a benchmark stand for."""
+        if self.faeb is None:
+            return self.protocol
+        return "faeb" if self.splits == "faeb" else "rotate"
+
+    def _named_faults(self) -> list[CrlError]:
+        found: list[CrlError] = []
+        if self.faeb is not None:
+            if not Path(self.faeb).is_file():
+                found.append(DataError(f"--data.faeb {self.faeb}: there is no such file"))
+            if self.root is None or self.table is not None or self.name is not None:
+                found.append(
+                    UsageError(
+                        "--data.faeb needs --data.root FOLDER (its images), and no --data.table or .name"
+                    )
+                )
+            if self.protocol != "fixed":
+                found.append(
+                    UsageError(f"--data.protocol {self.protocol}: --data.faeb brings its own (--data.splits)")
+                )
+        if self.name is None:
+            return found
+        from agecls.data.known.registry import known_set
+
+        try:
+            known_set(self.name)
+        except UsageError as error:
+            found.append(UsageError(f"--data.name: {error}"))
+        if self.table is not None or self.root is None:
+            found.append(UsageError(f"--data.name {self.name} needs --data.root FOLDER, and no --data.table"))
+        return found
+
+    @property
     def wanted(self) -> str:
         """What to give where no data are named."""
-        return "no data: give --data.root FOLDER (Adience) or --data.table FILE (any table of faces)"
+        return (
+            "no data: give --data.root FOLDER (Adience; others with --data.name) or --data.table FILE (any "
+            "table of faces)"
+        )
 
 
 @dataclass(frozen=True)
@@ -113,8 +164,8 @@ class AgeConfig(FitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        without = "--data.protocol fixed" if self.data.protocol == "fixed" else "--data.fold -1"
-        validates = self.data.protocol != "fixed" and self.data.fold != -1
+        without = "--data.protocol fixed" if self.data.rule == "fixed" else "--data.fold -1"
+        validates = self.data.rule != "fixed" and self.data.fold != -1
         if not validates and (self.train.select == "best" or self.train.patience):
             raise UsageError(
                 f"train.select best and train.patience need a validation part, which {without} does not "
@@ -174,6 +225,18 @@ class VerifyAgeConfig(VerifyConfig):
     data: AgeDataConfig = field(default_factory=AgeDataConfig)
     export: str | None = None
     against: str | None = None
+
+
+@dataclass(frozen=True)
+class AgeTableConfig:
+    """A published set of faces, written as one checked table.
+
+    Args:
+        out: the table to write, a .csv that is not there yet.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)
+    out: str | None = None
 
 
 @dataclass(frozen=True)

@@ -164,12 +164,14 @@ def score_cross_validation(
     folds, per_fold_n, subjects, users, effective_subjects (Kish), exact_ and one_off_per_fold, _mean, _sd,
     intervals {level, unit, clusters, exact_mean, one_off_mean, exact_pooled, one_off_pooled: [low, high]},
     baseline, subjects_in_several_folds (0 unless overlap was allowed). Where subjects are not known, what
-    counts them is None.
+    counts them is None. Where images are tested in several folds, no accuracy is pooled: these are None.
     """
     if not len(predictions):
         raise ValueError("there is no prediction to score")
     scores = age_scores(predictions.probs, predictions.target)
     scores["exact_pooled"], scores["one_off_pooled"] = scores.pop("exact"), scores.pop("one_off")
+    if predictions.tested_again:
+        scores["exact_pooled"] = scores["one_off_pooled"] = None
     folds, counts = np.unique(predictions.fold, return_counts=True)
     scores |= {"folds": folds, "per_fold_n": counts, **_over_folds(predictions, folds)}
     known = subjects_known(predictions)
@@ -193,6 +195,8 @@ def score_cross_validation(
         scores["baseline"] = constant_baseline(
             train_labels, predictions.target, predictions.fold, len(predictions.class_names)
         )
+        if predictions.tested_again:
+            scores["baseline"] |= {"exact_pooled": None, "one_off_pooled": None}
     return _for_json(scores)
 
 
@@ -276,9 +280,12 @@ def _intervals(predictions: Predictions, unit: str, resamples: int, seed: int) -
                 seed=seed,
                 percent=True,
             )
+            result |= {"level": interval.level, "clusters": interval.clusters}
+            if name == "pooled" and predictions.tested_again:
+                result[f"{measure}_{name}"] = None
+                continue
             result |= {f"{measure}_{name}": [interval.low, interval.high]}
             result |= told_method(f"{measure}_{name}", interval.method)
-            result |= {"level": interval.level, "clusters": interval.clusters}
     return result
 
 

@@ -163,7 +163,7 @@ class AgeTask(Task):
         manifest, known = data.manifest, subjects_known(data.report)
         return {
             "fold": split.fold,
-            "protocol": config.data.protocol,
+            "protocol": config.data.rule,
             "subjects": known_count(manifest["subject"], known=known),
             "shared_people": shared_people(splits.splits, manifest) if known else None,
         }
@@ -200,6 +200,13 @@ class AgeTask(Task):
         from agecls.report.report import draw_figures
 
         return draw_figures(result, record), []
+
+    def write_tables(self, result: Result, record: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Write the files of the CVPR 2024 benchmark where the result is of its splits."""
+        from agecls.report.benchmark import is_benchmark, write_benchmark
+
+        if is_benchmark(result):
+            write_benchmark(result)
 
     def sections(self, record: Mapping[str, Any]) -> Sections:
         """Return the result, the folds, the groups and other slices, and calibration."""
@@ -265,9 +272,9 @@ class AgeTask(Task):
 
     def model_rows(self, record: RunRecord, manifest: Manifest, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the fold's rows; -1 learned from all and was tested on none."""
-        from agecls.data.folds import make_splits
+        from agecls.data.overlapping import splits_of
 
-        splits = make_splits(manifest, record.protocol or "fixed", allow_subject_overlap=True)  # type: ignore[arg-type]
+        splits = splits_of(manifest, record.protocol or "fixed", allow_subject_overlap=True)
         if fold not in (ALL, *(split.fold for split in splits)):
             raise DataError(
                 f"the table of images has folds {[split.fold for split in splits]}, none is {fold}"

@@ -14,6 +14,7 @@ from finetune.experiments.exported.card import PRIVACY
 from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.records.record import UNTESTED, RunRecord
 from finetune.experiments.result import Result
+from finetune.experiments.same_content import DROPPED
 from finetune.runs.files import json_text
 
 INTENDED_USE = (
@@ -104,6 +105,7 @@ def data_facts(result: Result, crop: Mapping[str, Any]) -> dict[str, Any]:
     left = {
         "images that were not there": counts.get("missing_images") or 0,
         "unreadable images": len(counts.get("bad_images") or ()),
+        "images with the bytes of an earlier one": counts.get(DROPPED) or 0,
     }
     return {
         "kind": "drawn" if is_drawn(result.class_names) else layout or None,

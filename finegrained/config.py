@@ -41,7 +41,8 @@ class FineDataConfig(DataConfig):
         val_share: fraction of each class's training images that validates, in [0, 1); 0 trains on all.
         test_share: fraction of each class's images that tests where the data name no test part, in (0, 1).
         split_seed: seed of both fractions.
-        same_content: what to do when images learned from are tested under another name: warn or error.
+        same_content: images of the same bytes: keep or warn (both keep and report them), error (refuse them
+            in training and test), drop (keep the first of each set), or group (each set in one part).
     """
 
     layout: Layout = "auto"

@@ -15,6 +15,7 @@ from finegrained.measures import MEASURES
 from finegrained.published import FULL_TEST, PAPER, TABLE_IX, TEST_LISTS, Reported
 from finetune.experiments import sections
 from finetune.experiments.measures import Measure, shown_in
+from finetune.experiments.same_content import DROPPED, grouped_line
 from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, number, table
 from finetune.images.class_names import display_name
 
@@ -150,6 +151,10 @@ def _flaws(counts: Record) -> list[str]:
     if bad:
         names = [PurePath(file).name for file in bad]
         found.append(f"{len(bad):,} images cannot be read and were left out{_first(names, len(bad))}")
+    if dropped := counts.get(DROPPED):
+        found.append(f"{dropped:,} images have the bytes of an earlier one and were left out")
+    if told := grouped_line(counts):
+        found.append(told)
     for key, words in SAME:
         same = counts.get(key) or []
         if same:

@@ -140,7 +140,7 @@ def read_adience(
     beside = [] if folder == "none" else unlisted_notices(root, every)
     sources = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     report = AdienceReport(
-        **_manifest_counts(manifest),
+        **manifest_counts(manifest),
         **_row_counts(listed, unique, rule),
         policy=rule.name,
         layout=folder,
@@ -229,7 +229,8 @@ def _manifest(
     return Manifest(root, ADIENCE_GROUPS.names, columns), told
 
 
-def _manifest_counts(manifest: Manifest) -> dict[str, Any]:
+def manifest_counts(manifest: Manifest) -> dict[str, Any]:
+    """Return the counts of a report that go by images of the manifest."""
     groups = range(manifest.num_classes)
     table = np.zeros((FOLD_COUNT, manifest.num_classes), dtype=int)
     np.add.at(table, (manifest["fold"], manifest.label), 1)

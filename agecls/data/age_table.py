@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from agecls.data.age_rows import AgeRow, CellError, RowReader
 from agecls.data.groups import ADIENCE_GROUPS, AgeGroups
 from finetune.errors import DataError, UsageError, listing
 from finetune.images.cells import (
-    is_absent,
-    is_broken,
     near_notice,
     same_identities,
     spelling_notice,
-    whole_number,
 )
 from finetune.images.checks import (
     MissingRule,
@@ -31,10 +30,6 @@ from finetune.images.checks import (
 )
 from finetune.images.manifest import Manifest
 from finetune.images.tables import Table, missing_columns, paths_under, read_table, unread_columns
-
-OLDEST = 120
-HIGHEST_FOLD = 10**9 - 1
-GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f", "u": "u", "unknown": "u", "": ""}
 
 
 @dataclass(frozen=True)
@@ -76,19 +71,8 @@ class AgeTableReading:
     report: AgeTableReport
 
 
-class _Row(NamedTuple):
-    source: str
-    path: str
-    label: int | None
-    age: float
-    subject: str
-    user: str
-    gender: str
-    fold: int
-
-
 def read_age_table(
-    file: Path,
+    file: Path | Table,
     *,
     root: Path | None = None,
     groups: AgeGroups = ADIENCE_GROUPS,
@@ -102,7 +86,7 @@ def read_age_table(
     missing: MissingRule = "error",
     follow: bool = False,
 ) -> AgeTableReading:
-    """Read a .csv or .parquet table with one image per row into a manifest.
+    """Read a .csv or .parquet table with one image per row, or one that was read, into a manifest.
 
     Paths start from `root`, by default the table's own folder; a backslash is a slash. The class comes from
     `age_column` (years; rows in a gap between `groups` are left out and counted) or, where given, from
@@ -117,17 +101,16 @@ def read_age_table(
     Raises DataError naming row and rule for invalid cells, files listed twice, missing columns
     or images; UsageError for a file type or a rule that is not known.
     """
-    file = Path(file)
     check_missing_rule(missing)
     age_column = None if age_column == group_column else age_column
     class_column = group_column or age_column
     if class_column is None:
         raise UsageError("a table of ages needs an age_column or a group_column")
     optional = (subject_column, user_column, gender_column, fold_column)
-    table = read_table(file)
+    table = file if isinstance(file, Table) else read_table(Path(file))
     absent_ages = group_column is not None and not _holds_numbers(table, age_column)
     _check_columns(table, [path_column, class_column, *(name for name in optional if name)], subject_column)
-    reader = _RowReader(
+    reader = RowReader(
         groups,
         path_column,
         None if absent_ages else age_column,
@@ -139,7 +122,7 @@ def read_age_table(
         table,
     )
     rows, spellings = _one_spelling_each(_collect(table, reader.read), reader)
-    base = Path(root) if root is not None else file.parent
+    base = Path(root) if root is not None else table.file.parent
     base, paths = paths_under(base, [row.path for row in rows], follow, [row.source for row in rows])
     rows = [row._replace(path=path) for row, path in zip(rows, paths, strict=True)]
     _check_listed_once(rows)
@@ -150,20 +133,28 @@ def read_age_table(
         refuse_missing(base, gone, len(inside))
     kept = [row for row, out in zip(inside, absent, strict=True) if not (out and missing == "drop")]
     if not kept:
-        raise DataError(f"{file}: none of {len(rows)} rows is usable ({len(inside)} lie in a group)")
+        raise DataError(f"{table.file}: none of {len(rows)} rows is usable ({len(inside)} lie in a group)")
     manifest = _manifest(base, groups, kept)
     spellings += unlisted_notices(base, [row.path for row in rows])
-    return AgeTableReading(manifest, _report(manifest, table, reader, rows, gone, missing, spellings))
+    content = _listed(table) if isinstance(file, Table) else table.file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return AgeTableReading(manifest, _report(manifest, table, reader, rows, gone, missing, spellings, digest))
+
+
+def _listed(table: Table) -> bytes:
+    """Return the cells of a table that lies in no file."""
+    return json.dumps([table.header, table.rows]).encode()
 
 
 def _report(
     manifest: Manifest,
     table: Table,
-    reader: _RowReader,
-    rows: Sequence[_Row],
+    reader: RowReader,
+    rows: Sequence[AgeRow],
     gone: list[str],
     rule: str,
     spellings: Sequence[str],
+    digest: str,
 ) -> AgeTableReport:
     gaps, known = [math.floor(row.age) for row in rows if row.label is None], reader.subject is not None
     alone = "NO SUBJECTS: every image counts as a subject of its own, so repeats of a subject may leak"
@@ -182,7 +173,7 @@ def _report(
         missing_first=gone[:5],
         missing_rule=rule,
         table=table.file.name,
-        file_sha256=hashlib.sha256(table.file.read_bytes()).hexdigest(),
+        file_sha256=digest,
         notices=[
             *(*table.notices, *_unread(table, reader)),
             *([] if known else [alone]),
@@ -191,7 +182,7 @@ def _report(
     )
 
 
-def _unread(table: Table, reader: _RowReader) -> list[str]:
+def _unread(table: Table, reader: RowReader) -> list[str]:
     """Return a sentence on the columns that are not read, and the options that name those which could be."""
     columns = {name: column for name, column in vars(reader).items() if name != "groups"}
     free = [name for name in ("subject", "user", "gender", "fold") if columns[name] is None]
@@ -207,7 +198,7 @@ def _holds_numbers(table: Table, column: str | None) -> bool:
     return place is not None and any(math.isfinite(table.number(cells[place])) for _, cells in table.rows)
 
 
-def _one_spelling_each(rows: Sequence[_Row], reader: _RowReader) -> tuple[list[_Row], list[str]]:
+def _one_spelling_each(rows: Sequence[AgeRow], reader: RowReader) -> tuple[list[AgeRow], list[str]]:
     """Return the rows with each subject and user in one spelling, and sentences on those that had several."""
     subjects, found = same_identities([row.subject for row in rows])
     users, more = same_identities([row.user for row in rows])
@@ -224,78 +215,6 @@ def _one_spelling_each(rows: Sequence[_Row], reader: _RowReader) -> tuple[list[_
     return merged, told + ([] if reader.user is None else near_notice("users", users))
 
 
-class _CellError(ValueError):
-    """An invalid cell: the message names the column and the rule."""
-
-
-@dataclass(frozen=True)
-class _RowReader:
-    """Turns the cells of a row into a `_Row`; the fields are the names of the columns."""
-
-    groups: AgeGroups
-    path: str
-    age: str | None
-    group: str | None
-    subject: str | None
-    user: str | None
-    gender: str | None
-    fold: str | None
-    table: Table
-
-    def read(self, source: str, cells: Mapping[str, str]) -> _Row:
-        """Return the row; _CellError names the first invalid cell."""
-        path = self._filled(cells, self.path)
-        label, age = self._label_and_age(cells)
-        subject = self._filled(cells, self.subject) if self.subject is not None else path
-        user = self._filled(cells, self.user) if self.user is not None else subject
-        gender = cells[self.gender].lower() if self.gender is not None else ""
-        gender = "" if is_absent(gender) else gender
-        if gender not in GENDERS:
-            raise _CellError(f"{self.gender} {gender!r} must be m, f, u or empty")
-        return _Row(source, path, label, age, subject, user, GENDERS[gender], self._fold(cells))
-
-    def _filled(self, cells: Mapping[str, str], column: str) -> str:
-        cell = cells[column]
-        if is_absent(cell):
-            says = " (an absent value, not a name)" if cell else ""
-            raise _CellError(f"{column} {cell!r} is empty{says}; give each row one, or leave the row out")
-        if is_broken(cell):
-            raise _CellError(f"{column} {cell!r} holds control characters")
-        return cell
-
-    def _fold(self, cells: Mapping[str, str]) -> int:
-        if self.fold is None:
-            return -1
-        number = whole_number(cells[self.fold])
-        if number is None:
-            raise _CellError(f"{self.fold} {cells[self.fold]!r} must be a whole number from 0")
-        if number > HIGHEST_FOLD:
-            raise _CellError(
-                f"{self.fold} {cells[self.fold]!r} is no fold's number (0 to {HIGHEST_FOLD}); "
-                "name another column"
-            )
-        return number
-
-    def _label_and_age(self, cells: Mapping[str, str]) -> tuple[int | None, float]:
-        if self.group is None:
-            age = self._years(cells[str(self.age)])
-            return self.groups.index_of(age), age
-        label = self.groups.index_of_name(cells[self.group])
-        if label is None:
-            raise _CellError(
-                f"{self.group} {cells[self.group]!r} must be one of {', '.join(self.groups.names)}"
-            )
-        text = cells.get(self.age, "") if self.age is not None else ""
-        return label, math.nan if is_absent(text) else self._years(text)
-
-    def _years(self, text: str) -> float:
-        age = self.table.number(text)
-        if not 0 <= age <= OLDEST:
-            hint = self.table.comma_hint(text)
-            raise _CellError(f"{self.age} {text!r} must be a number of years from 0 to {OLDEST}{hint}")
-        return age
-
-
 def _check_columns(table: Table, wanted: Sequence[str], subject: str | None) -> None:
     absent = [name for name in wanted if name not in table.header]
     hint = (
@@ -306,13 +225,13 @@ def _check_columns(table: Table, wanted: Sequence[str], subject: str | None) -> 
         raise DataError(f"{missing_columns(table, absent)}{hint if subject in absent else ''}")
 
 
-def _collect(table: Table, read: Callable[[str, Mapping[str, str]], _Row]) -> list[_Row]:
+def _collect(table: Table, read: Callable[[str, Mapping[str, str]], AgeRow]) -> list[AgeRow]:
     """Read every row, or raise DataError with all invalid cells."""
     rows, problems = [], []
     for number, cells in table.rows:
         try:
             rows.append(read(f"{table.file.name}:{number}", dict(zip(table.header, cells, strict=True))))
-        except _CellError as error:
+        except CellError as error:
             problems.append(f"row {number}: {error}")
     if problems:
         raise DataError(
@@ -321,8 +240,8 @@ def _collect(table: Table, read: Callable[[str, Mapping[str, str]], _Row]) -> li
     return rows
 
 
-def _check_listed_once(rows: Sequence[_Row]) -> None:
-    first: dict[str, _Row] = {}
+def _check_listed_once(rows: Sequence[AgeRow]) -> None:
+    first: dict[str, AgeRow] = {}
     again = []
     for row in rows:
         before = first.setdefault(row.path, row)
@@ -336,7 +255,7 @@ def _check_listed_once(rows: Sequence[_Row]) -> None:
         )
 
 
-def _manifest(root: Path, groups: AgeGroups, rows: Sequence[_Row]) -> Manifest:
+def _manifest(root: Path, groups: AgeGroups, rows: Sequence[AgeRow]) -> Manifest:
     names = ("path", "label", "fold", "subject", "user", "gender", "age")
     columns = {name: np.array([getattr(row, name) for row in rows]) for name in names}
     columns["source_id"] = np.array([row.source for row in rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,6 +14,7 @@ import numpy as np
 from agecls.data.stratify import stratified_groups
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.records.splits import PARTS, Split
+from finetune.experiments.same_content import TOGETHER, refuse_separated
 from finetune.images.manifest import Manifest
 from finetune.runs.csv_file import CsvWriter, read_csv
 from finetune.runs.parse import parse_json
@@ -84,7 +85,7 @@ def assign_folds(manifest: Manifest, n_folds: int = 5, seed: int = 0) -> np.ndar
     An album is the `user` column, else `subject`. The same subjects give the same folds in whatever order
     their rows come. Raises DataError when there are fewer albums than folds or no subject is known.
     """
-    album = _albums(manifest)
+    album = albums_of(manifest)
     people = len(np.unique(album))
     if n_folds < 2 or people < n_folds:
         raise DataError(
@@ -96,15 +97,19 @@ def assign_folds(manifest: Manifest, n_folds: int = 5, seed: int = 0) -> np.ndar
     return fold
 
 
-def _albums(manifest: Manifest) -> np.ndarray:
-    for column in ("user", "subject"):
+def albums_of(manifest: Manifest) -> np.ndarray:
+    """Return what stays in one part, (N,): sets of equal images where these are held together, else albums.
+
+    An album is the `user` column, else `subject`. Raises DataError when no subject is known.
+    """
+    for column in (TOGETHER, "user", "subject"):
         if column in manifest:
             return manifest[column]
     raise DataError("the table knows neither user nor subject: folds cannot keep a subject in one part")
 
 
 def _first_group(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-    shares = min(VALIDATION_SHARES, len(np.unique(_albums(manifest)[rows])))
+    shares = min(VALIDATION_SHARES, len(np.unique(albums_of(manifest)[rows])))
     if shares < 2:
         raise DataError("protocol grouped needs two albums in the training folds; there is one")
     return _stratified(manifest, rows, shares, None)[0]
@@ -113,8 +118,8 @@ def _first_group(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
 def _stratified(manifest: Manifest, rows: np.ndarray, shares: int, seed: int | None) -> list[np.ndarray]:
     """Return `shares` sorted parts of `rows`, albums whole; without a seed, nothing is shuffled."""
     # Sorted, so that the order of the table's rows plays no part.
-    rows = rows[np.lexsort((manifest["path"][rows], _albums(manifest)[rows]))]
-    label, album = manifest.label[rows], _albums(manifest)[rows]
+    rows = rows[np.lexsort((manifest["path"][rows], albums_of(manifest)[rows]))]
+    label, album = manifest.label[rows], albums_of(manifest)[rows]
     largest = int(np.bincount(label).max())
     if largest < shares:
         raise DataError(
@@ -123,7 +128,7 @@ def _stratified(manifest: Manifest, rows: np.ndarray, shares: int, seed: int | N
         )
     part = stratified_groups(label, album, shares, seed)
     parts = [rows[part == number] for number in range(shares)]
-    return [np.sort(part) for part in _none_empty(parts, _albums(manifest))]
+    return [np.sort(part) for part in _none_empty(parts, albums_of(manifest))]
 
 
 def _none_empty(parts: list[np.ndarray], albums: np.ndarray) -> list[np.ndarray]:
@@ -149,6 +154,16 @@ def check_splits(splits: Sequence[Split], manifest: Manifest, *, allow_subject_o
     wrong = [f"{manifest['path'][row]}: {times[row]} times" for row in np.flatnonzero(times != 1)]
     if wrong:
         raise DataError(f"{len(wrong)} images are not tested exactly once:\n{listing(wrong)}")
+    check_parts(splits, manifest, allow_subject_overlap=allow_subject_overlap)
+
+
+def check_parts(splits: Sequence[Split], manifest: Manifest, *, allow_subject_overlap: bool = False) -> None:
+    """Raise DataError, listing offenders, where a split shares something between its parts.
+
+    No path, subject or user may be in two of them (subjects and users may with `allow_subject_overlap`), and
+    a training part needs two classes.
+    """
+    refuse_separated(manifest, splits)
     columns = ["path"] if allow_subject_overlap else ["path", "subject", "user"]
     offenders = [text for name in columns if name in manifest for text in _overlaps(splits, manifest, name)]
     if offenders:
@@ -239,11 +254,17 @@ def _write_part(file: Path, manifest: Manifest, rows: np.ndarray) -> None:
         writer.rows(sorted(zip(*(values.tolist() for values in columns.values()), strict=True)))
 
 
-def verify_splits(folder: Path, manifest: Manifest, *, allow_subject_overlap: bool = False) -> list[Split]:
+def verify_splits(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    allow_subject_overlap: bool = False,
+    check: Callable[..., None] = check_splits,
+) -> list[Split]:
     """Read exported lists back against a manifest and check every promise again; return the splits.
 
     Raises DataError when a listed file or its class is not the manifest's, when the lists no longer hash to
-    what `splits.json` says, or when `check_splits` objects.
+    what `splits.json` says, or when `check` objects.
     """
     folder = Path(folder)
     try:
@@ -254,7 +275,7 @@ def verify_splits(folder: Path, manifest: Manifest, *, allow_subject_overlap: bo
     found = split_hash(splits, manifest)
     if found != summary["split"]:
         raise DataError(f"the lists in {folder} were changed: split {found}, recorded {summary['split']}")
-    check_splits(splits, manifest, allow_subject_overlap=allow_subject_overlap)
+    check(splits, manifest, allow_subject_overlap=allow_subject_overlap)
     return splits
 
 

@@ -10,19 +10,27 @@ from typing import Any
 import numpy as np
 
 from agecls.config import ADIENCE_GROUPS, AgeDataConfig
-from agecls.data.adience import read_adience
+from agecls.data.adience import manifest_counts, read_adience
 from agecls.data.age_table import read_age_table
-from agecls.data.folds import assign_folds, make_splits, missing_classes, official_folds, split_hash
+from agecls.data.faeb import read_faeb
+from agecls.data.folds import (
+    albums_of,
+    assign_folds,
+    missing_classes,
+    official_folds,
+    split_hash,
+)
 from agecls.data.groups import AgeGroups
+from agecls.data.named import TABLE_POLICY, read_named
+from agecls.data.overlapping import splits_of
 from finetune.cli.console import say
 from finetune.cli.machine import core_count
 from finetune.errors import DataError, ModelFileError, UsageError, listing
 from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Splits
+from finetune.experiments.same_content import settle_same_content
 from finetune.experiments.task import TaskData
-from finetune.images.checks import subjects_known
-
-TABLE_POLICY = "table"
+from finetune.images.checks import known_count, subjects_known
 
 
 def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> TaskData:
@@ -35,9 +43,10 @@ def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bo
     if config.root is None and config.table is None:
         raise UsageError(config.wanted)
     missing = "count" if lists_only and config.missing == "error" else config.missing
-    data = _read_table(config, missing) if config.table is not None else _read_adience(config, missing)
+    data = _read(config, missing)
     if config.skip_bad and not lists_only:
         data = _without_bad_images(data)
+    data = _settled(data, config)
     if with_folds and official_folds(data.manifest) is None:
         folds = assign_folds(data.manifest, n_folds=config.n_folds, seed=config.fold_seed)
         data = TaskData(data.manifest.with_column("fold", folds), data.policy, data.report)
@@ -51,7 +60,7 @@ def with_groups_of(config: AgeDataConfig, class_names: Sequence[str]) -> AgeData
     """
     own = ",".join(class_names)
     asked = AgeGroups.parse(config.groups).names
-    if config.table is None or asked == tuple(class_names):
+    if (config.table, config.name, config.faeb) == (None, None, None) or asked == tuple(class_names):
         return config
     if config.groups != ADIENCE_GROUPS:
         lacks = ", ".join(name for name in class_names if name not in asked) or "none"
@@ -70,7 +79,7 @@ def with_groups_of(config: AgeDataConfig, class_names: Sequence[str]) -> AgeData
 
 def make_age_splits(data: TaskData, config: AgeDataConfig) -> Splits:
     """Return the splits of the configured protocol, checked for shared subjects."""
-    splits = make_splits(data.manifest, config.protocol, allow_subject_overlap=config.allow_subject_overlap)
+    splits = splits_of(data.manifest, config.rule, allow_subject_overlap=config.allow_subject_overlap)
     return Splits(tuple(splits), split_hash(splits, data.manifest))
 
 
@@ -108,6 +117,38 @@ def check_contents(data: TaskData, splits: Splits, config: AgeDataConfig) -> Tas
             say(f"note: groups without an image in a part of a split:\n{listing(absent)}")
 
     return tell_contents(data, splits, config.same_content, tell_absent)
+
+
+def _settled(data: TaskData, config: AgeDataConfig) -> TaskData:
+    """Return the data as `same_content` has them, with counts of the images that are left."""
+    asked = config.same_content
+    settled = settle_same_content(data, asked, albums_of(data.manifest) if asked == "group" else None)
+    if len(settled.manifest) == len(data.manifest):
+        return settled
+    return replace(settled, report={**settled.report, **recounted(settled)})
+
+
+def recounted(data: TaskData) -> dict[str, Any]:
+    """Return the counts of a reader's report that go by images, of the images that are there now."""
+    manifest, report = data.manifest, data.report
+    if "edition" in report:
+        return manifest_counts(manifest)
+    known = subjects_known(report)
+    found: dict[str, Any] = {"images": len(manifest), "per_group": manifest.class_counts().tolist()}
+    if report.get("per_fold") is not None:
+        found["per_fold"] = np.unique(manifest["fold"], return_counts=True)[1].tolist()
+    for name, column in (("subjects", "subject"), ("users", "user")):
+        if report.get(name) is not None:
+            found[name] = known_count(manifest[column], known=known or name == "users")
+    return found
+
+
+def _read(config: AgeDataConfig, missing: str) -> TaskData:
+    if config.faeb is not None:
+        return read_faeb(config, missing)
+    if config.name is not None:
+        return read_named(config, missing)
+    return _read_table(config, missing) if config.table is not None else _read_adience(config, missing)
 
 
 def _read_adience(config: AgeDataConfig, missing: str) -> TaskData:

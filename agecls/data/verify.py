@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from agecls.config import AgeDataConfig, VerifyAgeConfig
-from agecls.data.folds import export_splits, split_hash, verify_splits
+from agecls.data.folds import check_splits, export_splits, split_hash, verify_splits
+from agecls.data.overlapping import FAEB, check_listed
 from agecls.data.read import left_out
 from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
@@ -24,7 +25,7 @@ def verify_lists(data: TaskData, splits: Splits, config: VerifyAgeConfig) -> dic
     Raises DataError where the exported lists are other splits.
     """
     counts = {
-        "protocol": config.data.protocol,
+        "protocol": config.data.rule,
         "per_fold": fold_counts(data),
         "policy": data.policy,
         "validation_per_fold": [len(split.val) for split in splits],
@@ -48,7 +49,10 @@ def faults(data: TaskData, config: AgeDataConfig) -> list[str]:
 
 def check_against(folder: Path, data: TaskData, split: str, config: AgeDataConfig) -> None:
     """Raise DataError unless the exported lists in `folder` are whole and are the splits of this data."""
-    listed = verify_splits(folder, data.manifest, allow_subject_overlap=config.allow_subject_overlap)
+    check = check_listed if config.rule == FAEB else check_splits
+    listed = verify_splits(
+        folder, data.manifest, allow_subject_overlap=config.allow_subject_overlap, check=check
+    )
     found = split_hash(listed, data.manifest)
     if found != split:
         raise DataError(f"the lists in {folder} are other splits of this data: {found}, here {split}")

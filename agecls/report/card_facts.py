@@ -8,7 +8,7 @@ from typing import Any
 
 from agecls.crop_evaluation import can_measure, crop_for_run
 from agecls.data.groups import POLICIES
-from agecls.data.read import TABLE_POLICY
+from agecls.data.named import TABLE_POLICY
 from agecls.faces.crop import FaceCrop, crop_of_run
 from agecls.faces.detector import build_detector
 from agecls.scores import FEWEST_SUBJECTS
@@ -17,6 +17,7 @@ from finetune.cli.console import say
 from finetune.experiments.exported.model import CropChoice
 from finetune.experiments.records.record import UNTESTED
 from finetune.experiments.result import Result
+from finetune.experiments.same_content import DROPPED, grouped_line
 from finetune.images.checks import subjects_known
 from finetune.runs.folder import read_json
 
@@ -38,6 +39,7 @@ HOW_TO_SLICE = (
 PROTOCOLS = {
     "fixed": "trained on all other folds for a number of epochs fixed beforehand",
     "grouped": "trained on the other folds but for whole albums held out for validation",
+    "faeb": "trained, validated and tested on the splits of the CVPR 2024 benchmark",
     "rotate": "trained on the other folds but one, which validated",
 }
 SAME_SCORE = 0.5  # percentage points that another device may move an accuracy by
@@ -51,9 +53,10 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         result: a finished run or cross-validation.
         fold: the fold whose model the card is about; -1 for a model of all images, None for all models.
 
-    Returns kind ("adience", "drawn", "adience-like" or "table"), name, about (a paragraph), policy and its
-    summary, edition, images, subjects, users, per_group (group -> images), left_out (what -> rows), protocol
-    with its words, fold, shared_people and subjects_known; what is not known is None. No path of a machine.
+    Returns kind ("adience", "drawn", "adience-like", "published" or "table"), name, about (a paragraph),
+    policy and its summary, edition, images, subjects, users, per_group (group -> images), left_out (what ->
+    rows), protocol with its words, fold, shared_people and subjects_known; what is not known is None. No path
+    of a machine.
     """
     record, counts = result.record, result.record.counted
     kind, name = _origin(result)
@@ -69,7 +72,7 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
     return {
         "kind": kind,
         "name": name,
-        "about": _about(kind, users, subjects),
+        "about": _about(kind, users, subjects, str(counts.get("terms") or "")),
         "policy": policy or None,
         "policy_summary": POLICIES[policy].summary if policy in POLICIES else None,
         "edition": counts.get("edition"),
@@ -79,15 +82,22 @@ def data_facts(result: Result, fold: int | None) -> dict[str, Any]:
         "per_group": dict(zip(result.class_names, per_group, strict=True)) if per_group else None,
         "left_out": _left_out(counts),
         "protocol": protocol or None,
-        "protocol_words": ALL_IMAGES if fold == -1 else PROTOCOLS.get(protocol),
+        "protocol_words": ALL_IMAGES if fold == -1 else _protocol_words(protocol, counts),
         "fold": fold,
         "shared_people": record.shared_subjects if known else None,
         "subjects_known": known,
     }
 
 
+def _protocol_words(protocol: str, counts: Mapping[str, Any]) -> str | None:
+    words = PROTOCOLS.get(protocol)
+    return f"{words}; {told}" if words and (told := grouped_line(counts)) else words
+
+
 def _origin(result: Result) -> tuple[str, str]:
     counts = result.record.counted
+    if title := counts.get("data_name"):
+        return "published", str(title)
     if result.record.policy == TABLE_POLICY:
         table = PureWindowsPath(str(counts.get("table") or "")).name
         return "table", f"the table {table}" if table else "a table"
@@ -103,7 +113,12 @@ def _manifest_users(result: Result) -> list[str]:
     return [] if manifest is None or "user" not in manifest else manifest["user"].tolist()
 
 
-def _about(kind: str, users: int | None, subjects: int | None) -> str:
+def _about(kind: str, users: int | None, subjects: int | None, terms: str = "") -> str:
+    if kind == "published":
+        return (
+            f"A published set of faces. Terms of use, in short and as far as we know: {terms}. What its "
+            "subjects agreed to is not recorded here."
+        )
     if kind == "adience":
         known = users and subjects
         count = f"{users:,} albums of {subjects:,} subjects here" if known else "albums of subjects"
@@ -136,6 +151,8 @@ def _left_out(counts: Mapping[str, Any]) -> dict[str, int]:
         "rows aged between two groups": counts.get("in_gaps") or 0,
         "listed images that are missing": counts.get("missing_images") or 0,
         "unreadable images": len(counts.get("bad_images") or ()),
+        "images with the bytes of an earlier one": counts.get(DROPPED) or 0,
+        **{f"{reason} (the set's own rule)": n for reason, n in (counts.get("known_dropped") or {}).items()},
     }
     return {reason: int(count) for reason, count in found.items() if count}
 

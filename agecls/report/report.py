@@ -10,6 +10,7 @@ import numpy as np
 from agecls.data.read import images_of
 from agecls.measures import MEASURES
 from agecls.report import report_sections
+from agecls.report.benchmark import benchmark_scores, benchmark_section, is_benchmark
 from agecls.report.figures import draw_confusion, draw_group_bars, group_recalls
 from agecls.report.years import draw_years, tell_years, year_record, year_sections
 from agecls.scores import Slice, score_cross_validation, slice_scores
@@ -19,7 +20,7 @@ from finetune.experiments.result import Result
 from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.experiments.task import Sections
 from finetune.figures.gallery import draw_heat_maps
-from finetune.figures.markdown import Picture
+from finetune.figures.markdown import Picture, number
 from finetune.figures.selection import choose_typical
 from finetune.metrics.classification import confusion_matrix
 
@@ -38,7 +39,9 @@ def report_scores(
     found = result.predictions
     slices = {by: slice_scores(found, by, resamples=resamples, seed=seed) for by in SLICES}
     confusion = confusion_matrix(found.probs, found.target, len(found.class_names))
+    own = {"benchmark": benchmark_scores(found)} if is_benchmark(result) else {}
     scores = {
+        **own,
         **score_cross_validation(found, train_labels, resamples=resamples, seed=seed),
         "slices": slices,
         "confusion": confusion.tolist(),
@@ -91,6 +94,7 @@ def sections(record: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) 
         return year_sections(record)
     return [
         ("Result", report_sections.headline(record, measures)),
+        ("CVPR 2024 benchmark", benchmark_section(record)),
         ("Folds", report_sections.per_fold(record)),
         ("Age groups", report_sections.per_group(record)),
         ("Gender", _other_slice(slices.get("gender"), "gender")),
@@ -116,7 +120,7 @@ def tell(report: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) -> N
         spread = "-" if report[f"{name}_sd"] is None else f"{report[f'{name}_sd']:.2f}"
         baseline = "-" if report["baseline"] is None else f"{report['baseline'][f'{name}_mean']:.2f}"
         folds = " ".join(f"{value:.1f}" for value in report[f"{name}_per_fold"])
-        pooled = f"{report[f'{name}_pooled']:.2f}"
+        pooled = number(report[f"{name}_pooled"])
         rows.append(
             [
                 name,

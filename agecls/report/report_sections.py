@@ -19,6 +19,7 @@ from agecls.report.published import PAPER, TABLE_X
 from finetune.errors import UsageError
 from finetune.experiments import sections
 from finetune.experiments.measures import Measure, shown_in
+from finetune.experiments.same_content import DROPPED, grouped_line
 from finetune.figures.markdown import NOT_MEASURED, code, escape, interval, method_mark, number, table
 from finetune.images.checks import subjects_known
 
@@ -169,8 +170,9 @@ def data_line(record: Record) -> str:
     if "years" in record:
         cells, kind = record["years"]["decades"], "decade"
     counts = ", ".join(f"{escape(c['name'])}: {c['images']:,}" for c in cells)
-    conflicts = sections.conflicts_line(record.get("counts") or {})
-    flaws = f" {escape(conflicts)}." if conflicts else ""
+    counted = record.get("counts") or {}
+    told = filter(None, (sections.conflicts_line(counted), grouped_line(counted)))
+    flaws = "".join(f" {escape(one)}." for one in told)
     return (
         f"Label policy {code(record.get('policy', NOT_MEASURED))}: {images}.{exclusive} Images per {kind}: "
         f"{counts}.{left_out(record.get('counts') or {})}{flaws}\n\n"
@@ -182,8 +184,10 @@ LEFT_OUT = (
     ("duplicates", "repeated rows in the lists"),
     ("dropped", "rows without an age group"),
     ("in_gaps", "rows aged between two groups"),
+    ("known_dropped", "faces that the set's own rules drop"),
     ("missing_images", "listed images that are missing"),
     ("bad_images", "unreadable images"),
+    (DROPPED, "images with the bytes of an earlier one"),
 )
 
 

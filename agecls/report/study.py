@@ -33,7 +33,7 @@ def study_text(config: AgeStudyConfig, report: Mapping[str, Any]) -> StudyText:
     classes = "age groups" if years_of(report["class_names"]) is None else "ages in years"
     return StudyText(
         f"Losses compared: {classes}, {backbone}, {report['policy']}",
-        f"cell: one {kind} ({folds}, protocol {config.data.protocol})",
+        f"cell: one {kind} ({folds}, protocol {config.data.rule})",
         NOTES,
         accuracy_by_arm(backbone, config.model.weights != "none") if on_adience else {},
     )

@@ -8,6 +8,7 @@ from typing import Any
 from agecls.data.read import images_of
 from agecls.data.years import years_of
 from agecls.report import report_sections
+from agecls.report.benchmark import benchmark_section
 from agecls.report.year_figures import draw_answers, draw_decades, draw_year_curves, spread
 from agecls.year_scores import WITHIN, known_row, score_years
 from finetune.cli.console import table as print_table
@@ -15,7 +16,16 @@ from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
 from finetune.experiments.task import Sections
-from finetune.figures.markdown import Picture, escape, interval, method_mark, number, signed, table
+from finetune.figures.markdown import (
+    NOT_MEASURED,
+    Picture,
+    escape,
+    interval,
+    method_mark,
+    number,
+    signed,
+    table,
+)
 from finetune.figures.selection import choose_typical
 from finetune.images.checks import subjects_known
 
@@ -47,6 +57,7 @@ def year_sections(record: Record) -> Sections:
     """Return the first sections of a report of years, from the result to its probabilities."""
     return [
         ("Result", _headline(record)),
+        ("CVPR 2024 benchmark", benchmark_section(record)),
         ("Folds", _folds(record)),
         ("Decades of true age", _decades(record)),
         ("Share of answers within k years", _curve(record)),
@@ -68,7 +79,8 @@ def _headline(record: Record) -> str:
         mean, sd = years[f"{key}_mean"], years[f"{key}_sd"]
         spread = f"**{number(mean)}** (one fold)" if sd is None else f"**{number(mean)} ± {number(sd)}**"
         ends = interval(years[f"{key}_interval"], 2) + escape(method_mark(years, f"{key}_interval"))
-        rows.append([words, spread, number(years[key]), ends])
+        pooled = NOT_MEASURED if "benchmark" in record else number(years[key])  # some images are tested twice
+        rows.append([words, spread, pooled, ends])
     rows.append(
         ["mean absolute error, each decade counted alike (years)", "", number(years["balanced_mae"]), ""]
     )

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finegrained.data.mat_files import read_mat, strings, struct_rows, variable
 from finegrained.data.reading import (
     OFFICIAL_CARS,
     FineReading,
@@ -23,6 +22,7 @@ from finegrained.data.reading import (
 )
 from finetune.errors import DataError, listing
 from finetune.images.class_names import normalised
+from finetune.images.mat_files import read_mat, strings, struct_rows, variable
 from finetune.images.tables import decode_text
 
 SINGLE, WITH_LABELS = "cars_annos.mat", "cars_test_annos_withlabels.mat"

@@ -17,6 +17,7 @@ from finetune.cli.machine import core_count
 from finetune.errors import DataError, UsageError, listing
 from finetune.experiments.data_checks import tell_contents
 from finetune.experiments.records.splits import Split, Splits
+from finetune.experiments.same_content import refuse_separated, settle_same_content, whole_sets
 from finetune.experiments.task import TaskData
 from finetune.images.manifest import Manifest
 
@@ -46,7 +47,12 @@ def read_fine_data(config: FineDataConfig, *, lists_only: bool = False) -> TaskD
     rules = ReadingRules(config.subset, config.metadata_only, missing, config.follow)
     reading = _read(config, rules)
     data = TaskData(reading.manifest, reading.layout, reading.report)
-    return _without_bad_images(data) if config.skip_bad and not lists_only else data
+    data = _without_bad_images(data) if config.skip_bad and not lists_only else data
+    settled = settle_same_content(data, config.same_content)
+    if len(settled.manifest) == len(data.manifest):
+        return settled
+    report = {**settled.report, **counts(settled.manifest), "official": False}
+    return replace(settled, report=report)
 
 
 def make_fine_split(data: TaskData, config: FineDataConfig) -> Splits:
@@ -67,7 +73,7 @@ def make_fine_split(data: TaskData, config: FineDataConfig) -> Splits:
         )
     own_test, own_val = np.flatnonzero(split == "test"), np.flatnonzero(split == "val")
     rest = np.setdiff1d(np.arange(len(split)), np.concatenate([own_test, own_val]))
-    test = own_test if len(own_test) else _made_test(manifest, rest, config)
+    test = own_test if len(own_test) else whole_sets(manifest, _made_test(manifest, rest, config), rest)
     train = np.setdiff1d(rest, test)
     val = own_val
     if not len(own_val):
@@ -77,7 +83,9 @@ def make_fine_split(data: TaskData, config: FineDataConfig) -> Splits:
                 f"no validation part can be held out of {len(train)} training images: every class has one "
                 "image, which it keeps. Add images, or say --data.val_share 0"
             )
+    val = val if len(own_val) else whole_sets(manifest, val, train)
     result = as_split(manifest, np.setdiff1d(train, val), val, test)
+    refuse_separated(manifest, [result])
     _check_classes(manifest, result)
     return Splits((result,), split_hash(manifest, result))
 

@@ -41,7 +41,8 @@ class DataConfig:
         missing: what to do with listed images that are not there: error, or drop (counted and recorded).
         skip_bad: drop unreadable images (counted and recorded) instead of stopping.
         follow: allow image paths that leave the data root.
-        same_content: what to do when training and test hold the same image under two names: warn or error.
+        same_content: images of the same bytes: keep or warn (both keep and report them), error (refuse them
+            in training and test), drop (keep the first of each set), or group (each set in one part).
     """
 
     root: str | None = None
@@ -49,7 +50,7 @@ class DataConfig:
     missing: Literal["error", "drop"] = "error"
     skip_bad: bool = False
     follow: bool = False
-    same_content: Literal["warn", "error"] = "warn"
+    same_content: Literal["warn", "keep", "error", "drop", "group"] = "warn"
 
     def faults(self, *, needed: bool) -> list[CrlError]:
         """Return why no data can be read: none are named where they are needed, or they are not there."""

@@ -95,9 +95,9 @@ def compare_results(
             clusters hold several images also subjects, users and effective_subjects (Kish);
         a key for each of the task's compared measures (exact, one_off; top1, top5, per_class), None where
             there are too few classes for it, else: {a, b, difference, interval, p}, and over folds also
-            per_fold, pooled {a, b, difference, interval, p} and, where users hold several subjects, by_user
-            {difference, interval, p, clusters}; where resampling never moves the difference, the interval
-            is by the `method` "Wilson" and `reason` says why; p is None where parts differ;
+            per_fold, pooled {a, b, difference, interval, p} (None of images tested twice) and, where users
+            hold several, by_user {difference, interval, p, clusters}; where resampling never moves it, it is
+            by the `method` "Wilson" and `reason` says why; p is None where parts differ;
         mcnemar: {b, c, p} on the headline measure: images only the first, only the second predicts correctly
             (where the classes have that measure);
         settings, environment: lists of {field, a, b} that differ; changed: "loss" or "head" where nothing
@@ -286,7 +286,7 @@ def _measure(
     pooled = {"a": float(first.mean()), "b": float(second.mean()), **tested(resampling.clusters, "pooled")}
     found |= {
         "per_fold": [float(second[rows].mean()) - float(first[rows].mean()) for rows in folds],
-        "pooled": pooled,
+        "pooled": None if frame.tested_again else pooled,
     }
     for unit, clusters in resampling.further.items():
         found[f"by_{unit}"] = tested(clusters, statistic) | {"clusters": len(np.unique(clusters))}

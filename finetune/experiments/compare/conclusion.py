@@ -40,7 +40,7 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure], headlin
 def guessing(comparison: Mapping[str, Any], measure: Measure) -> str:
     """Return that neither side does better than guessing the most frequent class; empty where one does."""
     found = comparison[measure.key]
-    whole = found.get("pooled", found)
+    whole = found.get("pooled") or found
     best, majority = max(whole["a"], whole["b"]), comparison["majority"]
     if majority >= 100:
         return f"Take care: {ONE_CLASS}."

@@ -130,6 +130,8 @@ def _kinds(measure: Measure, found: Mapping[str, Any]) -> list[tuple[str, Mappin
     if measure.over != "folds":
         return [(words, found)]
     rows = [(f"{words}, mean over folds", found), (f"{words}, pooled over images", found["pooled"])]
+    if found["pooled"] is None:
+        rows.pop()
     for key in found:
         if key.startswith("by_") and found[key]:
             unit = f"{found[key]['clusters']:,} {key.removeprefix('by_')}s resampled"

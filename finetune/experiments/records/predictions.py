@@ -74,6 +74,12 @@ class Predictions:
         """log p_k - log sum_{j != k} p_j, float64 (N, K); the sum keeps the digits of p near 1."""
         return log_odds(self.probs)
 
+    @cached_property
+    def tested_again(self) -> int:
+        """How many images are tested in several folds, as in a benchmark whose splits overlap."""
+        pairs = np.unique(np.stack([self.path, self.fold.astype(str)]), axis=1)
+        return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+
     @property
     def fold(self) -> np.ndarray:
         """The fold that each image was tested in, int64 (N,); 0 for a run with one test part."""

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from finegrained.data.mat_files import plain, read_mat, strings, struct_rows, variable
 from finegrained.synthetic.cars import cell_array, save_mat, struct_array
 from finetune.errors import DataError
+from finetune.images.mat_files import plain, read_mat, strings, struct_rows, variable
 
 FIELDS = ("bbox_x1", "class", "fname")
 FIELDS_BY_KIND = (FIELDS[:2], FIELDS[2:])
