@@ -7,7 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agecls.config import AgeStudyConfig, CrossValidationConfig, EvaluateAgeConfig, VerifyAgeConfig
+from agecls.config import (
+    AgeCalibrateConfig,
+    AgeStudyConfig,
+    CrossValidationConfig,
+    EvaluateAgeConfig,
+    VerifyAgeConfig,
+)
 from agecls.task import TASK
 from finetune.cli.command import Command, choose_command
 from finetune.experiments.commands import task_commands
@@ -41,6 +47,7 @@ SHARED = task_commands(
     study_config=AgeStudyConfig,
     train_about="fine-tune one model and test it once on its test fold",
     recipes=RECIPES,
+    calibrate=AgeCalibrateConfig,
 )
 COMMANDS = {
     "verify": SHARED["verify"],

@@ -89,6 +89,11 @@ def _selective(task: Task, measure: Measure, found: Predictions, resamples: int,
     return {"label": measure.label, "aurc": curve.area, "excess_aurc": curve.excess, "at": rows}
 
 
+def selective_facts(task: Task, found: Predictions, *, resamples: int = 1000) -> dict[str, Any]:
+    """Return "selective" of `probability_scores` alone, for the card of an exported model."""
+    return {one.key: _selective(task, one, found, resamples, 0) for one in selective_measures(task, found)}
+
+
 def _row(part: float, ends: Interval) -> dict[str, Any]:
     row = {"coverage": part, "risk": ends.estimate, "interval": [ends.low, ends.high]}
     return row | told_method("interval", ends.method) | {"clusters": ends.clusters}
