@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agecls.config import (
+    AgeCalibrateConfig,
     AgeStudyConfig,
     AgeTableConfig,
     CrossValidationConfig,
@@ -55,6 +56,7 @@ SHARED = task_commands(
     study_config=AgeStudyConfig,
     train_about="fine-tune one model and test it once on its test fold",
     recipes=RECIPES,
+    calibrate=AgeCalibrateConfig,
 )
 COMMANDS = {
     "verify": SHARED["verify"],

@@ -9,6 +9,7 @@ from typing import Literal
 from agecls.data.groups import AgeGroups
 from finetune.errors import CrlError, DataError, UsageError
 from finetune.experiments.config import (
+    CalibrateConfig,
     ComparisonConfig,
     DataConfig,
     EvaluateAgainConfig,
@@ -261,3 +262,14 @@ class EvaluateAgeConfig(EvaluateRunConfig):
     detector: str | None = None
     face_crop: Literal["auto", "aligned", "faces", "plain"] = "auto"
     face_margin: float | None = None
+
+
+@dataclass(frozen=True)
+class AgeCalibrateConfig(CalibrateConfig):
+    """A finished run's probabilities made honest, by images that its models never saw.
+
+    Args:
+        data: other data than the run's own; without, its validation or its test images calibrate.
+    """
+
+    data: AgeDataConfig = field(default_factory=AgeDataConfig)

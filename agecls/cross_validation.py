@@ -16,6 +16,7 @@ from finetune.cli.console import say
 from finetune.cli.machine import SIDE_BY_SIDE, core_count, module_command, module_environment, sees_alone
 from finetune.errors import CrlError, DataError, InterruptedRunError, UsageError, listing
 from finetune.experiments.data_checks import with_contents
+from finetune.experiments.probabilities.calibrate import calibrate_tested
 from finetune.experiments.records.predictions import join_predictions
 from finetune.experiments.records.record import RECORD_FILE, RunRecord
 from finetune.experiments.report import report_result
@@ -278,6 +279,7 @@ def conclude(experiment: Experiment, folder: Path) -> dict[str, Any]:
         if few:
             record = replace(record, warnings=(*(record.warnings or ()), *few))
         record.write(run.path / RECORD_FILE)
+        calibrate_tested(task, folder)
         train_labels = {split.fold: manifest.label[split.train] for split in experiment.splits}
         report = report_result(task, Result.load(folder, task.form), train_labels)
     task.tell(report)

@@ -8,6 +8,7 @@ from typing import Literal, Never
 
 from agecls.commands import COMMANDS
 from agecls.config import (
+    AgeCalibrateConfig,
     AgeConfig,
     AgeDataConfig,
     AgeEvaluateAgainConfig,
@@ -188,6 +189,47 @@ def evaluate(
     model has seen before.
     """
     return DOOR.evaluate(locals(), score_age_run)
+
+
+def calibrate(
+    run_folder: Finished,
+    config: AgeCalibrateConfig | Place | None = None,
+    *,
+    data: AgeDataConfig | Section | None = None,
+    on: Literal["auto", "test", "validation"] | None = None,
+    method: Literal["temperature", "vector"] | None = None,
+    weigh: Literal["images", "people"] | None = None,
+    level: float | None = None,
+    score: Literal["auto", "oaps", "rps", "aps", "raps", "lac"] | None = None,
+    unit: Literal["subject", "user"] | None = None,
+    per_group: bool | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    cache: Place | None = None,
+    workers: int | None = None,
+    root: Place | None = None,
+    table: Place | None = None,
+    **unknown: Never,
+) -> Outcome:
+    """Fit temperature and sets of a finished run on images held out, as `crl age calibrate` does.
+
+    Args:
+        run_folder: the run's folder, or what `train` returned.
+        config: the options as an object, or a YAML file; the other arguments override it.
+        data: other data, as keys and values, or the section's dataclass.
+        on: test, validation, or auto.
+        method: temperature, or vector.
+        weigh: images, or people.
+        level, score: how often sets are to hold the true class, and by which score they are made.
+        unit: who is one person: subject, or user.
+        per_group: a quantile per true class.
+        batch_size, device, cache, workers: how images are shown again, where they are.
+        root, table: short for data.root and data.table.
+        unknown: refused, with the nearest known name.
+
+    Returns what calibration.json holds. Raises CrlError, such as UsageError for a part that chose the epoch.
+    """
+    return DOOR.calibrate(locals())
 
 
 def compare(

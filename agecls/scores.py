@@ -20,10 +20,13 @@ from finetune.images.checks import known_count, subjects_known
 from finetune.metrics import classification as metrics
 from finetune.metrics.bootstrap import Statistic, cluster_bootstrap_interval, effective_clusters, summarise
 from finetune.metrics.intervals import told_method
+from finetune.metrics.reliability import calibration_errors
+from finetune.metrics.selective import risk_coverage
 from finetune.runs.files import json_text
 
 # Below this many subjects a cell of a slice gets its counts and no conclusion.
 FEWEST_SUBJECTS = FEWEST_UNITS
+SAME_MASS = 1e-9  # windows whose masses differ by rounding alone
 SUBJECT_SIZES = ((1, 1), (2, 4), (5, 9), (10, 49), (50, None))
 
 Slice = Literal["group", "gender", "subject_count"]
@@ -46,8 +49,38 @@ def decode_median(probs: np.ndarray) -> np.ndarray:
     return np.asarray((cumulated >= cumulated[:, -1:] / 2).argmax(axis=1))
 
 
+def decode_window(probs: np.ndarray) -> np.ndarray:
+    """Return the middle of the most probable three neighbouring groups, int64 (N,).
+
+    argmax_j (p_{j-1} + p_j + p_{j+1}) is the best answer for one-off accuracy. An end group never beats its
+    neighbour, so it is named only where both are equal: among equal windows the most probable middle counts,
+    and of equal ones the youngest.
+
+    >>> decode_window(np.array([[0.35, 0.05, 0.05, 0.3, 0.25], [0.7, 0.3, 0, 0, 0]])).tolist()
+    [3, 0]
+    """
+    padded = np.pad(probs, ((0, 0), (1, 1)))
+    mass = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    best = mass >= mass.max(axis=1, keepdims=True) - SAME_MASS
+    return np.asarray(np.where(best, probs, -1.0).argmax(axis=1))
+
+
 DECODERS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
-    {"argmax": decode_argmax, "expected": decode_expected, "median": decode_median}
+    {
+        "argmax": decode_argmax,
+        "expected": decode_expected,
+        "median": decode_median,
+        "window": decode_window,
+    }
+)
+# The score for which each is the best answer, if the probabilities are the true ones.
+SERVES: Mapping[str, str] = MappingProxyType(
+    {
+        "argmax": "exact accuracy, log score",
+        "expected": "squared error",
+        "median": "mean error in groups",
+        "window": "one-off accuracy",
+    }
 )
 
 
@@ -76,7 +109,7 @@ def ranked_probability_score(probs: np.ndarray, target: np.ndarray) -> float:
     """
     steps = np.arange(probs.shape[1] - 1)
     gap = probs.cumsum(axis=1)[:, :-1] - (np.asarray(target)[:, None] <= steps)
-    return float(np.square(gap).mean()) if len(probs) else float("nan")
+    return float(np.square(gap).mean()) if gap.size else float("nan")
 
 
 def age_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, Any]:
@@ -88,7 +121,8 @@ def age_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, Any]:
 
     Returns exact and one_off (percent, argmax), decoders (exact, one_off and mae in groups of each decoder),
     mae_argmax and mae_expected (groups), balanced_accuracy and per_group_recall (percent, None for a group
-    without an image), per_group_n, macro_f1 (percent), ece (15 bins), rps, nll (nats), brier and n.
+    without an image), per_group_n, macro_f1 (percent), ece (15 bins), adaptive_ece (bins of equal count),
+    threshold_ece (of P(y > k)), aurc (risk-coverage, exact), rps, nll (nats), brier and n.
     """
     num_classes = probs.shape[1]
     decoders = {name: _decoded(decode(probs), target) for name, decode in DECODERS.items()}
@@ -105,7 +139,8 @@ def age_scores(probs: np.ndarray, target: np.ndarray) -> dict[str, Any]:
         "per_group_recall": 100 * recall,
         "per_group_n": np.bincount(target, minlength=num_classes),
         "macro_f1": 100 * metrics.macro_f1(probs, target, num_classes),
-        "ece": metrics.expected_calibration_error(probs, target).error,
+        **calibration_errors(probs, target, ordered=True),
+        "aurc": risk_coverage(probs.max(axis=1, initial=0.0), probs.argmax(axis=1) != target).area,
         "rps": ranked_probability_score(probs, target),
         "nll": metrics.negative_log_likelihood(probs, target),
         "brier": metrics.brier_score(probs, target),

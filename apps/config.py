@@ -40,6 +40,8 @@ class ExportConfig:
         max_drop: percentage points of accuracy that int8 may lose before the export is refused.
         calibration_images: training images that int8's ranges are taken from.
         images: real images, besides random ones, on which the file must agree with the trained model (>= 16).
+        calibrate: put the run's calibration into the file: probs = softmax(logits / T). What crl age or fine
+            calibrate found is taken; where nothing was, it is fitted now, on images held out.
         overwrite: replace a previous export in the same place; without, a finished one of this very run and
             with these options is kept.
     """
@@ -57,6 +59,7 @@ class ExportConfig:
     max_drop: float = 1.0
     calibration_images: int = 128
     images: int = 32
+    calibrate: bool = False
     overwrite: bool = False
 
 

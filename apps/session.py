@@ -40,6 +40,7 @@ def export_run(
     max_drop: float | None = None,
     calibration_images: int | None = None,
     images: int | None = None,
+    calibrate: bool | None = None,
     overwrite: bool | None = None,
     **unknown: Never,
 ) -> list[Path]:
@@ -58,6 +59,7 @@ def export_run(
         max_difference: how far fp16's outputs may be from the trained model's.
         max_drop, calibration_images: what int8 may lose, and the number of images for its ranges.
         images: real images on which the file must agree with the trained model.
+        calibrate: put the run's calibration into the file.
         overwrite: replace a previous export.
         unknown: refused, with the nearest known name.
 

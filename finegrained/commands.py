@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finegrained.config import CostConfig, EvaluateFineConfig, FineStudyConfig, VerifyFineConfig
+from finegrained.config import (
+    CostConfig,
+    EvaluateFineConfig,
+    FineCalibrateConfig,
+    FineStudyConfig,
+    VerifyFineConfig,
+)
 from finegrained.recipes import RECIPES
 from finegrained.task import TASK
 from finetune.cli.command import Command, choose_command
@@ -34,6 +40,7 @@ COMMANDS = {
         study_config=FineStudyConfig,
         train_about="fine-tune one model and test it once on the test split",
         recipes=RECIPES,
+        calibrate=FineCalibrateConfig,
     ),
     "cost": Command(CostConfig, "what each head costs: parameters, operations, speed and memory", cost),
 }

@@ -14,6 +14,7 @@ from typing import Literal
 
 from finetune.errors import UsageError
 from finetune.experiments.config import (
+    CalibrateConfig,
     ComparisonConfig,
     DataConfig,
     EvaluateAgainConfig,
@@ -163,3 +164,14 @@ class CostConfig:
     repeats: int = 5
     device: str = "auto"
     out: str | None = None
+
+
+@dataclass(frozen=True)
+class FineCalibrateConfig(CalibrateConfig):
+    """A finished run's probabilities made honest, by images that its models never saw.
+
+    Args:
+        data: other data than the run's own; without, its validation or its test images calibrate.
+    """
+
+    data: FineDataConfig = field(default_factory=FineDataConfig)

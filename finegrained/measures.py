@@ -59,6 +59,8 @@ MEASURES = (
     Measure("macro_f1", "macro F1", frozenset({"report", "study", "facts"})),
     Measure("nll", "negative log-likelihood", FACTS, unit=""),
     Measure("ece", "expected calibration error", FACTS, unit=""),
+    Measure("adaptive_ece", "calibration error over bins of equal count", FACTS, unit=""),
+    Measure("aurc", "area under the risk-coverage curve", FACTS, unit=""),
 )
 
 FINE_RESULT = ResultForm(

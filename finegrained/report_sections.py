@@ -117,12 +117,11 @@ def confusions(record: Record) -> str:
 
 def calibration(record: Record) -> str:
     """Return the table of how far the probabilities can be trusted."""
-    ece = record["ece"]
     rows = [
-        ("expected calibration error, 15 bins (%)", number(None if ece is None else 100 * ece)),
-        ("negative log-likelihood (nats)", number(record["nll"], 3)),
+        *sections.error_rows(record),
+        ("negative log-likelihood (nats)", number(record["nll"], 3), ""),
     ]
-    return table(["over all test images", "value"], rows)
+    return table(sections.CALIBRATION_HEADER, rows)
 
 
 def data_line(record: Record) -> str:

@@ -14,6 +14,8 @@ import numpy as np
 
 from finetune.metrics import classification as metrics
 from finetune.metrics.intervals import wilson_interval
+from finetune.metrics.reliability import calibration_errors
+from finetune.metrics.selective import risk_coverage
 from finetune.runs.files import json_text
 
 LEVEL = 0.95
@@ -30,7 +32,8 @@ def fine_scores(probs: np.ndarray, target: np.ndarray, class_names: Sequence[str
     Returns n, classes (K) and classes_tested (those with an image); top1 (the fraction of images whose most
     probable class is correct, percent), top1_interval {low, high, level, method}: Wilson's score interval,
     with images as independent draws; top5 (None where K <= 5); balanced_accuracy (mean of the per-class
-    accuracies), macro_f1, nll (nats), ece (15 bins) and per_class (`class_rows`).
+    accuracies), macro_f1, nll (nats), ece (15 bins), adaptive_ece (bins of equal count), aurc (risk-coverage,
+    top-1) and per_class (`class_rows`).
     """
     classes, count = len(class_names), len(target)
     right = int((metrics.predicted_classes(probs) == target).sum()) if count else 0
@@ -46,7 +49,8 @@ def fine_scores(probs: np.ndarray, target: np.ndarray, class_names: Sequence[str
         "balanced_accuracy": 100 * metrics.balanced_accuracy(probs, target, classes),
         "macro_f1": 100 * metrics.macro_f1(probs, target, classes),
         "nll": metrics.negative_log_likelihood(probs, target),
-        "ece": metrics.expected_calibration_error(probs, target).error,
+        **calibration_errors(probs, target),
+        "aurc": risk_coverage(probs.max(axis=1, initial=0.0), probs.argmax(axis=1) != target).area,
         "per_class": class_rows(probs, target, class_names),
     }
     result: dict[str, Any] = json.loads(json_text(scores))

@@ -16,6 +16,7 @@ from agecls.data.groups import AgeGroups
 from agecls.measures import MEASURES
 from agecls.report.figures import group_recalls
 from agecls.report.published import PAPER, TABLE_X
+from agecls.scores import SERVES
 from finetune.errors import UsageError
 from finetune.experiments import sections
 from finetune.experiments.measures import Measure, shown_in
@@ -134,6 +135,7 @@ def calibration(record: Record) -> str:
     decoders = [
         [
             escape(name) + (" (headline)" if name == record["decoder"] else ""),
+            escape(SERVES.get(name, "")),
             number(row["exact"]),
             number(row["one_off"]),
             number(row["mae"], 3),
@@ -141,17 +143,15 @@ def calibration(record: Record) -> str:
         for name, row in record["decoders"].items()
     ]
     measures = (
-        ("expected calibration error, 15 bins (%)", number(_times(100, record["ece"]))),
-        ("negative log-likelihood (nats)", number(record["nll"], 3)),
-        ("Brier score", number(record["brier"], 3)),
-        ("ranked probability score", number(record["rps"], 4)),
-        ("balanced accuracy (%)", number(record["balanced_accuracy"])),
-        ("macro F1 (%)", number(record["macro_f1"])),
+        *sections.error_rows(record),
+        ("negative log-likelihood (nats)", number(record["nll"], 3), ""),
+        ("Brier score", number(record["brier"], 3), ""),
+        ("ranked probability score", number(record["rps"], 4), ""),
+        ("balanced accuracy (%)", number(record["balanced_accuracy"]), ""),
+        ("macro F1 (%)", number(record["macro_f1"]), ""),
     )
-    first = table(
-        ["group read from the probabilities by", "exact", "one-off", "mean error in groups"], decoders
-    )
-    return f"{first}\n\n{table(['over all images', 'value'], measures)}"
+    header = ["group read from the probabilities by", "best for", "exact", "one-off", "mean error in groups"]
+    return f"{table(header, decoders, numbers_from=2)}\n\n{table(sections.CALIBRATION_HEADER, measures)}"
 
 
 def data_line(record: Record) -> str:
@@ -254,7 +254,3 @@ def age_gaps(class_names: Sequence[str]) -> list[str]:
     pairs = pairwise(bounds)
     ends = [(upper + 1, lower - 1) for (_, upper), (lower, _) in pairs if upper is not None]
     return [f"{low}" if low == high else f"{low}-{high}" for low, high in ends if low <= high]
-
-
-def _times(factor: float, value: float | None) -> float | None:
-    return None if value is None else factor * value

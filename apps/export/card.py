@@ -9,6 +9,7 @@ from typing import Any
 from apps.export.metadata import reference_code
 from apps.runtime.metadata import ModelFacts
 from finetune.experiments.exported.card import NOT_MEASURED, UNKNOWN
+from finetune.experiments.exported.confidence import confidence_text
 from finetune.experiments.exported.lookup import card_text
 from finetune.experiments.exported.model import CardText
 from finetune.figures.markdown import code, escape, page, table
@@ -32,6 +33,7 @@ def write_card(facts: ModelFacts, file_name: str, file_sha256: str, size_bytes: 
     sections: list[tuple[str, str | None]] = [
         ("Use it", use_it(facts, one_line(file_name))),
         ("How well it does", text.measured),
+        ("How sure it is", confidence_text(facts)),
         ("Limits", limits(facts, text)),
         ("How it was trained", how_trained(facts, text)),
         ("How this file was checked", how_checked(facts)),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.config import ExportConfig
+from apps.export.calibration import plan_calibration, with_confidence
 from apps.export.card import write_card
 from apps.export.images import RunPictures, spread
 from apps.export.metadata import Member, build_facts
@@ -61,7 +62,7 @@ def former_export(
         raise UsageError(f"{plan.place} holds a previous export of another name ({other}): {OTHERWISE}")
     facts, outline = _read(plan)
     members, _, _ = load_members(plan, pictures.record)
-    wanted = plan_facts(folder, plan, pictures, members, crop, crop_source)
+    wanted = plan_facts(folder, plan, pictures, members, crop, crop_source, config.calibrate)
     if differs := _differences(facts, wanted, plan, pictures, config):
         raise UsageError(
             f"{plan.place} holds a previous export that differs from this one in {', '.join(differs)}: "
@@ -120,8 +121,12 @@ def plan_facts(
     members: list[Member],
     crop: Mapping[str, Any] | None,
     crop_source: str,
+    calibrate: bool = False,
 ) -> ModelFacts:
     """Return the facts of the plan's file in float32, as far as they are known before it is checked."""
+    card = pictures.task.card(folder, plan.fold, tested=plan.files[0].name == MODEL_FILE)
+    entry = plan_calibration(folder, plan, pictures) if calibrate else {}
+    tested = pictures.tested(folder, plan.files[0], plan.folds[0])
     return build_facts(
         plan.title,
         pictures.record,
@@ -129,8 +134,9 @@ def plan_facts(
         kind=pictures.task.words.kind,
         crop=crop,
         crop_source=crop_source,
-        card=pictures.task.card(folder, plan.fold, tested=plan.files[0].name == MODEL_FILE),
+        card=with_confidence(card, tested, plan, pictures, entry),
         contents=pictures.contents(plan.folds),
+        calibration=entry,
     )
 
 

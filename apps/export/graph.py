@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.images.preprocess import PreprocessSpec
+from finetune.metrics.calibration import Scaling
 from finetune.models.backbone import Features
 from finetune.models.classifier import Classifier
 from finetune.models.heads.base import Head
@@ -40,6 +41,8 @@ class HeadPart(nn.Module):
 class ExportGraph(nn.Module):
     """A classifier from prepared images, uint8 (N, S, S, 3) RGB, to (logits, probs[, cams]).
 
+    `probs` is softmax(logits), or what a calibration makes of the logits, which stay as they are.
+
     `logits` and `probs` are (N, K), `cams` (N, K, h, w): the class activation maps W.feature_map, whose mean
     over h and w, plus the bias, is the logit (Zhou et al., Learning Deep Features for Discriminative
     Localization, 2016, eq. 2).
@@ -48,13 +51,21 @@ class ExportGraph(nn.Module):
         core: the trained classifier; it is put into evaluation mode.
         spec: its preprocessing, of which the graph does the scaling.
         layout: of the final feature map, NCHW or NHWC, where cams are wanted; see `find_map_layout`.
+        scaling: of the logits before softmax; None for none.
     """
 
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, core: Classifier, spec: PreprocessSpec, layout: str | None = None) -> None:
+    def __init__(
+        self,
+        core: Classifier,
+        spec: PreprocessSpec,
+        layout: str | None = None,
+        scaling: Scaling | None = None,
+    ) -> None:
         super().__init__()
+        self.scaling = scaling
         self.core = core.requires_grad_(False)
         self.layout = layout
         self.head_part = None if layout or isinstance(core.head, LinearHead) else HeadPart(core.head)
@@ -80,12 +91,23 @@ class ExportGraph(nn.Module):
         if self.layout is None:
             part = self.head_part
             logits = self.core.infer(planes) if part is None else part(self.core.backbone(planes))
-            return logits, logits.softmax(1)
+            return logits, self.calibrated(logits).softmax(1)
         classifier = cast(nn.Linear, self.core.head.map_classifier())
         feature_map, pooled = last_map(self.core, planes)
         logits = classifier(pooled)
         cams = torch.einsum(MAP_LAYOUTS[self.layout][1], classifier.weight, feature_map)
-        return logits, logits.softmax(1), cams
+        return logits, self.calibrated(logits).softmax(1), cams
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Return the logits whose softmax is `probs`: logits / T, or a * log_softmax(logits) + b."""
+        if self.scaling is None:
+            return logits
+        if self.scaling.temperature is not None:
+            return logits / self.scaling.temperature
+        scale, shift = (
+            torch.tensor(values, dtype=torch.float32) for values in (self.scaling.scale, self.scaling.shift)
+        )
+        return logits.log_softmax(1) * scale + shift
 
     @property
     def output_names(self) -> list[str]:
@@ -117,7 +139,8 @@ class EnsembleGraph(nn.Module):
         planes = members[0].scaled(images)
         found = [member.answer(planes) for member in members]
         # Not log(mean): a probability of zero in float32 still has a finite logarithm here.
-        logs = torch.stack([answer[0].log_softmax(1) for answer in found]).logsumexp(0)
+        own = [member.calibrated(answer[0]) for member, answer in zip(members, found, strict=True)]
+        logs = torch.stack([logits.log_softmax(1) for logits in own]).logsumexp(0)
         probs = torch.stack([answer[1] for answer in found]).mean(0)
         maps = [torch.stack([answer[2] for answer in found]).mean(0)] if len(found[0]) > 2 else []
         return logs - math.log(len(found)), probs, *maps
@@ -170,13 +193,14 @@ def _apart(first: Tensor, second: Tensor) -> float:
 
 
 def build_graph(
-    cores: Sequence[Classifier], spec: PreprocessSpec, pictures: Tensor
+    cores: Sequence[Classifier], spec: PreprocessSpec, pictures: Tensor, scaling: Scaling | None = None
 ) -> ExportGraph | EnsembleGraph:
     """Return the graph of one classifier, or the average of several, with class maps where all have them.
 
-    `pictures`, uint8 (N, S, S, 3), are what `find_map_layout` asks.
+    `pictures`, uint8 (N, S, S, 3), are what `find_map_layout` asks. The `scaling` makes every member's
+    probabilities, before their average.
     """
     layouts = {find_map_layout(core, spec, pictures) for core in cores}
     layout = layouts.pop() if len(layouts) == 1 else None
-    graphs = [ExportGraph(core, spec, layout) for core in cores]
+    graphs = [ExportGraph(core, spec, layout, scaling) for core in cores]
     return graphs[0] if len(graphs) == 1 else EnsembleGraph(graphs)

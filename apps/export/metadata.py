@@ -83,6 +83,7 @@ def build_facts(
     crop_source: str,
     card: Mapping[str, Any],
     contents: Mapping[str, str] | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> ModelFacts:
     """Return the facts of a file that holds one model of a run, or the average of several, in float32.
 
@@ -96,6 +97,7 @@ def build_facts(
         card: "metrics" and "card" as `Task.card` returns them, and under "data" what the task records of the
             data beyond the names all tasks share.
         contents: which images the models have seen and were tested on (`RunPictures.contents`).
+        calibration: what makes its probabilities of its logits; None or empty for softmax alone.
 
     `test_crops` is center where the run's own protocol looks twice (cam), which a file cannot do.
     """
@@ -122,6 +124,7 @@ def build_facts(
         pretraining=without_paths(_pretraining(own)),
         metrics=without_paths(card["metrics"]),
         card=without_paths({**card["card"], "warnings": list(dict.fromkeys(_warnings(run, members)))}),
+        calibration=without_paths(calibration or {}),
         versions={"trained_with": without_paths(own.get("versions", {})), "exported_with": exporters()},
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from finetune.cli.console import say
 from finetune.errors import ModelFileError, UsageError
+from finetune.metrics.calibration import softmax
 
 if TYPE_CHECKING:
     from apps.export.graph import EnsembleGraph, ExportGraph
@@ -263,7 +264,7 @@ def check_repeats(
 def _compare_repeats(
     file: Path, graph: ExportGraph | EnsembleGraph, real: np.ndarray, wanted: np.ndarray, tolerance: float
 ) -> None:
-    found = eager_answers(graph, real)["probs"].astype(np.float64)
+    found = softmax(eager_answers(graph, real)["logits"])  # before any calibration, as the run predicted
     apart = float(np.abs(found - wanted).max())
     # Two classes that are equally probable within the tolerance may change places.
     chosen = np.take_along_axis(wanted, found.argmax(1)[:, None], 1)[:, 0]

@@ -23,6 +23,7 @@ from apps.export.metadata import finished_facts
 from apps.export.parity import check_repeats
 from apps.export.plan import CARD, Plan, plan_exports, run_and_weights
 from apps.export.simplify import tidy
+from apps.runtime.calibration import scaling_of
 from apps.runtime.metadata import METADATA_KEY, ModelFacts, PrecisionName
 from finetune.cli.console import say, table
 from finetune.errors import ModelFileError, UsageError
@@ -85,9 +86,10 @@ def export_model(
     members, cores, spec = load_members(plan, pictures.record)
     rows = pictures.check_rows(list(plan.folds), config.images)
     real = pictures.load(rows, spec)
-    graph = build_graph(cores, spec, torch.from_numpy(real[:4]))
+    facts = plan_facts(folder, plan, pictures, members, crop, crop_source, config.calibrate)
+    scaling = scaling_of(facts.calibration, len(facts.class_names))
+    graph = build_graph(cores, spec, torch.from_numpy(real[:4]), scaling)
     check_repeats(folder, plan, graph, pictures, rows, real)
-    facts = plan_facts(folder, plan, pictures, members, crop, crop_source)
     with tempfile.TemporaryDirectory(prefix="crl-export-") as scratch:
         check = Check(Path(scratch), facts, graph, real)
         start = time.monotonic()

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from agecls.faces.crop import FaceCrop
+from apps.runtime.calibration import check_calibration
 from finetune.errors import CrlError, ModelFileError
 from finetune.images.names import LONGEST_NAME, is_printable, looking_alike
 from finetune.images.preprocess import ALGORITHM, TEST_CROPS, PreprocessSpec
@@ -17,8 +18,9 @@ from finetune.runs.files import json_text
 from finetune.runs.former_losses import recorded_loss
 
 METADATA_KEY = "crl_toolkit"
-SCHEMA = 2  # 2 states the resize rule under preprocess.algorithm
-READ = (1, SCHEMA)
+SCHEMA = 3  # 2 states the resize rule under preprocess.algorithm, 3 how probs were calibrated
+READ = (1, 2, SCHEMA)
+SINCE = {"calibration": 3}  # facts that files of earlier schemas lack
 MAX_CHARACTERS = 4_000_000
 LARGEST_WHOLE = 2**63
 TASK_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.ASCII)
@@ -56,6 +58,8 @@ class ModelFacts:
         metrics: scores on the test images, each with its n; empty where nothing was tested. They are
             numbers or None, but for "scope", "baseline", "folds", and names ending in _interval or _per_fold.
         card: what the model card reports beyond the above: intended use, limits, scores per group.
+        calibration: what makes `probs` of `logits`, which images it was fitted on, and the sets' quantile
+            (`apps.runtime.calibration`); empty where `probs` is softmax(logits).
         parity: how the file was checked against the trained model, and how far apart they were.
         versions: of the packages that trained and exported it.
 
@@ -77,6 +81,7 @@ class ModelFacts:
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
 
@@ -109,6 +114,7 @@ class ModelFacts:
         _check_numbers(values["preprocess"])
         _check_algorithm(values["preprocess"].pop("algorithm", None))
         _check_shown(values)
+        check_calibration(values["calibration"], len(names))
         spec = _rebuilt("preprocessing", PreprocessSpec.from_dict, values["preprocess"])
         if values["crop"] is not None:
             _rebuilt("face crop", FaceCrop.from_dict, values["crop"])
@@ -144,9 +150,9 @@ def _read(text: str) -> dict[str, Any]:
         raise ModelFileError(f"its facts must be one JSON object, got {type(values).__name__}")
     schema = values.pop("schema", None)
     if type(schema) is not int or schema not in READ:
-        known = " and ".join(map(str, READ))
+        known = f"{', '.join(map(str, READ[:-1]))} and {SCHEMA}"
         raise ModelFileError(f"its facts have schema {schema}, this toolkit reads {known}: export it again")
-    return values
+    return values | {name: {} for name, since in SINCE.items() if schema < since}
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -269,7 +275,7 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
         "pretraining",
         "metrics",
     )
-    mappings += ("card", "parity", "versions")
+    mappings += ("card", "parity", "versions", "calibration")
     objects = [name for name in mappings if not isinstance(values[name], dict)]
     objects += [name for name in ("crop",) if not isinstance(values[name], dict | None)]
     if text or flags or objects:

@@ -1,4 +1,4 @@
-"""The commands that every task has: verify, train, evaluate, compare, study; a task adds its own to them."""
+"""The commands that every task has: verify, train, evaluate, calibrate, compare, study; a task adds more."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def task_commands(
     study_config: type[Any],
     train_about: str,
     recipes: Path,
+    calibrate: type[Any] | None = None,
 ) -> dict[str, Command]:
     """Return the commands of a task by name, in the order in which they are used.
 
@@ -34,6 +35,7 @@ def task_commands(
         study_config: the options of its study of losses.
         train_about: what `train` does, in a line.
         recipes: the folder of its YAML files, which train and study find by name.
+        calibrate: the options of a calibration of a finished run; None for a task without one.
     """
 
     def verify_data(config: Any, words: Words) -> dict[str, Any]:
@@ -54,6 +56,12 @@ def task_commands(
 
         return run(task, Path(words["run"]), config)
 
+    def calibrate_run(config: Any, words: Words) -> dict[str, Any]:
+        """Fit temperature and sets on images that a run's models never saw."""
+        from finetune.experiments.probabilities.calibrate import calibrate_run as run
+
+        return run(task, Path(words["run"]), config)
+
     def compare(config: CompareConfig, words: Words) -> dict[str, Any]:
         """Compare two results image by image, or two lists of seeds, joined by commas."""
         from finetune.experiments.compare.compare import compare_folders
@@ -71,6 +79,11 @@ def task_commands(
         "a": "a result folder, or several (seeds) joined by commas",
         "b": "the result to compare with it",
     }
+    calibration = {}
+    if calibrate is not None:
+        told = "probabilities and sets of classes that keep their word, from images held out"
+        faults = partial(input_faults, needed=False)
+        calibration["calibrate"] = Command(calibrate, told, calibrate_run, {"run": evaluated}, faults=faults)
     about = "many losses, each with the same seeds, and what their paired differences say"
     return {
         "verify": Command(*verify, verify_data, faults=input_faults),
@@ -78,6 +91,7 @@ def task_commands(
         "evaluate": Command(
             *evaluate, evaluate_run, {"run": evaluated}, faults=partial(input_faults, needed=False)
         ),
+        **calibration,
         "compare": Command(CompareConfig, "two results, paired on the same images", compare, sides),
         "study": Command(study_config, about, study, recipes=recipes, faults=input_faults),
     }

@@ -174,6 +174,44 @@ class EvaluateRunConfig:
 
 
 @dataclass(frozen=True)
+class CalibrateConfig:
+    """A finished run's probabilities made honest, by images that its models never saw.
+
+    Args:
+        on: the run's own part that calibrates: test (scores are then cross-fitted), validation (where it
+            chose no epoch), or auto, which prefers validation. Named data (--data) come before it.
+        method: temperature (one number), or vector (a scale and a shift per class; more than 50 people each).
+        weigh: images, or people (each person counts alike, however many images show them).
+        level: how often the sets are to hold the true class, for a picture of a new person, in (0, 1).
+        score: the sets' score: oaps or rps (ordered classes), raps, aps or lac; auto takes oaps or raps.
+        unit: who is one person: subject, or user (albums that hold several subjects).
+        per_group: a quantile per true class, from at least nine people of it at level 0.9; others are in
+            every set.
+        batch_size: images at once.
+        device: auto, cpu, cuda or cuda:1, where images are shown again.
+        cache: where decoded images are kept: auto (the user's cache folder), none, or one named.
+        workers: processes that prepare batches; -1 chooses by the number of cores.
+    """
+
+    data: Any = None  # each task's own
+    on: Literal["auto", "test", "validation"] = "auto"
+    method: Literal["temperature", "vector"] = "temperature"
+    weigh: Literal["images", "people"] = "images"
+    level: float = 0.9
+    score: Literal["auto", "oaps", "rps", "aps", "raps", "lac"] = "auto"
+    unit: Literal["subject", "user"] = "subject"
+    per_group: bool = False
+    batch_size: int = 64
+    device: str = "auto"
+    cache: str = "auto"
+    workers: int = -1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise UsageError(f"--level is how often sets hold the true class, in (0, 1), got {self.level:g}")
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """A paired comparison of two results.
 

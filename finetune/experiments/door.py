@@ -132,6 +132,17 @@ class TaskDoor(Door):
             found = score(self.task, folder, call.config)
         return EvaluationOutcome(found.summary, f"{self.task.title}: {folder}", found.predictions)
 
+    def calibrate(self, given: Mapping[str, Any]) -> Outcome:
+        """Fit temperature and sets of a finished run, the argument `run_folder`, on images held out."""
+        options = dict(given)
+        folder = folder_of(options.pop("run_folder"))
+        call = self.call("calibrate", options, [str(folder)])
+        with call.running(), torch_left_as_it_was():
+            from finetune.experiments.probabilities.calibrate import calibrate_run
+
+            found = calibrate_run(self.task, folder, call.config)
+        return Outcome(found, f"{self.task.title}: {folder}, calibrated")
+
     def compare(self, given: Mapping[str, Any]) -> Outcome:
         """Compare two results, or two lists of seeds, the arguments `a` and `b`, on the same images."""
         options = dict(given)

@@ -10,6 +10,7 @@ import numpy as np
 
 from finetune.cli.console import say
 from finetune.errors import DataError
+from finetune.experiments.probabilities.scores import confidence_section, draw_confidence, probability_scores
 from finetune.experiments.result import Result
 from finetune.experiments.sections import CURVES_NOTE, FIGURES, figure, not_drawn, warnings_section, what_ran
 from finetune.experiments.task import Task
@@ -55,6 +56,7 @@ def report_result(
         "loss_text": result.loss_text,
         "title": result.title,
         **task.report_scores(result, train_labels, resamples=resamples, seed=seed),
+        **probability_scores(task, result.predictions, resamples=resamples, seed=seed),
     }
     with class_numbers(result.class_names, "report.json has the names"):
         figures, missing = task.figures(result, record)
@@ -69,14 +71,14 @@ def report_result(
 
 
 def draw_shared(task: Task, result: Result) -> list[Picture]:
-    """Draw the learning curves and the reliability diagram, which every task's report has."""
+    """Draw the learning curves, the reliability diagram, and risk against coverage: every report has them."""
     found, place, made = result.predictions, result.folder / FIGURES, []
     if any(result.curves.values()):
         draw_learning_curves(list(result.curves.values()), place / "learning_curves.png", unit=task.part_unit)
         made.append(figure("learning_curves", "Learning curves", CURVES_NOTE))
     draw_reliability(found.probs, found.target, place / "reliability.png", unit=task.class_unit)
     made.append(figure("reliability", "Reliability diagram", "Bins without an image are empty."))
-    return made
+    return [*made, *draw_confidence(task, found, result.folder)]
 
 
 def write_report(
@@ -94,6 +96,7 @@ def write_report(
     sections = [
         ("Warnings", warnings_section(record)),
         *task.sections(record),
+        ("Answering only where sure", confidence_section(record)),
         ("Figures", show_pictures(figures)),
         ("Not drawn", not_drawn(record)),
         ("Data", task.data_section(record)),

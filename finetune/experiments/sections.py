@@ -17,6 +17,12 @@ CURVES_NOTE = (
     "Training accuracy is measured on augmented images while the weights still move. "
     "Values of different losses cannot be compared."
 )
+CALIBRATION_HEADER = ["over all test images", "value", "of a calibrated model, by chance"]
+CALIBRATION_WORDS = {
+    "ece": "expected calibration error, 15 bins (%)",
+    "adaptive_ece": "the same over bins of equal count (%)",
+    "threshold_ece": "the same of every threshold, mean (%)",
+}
 DATA_NOTE = "It shows images of the data set: mind its terms before passing them on."
 
 
@@ -100,6 +106,19 @@ def conflicts_line(counts: Record) -> str:
     told = conflicts_text(found)
     shown = [" = ".join(map(str, one)) for one in found["first"][:FIRST_CONFLICTS]]
     return f"{told}: {'; '.join(shown)}" if shown else told
+
+
+def error_rows(record: Record) -> list[tuple[str, str, str]]:
+    """Return the calibration errors of a report: words, per cent, and what chance alone shows."""
+    references = record.get("calibration_reference") or {}
+    rows = []
+    for name, words in CALIBRATION_WORDS.items():
+        if record.get(name) is None:
+            continue
+        chance = references.get(name)
+        told = f"{number(100 * chance['mean'])} (below {number(100 * chance['upper'])})" if chance else ""
+        rows.append((words, number(100 * record[name]), told))
+    return rows
 
 
 def plain(value: Any) -> str:

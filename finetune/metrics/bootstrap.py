@@ -140,8 +140,7 @@ def cluster_bootstrap_interval(
         strata: (N,) the fold of each image; None is a single stratum.
         statistic: "pooled" or "mean_of_strata".
         level: of the interval, in (0, 1).
-        resamples: bootstrap resamples.
-        seed: of the resampling.
+        resamples, seed: of the bootstrap.
         percent: the values are hits in percent, 0 to 100: where resampling never moves their mean (all
             correct, none correct), Wilson's interval over the effective clusters takes the bootstrap's place.
 
@@ -240,6 +239,16 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted
+
+
+def cluster_weights(
+    clusters: np.ndarray, strata: np.ndarray | None, n: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Yield the images' weights in `n` resamples of whole clusters, float64 (rows, N) each."""
+    table = _ClusterTable(np.zeros(len(clusters)), clusters, strata)
+    for counts in table._counts(n, seed):
+        for part in np.array_split(counts, 1 + counts.shape[0] * len(clusters) // CELLS_AT_ONCE):
+            yield part[:, np.unique(clusters, return_inverse=True)[1]]
 
 
 class _ClusterTable:

@@ -11,8 +11,10 @@ import pytest
 from agecls.report.report_sections import per_slice
 from agecls.scores import (
     DECODERS,
+    SERVES,
     age_scores,
     constant_baseline,
+    decode_window,
     one_off_accuracy,
     ranked_probability_score,
     score_cross_validation,
@@ -87,10 +89,47 @@ def test_perfect_all_adjacent_and_all_far(shift, exact, one_off, mae):
 def test_decoders_disagree_where_they_should():
     probs = np.array([[0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.3], [0.5, 0.5, 0, 0, 0, 0, 0, 0]])
     decoded = {name: decode(probs).tolist() for name, decode in DECODERS.items()}
-    assert decoded == {"argmax": [0, 0], "expected": [4, 1], "median": [6, 0]}
+    assert decoded == {"argmax": [0, 0], "expected": [4, 1], "median": [6, 0], "window": [6, 0]}
     scores = age_scores(probs, np.array([4, 0]))
     assert scores["decoders"]["expected"] == {"exact": 50.0, "one_off": 100.0, "mae": 0.5}
     assert scores["mae_argmax"] == 2.0
+
+
+def test_each_decoder_is_the_best_answer_for_the_score_it_names():
+    probs = np.array([[0.35, 0.05, 0.05, 0.3, 0.25]])
+    decoded = {name: int(decode(probs)[0]) for name, decode in DECODERS.items()}
+    assert decoded == {"argmax": 0, "median": 3, "expected": 2, "window": 3}
+    assert DECODERS.keys() == SERVES.keys()
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.full(6, 0.5), size=300)
+    apart = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
+    costs = {"argmax": apart > 0, "median": apart, "expected": apart**2, "window": apart > 1}
+    for name, cost in costs.items():
+        expected = probs @ cost  # (N, K): the mean cost of each answer
+        chosen = expected[np.arange(300), DECODERS[name](probs)]
+        np.testing.assert_allclose(chosen, expected.min(axis=1), atol=1e-12)
+
+
+def test_the_window_names_an_end_only_where_nothing_tells_it_from_its_neighbour():
+    z = np.exp([0.5, 1, 2, 0, -1])
+    assert decode_window((z / z.sum())[None]).tolist() == [1]  # 0.895772 against 0.846342
+    assert decode_window(np.array([[0.9, 0.05, 0.05]])).tolist() == [1]
+    assert decode_window(np.array([[0.7, 0.3, 0.0, 0.0], [0, 0, 0.1, 0.9]])).tolist() == [0, 3]
+    tied = np.array([[0.2, 0.3, 0.3, 0.2], [0.25, 0.25, 0.25, 0.25]])
+    assert decode_window(tied).tolist() == [1, 1]
+    assert decode_window(np.array([[0.4, 0.6]])).tolist() == [1]
+    assert decode_window(np.ones((2, 1))).tolist() == [0, 0]
+    assert decode_window(np.zeros((0, 4))).tolist() == []
+
+
+def test_one_image_one_class_and_none_have_scores():
+    one = age_scores(np.array([[0.1, 0.6, 0.3]]), np.array([2]))
+    assert (one["adaptive_ece"], one["aurc"]) == pytest.approx((0.6, 1.0))
+    assert one["threshold_ece"] == pytest.approx((0.1 + 0.7) / 2)
+    none = age_scores(np.zeros((0, 3)), np.zeros(0, dtype=int))
+    assert [none[name] for name in ("adaptive_ece", "threshold_ece", "aurc", "ece")] == [None] * 4
+    single = age_scores(np.ones((2, 1)), np.zeros(2, dtype=int))
+    assert (single["exact"], single["rps"], single["threshold_ece"]) == (100.0, None, None)
 
 
 def test_ranked_probability_score_by_hand():

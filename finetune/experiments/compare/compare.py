@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from finetune.cli.console import say
-from finetune.errors import DataError, UsageError, listing
+from finetune.errors import DataError, UsageError
+from finetune.experiments.compare.alignment import aligned
 from finetune.experiments.compare.conclusion import conclude
 from finetune.experiments.compare.folder import place_comparison, write_record
 from finetune.experiments.config import CompareConfig
 from finetune.experiments.measures import Measure, Resampling
+from finetune.experiments.probabilities.scores import compared_probabilities
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.run_settings import (
     check_comparable,
@@ -98,6 +100,7 @@ def compare_results(
             per_fold, pooled {a, b, difference, interval, p} (None of images tested twice) and, where users
             hold several, by_user {difference, interval, p, clusters}; where resampling never moves it, it is
             by the `method` "Wilson" and `reason` says why; p is None where parts differ;
+        probabilities: calibration errors and the area under the risk-coverage curve, {a, b} in percent;
         mcnemar: {b, c, p} on the headline measure: images only the first, only the second predicts correctly
             (where the classes have that measure);
         settings, environment: lists of {field, a, b} that differ; changed: "loss" or "head" where nothing
@@ -114,6 +117,7 @@ def compare_results(
     first, second = pairs[0]
     if task.measures[0].applies(first.class_names):
         comparison["mcnemar"] = mcnemar(first.correct, second.correct)._asdict()
+    comparison["probabilities"] = compared_probabilities(task, first, second, resamples=resamples, seed=seed)
     return _measured(comparison, task, pairs, seed)
 
 
@@ -171,7 +175,7 @@ def _frame(
     frame = side_a[0].predictions.in_order()
     if not len(frame):
         raise DataError(f"{side_a[0].folder} tested no image, so there is nothing to compare")
-    first, second = ([_aligned(frame, side_a[0], result) for result in side] for side in (side_a, side_b))
+    first, second = ([aligned(frame, side_a[0], result) for result in side] for side in (side_a, side_b))
     settings, notes = setting_differences(side_a, side_b)
     changed = _changed(settings)
     if changed == "head":
@@ -318,32 +322,6 @@ def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
     found = summarise(values)
     flat = found.sd <= NO_WIDTH
     return {**found._asdict(), "interval": None if flat else list(student_interval(values))}
-
-
-def _aligned(frame: Predictions, owner: Result, result: Result) -> Predictions:
-    """Return a result's predictions in the frame's order; DataError unless they are of the same images."""
-    rows = result.predictions.in_order()
-    if len(rows) != len(frame) or (rows.path != frame.path).any() or (rows.fold != frame.fold).any():
-        called = [set(_called(side)) for side in (frame, rows)]
-        lines = [f"{name} only in {owner.folder}" for name in sorted(called[0] - called[1])]
-        lines += [f"{name} only in {result.folder}" for name in sorted(called[1] - called[0])]
-        raise DataError(f"not the same test images: {len(frame)} and {len(rows)} rows\n{listing(lines)}")
-    names = np.array(frame.class_names)
-    columns = {"the true class": (names[frame.target], names[rows.target])}
-    resampled = {name for name in ("subject", "user") if name in frame}
-    columns |= {name: (frame[name], rows[name]) for name in sorted(resampled)}
-    for name, (left, right) in columns.items():
-        bad = np.flatnonzero(left != right)
-        if len(bad):
-            lines = [f"{frame.path[row]}: {left[row]} and {right[row]}" for row in bad]
-            raise DataError(f"{owner.folder} and {result.folder} differ in {name}:\n{listing(lines)}")
-    return rows
-
-
-def _called(found: Predictions) -> list[str]:
-    if "fold" not in found:
-        return [str(path) for path in found.path]
-    return [f"{path} (fold {fold})" for path, fold in zip(found.path, found.fold, strict=True)]
 
 
 def _names(a: Result, b: Result) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.experiments.measures import Measure
+from finetune.experiments.probabilities.scores import compared_section
 from finetune.experiments.result import Result
 from finetune.experiments.sections import warnings_section
 from finetune.experiments.task import Task, measures_for
@@ -60,6 +61,7 @@ def write_comparison(
         ("Conclusion", escape(comparison["conclusion"])),
         ("Warnings", warnings_section(comparison)),
         ("Differences", differences(comparison, task)),
+        ("Probabilities", compared_section(comparison.get("probabilities"), comparison["names"])),
         ("Folds", per_fold(comparison, task)),
         ("Seeds", per_seed(comparison, task)),
         ("What differs", what_differs(comparison)),

@@ -44,6 +44,10 @@ class ExportedFacts(Protocol):
     def card(self) -> Mapping[str, Any]:
         """What else `Task.card` gave."""
 
+    @property
+    def calibration(self) -> Mapping[str, Any]:
+        """What makes `probs` of `logits`, and the sets; empty where `probs` is softmax(logits)."""
+
 
 class ExportedModel(Protocol):
     """An exported model that is run on images."""

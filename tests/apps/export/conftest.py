@@ -62,7 +62,9 @@ TRACES: dict[str, bytes] = {}
 
 
 def trace_once(graph: Any, spec: Any) -> onnx.ModelProto:
-    """Return a copy of the trace of the model of these weights."""
+    """Return a copy of the trace of the model of these weights; a calibrated one is traced each time."""
+    if getattr(graph, "scaling", None) is not None:
+        return trace(graph, spec)
     weights = weights_hash(graph.state_dict())
     if weights not in TRACES:
         TRACES[weights] = trace(graph, spec).SerializeToString()

@@ -53,7 +53,7 @@ WRONG = {
     "deep JSON": ("[" * 100_000, "no valid JSON"),
     "huge number": ('{"schema": ' + "9" * 10_000 + "}", "no valid JSON"),
     "list": ("[]", "one JSON object, got list"),
-    "schema": (changed(schema=3), "schema 3, this toolkit reads 1 and 2"),
+    "schema": (changed(schema=4), "schema 4, this toolkit reads 1, 2 and 3"),
     "resize rule": (
         changed(preprocess=SPEC.to_dict() | {"algorithm": {"schema": 2}}),
         "follows the resize rule .*, this toolkit applies number 1",

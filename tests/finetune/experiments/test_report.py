@@ -52,7 +52,7 @@ def test_every_figure_of_the_page_exists(made: MadeTask, reported: Reported):
     shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (folder / "report.md").read_text(encoding="utf-8"))
     assert shown == record["pictures"]
     own = {"age": ["confusion", "groups", "heat_map"], "fine": ["classes", "confused_pairs", "heat_map"]}
-    names = [*own[made.task.name], "learning_curves", "reliability"]
+    names = [*own[made.task.name], "learning_curves", "reliability", "risk_coverage"]
     assert [Path(name).stem for name in shown] == names
     for name in shown:
         pixels_of(folder / name)
