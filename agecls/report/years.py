@@ -14,7 +14,7 @@ from agecls.year_scores import WITHIN, known_row, score_years
 from finetune.cli.console import table as print_table
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
-from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
+from finetune.experiments.sections import DATA_NOTE, FIGURES, error_rows, figure
 from finetune.experiments.task import Sections
 from finetune.figures.markdown import (
     NOT_MEASURED,
@@ -141,12 +141,12 @@ def _decoders(record: Record) -> str:
 
 def _probabilities(record: Record) -> str:
     rows = [
-        ("expected calibration error of single years, 15 bins (%)", number(100 * record["ece"])),
-        ("negative log-likelihood (nats)", number(record["nll"], 3)),
-        ("Brier score", number(record["brier"], 3)),
-        ("exactly the year (%)", number(record["exact_pooled"])),
+        *error_rows(record),
+        ("negative log-likelihood (nats)", number(record["nll"], 3), ""),
+        ("Brier score", number(record["brier"], 3), ""),
+        ("exactly the year (%)", number(record["exact_pooled"]), ""),
     ]
-    return table(["over all images", "value"], rows)
+    return table(["over all images", "value", "of a perfectly calibrated model"], rows)
 
 
 def tell_years(report: Record) -> None:
@@ -157,9 +157,10 @@ def tell_years(report: Record) -> None:
         sd = years[f"{key}_sd"]
         folds = " ".join(f"{value:.1f}" for value in years[f"{key}_per_fold"])
         spread = "-" if sd is None else f"{sd:.2f}"
-        rows.append([words, f"{years[f'{key}_mean']:.2f}", spread, f"[{low:.2f}, {high:.2f}]", folds])
+        pooled = "n/a" if "benchmark" in report else f"{years[key]:.2f}"
+        rows.append([words, f"{years[f'{key}_mean']:.2f}", spread, f"[{low:.2f}, {high:.2f}]", pooled, folds])
     people = images_of(report["n"], report["subjects"], report.get("counts") or {})
-    print_table(people, ["years", "mean of folds", "sd", "95 % interval", "folds"], rows)
+    print_table(people, ["years", "mean of folds", "sd", "95 % interval", "pooled", "folds"], rows)
 
 
 def draw_years(result: Result, record: Record) -> list[Picture]:

@@ -44,7 +44,7 @@ def plain_card(
     metrics: dict[str, Any] = {}
     if tested and len(own):
         known = scores(own)
-        told = {one.facts_name: known[one.score_name] for one in shown_in(measures, "facts")}
+        told = {one.facts_name: known[one.score_name] for one in shown_in(measures, "facts", own.class_names)}
         metrics = {"n": len(own), **told}
     data = {
         "name": record.policy,

@@ -156,7 +156,8 @@ def model_scores(task: Task, found: Predictions, probs: np.ndarray) -> Entry:
     """Return what an exported model's facts say of these probabilities: n, and each measure by its name."""
     own = replace(found, probs=probs)
     scores = task.scores(own)
-    return {"n": len(own), **{one.facts_name: scores[one.score_name] for one in measures_for(task, "facts")}}
+    measures = measures_for(task, "facts", own.class_names)
+    return {"n": len(own), **{one.facts_name: scores[one.score_name] for one in measures}}
 
 
 def measured_facts(rules: Rules, measured: Measured) -> Entry:

@@ -24,11 +24,9 @@ CURVES = "risk_coverage"
 
 def selective_measures(task: Task, found: Predictions) -> list[Measure]:
     """Return the measures whose misses are the risk: means over images, that these classes have."""
-    return [
-        one
-        for one in measures_for(task, "report")
-        if one.hits and one.over != "classes" and len(found.class_names) >= one.fewest_classes
-    ]
+    names = found.class_names
+    shown = measures_for(task, "report", names) or measures_for(task, "conclusion", names)
+    return [one for one in shown if one.hits and one.is_percent and one.over != "classes"]
 
 
 def confidence_of(found: Predictions) -> np.ndarray:
