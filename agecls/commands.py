@@ -7,7 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agecls.config import AgeStudyConfig, CrossValidationConfig, EvaluateAgeConfig, VerifyAgeConfig
+from agecls.config import (
+    AgeStudyConfig,
+    AgeTuneConfig,
+    CrossValidationConfig,
+    EvaluateAgeConfig,
+    VerifyAgeConfig,
+)
 from agecls.task import TASK
 from finetune.cli.command import Command, choose_command
 from finetune.experiments.commands import task_commands
@@ -39,6 +45,7 @@ SHARED = task_commands(
     ),
     evaluated="a run folder of train or cv",
     study_config=AgeStudyConfig,
+    tune_config=AgeTuneConfig,
     train_about="fine-tune one model and test it once on its test fold",
     recipes=RECIPES,
 )

@@ -14,8 +14,11 @@ from finetune.experiments.config import (
     EvaluateAgainConfig,
     EvaluateConfig,
     EvaluateRunConfig,
+    OwnRates,
     VerifyConfig,
+    arms_of,
 )
+from finetune.experiments.tune.config import TuneConfig
 from finetune.training.config import FitConfig
 
 ADIENCE_GROUPS = "0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+"
@@ -138,7 +141,7 @@ class CrossValidationConfig(AgeConfig):
 
 
 @dataclass(frozen=True)
-class AgeStudyConfig(CrossValidationConfig, ComparisonConfig):
+class AgeStudyConfig(CrossValidationConfig, ComparisonConfig, OwnRates):
     """A study of losses: one age experiment trained with every loss and every seed, under equal budgets.
 
     Args:
@@ -151,6 +154,7 @@ class AgeStudyConfig(CrossValidationConfig, ComparisonConfig):
     def __post_init__(self) -> None:
         CrossValidationConfig.__post_init__(self)
         ComparisonConfig.__post_init__(self)
+        self.refuse_unknown([arm.name for arm in arms_of(self)])
         if self.folds or not self.report:
             raise UsageError(
                 "--folds and --report belong to cv: a study's cells have all folds and their reports; "
@@ -160,6 +164,15 @@ class AgeStudyConfig(CrossValidationConfig, ComparisonConfig):
             raise UsageError("--devices shares out folds, and --cell train has one: give --device")
         if self.cell == "train" and self.data.fold < 0:
             raise UsageError("--data.fold -1 tests on nothing, so there would be nothing to compare")
+
+
+@dataclass(frozen=True)
+class AgeTuneConfig(AgeConfig, TuneConfig):
+    """A search for the rates of an age experiment, on people beside its test fold."""
+
+    def __post_init__(self) -> None:
+        AgeConfig.__post_init__(self)
+        TuneConfig.__post_init__(self)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from agecls.data.read import (
     tell_reading,
     with_groups_of,
 )
+from agecls.data.tuning_parts import tuning_splits
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
 from finetune.experiments.exported.model import CropChoice, ModelWords
@@ -72,6 +73,7 @@ class AgeTask(Task):
     class_unit = "group"
     part_unit = "fold"
     ordered = True
+    tuning_hint = "the folds that are learned from must be two at least (data.n_folds, data.fold_column)"
     config_type = AgeConfig
     call_options = ("folds", "devices", "report")
     cell_files = ("run.json", "predictions.parquet", "manifest.parquet", "report.json", "report.md")
@@ -122,6 +124,10 @@ class AgeTask(Task):
     def chosen_fold(self, config: AgeConfig) -> int:
         """Return data.fold; -1 trains on everything."""
         return config.data.fold
+
+    def tuning_splits(self, data: TaskData, config: AgeConfig) -> list[Split]:
+        """Return one split for each fold that is learned from, which validates; of "grouped" its own."""
+        return tuning_splits(data, config.data)
 
     def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
         """Return accuracy, balanced accuracy and one-off accuracy in the unit interval."""

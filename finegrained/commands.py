@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finegrained.config import CostConfig, EvaluateFineConfig, FineStudyConfig, VerifyFineConfig
+from finegrained.config import (
+    CostConfig,
+    EvaluateFineConfig,
+    FineStudyConfig,
+    FineTuneConfig,
+    VerifyFineConfig,
+)
 from finegrained.recipes import RECIPES
 from finegrained.task import TASK
 from finetune.cli.command import Command, choose_command
@@ -32,6 +38,7 @@ COMMANDS = {
         ),
         evaluated="a run folder of train",
         study_config=FineStudyConfig,
+        tune_config=FineTuneConfig,
         train_about="fine-tune one model and test it once on the test split",
         recipes=RECIPES,
     ),

@@ -1,4 +1,4 @@
-"""The commands that every task has: verify, train, evaluate, compare, study; a task adds its own to them."""
+"""The commands that tasks share: verify, train, tune, evaluate, compare, study; a task adds its own."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def task_commands(
     study_config: type[Any],
     train_about: str,
     recipes: Path,
+    tune_config: type[Any] | None = None,
 ) -> dict[str, Command]:
     """Return the commands of a task by name, in the order in which they are used.
 
@@ -34,6 +35,7 @@ def task_commands(
         study_config: the options of its study of losses.
         train_about: what `train` does, in a line.
         recipes: the folder of its YAML files, which train and study find by name.
+        tune_config: the options of its search for rates; None for a task without one.
     """
 
     def verify_data(config: Any, words: Words) -> dict[str, Any]:
@@ -67,14 +69,25 @@ def task_commands(
 
         return study_losses(task, config)
 
+    def tune_rates(config: Any, words: Words) -> dict[str, Any]:
+        """Find learning rates, weight decay and epochs on validation images alone."""
+        from finetune.experiments.tune.tune import tune
+
+        return tune(task, config, study_config)
+
     sides = {
         "a": "a result folder, or several (seeds) joined by commas",
         "b": "the result to compare with it",
     }
     about = "many losses, each with the same seeds, and what their paired differences say"
+    rates = "learning rates, weight decay and epochs, found without reading the test part"
+    tuning = {}
+    if tune_config is not None:
+        tuning["tune"] = Command(tune_config, rates, tune_rates, recipes=recipes, faults=input_faults)
     return {
         "verify": Command(*verify, verify_data, faults=input_faults),
         "train": Command(task.config_type, train_about, train, recipes=recipes, faults=input_faults),
+        **tuning,
         "evaluate": Command(
             *evaluate, evaluate_run, {"run": evaluated}, faults=partial(input_faults, needed=False)
         ),

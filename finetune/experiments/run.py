@@ -95,19 +95,28 @@ def check_run_place(config: Any) -> None:
     check_content(Path(config.run.dir), config.run.resume)
 
 
-def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Experiment:
+def prepare_experiment(
+    task: Task,
+    config: Any,
+    folds: Sequence[int] = (),
+    read: Callable[[], tuple[TaskData, Splits]] | None = None,
+) -> Experiment:
     """Read the data, split and check them, fill in all options of head and loss, open the images.
 
     `folds` are those to be trained now, all where none is named: what is said of equal images and of classes
-    without an image holds for these.
+    without an image holds for these. `read` takes the place of the task's own reading and splitting.
     """
     keep_digests(config.run.cache)
     head_class(config.head.name)  # a misspelt head costs no reading
     with hear_warnings() as heard:
-        data = task.read(config.data)
-        splits = task.splits(data, config.data)
+        if read is None:
+            data = task.read(config.data)
+            splits = task.splits(data, config.data)
+        else:
+            data, splits = read()
         tell_class_names(data.manifest.class_names)
-        say(task.describe(data, splits))
+        if read is None:
+            say(task.describe(data, splits))
     used = splits.only(folds, len(data.manifest))
     with hear_warnings() as checked:
         data = task.check(data, used, config.data)
@@ -303,13 +312,14 @@ def other_file(name: str) -> str:
     return f"model-{name}.safetensors"
 
 
-def is_finished(experiment: Experiment, split: Split, folder: Path) -> bool:
+def is_finished(experiment: Experiment, split: Split, folder: Path, files: Sequence[str] = FINISHED) -> bool:
     """Return whether the folder holds this very run, complete: its settings, its images and its results.
 
-    A run that is to go on with another configuration, or on other images, is not finished.
+    A run that is to go on with another configuration, or on other images, is not finished; `files` are what
+    a complete one has.
     """
     task, config = experiment.task, experiment.config
-    if config.run.resume != "auto" or not all((folder / name).is_file() for name in FINISHED):
+    if config.run.resume != "auto" or not all((folder / name).is_file() for name in files):
         return False
     asked = to_plain(to_dict(plain(task, task.part_config(config, split), folder)))
     changed = config_changes(read_config(folder / "config.yaml"), asked)
