@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.cli.console import hear_warnings, say
+from finetune.cli.console import hear_warnings, say, silently
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.data_checks import with_contents
 from finetune.experiments.records.predictions import Predictions
@@ -153,6 +154,7 @@ def run_split(
     world: World,
     *,
     keep_table: bool = True,
+    tell: bool = True,
     report: Callable[[RunRecord], object] | None = None,
 ) -> None:
     """Train on one split, test once with the selected weights, and leave a complete run folder.
@@ -163,6 +165,7 @@ def run_split(
         folder: the run's.
         world: the processes that train together.
         keep_table: also write the table of images; a cross-validation keeps one for all its folds.
+        tell: also say what the test found; whoever tests something else than test images says it otherwise.
         report: writes the report of the finished run, in the main process, before the run's loggers hear of
             its scores and files.
     """
@@ -181,9 +184,10 @@ def run_split(
             fitted.learner, data, split.test, own, crops=asked.test_crops, batch_size=asked.batch_size
         )
         if world.is_main:
-            record = write_results(experiment, split, fitted, found, run, heard, keep_table=keep_table)
-            if told := task.summary(record, split):
-                say(told)
+            with nullcontext() if tell else silently():
+                record = write_results(experiment, split, fitted, found, run, heard, keep_table=keep_table)
+                if told := task.summary(record, split):
+                    say(told)
         barrier(world)
         if world.is_main:
             if report is not None:

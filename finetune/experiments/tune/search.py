@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from finetune.cli.console import say
 from finetune.errors import DivergedError, UsageError
 from finetune.experiments.records.record import MODEL_FILE, RECORD_FILE, RunRecord
-from finetune.experiments.result import Result
-from finetune.experiments.run import Experiment, is_finished, run_split
+from finetune.experiments.records.splits import Split
+from finetune.experiments.result import Result, read_predicted
+from finetune.experiments.run import Experiment, is_finished, plain, run_split
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.folder import claimed
 from finetune.experiments.study.schedule import time_text
@@ -29,10 +29,13 @@ from finetune.experiments.tune.trials import (
     Trial,
     outcome_of,
     runs_of,
+    score_of,
     settings_of,
     trial_config,
 )
+from finetune.runs.config_file import FREE_KEYS, settle_config
 from finetune.runs.folder import write_json
+from finetune.training.config import to_dict
 from finetune.training.optimization.distributed import World
 
 SCORED_ON = "scored_on_validation_part"  # in a trial's run.json: its scores are of no test image
@@ -179,7 +182,7 @@ class Search:
         ends = ((RECORD_FILE, DIVERGED_FILE), TRIAL_FILES)
         return any(is_finished(own, split, run.folder, files) for files in ends)
 
-    def _split(self, run: Run) -> Any:
+    def _split(self, run: Run) -> Split:
         return scored_on_validation(self.experiment.splits.splits[run.part])
 
     def _train(self, run: Run) -> None:
@@ -192,13 +195,16 @@ class Search:
             start = time.monotonic()
             (run.folder / DIVERGED_FILE).unlink(missing_ok=True)
             try:
-                run_split(own, self._split(run), run.folder, World(), keep_table=False)
+                run_split(own, self._split(run), run.folder, World(), keep_table=False, tell=False)
                 record = RunRecord.read(run.folder / RECORD_FILE)
             except DivergedError as error:
                 say(f"{self._told(run)} diverged, which counts as no score: {error}")
-                write_json(run.folder / DIVERGED_FILE, {"why": str(error)})
-                record = _record_without_scores(own)
+                record = _keep_divergence(own, self._split(run), run.folder, str(error))
             replace(record, extra={**record.extra, SCORED_ON: run.part}).write(run.folder / RECORD_FILE)
+            if record.n:
+                found = read_predicted(run.folder, record, own.task.form)
+                score = 100 * score_of(own.task, found, own.config.train.monitor)
+                say(f"{own.config.train.monitor} {score:.2f} % of {record.n} validation images")
             seconds = max(time.monotonic() - start, 60 * (record.minutes or 0.0))
             self._seconds.append((run.trial.epochs, seconds))
             _drop_weights(run.folder)
@@ -215,7 +221,13 @@ class Search:
         return outcome_of(task, [one.predictions for one in results], config.train.monitor, minutes)
 
 
-def _record_without_scores(experiment: Experiment) -> RunRecord:
+def _keep_divergence(experiment: Experiment, split: Split, folder: Path, why: str) -> RunRecord:
+    """Write which training diverged, of what data, so that it is not tried again; return its record."""
+    task = experiment.task
+    settle_config(
+        folder, to_dict(plain(task, task.part_config(experiment.config, split), folder)), (), FREE_KEYS
+    )
+    write_json(folder / DIVERGED_FILE, {"why": why})
     names = list(experiment.data.manifest.class_names)
     told = {"kind": experiment.task.form.kinds[0], "class_names": names, "minutes": 0.0}
     return RunRecord.from_dict({**told, **experiment.identity})

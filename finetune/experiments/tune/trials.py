@@ -144,7 +144,7 @@ def outcome_of(task: Task, found: Sequence[Predictions], monitor: str, minutes: 
         monitor: the validation score that decides, as train.monitor names it.
         minutes: of training, all runs together.
     """
-    scores = [100 * _score(task, one, monitor) for one in found]
+    scores = [100 * score_of(task, one, monitor) for one in found]
     drawn = [task.resampling(one) for one in found]
     clusters = np.concatenate([one.clusters.astype(str) for one in drawn])
     if drawn[0].unit == "image":  # the same image of another seed is the same image
@@ -156,7 +156,8 @@ def outcome_of(task: Task, found: Sequence[Predictions], monitor: str, minutes: 
     return Outcome(float(np.mean(scores)), sd, error, units, drawn[0].unit, images, minutes)
 
 
-def _score(task: Task, found: Predictions, monitor: str) -> float:
+def score_of(task: Task, found: Predictions, monitor: str) -> float:
+    """Return the validation score `monitor` of these predictions, in the unit interval."""
     return float(task.validation_scores(found.probs, found.target)[monitor])
 
 
