@@ -97,7 +97,7 @@ def check_contents(data: TaskData, split: Split, config: FineDataConfig) -> Task
 
 
 def untested_classes(manifest: Manifest, split: Split) -> str:
-    """Return a sentence that names the classes without a test image; empty where each has one, or none is tested."""
+    """Return a sentence that names the classes without a test image; empty where there is nothing to say."""
     if not len(split.test):
         return ""
     size = np.bincount(manifest.label[split.test], minlength=manifest.num_classes)

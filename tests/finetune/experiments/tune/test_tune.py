@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+from agecls.config import AgeTuneConfig
+from finegrained.config import FineTuneConfig
 from finetune.cli.options import load_config
 from finetune.errors import DivergedError, InterruptedRunError, UsageError
+from finetune.experiments.run import open_run, plain
 from finetune.experiments.tune import search as searching
 from finetune.experiments.tune.config import SearchConfig
 from finetune.experiments.tune.search import Search
 from finetune.experiments.tune.tune import tune
-from finetune.runs.folder import read_json
+from finetune.runs.folder import read_json, read_table
 from tests.finetune.experiments.tiny_tasks import MAINLY_FINE, TinyTask, again, make_tiny
 
 MAINLY = pytest.mark.parametrize("tiny", MAINLY_FINE, indirect=True)
@@ -44,9 +47,6 @@ def watched() -> Iterator[list[str]]:
 
 def tuning(tiny: TinyTask, folder: Path, arms: tuple[str, ...] = (), **search: Any) -> Any:
     """Return a search of two learning rates, one epoch each, in a folder."""
-    from agecls.config import AgeTuneConfig
-    from finegrained.config import FineTuneConfig
-
     kind = {"age": AgeTuneConfig, "fine": FineTuneConfig}[tiny.task.name]
     parts = {item.name: getattr(tiny.run(folder), item.name) for item in fields(tiny.task.config_type)}
     asked = {"lr": (0.02,), "head_lr_multiplier": (10.0,)} | search
@@ -66,7 +66,7 @@ def found(tiny: TinyTask, config: Any) -> dict[str, Any]:
     return tune(tiny.task, config, tiny.study_type)
 
 
-def tested_files(tiny: TinyTask, config: Any) -> set[Path]:
+def held_out(tiny: TinyTask, config: Any) -> set[Path]:
     """Return the files of the test part that the search leaves out."""
     data = tiny.task.read(config.data)
     split = tiny.task.splits(data, config.data).of_fold(tiny.task.chosen_fold(config), len(data.manifest))
@@ -80,7 +80,7 @@ def test_no_test_image_is_opened_and_no_test_label_counts(
     """Test images hold no image at all, and nothing opens one; their labels are others the second time."""
     tiny = make_tiny(name, tmp_path)
     config = tuning(tiny, tmp_path / "search")
-    tested = tested_files(tiny, config)
+    tested = held_out(tiny, config)
     assert len(tested) >= 4
     for file in tested:
         file.write_bytes(b"no image")
@@ -92,8 +92,6 @@ def test_no_test_image_is_opened_and_no_test_label_counts(
     predicted = [file for file in (tmp_path / "search").rglob("predictions.parquet")]
     assert len(predicted) == 2
     for file in predicted:
-        from finetune.runs.folder import read_table
-
         assert not {Path(path).name for path in read_table(file)["path"]} & {each.name for each in tested}
     assert first["finished"]
 
@@ -164,8 +162,6 @@ def test_a_trial_that_diverges_has_no_score_and_is_not_trained_again(
     def diverging(experiment: Any, split: Any, folder: Path, *others: Any, **options: Any) -> None:
         trained.append(folder)
         if experiment.config.train.lr == 0.02:
-            from finetune.experiments.run import open_run, plain
-
             own = plain(experiment.task, experiment.task.part_config(experiment.config, split), folder)
             with open_run(experiment.config, own, folder, others[0]):
                 raise DivergedError("the loss is nan")
