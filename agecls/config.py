@@ -1,4 +1,8 @@
-"""What a user may choose about age data, folds and evaluation, beside what every task has."""
+"""What a user may choose about age data, training, folds and evaluation, beside what every task has.
+
+The optimiser and both learning rates were found by `crl age tune` (configs/short.yaml says how): with SGD at
+0.01, and ten times that for the head, short trainings end far lower.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from finetune.experiments.config import (
     arms_of,
 )
 from finetune.experiments.tune.config import TuneConfig
-from finetune.training.config import FitConfig
+from finetune.training.config import FitConfig, TrainConfig
 
 ADIENCE_GROUPS = "0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+"
 AgeCrops = Literal["center", "flip", "ten"]
@@ -86,6 +90,15 @@ class AgeDataConfig(DataConfig):
 
 
 @dataclass(frozen=True)
+class AgeTrainConfig(TrainConfig):
+    """How long, how fast and on which images the model learns."""
+
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: float = 0.001
+    head_lr_multiplier: float = 1.0
+
+
+@dataclass(frozen=True)
 class AgeEvaluateConfig(EvaluateConfig):
     """How test images are given to the network.
 
@@ -111,6 +124,7 @@ class AgeEvaluateAgainConfig(EvaluateAgainConfig):
 class AgeConfig(FitConfig):
     """A whole age experiment: data, model, head, loss, training, evaluation and where it all goes."""
 
+    train: AgeTrainConfig = field(default_factory=AgeTrainConfig)
     data: AgeDataConfig = field(default_factory=AgeDataConfig)
     evaluate: AgeEvaluateConfig = field(default_factory=AgeEvaluateConfig)
 

@@ -13,6 +13,7 @@ from agecls.config import (
     AgeEvaluateAgainConfig,
     AgeEvaluateConfig,
     AgeStudyConfig,
+    AgeTrainConfig,
     AgeTuneConfig,
     CrossValidationConfig,
     EvaluateAgeConfig,
@@ -27,7 +28,7 @@ from finetune.experiments.door import EvaluationOutcome, Finished, TaskDoor, Tas
 from finetune.experiments.study.arms import Matching
 from finetune.experiments.tune.config import SearchConfig
 from finetune.figures.notebook import Outcome
-from finetune.training.config import HeadConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from finetune.training.config import HeadConfig, LossConfig, ModelConfig, RunConfig
 
 DOOR = TaskDoor(COMMANDS, "crl age", TASK)
 
@@ -74,7 +75,7 @@ def train(
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
-    train: TrainConfig | Section | None = None,
+    train: AgeTrainConfig | Section | None = None,
     evaluate: AgeEvaluateConfig | Section | None = None,
     run: RunConfig | Section | None = None,
     device: str | None = None,
@@ -115,7 +116,7 @@ def cross_validate(
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
-    train: TrainConfig | Section | None = None,
+    train: AgeTrainConfig | Section | None = None,
     evaluate: AgeEvaluateConfig | Section | None = None,
     run: RunConfig | Section | None = None,
     device: str | None = None,
@@ -160,7 +161,7 @@ def tune(
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
-    train: TrainConfig | Section | None = None,
+    train: AgeTrainConfig | Section | None = None,
     evaluate: AgeEvaluateConfig | Section | None = None,
     run: RunConfig | Section | None = None,
     device: str | None = None,
@@ -282,7 +283,7 @@ def study(
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
-    train: TrainConfig | Section | None = None,
+    train: AgeTrainConfig | Section | None = None,
     evaluate: AgeEvaluateConfig | Section | None = None,
     run: RunConfig | Section | None = None,
     device: str | None = None,

@@ -15,6 +15,7 @@ from finetune.errors import ModelFileError, UsageError
 from finetune.models.backbone import build_backbone
 from finetune.models.face_networks import FaceResNet, FaceVit, default_cfgs
 from finetune.models.names import OWN_BACKBONES, backbone_fault
+from finetune.models.tensor_files import read_tensors
 from finetune.models.weight_layouts import CLIP, FACE_RESNET, FACE_VIT, Layout, in_our_names, layout_of
 
 Shapes = dict[str, tuple[int, ...]]
@@ -238,15 +239,21 @@ def test_a_face_transformer_reads_every_token_in_order() -> None:
         torch.testing.assert_close(network(edge), x)  # 12 patches of 9 px: the rest is not looked at
 
 
-def written(folder: Path, more: dict[str, Tensor] | None = None) -> Path:
-    """Write a whole file of the smallest residual network, as a training checkpoint, and return it."""
-    file = made(resnet_shapes((2, 2, 2, 2)))
-    torch.save({"epoch": 3, "state_dict_backbone": {**file, **(more or {})}}, folder / "arcface.pt")
-    return folder / "arcface.pt"
+@pytest.fixture(scope="module")
+def arcface(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole file of the smallest residual network, as a training checkpoint, with a tensor too many."""
+    file = tmp_path_factory.mktemp("arcface") / "arcface.pt"
+    tensors = {**made(resnet_shapes((2, 2, 2, 2))), "se.fc1.weight": torch.zeros(2)}
+    torch.save({"epoch": 3, "state_dict_backbone": tensors}, file)
+    return file
 
 
-def test_a_checkpoint_becomes_a_backbone_that_says_what_it_is(tmp_path: Path) -> None:
-    backbone = build_backbone("iresnet18", written(tmp_path), taps=("last-1",))
+def test_a_checkpoint_becomes_a_backbone_that_says_what_it_is(arcface: Path) -> None:
+    with pytest.raises(ModelFileError, match=re.escape("se.fc1.weight")):
+        build_backbone("iresnet18", arcface)
+    backbone = build_backbone("iresnet18", arcface, taps=("last-1",), unmapped="drop")
+    assert any("se.fc1.weight" in note and "dropped" in note for note in backbone.notes)
+    assert any("tensors are read" in note for note in backbone.notes)
     assert backbone.embedding_dim == 512
     assert backbone.map_strides == {"last-1": 8}
     spec = backbone.preprocess_spec()
@@ -254,28 +261,25 @@ def test_a_checkpoint_becomes_a_backbone_that_says_what_it_is(tmp_path: Path) ->
     assert backbone.weights.license == "unknown"
     assert "InsightFace" in backbone.weights.layout
     assert "licence unknown" in backbone.weights.describe()
-    assert any("tensors are read" in note for note in backbone.notes)
-    found = backbone.eval()(torch.zeros(2, 3, 112, 112))
-    assert found.embedding.shape == (2, 512)
-    assert found.maps["last-1"].shape == (2, 256, 14, 14)
+    found = backbone.eval()(torch.zeros(1, 3, 112, 112))
+    assert found.embedding.shape == (1, 512)
+    assert found.maps["last-1"].shape == (1, 256, 14, 14)
 
 
-def test_unknown_tensors_are_listed_and_refused_or_dropped(tmp_path: Path) -> None:
-    file = written(tmp_path, {"se.fc1.weight": torch.zeros(2)})
-    with pytest.raises(ModelFileError, match=re.escape("se.fc1.weight")):
-        build_backbone("iresnet18", file)
-    notes = build_backbone("iresnet18", file, unmapped="drop").notes
-    assert any("se.fc1.weight" in note and "dropped" in note for note in notes)
-
-
-def test_a_file_of_another_network_names_the_one_it_is_of(tmp_path: Path) -> None:
+def test_a_file_of_another_network_or_size_names_what_it_is_of(
+    arcface: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ModelFileError, match=r"these are of --model\.backbone iresnet18"):
-        build_backbone("resnet18", written(tmp_path))
-    missing = made(resnet_shapes((2, 2, 2, 2)))
-    del missing["layer1.0.conv1.weight"]
-    torch.save(missing, tmp_path / "cut.pt")
+        build_backbone("test_resnet", arcface, unmapped="drop")
+    with pytest.raises(ModelFileError, match=r"fc\.weight"):
+        build_backbone("iresnet18", arcface, image_size=32, unmapped="drop")
+    with pytest.raises(UsageError, match="does not take"):
+        build_backbone("iresnet18", "none", image_size=32, drop_path_rate=0.1)
+    cut = read_tensors(arcface)
+    del cut["layer1.0.conv1.weight"], cut["se.fc1.weight"]
+    monkeypatch.setattr("finetune.models.backbone.read_tensors", lambda file: cut)
     with pytest.raises(ModelFileError, match=r"layer1\.0\.conv1\.weight"):
-        build_backbone("iresnet18", tmp_path / "cut.pt")
+        build_backbone("iresnet18", arcface)
 
 
 def test_what_belongs_to_texts_and_to_pretraining_is_left_out_and_counted() -> None:
@@ -303,10 +307,3 @@ def test_the_names_of_our_networks_are_known_before_torch_is_imported() -> None:
     assert set(default_cfgs) == OWN_BACKBONES
     assert all(timm.is_model(name) for name in OWN_BACKBONES)
     assert backbone_fault("iresnet50") is None
-
-
-def test_another_size_than_the_embeddings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"fc\.weight"):
-        build_backbone("iresnet18", written(tmp_path), image_size=224)
-    with pytest.raises(UsageError, match="does not take"):
-        build_backbone("iresnet18", "none", drop_path_rate=0.1)

@@ -96,6 +96,7 @@ def test_no_test_image_is_opened_and_no_test_label_counts(
     assert first["finished"]
 
 
+@MAINLY
 def test_the_files_of_a_search_run_as_they_are(
     tiny: TinyTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
