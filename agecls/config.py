@@ -1,4 +1,8 @@
-"""What a user may choose about age data, folds and evaluation, beside what every task has."""
+"""What a user may choose about age data, training, folds and evaluation, beside what every task has.
+
+The optimiser and both learning rates were found by `crl age tune` (configs/short.yaml says how): with SGD at
+0.01, and ten times that for the head, short trainings end far lower.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,12 @@ from finetune.experiments.config import (
     EvaluateAgainConfig,
     EvaluateConfig,
     EvaluateRunConfig,
+    OwnRates,
     VerifyConfig,
+    arms_of,
 )
-from finetune.training.config import FitConfig
+from finetune.experiments.tune.config import TuneConfig
+from finetune.training.config import FitConfig, TrainConfig
 
 ADIENCE_GROUPS = "0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+"
 AgeCrops = Literal["center", "flip", "ten"]
@@ -135,6 +142,15 @@ class AgeDataConfig(DataConfig):
 
 
 @dataclass(frozen=True)
+class AgeTrainConfig(TrainConfig):
+    """How long, how fast and on which images the model learns."""
+
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: float = 0.001
+    head_lr_multiplier: float = 1.0
+
+
+@dataclass(frozen=True)
 class AgeEvaluateConfig(EvaluateConfig):
     """How test images are given to the network.
 
@@ -160,6 +176,7 @@ class AgeEvaluateAgainConfig(EvaluateAgainConfig):
 class AgeConfig(FitConfig):
     """A whole age experiment: data, model, head, loss, training, evaluation and where it all goes."""
 
+    train: AgeTrainConfig = field(default_factory=AgeTrainConfig)
     data: AgeDataConfig = field(default_factory=AgeDataConfig)
     evaluate: AgeEvaluateConfig = field(default_factory=AgeEvaluateConfig)
 
@@ -190,7 +207,7 @@ class CrossValidationConfig(AgeConfig):
 
 
 @dataclass(frozen=True)
-class AgeStudyConfig(CrossValidationConfig, ComparisonConfig):
+class AgeStudyConfig(CrossValidationConfig, ComparisonConfig, OwnRates):
     """A study of losses: one age experiment trained with every loss and every seed, under equal budgets.
 
     Args:
@@ -203,6 +220,7 @@ class AgeStudyConfig(CrossValidationConfig, ComparisonConfig):
     def __post_init__(self) -> None:
         CrossValidationConfig.__post_init__(self)
         ComparisonConfig.__post_init__(self)
+        self.refuse_unknown([arm.name for arm in arms_of(self)])
         if self.folds or not self.report:
             raise UsageError(
                 "--folds and --report belong to cv: a study's cells have all folds and their reports; "
@@ -212,6 +230,15 @@ class AgeStudyConfig(CrossValidationConfig, ComparisonConfig):
             raise UsageError("--devices shares out folds, and --cell train has one: give --device")
         if self.cell == "train" and self.data.fold < 0:
             raise UsageError("--data.fold -1 tests on nothing, so there would be nothing to compare")
+
+
+@dataclass(frozen=True)
+class AgeTuneConfig(AgeConfig, TuneConfig):
+    """A search for the rates of an age experiment, on people beside its test fold."""
+
+    def __post_init__(self) -> None:
+        AgeConfig.__post_init__(self)
+        TuneConfig.__post_init__(self)
 
 
 @dataclass(frozen=True)

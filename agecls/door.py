@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Never
 
@@ -14,6 +14,8 @@ from agecls.config import (
     AgeEvaluateAgainConfig,
     AgeEvaluateConfig,
     AgeStudyConfig,
+    AgeTrainConfig,
+    AgeTuneConfig,
     CrossValidationConfig,
     EvaluateAgeConfig,
     VerifyAgeConfig,
@@ -25,8 +27,9 @@ from finetune.errors import UsageError
 from finetune.experiments.config import CompareConfig
 from finetune.experiments.door import EvaluationOutcome, Finished, TaskDoor, TaskResult
 from finetune.experiments.study.arms import Matching
+from finetune.experiments.tune.config import SearchConfig
 from finetune.figures.notebook import Outcome
-from finetune.training.config import HeadConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from finetune.training.config import HeadConfig, LossConfig, ModelConfig, RunConfig
 
 DOOR = TaskDoor(COMMANDS, "crl age", TASK)
 
@@ -73,7 +76,7 @@ def train(
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
-    train: TrainConfig | Section | None = None,
+    train: AgeTrainConfig | Section | None = None,
     evaluate: AgeEvaluateConfig | Section | None = None,
     run: RunConfig | Section | None = None,
     device: str | None = None,
@@ -114,7 +117,7 @@ def cross_validate(
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
-    train: TrainConfig | Section | None = None,
+    train: AgeTrainConfig | Section | None = None,
     evaluate: AgeEvaluateConfig | Section | None = None,
     run: RunConfig | Section | None = None,
     device: str | None = None,
@@ -148,6 +151,48 @@ def cross_validate(
     single folds, which only the command line runs.
     """
     return _cross_validated(DOOR.call("cv", locals()))
+
+
+def tune(
+    config: AgeTuneConfig | Place | None = None,
+    *,
+    arms: Sequence[str] | None = None,
+    search: SearchConfig | Section | None = None,
+    data: AgeDataConfig | Section | None = None,
+    model: ModelConfig | Section | None = None,
+    head: HeadConfig | Section | str | None = None,
+    loss: LossConfig | Section | str | None = None,
+    train: AgeTrainConfig | Section | None = None,
+    evaluate: AgeEvaluateConfig | Section | None = None,
+    run: RunConfig | Section | None = None,
+    device: str | None = None,
+    root: Place | None = None,
+    table: Place | None = None,
+    backbone: str | None = None,
+    image_size: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    run_dir: Place | None = None,
+    **unknown: Never,
+) -> Outcome:
+    """Find learning rates, weight decay and epochs on validation images, as `crl age tune` does.
+
+    The test part is never read.
+
+    Args:
+        config: the options as an object, a recipe's name, or a YAML file; the other arguments override it.
+        arms: words such as "cel" and "crl:alpha=1", each searched alike; without, the configuration's loss.
+        search: what is tried, how and for how long, as keys and values: search=dict(lr=(0.001, 0.01)).
+        data, model, head, loss, train, evaluate, run, device: the options of the command line by section.
+        root to run_dir: short for data.root, data.table, model.backbone, model.image_size, train.epochs,
+            train.batch_size, train.lr and run.dir.
+        unknown: refused, with the nearest known name.
+
+    Returns what was found by name, with `report()`; "configs" are the files that run as they are. Raises
+    CrlError as `train`.
+    """
+    return DOOR.tune(locals())
 
 
 def evaluate(
@@ -273,13 +318,14 @@ def study(
     grid: bool | None = None,
     grid_alphas: Sequence[float] | None = None,
     grid_betas: Sequence[float] | None = None,
+    rates: Mapping[str, Mapping[str, float]] | None = None,
     cell: Literal["cv", "train"] | None = None,
     devices: Sequence[str] | None = None,
     data: AgeDataConfig | Section | None = None,
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
-    train: TrainConfig | Section | None = None,
+    train: AgeTrainConfig | Section | None = None,
     evaluate: AgeEvaluateConfig | Section | None = None,
     run: RunConfig | Section | None = None,
     device: str | None = None,
@@ -300,6 +346,7 @@ def study(
         losses: words such as "crl:alpha=1" or "lsoftmax:margin=2".
         baseline, seeds, first_seed, controls, label_smoothing, lr_match, grid, grid_alphas, grid_betas: which
             arms and controls there are, as `crl age study --help` says.
+        rates: rates of single arms, as `tune` finds them: dict(crl=dict(lr=0.001)).
         cell: what one loss with one seed is: cv or train.
         devices: one fold at a time on each, in processes of their own.
         data, model, head, loss, train, evaluate, run, device: the options of the command line by section, as

@@ -20,6 +20,7 @@ from agecls.data.read import (
     tell_reading,
     with_groups_of,
 )
+from agecls.data.tuning_parts import tuning_splits
 from agecls.data.years import years_of
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
@@ -27,13 +28,7 @@ from finetune.experiments.exported.model import CropChoice, ModelWords
 from finetune.experiments.measures import Resampling
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.splits import ALL, Split, Splits
-from finetune.experiments.task import (
-    FoldsRun,
-    Sections,
-    StudyText,
-    Task,
-    TaskData,
-)
+from finetune.experiments.task import FoldsRun, Sections, StudyText, Task, TaskData
 from finetune.images.checks import known_count, subjects_known
 from finetune.images.manifest import Manifest
 
@@ -65,6 +60,7 @@ class AgeTask(Task):
     class_unit = "group"
     part_unit = "fold"
     ordered = True
+    tuning_hint = "the folds that are learned from must be two at least (data.n_folds, data.fold_column)"
     config_type = AgeConfig
     call_options = ("folds", "devices", "report")
     cell_files = ("run.json", "predictions.parquet", "manifest.parquet", "report.json", "report.md")
@@ -119,6 +115,10 @@ class AgeTask(Task):
     def chosen_fold(self, config: AgeConfig) -> int:
         """Return data.fold; -1 trains on everything."""
         return config.data.fold
+
+    def tuning_splits(self, data: TaskData, config: AgeConfig) -> list[Split]:
+        """Return one split for each fold that is learned from, which validates; of "grouped" its own."""
+        return tuning_splits(data, config.data)
 
     def validation_scores(self, probs: np.ndarray, target: np.ndarray) -> dict[str, float]:
         """Return accuracy, balanced accuracy, one-off accuracy in the unit interval, and the MAE in classes.

@@ -18,11 +18,13 @@ commands:
   age verify       count what a data set holds: folds, groups, subjects, missing and unreadable images
   age train        fine-tune one model and test it once on its test fold
   age cv           subject-exclusive cross-validation with scores, intervals and figures
+  age tune         learning rates, weight decay and epochs, found without reading the test fold
   age evaluate     score trained models on any table of faces, sliced by group, gender and subject
   age compare      two results, paired on the same images
   age study        many losses, each with the same seeds, and what their paired differences say
   fine verify      count a fine-grained data set: classes, splits, unreadable and repeated images
   fine train       fine-tune one backbone with one head, test it once, and write its report
+  fine tune        learning rates, weight decay and epochs, found without reading the test part
   fine evaluate    score a run again: other test crops, other weights, other data
   fine compare     two results, or two lists of seeds, paired on the same images
   fine study       many losses, each with the same seeds, and what their paired differences say

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agecls.config import AgeDataConfig, CrossValidationConfig
+from agecls.config import AgeDataConfig, AgeTrainConfig, CrossValidationConfig
 from agecls.cross_validation import cross_validate
 from agecls.synthetic.adience import write_lookalike_adience
 from agecls.task import TASK
@@ -232,17 +232,18 @@ def told_settings(config: QuickstartConfig) -> str:
 
 def loss_config(config: QuickstartConfig, faces: Path, folder: Path, loss: str) -> CrossValidationConfig:
     """Return the cross-validation of one loss: a tiny network from scratch, equal in everything else."""
-    from finetune.training.config import LossConfig, ModelConfig, RunConfig, TrainConfig
+    from finetune.training.config import LossConfig, ModelConfig, RunConfig
 
     return CrossValidationConfig(
         data=AgeDataConfig(root=str(faces)),
         model=ModelConfig(backbone=config.backbone, weights="none", image_size=64, resize_ratio=1.0),
         loss=LossConfig(name=loss),
-        train=TrainConfig(
+        train=AgeTrainConfig(
             epochs=config.epochs,
             batch_size=32,
             optimizer="adamw",
             lr=LEARNING_RATE,
+            head_lr_multiplier=10.0,
             weight_decay=0.05,
             warmup_epochs=1,
             augment="flip",

@@ -4,7 +4,7 @@ The commands of `crl fine` as functions; each is imported when it is asked for:
 
 >>> import finegrained
 >>> finegrained.__all__
-['calibrate', 'compare', 'evaluate', 'load_result', 'measure_costs', 'study', 'train', 'verify']
+['calibrate', 'compare', 'evaluate', 'load_result', 'measure_costs', 'study', 'train', 'tune', 'verify']
 """
 
 from __future__ import annotations
@@ -22,10 +22,21 @@ if TYPE_CHECKING:
         measure_costs,
         study,
         train,
+        tune,
         verify,
     )
 
-__all__ = ["calibrate", "compare", "evaluate", "load_result", "measure_costs", "study", "train", "verify"]
+__all__ = [
+    "calibrate",
+    "compare",
+    "evaluate",
+    "load_result",
+    "measure_costs",
+    "study",
+    "train",
+    "tune",
+    "verify",
+]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(__name__, __all__)

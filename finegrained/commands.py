@@ -10,6 +10,7 @@ from finegrained.config import (
     EvaluateFineConfig,
     FineCalibrateConfig,
     FineStudyConfig,
+    FineTuneConfig,
     VerifyFineConfig,
 )
 from finegrained.recipes import RECIPES
@@ -38,6 +39,7 @@ COMMANDS = {
         ),
         evaluated="a run folder of train",
         study_config=FineStudyConfig,
+        tune_config=FineTuneConfig,
         train_about="fine-tune one model and test it once on the test split",
         recipes=RECIPES,
         calibrate=FineCalibrateConfig,

@@ -20,8 +20,11 @@ from finetune.experiments.config import (
     EvaluateAgainConfig,
     EvaluateConfig,
     EvaluateRunConfig,
+    OwnRates,
     VerifyConfig,
+    arms_of,
 )
+from finetune.experiments.tune.config import TuneConfig
 from finetune.training.config import FitConfig, ModelConfig, TrainConfig
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -109,12 +112,22 @@ class FineConfig(FitConfig):
 
 
 @dataclass(frozen=True)
-class FineStudyConfig(FineConfig, ComparisonConfig):
+class FineStudyConfig(FineConfig, ComparisonConfig, OwnRates):
     """A study of losses: one experiment trained with every loss and every seed, under equal budgets."""
 
     def __post_init__(self) -> None:
         FineConfig.__post_init__(self)
         ComparisonConfig.__post_init__(self)
+        self.refuse_unknown([arm.name for arm in arms_of(self)])
+
+
+@dataclass(frozen=True)
+class FineTuneConfig(FineConfig, TuneConfig):
+    """A search for the rates of a fine-grained experiment, on its validation part."""
+
+    def __post_init__(self) -> None:
+        FineConfig.__post_init__(self)
+        TuneConfig.__post_init__(self)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Never
 
@@ -16,6 +16,7 @@ from finegrained.config import (
     FineModelConfig,
     FineStudyConfig,
     FineTrainConfig,
+    FineTuneConfig,
     VerifyFineConfig,
 )
 from finegrained.task import TASK
@@ -23,6 +24,7 @@ from finetune.cli.keywords import Place, Section
 from finetune.experiments.config import CompareConfig, EvaluateAgainConfig, EvaluateConfig
 from finetune.experiments.door import EvaluationOutcome, Finished, TaskDoor, TaskResult, score_again
 from finetune.experiments.study.arms import Matching
+from finetune.experiments.tune.config import SearchConfig
 from finetune.figures.notebook import Outcome
 from finetune.training.config import HeadConfig, LossConfig, RunConfig
 
@@ -93,6 +95,48 @@ def train(
     DataError for the data, ResourceError for memory, disk or device.
     """
     return DOOR.train(locals())
+
+
+def tune(
+    config: FineTuneConfig | Place | None = None,
+    *,
+    arms: Sequence[str] | None = None,
+    search: SearchConfig | Section | None = None,
+    data: FineDataConfig | Section | None = None,
+    model: FineModelConfig | Section | None = None,
+    head: HeadConfig | Section | str | None = None,
+    loss: LossConfig | Section | str | None = None,
+    train: FineTrainConfig | Section | None = None,
+    evaluate: EvaluateConfig | Section | None = None,
+    run: RunConfig | Section | None = None,
+    device: str | None = None,
+    root: Place | None = None,
+    table: Place | None = None,
+    backbone: str | None = None,
+    image_size: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    run_dir: Place | None = None,
+    **unknown: Never,
+) -> Outcome:
+    """Find learning rates, weight decay and epochs on validation images, as `crl fine tune` does.
+
+    The test part is never read.
+
+    Args:
+        config: the options as an object, a recipe's name, or a YAML file; the other arguments override it.
+        arms: words such as "cel" and "crl:alpha=1", each searched alike; without, the configuration's loss.
+        search: what is tried, how and for how long, as keys and values: search=dict(lr=(0.001, 0.01)).
+        data, model, head, loss, train, evaluate, run, device: the options of the command line by section.
+        root to run_dir: short for data.root, data.table, model.backbone, model.image_size, train.epochs,
+            train.batch_size, train.lr and run.dir.
+        unknown: refused, with the nearest known name.
+
+    Returns what was found by name, with `report()`; "configs" are the files that run as they are. Raises
+    CrlError as `train`.
+    """
+    return DOOR.tune(locals())
 
 
 def evaluate(
@@ -213,6 +257,7 @@ def study(
     grid: bool | None = None,
     grid_alphas: Sequence[float] | None = None,
     grid_betas: Sequence[float] | None = None,
+    rates: Mapping[str, Mapping[str, float]] | None = None,
     data: FineDataConfig | Section | None = None,
     model: FineModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
@@ -238,6 +283,7 @@ def study(
         losses: words such as "crl:alpha=1" or "lsoftmax:margin=2".
         baseline, seeds, first_seed, controls, label_smoothing, lr_match, grid, grid_alphas, grid_betas: which
             arms and controls there are, as `crl fine study --help` says.
+        rates: rates of single arms, as `tune` finds them: dict(crl=dict(lr=0.001)).
         data, model, head, loss, train, evaluate, run, device: the options of the command line by section, as
             keys and values, or as the section's dataclass, which says every key. A head or a loss may be its
             name; a loss also a word: "crl:alpha=1".

@@ -48,6 +48,7 @@ class CategoryTask(Task):
     title = "Fine-grained recognition"
     form = FINE_RESULT
     config_type = FineConfig
+    tuning_hint = "give data.val_share, such as 0.1"
     measures = MEASURES
     words = WORDS
 

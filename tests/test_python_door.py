@@ -29,7 +29,7 @@ import finegrained
 import finegrained.door
 import generalcls
 import generalcls.door
-from agecls.config import AgeConfig, AgeDataConfig
+from agecls.config import AgeConfig, AgeDataConfig, AgeTrainConfig
 from apps.commands import COMMANDS as PROGRAMS
 from apps.session import export_run
 from finetune.cli.command import Command, command_line
@@ -207,8 +207,8 @@ def test_sections_are_dictionaries_dataclasses_or_names() -> None:
     assert told.data == AgeDataConfig(root="faces")
     assert told.loss == LossConfig("crl", {"alpha": 1})
     assert told.head == HeadConfig("bilinear")
-    assert told.train == TrainConfig(milestones=(8, 9))
-    own = TrainConfig(epochs=3, lr=1e-5, frozen_epochs=1)
+    assert told.train == AgeTrainConfig(milestones=(8, 9))
+    own = AgeTrainConfig(epochs=3, lr=1e-5, frozen_epochs=1)
     assert age(
         train=own, loss=LossConfig("focal", {"gamma": 1.5}), model=ModelConfig(drop_rate=0.5)
     ) == AgeConfig(train=own, loss=LossConfig("focal", {"gamma": 1.5}), model=ModelConfig(drop_rate=0.5))
@@ -220,7 +220,7 @@ def test_short_names_stand_for_keys_of_sections() -> None:
         root=Path("faces"), backbone="resnet18", epochs=np.int64(2), seed=3, run_dir="run", train={"lr": 0.1}
     )
     assert (told.data.root, told.model.backbone, told.run.dir) == ("faces", "resnet18", "run")
-    assert told.train == TrainConfig(epochs=2, seed=3, lr=0.1)
+    assert told.train == AgeTrainConfig(epochs=2, seed=3, lr=0.1)
 
 
 def test_what_is_given_wins_over_a_recipe_a_file_and_a_configuration(tmp_path: Path) -> None:
@@ -230,9 +230,9 @@ def test_what_is_given_wins_over_a_recipe_a_file_and_a_configuration(tmp_path: P
     file.write_text("loss: {name: crl, options: {alpha: 2}}\ntrain: {epochs: 4}\n")
     assert age(config=file, loss="nllr").loss == LossConfig("nllr")
     assert age(config=file).train.epochs == 4
-    own = AgeConfig(loss=LossConfig("crl", {"alpha": 2}, label_smoothing=0.1), train=TrainConfig(epochs=4))
+    own = AgeConfig(loss=LossConfig("crl", {"alpha": 2}, label_smoothing=0.1), train=AgeTrainConfig(epochs=4))
     assert age(config=own) is own
-    assert age(config=own, epochs=5) == replace(own, train=TrainConfig(epochs=5))
+    assert age(config=own, epochs=5) == replace(own, train=AgeTrainConfig(epochs=5))
     assert age(config=own, loss="nllr").loss == LossConfig("nllr", label_smoothing=0.1)
     assert age("cv", config=own).train.epochs == 4  # a single run's options are those of every fold
 

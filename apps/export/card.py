@@ -167,7 +167,8 @@ def licence(facts: ModelFacts) -> str:
         name = next((text for text in names if text), UNKNOWN)
         digest = f", SHA-256 {code(source['sha256'])}" if source.get("sha256") else ""
         named = source.get("licence") or source.get("license") or UNKNOWN
-        start = f"Training began from {escape(name)} (source: {escape(kind)}{digest}). "
+        layout = f", named as {escape(source['layout'])}" if source.get("layout") else ""
+        start = f"Training began from {escape(name)} (source: {escape(kind)}{layout}{digest}). "
         start += f"Their licence: **{escape(named)}**."
     return (
         f"{start} The images trained on have terms of their own, which may bear on these weights too. The "

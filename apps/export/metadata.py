@@ -235,6 +235,7 @@ def _pretraining(own: Mapping[str, Any]) -> dict[str, Any]:
         "origin": source.get("origin"),
         "file": file_name(str(source.get("location") or "")),
         "licence": source.get("license"),
+        "layout": source.get("layout"),
         "sha256": source.get("sha256"),
     }
     return {name: value for name, value in found.items() if value}

@@ -105,7 +105,9 @@ def check_contents(data: TaskData, split: Split, config: FineDataConfig) -> Task
 
 
 def untested_classes(manifest: Manifest, split: Split) -> str:
-    """Return a sentence that names the classes without a test image; empty where each has one."""
+    """Return a sentence that names the classes without a test image; empty where there is nothing to say."""
+    if not len(split.test):
+        return ""
     size = np.bincount(manifest.label[split.test], minlength=manifest.num_classes)
     absent = [manifest.class_names[index] for index in np.flatnonzero(size == 0)]
     if not absent:

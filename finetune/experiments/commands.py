@@ -1,4 +1,4 @@
-"""The commands that every task has: verify, train, evaluate, calibrate, compare, study; a task adds more."""
+"""The commands that tasks share, from verify to study; a task adds its own."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def task_commands(
     train_about: str,
     recipes: Path,
     calibrate: type[Any] | None = None,
+    tune_config: type[Any] | None = None,
 ) -> dict[str, Command]:
     """Return the commands of a task by name, in the order in which they are used.
 
@@ -36,6 +37,7 @@ def task_commands(
         train_about: what `train` does, in a line.
         recipes: the folder of its YAML files, which train and study find by name.
         calibrate: the options of a calibration of a finished run; None for a task without one.
+        tune_config: the options of its search for rates; None for a task without one.
     """
 
     def verify_data(config: Any, words: Words) -> dict[str, Any]:
@@ -75,6 +77,12 @@ def task_commands(
 
         return study_losses(task, config)
 
+    def tune_rates(config: Any, words: Words) -> dict[str, Any]:
+        """Find learning rates, weight decay and epochs on validation images alone."""
+        from finetune.experiments.tune.tune import tune
+
+        return tune(task, config, study_config)
+
     sides = {
         "a": "a result folder, or several (seeds) joined by commas",
         "b": "the result to compare with it",
@@ -85,9 +93,14 @@ def task_commands(
         faults = partial(input_faults, needed=False)
         calibration["calibrate"] = Command(calibrate, told, calibrate_run, {"run": evaluated}, faults=faults)
     about = "many losses, each with the same seeds, and what their paired differences say"
+    rates = "learning rates, weight decay and epochs, found without reading the test part"
+    tuning = {}
+    if tune_config is not None:
+        tuning["tune"] = Command(tune_config, rates, tune_rates, recipes=recipes, faults=input_faults)
     return {
         "verify": Command(*verify, verify_data, faults=input_faults),
         "train": Command(task.config_type, train_about, train, recipes=recipes, faults=input_faults),
+        **tuning,
         "evaluate": Command(
             *evaluate, evaluate_run, {"run": evaluated}, faults=partial(input_faults, needed=False)
         ),

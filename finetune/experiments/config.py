@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ def words_help() -> str:
     return f"{loss_names()}, and the margin heads {', '.join(MARGIN_HEADS)}."
 
 
+RATES = ("lr", "head_lr_multiplier", "weight_decay", "epochs")  # of train, which an arm may have of its own
 TestCrops = Literal["center", "flip", "ten", "cam"]
 
 
@@ -273,6 +274,28 @@ class ComparisonConfig:
             broken.append(str(error))
         if broken:
             raise UsageError("the comparison is invalid:\n" + "\n".join(f"  {rule}" for rule in broken))
+
+
+@dataclass(frozen=True)
+class OwnRates:
+    """What single arms of a study of runs have of their own.
+
+    Args:
+        rates: by an arm's name, its own lr, head_lr_multiplier, weight_decay and epochs: crl: {lr: 0.001}.
+            `tune` writes them; an arm that is not named has those of the section train.
+    """
+
+    rates: dict[str, dict[str, int | float]] = field(default_factory=dict)
+
+    def refuse_unknown(self, names: Sequence[str]) -> None:
+        """Raise UsageError for rates of an arm that is not among `names`, or of a setting that is no rate."""
+        for arm, own in self.rates.items():
+            if arm not in names:
+                raise UsageError(f"rates: no arm is called {arm!r}; there are {', '.join(names)}")
+            if unknown := sorted(set(own) - set(RATES)):
+                raise UsageError(
+                    f"rates: {arm} has {', '.join(unknown)}, but an arm may have its own {', '.join(RATES)}"
+                )
 
 
 def arms_of(config: ComparisonConfig) -> tuple[Arm, ...]:

@@ -118,6 +118,11 @@ class TaskDoor(Door):
         self.run(name, call)
         return TaskResult.open(self.task, Path(call.config.run.dir))
 
+    def tune(self, given: Mapping[str, Any]) -> Outcome:
+        """Search for rates on validation images; return what report.json holds."""
+        found = self.run("tune", self.call("tune", given))
+        return Outcome(found, f"{self.task.title}: rates", Path(found["tune"]) / "report.md")
+
     def study(self, given: Mapping[str, Any]) -> Outcome:
         """Train every loss with every seed; return what report.json holds."""
         found = self.run("study", self.call("study", given))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.cli.console import hear_warnings, say
+from finetune.cli.console import hear_warnings, say, silently
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.data_checks import with_contents
 from finetune.experiments.records.predictions import Predictions
@@ -95,19 +96,28 @@ def check_run_place(config: Any) -> None:
     check_content(Path(config.run.dir), config.run.resume)
 
 
-def prepare_experiment(task: Task, config: Any, folds: Sequence[int] = ()) -> Experiment:
+def prepare_experiment(
+    task: Task,
+    config: Any,
+    folds: Sequence[int] = (),
+    read: Callable[[], tuple[TaskData, Splits]] | None = None,
+) -> Experiment:
     """Read the data, split and check them, fill in all options of head and loss, open the images.
 
     `folds` are those to be trained now, all where none is named: what is said of equal images and of classes
-    without an image holds for these.
+    without an image holds for these. `read` takes the place of the task's own reading and splitting.
     """
     keep_digests(config.run.cache)
     head_class(config.head.name)  # a misspelt head costs no reading
     with hear_warnings() as heard:
-        data = task.read(config.data)
-        splits = task.splits(data, config.data)
+        if read is None:
+            data = task.read(config.data)
+            splits = task.splits(data, config.data)
+        else:
+            data, splits = read()
         tell_class_names(data.manifest.class_names)
-        say(task.describe(data, splits))
+        if read is None:
+            say(task.describe(data, splits))
     used = splits.only(folds, len(data.manifest))
     with hear_warnings() as checked:
         data = task.check(data, used, config.data)
@@ -144,6 +154,7 @@ def run_split(
     world: World,
     *,
     keep_table: bool = True,
+    tell: bool = True,
     report: Callable[[RunRecord], object] | None = None,
 ) -> None:
     """Train on one split, test once with the selected weights, and leave a complete run folder.
@@ -154,6 +165,7 @@ def run_split(
         folder: the run's.
         world: the processes that train together.
         keep_table: also write the table of images; a cross-validation keeps one for all its folds.
+        tell: also say what the test found; whoever tests something else than test images says it otherwise.
         report: writes the report of the finished run, in the main process, before the run's loggers hear of
             its scores and files.
     """
@@ -172,9 +184,10 @@ def run_split(
             fitted.learner, data, split.test, own, crops=asked.test_crops, batch_size=asked.batch_size
         )
         if world.is_main:
-            record = write_results(experiment, split, fitted, found, run, heard, keep_table=keep_table)
-            if told := task.summary(record, split):
-                say(told)
+            with nullcontext() if tell else silently():
+                record = write_results(experiment, split, fitted, found, run, heard, keep_table=keep_table)
+                if told := task.summary(record, split):
+                    say(told)
         barrier(world)
         if world.is_main:
             if report is not None:
@@ -303,13 +316,14 @@ def other_file(name: str) -> str:
     return f"model-{name}.safetensors"
 
 
-def is_finished(experiment: Experiment, split: Split, folder: Path) -> bool:
+def is_finished(experiment: Experiment, split: Split, folder: Path, files: Sequence[str] = FINISHED) -> bool:
     """Return whether the folder holds this very run, complete: its settings, its images and its results.
 
-    A run that is to go on with another configuration, or on other images, is not finished.
+    A run that is to go on with another configuration, or on other images, is not finished; `files` are what
+    a complete one has.
     """
     task, config = experiment.task, experiment.config
-    if config.run.resume != "auto" or not all((folder / name).is_file() for name in FINISHED):
+    if config.run.resume != "auto" or not all((folder / name).is_file() for name in files):
         return False
     asked = to_plain(to_dict(plain(task, task.part_config(config, split), folder)))
     changed = config_changes(read_config(folder / "config.yaml"), asked)

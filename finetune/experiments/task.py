@@ -88,6 +88,7 @@ class Task(Protocol):
     class_unit: str = "class"  # what one class is: group, class
     part_unit: str = "run"  # what one learning curve is of: fold, run
     ordered: bool = False  # whether the classes have an order, young to old
+    tuning_hint: str = "name validation images in the data"  # where there are none to choose settings by
     measures: tuple[Measure, ...]  # every score that is shown anywhere; the first is the headline
     config_type: type[Any]  # the configuration of a single run
     call_options: tuple[str, ...] = ()  # of one call: config.yaml of joined results lacks them
@@ -139,6 +140,14 @@ class Task(Protocol):
     def chosen_fold(self, config: Any) -> int:
         """Return the fold that a single run tests."""
         return 0
+
+    def tuning_splits(self, data: TaskData, config: Any) -> list[Split]:
+        """Return the splits whose validation parts may choose settings, all of one test part; at least one.
+
+        None is returned where the configuration makes no validation part; `tuning_hint` says what to do.
+        """
+        split = self.splits(data, config.data).of_fold(self.chosen_fold(config), len(data.manifest))
+        return [split] if len(split.val) else []
 
     def boxes(self, manifest: Manifest, crop: Mapping[str, Any]) -> np.ndarray | None:
         """Return the part of each image that is looked at, (N, 4) in px; None for whole images."""

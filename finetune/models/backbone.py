@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,18 +13,15 @@ from timm.layers import DropPath, PatchEmbed
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+import finetune.models.face_networks  # noqa: F401  # makes them known to timm
 from finetune.errors import ModelFileError, UsageError
-from finetune.models.layers import find_module
+from finetune.models.taps import Tap, has_hidden_layers, layers_by_tap
 from finetune.models.tensor_files import read_tensors
+from finetune.models.weight_layouts import Mapped, Unmapped, in_our_names
 from finetune.models.weights import Published, WeightSource, locate_weights
 
 if TYPE_CHECKING:
     from finetune.images.preprocess import PreprocessSpec
-
-
-# A stride in pixels, or a place counted from the end: "last", "last-1", "last-2", "last-3".
-Tap = int | str
-QUARTERS = 4  # a plain transformer's "last-1" is the block three quarters up, and so on
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class FeatureBackbone(nn.Module):
         notes: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        layers = _layers_by_tap(model)
+        layers = layers_by_tap(model)
         unknown = [tap for tap in taps if tap not in layers]
         if unknown or not (taps or embed):
             strides = ", ".join(str(tap) for tap in layers if isinstance(tap, int))
@@ -87,7 +84,7 @@ class FeatureBackbone(nn.Module):
                 f"{name} has feature maps of stride {strides}, also called {places}; asked for {asked}"
             )
         if embed == "pooled":
-            embed = not _has_hidden_layers(model)
+            embed = not has_hidden_layers(model)
         self.model: Any = model
         self.name = name
         self.weights = weights
@@ -164,6 +161,7 @@ def build_backbone(
     image_size: int | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
+    unmapped: Unmapped = "refuse",
 ) -> FeatureBackbone:
     """Return the timm model `name` (with or without a pretrained tag) as a feature backbone.
 
@@ -171,6 +169,8 @@ def build_backbone(
     `finetune.models.weights.locate_weights`). Every tensor but the classifier's must fit. `image_size`
     (pixels) is needed only by models that fix their input size (ViT, Swin); position tables are resampled to
     it. `drop_rate` acts on the embedding, `drop_path_rate` is stochastic depth; both lie in [0, 1).
+    `unmapped` says what becomes of tensors of a face network's file that no rule knows
+    (`finetune.models.weight_layouts`).
 
     Raises UsageError for an unknown name (with near ones) or an option the model does not take, and
     ModelFileError for weights that are missing, unsafe, damaged or of another model.
@@ -188,8 +188,12 @@ def build_backbone(
         model = _create(name, options, num_classes=0)
     else:
         source = locate_weights(weights, published_weights(name))
-        model, classes = _create_with_weights(name, config, Path(source.location), options)
+        file = Path(source.location)
+        mapped = in_our_names(read_tensors(file), file, unmapped)
+        model, classes = _create_with_weights(name, config, mapped, file, options)
         model.reset_classifier(0)
+        source = replace(source, layout=mapped.layout)
+        notes += mapped.notes
         if classes:
             notes.append(
                 f"the {classes}-class classifier of {source.location} was left out: the head starts again"
@@ -205,6 +209,8 @@ def _check_patches(name: str, model: nn.Module, size: int) -> None:
     """
     for layer in model.modules():
         if not isinstance(layer, PatchEmbed) or getattr(layer, "dynamic_img_pad", False):
+            continue
+        if getattr(layer, "drops_rest", False):  # trained so
             continue
         patch = int(max(layer.patch_size))
         if size % patch:
@@ -278,13 +284,15 @@ def _create(name: str, options: dict[str, Any], **more: Any) -> Any:
         raise UsageError(f"{name} cannot be built{size}: {str(error) or 'its patches do not fit'}") from None
 
 
-def _create_with_weights(name: str, config: Any, file: Path, options: dict[str, Any]) -> tuple[Any, int]:
+def _create_with_weights(
+    name: str, config: Any, mapped: Mapped, file: Path, options: dict[str, Any]
+) -> tuple[Any, int]:
     """Return the model holding every tensor of the file, and the number of classes the file's classifier has.
 
     timm's own conversions of older layouts run on the way. The classifier's width is read off the file; where
     it goes by another name the published width is tried, then none.
     """
-    tensors = read_tensors(file)
+    tensors = mapped.tensors
     names = config.classifier if isinstance(config.classifier, str) else (config.classifier or ("",))[0]
     classifier = tensors.get(f"{names}.weight")
     widths = [len(classifier)] if classifier is not None else [config.num_classes, 0]
@@ -297,39 +305,8 @@ def _create_with_weights(name: str, config: Any, file: Path, options: dict[str, 
             refusals.append(_shorten(str(error)))
             continue
         return model, width
-    raise ModelFileError(f"{file} does not hold the weights of {name}:\n  {refusals[0]}")
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A layer that a tap reads: its index among timm's feature maps, its channels and its stride (px)."""
-
-    index: int
-    channels: int
-    stride: int
-
-
-def _layers_by_tap(model: Any) -> dict[Tap, _Layer]:
-    """Return every tap of a model, strides first: of several layers with one stride the deepest counts."""
-    infos = model.feature_info if isinstance(model.feature_info, list) else model.feature_info.get_dicts()
-    layers = [_Layer(index, int(info["num_chs"]), int(info["reduction"])) for index, info in enumerate(infos)]
-    by_stride: dict[Tap, _Layer] = {layer.stride: layer for layer in layers}
-    made = [layer for layer in by_stride.values() if not _only_pools(model, infos[layer.index])]
-    if len(by_stride) == 1:  # a plain transformer: no pyramid, so depth takes its place
-        quarters = [len(layers) * part // QUARTERS for part in range(1, QUARTERS + 1)]
-        made = [layers[end - 1] for end in quarters if end]
-    names = ["last", *(f"last-{back}" for back in range(1, QUARTERS))]
-    return by_stride | dict(zip(names, reversed(made), strict=False))
-
-
-def _only_pools(model: Any, info: dict[str, Any]) -> bool:
-    return isinstance(find_module(model, info["module"]), nn.MaxPool2d | nn.AvgPool2d)
-
-
-def _has_hidden_layers(model: Any) -> bool:
-    """Return whether layers with weights stand between the pooled last map and the classifier (VGG's)."""
-    hidden = getattr(model, "pre_logits", None)
-    return isinstance(hidden, nn.Module) and any(True for _ in hidden.parameters())
+    told = f"; these are of --model.backbone {mapped.fits}" if mapped.fits not in ("", name) else ""
+    raise ModelFileError(f"{file} does not hold the weights of {name}{told}:\n  {refusals[0]}")
 
 
 def _shorten(message: str, limit: int = 400) -> str:

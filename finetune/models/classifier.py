@@ -18,6 +18,7 @@ from finetune.models.heads.registry import build_head, head_class
 if TYPE_CHECKING:
     from finetune.models.backbone import FeatureBackbone, Features, Tap
     from finetune.models.twin_backbone import TwinBackbone
+    from finetune.models.weight_layouts import Unmapped
 
 
 class Classifier(nn.Module):
@@ -69,13 +70,14 @@ def build_classifier(
     head_options: dict[str, Any] | None = None,
     second: str = "",
     second_weights: str | Path = "pretrained",
+    unmapped: Unmapped = "refuse",
 ) -> Classifier:
     """Return a classifier of `num_classes` from a backbone and a head by name.
 
     `weights`, `image_size` and the drop rates go to `finetune.models.backbone.build_backbone`, `head_options`
     to the head. `taps` are the feature maps that the head reads in place of its `default_taps`, as many as
     these. `second` names a further backbone, with weights of its own, for a head that reads its last map
-    under the tap "second" (see `finetune.models.twin_backbone`).
+    under the tap "second" (see `finetune.models.twin_backbone`). `unmapped` is as for `build_backbone`.
 
     Raises what `build_backbone` and `build_head` raise, and UsageError for another number of taps or for a
     head that does not read a second backbone.
@@ -99,13 +101,20 @@ def build_classifier(
         image_size=image_size,
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
+        unmapped=unmapped,
     )
     if not second:
         return Classifier(body, build_head(head, body, num_classes, **(head_options or {})))
     _check_reads_second(head, wanted)
     size = image_size or body.image_size
     other = build_backbone(
-        second, second_weights, taps=("last",), embed=False, image_size=size, drop_path_rate=drop_path_rate
+        second,
+        second_weights,
+        taps=("last",),
+        embed=False,
+        image_size=size,
+        drop_path_rate=drop_path_rate,
+        unmapped=unmapped,
     )
     twin = TwinBackbone(body, other)
     return Classifier(twin, build_head(head, twin, num_classes, **(head_options or {})))

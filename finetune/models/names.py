@@ -15,6 +15,13 @@ from finetune.errors import CrlError, ModelFileError, UsageError
 HEADS_GROUP = "crl_toolkit.heads"
 OWN_HEADS = ("linear", "lsoftmax", "asoftmax", "cosface", "arcface")  # those of finetune.models.heads
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".pt.tar")
+# Networks of finetune.models.face_networks, which timm knows once that is imported.
+OWN_BACKBONES = frozenset(
+    {
+        *(f"iresnet{depth}" for depth in (18, 34, 50, 100, 200)),
+        *(f"face_vit_{size}_patch9_112" for size in ("tiny", "small", "base", "large")),
+    }
+)
 FEWEST_MODELS = 500  # a release of timm in which fewer are found is written otherwise than those known here
 
 _REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)", re.MULTILINE)
@@ -74,8 +81,8 @@ def backbone_fault(name: str) -> CrlError | None:
     known = timm_names()
     if "timm" in sys.modules or len(known[0]) < FEWEST_MODELS:
         return None
-    if model not in known[0]:
-        near = difflib.get_close_matches(model, known[0], n=5, cutoff=0.5)
+    if model not in known[0] | OWN_BACKBONES:
+        near = difflib.get_close_matches(model, known[0] | OWN_BACKBONES, n=5, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
         return UsageError(f"no timm model is called {model!r}; {hint}")
     return None

@@ -36,7 +36,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelFileError(f"{file} is damaged or no safetensors file: {error}") from None
     content = _read_torch_file(file)
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+    for key in ("state_dict_ema", "model_ema", "state_dict", "state_dict_backbone", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break

@@ -29,7 +29,8 @@ class WeightSource:
 
     `kind` is "none" (random), "file", "hub" or "url"; `location` the file on this machine; `origin` where the
     publisher keeps it; `tag` the pretrained configuration's name; `license` as timm records it, "unknown" for
-    a user's own file; `size_bytes` and `sha256` of the file that was read.
+    a user's own file; `size_bytes` and `sha256` of the file that was read; `layout` how another program named
+    its tensors, "" for timm's own names.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class WeightSource:
     license: str = "unknown"
     size_bytes: int = 0
     sha256: str = ""
+    layout: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dict for run.json."""
@@ -53,8 +55,9 @@ class WeightSource:
         if self.kind == "none":
             return "weights: none (random initialisation)"
         megabytes = self.size_bytes / 1e6
+        layout = f"layout {self.layout}, " if self.layout else ""
         return (
-            f"weights: {self.tag or self.kind} from {self.location} ({megabytes:.1f} MB, "
+            f"weights: {self.tag or self.kind} from {self.location} ({megabytes:.1f} MB, {layout}"
             f"licence {self.license}, sha256 {self.sha256[:16]})"
         )
 

@@ -33,6 +33,8 @@ class ModelConfig:
         resize_ratio: pre-resized side over image_size; null takes the pretrained configuration's crop ratio.
         drop_rate: dropout before the backbone's own classifier, in [0, 1).
         drop_path_rate: stochastic depth, in [0, 1).
+        unmapped: tensors of a face network's weights file that no rule knows are refused, or dropped; they
+            are listed.
     """
 
     backbone: str = "resnet34"
@@ -44,6 +46,7 @@ class ModelConfig:
     resize_ratio: float | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    unmapped: Literal["refuse", "drop"] = "refuse"
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,7 @@ def build_core(
         image_size=spec.image_size,
         drop_rate=model.drop_rate,
         drop_path_rate=model.drop_path_rate,
+        unmapped=model.unmapped,
         second=model.second,
         second_weights="none" if from_checkpoint else model.second_weights,
         taps=config.head.taps or None,

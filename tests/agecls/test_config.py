@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import get_args, get_type_hints
 
 import pytest
+import yaml
 
 from agecls.commands import COMMANDS, RECIPES
 from agecls.config import ADIENCE_GROUPS, AgeConfig, AgeDataConfig, AgeEvaluateConfig, CrossValidationConfig
@@ -54,15 +55,15 @@ def test_folds_and_devices_are_read_from_commas():
 
 
 def test_recipes_are_the_files_of_the_folder():
-    assert {file.stem for file in RECIPES.glob("*.yaml")} == {*PAPER, "modern"}
-    assert [name for name, command in COMMANDS.items() if command.recipes] == ["train", "cv", "study"]
+    assert {file.stem for file in RECIPES.glob("*.yaml")} == {*PAPER, "modern", "short", "paper"}
+    assert [name for name, command in COMMANDS.items() if command.recipes] == ["train", "cv", "tune", "study"]
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_parses_alone_by_name_and_with_the_issues_options(file):
     config = parse("--config", str(file))
     assert parse(f"--config={file.stem}") == config
-    assert config.loss.name == "crl"
+    assert config.loss.name == ("cel" if file.stem in ("short", "paper") else "crl")
     changed = parse("--config", file.stem, "--loss.name", "cel", "--data.root", "X", "--run.dir", "Y")
     assert (changed.loss.name, changed.data.root, changed.run.dir) == ("cel", "X", "Y")
     assert changed.train == config.train
@@ -78,6 +79,24 @@ def test_every_recipe_parses_alone_by_name_and_with_the_issues_options(file):
         gamma=train.gamma,
     )
     assert sum(stage.epochs for stage in recipe.stages) == train.epochs
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_names_its_own_rates(file):
+    """The defaults became others, and may again: a recipe's training is what its file says."""
+    written = yaml.safe_load(file.read_text())["train"]
+    assert {"optimizer", "lr", "head_lr_multiplier", "weight_decay", "schedule", "epochs"} <= set(written)
+
+
+def test_the_default_rates_are_those_of_the_short_recipe_and_other_tasks_keep_theirs():
+    own, short = AgeConfig().train, parse("--config", "short").train
+    assert (own.optimizer, own.lr, own.head_lr_multiplier) == ("adamw", 0.001, 1.0)
+    assert (short.optimizer, short.lr, short.head_lr_multiplier) == ("adamw", 0.001, 1.0)
+    assert (TrainConfig().optimizer, TrainConfig().lr, TrainConfig().head_lr_multiplier) == (
+        "sgd",
+        0.01,
+        10.0,
+    )
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -123,9 +142,9 @@ def test_modern_recipe_claims_no_score():
 
 def test_a_name_that_is_neither_file_nor_recipe_lists_the_recipes():
     with pytest.raises(
-        UsageError, match=r"--config paper: there is no such file; recipes by name: modern, paper"
+        UsageError, match=r"--config papers: there is no such file; recipes by name: modern, paper, paper_"
     ):
-        parse("--config", "paper")
+        parse("--config", "papers")
 
 
 def test_a_file_in_the_working_folder_comes_before_a_recipe(tmp_path, monkeypatch):

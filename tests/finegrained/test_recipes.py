@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from finegrained.config import FineConfig
 from finegrained.data.class_names import CARS, class_table
@@ -26,6 +27,7 @@ METHODS = (
     "dcl_resnet50",
     "dcl_resnet50_repo",
 )
+GENERAL = ("paper", "short")  # for any data, with rates that a search found
 REPORTED = {
     "cub_bcnn_vgg16_ce": ("84.1", "84.06"),
     "cars_bcnn_two_crl": ("91.44",),
@@ -50,10 +52,17 @@ def load_recipe(name: str) -> FineConfig:
 
 def test_there_is_a_recipe_for_every_row_data_set_and_loss():
     wanted = {f"{d}_{m}_{x}" for d in ("cub", "cars") for m in METHODS for x in ("ce", "crl")}
-    assert set(recipe_names()) == wanted
+    assert set(recipe_names()) == {*wanted, *GENERAL}
 
 
 @pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_names_its_own_rates(name):
+    """Defaults may become others: a recipe's training is what its file says."""
+    written = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["train"]
+    assert {"optimizer", "lr", "head_lr_multiplier", "weight_decay", "schedule", "epochs"} <= set(written)
+
+
+@pytest.mark.parametrize("name", sorted(set(recipe_names()) - set(GENERAL)))
 def test_a_recipe_opens_and_tells_its_source(name):
     config = load_recipe(name)
     assert config.loss.name == ("crl" if name.endswith("_crl") else "cel")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli.command import command_line
 from finetune.cli.console import say, table
 from finetune.errors import DataError, listing
+from finetune.experiments.config import OwnRates
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell, CellPlan
 from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS, config_changes
@@ -176,6 +177,7 @@ def what_ran(config: FitConfig, record: Mapping[str, Any]) -> list[str]:
         f"training: {train.epochs} epochs{frozen}, batches of {train.batch_size}, {train.optimizer}, "
         f"learning rate {train.lr:g} (the head's {train.head_lr_multiplier:g} times that), {train.schedule} "
         f"schedule, weight decay {train.weight_decay:g}, augmentation {', '.join([train.augment, *more])}",
+        *_own_rates(config),
         f"test: the {train.select} weights of every training, once, at its end",
         f"data: {record['policy']}, {record['n']} test images; manifest {record['manifest']}, split "
         f"{record['split']}",
@@ -183,6 +185,13 @@ def what_ran(config: FitConfig, record: Mapping[str, Any]) -> list[str]:
         f"versions: {', '.join(f'{name} {version}' for name, version in record['versions'].items())}",
     ]
     return [*map(escape, lines), f"command: {code(command_line())}"]
+
+
+def _own_rates(config: FitConfig) -> list[str]:
+    """Return a line for each arm that has rates of its own."""
+    rates = config.rates if isinstance(config, OwnRates) else {}
+    told = {arm: ", ".join(f"{key} {value:g}" for key, value in own.items()) for arm, own in rates.items()}
+    return [f"{arm} has its own rates: {own}" for arm, own in told.items()]
 
 
 def end_study(

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from finetune.errors import CrlError, UsageError
-from finetune.experiments.config import ComparisonConfig
+from finetune.experiments.config import ComparisonConfig, OwnRates
 from finetune.runs.config_file import CONFIG_NAME, FREE_KEYS
 from finetune.runs.folder import RunFolder, check_content
 from finetune.runs.lock import LOCK_NAME, FolderLock
 
 CHOICE_FILE = "precision.json"  # what run.precision auto came to, for all runs in the folder
 # What of a study's configuration says which cells there are: it may change while the folder stays.
-CELL_KEYS = tuple(item.name for item in fields(ComparisonConfig))
+CELL_KEYS = tuple(item.name for part in (ComparisonConfig, OwnRates) for item in fields(part))
 
 
 class RunPlace(Protocol):
@@ -37,13 +37,15 @@ class RunPlace(Protocol):
         """Dotted keys whose value may differ."""
 
 
-def check_place(run: RunPlace) -> None:
-    """Raise UsageError, before any work, under torchrun and where the results cannot go."""
+def check_place(run: RunPlace, what: str = "a study") -> None:
+    """Raise UsageError, before any work, under torchrun and where the results of `what` cannot go."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError(
-            "a study trains each cell in one process: start it without torchrun. On several devices, start "
-            "the same command once for each with its own --device and --run.resume auto: they share the cells"
+        several = (
+            " On several devices, start the same command once for each with its own --device and "
+            "--run.resume auto: they share the cells"
         )
+        more = several if what == "a study" else ""
+        raise UsageError(f"{what} trains each model in one process: start it without torchrun.{more}")
     if not run.dir:
         raise UsageError("no place for the results: give --run.dir FOLDER")
     check_content(Path(run.dir), run.resume)

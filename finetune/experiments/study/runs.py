@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from finetune.cli.console import say
 from finetune.errors import DataError, DivergedError, UsageError
-from finetune.experiments.config import arms_of, seeds_of
+from finetune.experiments.config import OwnRates, arms_of, seeds_of
 from finetune.experiments.records.record import RECORD_FILE, RunRecord
 from finetune.experiments.run import (
     Experiment,
@@ -194,9 +194,11 @@ def cell_config(config: C, plan: CellPlan) -> C:
     """Return a cell's configuration: the study's with the plan's loss, head, learning rates, seed, folder.
 
     Both learning rates are multiplied by the plan's factor (a frozen learning rate that is not given follows
-    lr).
+    lr). An arm may have rates of its own.
     """
     arm, train, factor = plan.arm, config.train, plan.lr_factor
+    if isinstance(config, OwnRates):
+        train = replace(train, **config.rates.get(arm.name, {}))
     frozen_lr = None if train.frozen_lr is None else train.frozen_lr * factor
     loss = replace(arm.loss, class_weights=config.loss.class_weights, branches=config.loss.branches)
     head = config.head
