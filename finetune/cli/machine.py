@@ -6,6 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 TOOLKIT = Path(__file__).resolve().parents[2]
 SIDE_BY_SIDE = "CRL_SIDE_BY_SIDE"  # how many processes of one run share this machine
@@ -112,6 +116,19 @@ def memory_bytes() -> int:
     limit = CONTROL_GROUPS / "memory.max"  # absent outside Linux and with older control groups
     text = limit.read_text().strip() if limit.is_file() else "max"
     return whole if text == "max" else min(whole, int(text))
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    """Return the bytes that an NVIDIA GPU has free for this process; 0 for another kind of device.
+
+    What torch holds there without use is free as well. Whatever asks how much may be put on a GPU asks here.
+    """
+    if device.type != "cuda":
+        return 0
+    import torch
+
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + unused)
 
 
 def home_folder() -> Path | None:
