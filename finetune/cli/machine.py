@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TOOLKIT = Path(__file__).resolve().parents[2]
 SIDE_BY_SIDE = "CRL_SIDE_BY_SIDE"  # how many processes of one run share this machine
+IDLE_LOAD = 0.25  # of the cores, at work in the last minute
 OWN_GPU = "CRL_OWN_GPU"  # what the run calls the one GPU that this process sees
 CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -30,6 +31,14 @@ def core_share() -> int:
     """
     asked = [os.environ.get(name, "") for name in (SIDE_BY_SIDE, "LOCAL_WORLD_SIZE")]
     return max(1, core_count() // max([int(number) for number in asked if number.isdecimal()] + [1]))
+
+
+def cores_are_idle() -> bool:
+    """Return whether other programs leave the cores free, so that threads may wait without sleeping.
+
+    ONNX Runtime's next layer then begins sooner. Beside other programs it costs more than it gains.
+    """
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] < IDLE_LOAD * core_count()
 
 
 def sees_alone(device: str) -> dict[str, str]:
