@@ -121,7 +121,7 @@ def exported_explainer(file: Path, config: ExplainConfig) -> Explainer:
     from apps.runtime.occlusion import explain_onnx
     from apps.runtime.session import OnnxClassifier
 
-    model = OnnxClassifier(file, device=config.device)
+    model = OnnxClassifier(file, device=config.device, alone=True)  # it decodes, then runs, then draws
     return Explainer(
         model.class_names,
         model.facts.preprocess,

@@ -24,7 +24,7 @@ from apps.runtime.cuda_driver import Problem, driver_problem, library_problem, l
 from apps.runtime.endable import run_endable
 from apps.runtime.installed import refuse_twins
 from apps.runtime.model_file import read_model_file
-from finetune.cli.machine import core_count
+from finetune.cli.machine import core_count, cores_are_idle
 from finetune.errors import CrlError, InterruptedRunError, ModelFileError, ResourceError, UsageError
 from finetune.images.class_names import normalised
 from finetune.images.preprocess import TEST_CROPS, preprocess
@@ -99,6 +99,7 @@ class OnnxClassifier:
         path: the .onnx file.
         device: auto, cpu, cuda or cuda:1. auto takes the GPU where one can be used.
         threads: CPU threads of the session, at most one a core; 0 takes every core.
+        alone: nothing else computes while it runs, as in a program that shows it one batch after another.
 
     Attributes: `path`; `facts`, `title`, `class_names` (K) and `size` (S, px) as the file records them, until
     `answer_in_order_of` gives the classes another order, of which `order_note` speaks;
@@ -109,7 +110,9 @@ class OnnxClassifier:
     runtime or a device that is missing; UsageError for another word as the device.
     """
 
-    def __init__(self, path: Path | str, *, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, path: Path | str, *, device: str = "auto", threads: int = 0, alone: bool = False
+    ) -> None:
         index = _device_index(device)
         if threads < 0:
             raise UsageError(f"threads must be 0 (every core) or more, got {threads}")
@@ -118,9 +121,9 @@ class OnnxClassifier:
         self.title, self.class_names = self.facts.title, self.facts.class_names
         self.size, self.sha256 = self.facts.preprocess.image_size, outline.sha256
         self.has_maps = "cams" in outline.outputs
-        session, why = _open_session(
-            content, self.path, device, index, min(threads or core_count(), core_count())
-        )
+        threads = min(threads or core_count(), core_count())
+        spin = alone and threads > 1 and cores_are_idle()
+        session, why = _open_session(content, self.path, device, index, threads, spin)
         self._session = session
         self._order: list[int] | None = None
         self.order_note = ""
@@ -304,10 +307,12 @@ def _device_index(device: str) -> int:
     return int(match[1] or 0)
 
 
-def _open_session(content: bytes, path: Path, device: str, index: int, threads: int) -> tuple[Any, str]:
+def _open_session(
+    content: bytes, path: Path, device: str, index: int, threads: int, spin: bool
+) -> tuple[Any, str]:
     """Return the session, and why it does not run on a GPU that it might have run on."""
     if device == "cpu":
-        return _start(content, path, threads, [CPU]), ""
+        return _start(content, path, threads, [CPU], spin), ""
     problem = cuda_problem(index)
     if problem is None:
         card = (CUDA, {"device_id": str(index), **CUDA_OPTIONS})
@@ -321,14 +326,14 @@ def _open_session(content: bytes, path: Path, device: str, index: int, threads: 
         problem = Problem(what, "crl doctor looks further")
     if device != "auto":
         raise ResourceError(f"device {device} cannot be used: {problem}. Or say --device cpu")
-    return _start(content, path, threads, [CPU]), f"; {problem.what}"
+    return _start(content, path, threads, [CPU], spin), f"; {problem.what}"
 
 
-def _start(content: bytes, path: Path, threads: int, providers: list[Any]) -> Any:
+def _start(content: bytes, path: Path, threads: int, providers: list[Any], spin: bool = False) -> Any:
     runtime = load_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     # Only what was checked may be loaded: the runtime knows a second file format by its fifth to eighth byte.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
@@ -340,12 +345,8 @@ def _start(content: bytes, path: Path, threads: int, providers: list[Any]) -> An
 
 
 def _failure(path: Path, what: str, error: Exception) -> CrlError:
-    told = _first_line(error)
+    told = (str(error).splitlines() or [type(error).__name__])[0][:300]
     if any(word in str(error) for word in MEMORY_WORDS):
         remedy = "choose a smaller --batch_size, or --device cpu"
         return ResourceError(f"{path}: not enough memory to {what} ({told}): {remedy}")
     return ModelFileError(f"{path}: ONNX Runtime cannot {what}: {told}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -6,9 +6,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 TOOLKIT = Path(__file__).resolve().parents[2]
 SIDE_BY_SIDE = "CRL_SIDE_BY_SIDE"  # how many processes of one run share this machine
+IDLE_LOAD = 0.25  # of the cores, at work in the last minute
 OWN_GPU = "CRL_OWN_GPU"  # what the run calls the one GPU that this process sees
 CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -26,6 +31,14 @@ def core_share() -> int:
     """
     asked = [os.environ.get(name, "") for name in (SIDE_BY_SIDE, "LOCAL_WORLD_SIZE")]
     return max(1, core_count() // max([int(number) for number in asked if number.isdecimal()] + [1]))
+
+
+def cores_are_idle() -> bool:
+    """Return whether other programs leave the cores free, so that threads may wait without sleeping.
+
+    ONNX Runtime's next layer then begins sooner. Beside other programs it costs more than it gains.
+    """
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] < IDLE_LOAD * core_count()
 
 
 def sees_alone(device: str) -> dict[str, str]:
@@ -112,6 +125,19 @@ def memory_bytes() -> int:
     limit = CONTROL_GROUPS / "memory.max"  # absent outside Linux and with older control groups
     text = limit.read_text().strip() if limit.is_file() else "max"
     return whole if text == "max" else min(whole, int(text))
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    """Return the bytes that an NVIDIA GPU has free for this process; 0 for another kind of device.
+
+    What torch holds there without use is free as well. Whatever asks how much may be put on a GPU asks here.
+    """
+    if device.type != "cuda":
+        return 0
+    import torch
+
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + unused)
 
 
 def home_folder() -> Path | None:

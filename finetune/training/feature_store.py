@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.cli.machine import memory_bytes
+from finetune.cli.machine import free_gpu_bytes, memory_bytes
 from finetune.errors import ResourceError
 from finetune.images.loading.copies import to_device
 from finetune.models.backbone import Features, Tap
@@ -218,10 +218,7 @@ def reads_ahead(device: torch.device) -> bool:
 
 def device_room(device: torch.device) -> int:
     """Return the bytes that a GPU has free, those that torch holds without use included; else 0."""
-    if device.type != "cuda":
-        return 0
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0] + unused)
+    return free_gpu_bytes(device)
 
 
 def open_store(

@@ -59,6 +59,7 @@ class Learner:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     account: Account | None = None
+    was_compiled: bool = False  # the steps of the checkpoint that this stage goes on from were
 
     def __post_init__(self) -> None:
         self.model: nn.Module = self.core
@@ -69,7 +70,7 @@ class Learner:
         On a GPU, where the model is compiled, both are one compiled function.
         """
         if self.account is None or self.account.objective is not self.objective:
-            self.account = Account(self.objective)
+            self.account = Account(self.objective, self.world, was_compiled=self.was_compiled)
         on_gpu = self.precision.device.type == "cuda"
         return self.account(output, target, totals, compiled=on_gpu and is_compiled(self.model))
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.cli.machine import free_gpu_bytes
 from finetune.seeding import epoch_order, numpy_generator
 
 if TYPE_CHECKING:
@@ -71,10 +72,9 @@ class ResidentImages:
         self.height, self.width, self.channels = images.images.shape[1:]
         self.host = images.images
         self.pictures: Tensor | None = None
-        if device.type != "cpu" and images.images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        fits = images.images.nbytes <= DEVICE_SHARE * free_gpu_bytes(device)
+        if fits or (device.type == "cpu" and not isinstance(images.images, np.memmap)):
             self.pictures = torch.from_numpy(np.require(images.images, requirements=["C", "W"])).to(device)
-        elif device.type == "cpu" and not isinstance(images.images, np.memmap):
-            self.pictures = torch.from_numpy(np.require(images.images, requirements=["C", "W"]))
         scale = 1 / (255 * torch.tensor(scaling.sd, dtype=dtype, device=device))
         self._scale = scale
         self._shift = -torch.tensor(scaling.mean, dtype=dtype, device=device) * 255 * scale

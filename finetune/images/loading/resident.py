@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.cli.console import progress
+from finetune.cli.machine import free_gpu_bytes
 from finetune.images.cache.source import CachedSource, ImageSource
 from finetune.images.loading.batch import Batch
 from finetune.images.loading.copies import to_device, wait_for_copies
@@ -40,7 +41,7 @@ def resident_bytes(
         size = len(np.unique(rows)) * spec.resize_size**2 * 3
     else:
         return None
-    return size if size * FREE_SHARE < torch.cuda.mem_get_info(device)[0] else None
+    return size if size * FREE_SHARE < free_gpu_bytes(device) else None
 
 
 class Pixels:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from core_losses import LossModule
 from core_losses.factor import bare_loss
-from finetune.cli.console import say
-from finetune.errors import CrlError
 from finetune.models.heads.base import HeadOutput
 from finetune.training.epoch_metrics import Totals, pushes
 from finetune.training.objective import Objective
+from finetune.training.optimization.compiling import compiled_or_eager
+from finetune.training.optimization.distributed import World
 
 _OF_THE_COMPILER = r"The \.grad attribute of a Tensor that is not a leaf"  # which it asks of each input
 
@@ -24,14 +24,21 @@ class Account:
     """The loss of a batch, and its sums added to the totals.
 
     One after the other these are some ninety small operations. Compiled they are few, and their values differ
-    in the last digits at most. Where compiling fails, one line says so and they are done one by one.
+    in the last digits at most. Where compiling fails, `compiled_or_eager` says so: they are done one by one.
+
+    Args:
+        objective: what is minimised.
+        world: the processes that train together.
+        was_compiled: the run goes on from a checkpoint whose steps were compiled.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(
+        self, objective: Objective, world: World | None = None, *, was_compiled: bool = False
+    ) -> None:
         self.objective = objective
+        self._world, self._was_compiled = world, was_compiled
         self._bare = bare_loss(objective.main) if isinstance(objective.main, LossModule) else None
-        self._compiled: Callable[..., Tensor] | None = None
-        self._tried = False
+        self._way: Callable[..., Tensor] | None = None  # compiled or not, once it was tried
 
     def __call__(
         self, output: HeadOutput, target: Tensor, totals: Totals, *, compiled: bool = False
@@ -39,22 +46,34 @@ class Account:
         """Return the value to minimise."""
         if not compiled:
             return self._take(output, target, totals)
-        if self._tried:
-            return (self._compiled or self._take)(output, target, totals)
-        self._tried = True
+        if self._way is None:
+            return self._first(output, target, totals)
+        return self._way(output, target, totals)
+
+    def _first(self, output: HeadOutput, target: Tensor, totals: Totals) -> Tensor:
         warnings.filterwarnings("ignore", message=_OF_THE_COMPILER)
         whole: Any = torch.compile(self._take, fullgraph=True)
-        try:
-            loss: Tensor = whole(output, target, totals)
-        except (CrlError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # the compiler has dozens of kinds; what else is wrong is raised again
-            loss = self._take(output, target, totals)
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            say(f"notice: loss and totals are not compiled: {reason}")
-            return loss
-        self._compiled = whole
-        return loss
+        way: list[Callable[..., Tensor]] = [whole]
+        losses: list[Tensor] = []
+        before = totals.sums.clone()
+
+        def step() -> None:
+            losses.append(way[0](output, target, totals))
+
+        def to_eager() -> None:
+            way[0] = self._take
+            totals.sums.copy_(before)  # another process failed, and this one had counted
+
+        compiled_or_eager(
+            step,
+            to_eager,
+            by_name=False,
+            world=self._world,
+            what="loss and totals are",
+            was_compiled=self._was_compiled,
+        )
+        self._way = way[0]
+        return losses[-1]
 
     def _take(self, output: HeadOutput, target: Tensor, totals: Totals) -> Tensor:
         loss = self.objective(output, target).total

@@ -44,6 +44,8 @@ def compiled_or_eager(
     *,
     by_name: bool,
     world: World | None = None,
+    what: str = "the training step is",
+    was_compiled: bool = False,
 ) -> bool:
     """Do one step with the compiled model, and return whether it stays compiled.
 
@@ -55,6 +57,8 @@ def compiled_or_eager(
         to_eager: takes the compiled code away.
         by_name: compiling was asked for, and not left to auto.
         world: the processes that train together.
+        what: is compiled, as the line begins.
+        was_compiled: it was when the run was interrupted: a second line says what is lost without.
 
     Raises ResourceError where compiling by name fails.
     """
@@ -75,7 +79,9 @@ def compiled_or_eager(
         raise ResourceError(
             f"the training step cannot be compiled: {why}; {remedy}. Give --run.compile auto to go on without"
         )
-    say(f"notice: the training step is not compiled: {why}; {remedy}")
+    say(f"notice: {what} not compiled: {why}; {remedy}")
+    if was_compiled:
+        say("the step was compiled: the resumed run is statistically equivalent, no longer bit-exact")
     return False
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from finetune.cli.machine import memory_bytes
+from finetune.cli.machine import free_gpu_bytes, memory_bytes
 
 MEMORY_TABLE = Path("/proc/meminfo")
 KEPT_FREE = 0.1  # fraction of a device's free memory that a plan leaves to what it does not see
@@ -67,7 +67,7 @@ class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def free_bytes(device: torch.device) -> int:
     """Return the bytes that may be allocated on a device now: a GPU's free memory, or the machine's."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return free_gpu_bytes(device)
     whole = memory_bytes()
     if not MEMORY_TABLE.is_file():  # outside Linux: half of it, since others are at work too
         return whole // 2

@@ -31,6 +31,7 @@ def compile_step(learner: Learner, *, features: bool, by_name: bool, settled: bo
     """
     core, model, precision = learner.core, learner.model, learner.precision
     count = learner.config.train.batch_size // learner.world.size
+    learner.was_compiled = settled
     model.train()
     model.compile()
 
@@ -55,9 +56,9 @@ def compile_step(learner: Learner, *, features: bool, by_name: bool, settled: bo
             learner.objective(output, wanted).total.backward()  # type: ignore[no-untyped-call]
 
     with nothing_kept(core.parameters(), core.buffers()):
-        if not compiled_or_eager(rehearse, to_eager, by_name=by_name, world=learner.world):
-            if settled:
-                say("the step was compiled: the resumed run is statistically equivalent, no longer bit-exact")
+        if not compiled_or_eager(
+            rehearse, to_eager, by_name=by_name, world=learner.world, was_compiled=settled
+        ):
             return False
         if by_name or settled:
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import apps.runtime.batching
 import apps.runtime.session
 from apps.runtime.cuda_driver import Problem, driver_problem, library_problem
 from apps.runtime.session import OnnxClassifier, cuda_problem, load_runtime
+from finetune.cli import machine
 from finetune.errors import ResourceError, UsageError
 from tests.apps.tiny_onnx import write_tiny
 
@@ -79,6 +81,21 @@ def test_threads_are_as_asked_but_no_more_than_cores(tmp_path: Path, monkeypatch
     options = model._session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (given, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.parametrize(
+    ("alone", "threads", "load", "spins"),
+    [(True, 2, 0.9, "1"), (True, 2, 1.1, "0"), (True, 1, 0.0, "0"), (False, 4, 0.0, "0")],
+)
+def test_threads_wait_without_sleeping_where_a_program_has_idle_cores_to_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool, threads: int, load: float, spins: str
+):
+    for module in (apps.runtime.session, machine):
+        monkeypatch.setattr(module, "core_count", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 9.0, 9.0))
+    model = OnnxClassifier(write_tiny(tmp_path / "tiny.onnx"), device="cpu", threads=threads, alone=alone)
+    options = model._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spins
 
 
 def fake_runtime(**changes: Any) -> SimpleNamespace:

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune.cli import machine
 from finetune.cli.machine import (
     TOOLKIT,
     core_count,
     cpu_quota,
+    free_gpu_bytes,
     granted_cores,
     module_command,
     module_environment,
@@ -168,3 +170,15 @@ def test_a_process_of_one_gpu_sees_it_alone_under_the_name_of_its_run(
         monkeypatch.setenv(name, value)
     assert seen_as(device) == ("cuda" if alone else device)
     assert seen_as("cuda:9") == "cuda:9"
+
+
+def test_what_torch_holds_on_a_gpu_without_use_is_free_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 * (1 + device.index), 900))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
+    assert [free_gpu_bytes(torch.device(name)) for name in ("cuda:0", "cuda:1", "cpu", "mps")] == [
+        130,
+        230,
+        0,
+        0,
+    ]

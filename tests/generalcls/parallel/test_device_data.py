@@ -6,6 +6,7 @@ import torch
 
 from finetune.seeding import epoch_order
 from generalcls.data.image_set import ImageSet
+from generalcls.parallel import device_data
 from generalcls.parallel.device_data import Batches, ResidentImages, Scaling, move
 from tests.generalcls.small_study import CPU, images
 
@@ -55,6 +56,15 @@ def test_scaled_pictures_are_what_the_formula_says():
     got = resident.scaled(resident.take(torch.tensor([[4, 1], [0, 11]]))).numpy()
     expected = (data.images[[[4, 1], [0, 11]]] / 255.0 - scaling.mean) / scaling.sd
     np.testing.assert_allclose(got, np.moveaxis(expected, -1, 2), rtol=1e-12, atol=1e-12)
+
+
+def test_images_stay_on_a_gpu_where_they_take_half_of_what_it_has_free(monkeypatch: pytest.MonkeyPatch):
+    data, gpu = images(6), torch.device("meta")  # it keeps no numbers, and is no processor either
+    size = data.images.nbytes
+    for free, stay in ((2 * size, True), (2 * size - 1, False), (0, False)):
+        monkeypatch.setattr(device_data, "free_gpu_bytes", lambda _device, free=free: free)
+        found = ResidentImages(data, gpu, Scaling((0.0,), (1.0,)))
+        assert (found.pictures is not None) == stay
 
 
 def test_a_memory_map_gives_the_same_batches(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from finetune.training.optimization import memory
 from finetune.training.optimization.memory import TensorMemory
 from finetune.training.optimization.precision import Precision
 from generalcls.config import GeneralTrainConfig
@@ -20,6 +21,11 @@ SMALL = {"logistic": (1, 28, 28), "mlp": (1, 28, 28), "mnist_cnn": (1, 28, 28)}
 DEFAULT = ("mlp", "mnist_cnn", "cifar_cnn")
 ALL = [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.exhaustive) for name in NETWORKS]
 TRAIN = GeneralTrainConfig(batch_size=64)
+
+
+def test_a_plan_may_fill_nine_tenths_of_what_a_gpu_has_free(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "free_gpu_bytes", lambda _device: 1000)
+    assert memory.room(torch.device("cuda:1")) == 900
 
 
 def on_gpu(dtype: torch.dtype) -> Precision:

@@ -123,7 +123,7 @@ def test_images_stay_where_they_take_less_than_a_third_of_the_free_memory(
     sources: dict[str, ImageSource], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     def found(source: ImageSource, spec: PreprocessSpec, free: int) -> int | None:
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 10 * free))
+        monkeypatch.setattr(resident, "free_gpu_bytes", lambda _device: free)
         return resident_bytes(source, ROWS, spec, GPU)
 
     for name, spec in SPECS.items():

@@ -17,6 +17,7 @@ from finetune.training.data import TrainingData
 from finetune.training.epoch_metrics import Totals
 from finetune.training.learner import build_learner
 from finetune.training.objective import Objective
+from finetune.training.optimization import compiling
 from finetune.training.optimization.account import Account
 from finetune.training.optimization.distributed import World
 from tests.finegrained.every_head import CASES, build, shown
@@ -40,7 +41,7 @@ def taken(own: Account, output: HeadOutput, target: Tensor, *, compiled: bool) -
         totals = Totals.zero(torch.device("cpu"))
         loss = own(output, target, totals, compiled=compiled)
     (gradient,) = torch.autograd.grad(loss, output.logits, retain_graph=True)
-    assert (own._compiled is not None) == compiled
+    assert (own._way is not None) == compiled
     return loss, gradient, totals.sums
 
 
@@ -79,8 +80,9 @@ def test_every_loss_and_every_head_is_one_graph(masked: bool, monkeypatch: pytes
         assert_one_graph_gives_the_same(core(images, target), target, "crl")
 
 
+@pytest.mark.parametrize("was_compiled", [False, True])
 def test_where_compiling_fails_one_line_says_so_and_the_parts_are_done(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], was_compiled: bool
 ) -> None:
     tried: list[Any] = []
 
@@ -93,14 +95,27 @@ def test_where_compiling_fails_one_line_says_so_and_the_parts_are_done(
         return fail
 
     monkeypatch.setattr(torch, "compile", without_compiler)
-    own, output, totals = account(), an_output(), Totals.zero(torch.device("cpu"))
+    output, totals = an_output(), Totals.zero(torch.device("cpu"))
+    own = Account(account().objective, was_compiled=was_compiled)
     for _ in range(3):
         loss = own(output, TARGET, totals, compiled=True)
     plain = Totals.zero(torch.device("cpu"))
     assert torch.equal(loss, account()(output, TARGET, plain))
     torch.testing.assert_close(totals.sums, 3 * plain.sums)
-    assert capsys.readouterr().out == "notice: loss and totals are not compiled: no C compiler\n"
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("notice: loss and totals are not compiled: RuntimeError: no C compiler; ")
+    assert [("no longer bit-exact" in line) for line in told[1:]] == [True] * was_compiled
     assert len(tried) == 1
+
+
+def test_processes_count_once_where_another_one_cannot_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda whole, **_: whole)
+    monkeypatch.setattr(compiling, "any_true", lambda _flag, _world: True)
+    own, output, totals = account(), an_output(), Totals.zero(torch.device("cpu"))
+    own(output, TARGET, totals, compiled=True)
+    plain = Totals.zero(torch.device("cpu"))
+    account()(output, TARGET, plain)
+    assert torch.equal(totals.sums, plain.sums)
 
 
 def test_what_is_wrong_without_a_compiler_too_is_no_fault_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
