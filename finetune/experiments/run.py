@@ -85,6 +85,7 @@ class Experiment:
             split.val,
             self.splits.hash,
             self.task.validation_scores,
+            self.splits.groups(len(self.data.manifest)),
         )
 
 
