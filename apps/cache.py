@@ -1,4 +1,4 @@
-"""`crl cache ls | clean`: the decoded images kept between runs, and how to be rid of them."""
+"""`crl cache ls | clean`: the images and features kept between runs, and how to be rid of them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from finetune.images.cache.limit import (
     list_caches,
     remove_oldest,
 )
+from finetune.images.cache.records import count_images
 from finetune.images.cache.source import cache_folder
 
 DAY = 86_400  # seconds
 ACTIONS = ("ls", "clean")
+FEATURES = "features of a frozen backbone"
 HEADER = ("file", "MB", "images", "px", "images from", "last used", "in use")
 
 
@@ -73,12 +75,16 @@ def _row(cache: CacheFile, content: tuple[int, int, str]) -> tuple[str, ...]:
     days = max(0.0, time.time() - cache.used) / DAY
     ago = "today" if days < 1 else f"{days:.0f} days ago"
     images, side, source = content
-    shown = (f"{images:,}" if images else "unknown", f"{side}" if side else "unknown", source or "unknown")
+    size = "" if source == FEATURES else f"{side}" if side else "unknown"
+    shown = (f"{images:,}" if images else "unknown", size, source or "unknown")
     return cache.path.name, f"{cache.size / 1e6:.1f}", *shown, ago, "yes" if cache.held else "no"
 
 
 def _content(cache: CacheFile) -> tuple[int, int, str]:
     """Return how many images a cache holds, their size in px and their folder; 0 or empty for unknown."""
+    features = count_images(cache.path)
+    if features is not None:
+        return features, 0, FEATURES
     index = read_index(cache.path)
     if index is None:
         return 0, 0, ""

@@ -28,10 +28,10 @@ FLOORS = (
         (
             "experiments",
             "one experiment, whatever the task",
-            ("compare", "exported", "records", "study", "tune"),
+            ("compare", "exported", "probabilities", "records", "study", "tune"),
         ),
     ),
-    (("training", "configuration, objective, loop, checkpoints", ("optimization",)),),
+    (("training", "configuration, objective, loop, checkpoints", ("frozen", "optimization")),),
     (("models", "backbones, heads, the classifier, saved models", ("heads",)),),
     (("figures", "heat maps, galleries, curves, Markdown", ()),),
     (

@@ -86,6 +86,7 @@ class Experiment:
             split.val,
             self.splits.hash,
             self.task.validation_scores,
+            self.splits.groups(len(self.data.manifest)),
         )
 
 

@@ -115,6 +115,8 @@ class EvalBatches:
 
     `crops` is "center", "flip" or "ten" (see `test_crops`); `batch_size` counts images, not crops. Nothing
     is padded or left out: the last batch is as small as it comes out, and ranks may differ by one image.
+    `groups` gives the group of every manifest row, int (N,): no batch then has rows of two, and the rows come
+    group by group.
     """
 
     def __init__(
@@ -129,14 +131,17 @@ class EvalBatches:
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        groups: np.ndarray | None = None,
     ) -> None:
         rows = _check_rows(rows, source, target)
         _check_counts(batch_size, workers, rank, world_size)
         if crops not in TEST_CROPS:
             raise UsageError(f"crops {crops!r} is not offered; choose from {', '.join(TEST_CROPS)}")
         self.rows = rows[rank::world_size]
-        parts = [self.rows[start : start + batch_size] for start in range(0, len(self.rows), batch_size)]
-        self._requests, self._crops = [Request(0, part) for part in parts], TEST_CROPS[crops]
+        self.pieces = in_pieces(self.rows, batch_size, groups)
+        self.crop_rule, self.crops = crops, TEST_CROPS[crops]
+        parts = [part for piece in self.pieces for part in piece]
+        self._requests = [Request(0, part) for part in parts]
         most = max((len(part) for part in parts), default=0)
         self._loader = PictureLoader(source, target, Cropped(spec, crops), most, batches=len(parts))
         self._engine: Engine[Batch] | Resident = Engine(self._loader, workers)
@@ -148,13 +153,29 @@ class EvalBatches:
     @property
     def pictures(self) -> int:
         """How many images, crops counted one by one, this rank gives."""
-        return self._crops * sum(len(request.rows) for request in self._requests)
+        return self.crops * sum(len(request.rows) for request in self._requests)
 
     def __len__(self) -> int:
         return len(self._requests)
 
     def __iter__(self) -> Iterator[Batch]:
         return self._engine.run(self._requests)
+
+    def drawn(self, parts: Sequence[np.ndarray]) -> Iterator[Batch]:
+        """Yield batches of these manifest rows, each no larger than the others are."""
+        return self._engine.run([Request(0, rows) for rows in parts])
+
+
+def in_pieces(rows: np.ndarray, size: int, groups: np.ndarray | None = None) -> list[list[np.ndarray]]:
+    """Return each group's rows in batches of at most `size`; all rows are one group where none are told.
+
+    >>> in_pieces(np.array([0, 1, 2, 5]), 2, groups=np.array([7, 3, 7, 0, 0, 7]))
+    [[array([1])], [array([0, 2]), array([5])]]
+    """
+    own = None if groups is None else groups[rows]
+    whole = [rows] if own is None else [rows[own == group] for group in np.unique(own)]
+    pieces = [[part[start : start + size] for start in range(0, len(part), size)] for part in whole]
+    return [piece for piece in pieces if piece]
 
 
 def _check_rows(rows: np.ndarray, source: ImageSource, target: np.ndarray) -> np.ndarray:

@@ -31,7 +31,9 @@ class TrainingData:
     """What to learn from, and how its validation part is scored.
 
     `source[row]` gives the prepared image of a manifest row; `train` and `val` are row indices (val may be
-    empty). `split_hash` names the split; a checkpoint of another split is never resumed.
+    empty). `split_hash` names the split; a checkpoint of another split is never resumed. `groups` gives a
+    group of every manifest row, int (N,), where there are other splits too: in each of them, this one
+    included, a group's rows are all trained on, all validated on, or neither.
     """
 
     manifest: Manifest
@@ -41,6 +43,7 @@ class TrainingData:
     val: np.ndarray
     split_hash: str
     scorer: Scorer = plain_scores
+    groups: np.ndarray | None = None
 
     @property
     def identity(self) -> dict[str, str]:

@@ -29,7 +29,9 @@ from finetune.training.failures import (
     resume_line,
     told_failures,
 )
-from finetune.training.feature_cache import EvalFeatures, FeatureCache, cached_views
+from finetune.training.frozen.batches import FeatureCache
+from finetune.training.frozen.evaluation import EvalFeatures
+from finetune.training.frozen.stage import frozen_features
 from finetune.training.head_init import check_hooks, prepare_head
 from finetune.training.learner import Learner, build_learner
 from finetune.training.loggers import Loggers, RunFacts, rows_before, run_loggers
@@ -283,15 +285,11 @@ class FitRun:
 
     def _keep_features(self, epoch: int) -> None:
         """Begin to keep a frozen backbone's features, or forget them when it is freed."""
-        learner, folder = self.learner, self.folder.path
         self.kept = self.kept_val = None
-        if learner.recipe.stage_at(epoch).train != "head":
+        if self.learner.recipe.stage_at(epoch).train != "head":
             return
-        views = cached_views(self.config, learner.recipe)
-        if views:
-            rows, target = self.task.train, self.task.manifest.label
-            self.kept = FeatureCache(learner, self.train_batches, rows, target, views=views, folder=folder)
-            self.kept_val = EvalFeatures(learner, self.val_batches, folder, beside=self.kept)
+        given = (self.learner, self.task, self.config, self.folder.path, self.train_batches)
+        self.kept, self.kept_val = frozen_features(*given, self.val_batches) or (None, None)
 
     def _batches(self, epoch: int, stop: StopRequest) -> TrainBatches | FeatureCache:
         """Return what this epoch trains on: images, or the features that a frozen backbone made of them."""
@@ -305,6 +303,8 @@ class FitRun:
                 raise InterruptedRunError(f"{told}; {resume_line()}")
 
         self.kept.fill(epoch, leave_if_asked)
+        if self.kept_val is not None:
+            self.kept_val.find(leave_if_asked)
         return self.kept
 
     def _close_epoch(self, epoch: int, totals: Totals, saver: Saver) -> None:

@@ -21,7 +21,7 @@ from finetune.models.backbone import Features
 from finetune.models.classifier import Classifier
 from finetune.seeding import numpy_generator, seed_step
 from finetune.training.epoch_metrics import Totals
-from finetune.training.feature_cache import FeatureBatch, FeatureCache
+from finetune.training.frozen.batches import FeatureBatch, FeatureCache
 from finetune.training.learner import Learner
 from finetune.training.optimization.distributed import World, follow_first, gather_rows, kept_apart
 from finetune.training.optimization.optim import clip_gradients, set_learning_rates

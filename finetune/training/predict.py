@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +21,9 @@ from finetune.models.classifier import Classifier
 from finetune.models.two_view import TwoView
 from finetune.training.config import FitConfig
 from finetune.training.data import TrainingData
-from finetune.training.feature_cache import FeatureBatch
+from finetune.training.frozen.batches import FeatureBatch, see, stays_frozen
+from finetune.training.frozen.evaluation import find_shared, read_back
+from finetune.training.frozen.sharing import Sharing, sharing_of
 from finetune.training.learner import Learner
 from finetune.training.loop import evaluate
 from finetune.training.optimization.distributed import World
@@ -41,21 +44,27 @@ def predict(
     """Return {"index", "target", "probs"} of these rows, sorted by row, computed in float32.
 
     Float32 whatever the training used, so that an exported model can reproduce the scores to the last image.
+    Of a backbone that stayed frozen, the features of these rows are those that other runs found.
 
     Raises DivergedError where a prediction is NaN or infinite: finite weights can be too large to compute
     with.
     """
+    precision, sharing = learner.precision.in_float32(), None
+    if stays_frozen(config):
+        parts = (learner.core, task.source, task.spec, precision, learner.world)
+        sharing = sharing_of(*parts, deterministic=config.run.deterministic)
     found = show_images(
         learner.core,
         task.source,
         task.manifest.label,
         rows,
         task.spec,
-        precision=learner.precision.in_float32(),
+        precision=precision,
         world=learner.world,
         crops=crops,
         batch_size=batch_size,
         workers=config.run.workers,
+        sharing=sharing,
     )
     check_answers(found["probs"])
     return found
@@ -78,10 +87,12 @@ def row_batches(
     *,
     crops: str = "center",
     batch_size: int | None = None,
+    groups: np.ndarray | None = None,
 ) -> EvalBatches:
     """Return these rows as batches to evaluate: this process's share of them.
 
     A batch has 64 images, or on a GPU twice what it trains on at once: no gradients are kept meanwhile.
+    `groups` is as in `EvalBatches`.
     """
     if batch_size is None:
         on_gpu = learner.precision.device.type == "cuda"
@@ -96,6 +107,7 @@ def row_batches(
         workers=worker_count(config.run.workers),
         rank=learner.world.rank,
         world_size=learner.world.size,
+        groups=groups,
     )
 
 
@@ -149,6 +161,7 @@ def show_images(
     crops: str,
     batch_size: int,
     workers: int,
+    sharing: Sharing | None = None,
 ) -> dict[str, np.ndarray]:
     """Return {"index", "target", "probs"} of these rows, sorted by row, each row once.
 
@@ -164,6 +177,7 @@ def show_images(
             that its own activations point to (`finetune.models.two_view.TwoView`).
         batch_size: images at once.
         workers: processes that prepare batches, -1 by the number of cores.
+        sharing: where other runs find the backbone's features of these images.
     """
     batches = EvalBatches(
         source,
@@ -176,4 +190,9 @@ def show_images(
         rank=world.rank,
         world_size=world.size,
     )
+    if sharing is not None and crops != "cam":
+        see_images = partial(see, core, spec=spec, precision=precision)
+        kept = find_shared(sharing, batches, label, see_images, lambda: None)
+        if kept is not None:
+            return evaluate(core, read_back(*kept, precision.device), spec, precision, world)
     return evaluate(TwoView(core, spec) if crops == "cam" else core, batches, spec, precision, world)

@@ -5,10 +5,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apps.cli import main
 from finetune.cli import console
+from finetune.images.cache.records import records_file, writing
 from finetune.images.cache.source import CachedSource, open_source
 from finetune.images.preprocess import PreprocessSpec
 from tests.finetune.pictures import write_pictures
@@ -42,6 +44,19 @@ def test_ls_shows_every_file_and_the_limit(folder: Path, capsys: pytest.CaptureF
     rows = [line.split() for line in shown.splitlines() if "pictures-" in line]
     images = str(folder.parent / "data")
     assert sorted(row[2:5] for row in rows) == [["4", str(size), images] for size in (40, 41, 42)]
+
+
+def test_ls_says_which_files_hold_features(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = records_file(folder, "0" * 32)
+    with writing(file, waiting=lambda: None, ask=lambda: None) as writer:
+        writer.begin(8, 100)
+        writer.write(np.ones((8, 100), np.uint8))
+        writer.finish({"images": 4})
+    assert main(["cache", "ls", "--folder", str(folder)]) == 0
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if "features-" in line]
+    assert " ".join(row) == f"{file.name} 0.0 4 features of a frozen backbone today no"
+    assert main(["cache", "clean", "--folder", str(folder)]) == 0
+    assert not file.exists()
 
 
 def test_clean_leaves_what_was_used_last_and_what_is_not_its_own(

@@ -63,6 +63,17 @@ class Splits:
         """The folds that can be tested, ascending."""
         return [split.fold for split in self.splits]
 
+    def groups(self, rows: int) -> np.ndarray | None:
+        """Return a group of every one of `rows` images, int64 (N,); None where there is one split.
+
+        The rows of a group are in the same part of each split, so that no split cuts a group.
+        """
+        if len(self) < 2:
+            return None
+        parts = np.stack([split.part_names(rows) for split in self])
+        _, group = np.unique(parts, axis=1, return_inverse=True)
+        return group.reshape(-1).astype(np.int64)
+
     def of_fold(self, fold: int, rows: int) -> Split:
         """Return the split that tests `fold`; -1 trains on every one of `rows` images and tests on none.
 

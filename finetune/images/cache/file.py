@@ -15,12 +15,12 @@ import os
 import shutil
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from finetune.images.decode import DECODER, BadImageError, decode_image
 from finetune.images.preprocess import RESIZER, PreprocessSpec, prepare
 
 MAGIC = b"crl-pixels-2\n"
+LOCK = "pictures.lock"  # of the folder, held by whoever builds or removes caches there
 DIGEST_BYTES = 16
 FOOTER = struct.Struct(f"<qq{DIGEST_BYTES}s13s")
 CHANNELS = 3
@@ -78,31 +79,57 @@ def cache_key(spec: PreprocessSpec, digests: Sequence[str], boxes: np.ndarray | 
 
 def read_index(cache_file: Path) -> CacheIndex | None:
     """Return the index of a complete cache file; None where there is none, or its index is damaged."""
+    tail = read_tail(cache_file, MAGIC)
+    if tail is None:
+        return None
+    shapes = np.array(tail.table["shapes"], dtype=np.int64).reshape(-1, 2)
+    sizes = shapes.prod(axis=1) * CHANNELS
+    if tail.body != sizes.sum():
+        return None
+    starts = len(MAGIC) + np.cumsum(sizes) - sizes
+    digests = tail.digests.reshape(len(shapes), DIGEST_BYTES)
+    bad = {int(slot): reason for slot, reason in tail.table["bad"].items()}
+    source, side = str(tail.table.get("source", "")), int(tail.table.get("side", 0))
+    return CacheIndex(shapes, starts, bad, digests, source, side)
+
+
+class Tail(NamedTuple):
+    """What follows the `body` bytes of a cache file: digests, uint8 (n,), and a table of plain values."""
+
+    body: int
+    digests: np.ndarray
+    table: dict[str, Any]
+
+
+def read_tail(cache_file: Path, magic: bytes) -> Tail | None:
+    """Return the tail of a complete file of one kind; None where there is none, or the tail is damaged."""
     if not cache_file.is_file():  # a folder or a pipe in its place, or nothing
         return None
     try:
         with cache_file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - FOOTER.size))
-            digests_size, table_size, digest, magic = FOOTER.unpack(stream.read(FOOTER.size))
-            tail_size = digests_size + table_size
-            if magic != MAGIC or min(digests_size, table_size) < 0 or tail_size > size:
+            digests_size, table_size, digest, found = FOOTER.unpack(stream.read(FOOTER.size))
+            body = size - FOOTER.size - digests_size - table_size - len(magic)
+            if found != magic or min(digests_size, table_size, body) < 0:
                 return None
-            stream.seek(size - FOOTER.size - tail_size)
-            tail = stream.read(tail_size)
+            stream.seek(len(magic) + body)
+            tail = stream.read(digests_size + table_size)
     except (FileNotFoundError, struct.error, ValueError):
         return None
     if pixel_digest(tail) != digest:
         return None
-    table = json.loads(tail[digests_size:])
-    shapes = np.array(table["shapes"], dtype=np.int64).reshape(-1, 2)
-    sizes = shapes.prod(axis=1) * CHANNELS
-    if size != len(MAGIC) + sizes.sum() + tail_size + FOOTER.size:
-        return None
-    starts = len(MAGIC) + np.cumsum(sizes) - sizes
-    digests = np.frombuffer(tail[:digests_size], np.uint8).reshape(len(shapes), DIGEST_BYTES)
-    bad = {int(slot): reason for slot, reason in table["bad"].items()}
-    return CacheIndex(shapes, starts, bad, digests, str(table.get("source", "")), int(table.get("side", 0)))
+    digests = np.frombuffer(tail[:digests_size], np.uint8)
+    return Tail(body, digests, json.loads(tail[digests_size:]))
+
+
+def write_tail(stream: BinaryIO, digests: bytes, table: Mapping[str, Any], magic: bytes) -> None:
+    """Write what follows the body of a cache file, and see to it that all of the file is on the disk."""
+    text = json.dumps(table).encode()
+    stream.write(digests + text)
+    stream.write(FOOTER.pack(len(digests), len(text), pixel_digest(digests + text), magic))
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def build_cache(
@@ -153,7 +180,7 @@ def build_cache(
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
     """Hold the folder for building; the lock falls with its process, so a killed one blocks nobody."""
-    with (folder / "pictures.lock").open("w") as stream:
+    with (folder / LOCK).open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
@@ -208,8 +235,6 @@ def _write_and_rename(cache_file: Path, pictures: _Pictures, threads: int, progr
     try:
         with temporary.open("wb") as stream:
             _write(stream, pictures, shapes, threads, progress)
-            stream.flush()
-            os.fsync(stream.fileno())
         temporary.replace(cache_file)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -243,9 +268,7 @@ def _write(
             shapes.append(loaded.shape[:2])
             digests.append(pixel_digest(loaded.data))
     facts = {"shapes": shapes, "bad": bad, "source": pictures.folder, "side": pictures.spec.resize_size}
-    table, joined = json.dumps(facts).encode(), b"".join(digests)
-    stream.write(joined + table)
-    stream.write(FOOTER.pack(len(joined), len(table), pixel_digest(joined + table), MAGIC))
+    write_tail(stream, b"".join(digests), facts, MAGIC)
 
 
 def map_files(

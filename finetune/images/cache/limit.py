@@ -1,4 +1,4 @@
-"""How much the caches of decoded images may take: the ones unused for the longest time go, never one in use.
+"""How much the caches of images and features may take: those unused for the longest time go, none in use.
 
 A cache file in use is locked (shared) by every source that reads it; the system takes the lock back when
 the process ends, however it ends. A file's date of change is the time of its last opening.
@@ -21,12 +21,12 @@ from finetune.errors import UsageError
 LIMIT_VARIABLE = "CRL_CACHE_GB"
 LIMIT_GB = 20.0
 GB = 10**9
-PATTERN = "pictures-*.pixels"
+PATTERNS = ("pictures-*.pixels", "features-*.features")
 
 
 @dataclass(frozen=True)
 class CacheFile:
-    """One file of decoded images: `size` in bytes, last `used` (seconds since 1970), `held` by a run now."""
+    """One file of images or features: `size` in bytes, last `used` (seconds since 1970), `held` by a run."""
 
     path: Path
     size: int
@@ -54,7 +54,7 @@ def limit_bytes() -> int:
 def list_caches(folder: Path) -> list[CacheFile]:
     """Return the folder's cache files, the one unused for the longest time first."""
     found = []
-    for path in folder.glob(PATTERN):
+    for path in (path for pattern in PATTERNS for path in folder.glob(pattern)):
         try:
             state = path.stat()
         except FileNotFoundError:  # removed meanwhile

@@ -171,6 +171,12 @@ class CachedSource:
         shapes = self._index.shapes[self._slots[np.unique(rows)]].astype(np.int64)
         return int(shapes.prod(1).sum()) * CHANNELS
 
+    def pixel_digests(self, rows: np.ndarray) -> bytes:
+        """Return what changes with the size or a pixel of any of these rows' images, or their order."""
+        slots = self._slots[rows]
+        parts = (self._index.shapes[slots], self._index.digests[slots])
+        return b"".join(part.tobytes() for part in parts)
+
     def check(self) -> bool:
         """Compare every image now, for a caller that maps the file; return whether the file is whole."""
         rows = [row for row in range(len(self)) if row not in self.bad]

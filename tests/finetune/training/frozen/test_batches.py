@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import finetune.training.feature_cache
-import finetune.training.feature_store
-import finetune.training.fit
+import finetune.training.frozen.batches
+import finetune.training.frozen.evaluation
+import finetune.training.frozen.stage
+import finetune.training.frozen.store
 from finetune.errors import InterruptedRunError
 from finetune.models.backbone import FeatureBackbone, Features
 from finetune.models.heads import registry as heads
@@ -24,9 +24,10 @@ from finetune.models.heads.base import FeatureDims, Head, HeadOutput, Hooks
 from finetune.models.heads.linear import LinearHead
 from finetune.training.config import FitConfig, HeadConfig
 from finetune.training.data import TrainingData
-from finetune.training.feature_cache import EvalFeatures, FeatureBatch, cached_views
-from finetune.training.feature_store import FeatureStore, FileStore, Layout
 from finetune.training.fit import Fitted
+from finetune.training.frozen.batches import FeatureBatch, cached_views
+from finetune.training.frozen.evaluation import EvalFeatures
+from finetune.training.frozen.store import FeatureStore, FileStore, Layout
 from finetune.training.optimization.recipe import fine_tune_recipe
 from tests.finetune.quick import STEPS, break_off, last, metrics, quick, train, trained_hash
 
@@ -60,6 +61,17 @@ class MapHead(Head):
 @pytest.fixture(autouse=True)
 def _map_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(heads.HEADS, "map", MapHead)
+
+
+@pytest.fixture(autouse=True)
+def _place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where features lie: in memory where a test says nothing, or in a file, or in one that runs share."""
+    place = str(getattr(request, "param", "memory"))
+    if place == "file":
+        monkeypatch.setattr(finetune.training.frozen.store, "memory_bytes", lambda: 0)
+    if place != "shared":
+        monkeypatch.setattr(finetune.training.frozen.stage, "sharing_of", lambda *_given, **_more: None)
+    return place
 
 
 class Counting:
@@ -127,14 +139,7 @@ def test_fewer_views_than_epochs_come_again(
     assert "after 2 epochs the same views come again" in told
 
 
-@pytest.fixture(params=["memory", "file"])
-def _place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param == "file":
-        monkeypatch.setattr(finetune.training.feature_store, "memory_bytes", lambda: 0)
-    return request.param
-
-
-@pytest.mark.usefixtures("_place")
+@pytest.mark.parametrize("_place", ["memory", "file", "shared"], indirect=True)
 def test_a_killed_stage_resumes_bit_for_bit_and_leaves_no_file(task: TrainingData, tmp_path: Path):
     config = configured(train_augment="flip", train_frozen_views=2, train_frozen_schedule="cosine")
     whole = train(task, tmp_path / "whole", config)
@@ -151,7 +156,7 @@ def test_training_and_validation_share_the_memory_and_no_picture_is_kept(
 ):
     stores: list[FeatureStore] = []
     made: list[EvalFeatures] = []
-    record, open_one = [0], finetune.training.feature_cache.open_store
+    record, open_one = [0], finetune.training.frozen.batches.open_store
 
     def note_store(layout: Layout, *given: Any, **more: Any) -> FeatureStore:
         record[0] = layout.size
@@ -162,10 +167,11 @@ def test_training_and_validation_share_the_memory_and_no_picture_is_kept(
         made.append(EvalFeatures(*given, **more))
         return made[-1]
 
-    monkeypatch.setattr(finetune.training.feature_cache, "open_store", note_store)
-    monkeypatch.setattr(finetune.training.fit, "EvalFeatures", note_made)
+    for module in (finetune.training.frozen.batches, finetune.training.frozen.evaluation):
+        monkeypatch.setattr(module, "open_store", note_store)
+    monkeypatch.setattr(finetune.training.frozen.stage, "EvalFeatures", note_made)
     rows = len(task.train) + len(task.val)
-    monkeypatch.setattr(finetune.training.feature_store, "memory_bytes", lambda: 4 * (rows - 1) * record[0])
+    monkeypatch.setattr(finetune.training.frozen.store, "memory_bytes", lambda: 4 * (rows - 1) * record[0])
     config = configured(train_epochs=2, train_frozen_epochs=2)
     train(task, tmp_path, config)
     assert [type(store) for store in stores] == [FeatureStore, FileStore]
@@ -181,8 +187,8 @@ def test_a_stage_learns_the_same_bits_from_features_on_the_device_or_read_ahead(
 ):
     config = configured(train_epochs=2, train_frozen_epochs=2, train_augment="flip", train_frozen_views=1)
     plain = train(task, tmp_path / "memory", config)
-    monkeypatch.setattr(finetune.training.feature_store, "device_room", lambda device: room)
-    monkeypatch.setattr(finetune.training.feature_store, "reads_ahead", lambda device: ahead)
+    monkeypatch.setattr(finetune.training.frozen.store, "device_room", lambda device: room)
+    monkeypatch.setattr(finetune.training.frozen.store, "reads_ahead", lambda device: ahead)
     assert trained_hash(train(task, tmp_path / "other", config)) == trained_hash(plain)
     assert metrics(tmp_path / "other") == metrics(tmp_path / "memory")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,17 @@ import torch
 from torch import Tensor
 
 from finetune.cli.console import progress, say
-from finetune.images.batches import Batch, EvalBatches, TrainBatches, normalise
+from finetune.images.batches import Batch, TrainBatches, in_pieces, normalise
 from finetune.images.loading.copies import to_device
+from finetune.images.preprocess import PreprocessSpec
 from finetune.models.backbone import Features
+from finetune.models.classifier import Classifier
 from finetune.training.config import FitConfig
-from finetune.training.feature_store import FeatureStore, Layout, open_store
+from finetune.training.frozen.sharing import Sharing, drawn_of, shared_store
+from finetune.training.frozen.store import FeatureStore, Layout, open_store
 from finetune.training.learner import Learner
 from finetune.training.optimization.distributed import gather_rows
+from finetune.training.optimization.precision import Precision
 from finetune.training.optimization.recipe import Recipe
 
 
@@ -73,6 +78,12 @@ def cached_views(config: FitConfig, recipe: Recipe) -> int:
     return 1 if plain else min(asked, stage.epochs)
 
 
+def stays_frozen(config: FitConfig) -> bool:
+    """Return whether the backbone is never trained and its features may be kept."""
+    train = config.train
+    return train.frozen_epochs == train.epochs > 0 and train.frozen_views != 0
+
+
 class FeatureCache:
     """Training batches of features, in the order of `batches` and as many.
 
@@ -84,6 +95,8 @@ class FeatureCache:
         views: views cached of each image, at least 1.
         folder: where a file lies for what does not fit in a quarter of the memory; the file has no name and
             goes with this object or its process.
+        groups: of every manifest row; the backbone is never asked for rows of two groups at once.
+        sharing: where other runs find the features; None keeps them for this one.
     """
 
     def __init__(
@@ -95,10 +108,16 @@ class FeatureCache:
         *,
         views: int,
         folder: Path,
+        groups: np.ndarray | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         self.batch_size, self.steps_per_epoch = batches.batch_size, batches.steps_per_epoch
         self._learner, self._batches, self._folder = learner, batches, folder
         self._rows, self._target, self._views = np.sort(rows), target, views
+        self._pieces, self._sharing = in_pieces(self._rows, self.batch_size, groups), sharing
+        order = np.concatenate([rows for piece in self._pieces for rows in piece])
+        self._place = np.argsort(np.searchsorted(self._rows, order))  # of each row among the pieces
+        self._shared: dict[int, FeatureStore] = {}  # by view
         self._store: FeatureStore | None = None
         self._filled: set[int] = set()
 
@@ -108,25 +127,54 @@ class FeatureCache:
         return 0 if self._store is None else self._store.in_memory
 
     def fill(self, epoch: int, between: Callable[[], None]) -> None:
-        """Ask the backbone for the view that an epoch shows, unless it is here already.
+        """Find the view that an epoch shows, or ask the backbone for it, unless it is here already.
 
         Several processes share the work and each keeps all of it. `between` is called after each batch.
         """
         view = epoch % self._views
         if view in self._filled:
             return
+        if not self._find(view, between):
+            self._fill(view, between)
+        self._filled.add(view)
+
+    def _find(self, view: int, between: Callable[[], None]) -> bool:
+        """Take the view from what runs share; once that is not possible it is not tried again."""
+        if self._sharing is None:
+            return False
+        store = shared_store(
+            self._sharing,
+            self._pieces,
+            drawn_of(self._learner.config, view),
+            draw=lambda parts: self._batches.drawn(view, parts),
+            see=partial(look, self._learner),
+            ask=between,
+            title=self._title(view),
+            told_as=f"{self._told_views} of each of {len(self._rows)} images" if not self._shared else "",
+        )
+        if store is None:
+            self._sharing = None
+            return False
+        self._shared[view] = store
+        return True
+
+    def _title(self, view: int) -> str:
+        return f"features, view {view + 1}/{self._views}"
+
+    @property
+    def _told_views(self) -> str:
+        return f"{self._views} views" if self._views > 1 else "one view"
+
+    def _fill(self, view: int, between: Callable[[], None]) -> None:
         world = self._learner.world
-        size = self.batch_size
-        parts = [self._rows[start : start + size] for start in range(0, len(self._rows), size)]
-        title = f"features, view {view + 1}/{self._views}"
-        with progress(len(self._rows), title) as bar:
+        parts = [rows for piece in self._pieces for rows in piece]
+        with progress(len(self._rows), self._title(view)) as bar:
             own = [part[world.rank :: world.size] for part in parts]
             drawn = self._batches.drawn(view, [rows for rows in own if len(rows)])
             for part, rows in zip(parts, own, strict=True):
                 self._keep(view, next(drawn) if len(rows) else None)
                 bar.advance(len(part))
                 between()
-        self._filled.add(view)
 
     def _keep(self, view: int, batch: Batch | None) -> None:
         """Write the features of a batch, and those that the other processes made meanwhile."""
@@ -147,10 +195,9 @@ class FeatureCache:
         slots, processes = self._views * len(self._rows), self._learner.world.size
         device = self._learner.precision.device
         store = open_store(layout, slots, self._folder, processes=processes, device=device)
-        views = f"{self._views} views" if self._views > 1 else "one view"
         again = f"; after {self._views} epochs the same views come again" if self._views > 1 else ""
         say(
-            f"the frozen backbone's features are computed once: those of {views} of each of "
+            f"the frozen backbone's features are computed once: those of {self._told_views} of each of "
             f"{len(self._rows)} images are cached {store.where}{again}"
         )
         return store
@@ -161,78 +208,35 @@ class FeatureCache:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[FeatureBatch]:
         """Yield this rank's batches of one epoch, from `start_step` on, after `fill`."""
         view = epoch % self._views
-        if self._store is None or view not in self._filled:
+        store = self._shared.get(view, self._store)
+        if store is None or view not in self._filled:
             raise RuntimeError(f"the features of epoch {epoch + 1} were not computed yet: call fill first")
         parts = self._batches.epoch_rows(epoch, start_step)
-        slots = [self._slots(view, rows) for rows in parts]
-        coming = self._store.features(slots, self._learner.precision.device)
+        if view in self._shared:
+            slots = [self._place[np.searchsorted(self._rows, rows)] for rows in parts]
+        else:
+            slots = [self._slots(view, rows) for rows in parts]
+        coming = store.features(slots, self._learner.precision.device)
         for rows, features in zip(parts, coming, strict=True):
             target = torch.from_numpy(self._target[rows].astype(np.int64))
             yield FeatureBatch(features, target, torch.from_numpy(rows.copy()))
 
 
-class EvalFeatures:
-    """Batches to evaluate: looked at by the frozen backbone the first time, read back afterwards.
-
-    Args:
-        learner: its frozen backbone makes the features.
-        batches: the images.
-        folder: where a file lies for what does not fit in memory, as in `FeatureCache`.
-        beside: the training features, with which these share the quarter of the memory.
-    """
-
-    def __init__(self, learner: Learner, batches: EvalBatches, folder: Path, beside: FeatureCache) -> None:
-        self._learner, self._batches, self._folder, self._beside = learner, batches, folder, beside
-        self._store: FeatureStore | None = None
-        self._kept: list[tuple[Tensor, Tensor, int]] = []
-        self._complete = False
-
-    def __iter__(self) -> Iterator[FeatureBatch]:
-        return self._read() if self._complete else self._look()
-
-    def _look(self) -> Iterator[FeatureBatch]:
-        self._kept, count = [], 0
-        for batch in self._batches:
-            features = look(self._learner, batch.images)
-            if self._store is None:
-                self._store = open_store(
-                    Layout.of(features),
-                    self._batches.pictures,
-                    self._folder,
-                    processes=self._learner.world.size,
-                    taken=self._beside.in_memory,
-                    device=self._learner.precision.device,
-                )
-            slots = np.arange(count, count + len(batch.images))
-            self._store.write(slots, self._store.layout.pack(features, self._store.device))
-            count += len(batch.images)
-            self._kept.append((batch.target.clone(), batch.index.clone(), batch.crops))
-            yield FeatureBatch(features, batch.target, batch.index, batch.crops)
-        self._complete = True
-
-    def _read(self) -> Iterator[FeatureBatch]:
-        if self._store is None:  # of several processes this one has no image to look at
-            return
-        ends = np.cumsum([len(target) * crops for target, _, crops in self._kept])
-        parts = [
-            np.arange(end - len(target) * crops, end)
-            for end, (target, _, crops) in zip(ends, self._kept, strict=True)
-        ]
-        coming = self._store.features(parts, self._learner.precision.device)
-        for (target, index, crops), features in zip(self._kept, coming, strict=True):
-            yield FeatureBatch(features, target, index, crops)
+def look(learner: Learner, images: Tensor) -> Features:
+    """Return what the backbone makes of uint8 images (B, S, S, 3) in evaluation mode, on its device."""
+    return see(learner.core, images, learner.spec, learner.precision)
 
 
 @torch.no_grad()
-def look(learner: Learner, images: Tensor) -> Features:
-    """Return what the backbone makes of uint8 images (B, S, S, 3) in evaluation mode, on its device."""
-    images = normalise(to_device(images, learner.precision.device), learner.spec.mean, learner.spec.std)
-    backbone = learner.core.backbone
+def see(core: Classifier, images: Tensor, spec: PreprocessSpec, precision: Precision) -> Features:
+    """Return what a classifier's backbone makes of uint8 images (B, S, S, 3), as finely as is told."""
+    images = normalise(to_device(images, precision.device), spec.mean, spec.std)
+    backbone = core.backbone
     was_training = backbone.training
     backbone.eval()
     try:
-        with learner.precision.autocast():
-            found: Features = backbone(learner.precision.arrange(images))
+        with precision.autocast():
+            found: Features = backbone(precision.arrange(images))
     finally:
         backbone.train(was_training)
     return found

@@ -1,14 +1,16 @@
-"""Where features lie between epochs: a record of bytes per image, on a GPU, in memory, or in a file."""
+"""Where features lie between epochs: a record of bytes per image, on a GPU, in memory, or in files."""
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from finetune.cli.machine import free_gpu_bytes, memory_bytes
 from finetune.errors import ResourceError
+from finetune.images.cache.records import Records
 from finetune.images.loading.copies import to_device
 from finetune.models.backbone import Features, Tap
 from finetune.runs.files import check_free_space, write_error
@@ -23,6 +26,7 @@ from finetune.runs.files import check_free_space, write_error
 ALIGN = 8  # bytes; every part of a record starts at a multiple
 MEMORY_SHARE = 4  # all stores together may take one part in this many of the memory
 DEVICE_SHARE = 2  # a store may take one part in this many of what a GPU has free
+COPIED = 256  # records that are copied to a GPU at once
 CPU = torch.device("cpu")
 REMEDY = "or give --train.frozen_views 0 to ask the frozen backbone in every epoch"
 
@@ -49,12 +53,31 @@ class Layout:
     @classmethod
     def of(cls, features: Features) -> Layout:
         """Return the layout for features like these (a batch of any number)."""
+        return cls._joined(
+            (tap, values.dtype, tuple(values.shape[1:]), _is_channels_last(values))
+            for tap, values in _tensors(features)
+        )
+
+    def to_table(self) -> list[list[Any]]:
+        """Return the layout as plain values."""
+        return [
+            [part.tap, str(part.dtype).removeprefix("torch."), list(part.shape), part.channels_last]
+            for part in self.parts
+        ]
+
+    @classmethod
+    def from_table(cls, table: Sequence[Sequence[Any]]) -> Layout:
+        """Return the layout that `to_table` described."""
+        return cls._joined(
+            (tap, getattr(torch, name), tuple(shape), bool(last)) for tap, name, shape, last in table
+        )
+
+    @classmethod
+    def _joined(cls, described: Iterable[tuple[Tap | None, torch.dtype, tuple[int, ...], bool]]) -> Layout:
         parts, start = [], 0
-        for tap, values in _tensors(features):
-            last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
-            last = last and not values.is_contiguous()
-            size = values[0].numel() * values.element_size()
-            parts.append(_Part(tap, values.dtype, tuple(values.shape[1:]), last, start, size))
+        for tap, dtype, shape, last in described:
+            size = math.prod(shape) * dtype.itemsize
+            parts.append(_Part(tap, dtype, shape, last, start, size))
             start += -(-size // ALIGN) * ALIGN
         return cls(tuple(parts), start)
 
@@ -104,7 +127,7 @@ class FeatureStore:
     def __init__(self, layout: Layout, slots: int) -> None:
         self.layout, self.slots = layout, slots
         self.in_memory = slots * layout.size
-        self.where = f"in memory ({_told(self.in_memory)})"
+        self.where = f"in memory ({told(self.in_memory)})"
         self._records = np.empty((slots, layout.size), np.uint8)
 
     def write(self, slots: np.ndarray, records: Tensor) -> None:
@@ -135,7 +158,7 @@ class FileStore(FeatureStore):
         self.layout, self.slots = layout, slots
         size = slots * layout.size
         self.in_memory = 0
-        self.where = f"in a file without a name in {folder} ({_told(size)}), gone when the stage ends"
+        self.where = f"in a file without a name in {folder} ({told(size)}), gone when the stage ends"
         try:
             check_free_space(folder, size)
             stream = tempfile.TemporaryFile(dir=folder, prefix=".crl-features-")  # noqa: SIM115
@@ -165,13 +188,38 @@ class FileStore(FeatureStore):
         return records
 
 
+class MappedStore(FeatureStore):
+    """The records of files one after the other, mapped into memory; nobody writes into them."""
+
+    def __init__(self, layout: Layout, files: Sequence[Records]) -> None:
+        self.layout, self._files = layout, files
+        self._ends = np.cumsum([len(file.values) for file in files])
+        self.slots, self.in_memory = int(self._ends[-1]), 0
+        self.where = "in files"
+
+    def write(self, slots: np.ndarray, records: Tensor) -> None:
+        """Raise, for what other runs read is never changed."""
+        raise NotImplementedError
+
+    def read(self, slots: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return a copy of the records in these slots, uint8 (n, size), in `out` where that is given."""
+        if len(self._files) == 1:
+            return np.take(self._files[0].values, slots, axis=0, out=out, mode="clip")
+        records = np.empty((len(slots), self.layout.size), np.uint8) if out is None else out
+        which = np.searchsorted(self._ends, slots, side="right")
+        for number in np.unique(which):
+            own, values = which == number, self._files[number].values
+            records[own] = values[slots[own] - self._ends[number] + len(values)]
+        return records
+
+
 class DeviceStore(FeatureStore):
     """`slots` records of one layout in the memory of a GPU."""
 
     def __init__(self, layout: Layout, slots: int, device: torch.device) -> None:
         self.layout, self.slots, self.device = layout, slots, device
         self.in_memory = 0
-        self.where = f"on the device ({_told(slots * layout.size)})"
+        self.where = f"on the device ({told(slots * layout.size)})"
         self._there = torch.empty((slots, layout.size), dtype=torch.uint8, device=device)
 
     def write(self, slots: np.ndarray, records: Tensor) -> None:
@@ -221,6 +269,17 @@ def device_room(device: torch.device) -> int:
     return free_gpu_bytes(device)
 
 
+def near(store: FeatureStore, device: torch.device) -> FeatureStore:
+    """Return a store's records on a GPU where half of what is free there does for them, else the store."""
+    if store.slots * store.layout.size * DEVICE_SHARE > device_room(device):
+        return store
+    there = DeviceStore(store.layout, store.slots, device)
+    for start in range(0, store.slots, COPIED):
+        slots = np.arange(start, min(start + COPIED, store.slots))
+        there.write(slots, torch.from_numpy(store.read(slots)))
+    return there
+
+
 def open_store(
     layout: Layout,
     slots: int,
@@ -242,10 +301,20 @@ def open_store(
     return FileStore(layout, slots, folder)
 
 
+def _is_channels_last(values: Tensor) -> bool:
+    last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return last and not values.is_contiguous()
+
+
 def _tensors(features: Features) -> list[tuple[Tap | None, Tensor]]:
     return [(None, features.embedding), *features.maps.items()]
 
 
-def _told(size: int) -> str:
+def told(size: int) -> str:
+    """Return a number of bytes in words.
+
+    >>> told(1_400_000)
+    '1.4 MB'
+    """
     unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
     return f"{size / unit:.1f} {name}"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import finetune.training.feature_store
+import finetune.training.frozen.store
 from finetune.errors import ResourceError
 from finetune.models.backbone import Features
-from finetune.training.feature_store import (
+from finetune.training.frozen.store import (
     CPU,
     DeviceStore,
     FeatureStore,
@@ -64,7 +64,7 @@ def test_features_come_back_bit_for_bit_in_their_order_in_memory(tmp_path: Path,
 def test_features_come_part_by_part_bit_for_bit_also_when_they_are_read_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ahead: bool
 ) -> None:
-    monkeypatch.setattr(finetune.training.feature_store, "reads_ahead", lambda device: ahead)
+    monkeypatch.setattr(finetune.training.frozen.store, "reads_ahead", lambda device: ahead)
     features = some_features(7)
     layout = Layout.of(features)
     store = store_of(kind, layout, 9, tmp_path)
@@ -84,7 +84,7 @@ def test_features_come_part_by_part_bit_for_bit_also_when_they_are_read_ahead(
 
 def test_half_of_what_a_gpu_has_free_is_for_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout.of(some_features())
-    monkeypatch.setattr(finetune.training.feature_store, "device_room", lambda device: 2 * 10 * layout.size)
+    monkeypatch.setattr(finetune.training.frozen.store, "device_room", lambda device: 2 * 10 * layout.size)
     assert isinstance(open_store(layout, 10, tmp_path), DeviceStore)
     assert not isinstance(open_store(layout, 11, tmp_path), DeviceStore)
     monkeypatch.undo()
@@ -105,7 +105,7 @@ def test_what_does_not_fit_a_quarter_of_the_memory_goes_to_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = Layout.of(some_features())
-    monkeypatch.setattr(finetune.training.feature_store, "memory_bytes", lambda: 4 * 10 * layout.size)
+    monkeypatch.setattr(finetune.training.frozen.store, "memory_bytes", lambda: 4 * 10 * layout.size)
     assert not isinstance(open_store(layout, 10, tmp_path), FileStore)
     assert isinstance(open_store(layout, 11, tmp_path), FileStore)
     assert isinstance(open_store(layout, 10, tmp_path, processes=2), FileStore)
