@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidat
 from agecls.data.folds import shared_people
 from agecls.data.read import (
     check_contents,
+    image_columns,
     images_of,
     make_age_splits,
     read_data,
@@ -21,7 +22,7 @@ from agecls.data.read import (
     with_groups_of,
 )
 from agecls.data.tuning_parts import tuning_splits
-from agecls.data.years import years_of
+from agecls.data.years import age_columns, years_of
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
 from finetune.experiments.exported.model import CropChoice, ModelWords
@@ -125,7 +126,7 @@ class AgeTask(Task):
 
         The mean absolute error is that of the median, in classes: years where each class is a year.
         """
-        from agecls.scores import decode_median
+        from agecls.decoders import decode_median
         from finetune.training.data import plain_scores
 
         one_off = float((np.abs(probs.argmax(1) - target) <= 1).mean())
@@ -134,15 +135,7 @@ class AgeTask(Task):
 
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return what is known of the subject of each image, and the fold that it was tested in."""
-        count = len(rows)
-        subject = manifest["subject"][rows]
-        return {
-            "subject": subject,
-            "user": manifest["user"][rows] if "user" in manifest else subject,
-            "gender": manifest["gender"][rows] if "gender" in manifest else np.full(count, ""),
-            "age": manifest["age"][rows] if "age" in manifest else np.full(count, np.nan),
-            "fold": np.full(count, fold, dtype=np.int64),
-        }
+        return image_columns(manifest, rows, fold)
 
     def scores(
         self,
@@ -334,6 +327,10 @@ class AgeTask(Task):
         from agecls.report.study import study_text
 
         return study_text(config, report)
+
+    def answer_columns(self, class_names: Sequence[str]) -> Mapping[str, Callable[[np.ndarray], float]]:
+        """Return the median and the mean age of classes that are years, in years; nothing of groups."""
+        return age_columns(class_names)
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

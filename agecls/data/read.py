@@ -31,6 +31,7 @@ from finetune.experiments.records.splits import Splits
 from finetune.experiments.same_content import settle_same_content
 from finetune.experiments.task import TaskData
 from finetune.images.checks import known_count, subjects_known
+from finetune.images.manifest import Manifest
 
 
 def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> TaskData:
@@ -209,3 +210,16 @@ def images_of(images: int, subjects: int, counts: Mapping[str, Any]) -> str:
     """
     people = f" of {subjects} subjects" if subjects_known(counts) else ", subjects not known"
     return f"{images} images{people}"
+
+
+def image_columns(manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
+    """Return the columns of predictions: subject, user, gender, age of these rows, and the tested fold."""
+    count = len(rows)
+    subject = manifest["subject"][rows]
+    return {
+        "subject": subject,
+        "user": manifest["user"][rows] if "user" in manifest else subject,
+        "gender": manifest["gender"][rows] if "gender" in manifest else np.full(count, ""),
+        "age": manifest["age"][rows] if "age" in manifest else np.full(count, np.nan),
+        "fold": np.full(count, fold, dtype=np.int64),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -71,6 +71,17 @@ def years_of(class_names: Sequence[str]) -> Years | None:
         return None
     ages = [(lower + (lower if upper is None else upper)) / 2 for lower, upper in bounds]
     return Years(np.array(ages), width)
+
+
+def age_columns(class_names: Sequence[str]) -> dict[str, Callable[[np.ndarray], float]]:
+    """Return the columns `age` (median) and "age expected" (mean) of probs (K,), in years; {} of groups."""
+    years = years_of(class_names)
+    if years is None:
+        return {}
+    return {
+        "age": lambda probs: float(years.median(probs[None])[0]),
+        "age expected": lambda probs: round(float(years.expected(probs[None])[0]), 2),
+    }
 
 
 def groups_from_years(class_names: Sequence[str], groups: AgeGroups) -> np.ndarray:

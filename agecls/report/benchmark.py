@@ -10,7 +10,7 @@ import numpy as np
 
 from agecls.data.overlapping import FAEB, listed_splits
 from agecls.data.years import years_of
-from agecls.scores import decode_median
+from agecls.decoders import decode_median
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
 from finetune.figures.markdown import code, escape, number, table

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from agecls.data.groups import AgeGroups
+from agecls.decoders import SERVES
 from agecls.measures import MEASURES
 from agecls.report.figures import group_recalls
 from agecls.report.published import PAPER, TABLE_X
-from agecls.scores import SERVES
 from finetune.errors import UsageError
 from finetune.experiments import sections
 from finetune.experiments.measures import Measure, shown_in

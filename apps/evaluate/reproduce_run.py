@@ -16,9 +16,10 @@ from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
+from finetune.experiments.installed import open_result
 from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result
-from finetune.experiments.task import Task, measures_for, open_result
+from finetune.experiments.task import Task, measures_for
 from finetune.images.class_names import short_list
 from finetune.images.manifest import Manifest
 from finetune.images.preprocess import TEST_CROPS

@@ -216,17 +216,20 @@ def _layout(
 ) -> Layout:
     """Return what the rows hold; ModelFileError where models with other classes are to share a table."""
     from apps.runtime.side_by_side import align_classes
+    from finetune.experiments.exported.lookup import file_task
 
     if one_table or (config.out or "").lower().endswith((".csv", ".parquet")):
         for note in align_classes(models):
             say(f"note: {on_one_line(note)}")
     same = all(model.class_names == models[0].class_names for model in models)
+    task = file_task(models[0].facts.task) if same else None
     return Layout(
         models=[(title, model.sha256) for title, model in zip(titles, models, strict=True)],
         class_names=models[0].class_names if same else None,
         times=any(source.kind == "video" for source in found.sources),
         faces=config.faces or config.box is not None,
         best=BEST if _unordered(models) else 1,
+        further={} if task is None else task.answer_columns(models[0].class_names),
     )
 
 

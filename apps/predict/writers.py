@@ -6,16 +6,14 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from agecls.data.years import Years, years_of
 from apps.predict.predict import Answer
 from finetune.cli.console import on_one_line as on_one_line
 from finetune.errors import UsageError
@@ -27,8 +25,7 @@ METADATA_KEY = "crl_toolkit.models"
 ROWS_AT_ONCE = 4096
 FACE_COLUMNS = ("face", "x", "y", "width", "height", "face_score", "warnings")
 WHOLE_NUMBERS = ("face",)
-AGE_COLUMNS = ("age", "age expected")
-NUMBERS = (*AGE_COLUMNS, "time", "x", "y", "width", "height", "face_score")
+NUMBERS = ("time", "x", "y", "width", "height", "face_score")
 
 Write = Callable[[Answer], None]
 
@@ -43,6 +40,7 @@ class Layout:
         times: whether there are videos, whose rows have a time in seconds.
         faces: whether the rows are faces.
         best: how many of the most probable classes have columns of their own, 1 or more.
+        further: what the task tells of an answer, column -> its number of probs (K,), such as an age.
     """
 
     models: Sequence[tuple[str, str]]
@@ -50,25 +48,19 @@ class Layout:
     times: bool = False
     faces: bool = False
     best: int = 1
+    further: Mapping[str, Callable[[np.ndarray], float]] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns: path, (time), (the face), what was answered, then `p(<class>)` for every class.
 
         What was answered is model, status, reason, class, probability and, as far as `best` goes, "class 2",
-        "probability 2" and so on; of classes that are years of age also age (the median of the probabilities)
-        and "age expected" (their mean).
+        "probability 2" and so on, then the task's further columns.
         """
         first = ("path", *(("time",) if self.times else ()), *(FACE_COLUMNS if self.faces else ()))
         classes = tuple(f"p({readable(name)})" for name in self.class_names or ())
         ranks = itertools.chain.from_iterable(map(rank_columns, range(1, self.best + 1)))
-        ages = AGE_COLUMNS if self.years is not None else ()
-        return (*first, "model", "status", "reason", *ranks, *ages, *classes)
-
-    @cached_property
-    def years(self) -> Years | None:
-        """What the classes stand for, where they are years of age."""
-        return None if self.class_names is None else years_of(self.class_names)
+        return (*first, "model", "status", "reason", *ranks, *self.further, *classes)
 
     def cells(self, answer: Answer) -> dict[str, Any]:
         """Return the cells of one answer by column, without the classes'; None for nothing to say."""
@@ -85,22 +77,16 @@ class Layout:
         found = [(readable(name), nine_digits(value)) for name, value in answer.top(self.best)]
         for rank, pair in enumerate(found + [(None, None)] * (self.best - len(found)), 1):
             cells |= zip(rank_columns(rank), pair, strict=True)
-        if self.years is not None:
-            cells |= zip(AGE_COLUMNS, age_cells(answer, self.years), strict=True)
-        return cells
+        probs = answer.probs
+        return cells | {
+            name: None if probs is None else value_of(np.asarray(probs, dtype=float))
+            for name, value_of in self.further.items()
+        }
 
     def row(self, answer: Answer) -> list[Any]:
         """Return the cells of one answer in the order of `columns`."""
         nothing = [None] * len(self.class_names or ())
         return [*self.cells(answer).values(), *(shares(answer) or nothing)]
-
-
-def age_cells(answer: Answer, years: Years) -> tuple[float | None, float | None]:
-    """Return the median and the mean age of an answer in years; None without probabilities."""
-    if answer.probs is None:
-        return None, None
-    probs = np.asarray(answer.probs, dtype=float)[None]
-    return float(years.median(probs)[0]), round(float(years.expected(probs)[0]), 2)
 
 
 def rank_columns(rank: int) -> tuple[str, str]:
@@ -195,7 +181,8 @@ def _parquet_rows(stream: BinaryIO, layout: Layout) -> Iterator[Write]:
     def kind(name: str) -> Any:
         if name in WHOLE_NUMBERS:
             return pa.int32()
-        return pa.float64() if name.startswith(("p(", "probability")) or name in NUMBERS else pa.string()
+        number = name.startswith(("p(", "probability")) or name in (*NUMBERS, *layout.further)
+        return pa.float64() if number else pa.string()
 
     models = [{"title": title, "sha256": sha256} for title, sha256 in layout.models]
     schema = pa.schema([(name, kind(name)) for name in layout.columns], {METADATA_KEY: json.dumps(models)})

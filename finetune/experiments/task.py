@@ -1,16 +1,14 @@
-"""What the shared code asks of a task, and how tasks are found.
+"""What the shared code asks of a task.
 
 A task is a kind of question to images: which age group, which category. It says how its data are read, split,
 scored and reported; training, testing, reports, comparisons and studies are written once, for all of them.
-Tasks are found by entry points of installed packages in the group "crl_toolkit.tasks": a name and a `Task`.
+Tasks are found by entry points of installed packages: see `finetune.experiments.installed`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,9 +18,9 @@ from finetune.errors import DataError, UsageError
 from finetune.experiments.exported.model import CropChoice, ModelWords
 from finetune.experiments.measures import Measure, Place, Resampling, shown_in
 from finetune.experiments.records.predictions import Predictions
-from finetune.experiments.records.record import RECORD_FILE, RunRecord
+from finetune.experiments.records.record import RunRecord
 from finetune.experiments.records.splits import Split, Splits
-from finetune.experiments.result import Result, ResultForm, check_result_files
+from finetune.experiments.result import Result, ResultForm
 from finetune.experiments.task_data import TaskData as TaskData  # a contract as the task, in its own file
 from finetune.images.class_names import labels_in
 from finetune.images.manifest import Manifest
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from finetune.experiments.exported.model import CardText, ExportedFacts, ExportedModel, OtherData
     from finetune.figures.markdown import Picture
 
-ENTRY_POINTS = "crl_toolkit.tasks"
 SINGLE_RUN_FILES = (
     *("run.json", "predictions.parquet", "manifest.parquet", "model.safetensors"),
     *("report.json", "report.md"),
@@ -300,48 +297,10 @@ class Task(Protocol):
         """Return what a study's page says of this task; `report` is the report.json of any cell."""
         return StudyText(f"Losses compared: {self.title}, {config.model.backbone}, {report['policy']}")
 
+    def answer_columns(self, class_names: Sequence[str]) -> Mapping[str, Callable[[np.ndarray], float]]:
+        """Return what tables of answers tell beside the classes: column -> its value of probs (K,)."""
+        return {}
+
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw where two results differ under `out`; return the figures in the page's order."""
         return []
-
-
-@cache
-def _entry_points() -> dict[str, metadata.EntryPoint]:
-    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
-
-
-def task_names() -> list[str]:
-    """Return the names of the installed tasks, sorted; no task is imported."""
-    return sorted(_entry_points())
-
-
-def load_task(name: str) -> Task:
-    """Return an installed task; UsageError lists those there are."""
-    if name not in _entry_points():
-        raise UsageError(
-            f"no task is called {name!r}; there is {', '.join(task_names()) or 'none'} (crl doctor shows why "
-            "one may be missing)"
-        )
-    found: Task = _entry_points()[name].load()
-    return found
-
-
-def find_task(kind: str) -> Task | None:
-    """Return the installed task whose runs are of this kind; None where no task has such runs."""
-    return next((task for task in map(load_task, task_names()) if kind in task.form.kinds), None)
-
-
-def open_result(folder: Path) -> tuple[Task, Result]:
-    """Return a finished run of any installed task, and its task.
-
-    Raises what `Result.load` raises, and DataError, listing the kinds there are, for a run of no task.
-    """
-    check_result_files(folder, "a finished run", "a run's command writes them when it ends")
-    kind = RunRecord.read(folder / RECORD_FILE).kind
-    task = find_task(kind)
-    if task is None:
-        kinds = [known for name in task_names() for known in load_task(name).form.kinds]
-        raise DataError(
-            f'{folder / RECORD_FILE}: its "kind" is {kind!r}; runs that are read are {", ".join(kinds)}'
-        )
-    return task, Result.load(folder, task.form)

@@ -8,13 +8,11 @@ import json
 import numpy as np
 import pytest
 
+from agecls.decoders import DECODERS, SERVES, decode_window
 from agecls.report.report_sections import per_slice
 from agecls.scores import (
-    DECODERS,
-    SERVES,
     age_scores,
     constant_baseline,
-    decode_window,
     one_off_accuracy,
     ranked_probability_score,
     score_cross_validation,

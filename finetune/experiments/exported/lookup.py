@@ -8,8 +8,9 @@ from typing import Protocol
 from finetune.errors import UsageError
 from finetune.experiments.exported.card import plain_text
 from finetune.experiments.exported.model import CardText, ExportedFacts, ModelWords
+from finetune.experiments.installed import find_task, load_task, task_names
 from finetune.experiments.measures import Measure
-from finetune.experiments.task import Task, find_task, load_task, task_names
+from finetune.experiments.task import Task
 from finetune.figures.markdown import unescaped
 
 UNKNOWN_SCORE = (Measure("accuracy", "accuracy", frozenset()),)

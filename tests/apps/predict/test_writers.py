@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agecls.faces.alignment import Face
+from agecls.task import TASK
 from apps.predict.predict import Answer
 from apps.predict.writers import (
     FACE_COLUMNS,
@@ -195,7 +196,7 @@ def test_the_best_classes_have_columns_of_their_own(tmp_path: Path):
 
 def test_years_of_age_have_their_median_and_their_mean(tmp_path: Path):
     names = ("20", "21", "22+")
-    layout = Layout([("CE, fold 0", "aa")], names)
+    layout = Layout([("CE, fold 0", "aa")], names, further=TASK.answer_columns(names))
     seen = replace(GOOD, class_names=names, probs=np.array([0.25, 0.375, 0.375], np.float32))
     first, good, bad = read_csv(write(tmp_path / "out.csv", layout, seen, BAD))
     place = first.index("age")
