@@ -243,9 +243,9 @@ class QuickstartConfig:
     """
 
     dir: str = "demo-run"
-    backbone: str = "test_resnet"
-    epochs: int = 12
-    users: int = 40
+    backbone: str = "test_efficientnet"
+    epochs: int = 6
+    users: int = 30
     seed: int = 0
     serve: bool = True
     port: int = 7860

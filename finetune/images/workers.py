@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader
 
+from finetune.cli.allocator import memory_is_kept
 from finetune.cli.environment import WORKER_DIED
 from finetune.errors import InterruptedRunError, ResourceError, listing
 from finetune.images.decode import BadImageError
@@ -204,6 +205,7 @@ class Engine(Generic[T]):
     def _start(self) -> DataLoader[T]:
         forked = multiprocessing.get_start_method() == "fork"
         self._loader.pulse = Pulse(self._workers) if forked else None
+        self._loader.keeps_memory = memory_is_kept()
         if self._loader.ring is None:
             self._loader.ring = self._loader.open_ring(self._workers, inherited=forked)
         else:

@@ -71,7 +71,7 @@ def fit(
     """Train until the last epoch (or the last one worth training) and return the chosen weights' model.
 
     Rows go to `loggers`, metrics.jsonl and the console where none are given; whoever gives them ends them.
-    `choice` is what run.precision auto means in all runs of a study; a resumed run keeps its own.
+    `choice` is what auto means in all runs of a study (precision, compile); a resumed run keeps its own.
     Starts from the newest good checkpoint of the folder where there is one. Raises InterruptedRunError after
     a signal, with everything saved and the command to go on with; DataError for a loss that is not finite,
     naming step, learning rate, files; ResourceError when memory runs out, naming batch size and remedies.
@@ -83,6 +83,7 @@ def fit(
     saved = checkpoints.load_latest()
     begun = choice if saved is None else chosen_before(saved[0]) or choice
     learner = build_learner(task, config, world, from_checkpoint=saved is not None, begun=begun)
+    learner.compiled_for_all = choice.compiled if choice else None
     check_hooks(learner.recipe.hooks, config)
     run = FitRun(task, config, folder, world, learner, checkpoints, loggers or run_loggers(folder))
     with told_failures(task, config), StopRequest() as stop:
@@ -275,13 +276,12 @@ class FitRun:
 
     def _compile(self, *, settled: bool) -> None:
         """Compile the step where that is asked for or pays; where it fails once, it is not tried again."""
-        wish, train = self.config.run.compile, self.config.train
+        wish, learner, kept = self.config.run.compile, self.learner, self.kept is not None
         if self.compiled is None:
-            steps = train.epochs * self.train_batches.steps_per_epoch
-            self.compiled = compiles(wish, self.learner.precision.device, steps)
-        if self.compiled and (self.kept is None or wish is True):
-            how = {"features": self.kept is not None, "by_name": wish is True, "settled": settled}
-            self.compiled = compile_step(self.learner, **how)
+            steps = self.config.train.epochs * self.train_batches.steps_per_epoch
+            self.compiled = compiles(wish, learner.precision.device, steps, learner.compiled_for_all)
+        if self.compiled and (not kept or wish is True):
+            self.compiled = compile_step(learner, features=kept, by_name=wish is True, settled=settled)
 
     def _keep_features(self, epoch: int) -> None:
         """Begin to keep a frozen backbone's features, or forget them when it is freed."""

@@ -59,6 +59,7 @@ class Learner:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     account: Account | None = None
+    compiled_for_all: bool | None = None  # what run.compile auto means in all runs of a study
     was_compiled: bool = False  # the steps of the checkpoint that this stage goes on from were
 
     def __post_init__(self) -> None:

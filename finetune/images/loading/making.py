@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from finetune.cli.allocator import keep_freed_memory
 from finetune.images.decode import BadImageError
 from finetune.images.loading.ring import Ring
 
@@ -61,12 +62,14 @@ class Pulse:
 class BatchLoader(Dataset[T], Generic[T]):
     """Makes the batch that a request asks for; a subclass says how.
 
-    `ring` has the slots, of a loader whose processes have any.
+    `ring` has the slots, of a loader whose processes have any. With `keeps_memory` these keep what they free,
+    as the process that trains does: one that is forked does so anyway, one that is spawned must be told.
     """
 
     def __init__(self) -> None:
         self.pulse: Pulse | None = None
         self.ring: Ring | None = None
+        self.keeps_memory = False
 
     def load(self, request: Request) -> T:
         """Return the batch; BadImageError, naming the file, for an image that cannot be read."""
@@ -99,6 +102,8 @@ class BatchLoader(Dataset[T], Generic[T]):
     def prepare(self, worker: int) -> None:  # noqa: ARG002
         """Make a process ready: it leaves requests to stop to the process that trains."""
         cv2.setNumThreads(0)
+        if self.keeps_memory:
+            keep_freed_memory()
         leave_signals_to_the_parent()
 
     def count_image(self) -> None:

@@ -22,17 +22,20 @@ MANY_STEPS = 2000  # compiling takes about a minute, which fewer steps on a GPU 
 LONGEST_REASON = 160
 
 
-def compiles(wish: bool | str, device: torch.device, steps: int) -> bool:
+def compiles(wish: bool | str, device: torch.device, steps: int, for_all: bool | None = None) -> bool:
     """Return whether to compile the step: as asked, or for auto on an NVIDIA GPU where many steps follow.
 
     Args:
         wish: true or on, false or off, or auto.
         device: what trains.
         steps: that are left to train with this model.
+        for_all: what auto came to for all runs of a study; None where this run decides.
 
     >>> compiles("auto", torch.device("cpu"), 10**6), compiles("on", torch.device("cpu"), 1)
     (False, True)
     """
+    if wish == "auto" and for_all is not None:
+        return for_all
     if wish == "auto":
         return device.type == "cuda" and steps > MANY_STEPS
     return wish in (True, "on")

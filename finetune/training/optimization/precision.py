@@ -35,6 +35,7 @@ class Choice:
         seconds: of a training step, by format; empty where nothing was measured.
         images: in each of these steps.
         remembered: whether they were measured earlier.
+        compiled: whether run.compile auto compiles the steps; None where each run decides for itself.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Choice:
     seconds: Mapping[str, float] = field(default_factory=dict)
     images: int = 0
     remembered: bool = False
+    compiled: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choice as run.json and a checkpoint keep it."""

@@ -9,10 +9,17 @@ import torch
 from finetune.cli.console import say
 from finetune.training.learner import Learner
 from finetune.training.loop import Sent, network_input, with_draws
-from finetune.training.optimization.compiling import compiled_or_eager, nothing_kept
+from finetune.training.optimization.compiling import (
+    compiled_or_eager,
+    compiles,
+    nothing_kept,
+    random_state_kept,
+)
 from finetune.training.optimization.distributed import from_first, kept_apart
-from finetune.training.optimization.measuring import Clock, clock_of, most_exact, time_formats
-from finetune.training.optimization.trial_steps import random_batch
+from finetune.training.optimization.measuring import Clock, Workload, clock_of, most_exact, time_formats
+from finetune.training.optimization.precision import Choice, choose_precision
+from finetune.training.optimization.torch_settings import prepare_torch
+from finetune.training.optimization.trial_steps import random_batch, training_step
 
 EAGER, COMPILED = "without", "compiled"
 
@@ -21,7 +28,8 @@ def compile_step(learner: Learner, *, features: bool, by_name: bool, settled: bo
     """Compile the learner's model, and return whether it stays so; else it goes on as it is.
 
     Steps are done on random images, and nothing of them is kept. Where compiling was left to auto they are
-    timed too: a step that takes nearly as long without it is not compiled.
+    timed too: a step that takes nearly as long without it is not compiled. What was decided for all runs of
+    a study is not timed again.
 
     Args:
         learner: before its first step, or that of a stage.
@@ -60,12 +68,49 @@ def compile_step(learner: Learner, *, features: bool, by_name: bool, settled: bo
             rehearse, to_eager, by_name=by_name, world=learner.world, was_compiled=settled
         ):
             return False
-        if by_name or settled:
+        if by_name or settled or learner.compiled_for_all:
             return True
         stays = compiling_pays(rehearse, to_eager, to_compiled, clock_of(precision.device))
         stays = from_first(stays, learner.world)
     (to_compiled if stays else to_eager)()
     return stays
+
+
+def compiled_for_all(device: str, work: Workload, choice: Choice, steps: int) -> bool:
+    """Return whether `run.compile auto` compiles the steps of all runs of a study, as one would decide.
+
+    Where many steps follow on a GPU, steps of a model with random weights are timed with and without.
+
+    Args:
+        device: as the configuration names it.
+        work: one of the trainings.
+        choice: its number format.
+        steps: of the longest of them.
+    """
+    precision = choose_precision(device, choice.name)
+    if not compiles("auto", precision.device, steps):
+        return False
+    prepare_torch(precision, deterministic=work.config.run.deterministic)
+    with random_state_kept():
+        core = precision.place(work.build())
+        images, target = random_batch(core, work.image_size, work.batch, work.classes)  # type: ignore[arg-type]
+        step = training_step(core, precision.arrange(images), target, precision)  # type: ignore[arg-type]
+        core.compile()
+        compiled_call = core._compiled_call_impl
+
+        def to_eager() -> None:
+            core._compiled_call_impl = None
+
+        def to_compiled() -> None:
+            core._compiled_call_impl = compiled_call
+
+        def rehearse() -> None:
+            with precision.products():
+                step()
+
+        if not compiled_or_eager(rehearse, to_eager, by_name=False):
+            return False
+        return compiling_pays(rehearse, to_eager, to_compiled, clock_of(precision.device))
 
 
 def compiling_pays(

@@ -141,6 +141,31 @@ def test_a_run_that_an_earlier_version_began_says_it_too(tiny: TinyTask, monkeyp
     assert (found, asked) == (Choice("float16", "as this training began"), [])
 
 
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_whether_steps_are_compiled_is_decided_once_too(
+    tiny: TinyTask, monkeypatch, folder: Path, precision: str
+):
+    measured(monkeypatch)
+    asked: list[tuple[str, str, int]] = []
+
+    def decide(device: str, _work: Workload, choice: Choice, steps: int) -> bool:
+        asked.append((device, choice.name, steps))
+        return True
+
+    monkeypatch.setattr(shared_precision, "compiled_for_all", decide)
+    monkeypatch.setattr(
+        shared_precision, "_may_compile", lambda config: config.run.compile == "auto"
+    )  # on a GPU
+    config = tiny.run(folder)
+    config = replace(config, run=replace(config.run, precision=precision, compile="auto"))
+    experiment = prepare_experiment(tiny.task, config)
+    split = experiment.split(tiny.task.chosen_fold(config))
+    for _ in range(2):  # another run of the same folder asks nothing
+        choice = with_shared_precision(experiment, folder, [split, split]).choice
+        assert (choice.name, choice.compiled) == ("bfloat16" if precision == "auto" else "float32", True)
+    assert asked == [("cpu", choice.name, planned_steps(config, len(split.train)))]
+
+
 def test_a_format_by_name_needs_no_choice(tiny: TinyTask, monkeypatch, folder: Path):
     asked = measured(monkeypatch)
     config = tiny.run(folder)

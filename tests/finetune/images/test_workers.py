@@ -20,6 +20,7 @@ from torch import Tensor
 
 from finetune.errors import ResourceError
 from finetune.images import workers
+from finetune.images.loading import making
 from finetune.images.workers import BatchLoader, Engine, Request, StoppedWaitingError
 from finetune.runs.interrupts import StopRequest
 
@@ -60,6 +61,17 @@ def made(loader: Rows, count: int = 1) -> list[int]:
 
 def test_slow_processes_are_waited_for():
     assert made(Rows(lambda row: time.sleep(0.6)), 2) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_processes_keep_freed_memory_where_the_one_that_trains_does(
+    monkeypatch: pytest.MonkeyPatch, kept: bool
+):
+    asked: list[int] = []
+    monkeypatch.setattr(making, "keep_freed_memory", lambda: asked.append(1))
+    monkeypatch.setattr(workers, "memory_is_kept", lambda: kept)
+    monkeypatch.setattr(Rows, "load", lambda self, request: torch.tensor([len(asked)]))
+    assert made(Rows()) == [int(kept)] * 4
 
 
 def test_shared_memory_that_is_full_is_told_with_its_remedies(monkeypatch: pytest.MonkeyPatch):

@@ -31,6 +31,14 @@ def test_auto_compiles_on_a_gpu_where_many_steps_follow(wish, device: str, steps
     assert compiles(wish, torch.device(device), steps) == expected
 
 
+@pytest.mark.parametrize(
+    ("wish", "expected"), [("auto", [True, False]), (True, [True] * 2), (False, [False] * 2)]
+)
+def test_auto_means_what_was_decided_for_all_runs_of_a_study(wish: bool | str, expected: list[bool]):
+    device = torch.device("cuda")
+    assert [compiles(wish, device, 1, True), compiles(wish, device, 10**9, False)] == expected
+
+
 def without_a_compiler(_graph: Any, _inputs: Any) -> Callable[..., Any]:
     raise RuntimeError("Failed to find C compiler.\nSet CC.")
 
