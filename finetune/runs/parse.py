@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import json
 import re
 from collections.abc import Hashable
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -127,6 +129,11 @@ def parse_yaml(text: str) -> Any:
     >>> parse_yaml("train: {lr: 0.1}")
     {'train': {'lr': 0.1}}
     """
+    return copy.deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=16)  # a command reads its run's configuration several times, a study that of each cell
+def _parsed(text: str) -> Any:
     try:
         loader = _Loader(text)  # a safe loader
         node = loader.get_single_node()

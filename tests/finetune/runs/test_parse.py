@@ -53,6 +53,12 @@ def test_what_yaml_allows_is_read():
     )
 
 
+def test_a_change_of_what_was_read_does_not_reach_the_next_reader():
+    first = parse_yaml("train: {epochs: [1, 2]}")
+    first["train"]["epochs"].append(3)
+    assert parse_yaml("train: {epochs: [1, 2]}") == {"train": {"epochs": [1, 2]}}
+
+
 @pytest.mark.parametrize("text", ["[" * MANY, '{"a":' * MANY, "{", b"\xff"], ids=["[", "a", "{", "bytes"])
 def test_a_json_text_that_cannot_be_read_is_a_value_error(text: str | bytes):
     with pytest.raises(ValueError, match=r"nested|Expecting|UTF-8"):
