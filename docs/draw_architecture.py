@@ -24,7 +24,13 @@ TASKS = (
 )
 # The floors of finetune from top to bottom; the rooms of one floor do not import each other.
 FLOORS = (
-    (("experiments", "one experiment, whatever the task", ("compare", "exported", "records", "study")),),
+    (
+        (
+            "experiments",
+            "one experiment, whatever the task",
+            ("compare", "exported", "probabilities", "records", "study"),
+        ),
+    ),
     (("training", "configuration, objective, loop, checkpoints", ("optimization",)),),
     (("models", "backbones, heads, the classifier, saved models", ("heads",)),),
     (("figures", "heat maps, galleries, curves, Markdown", ()),),
