@@ -178,8 +178,9 @@ def calibration_section(record: Record) -> str | None:
             table([f"{raw['n']:,} images", "as stated", "calibrated"], scores),
             f"Measured {escape(measured['how'])}. Sets at level {level} % are promised for a picture of a "
             "new person, drawn at random. They held the true class for "
-            f"{number(held['persons'], 1)} % of those ({number(held['pictures'], 1)} % of all pictures), with {number(sets['mean_size'])} classes on "
-            f"average; {number(sets['single'], 1)} % name one class alone, {number(sets['whole'], 1)} % all.",
+            f"{number(held['persons'], 1)} % of those ({number(held['pictures'], 1)} % of all pictures), "
+            f"with {number(sets['mean_size'])} classes on average; {number(sets['single'], 1)} % name one "
+            f"class alone, {number(sets['whole'], 1)} % all.",
         ]
     )
 
