@@ -63,7 +63,7 @@ def with_confidence(
         told["confidence"] = selective_facts(pictures.task, tested)
     if alone and entry and metrics:
         own = entry["measured"]["calibrated"]
-        metrics |= {name: own[name] for name in metrics if name in own}
+        metrics |= {name: own[name] for name in metrics if name in own and name != "aurc"}
         if entry["method"] != "temperature":  # the class that is named may have changed
             metrics = {name: value for name, value in metrics.items() if "_interval" not in name}
     return {**card, "metrics": metrics, "card": told}

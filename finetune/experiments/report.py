@@ -10,7 +10,13 @@ import numpy as np
 
 from finetune.cli.console import say
 from finetune.errors import DataError
-from finetune.experiments.probabilities.scores import confidence_section, draw_confidence, probability_scores
+from finetune.experiments.probabilities.calibrate import stored_calibration
+from finetune.experiments.probabilities.scores import (
+    calibration_section,
+    confidence_section,
+    draw_confidence,
+    probability_scores,
+)
 from finetune.experiments.result import Result
 from finetune.experiments.sections import CURVES_NOTE, FIGURES, figure, not_drawn, warnings_section, what_ran
 from finetune.experiments.task import Task
@@ -58,6 +64,8 @@ def report_result(
         **task.report_scores(result, train_labels, resamples=resamples, seed=seed),
         **probability_scores(task, result.predictions, resamples=resamples, seed=seed),
     }
+    if (calibration := stored_calibration(result.folder)) is not None:
+        record["calibration"] = calibration
     with class_numbers(result.class_names, "report.json has the names"):
         figures, missing = task.figures(result, record)
         shared = draw_shared(task, result)
@@ -97,6 +105,7 @@ def write_report(
         ("Warnings", warnings_section(record)),
         *task.sections(record),
         ("Answering only where sure", confidence_section(record)),
+        ("Calibration", calibration_section(record)),
         ("Figures", show_pictures(figures)),
         ("Not drawn", not_drawn(record)),
         ("Data", task.data_section(record)),

@@ -138,10 +138,53 @@ def temperature_line(record: Record) -> str:
         return ""
     how = "too sure" if told["T"] > 1 else "not sure enough"
     return (
-        f"The temperature that fits these images best is {number(told['T'])} (above 1: probabilities are too "
-        f"sure; these are {how}). It would take the negative log-likelihood from {number(told['before'], 3)} "
-        f"to {number(told['after'], 3)}. `calibrate` fits one for use, on images held out."
+        f"The temperature that fits these images best is {number(told['T'])}: the probabilities are {how}. "
+        f"It would take the negative log-likelihood from {number(told['before'], 3)} to "
+        f"{number(told['after'], 3)}. `calibrate` fits one for use, on images held out."
     )
+
+
+def calibration_section(record: Record) -> str | None:
+    """Return what calibrates each model and what that is worth; None where nothing calibrated the run."""
+    found = record.get("calibration")
+    if not found:
+        return None
+    rows = [
+        [
+            escape(name),
+            "per class" if entry["T"] is None else number(entry["T"], 3),
+            f"{entry['n']:,}",
+            f"{entry['persons']:,} {escape(entry['unit'])}s",
+            "whole sets" if entry["sets"]["q"] is None else number(entry["sets"]["q"], 3),
+            escape(entry["from"]),
+        ]
+        for name, entry in found["models"].items()
+    ]
+    measured = found["measured"]
+    raw, after, sets = measured["raw"], measured["calibrated"], measured["sets"]
+    told = {"nll": "negative log-likelihood (nats)", **CALIBRATION_WORDS}
+    scores = [
+        [words, *(number(side[name] if name == "nll" else _hundred(side[name]), 3) for side in (raw, after))]
+        for name, words in told.items()
+        if name in raw
+    ]
+    held = sets["coverage"]
+    level = f"{100 * found['level']:g}"
+    return "\n\n".join(
+        [
+            table(["model", "temperature", "images", "of", "quantile", "fitted on"], rows),
+            table([f"{raw['n']:,} images", "as stated", "calibrated"], scores),
+            f"Measured {escape(measured['how'])}. Sets at level {level} % are promised for a picture of a "
+            "new person, drawn at random. They held the true class for "
+            f"{number(held['persons'], 1)} % of those ({number(held['pictures'], 1)} % of all pictures), "
+            f"with {number(sets['mean_size'])} classes on average; {number(sets['single'], 1)} % name one "
+            f"class alone, {number(sets['whole'], 1)} % all.",
+        ]
+    )
+
+
+def _hundred(value: float | None) -> float | None:
+    return None if value is None else 100 * value
 
 
 def draw_confidence(task: Task, found: Predictions, folder: Any) -> list[Picture]:

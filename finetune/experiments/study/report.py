@@ -26,6 +26,7 @@ from finetune.figures.markdown import (
     signed,
     table,
 )
+from finetune.metrics.bootstrap import summarise
 from finetune.metrics.paired_tests import least_wilcoxon_p
 from finetune.runs.csv_file import csv_text
 from finetune.runs.files import json_text, write_bytes
@@ -59,6 +60,7 @@ class StudyPage:
             column is left out where there is nothing.
         notes: further lines that a reader must know.
         adaptive: whether the optimiser divides by the size of the gradient; for `summarise_study`.
+        temperatures: by the arm's name, those that fit its test images best, one a seed.
         caution: what must be known before the conclusion is read, a sentence or two; it opens it.
     """
 
@@ -68,6 +70,7 @@ class StudyPage:
     notes: Sequence[str] = ()
     adaptive: bool = False
     caution: str = ""
+    temperatures: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def write_study_report(
@@ -93,6 +96,7 @@ def write_study_report(
         "published": dict(page.published),
         "what_ran": list(page.what_ran),
         "notes": list(page.notes),
+        "temperatures": {name: list(values) for name, values in page.temperatures.items()},
         "pictures": {name: picture.file.as_posix() for name, picture in pictures.items()},
     }
     write_bytes(folder / "report.json", json_text(record, indent=1).encode())
@@ -113,6 +117,7 @@ def report_text(summary: Mapping[str, Any], told: StudyPage, pictures: Mapping[s
         ("Figures", show_pictures(others)),
         ("Controls", _controls(summary)),
         ("Grid", show_pictures(grid)),
+        ("Temperatures", _temperatures(summary, told.temperatures)),
         ("Cost", _cost_table(summary)),
         ("What ran", _bullets(told.what_ran)),
         ("Notes", _bullets(told.notes)),
@@ -226,6 +231,20 @@ def _controls(summary: Mapping[str, Any]) -> str | None:
         f"{_OF_RATES if summary['adaptive'] else _OF_STEPS}"
     )
     return f"{table(header, rows, numbers_from=2)}\n\n{note}"
+
+
+def _temperatures(summary: Mapping[str, Any], found: Mapping[str, Sequence[float]]) -> str | None:
+    """Return which temperature each arm's probabilities would need; None where no cell tells one."""
+    rows = [
+        (row["title"], summarise(found[row["name"]])) for row in summary["arms"] if found.get(row["name"])
+    ]
+    if not rows:
+        return None
+    cells = [[escape(title), str(one.n), number(one.mean, 3), number(one.sd, 3)] for title, one in rows]
+    note = (
+        "Temperature T of softmax(logits / T) that fits the test images best; above 1 the loss is too sure."
+    )
+    return f"{table(['arm', 'n', 'T, mean', 'sd'], cells)}\n\n{note}"
 
 
 def _cost_table(summary: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ from finetune.experiments.study.schedule import run_cells, time_text
 from finetune.experiments.study.statistics import Measure, is_adaptive
 from finetune.experiments.task import Task, measures_for
 from finetune.experiments.train import report_run
+from finetune.metrics.bootstrap import summarise
 from finetune.runs.config_file import config_changes
 from finetune.runs.folder import read_json
 from finetune.training.config import FitConfig, LossConfig, to_dict
@@ -138,9 +139,25 @@ def page_of(experiment: Experiment, folder: Path, cells: Sequence[Cell]) -> Stud
     text = task.study_text(config, report)
     ran = [*([text.cell] if text.cell else []), *what_ran(config, report)]
     caution = at_chance(cells, (report.get("baseline") or {}).get(task.measures[0].report_name))
-    return StudyPage(
-        text.title, ran, text.published, text.notes, is_adaptive(config.train.optimizer), caution
-    )
+    adaptive = is_adaptive(config.train.optimizer)
+    found = temperatures(folder, cells)
+    return StudyPage(text.title, ran, text.published, text.notes, adaptive, caution, found)
+
+
+def temperatures(folder: Path, cells: Sequence[Cell]) -> dict[str, list[float]]:
+    """Return by arm the temperatures that its cells' reports found to fit the test images best, and say them.
+
+    Reports of former releases have none.
+    """
+    found: dict[str, list[float]] = {}
+    for cell in cells:
+        told = record_of(folder, cell, "report.json").get("temperature") or {}
+        if told.get("T") is not None:
+            found.setdefault(cell.arm, []).append(float(told["T"]))
+    if found:
+        means = ", ".join(f"{arm} {summarise(values).mean:.3g}" for arm, values in found.items())
+        say(f"temperature that fits the test images best, mean over seeds: {means}")
+    return found
 
 
 def study_config(config: C) -> C:

@@ -42,7 +42,7 @@ def test_probs_are_the_softmax_of_the_logits_over_the_temperature(calibrated: tu
     model = OnnxClassifier(file, device="cpu")
     entry = json.loads((folder / "calibration.json").read_text())["models"]["2"]
     assert model.facts.calibration["T"] == entry["T"] != 1
-    found = model.run(random_pictures(model.size, 9))
+    found = model.run(random_pictures(9, model.size))
     np.testing.assert_allclose(found.probs, softmax(found.logits / entry["T"]), atol=1e-6)
     assert np.abs(found.probs - softmax(found.logits)).max() > 1e-3
     assert (found.probs.argmax(1) == found.logits.argmax(1)).all()
@@ -109,7 +109,7 @@ def test_without_an_entry_the_card_says_not_calibrated(run: Path, tmp_path: Path
 
 def test_members_are_tempered_before_their_mean():
     cores = [random_net("test_resnet", 32, seed=seed) for seed in (0, 1)]
-    images, spec = torch.from_numpy(random_pictures(32, 5)), spec_of(32)
+    images, spec = torch.from_numpy(random_pictures(5, 32)), spec_of(32)
     scaling = Scaling(np.full(5, 1 / 2.5), np.zeros(5), temperature=2.5)
     with torch.no_grad():
         plain = [build_graph([core], spec, images)(images)[0] for core in cores]
@@ -120,7 +120,7 @@ def test_members_are_tempered_before_their_mean():
 
 
 def test_a_scale_and_a_shift_per_class():
-    core, images, spec = random_net("test_resnet", 32), torch.from_numpy(random_pictures(32, 5)), spec_of(32)
+    core, images, spec = random_net("test_resnet", 32), torch.from_numpy(random_pictures(5, 32)), spec_of(32)
     scaling = Scaling(np.linspace(0.5, 2, 5), np.linspace(-1, 1, 5))
     with torch.no_grad():
         logits, probs, *_ = build_graph([core], spec, images, scaling)(images)
