@@ -41,7 +41,7 @@ def _cross_validated(call: Call[CrossValidationConfig]) -> TaskResult:
 def verify(
     config: VerifyAgeConfig | Place | None = None,
     *,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     quick: bool | None = None,
     export: Place | None = None,
     against: Place | None = None,
@@ -53,7 +53,7 @@ def verify(
 
     Args:
         config: the options as an object, or a YAML file; the other arguments override it.
-        data: the section's keys and values, or its dataclass.
+        data: the section's keys and values, its dataclass, or a published set's name.
         quick: count and check the lists only; do not open every image.
         export: folder to write every fold's lists to.
         against: folder of such lists to compare with.
@@ -68,7 +68,7 @@ def verify(
 def train(
     config: AgeConfig | Place | None = None,
     *,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
@@ -109,7 +109,7 @@ def train(
 def cross_validate(
     config: CrossValidationConfig | Place | None = None,
     *,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
@@ -153,7 +153,7 @@ def evaluate(
     run_folder: Finished,
     config: EvaluateAgeConfig | Place | None = None,
     *,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     evaluate: AgeEvaluateAgainConfig | Section | None = None,
     weights: Literal["selected", "other"] | None = None,
     device: str | None = None,
@@ -233,7 +233,7 @@ def study(
     grid_betas: Sequence[float] | None = None,
     cell: Literal["cv", "train"] | None = None,
     devices: Sequence[str] | None = None,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
