@@ -53,7 +53,7 @@ def _cross_validated(call: Call[CrossValidationConfig]) -> TaskResult:
 def verify(
     config: VerifyAgeConfig | Place | None = None,
     *,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     quick: bool | None = None,
     export: Place | None = None,
     against: Place | None = None,
@@ -65,7 +65,7 @@ def verify(
 
     Args:
         config: the options as an object, or a YAML file; the other arguments override it.
-        data: the section's keys and values, or its dataclass.
+        data: the section's keys and values, its dataclass, or a published set's name.
         quick: count and check the lists only; do not open every image.
         export: folder to write every fold's lists to.
         against: folder of such lists to compare with.
@@ -80,7 +80,7 @@ def verify(
 def train(
     config: AgeConfig | Place | None = None,
     *,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
@@ -121,7 +121,7 @@ def train(
 def cross_validate(
     config: CrossValidationConfig | Place | None = None,
     *,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
@@ -166,7 +166,7 @@ def tune(
     *,
     arms: Sequence[str] | None = None,
     search: SearchConfig | Section | None = None,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,
@@ -219,7 +219,7 @@ def study(
     rates: Mapping[str, Mapping[str, float]] | None = None,
     cell: Literal["cv", "train"] | None = None,
     devices: Sequence[str] | None = None,
-    data: AgeDataConfig | Section | None = None,
+    data: AgeDataConfig | Section | str | None = None,
     model: ModelConfig | Section | None = None,
     head: HeadConfig | Section | str | None = None,
     loss: LossConfig | Section | str | None = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agecls.config import EvaluateAgeConfig
-from agecls.scores import age_scores, slice_scores
+from agecls.scores import age_scores, mean_of_folds, slice_scores
 from finetune.cli.console import say, table
 from finetune.errors import UsageError
 from finetune.experiments.records.predictions import Predictions
@@ -52,16 +52,23 @@ def refuse_unused(config: EvaluateAgeConfig) -> None:
 
 
 def evaluation_scores(predictions: Predictions) -> dict[str, Any]:
-    """Return the scores pooled over the images, and under "slices" the rows of each slice."""
+    """Return the scores pooled over the images, and under "slices" the rows of each slice.
+
+    Where images were tested in several folds the two accuracies are means over folds, and `over` says so.
+    """
     slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
-    return {**age_scores(predictions.probs, predictions.target), "slices": slices}
+    scores = age_scores(predictions.probs, predictions.target)
+    if predictions.tested_again:
+        scores |= {**mean_of_folds(predictions), "over": "folds"}
+    return {**scores, "slices": slices}
 
 
 def tell_evaluation(summary: Mapping[str, Any]) -> None:
     """Print both accuracies and every slice."""
+    how = "mean over the folds of" if summary.get("over") == "folds" else "pooled over"
     say(
         f"{summary['data']} ({summary['test_crops']} crops, {summary['weights']} weights): exact "
-        f"{summary['exact']:.2f} %, one-off {summary['one_off']:.2f} %, pooled over {summary['n']} images"
+        f"{summary['exact']:.2f} %, one-off {summary['one_off']:.2f} %, {how} {summary['n']} images"
     )
     tell_slices(summary)
 

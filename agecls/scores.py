@@ -183,6 +183,12 @@ def score_cross_validation(
     return _for_json(scores)
 
 
+def mean_of_folds(predictions: Predictions) -> dict[str, float]:
+    """Return exact and one-off accuracy in percent, each the mean of the folds' own."""
+    found = _over_folds(predictions, np.unique(predictions.fold))
+    return {name: found[f"{name}_mean"] for name in ("exact", "one_off")}
+
+
 def slice_scores(
     predictions: Predictions, by: Slice, *, resamples: int = 2000, seed: int = 0
 ) -> list[dict[str, Any]]:

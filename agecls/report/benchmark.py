@@ -113,7 +113,9 @@ def benchmark_section(record: Mapping[str, Any]) -> str | None:
     rows = [
         [
             words[name],
-            f"**{number(scores['mean'][name])} ± {number(scores['sd'][name])}**",
+            f"**{number(scores['mean'][name])}**"
+            if len(scores["splits"]) == 1
+            else f"**{number(scores['mean'][name])} ± {number(scores['sd'][name])}**",
             *(number(value) for value in scores["per_split"][name]),
         ]
         for name in words

@@ -6,7 +6,6 @@ small `a` of FG-NET, unknown ages of LAGENDA. No image shows a face, and no two 
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -16,6 +15,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from finetune.runs.csv_file import csv_text
 
 IRREGULAR = (  # UTKFace's names that lack a field
     "part1/61_1_20170109142408075.jpg",
@@ -43,8 +44,7 @@ def write_picture(file: Path, number: int, size: int = 8) -> None:
 def write_list(file: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a list as its authors do, as plain CSV; the folder is made."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+    file.write_text(csv_text(header, rows), encoding="utf-8", newline="")
 
 
 def write_utkface(root: Path, *, irregular: bool = False) -> None:

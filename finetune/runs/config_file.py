@@ -33,6 +33,16 @@ FREE_KEYS = (
     "evaluate.batch_size",
 )
 
+# Options that came later, each with the value that does what was done before: a run without one had it.
+LATER = {
+    "data.name": None,
+    "data.odd_names": "error",
+    "data.crops": None,
+    "data.crop_margin": 0.05,
+    "data.faeb": None,
+    "data.splits": "faeb",
+}
+
 
 def settle_config(
     folder: Path, config: dict[str, Any], allow_change: Sequence[str], free_keys: Sequence[str]
@@ -75,6 +85,8 @@ def config_changes(former: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     {'options.alpha': '(absent) -> 2'}
     >>> config_changes({"run": {"compile": False}}, {"run": {"compile": "auto"}})
     {}
+    >>> config_changes({"data": {}}, {"data": {"faeb": None, "name": "fgnet"}})
+    {'data.name': '(absent) -> fgnet'}
     """
     old, new = _flat(former), _flat(config)
     filled = {key.rpartition(".")[0] for key in (*old, *new)}
@@ -84,6 +96,7 @@ def config_changes(former: Mapping[str, Any], config: Mapping[str, Any]) -> dict
         for key in keys
         if old.get(key, _ABSENT) != new.get(key, _ABSENT)
         and not _is_left_open(key, old.get(key), new.get(key))
+        and not _is_later(key, old, new)
     }
 
 
@@ -93,6 +106,12 @@ def _is_left_open(key: str, old: Any, new: Any) -> bool:
     Auto goes on as the checkpoint says.
     """
     return key == "run.compile" and old is False and new == "auto"
+
+
+def _is_later(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether one of two runs has an option that came later, with the value that changes nothing."""
+    here, there = old.get(key, _ABSENT), new.get(key, _ABSENT)
+    return key in LATER and _ABSENT in (here, there) and LATER[key] in (here, there)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

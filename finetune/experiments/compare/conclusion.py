@@ -10,6 +10,11 @@ from finetune.figures.markdown import p_text, points, signed
 from finetune.metrics.intervals import LEVEL, alike_words, contains_zero
 from finetune.metrics.learning import ONE_CLASS
 
+TESTED_AGAIN = (
+    "Images are tested in several splits and count each time; the intervals take the splits for independent, "
+    "so they are too narrow."
+)
+
 
 def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure], headline: Measure) -> str:
     """Return, in plain words, what the data support about each of these measures, and the limits of it.
@@ -33,6 +38,8 @@ def conclude(comparison: Mapping[str, Any], measures: Sequence[Measure], headlin
             f"One seed a side: the tests are about other test {comparison['unit']}s, not of other training "
             "seeds, which move the accuracy too."
         )
+    if any((comparison[measure.key] or {}).get("pooled", 0) is None for measure in measures):
+        sentences.append(TESTED_AGAIN)
     sentences += [f"{note[0].upper()}{note[1:]}." for note in comparison["notes"]]
     return " ".join(sentences)
 

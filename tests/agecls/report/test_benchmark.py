@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agecls.evaluation import evaluation_scores
 from agecls.report.benchmark import benchmark_scores, benchmark_section, write_benchmark
 from agecls.report.report import report_scores, tell
 from agecls.report.report_sections import headline
@@ -96,6 +97,16 @@ def test_two_results_are_compared_split_by_split_alone(tmp_path: Path):
     found = compare_results(TASK, result_of(tmp_path / "a"), result_of(tmp_path / "b", shift=0), resamples=50)
     assert found["mae_years"]["pooled"] is None
     assert found["mae_years"]["difference"] == -1
+    assert "Images are tested in several splits" in found["conclusion"]
+
+
+def test_an_evaluation_takes_the_mean_of_the_splits():
+    own = answers().select(np.arange(1, 6))
+    right = own.path == "1.jpg"  # all of split 0, none of split 1, one of two of split 2
+    probs = np.where(right[:, None], np.eye(10)[own.target], own.probs)
+    found = evaluation_scores(Predictions(YEARS, own.path, own.target, probs, own.columns))
+    assert found["exact"] == pytest.approx(50)
+    assert found["over"] == "folds"
 
 
 def test_the_files_have_the_benchmarks_form(tmp_path: Path):

@@ -18,6 +18,7 @@ from finetune.experiments.study.arms import build_arms
 from finetune.experiments.study.cells import CellPlan
 from finetune.experiments.study.finished_runs import read_run
 from finetune.experiments.study.runs import cell_config
+from finetune.runs.config_file import LATER
 from finetune.runs.folder import RunFolder, read_config, write_json
 from finetune.training.config import HeadConfig, LossConfig, RunConfig, to_dict
 
@@ -173,6 +174,8 @@ def test_it_is_read_as_the_configuration_of_today(tmp_path, text, loss):
     wanted = today(loss)
     assert wanted["run"].pop("track") == []  # an option of later, which changes no result
     wanted["run"]["compile"] = False  # as the file says; the default was another one
+    later = {key.removeprefix("data."): value for key, value in LATER.items() if key.startswith("data.")}
+    assert {key: wanted["data"].pop(key) for key in later} == later  # options of later, at what was done then
     assert read_config(stored(tmp_path / "run", text) / "config.yaml") == wanted
 
 
