@@ -154,6 +154,10 @@ class Task(Protocol):
         """Return a table's labels as indices of a model's classes; ModelFileError for unknown ones."""
         return labels_in(manifest, class_names, "the model")
 
+    def class_bounds(self, class_names: Sequence[str]) -> Sequence[tuple[float, float]] | None:
+        """Return each ordered class's (lower, upper) on a scale such as years; None where there is none."""
+        return None
+
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return the task's own columns of the predictions of these rows."""
         return {}

@@ -18,6 +18,8 @@ CONFIG_NAME = "config.yaml"
 # Options of losses that stood beside the loss's name until the options had a place of their own.
 OLD_LOSS_OPTIONS = ("alpha", "beta", "gamma", "a", "clamp")
 _ABSENT = "(absent)"
+# Options of losses that came after runs were written, and what those did.
+LATER = {"targets": "hard", "target_width": None, "distance": "index"}
 
 # What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.
 FREE_KEYS = (
@@ -133,6 +135,9 @@ def in_todays_form(config: Mapping[str, Any]) -> dict[str, Any]:
     from core_losses import LOSSES, loss_options
 
     loss = config.get("loss")
+    if isinstance(loss, Mapping) and "label_smoothing" in loss:
+        loss = {**LATER, **loss}
+        config = {**config, "loss": loss}
     if (
         not isinstance(loss, Mapping)
         or "name" not in loss

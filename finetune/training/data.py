@@ -29,7 +29,8 @@ class TrainingData:
     """What to learn from, and how its validation part is scored.
 
     `source[row]` gives the prepared image of a manifest row; `train` and `val` are row indices (val may be
-    empty). `split_hash` names the split; a checkpoint of another split is never resumed.
+    empty). `split_hash` names the split; a checkpoint of another split is never resumed. `places` are where
+    ordered classes lie on a scale of their own, such as years; None for classes on no scale.
     """
 
     manifest: Manifest
@@ -39,6 +40,7 @@ class TrainingData:
     val: np.ndarray
     split_hash: str
     scorer: Scorer = plain_scores
+    places: tuple[float, ...] | None = None
 
     @property
     def identity(self) -> dict[str, str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.experiments.study.arm_names import MARGIN_HEADS
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell
 from finetune.experiments.study.conclusion import interval_words
@@ -27,6 +26,7 @@ from finetune.figures.markdown import (
     table,
 )
 from finetune.metrics.paired_tests import least_wilcoxon_p
+from finetune.models.names import MARGIN_HEADS, ORDINAL_HEADS
 from finetune.runs.csv_file import csv_text
 from finetune.runs.files import json_text, write_bytes
 
@@ -43,8 +43,8 @@ _OF_RATES = (
     "steps: the control shows what the learning rate does to cross-entropy, not whether CRL is a longer step."
 )
 _OWN_START = (
-    "Margin heads of age and fine studies start from a classifier of their own; in general studies they "
-    "start like all other arms."
+    "Heads of age and fine studies start from a classifier of their own; in general studies they start like "
+    "all other arms."
 )
 
 
@@ -284,13 +284,14 @@ def _how_to_read(summary: Mapping[str, Any]) -> list[str]:
     pairs = max((row["n"] for row in summary["arms"]), default=0)
     least = least_wilcoxon_p(max(pairs, 1))
     ends = [found["interval"] for row in summary["arms"] for found in row["measures"].values()]
-    margins = any(row["name"].split("-")[0] in MARGIN_HEADS for row in summary["arms"])
+    heads = {*MARGIN_HEADS, *ORDINAL_HEADS}
+    own_start = any(heads & {*row["name"].split("-")} for row in summary["arms"])
     beyond = any(pair is not None and _within(pair) != pair for pair in ends)
     return [
         "A seed fixes the first weights, the order of the images, augmentation and dropout. Arms with the "
         "same seed start alike and see the same batches, so they are compared seed by seed."
         + f" {_OWN_START}"
-        * margins,
+        * own_start,
         "Intervals and p-values are about training seeds: what another training on the same images, tested "
         "on the same images, might give. They say nothing of other test images, networks, budgets or "
         'learning rates; every arm ran with the one setting under "What ran", tuned for none of them here.',
