@@ -55,6 +55,6 @@ def refuse_order(arms: Sequence[Arm]) -> None:
     for arm in arms:
         if found := arm.reads_order:
             raise UsageError(
-                f"{arm.name}: {' and '.join(found)} read the order of the classes, and those of a general "
-                "data set have none: leave it out"
+                f"{arm.name}: only for classes with an order: {' and '.join(found)}; those of a general data "
+                "set have none: leave it out"
             )

@@ -26,8 +26,8 @@ def check_order(task: Task, config: FitConfig) -> None:
     found = order_faults(config.head.name, config.loss)
     if found and not task.ordered:
         raise UsageError(
-            f"{' and '.join(found)} read the order of the classes, and those of this task ({task.title}) "
-            "have none: choose another"
+            f"only for classes with an order: {' and '.join(found)}; those of this task ({task.title}) have "
+            "none: choose another"
         )
     if config.loss.targets != HARD and head_class(config.head.name).needs_classes:
         raise UsageError(
@@ -43,12 +43,12 @@ def class_places(task: Task, class_names: Sequence[str]) -> tuple[float, ...] | 
 
 
 def with_edges(task: Task, head: HeadConfig, class_names: Sequence[str]) -> HeadConfig:
-    """Return a head with the edges between its classes, where it is one that has them and they are not given.
+    """Return a head with the edges between its classes, where it is one that has them.
 
     An edge lies half way between a class's upper bound and the next one's lower. Raises UsageError for
-    classes that lie on no scale.
+    classes that lie on no scale, and for given edges that are those of other classes.
     """
-    if EDGES not in head_options(head.name) or head.options.get(EDGES):
+    if EDGES not in head_options(head.name):
         return head
     bounds = task.class_bounds(class_names)
     if bounds is None:
@@ -57,5 +57,10 @@ def with_edges(task: Task, head: HeadConfig, class_names: Sequence[str]) -> Head
             f"{task.title} have none: choose another head"
         )
     edges = [(below[1] + above[0]) / 2 for below, above in pairwise(bounds)]
-    options: dict[str, Any] = {**head.options, EDGES: ",".join(f"{edge:g}" for edge in edges)}
+    told = ",".join(f"{edge:g}" for edge in edges)
+    if head.options.get(EDGES, "") not in ("", told):
+        raise UsageError(
+            f"head.options.edges {head.options[EDGES]} are not those of these classes, {told}: leave them out"
+        )
+    options: dict[str, Any] = {**head.options, EDGES: told}
     return replace(head, options=options)

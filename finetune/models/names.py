@@ -14,7 +14,7 @@ from finetune.errors import CrlError, ModelFileError, UsageError
 
 HEADS_GROUP = "crl_toolkit.heads"
 MARGIN_HEADS = ("lsoftmax", "asoftmax", "cosface", "arcface")
-ORDINAL_HEADS = ("corn", "cumulative")
+ORDINAL_HEADS = ("corn", "cumulative", "year_laplace", "year_logistic")
 OWN_HEADS = ("linear", *MARGIN_HEADS, *ORDINAL_HEADS)  # those of finetune.models.heads
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".pt.tar")
 FEWEST_MODELS = 500  # a release of timm in which fewer are found is written otherwise than those known here

@@ -154,9 +154,14 @@ def log_sigmoid(x: Tensor) -> Tensor:
 
 
 def log_one_minus_exp(gap: Tensor) -> Tensor:
-    """Return log(1 - exp(-gap)) for gap > 0, exact near 0 in operators that files have: no expm1.
+    """Return log(1 - exp(-gap)) for gap > 0."""
+    return one_minus_exp(gap).log()
+
+
+def one_minus_exp(gap: Tensor) -> Tensor:
+    """Return 1 - exp(-gap) for gap >= 0, exact near 0 in operators that files have: no expm1.
 
     1 - exp(-g) = 2 t / (1 + t), with t = tanh(g / 2)
     """
     half = torch.tanh(gap / 2)
-    return (2 * half).log() - (1 + half).log()
+    return 2 * half / (1 + half)

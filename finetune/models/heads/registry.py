@@ -18,6 +18,7 @@ from finetune.models.heads.base import MAIN, FeatureDims, Head
 from finetune.models.heads.linear import LinearHead
 from finetune.models.heads.margin import ArcFaceHead, ASoftmaxHead, CosFaceHead, LSoftmaxHead
 from finetune.models.heads.ordinal import CornHead, CumulativeHead
+from finetune.models.heads.years import YearLaplaceHead, YearLogisticHead
 from finetune.models.names import head_names as head_names  # its callers find it beside the heads
 from finetune.models.names import head_points
 
@@ -30,6 +31,8 @@ HEADS: dict[str, type[Head]] = {
     "arcface": ArcFaceHead,
     "corn": CornHead,
     "cumulative": CumulativeHead,
+    "year_laplace": YearLaplaceHead,
+    "year_logistic": YearLogisticHead,
 }
 
 

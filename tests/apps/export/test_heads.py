@@ -33,6 +33,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "CORN of 8 classes": ("corn", {}),
     "cumulative": ("cumulative", {}),
     "cumulative of 8 classes": ("cumulative", {}),
+    "Laplace years": ("year_laplace", {}),
+    "logistic years": ("year_logistic", {}),
     "bilinear": ("bilinear", {"reduction": 12}),
     "compact bilinear": ("compact_bilinear", {"dim": 256}),
     "kernel pooling": ("kernel_pooling", {"dim": 64, "gamma": 0.5, "order": 2}),
@@ -43,7 +45,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DCL": ("dcl", {"regions": 2}),
     "DCL of the last release": ("dcl", {"regions": 2, "variant": "repo"}),
 }
-CLASSES = {"CORN": 101, "cumulative": 101, "CORN of 8 classes": 8, "cumulative of 8 classes": 8}  # else 5
+CLASSES = {"CORN": 101, "cumulative": 101, "CORN of 8 classes": 8, "cumulative of 8 classes": 8}
+CLASSES |= {"Laplace years": 101, "logistic years": 101}  # else 5
 # Untrained nets are sure of the first of few ordered classes: these seeds are less so.
 SEEDS = {"CORN of 8 classes": 1, "cumulative of 8 classes": 1}
 MARGIN_OF_A_LAYER = ("L-Softmax", "A-Softmax")  # they answer as the linear layer that they train
@@ -54,7 +57,7 @@ WITHOUT_GRID_MEAN = {("DCL", "test_vit")} | {
 }
 # The operators of A-Softmax, kernel pooling, DFL, DCL and the cumulative head, or fewer.
 RARE_CASES = (
-    *("CORN", "CORN of 8 classes", "cumulative of 8 classes"),
+    *("CORN", "CORN of 8 classes", "cumulative of 8 classes", "Laplace years", "logistic years"),
     *("L-Softmax", "CosFace", "ArcFace", "kernel pooling", "kernel pooling of order 4", "DFL, two scales"),
     "DCL of the last release",
 )

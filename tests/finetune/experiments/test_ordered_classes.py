@@ -14,6 +14,7 @@ from finegrained.task import TASK as FINE
 from finetune.errors import DataError, UsageError
 from finetune.experiments.ordered_classes import check_order, class_places, with_edges
 from finetune.models.heads.registry import HEADS
+from finetune.models.names import ORDINAL_HEADS
 from finetune.training.config import FitConfig, HeadConfig, LossConfig
 from finetune.training.data import TrainingData
 from finetune.training.learner import build_objective, loss_settings
@@ -23,6 +24,7 @@ from generalcls.single_run import one_arm
 READERS: list[tuple[dict[str, Any], str]] = [
     ({"head": HeadConfig("corn")}, "the corn head"),
     ({"head": HeadConfig("cumulative")}, "the cumulative head"),
+    ({"head": HeadConfig("year_laplace")}, "the year_laplace head"),
     ({"loss": LossConfig("olog")}, "the loss olog"),
     ({"loss": LossConfig("mean_variance")}, "the loss mean_variance"),
     ({"loss": LossConfig(branches={"main": "olog"})}, "the loss olog"),
@@ -36,7 +38,7 @@ def test_only_a_task_with_ordered_classes_takes_it(parts: dict[str, Any], said: 
     config = replace(FitConfig(), **parts)
     check_order(AGE, config)
     with pytest.raises(
-        UsageError, match=f"{said} read the order of the classes, .*Fine-grained.*choose another"
+        UsageError, match=f"only for classes with an order: {said}; .*Fine-grained.*choose another"
     ):
         check_order(FINE, config)
 
@@ -48,7 +50,7 @@ def test_a_margin_needs_one_class() -> None:
 
 @pytest.mark.parametrize("word", ["corn", "olog", "cel:targets=sord", "crl:head=cumulative"])
 def test_a_general_data_set_has_no_order(word: str) -> None:
-    with pytest.raises(UsageError, match="read the order of the classes, and those of a general data set"):
+    with pytest.raises(UsageError, match=r"only for classes with an order: .*a general data set have none"):
         one_arm(word)
     refuse_order([one_arm("crl")])
 
@@ -62,9 +64,18 @@ def test_ages_lie_in_the_middle_of_their_groups() -> None:
         class_places(AGE, ("0-2", "old"))
 
 
-def test_a_head_without_edges_stays_as_it_is() -> None:
-    head = HeadConfig("corn")
-    assert with_edges(AGE, head, ("0-2", "4-6")) is head
+def test_a_head_on_a_scale_gets_the_edges_of_its_classes() -> None:
+    names, bare = ("0-2", "4-6", "8-12", "60+"), HeadConfig("year_laplace")
+    head = with_edges(AGE, bare, names)
+    assert head.options == {"edges": "3,7,36"}
+    assert with_edges(AGE, head, names) == head
+    assert with_edges(AGE, bare, ("0", "1", "2")).options == {"edges": "0.5,1.5"}
+    with pytest.raises(UsageError, match=r"edges 3,7,36 are not those of these classes, 2\.5,7,36: leave"):
+        with_edges(AGE, head, ("0-1", *names[1:]))
+    with pytest.raises(UsageError, match="needs classes that are parts of a scale, such as ages in years"):
+        with_edges(FINE, bare, ("a", "b"))
+    corn = HeadConfig("corn")
+    assert with_edges(AGE, corn, names) is corn
 
 
 def objective(data: TrainingData, word: str) -> Any:
@@ -98,5 +109,5 @@ def test_run_json_names_soft_targets_and_nothing_of_hard_ones() -> None:
 
 
 def test_every_head_says_whether_it_reads_the_order() -> None:
-    assert {name for name, head in HEADS.items() if head.ordered} == {"corn", "cumulative"}
+    assert {name for name, head in HEADS.items() if head.ordered} == set(ORDINAL_HEADS)
     assert all(head.title for head in HEADS.values() if head.ordered)

@@ -115,6 +115,8 @@ ORDERED = {
     "corn": ("corn", "CORN"),
     "cumulative:dropout=0.2": ("cumulative-dropout0.2", "Cumulative logits (dropout 0.2)"),
     "olog:head=cumulative": ("olog-cumulative", "Ordered log loss, Cumulative logits"),
+    "year_laplace": ("year_laplace", "Laplace years"),
+    "crl:head=year_logistic": ("crl-year_logistic", "CRL (alpha 1.5, beta 1), Logistic years"),
     "crl:head=corn": ("crl-corn", "CRL (alpha 1.5, beta 1), CORN"),
     "cel:targets=sord": ("cel-sord", "CE, SORD targets (width 1)"),
     "crl:targets=gaussian:target_width=4:distance=years": (
@@ -132,9 +134,15 @@ def test_what_reads_the_order_of_classes_is_an_arm_with_a_name_and_a_title():
     arms = build_arms([*ORDERED], baseline=False, controls=False)
     assert {word: (arm.name, arm.title) for word, arm in zip(ORDERED, arms, strict=True)} == ORDERED
     assert [word_of(arm.name) for arm in arms] == [*ORDERED]
-    assert [arm.head for arm in arms if arm.loss == LossConfig("cel")] == ["corn", "cumulative"]
-    assert arms[5].loss == LossConfig("crl").resolved()
-    assert arms[7].loss.rows((1.0, 5.0, 10.0))[1, 0] < arms[7].loss.rows((1.0, 5.0, 10.0))[1, 1]
+    by_name = {arm.name: arm for arm in arms}
+    assert [arm.head for arm in arms if arm.loss == LossConfig("cel")] == [
+        "corn",
+        "cumulative",
+        "year_laplace",
+    ]
+    assert by_name["crl-corn"].loss == LossConfig("crl").resolved()
+    rows = by_name["crl-gaussian-width4-years"].loss.rows((1.0, 5.0, 10.0))
+    assert rows[1, 2] < rows[1, 0] < rows[1, 1]
 
 
 def test_controls_at_a_learning_rate_are_those_of_plain_losses(capsys):
@@ -170,7 +178,10 @@ def test_controls_at_a_learning_rate_are_those_of_plain_losses(capsys):
         (["cel:target_width=2"], "target_width changes nothing with targets hard"),
         (["cel:targets=sord:label_smoothing=0.1"], "targets sord and label_smoothing both soften"),
         (["cel:targets=triangular:distance=years"], "triangular, which reach the neighbours"),
-        (["cel:head=dcl"], "a loss stands on the study's own head or on corn, cumulative, got head=dcl"),
+        (
+            ["cel:head=dcl"],
+            "a loss stands on the study's own head or on corn, cumulative, year_laplace, year_logistic, got",
+        ),
         (["corn", "cel:head=corn"], "corn stands twice"),
         (["corn:dropout=1"], r"losses: corn:dropout=1: head.dropout must lie in \[0, 1\)"),
         (["asoftmax:blend_start=-1"], "blend_start must be a finite number >= 0"),

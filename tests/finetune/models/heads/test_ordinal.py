@@ -15,9 +15,9 @@ from finetune.models.backbone import Features
 from finetune.models.classifier import build_classifier
 from finetune.models.heads.ordinal import LEAST_GAP, CornHead, CumulativeHead, log_one_minus_exp
 from finetune.models.heads.registry import head_class, head_options
-from finetune.models.names import ORDINAL_HEADS
 from finetune.training.optimization.optim import parameter_groups
 
+NAMES = ("corn", "cumulative")
 TWO = torch.tensor([2])
 
 
@@ -64,7 +64,7 @@ def test_the_worked_numbers_of_the_continuation_ratios():
     assert value / 3 == near(0.304756)  # what a mean over the questions asked would print
 
 
-@pytest.mark.parametrize("name", ORDINAL_HEADS)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_classes_make_a_head_binary(name: str):
     x = torch.linspace(-30, 30, 41).double()[:, None]
     head = head_class(name)(1, 2).double()
@@ -78,7 +78,7 @@ def test_two_classes_make_a_head_binary(name: str):
         torch.testing.assert_close(build_loss(loss)(head.log_posteriors(x), target), binary)
 
 
-@pytest.mark.parametrize("name", ORDINAL_HEADS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("classes", [2, 3, 8, 101])
 def test_the_start_is_uniform(name: str, classes: int):
     torch.manual_seed(0)
@@ -90,7 +90,7 @@ def test_the_start_is_uniform(name: str, classes: int):
     assert head.map_classifier() is None
 
 
-@pytest.mark.parametrize("name", ORDINAL_HEADS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_posteriors_sum_to_one_at_logits_of_ten_thousand(name: str, dtype: torch.dtype):
     source = torch.Generator().manual_seed(1)
@@ -109,15 +109,12 @@ def test_posteriors_sum_to_one_at_logits_of_ten_thousand(name: str, dtype: torch
 
 def test_no_cut_overtakes_another_whatever_is_learned():
     head, source = CumulativeHead(4, 6), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.SGD(head.parameters(), lr=3.0)
     for _ in range(1000):
-        x = torch.randn(8, 4, generator=source)
-        loss = F.nll_loss(head.log_posteriors(x), torch.randint(6, (8,), generator=source))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    above = 1 - head.log_posteriors(torch.zeros(1, 4)).double().exp().cumsum(1)[:, :-1]
-    assert (above.diff() < 0).all()
+        with torch.no_grad():
+            head.cuts.add_(torch.randn(5, generator=source))
+        z = head.log_posteriors(torch.zeros(1, 4))  # each step down of P(class > k) is a class's posterior
+        assert z.isfinite().all()
+        assert z.logsumexp(1).item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_difference_of_sigmoids_keeps_its_digits():
@@ -128,7 +125,7 @@ def test_a_difference_of_sigmoids_keeps_its_digits():
     assert z[0, 2].item() == pytest.approx(torch.log(torch.tensor(1 - torch.e**-1)).item() - 39.0, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ORDINAL_HEADS)
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_the_slopes(name: str):
     torch.manual_seed(0)
     head = head_class(name)(3, 4).double()
@@ -144,7 +141,7 @@ def test_gradients_are_the_slopes(name: str):
     assert torch.autograd.gradcheck(of, parameters)
 
 
-@pytest.mark.parametrize("name", ORDINAL_HEADS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_ends_before_the_head(name: str, dtype: torch.dtype):
     torch.manual_seed(0)
@@ -156,7 +153,7 @@ def test_half_precision_ends_before_the_head(name: str, dtype: torch.dtype):
     assert torch.equal(found, wanted)
 
 
-@pytest.mark.parametrize("name", ORDINAL_HEADS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_loss_reads_the_head(name: str):
     torch.manual_seed(0)
     head, x = head_class(name)(6, 5), torch.randn(7, 6)
@@ -170,7 +167,7 @@ def test_every_loss_reads_the_head(name: str):
     torch.testing.assert_close(-z.gather(1, target[:, None]).mean(), plain)
 
 
-@pytest.mark.parametrize("name", ORDINAL_HEADS)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_weight_decay_on_biases_and_cuts(name: str):
     core = build_classifier("test_resnet", name, 5, weights="none", image_size=32)
     groups = parameter_groups(core, lr=0.1, weight_decay=0.5)
@@ -180,7 +177,7 @@ def test_no_weight_decay_on_biases_and_cuts(name: str):
     assert told == {layer: 0.5, rest: 0.0}
 
 
-@pytest.mark.parametrize("name", ORDINAL_HEADS)
+@pytest.mark.parametrize("name", NAMES)
 def test_dropout_is_an_option_as_in_the_linear_head(name: str):
     assert head_options(name) == {"dropout": 0.0}
     head = head_class(name)(50, 5, dropout=0.5)
