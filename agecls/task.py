@@ -12,6 +12,7 @@ import numpy as np
 
 from agecls.config import AgeConfig, AgeDataConfig, AgeStudyConfig, CrossValidationConfig, VerifyAgeConfig
 from agecls.data.folds import shared_people
+from agecls.data.groups import bounds_in_years
 from agecls.data.read import (
     check_contents,
     image_columns,
@@ -132,6 +133,10 @@ class AgeTask(Task):
         one_off = float((np.abs(probs.argmax(1) - target) <= 1).mean())
         mae = float(np.abs(decode_median(probs) - target).mean())
         return {**plain_scores(probs, target), "one_off": one_off, "mae": mae}
+
+    def class_bounds(self, class_names: Sequence[str]) -> Sequence[tuple[float, float]]:
+        """Return the years of each group; an open last one is taken to last 30."""
+        return bounds_in_years(class_names)
 
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return what is known of the subject of each image, and the fold that it was tested in."""

@@ -41,6 +41,13 @@ if TYPE_CHECKING:
         build_margin_rule,
     )
     from core_losses.odds import log_odds, log_posteriors
+    from core_losses.ordinal import (
+        MeanVarianceLoss,
+        OrderedLogLoss,
+        mean_variance_loss,
+        ordered_log_loss,
+        soft_target_rows,
+    )
     from core_losses.posterior import (
         CompetingRatioLoss,
         CrossEntropyLoss,
@@ -72,7 +79,9 @@ __all__ = [
     "LossOptions",
     "LossTable",
     "MarginRule",
+    "MeanVarianceLoss",
     "NLLRLoss",
+    "OrderedLogLoss",
     "TamingCrossEntropyLoss",
     "annealed_blend",
     "build_loss",
@@ -91,9 +100,12 @@ __all__ = [
     "loss_named",
     "loss_options",
     "margin_logits",
+    "mean_variance_loss",
     "negative_log_likelihood_ratio_loss",
+    "ordered_log_loss",
     "posterior_curves",
     "posterior_grid",
+    "soft_target_rows",
     "taming_cross_entropy_loss",
 ]
 
@@ -108,7 +120,10 @@ LOSSES = LossTable(
         "cce": "core_losses.competitors:ExtendedBCELoss",
         "dualce": "core_losses.competitors:DualCrossEntropyLoss",
         "tce": "core_losses.posterior:TamingCrossEntropyLoss",
-    }
+        "olog": "core_losses.ordinal:OrderedLogLoss",
+        "mean_variance": "core_losses.ordinal:MeanVarianceLoss",
+    },
+    ordered=("olog", "mean_variance"),
 )
 
 # Where the door's other names stand.
@@ -119,6 +134,7 @@ _MODULES = (
     "margin",
     "margin_rules",
     "odds",
+    "ordinal",
     "posterior",
     "reduction",
 )

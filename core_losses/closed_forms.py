@@ -1,4 +1,4 @@
-"""The posterior losses in p_c with numpy alone, for programs that draw them without torch.
+"""The posterior losses in p_c with numpy alone, for programs that draw and name them without torch.
 
 `core_losses.lines` is what is trained with; a test holds these to it. A loss that is missing here is drawn
 from its class, with torch.
@@ -7,13 +7,13 @@ from its class, with torch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from core_losses.clamping import PUBLISHED_CLAMP
-
+PUBLISHED_CLAMP = 1e-7  # of NLLR's posteriors: in Keras, and in the code of the competing ratio loss paper
 ValueAndGradient = tuple[np.ndarray, np.ndarray]
 
 
@@ -79,7 +79,7 @@ def _taming(p: np.ndarray, *, a: float = 0.8) -> ValueAndGradient:
     return value, -(1 - p) * surprise**-a
 
 
-# Losses of `core_losses.LOSSES` by name; None for one that reads every competitor's posterior.
+# Losses of `core_losses.LOSSES` by name; None for one that reads every class's posterior.
 CLOSED_FORMS: dict[str, ClosedForm | None] = {
     "cel": ClosedForm("CE", _cross_entropy),
     "nllr": ClosedForm("NLLR", _likelihood_ratio),
@@ -88,4 +88,19 @@ CLOSED_FORMS: dict[str, ClosedForm | None] = {
     "cce": None,
     "dualce": None,
     "tce": ClosedForm("TCE", _taming),
+    "olog": None,
+    "mean_variance": None,
 }
+
+
+def exact_title(title: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a loss's title and the options told beside it: a clamp that is turned off is told in words.
+
+    >>> exact_title("NLLR", {"clamp": 0.0}), exact_title("NLLR", {"clamp": 0.001})
+    (('NLLR, exact', {}), ('NLLR', {'clamp': 0.001}))
+    """
+    told = dict(options)
+    if told.get("clamp") == 0:
+        del told["clamp"]
+        return f"{title}, exact", told
+    return title, told

@@ -14,7 +14,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from core_losses.clamping import PUBLISHED_CLAMP
+from core_losses.closed_forms import PUBLISHED_CLAMP
 from core_losses.lines import CrossEntropy, LikelihoodRatio, Line, competing_line, focal_line, taming_line
 from core_losses.odds import line_on_log_odds, log_posteriors
 from core_losses.reduction import LossModule, LossOptions, SharedOptions, check_non_negative, class_loss

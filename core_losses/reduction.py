@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from core_losses.chosen import take
-from core_losses.clamping import exact_title
+from core_losses.closed_forms import exact_title
 from core_losses.layout import class_dim, computing_dtype
 from core_losses.lines import Line
 
@@ -64,6 +64,7 @@ class LossModule(nn.Module):
         quiet: own options that titles tell only where they are not the default.
         line: the function of the log-odds that it is, taking its own options as keywords; None for a loss
             that reads more than the target's posterior.
+        ordered: whether it reads the order of the classes, so that others have no use for it.
 
     Args:
         weight: one factor >= 0 per class, (K,), or None; it moves with `.to(device)`.
@@ -77,6 +78,7 @@ class LossModule(nn.Module):
     symbols: ClassVar[Mapping[str, str]] = MappingProxyType({})
     quiet: ClassVar[tuple[str, ...]] = ()
     line: ClassVar[Callable[..., Line] | None] = None
+    ordered: ClassVar[bool] = False
 
     weight: Tensor | None
 

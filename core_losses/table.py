@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,13 +15,15 @@ class LossTable(MutableMapping[str, "type[LossModule]"]):
 
     Args:
         places: where each name's class stands, as "module:class".
+        ordered: names of the losses that read the order of the classes.
 
     >>> list(LossTable({"crl": "core_losses.posterior:CompetingRatioLoss"}))
     ['crl']
     """
 
-    def __init__(self, places: Mapping[str, str]) -> None:
+    def __init__(self, places: Mapping[str, str], ordered: Collection[str] = ()) -> None:
         self._entries: dict[str, str | type[LossModule]] = dict(places)
+        self._ordered = frozenset(ordered)
 
     def __getitem__(self, name: str) -> type[LossModule]:
         entry = self._entries[name]
@@ -29,6 +31,16 @@ class LossTable(MutableMapping[str, "type[LossModule]"]):
             module, _, own = entry.partition(":")
             entry = self._entries[name] = vars(importlib.import_module(module))[own]
         return entry
+
+    def reads_order(self, name: str) -> bool:
+        """Return whether a loss needs classes with an order, without importing it; KeyError if unknown.
+
+        >>> table = LossTable({"olog": "core_losses.ordinal:OrderedLogLoss"}, ordered=["olog"])
+        >>> table.reads_order("olog")
+        True
+        """
+        entry = self._entries[name]
+        return name in self._ordered if isinstance(entry, str) else entry.ordered
 
     def class_name(self, name: str) -> str:
         """Return what a loss's class is called, without importing it; KeyError for an unknown loss."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.cli.console import say
+from finetune.errors import UsageError
 from finetune.experiments.config import arms_of, seeds_of
+from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.folder import check_place, claim_study, no_claim_left
 from finetune.experiments.study.schedule import run_cells
 from finetune.runs.config_file import FREE_KEYS
@@ -32,6 +35,7 @@ def study_losses(config: GeneralStudyConfig) -> dict[str, Any]:
     from generalcls.report import report_study
 
     check_place(config.run)
+    refuse_order(arms_of(config))
     arms, seeds = arms_of(config), list(seeds_of(config))
     folder = Path(config.run.dir)
     data = read_checked(config.data, config.run.cache)
@@ -44,3 +48,13 @@ def study_losses(config: GeneralStudyConfig) -> dict[str, Any]:
     if len(cells) == len(arms) * len(seeds):  # nobody is at work any more
         shutil.rmtree(folder / IN_TRAINING, ignore_errors=True)
     return report_study(config, trainer, arms, cells)
+
+
+def refuse_order(arms: Sequence[Arm]) -> None:
+    """Raise UsageError for an arm that reads the order of classes: general data sets have none."""
+    for arm in arms:
+        if found := arm.reads_order:
+            raise UsageError(
+                f"{arm.name}: only for classes with an order: {' and '.join(found)}; those of a general data "
+                "set have none: leave it out"
+            )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 KIND = "general_run"
 MODEL_FILE = "model.safetensors"
+NOT_RECORDED = ("name", "options", "targets", "target_width", "distance")  # of a loss; targets stay hard
 FILES = ("cell.json", "predictions.npz", MODEL_FILE, "run.json")
 
 
@@ -97,10 +98,13 @@ def is_finished(trainer: CellTrainer, plan: CellPlan) -> bool:
 def one_arm(loss: str) -> Arm:
     """Return the arm that a loss's word stands for."""
     from finetune.experiments.study.arms import build_arms
+    from generalcls.loss_study import refuse_order
 
     if "," in loss:
         raise UsageError(f"--loss takes one loss, got {loss}; crl general study compares several")
-    return build_arms([loss], controls=False)[-1]
+    arm = build_arms([loss], controls=False)[-1]
+    refuse_order([arm])
+    return arm
 
 
 def keep_run(
@@ -156,7 +160,7 @@ def loss_record(loss: LossConfig) -> dict[str, Any]:
     from finetune.runs.config_file import OLD_LOSS_OPTIONS
     from finetune.training.config import to_dict
 
-    applied = {key: value for key, value in to_dict(loss).items() if key not in ("name", "options")}
+    applied = {key: value for key, value in to_dict(loss).items() if key not in NOT_RECORDED}
     return {"name": loss.name, **dict.fromkeys(OLD_LOSS_OPTIONS), **loss.options, **applied}
 
 

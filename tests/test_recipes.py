@@ -88,7 +88,7 @@ def toy(monkeypatch):
 def test_help_names_a_new_loss(toy, capsys, config_type):
     with pytest.raises(SystemExit):
         parse_options(config_type, ["--help"], prog="crl", about="")
-    assert re.search(r"There\s+are\s+cel,\s.*tce,\s+toy", capsys.readouterr().out, re.DOTALL)
+    assert re.search(r"There\s+are\s+cel,\s.*mean_variance,\s+toy", capsys.readouterr().out, re.DOTALL)
 
 
 def test_a_new_loss_is_chosen_by_word_and_by_options(toy):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from finetune.errors import DataError, UsageError
 
+OPEN_YEARS = 30  # how long a last group such as 60+ is taken to be, where its middle counts
 TYPO_AGE, TYPO_REPAIRED = "(25, 23)", "(25, 32)"
 _RANGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
 _GROUP = re.compile(r"(\d{1,3})\s*(?:-\s*(\d{1,3})|(\+))?")
@@ -139,6 +140,26 @@ def _years(text: str) -> tuple[tuple[int, int | None], ...]:
             f"divide the {max(high - low, 0)} years between them"
         )
     return (*((year, year + width - 1) for year in range(low, high, width)), (high, None))
+
+
+def bounds_in_years(class_names: Sequence[str]) -> tuple[tuple[float, float], ...]:
+    """Return the first and last completed year of each class: a group (4-6), an open one (60+) or a year (7).
+
+    An open group is taken to last OPEN_YEARS, one year where all others are years. Raises DataError for a
+    name that is neither.
+
+    >>> bounds_in_years(["0-2", "7", "60+"])
+    ((0.0, 2.0), (7.0, 7.0), (60.0, 90.0))
+    """
+    bounds: list[tuple[float, float]] = []
+    for name in class_names:
+        match = _GROUP.fullmatch(name)
+        if match is None:
+            raise DataError(f"{name!r} is no age group: names read like 4-6, 60+ or 7")
+        lower = float(match[1])
+        width = 0 if bounds and all(first == last for first, last in bounds) else OPEN_YEARS
+        bounds.append((lower, lower + width if match[3] else float(match[2] or match[1])))
+    return tuple(bounds)
 
 
 ADIENCE_GROUPS = AgeGroups.parse("0-2,4-6,8-12,15-20,25-32,38-43,48-53,60+")

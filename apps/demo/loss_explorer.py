@@ -14,8 +14,7 @@ import numpy as np
 
 from apps.demo.line_chart import Chart, ChartLine, scale
 from core_losses import LOSSES
-from core_losses.clamping import PUBLISHED_CLAMP
-from core_losses.closed_forms import CLOSED_FORMS
+from core_losses.closed_forms import CLOSED_FORMS, PUBLISHED_CLAMP
 from finetune.errors import UsageError
 
 MAXIMA = {"alpha": 5.0, "beta": 5.0, "gamma": 5.0}

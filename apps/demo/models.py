@@ -9,9 +9,8 @@ from agecls.faces.crop import FaceCrop
 from apps.demo.text import safe
 from apps.runtime.metadata import is_for_drawings, learned_from_boxes
 from finetune.experiments.exported.lookup import drawing_words, model_warnings
-from finetune.experiments.installed import load_task, task_names
 from finetune.experiments.measures import PERCENT, Measure
-from finetune.experiments.task import measures_for
+from finetune.experiments.task import load_task, measures_for, task_names
 from finetune.figures.canvas import shorten
 from finetune.runs.former_losses import loss_text
 

@@ -16,7 +16,7 @@ from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import probabilities
 from finetune.cli.console import say, table
 from finetune.errors import DataError, ModelFileError, UsageError, listing
-from finetune.experiments.installed import open_result
+from finetune.experiments.exported.lookup import open_result
 from finetune.experiments.records.predictions import Predictions, join_predictions
 from finetune.experiments.result import Result
 from finetune.experiments.task import Task, measures_for

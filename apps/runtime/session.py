@@ -346,6 +346,6 @@ def _start(content: bytes, path: Path, threads: int, providers: list[Any], spin:
 def _failure(path: Path, what: str, error: Exception) -> CrlError:
     told = (str(error).splitlines() or [type(error).__name__])[0][:300]
     if any(word in str(error) for word in MEMORY_WORDS):
-        remedy = "choose a smaller --batch_size, or --device cpu"
-        return ResourceError(f"{path}: not enough memory to {what} ({told}): {remedy}")
+        told += "): choose a smaller --batch_size, or --device cpu"
+        return ResourceError(f"{path}: not enough memory to {what} ({told}")
     return ModelFileError(f"{path}: ONNX Runtime cannot {what}: {told}")

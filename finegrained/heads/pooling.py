@@ -10,14 +10,14 @@ taken of numbers brought near one first, so that neither tiny nor huge activatio
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.errors import UsageError
+from finetune.models.heads.precision import full_precision as full_precision  # every head's arithmetic
+from finetune.models.heads.precision import wide as wide
 
 # Of the mean magnitude; what released B-CNN code adds to activations of magnitude one.
 RELATIVE_EPS = 1e-5
@@ -25,24 +25,6 @@ RELATIVE_EPS = 1e-5
 EVERYDAY_SCALE = 10.0
 # Weights that a head may have before it is taken for a slip: 0.8 GB, 2.4 GB more while it learns.
 MAX_WEIGHTS = 200_000_000
-
-
-def wide(x: Tensor) -> Tensor:
-    """Return x in float32, or as it is when it is float32 or float64 already.
-
-    >>> wide(torch.zeros(2, dtype=torch.bfloat16)).dtype, wide(torch.zeros(2, dtype=torch.float64)).dtype
-    (torch.float32, torch.float64)
-    """
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """Return a context in which autocast leaves the operations on x's device alone; see also `wide`.
-
-    Devices that know no autocast (meta, on which shapes are computed without numbers) need none.
-    """
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def gram(first: Tensor, second: Tensor | None = None) -> Tensor:

@@ -15,17 +15,19 @@ from typing import Any, Literal
 from core_losses import LOSSES
 from finetune.cli.options import GENERATED_HELP
 from finetune.errors import CrlError, DataError, UsageError
-from finetune.experiments.study.arm_names import MARGIN_HEADS
 from finetune.experiments.study.arms import GRID_ALPHAS, GRID_BETAS, Arm, Matching, build_arms
-from finetune.models.names import backbone_fault, is_unknown_tag, weights_fault
+from finetune.models.names import MARGIN_HEADS, ORDINAL_HEADS, backbone_fault, is_unknown_tag, weights_fault
 from finetune.runs.config_file import CONFIG_NAME
 from finetune.training.config import ModelConfig
 from finetune.training.loss_choice import loss_names
 
 
 def words_help() -> str:
-    """Return the names that a word may begin with: those of all losses and margin heads."""
-    return f"{loss_names()}, and the margin heads {', '.join(MARGIN_HEADS)}."
+    """Return the names that a word may begin with: those of all losses, margin heads and ordinal heads."""
+    return (
+        f"{loss_names()}, the margin heads {', '.join(MARGIN_HEADS)}, and for classes with an order "
+        f"{', '.join(ORDINAL_HEADS)}. Those that read the order are not in it unless they are listed."
+    )
 
 
 RATES = ("lr", "head_lr_multiplier", "weight_decay", "epochs")  # of train, which an arm may have of its own
@@ -238,8 +240,8 @@ class ComparisonConfig:
     """Which losses are compared, over how many seeds, with which controls.
 
     Args:
-        losses: words NAME or NAME:OPTION=VALUE of losses and margin heads: crl:alpha=1:beta=0.5,
-            lsoftmax:margin=2. There are
+        losses: words NAME or NAME:OPTION=VALUE of losses and heads: crl:alpha=1:beta=0.5,
+            lsoftmax:margin=2, crl:head=corn, cel:targets=sord. There are
         baseline: cross-entropy (cel) is always in it, to compare with; without it only where losses lists it.
         seeds: trainings of every loss; training i of all losses has the same seed.
         first_seed: the seeds are first_seed, first_seed + 1, ...
@@ -254,7 +256,8 @@ class ComparisonConfig:
     """
 
     losses: tuple[str, ...] = field(
-        default_factory=lambda: tuple(LOSSES), metadata={GENERATED_HELP: words_help}
+        default_factory=lambda: tuple(name for name in LOSSES if not LOSSES.reads_order(name)),
+        metadata={GENERATED_HELP: words_help},
     )
     baseline: bool = True
     seeds: int = 5

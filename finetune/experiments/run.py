@@ -13,6 +13,7 @@ import numpy as np
 from finetune.cli.console import hear_warnings, say, silently
 from finetune.errors import CrlError, UsageError
 from finetune.experiments.data_checks import with_contents
+from finetune.experiments.ordered_classes import check_order, class_places, with_edges
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import (
     MODEL_FILE,
@@ -29,7 +30,7 @@ from finetune.images.checks import subjects_known, tell_class_names
 from finetune.images.preprocess import PreprocessSpec
 from finetune.metrics.learning import prediction_warnings
 from finetune.models.bundle import save_bundle
-from finetune.models.heads.registry import head_class, resolved
+from finetune.models.heads.registry import resolved
 from finetune.runs.config_file import FREE_KEYS, config_changes
 from finetune.runs.files import to_plain
 from finetune.runs.folder import RunFolder, check_content, read_config, read_json
@@ -76,6 +77,12 @@ class Experiment:
         """Return the split that tests `fold`; -1 trains on every image and tests on none."""
         return self.splits.of_fold(fold, len(self.data.manifest))
 
+    @property
+    def places(self) -> tuple[float, ...] | None:
+        """Where the classes lie on the task's scale, if the loss asks for distances on it."""
+        asked = self.config.loss.distance == "years"
+        return class_places(self.task, self.data.manifest.class_names) if asked else None
+
     def training_data(self, split: Split) -> TrainingData:
         """Return what is learned from: the training rows, and the validation rows scored each epoch."""
         return TrainingData(
@@ -87,6 +94,7 @@ class Experiment:
             self.splits.hash,
             self.task.validation_scores,
             self.splits.groups(len(self.data.manifest)),
+            self.places,
         )
 
 
@@ -109,7 +117,7 @@ def prepare_experiment(
     without an image holds for these. `read` takes the place of the task's own reading and splitting.
     """
     keep_digests(config.run.cache)
-    head_class(config.head.name)  # a misspelt head costs no reading
+    check_order(task, config)  # a misspelt head costs no reading
     with hear_warnings() as heard:
         if read is None:
             data = task.read(config.data)
@@ -123,7 +131,9 @@ def prepare_experiment(
     with hear_warnings() as checked:
         data = task.check(data, used, config.data)
     warnings = {fold: (*heard, *checked, *data.by_fold.get(fold, ())) for fold in used.folds}
-    config = with_all_options(task.configure(config, data))
+    config = task.configure(config, data)
+    head = with_edges(task, config.head, data.manifest.class_names)
+    config = with_all_options(replace(config, head=head))
     spec = spec_of(config)
     boxes = task.boxes(data.manifest, task.crop_of(config.data))
     source = open_pictures(data.manifest, spec, config.run.cache, boxes=boxes)

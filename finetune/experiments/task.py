@@ -1,14 +1,16 @@
-"""What the shared code asks of a task.
+"""What the shared code asks of a task, and how tasks are found.
 
 A task is a kind of question to images: which age group, which category. It says how its data are read, split,
 scored and reported; training, testing, reports, comparisons and studies are written once, for all of them.
-Tasks are found by entry points of installed packages: see `finetune.experiments.installed`.
+Tasks are found by entry points of installed packages in the group "crl_toolkit.tasks": a name and a `Task`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from finetune.experiments.exported.model import CardText, ExportedFacts, ExportedModel, OtherData
     from finetune.figures.markdown import Picture
 
+ENTRY_POINTS = "crl_toolkit.tasks"
 SINGLE_RUN_FILES = (
     *("run.json", "predictions.parquet", "manifest.parquet", "model.safetensors"),
     *("report.json", "report.md"),
@@ -163,6 +166,10 @@ class Task(Protocol):
     def labels(self, manifest: Manifest, class_names: Sequence[str]) -> np.ndarray:
         """Return a table's labels as indices of a model's classes; ModelFileError for unknown ones."""
         return labels_in(manifest, class_names, "the model")
+
+    def class_bounds(self, class_names: Sequence[str]) -> Sequence[tuple[float, float]] | None:
+        """Return each ordered class's (lower, upper) on a scale such as years; None where there is none."""
+        return None
 
     def image_columns(self, manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, np.ndarray]:
         """Return the task's own columns of the predictions of these rows."""
@@ -304,3 +311,29 @@ class Task(Protocol):
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw where two results differ under `out`; return the figures in the page's order."""
         return []
+
+
+@cache
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def task_names() -> list[str]:
+    """Return the names of the installed tasks, sorted; no task is imported."""
+    return sorted(_entry_points())
+
+
+def load_task(name: str) -> Task:
+    """Return an installed task; UsageError lists those there are."""
+    if name not in _entry_points():
+        raise UsageError(
+            f"no task is called {name!r}; there is {', '.join(task_names()) or 'none'} (crl doctor shows why "
+            "one may be missing)"
+        )
+    found: Task = _entry_points()[name].load()
+    return found
+
+
+def find_task(kind: str) -> Task | None:
+    """Return the installed task whose runs are of this kind; None where no task has such runs."""
+    return next((task for task in map(load_task, task_names()) if kind in task.form.kinds), None)

@@ -13,7 +13,9 @@ from pathlib import Path
 from finetune.errors import CrlError, ModelFileError, UsageError
 
 HEADS_GROUP = "crl_toolkit.heads"
-OWN_HEADS = ("linear", "lsoftmax", "asoftmax", "cosface", "arcface")  # those of finetune.models.heads
+MARGIN_HEADS = ("lsoftmax", "asoftmax", "cosface", "arcface")
+ORDINAL_HEADS = ("corn", "cumulative", "year_laplace", "year_logistic")
+OWN_HEADS = ("linear", *MARGIN_HEADS, *ORDINAL_HEADS)  # those of finetune.models.heads
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".pt.tar")
 # Networks of finetune.models.face_networks, which timm knows once that is imported.
 OWN_BACKBONES = frozenset(

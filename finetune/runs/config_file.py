@@ -34,13 +34,17 @@ FREE_KEYS = (
 )
 
 # Options that came later, each with the value that does what was done before: a run without one had it.
-LATER = {
+LATER: dict[str, Any] = {
     "data.name": None,
     "data.odd_names": "error",
     "data.crops": None,
     "data.crop_margin": 0.05,
     "data.faeb": None,
     "data.splits": "faeb",
+    "model.unmapped": "refuse",
+    "loss.targets": "hard",
+    "loss.target_width": None,
+    "loss.distance": "index",
 }
 
 
@@ -96,7 +100,7 @@ def config_changes(former: Mapping[str, Any], config: Mapping[str, Any]) -> dict
         for key in keys
         if old.get(key, _ABSENT) != new.get(key, _ABSENT)
         and not _is_left_open(key, old.get(key), new.get(key))
-        and not _is_later(key, old, new)
+        and not is_later(key, old, new)
     }
 
 
@@ -108,7 +112,7 @@ def _is_left_open(key: str, old: Any, new: Any) -> bool:
     return key == "run.compile" and old is False and new == "auto"
 
 
-def _is_later(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def is_later(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Return whether one of two runs has an option that came later, with the value that changes nothing."""
     here, there = old.get(key, _ABSENT), new.get(key, _ABSENT)
     return key in LATER and _ABSENT in (here, there) and LATER[key] in (here, there)

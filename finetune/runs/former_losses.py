@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from core_losses.clamping import PUBLISHED_CLAMP, exact_title
+from core_losses.closed_forms import PUBLISHED_CLAMP, exact_title
 
 # By loss: the options with another default, as they were meant before, and as they are meant today.
 FORMER: Mapping[str, Mapping[str, float]] = {"nllr": {"clamp": 0.0}}

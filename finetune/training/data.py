@@ -33,7 +33,8 @@ class TrainingData:
     `source[row]` gives the prepared image of a manifest row; `train` and `val` are row indices (val may be
     empty). `split_hash` names the split; a checkpoint of another split is never resumed. `groups` gives a
     group of every manifest row, int (N,), where there are other splits too: in each of them, this one
-    included, a group's rows are all trained on, all validated on, or neither.
+    included, a group's rows are all trained on, all validated on, or neither. `places` are
+    where ordered classes lie on a scale of their own, such as years; None for classes on no scale.
     """
 
     manifest: Manifest
@@ -44,6 +45,7 @@ class TrainingData:
     split_hash: str
     scorer: Scorer = plain_scores
     groups: np.ndarray | None = None
+    places: tuple[float, ...] | None = None
 
     @property
     def identity(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from core_losses import loss_options
 from finetune.cli.allocator import keep_freed_memory
 from finetune.cli.collector import collect_as_usual
 from finetune.cli.console import say
-from finetune.errors import ModelFileError
+from finetune.errors import ModelFileError, UsageError
 from finetune.images.preprocess import PreprocessSpec
 from finetune.models.backbone import build_backbone
 from finetune.models.bundle import load_bundle
@@ -27,6 +27,7 @@ from finetune.seeding import derive_seed, seed_torch
 from finetune.training.config import FitConfig, LossConfig
 from finetune.training.data import TrainingData
 from finetune.training.epoch_metrics import Totals
+from finetune.training.loss_choice import HARD
 from finetune.training.objective import Objective
 from finetune.training.optimization.account import Account, is_compiled
 from finetune.training.optimization.distributed import World
@@ -251,7 +252,30 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 def build_objective(config: FitConfig, task: TrainingData, device: torch.device) -> Objective:
     """Return the class loss for every classifier of the head, and the losses chosen for single ones."""
     branches = {name: LossConfig(word).build().to(device) for name, word in config.loss.branches.items()}
-    return Objective(build_class_loss(config.loss, task).to(device), branches)
+    rows = build_target_rows(config.loss, task)
+    loss = build_class_loss(config.loss, task).to(device)
+    return Objective(loss, branches, None if rows is None else rows.to(device))
+
+
+def build_target_rows(config: LossConfig, task: TrainingData) -> Tensor | None:
+    """Return the soft target of every class (K, K), as configured; None for hard targets.
+
+    NLLR with rows of more than one half on the class itself has no best answer: that is said.
+
+    Raises UsageError for distances in years between classes that have none.
+    """
+    places = task.places if config.distance == "years" else range(task.manifest.num_classes)
+    if places is None:
+        raise UsageError(
+            "loss.distance years: the classes of this task lie on no scale; give --loss.distance index"
+        )
+    rows: Tensor | None = config.rows(places)
+    if rows is not None and config.name == "nllr" and (sure := int((rows.diag() > 0.5).sum())):
+        say(
+            "warning: nllr falls without end along soft targets of more than 1/2 on the class itself, as "
+            f"{sure} of {len(rows)} rows have: only its clamp bounds it there"
+        )
+    return rows
 
 
 def build_class_loss(config: LossConfig, task: TrainingData) -> nn.Module:
@@ -274,6 +298,9 @@ def loss_settings(config: LossConfig) -> dict[str, Any]:
         "label_smoothing": config.label_smoothing,
         "class_weights": config.class_weights,
     }
+    if config.targets != HARD:
+        soft = {"targets": config.targets, "target_width": config.width, "distance": config.distance}
+        options |= soft
     if config.branches:
         options["branches"] = dict(config.branches)
     return {"name": config.name, **loss_options(config.name), **config.parameters(), **options}

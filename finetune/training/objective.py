@@ -31,11 +31,13 @@ class Objective:
     `branch_losses` replaces it on single classifiers, by the branch's name ("main" for the main logits).
     A domain branch keeps cross-entropy unless it is replaced by name. Half-precision logits become float32
     first. A class loss's weights belong to the classes: a branch of another width that would meet them is
-    refused.
+    refused. With `rows` (K, K) the batch's target is the row of its class, or the mixture of rows that a soft
+    target names; a branch with a target of its own keeps that.
     """
 
     loss: Loss
     branch_losses: Mapping[str, Loss] = field(default_factory=dict)
+    rows: Tensor | None = None
 
     def __call__(self, output: HeadOutput, target: Tensor) -> ObjectiveValue:
         """Return the value for one batch.
@@ -49,12 +51,21 @@ class Objective:
             raise UsageError(f"no branch is called {', '.join(unknown)}; this head has {', '.join(branches)}")
         if MAIN in output.branches or set(branches) & set(output.terms):
             raise ValueError(f"parts must differ in name: main, {[*output.branches]}, {[*output.terms]}")
+        goal = self.softened(target)
         weighted = {
-            name: branch.weight * self._branch(name, branch, target) for name, branch in branches.items()
+            name: branch.weight * self._branch(name, branch, goal) for name, branch in branches.items()
         }
         weighted |= {name: weight * value for name, (value, weight) in output.terms.items()}
         total = torch.stack(list(weighted.values())).sum()
         return ObjectiveValue(total, {name: value.detach() for name, value in weighted.items()})
+
+    def softened(self, target: Tensor) -> Tensor:
+        """Return the target that the losses see, (B,) or soft (B, K): with `rows` always soft."""
+        if self.rows is None:
+            return target
+        if not target.is_floating_point():
+            return self.rows[target]
+        return (target[:, :, None] * self.rows).sum(1)  # no product of matrices, which may round its factors
 
     @property
     def main(self) -> Loss:

@@ -47,6 +47,17 @@ def dualce(p: list[float], c: int, alpha: float = 1.0, beta: float = 1.0) -> flo
     return -math.log(p[c]) + beta * sum(math.log(alpha + q) for k, q in enumerate(p) if k != c)
 
 
+def olog(p: list[float], c: int) -> float:
+    cuts = range(len(p) - 1)
+    return -sum(math.log(sum(p[k + 1 :]) if c > k else sum(p[: k + 1])) for k in cuts)
+
+
+def mean_variance(p: list[float], c: int, mean: float = 0.2, variance: float = 0.05) -> float:
+    expected = sum(k * q for k, q in enumerate(p))
+    spread = sum((k - expected) ** 2 * q for k, q in enumerate(p))
+    return -math.log(p[c]) + mean * (expected - c) ** 2 / 2 + variance * spread
+
+
 REFERENCES: dict[str, Callable[..., float]] = {
     "cel": cel,
     "nllr": nllr,
@@ -55,6 +66,8 @@ REFERENCES: dict[str, Callable[..., float]] = {
     "tce": tce,
     "cce": cce,
     "dualce": dualce,
+    "olog": olog,
+    "mean_variance": mean_variance,
 }
 
 

@@ -28,8 +28,10 @@ def _batch(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return logits, torch.tensor([0, 1, 2, 3, -100, 1])
 
 
-def test_table_holds_the_seven_losses_and_the_door_names_everything_it_exports() -> None:
-    assert NAMES == ["cel", "nllr", "crl", "focal", "cce", "dualce", "tce"]
+def test_table_holds_the_nine_losses_and_the_door_names_everything_it_exports() -> None:
+    assert NAMES == ["cel", "nllr", "crl", "focal", "cce", "dualce", "tce", "olog", "mean_variance"]
+    for name in NAMES:
+        assert LOSSES.reads_order(name) == LOSSES[name].ordered == (name in ("olog", "mean_variance"))
     assert sorted(core_losses.__all__) == sorted(set(core_losses.__all__))
     for name in core_losses.__all__:
         assert inspect.getdoc(getattr(core_losses, name)), name
@@ -78,7 +80,7 @@ def test_repr_names_every_setting_of_the_losss_own(name: str) -> None:
         (
             "clr",
             {},
-            r"no loss 'clr'; did you mean '\w+'\? Known losses: cel, nllr, crl, focal, cce, dualce, tce",
+            r"no loss 'clr'; did you mean '\w+'\? Known losses: cel, nllr, crl, focal, cce, dualce, tce, ",
         ),
         ("xyz", {}, r"no loss 'xyz'; Known losses: cel"),
         (

@@ -20,6 +20,7 @@ from apps.export.card import write_card
 from finetune.cli.command import choose_command
 from finetune.cli.console import reset
 from finetune.experiments import task as tasks
+from finetune.experiments.exported.lookup import open_result
 from finetune.images.decode import decode_image
 from finetune.images.preprocess import preprocess
 from finetune.models.heads import registry as heads
@@ -131,7 +132,7 @@ def test_a_task_of_another_package_trains_reports_evaluates_and_compares(install
     assert compared["changed"] == "loss"
     assert compared["accuracy"]["a"] == pytest.approx(again["accuracy"])
     assert "accuracy" in Path(compared["page"]).read_text(encoding="utf-8")
-    task, result = tasks.open_result(runs[0])
+    task, result = open_result(runs[0])
     assert (task.name, len(result.predictions)) == ("stripes", 12)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
-from finetune.errors import UsageError
+from finetune.errors import DataError, UsageError
 from finetune.experiments.exported.card import plain_text
 from finetune.experiments.exported.model import CardText, ExportedFacts, ModelWords
-from finetune.experiments.installed import find_task, load_task, task_names
 from finetune.experiments.measures import Measure
-from finetune.experiments.task import Task
+from finetune.experiments.records.record import RECORD_FILE, RunRecord
+from finetune.experiments.result import Result, check_result_files
+from finetune.experiments.task import Task, find_task, load_task, task_names
 from finetune.figures.markdown import unescaped
 
 UNKNOWN_SCORE = (Measure("accuracy", "accuracy", frozenset()),)
@@ -92,3 +94,19 @@ def exported_task(kind: str) -> Task:
         kinds = [known for task in tasks for known in task.form.kinds]
         raise UsageError(f"a run of kind {kind!r} cannot be exported; can be: {', '.join(kinds)}")
     return found
+
+
+def open_result(folder: Path) -> tuple[Task, Result]:
+    """Return a finished run of any installed task, and its task.
+
+    Raises what `Result.load` raises, and DataError, listing the kinds there are, for a run of no task.
+    """
+    check_result_files(folder, "a finished run", "a run's command writes them when it ends")
+    kind = RunRecord.read(folder / RECORD_FILE).kind
+    task = find_task(kind)
+    if task is None:
+        kinds = [known for name in task_names() for known in load_task(name).form.kinds]
+        raise DataError(
+            f'{folder / RECORD_FILE}: its "kind" is {kind!r}; runs that are read are {", ".join(kinds)}'
+        )
+    return task, Result.load(folder, task.form)

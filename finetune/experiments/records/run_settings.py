@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from finetune.errors import DataError, listing
 from finetune.experiments.records.record import recorded_format
+from finetune.runs.config_file import is_later
 
 # What two results must share before they may be compared at all.
 IDENTITY = ("manifest", "policy", "split", "class_names")
@@ -58,13 +59,19 @@ class Result(Protocol):
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return [{field, a, b}] for every dotted field whose values differ; None where one lacks it.
 
+    An option that came later and stands at what was done before is no difference.
+
     >>> differing({"loss": {"name": "crl", "alpha": 1.5}, "seed": 0}, {"loss": {"name": "cel"}, "seed": 0})
     [{'field': 'loss.alpha', 'a': 1.5, 'b': None}, {'field': 'loss.name', 'a': 'crl', 'b': 'cel'}]
     """
     flat_a, flat_b = _flat(a), _flat(b)
     names = sorted({*flat_a, *flat_b} - set(NOT_SETTING_KEYS))
     pairs = [(name, flat_a.get(name), flat_b.get(name)) for name in names]
-    return [{"field": name, "a": left, "b": right} for name, left, right in pairs if left != right]
+    return [
+        {"field": name, "a": left, "b": right}
+        for name, left, right in pairs
+        if left != right and not is_later(name, flat_a, flat_b)
+    ]
 
 
 def check_comparable(a: Result, b: Result) -> None:

@@ -1,4 +1,4 @@
-"""What a study compares: losses with their parameters, margin heads, and the controls that belong to them."""
+"""What a study compares: losses with their parameters, heads, and the controls that belong to them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Literal
 from core_losses import LOSSES
 from finetune.cli.words import value_text
 from finetune.errors import UsageError
-from finetune.experiments.study.arm_names import arm_name, parse_word
-from finetune.training.loss_choice import LossConfig
+from finetune.experiments.study.arm_names import arm_name, parse_word, say_once
+from finetune.training.loss_choice import HARD, LossConfig, order_faults
 
 Matching = Literal["mean", "ratio"]
 MATCHINGS: tuple[Matching, ...] = ("mean", "ratio")
 BASELINE = "cel"
+TARGET_TITLES = {"sord": "SORD", "gaussian": "Gaussian", "triangular": "triangular"}
 GRID_ALPHAS = (0.0, 1.0, 1.5, 2.0)  # Competing Ratio Loss, Table I
 GRID_BETAS = (0.25, 0.5, 0.75, 1.0, 1.25)
 
@@ -27,8 +28,8 @@ class Arm:
     Args:
         name: unique, and fit for a folder: cel, crl, crl-alpha1-beta0.5, cel-smoothing0.1, cel-lr-mean-crl.
         loss: the loss with all of its own parameters.
-        head: empty for the experiment's own head, or a margin head (lsoftmax, asoftmax, cosface, arcface).
-        head_options: all options of the margin head.
+        head: empty for the experiment's own head, or a margin head or a head of ordered classes.
+        head_options: all options of that head.
         matches: the arm whose gradient factor scales this arm's learning rate; empty for none.
         matches_by: the factor: mean is the mean over images of grad / grad_ce, ratio is the sum of grad over
             that of grad_ce (grad: the gradient magnitude on the true logit, grad_ce: cross-entropy's, 1 - p
@@ -52,19 +53,39 @@ class Arm:
         """
         if self.matches:
             return f"CE, lr matched to {_partner(self.matches, self.matches_by)}"
-        title, symbols = title_of(self.head or self.loss.name)
+        name = self.head if self.head and self.loss == LossConfig(BASELINE) else self.loss.name
+        title, symbols = title_of(name)
         shown = dict(self._shown())
-        if not self.head:
-            title, shown = LOSSES[self.loss.name].title_with(shown)
-        own = ", ".join(f"{symbols.get(name, name)} {value_text(value)}" for name, value in shown.items())
-        title = f"{title} ({own})" if own else title
-        smoothing = self.loss.label_smoothing
-        return f"{title}, label smoothing {value_text(smoothing)}" if smoothing else title
+        if name != self.head:
+            title, shown = LOSSES[name].title_with(shown)
+        own = ", ".join(f"{symbols.get(key, key)} {value_text(value)}" for key, value in shown.items())
+        parts = [f"{title} ({own})" if own else title]
+        if name != self.head and self.head:
+            parts.append(title_of(self.head)[0])
+        return ", ".join([*parts, *self._applied()])
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a loss alone: on the experiment's own head, with targets that are not softened."""
+        return not (self.head or self.loss.label_smoothing or self.loss.targets != HARD)
+
+    @property
+    def reads_order(self) -> list[str]:
+        """What of it reads the order of the classes, in words; empty where nothing does."""
+        return order_faults(self.head or "linear", self.loss)
+
+    def _applied(self) -> Iterator[str]:
+        """Yield how the target is softened, in words."""
+        loss = self.loss
+        if loss.label_smoothing:
+            yield f"label smoothing {value_text(loss.label_smoothing)}"
+        if loss.targets != HARD:
+            reach = f"width {value_text(loss.width)}{' years' * (loss.distance == 'years')}"
+            yield f"{TARGET_TITLES[loss.targets]} targets ({reach})"
 
     def _shown(self) -> Iterator[tuple[str, int | float | bool | str]]:
         """Yield the options that the title shows: a loss's own; a head's margin, scale and what was set."""
-        if not self.head:
-            yield from self.loss.options.items()
+        yield from self.loss.options.items()
         for name, value in self.head_options.items():
             if name in title_of(self.head)[1] or f"-{name}{value_text(value)}" in self.name:
                 yield name, value
@@ -84,12 +105,13 @@ def build_arms(
     """Return the arms of a study: the baseline first, then what is listed, then controls, then the grid.
 
     Args:
-        losses: words NAME or NAME:OPTION=VALUE[:OPTION=VALUE], of a loss or a margin head: crl,
-            crl:alpha=1:beta=0.5, cel:label_smoothing=0.1, lsoftmax:margin=2.
+        losses: words NAME or NAME:OPTION=VALUE[:OPTION=VALUE], of a loss or a head: crl,
+            crl:alpha=1:beta=0.5, cel:label_smoothing=0.1, lsoftmax:margin=2; for classes with an order corn,
+            crl:head=corn, cel:targets=sord.
         baseline: "cel" is the first arm, listed or not.
         controls: add, where they are not listed, the focal loss and cross-entropy with label smoothing, and
-            for every listed CRL (without label smoothing) cross-entropy with its learning rate scaled by
-            that CRL's gradient factor.
+            for every listed CRL (on the study's own head, without soft targets) cross-entropy with its
+            learning rate scaled by that CRL's gradient factor.
         smoothing: of the label smoothing control, in [0, 1); 0 leaves it out.
         lr_match: by which factors the learning rate is matched: mean, ratio, both, or none.
         grid: add a CRL for every alpha and beta. Beta 0 is cross-entropy itself, which is there already.
@@ -139,7 +161,9 @@ def _controls(arms: Sequence[Arm], smoothing: float, lr_match: Sequence[str]) ->
                 f"lr_match takes {', '.join(MATCHINGS)}, each once at most; got {', '.join(lr_match)}"
             )
     for arm in arms:
-        if arm.loss.name == "crl" and not arm.loss.label_smoothing:
+        if arm.loss.name == "crl" and arm.loss.targets != HARD and lr_match:
+            say_once(f"note: {arm.name} has no control at its rate: soft targets leave no gradient factor")
+        if arm.loss.name == "crl" and arm.plain:
             for factor in MATCHINGS:
                 if factor in lr_match:
                     name = f"{BASELINE}-lr-{factor}-{arm.name}"
@@ -179,7 +203,7 @@ def _partner(name: str, factor: str) -> str:
 
 
 def title_of(name: str) -> tuple[str, Mapping[str, str]]:
-    """Return the title of a loss or a margin head by its name, and what titles call its options.
+    """Return the title of a loss or a head by its name, and what titles call its options.
 
     >>> title_of("crl")[0], title_of("lsoftmax")
     ('CRL', ('L-Softmax', mappingproxy({'margin': 'm'})))
@@ -188,5 +212,8 @@ def title_of(name: str) -> tuple[str, Mapping[str, str]]:
 
     if name in LOSSES:
         return LOSSES[name].title, LOSSES[name].symbols
-    rule = MARGIN_RULES[name]
-    return rule.title, rule.symbols
+    if name in MARGIN_RULES:
+        return MARGIN_RULES[name].title, MARGIN_RULES[name].symbols
+    from finetune.models.heads.registry import head_class
+
+    return head_class(name).title, {}

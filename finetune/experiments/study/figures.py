@@ -59,7 +59,7 @@ def _outside_grid(arms: Sequence[Arm]) -> list[Arm]:
     if find_grid(arms) is None:
         return list(arms)
     kept = {BASELINE, "crl", *(arm.matches for arm in arms)}
-    return [arm for arm in arms if arm.name in kept or arm.loss.name != "crl" or arm.head]
+    return [arm for arm in arms if arm.name in kept or arm.loss.name != "crl" or not arm.plain]
 
 
 _VALIDATION = (
@@ -184,7 +184,7 @@ def find_grid(arms: Sequence[Arm]) -> Grid | None:
     >>> find_grid(build_arms(["crl"], controls=False, grid=True, grid_alphas=(1, 1.5), grid_betas=(0.5, 1)))
     Grid(alphas=(1.0, 1.5), betas=(0.5, 1.0))
     """
-    crl = [arm for arm in arms if arm.loss.name == "crl" and not arm.head and not arm.loss.label_smoothing]
+    crl = [arm for arm in arms if arm.loss.name == "crl" and arm.plain]
     pairs = {(float(arm.loss.options["alpha"]), float(arm.loss.options["beta"])) for arm in crl}
     alphas, betas = ({pair[side] for pair in pairs} for side in (0, 1))
     if min(len(alphas), len(betas)) < 2 or len(pairs) <= len(alphas) + len(betas) - 1:

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.experiments.study.arm_names import MARGIN_HEADS
 from finetune.experiments.study.arms import Arm
 from finetune.experiments.study.cells import Cell
 from finetune.experiments.study.conclusion import interval_words
-from finetune.experiments.study.curve_figures import UNBOUNDED
+from finetune.experiments.study.cost import cost_table, temperatures
 from finetune.experiments.study.figures import draw_study
 from finetune.experiments.study.schedule import unlisted_words
 from finetune.figures.markdown import (
-    NOT_MEASURED,
     Picture,
     escape,
     interval,
@@ -26,8 +24,8 @@ from finetune.figures.markdown import (
     signed,
     table,
 )
-from finetune.metrics.bootstrap import summarise
 from finetune.metrics.paired_tests import least_wilcoxon_p
+from finetune.models.names import MARGIN_HEADS, ORDINAL_HEADS
 from finetune.runs.csv_file import csv_text
 from finetune.runs.files import json_text, write_bytes
 
@@ -44,8 +42,8 @@ _OF_RATES = (
     "steps: the control shows what the learning rate does to cross-entropy, not whether CRL is a longer step."
 )
 _OWN_START = (
-    "Margin heads of age and fine studies start from a classifier of their own; in general studies they "
-    "start like all other arms."
+    "Heads of age and fine studies start from a classifier of their own; in general studies they start like "
+    "all other arms."
 )
 
 
@@ -117,8 +115,8 @@ def report_text(summary: Mapping[str, Any], told: StudyPage, pictures: Mapping[s
         ("Figures", show_pictures(others)),
         ("Controls", _controls(summary)),
         ("Grid", show_pictures(grid)),
-        ("Temperatures", _temperatures(summary, told.temperatures)),
-        ("Cost", _cost_table(summary)),
+        ("Temperatures", temperatures(summary, told.temperatures)),
+        ("Cost", cost_table(summary)),
         ("What ran", _bullets(told.what_ran)),
         ("Notes", _bullets(told.notes)),
         ("How to read this", _bullets(_how_to_read(summary))),
@@ -233,55 +231,6 @@ def _controls(summary: Mapping[str, Any]) -> str | None:
     return f"{table(header, rows, numbers_from=2)}\n\n{note}"
 
 
-def _temperatures(summary: Mapping[str, Any], found: Mapping[str, Sequence[float]]) -> str | None:
-    """Return which temperature each arm's probabilities would need; None where no cell tells one."""
-    rows = [
-        (row["title"], summarise(found[row["name"]])) for row in summary["arms"] if found.get(row["name"])
-    ]
-    if not rows:
-        return None
-    cells = [[escape(title), str(one.n), number(one.mean, 3), number(one.sd, 3)] for title, one in rows]
-    note = (
-        "Temperature T of softmax(logits / T) that fits the test images best; above 1 the loss is too sure."
-    )
-    return f"{table(['arm', 'n', 'T, mean', 'sd'], cells)}\n\n{note}"
-
-
-def _cost_table(summary: Mapping[str, Any]) -> str:
-    header = [
-        "arm",
-        "seconds per training",
-        "learning rate times",
-        "gradient factor, mean",
-        "ratio of sums",
-        "device",
-    ]
-    rows = [
-        [
-            escape(row["title"]),
-            number(row["seconds"], 1),
-            number(row["lr_factor"], 3),
-            _factor(row["gradient_factor"]),
-            _factor(row["gradient_ratio"]),
-            escape(", ".join(row["devices"])) or NOT_MEASURED,
-        ]
-        for row in summary["arms"]
-    ]
-    note = (
-        "Means over seeds. Where several cells trained side by side, a cell's seconds are its share of the "
-        "whole. Gradient factor: gradient magnitude on the true logit over cross-entropy's (1 - p), over the "
-        "whole training; 1 is cross-entropy's. Where it has no bound, as NLLR's 1 / (1 - p), the ratio of "
-        "sums shows more."
-    )
-    return f"{table(header, rows)}\n\n{note}"
-
-
-def _factor(value: float | None) -> str:
-    if value is None:
-        return NOT_MEASURED
-    return f"{value:.4g}" if value <= UNBOUNDED else f"over {UNBOUNDED:g}"
-
-
 def _mean_sd(found: Row) -> str:
     return (
         number(found["mean"]) if found["sd"] is None else f"{number(found['mean'])} ± {number(found['sd'])}"
@@ -310,13 +259,14 @@ def _how_to_read(summary: Mapping[str, Any]) -> list[str]:
     pairs = max((row["n"] for row in summary["arms"]), default=0)
     least = least_wilcoxon_p(max(pairs, 1))
     ends = [found["interval"] for row in summary["arms"] for found in row["measures"].values()]
-    margins = any(row["name"].split("-")[0] in MARGIN_HEADS for row in summary["arms"])
+    heads = {*MARGIN_HEADS, *ORDINAL_HEADS}
+    own_start = any(heads & {*row["name"].split("-")} for row in summary["arms"])
     beyond = any(pair is not None and _within(pair) != pair for pair in ends)
     return [
         "A seed fixes the first weights, the order of the images, augmentation and dropout. Arms with the "
         "same seed start alike and see the same batches, so they are compared seed by seed."
         + f" {_OWN_START}"
-        * margins,
+        * own_start,
         "Intervals and p-values are about training seeds: what another training on the same images, tested "
         "on the same images, might give. They say nothing of other test images, networks, budgets or "
         'learning rates; every arm ran with the one setting under "What ran", tuned for none of them here.',

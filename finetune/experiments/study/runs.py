@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from finetune.cli.console import say
 from finetune.errors import DataError, DivergedError, UsageError
 from finetune.experiments.config import OwnRates, arms_of, seeds_of
+from finetune.experiments.ordered_classes import check_order, with_edges
 from finetune.experiments.records.record import RECORD_FILE, RunRecord
 from finetune.experiments.run import (
     Experiment,
@@ -33,6 +34,7 @@ from finetune.experiments.study.statistics import Measure, is_adaptive
 from finetune.experiments.task import Task, measures_for
 from finetune.experiments.train import report_run
 from finetune.metrics.bootstrap import summarise
+from finetune.models.names import MARGIN_HEADS
 from finetune.runs.config_file import config_changes
 from finetune.runs.folder import read_json
 from finetune.training.config import FitConfig, LossConfig, to_dict
@@ -56,7 +58,7 @@ def study_losses(task: Task, config: Any) -> dict[str, Any]:
     """
     config = study_config(config)
     arms, seeds, folder = arms_of(config), seeds_of(config), Path(config.run.dir)
-    check_arms(config, arms)
+    check_arms(config, arms, task)
     single = [] if task.folds_run(config) is not None else [task.chosen_fold(config)]
     experiment = prepare_experiment(task, config, single)
     check_test(experiment)
@@ -84,6 +86,7 @@ def check_test(experiment: Experiment) -> None:
 def run_config(experiment: Experiment, plan: CellPlan) -> Any:
     """Return the configuration of a cell's run, without what only a study knows."""
     task, own = experiment.task, cell_config(experiment.config, plan)
+    own = replace(own, head=with_edges(task, own.head, experiment.data.manifest.class_names))
     folds = task.folds_run(own)
     return own_options(own, task.config_type if folds is None else folds.config_type)
 
@@ -183,7 +186,7 @@ def study_config(config: C) -> C:
     return replace(config, loss=kept)
 
 
-def check_arms(config: FitConfig, arms: Sequence[Arm]) -> None:
+def check_arms(config: FitConfig, arms: Sequence[Arm], task: Task) -> None:
     """Raise UsageError, before any cell, for an arm that this configuration cannot train."""
     mixed = [name for name in ("mixup", "cutmix") if getattr(config.train, name)]
     for arm in arms:
@@ -192,19 +195,20 @@ def check_arms(config: FitConfig, arms: Sequence[Arm]) -> None:
                 f"losses: {arm.name} is a head of its own and would stand in the place of head.name "
                 f"{config.head.name}: compare margin heads with --head.name linear"
             )
-        if arm.head and config.head.options.get("dropout"):
+        if arm.head and config.head.options.get("dropout") and "dropout" not in arm.head_options:
             raise UsageError(
                 f"losses: {arm.name} has no dropout, and head.options.dropout would make the linear head of "
                 "the other arms another network: leave one of them out"
             )
-        if mixed and (arm.head or arm.matches):
-            need = "needs one class for each image" if arm.head else "needs gradient factors"
-            remedy = "leave it out" if arm.head else "give --lr_match []"
+        margin = arm.head in MARGIN_HEADS
+        if mixed and (margin or arm.matches):
+            need = "needs one class for each image" if margin else "needs gradient factors"
+            remedy = "leave it out" if margin else "give --lr_match []"
             raise UsageError(
                 f"losses: {arm.name} {need}, which train.{mixed[0]} does not leave: {remedy}, or "
                 f"--train.{mixed[0]} 0"
             )
-        cell_config(config, CellPlan(arm, 0, 1.0, Path("cell")))
+        check_order(task, cell_config(config, CellPlan(arm, 0, 1.0, Path("cell"))))
 
 
 def cell_config(config: C, plan: CellPlan) -> C:
@@ -220,7 +224,10 @@ def cell_config(config: C, plan: CellPlan) -> C:
     loss = replace(arm.loss, class_weights=config.loss.class_weights, branches=config.loss.branches)
     head = config.head
     if arm.head:
-        head = replace(head, name=arm.head, options=dict(arm.head_options))
+        own = dict(arm.head_options)
+        if "dropout" in own:  # the head stands in the linear one's place
+            own["dropout"] = own["dropout"] or head.options.get("dropout", 0.0)
+        head = replace(head, name=arm.head, options=own)
     return replace(
         config,
         train=replace(train, seed=plan.seed, lr=train.lr * factor, frozen_lr=frozen_lr),

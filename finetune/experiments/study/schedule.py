@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from finetune.cli.console import say
 from finetune.errors import DataError, InterruptedRunError, UsageError, listing
-from finetune.experiments.study.arm_names import parse_word
+from finetune.experiments.study.arm_names import word_of
 from finetune.experiments.study.arms import BASELINE, Arm
 from finetune.experiments.study.cells import CELL_FILE, SEED, Cell, CellPlan, cell_folder
 
@@ -94,24 +93,13 @@ def unlisted_words(folder: Path, arms: Sequence[Arm]) -> str:
         if place.name not in listed and any(any(place.glob(f"{SEED}*/{file}")) for file in LAST_FILES)
     )
     matched = [name for name in names if name.startswith(f"{BASELINE}-lr-")]
-    words = [_word(name) for name in names if name not in matched]
+    words = [word_of(name) for name in names if name not in matched]
     if not words:
         told = ", ".join(matched)
         return f"the folder also holds finished cells of {told}: --lr_match brings them back" if told else ""
     shown = ", ".join(words[:NAMED]) + (f" and {len(words) - NAMED} more" if len(words) > NAMED else "")
     alone = "; lr-matched controls come with their CRL (--lr_match)" if matched else ""
     return f"the folder also holds finished cells of {shown}: list them in --losses to see them{alone}"
-
-
-def _word(name: str) -> str:
-    """Return the word of --losses for an arm's name: crl:alpha=1:beta=0.5 for crl-alpha1-beta0.5."""
-    loss, *options = re.split(r"-(?=[a-z])", name)
-    parts = [re.sub(r"(?<=[a-z])(?=[0-9.-]|true$|false$)", "=", option, count=1) for option in options]
-    word = ":".join([loss, *parts]).replace(":smoothing=", ":label_smoothing=")
-    try:
-        return word if parse_word(word).arm_name == name else name
-    except UsageError:
-        return name
 
 
 def _check(arms: Sequence[Arm], seeds: Sequence[int]) -> None:

@@ -43,7 +43,7 @@ def tune(task: Task, config: Any, study_type: type[Any]) -> dict[str, Any]:
     check_place(config.run, "a search")
     folder, arms = Path(config.run.dir), arms_of(config)
     rungs = rungs_of(config.search, config.train)
-    check_arms(config, arms)
+    check_arms(config, arms, task)
     config = _scored_at_the_end(config)
     experiment = prepare_experiment(task, config, read=partial(read_without_test, task, config))
     _tell(experiment, len(settings_of(config.search, config.train)), arms, rungs)

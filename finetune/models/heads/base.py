@@ -127,13 +127,16 @@ class Head(nn.Module):
     or norm helps to make it (EfficientNet's, ConvNeXt's), but goes without where hidden layers do (VGG's two
     of 4096; the embedding is then empty). Both decide how the backbone is built. `reads_second` is True for a
     head that can take the map of a second backbone (`TwinBackbone`). `needs_classes` is True for a head that
-    trains on class indices only, so that images cannot be mixed.
+    trains on class indices only, so that images cannot be mixed. `ordered` is True for a head that reads the
+    order of the classes, and `title` is what tables of a study call it.
     """
 
     default_taps: ClassVar[tuple[Tap, ...]] = ()
     uses_embedding: ClassVar[bool | Literal["pooled"]] = True
     reads_second: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
+    title: ClassVar[str] = ""
 
     @classmethod
     def build(cls, *backbone_and_classes: Any, **options: Any) -> Self:

@@ -17,6 +17,8 @@ from finetune.errors import UsageError
 from finetune.models.heads.base import MAIN, FeatureDims, Head
 from finetune.models.heads.linear import LinearHead
 from finetune.models.heads.margin import ArcFaceHead, ASoftmaxHead, CosFaceHead, LSoftmaxHead
+from finetune.models.heads.ordinal import CornHead, CumulativeHead
+from finetune.models.heads.years import YearLaplaceHead, YearLogisticHead
 from finetune.models.names import head_names as head_names  # its callers find it beside the heads
 from finetune.models.names import head_points
 
@@ -27,6 +29,10 @@ HEADS: dict[str, type[Head]] = {
     "asoftmax": ASoftmaxHead,
     "cosface": CosFaceHead,
     "arcface": ArcFaceHead,
+    "corn": CornHead,
+    "cumulative": CumulativeHead,
+    "year_laplace": YearLaplaceHead,
+    "year_logistic": YearLogisticHead,
 }
 
 

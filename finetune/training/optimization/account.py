@@ -77,7 +77,8 @@ class Account:
 
     def _take(self, output: HeadOutput, target: Tensor, totals: Totals) -> Tensor:
         loss = self.objective(output, target).total
-        totals.add(loss, output, target, pushes(self.objective.main, output, target, self._bare))
+        seen = self.objective.softened(target)
+        totals.add(loss, output, target, pushes(self.objective.main, output, seen, self._bare))
         return loss
 
 

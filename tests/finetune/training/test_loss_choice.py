@@ -122,3 +122,50 @@ def test_whole_numbers_become_the_numbers_that_the_loss_has():
     built = LossConfig("crl", {"alpha": 2}).build()
     assert (type(built.alpha), built.alpha) == (float, 2.0)
     assert replace(CRL, name="crl").parameters() == {"alpha": 1.0}
+
+
+def test_soft_targets_are_given_as_a_word_or_by_options():
+    words = (
+        "--loss.name",
+        "crl",
+        "--loss.targets",
+        "gaussian",
+        "--loss.target_width",
+        "4",
+        "--loss.distance",
+    )
+    both = [chosen("--loss", "crl:targets=gaussian:target_width=4:distance=years"), chosen(*words, "years")]
+    assert both == [LossConfig("crl", targets="gaussian", target_width=4, distance="years")] * 2
+    assert LossConfig("cel:targets=sord").resolved().target_width == 1.0
+    assert LossConfig("cel").resolved().target_width is None
+    assert LossConfig("cel").rows(range(3)) is None
+    rows = both[0].rows((1.0, 5.0, 10.0))
+    assert rows[0, 1] / rows[0, 0] == pytest.approx(0.606531, abs=1e-6)  # exp(-1/2): one width away
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (LossConfig("cel", target_width=2.0), "loss.target_width changes nothing with targets hard"),
+        (LossConfig("cel", distance="years"), "loss.distance changes nothing with targets hard"),
+        (LossConfig("cel:targets=sord", label_smoothing=0.1), "both soften the target: give one of them"),
+        (
+            LossConfig("cel:targets=triangular:target_width=1"),
+            r"triangular targets must lie in \(0, 1\), got 1",
+        ),
+        (LossConfig("cel:targets=triangular:distance=years"), "triangular, which reach the neighbours"),
+        (LossConfig(branches={"main": "cel:targets=sord"}), "soft targets are those of all branches"),
+    ],
+)
+def test_soft_targets_that_cannot_be_are_refused(loss, said):
+    with pytest.raises(UsageError, match=said):
+        FitConfig(loss=loss)
+
+
+def test_a_word_cannot_give_targets_of_another_kind():
+    with pytest.raises(UsageError, match="targets must be one of hard, sord, gaussian, triangular, got beta"):
+        LossConfig("cel:targets=beta")
+    with pytest.raises(UsageError, match="target_width must be a number, got wide"):
+        LossConfig("cel:targets=sord:target_width=wide")
+    with pytest.raises(UsageError, match="gives targets, which is given beside it too"):
+        LossConfig("cel:targets=sord", targets="gaussian")

@@ -3,9 +3,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from core_losses import soft_target_rows
 from finetune.errors import UsageError
 from finetune.models.heads.base import Branch, HeadOutput
+from finetune.training.epoch_metrics import Totals
+from finetune.training.loss_choice import LossConfig
 from finetune.training.objective import Objective
+from finetune.training.optimization.account import Account
 
 TARGET = torch.tensor([0, 2])
 
@@ -95,3 +99,36 @@ def test_soft_targets_pass_through_and_half_precision_becomes_single():
     Objective(loss)(HeadOutput(torch.zeros(2, 2, dtype=torch.float64)), soft)
     assert [dtype for dtype, _ in seen] == [torch.float32, torch.float64]
     assert seen[0][1] is soft
+
+
+ROWS = soft_target_rows("sord", range(3))
+
+
+def test_soft_target_rows_take_the_place_of_the_batchs_own_target():
+    logits, mixed = torch.randn(2, 3), torch.tensor([[0.7, 0.0, 0.3], [0.0, 1.0, 0.0]])
+    objective = Objective(F.cross_entropy, rows=ROWS)
+    value = objective(HeadOutput(logits), TARGET).total
+    torch.testing.assert_close(value, F.cross_entropy(logits, ROWS[TARGET]))
+    torch.testing.assert_close(
+        objective(HeadOutput(logits), mixed).total, F.cross_entropy(logits, mixed @ ROWS)
+    )
+    other, domain = (
+        Branch(logits, torch.tensor([1, 1])),
+        Branch(logits[:, :2], torch.tensor([0, 1]), domain=True),
+    )
+    output = HeadOutput(logits, branches={"side": Branch(logits), "own": other, "domain": domain})
+    parts = objective(output, TARGET).parts
+    wanted = {"main": value, "side": value, "own": F.cross_entropy(logits, torch.tensor([1, 1]))}
+    wanted["domain"] = F.cross_entropy(logits[:, :2], torch.tensor([0, 1]))
+    assert {name: float(part) for name, part in parts.items()} == pytest.approx(
+        {name: float(part) for name, part in wanted.items()}
+    )
+
+
+def test_a_softened_batch_has_no_gradient_factor_and_counts_the_hard_label():
+    logits = torch.tensor([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    for rows, told in ((None, 2.0), (ROWS, 0.0)):
+        totals = Totals.zero(torch.device("cpu"))
+        Account(Objective(LossConfig("crl").build(), rows=rows))(HeadOutput(logits), TARGET, totals)
+        assert totals.sums[1:3].tolist() == [1.0, 2.0]
+        assert totals.sums[4] == told

@@ -7,8 +7,10 @@ import re
 import pytest
 
 from core_losses import LOSSES, build_loss, loss_options
+from finetune.cli.console import reset
 from finetune.errors import UsageError
-from finetune.experiments.study.arm_names import MARGIN_HEADS
+from finetune.experiments.config import ComparisonConfig
+from finetune.experiments.study.arm_names import MARGIN_HEADS, word_of
 from finetune.experiments.study.arms import build_arms, grid_arm
 from finetune.training.config import LossConfig
 
@@ -92,7 +94,7 @@ def test_titles_are_what_tables_show():
 
 def test_names_are_folders_on_every_system():
     arms = build_arms([*LOSSES, "nllr:clamp=0", "crl:alpha=0.25"], grid=True)
-    assert all(re.fullmatch(r"[a-z0-9.-]+", arm.name) for arm in arms)
+    assert all(re.fullmatch(r"[a-z0-9._-]+", arm.name) for arm in arms)
     assert len({arm.name for arm in arms}) == len({arm.title for arm in arms}) == len(arms)
 
 
@@ -107,11 +109,58 @@ def test_margin_heads_are_arms_with_all_of_their_options():
         build_arms(["lsoftmax:gamma=2"])
 
 
+ORDERED = {
+    "olog": ("olog", "Ordered log loss"),
+    "mean_variance": ("mean_variance", "Mean-variance (mean 0.2, variance 0.05)"),
+    "corn": ("corn", "CORN"),
+    "cumulative:dropout=0.2": ("cumulative-dropout0.2", "Cumulative logits (dropout 0.2)"),
+    "olog:head=cumulative": ("olog-cumulative", "Ordered log loss, Cumulative logits"),
+    "year_laplace": ("year_laplace", "Laplace years"),
+    "crl:head=year_logistic": ("crl-year_logistic", "CRL (alpha 1.5, beta 1), Logistic years"),
+    "crl:head=corn": ("crl-corn", "CRL (alpha 1.5, beta 1), CORN"),
+    "cel:targets=sord": ("cel-sord", "CE, SORD targets (width 1)"),
+    "crl:targets=gaussian:target_width=4:distance=years": (
+        "crl-gaussian-width4-years",
+        "CRL (alpha 1.5, beta 1), Gaussian targets (width 4 years)",
+    ),
+    "nllr:targets=triangular:head=corn": (
+        "nllr-triangular-corn",
+        "NLLR, CORN, triangular targets (width 0.1)",
+    ),
+}
+
+
+def test_what_reads_the_order_of_classes_is_an_arm_with_a_name_and_a_title():
+    arms = build_arms([*ORDERED], baseline=False, controls=False)
+    assert {word: (arm.name, arm.title) for word, arm in zip(ORDERED, arms, strict=True)} == ORDERED
+    assert [word_of(arm.name) for arm in arms] == [*ORDERED]
+    by_name = {arm.name: arm for arm in arms}
+    assert [arm.head for arm in arms if arm.loss == LossConfig("cel")] == [
+        "corn",
+        "cumulative",
+        "year_laplace",
+    ]
+    assert by_name["crl-corn"].loss == LossConfig("crl").resolved()
+    rows = by_name["crl-gaussian-width4-years"].loss.rows((1.0, 5.0, 10.0))
+    assert rows[1, 2] < rows[1, 0] < rows[1, 1]
+
+
+def test_controls_at_a_learning_rate_are_those_of_plain_losses(capsys):
+    reset()
+    arms = build_arms(["crl", "crl:targets=sord", "crl:head=corn"])
+    assert [arm.matches for arm in arms if arm.matches] == ["crl"]
+    assert "crl-sord has no control at its rate" in capsys.readouterr().out
+    assert not {"olog", "mean_variance"} & {*ComparisonConfig().losses}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["clr"], r"did you mean crl.*losses: cel.*margin heads: lsoftmax"),
-        (["crl:gamma=2"], "crl takes alpha, beta, clamp, label_smoothing, not gamma"),
+        (
+            ["crl:gamma=2"],
+            "crl takes alpha, beta, clamp, label_smoothing, targets, .*, head, not gamma",
+        ),
         (["crl:alpha=-1"], "alpha must be a finite number >= 0"),
         (["crl:alpha=nan"], "alpha of crl:alpha=nan must be a finite number, got nan"),
         (["focal:gamma=two"], "gamma must be a number, got two"),
@@ -124,6 +173,17 @@ def test_margin_heads_are_arms_with_all_of_their_options():
         (["cosface:scale=0"], "scale must be a finite number > 0"),
         (["cosface:scale=-1"], "scale must be a finite number > 0"),
         (["arcface:margin=2"], r"margin must be in \[0, pi / 2\]"),
+        (["cel:targets=beta"], "targets must be one of hard, sord, gaussian, triangular, got beta"),
+        (["cel:targets=sord:target_width=0"], "target_width of sord targets must be a finite number > 0"),
+        (["cel:target_width=2"], "target_width changes nothing with targets hard"),
+        (["cel:targets=sord:label_smoothing=0.1"], "targets sord and label_smoothing both soften"),
+        (["cel:targets=triangular:distance=years"], "triangular, which reach the neighbours"),
+        (
+            ["cel:head=dcl"],
+            "a loss stands on the study's own head or on corn, cumulative, year_laplace, year_logistic, got",
+        ),
+        (["corn", "cel:head=corn"], "corn stands twice"),
+        (["corn:dropout=1"], r"losses: corn:dropout=1: head.dropout must lie in \[0, 1\)"),
         (["asoftmax:blend_start=-1"], "blend_start must be a finite number >= 0"),
     ],
 )

@@ -116,7 +116,7 @@ def test_the_page_says_what_a_control_and_a_margin_head_share_with_the_others(fo
     cells = study_of(arms, seeds=3, epochs=2)
     summary = summarise_study(cells, arms, MEASURES, adaptive=True)
     text = write_study_report(tmp_path, summary, cells, arms, PAGE).read_text()
-    assert "Margin heads of age and fine studies start from a classifier of their own" in text
+    assert "Heads of age and fine studies start from a classifier of their own" in text
     assert "step size" not in text
     assert "not whether CRL is a longer step" in text
 
