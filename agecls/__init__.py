@@ -4,7 +4,7 @@ The commands of `crl age` as functions; each is imported when it is asked for:
 
 >>> import agecls
 >>> agecls.__all__
-['compare', 'cross_validate', 'evaluate', 'load_result', 'study', 'train', 'verify']
+['audit_ages', 'compare', 'cross_validate', 'evaluate', 'load_result', 'study', 'train', 'verify']
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from finetune.cli.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from agecls.door import compare, cross_validate, evaluate, load_result, study, train, verify
+    from agecls.door import audit_ages, compare, cross_validate, evaluate, load_result, study, train, verify
 
-__all__ = ["compare", "cross_validate", "evaluate", "load_result", "study", "train", "verify"]
+__all__ = ["audit_ages", "compare", "cross_validate", "evaluate", "load_result", "study", "train", "verify"]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(__name__, __all__)

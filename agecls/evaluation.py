@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agecls.config import EvaluateAgeConfig
 from agecls.scores import age_scores, slice_scores
+from agecls.slices import column_slices
 from finetune.cli.console import say, table
 from finetune.errors import UsageError
 from finetune.experiments.records.predictions import Predictions
@@ -54,6 +55,7 @@ def refuse_unused(config: EvaluateAgeConfig) -> None:
 def evaluation_scores(predictions: Predictions) -> dict[str, Any]:
     """Return the scores pooled over the images, and under "slices" the rows of each slice."""
     slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
+    slices |= column_slices(predictions)
     return {**age_scores(predictions.probs, predictions.target), "slices": slices}
 
 

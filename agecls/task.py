@@ -35,6 +35,7 @@ from finetune.experiments.task import (
 )
 from finetune.images.checks import known_count, subjects_known
 from finetune.images.manifest import Manifest
+from finetune.images.people import slice_names
 
 if TYPE_CHECKING:
     from finetune.experiments.config import DataConfig
@@ -140,6 +141,7 @@ class AgeTask(Task):
             "gender": manifest["gender"][rows] if "gender" in manifest else np.full(count, ""),
             "age": manifest["age"][rows] if "age" in manifest else np.full(count, np.nan),
             "fold": np.full(count, fold, dtype=np.int64),
+            **{name: manifest[name][rows] for name in slice_names(manifest.columns)},
         }
 
     def scores(

@@ -137,6 +137,7 @@ def _read_table(config: AgeDataConfig, missing: str) -> TaskData:
         subject_column=None if config.subject_column == "none" else config.subject_column,
         user_column=config.user_column,
         gender_column=config.gender_column,
+        slice_columns=config.slice_columns,
         fold_column=config.fold_column,
         missing=missing,  # type: ignore[arg-type]
         follow=config.follow,

@@ -195,8 +195,12 @@ def _draw_legend(figure: Figure, colours: dict[str, str]) -> None:
 
 
 def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
-    """Draw the gallery of disagreements and the heat maps of the most telling images under `out`."""
+    """Draw the gallery of disagreements and the heat maps of the most telling images under `out`.
+
+    Without leave to show people (`Result.shows_people` of both) there is no gallery, and no face in the maps.
+    """
     classes, called = a.class_names, (names[0], names[1])
+    shown = a.shows_people and b.shows_people
 
     def gallery(files: Sequence[Path], first: Predictions, second: Predictions, file: Path) -> None:
         rows = choose_disagreements(first.target, first.probs, second.probs)
@@ -205,6 +209,7 @@ def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> li
     def heat_maps(files: Sequence[Path], first: Predictions, second: Predictions, file: Path) -> None:
         probs = dict(zip(called, (first.probs, second.probs), strict=True))
         subtitle = "per true group, the image on which the two differ most, only one correct if any"
-        draw_heat_maps(files, first.target, probs, classes, file, subtitle=subtitle)
+        draw_heat_maps(files, first.target, probs, classes, file, subtitle=subtitle, thumbnails=shown)
 
-    return draw_both(a, b, out, gallery=gallery, heat_maps=heat_maps, picked=PICKED, telling=TELLING)
+    faces = gallery if shown else None  # a gallery shows faces and nothing else
+    return draw_both(a, b, out, gallery=faces, heat_maps=heat_maps, picked=PICKED, telling=TELLING)

@@ -17,6 +17,7 @@ CURVES_NOTE = (
     "Training accuracy is measured on augmented images while the weights still move. "
     "Values of different losses cannot be compared."
 )
+NO_PEOPLE = "No person is shown, so that the page can be passed on: {option} shows them."
 DATA_NOTE = "It shows images of the data set: mind its terms before passing them on."
 
 
