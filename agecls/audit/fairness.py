@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,9 @@ LEVEL = 0.95
 def fairness(answers: Answers, config: AuditConfig) -> list[dict[str, Any]]:
     """Return a row per label (sex, each given column, each pair): its cells, and the gaps between them.
 
-    A gap is the largest less the smallest value over the cells with at least 30 units (people, else images):
+    A gap is the largest less the smallest value over the cells with at least 30 minors (people, else images):
     of MAE and bias in years over all ages, of FPR at the headline age in percent over minors alone. Cells
-    below have counts only.
+    below have counts only, also of errors: an audit at a legal age concludes nothing about them.
     """
     return [_one_label(name, values, answers, config) for name, values in answers.slices().items()]
 
@@ -31,7 +30,11 @@ def _one_label(name: str, label: np.ndarray, answers: Answers, config: AuditConf
     minors = definitions.in_band(answers.years, definitions.minor_band(config.legal)) & (label != "")
     error = answers.predicted - answers.age
     above = 100.0 * definitions.appears(answers.predicted, config.headline)
-    known = label != ""
+    cells = [
+        _cell(value, label, answers, minors, error, above) for value in np.unique(label[label != ""]).tolist()
+    ]
+    known = np.isin(label, [cell["value"] for cell in cells if cell["minor_units"] >= FEWEST_UNITS])
+    minors &= known
     steps, each = answers.years // STEP, answers.years
     measures: tuple[tuple[str, np.ndarray, np.ndarray, np.ndarray], ...] = (
         ("mae", np.abs(error), known, steps),
@@ -40,9 +43,7 @@ def _one_label(name: str, label: np.ndarray, answers: Answers, config: AuditConf
     )
     return {
         "label": name,
-        "cells": [
-            _cell(value, label, answers, minors, error, above) for value in np.unique(label[known]).tolist()
-        ],
+        "cells": cells,
         "gaps": {
             key: gap(values[rows], label[rows], strata[rows], answers.unit[rows], config)
             for key, values, rows, strata in measures
@@ -58,7 +59,7 @@ def _cell(
     error: np.ndarray,
     above: np.ndarray,
 ) -> dict[str, Any]:
-    """Return the counts of a cell, and its values where it has units enough."""
+    """Return the counts of a cell, and its values where it has minors enough."""
     own = label == value
     young = own & minors
     units, minor_units = (len(np.unique(answers.unit[rows])) for rows in (own, young))
@@ -70,9 +71,8 @@ def _cell(
         "minor_units": minor_units,
         **{"mae": None, "bias": None, "fpr": None},
     }
-    if units >= FEWEST_UNITS:
-        row |= {"mae": float(np.abs(error[own]).mean()), "bias": float(error[own].mean())}
     if minor_units >= FEWEST_UNITS:
+        row |= {"mae": float(np.abs(error[own]).mean()), "bias": float(error[own].mean())}
         row["fpr"] = float(above[young].mean())
     return row
 
@@ -84,16 +84,13 @@ def gap(
 
     The interval resamples units and takes the extremes again in each resample: gaps are never below zero, so
     it lies too high. `shuffled` is the mean gap and `shuffled_high` its 95th percentile when labels are dealt
-    out to units at random; p = (1 + #{shuffled >= observed}) / (permutations + 1). None where fewer than two
-    cells have 30 units.
+    out to units at random; p = (1 + #{shuffled >= observed}) / (permutations + 1). None for fewer than two
+    cells.
     """
-    kept = [name for name in np.unique(label) if len(np.unique(units[label == name])) >= FEWEST_UNITS]
+    kept, cell = np.unique(label, return_inverse=True)
     if len(kept) < 2:
         return None
-    inside = np.isin(label, kept)
-    values, units = values[inside], units[inside]
-    cell = np.searchsorted(kept, label[inside])
-    stratum = np.unique(strata[inside], return_inverse=True)[1]
+    stratum = np.unique(strata, return_inverse=True)[1]
     shape = (len(kept), int(stratum.max()) + 1)
     means = standardised_means(values, cell, stratum, shape)
     observed = spread(means)
@@ -187,8 +184,3 @@ def _resampled_gaps(
         drawn = np.bincount(generator.integers(0, count, count), minlength=count).astype(np.float64)
         found.append(spread(standardised_means(values, cell, stratum, shape, drawn[person])))
     return np.array(found)
-
-
-def told_gaps(row: dict[str, Any]) -> Sequence[tuple[str, dict[str, Any] | None]]:
-    """Return the gaps of a label in the order of tables."""
-    return [(key, row["gaps"][key]) for key in ("mae", "bias", "fpr")]

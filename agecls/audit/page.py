@@ -204,8 +204,8 @@ def _fairness(scored: Scored) -> str | None:
     if not parts:
         return None
     told = (
-        f"Cells with fewer than {FEWEST_UNITS} {scored['unit']} (FPR: {scored['unit']} among minors) show "
-        "counts alone. A gap is the largest less the smallest value. At equal ages every cell has the ages "
+        f"Cells with fewer than {FEWEST_UNITS} minors ({scored['unit']}) show counts alone. "
+        "A gap is the largest less the smallest value. At equal ages every cell has the ages "
         "of all cells together. A gap is never below zero, so compare it with what shuffled labels give. "
         "Labels are what the column holds, not what a person is."
     )

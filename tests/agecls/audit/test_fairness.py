@@ -61,20 +61,22 @@ def test_labels_are_dealt_out_to_people_not_to_images():
     assert by_people["shuffled"] > 2 * by_images["shuffled"]
 
 
-def test_cells_below_thirty_have_counts_alone():
-    camera = ["x"] * 40 + ["y"] * 40 + ["z"] * 29
-    age = [16] * 29 + [30] * 11 + [16] * 40 + [30] * 29
-    [row] = fairness(answers(age, [20.0] * 109, camera=camera), CONFIG)
+def test_cells_below_thirty_minors_have_counts_alone():
+    camera = ["w"] * 40 + ["x"] * 40 + ["y"] * 60
+    age = [16] * 30 + [30] * 10 + [16] * 40 + [16] * 29 + [30] * 31
+    [row] = fairness(answers(age, [20.0] * 140, camera=camera), CONFIG)
     by = {cell["value"]: cell for cell in row["cells"]}
-    assert (by["x"]["minor_units"], by["x"]["fpr"], by["x"]["mae"]) == (
-        29,
-        None,
-        pytest.approx((29 * 4 + 11 * 10) / 40),
-    )
-    assert by["y"]["fpr"] == 0.0
-    assert (by["z"]["images"], by["z"]["mae"], by["z"]["bias"]) == (29, None, None)
-    assert row["gaps"]["fpr"] is None  # one cell of minors is no pair
-    assert row["gaps"]["mae"]["cells"] == ["x", "y"]
+    assert by["w"]["mae"] == pytest.approx((30 * 4 + 10 * 10) / 40)
+    assert by["w"]["bias"] == pytest.approx((30 * 4 - 10 * 10) / 40)
+    assert by["x"]["fpr"] == 0.0
+    assert (by["y"]["images"], by["y"]["minor_units"]) == (60, 29)
+    assert (by["y"]["mae"], by["y"]["bias"], by["y"]["fpr"]) == (None, None, None)
+    assert row["gaps"]["mae"]["cells"] == row["gaps"]["fpr"]["cells"] == ["w", "x"]
+
+
+def test_one_cell_is_no_gap():
+    [row] = fairness(answers([16] * 50, [20.0] * 50, camera=["x"] * 30 + ["y"] * 20), CONFIG)
+    assert row["gaps"] == {"mae": None, "bias": None, "fpr": None}
 
 
 def test_every_two_labels_are_crossed_once():
