@@ -59,5 +59,6 @@ def test_changes_of_the_error_and_jitter_by_hand():
     def middle(images):
         return np.array([float(image[10, 10, 0]) for image in images])
 
-    moved = robustness(found, lambda rows: [ramp for _ in rows], middle, 10, Resampling(5))
-    assert moved["jitter"]["mean"] == pytest.approx(np.std([90, 100, 110] * 3, ddof=1))
+    for picture in (ramp, np.ascontiguousarray(ramp.transpose(1, 0, 2))):
+        moved = robustness(found, lambda rows, p=picture: [p for _ in rows], middle, 10, Resampling(5))
+        assert moved["jitter"]["mean"] == pytest.approx(np.std([90, 100, 110] * 3, ddof=1))

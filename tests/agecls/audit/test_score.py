@@ -89,6 +89,11 @@ def test_words_that_an_audit_cannot_show_are_refused(name: str):
     check_words("pass rate of our bypass")
 
 
+def test_what_is_shown_counts_people_who_failed_once_or_more():
+    found = answers([15, 16, 17, 17, 14], [30, 30, 10, 10, 10], ["a", "a", "b", "b", "c"])
+    assert at(score_answers(found, QUICK), 25)["shows"].startswith("1 of 3 people failed")
+
+
 def test_the_notes_are_dated_and_utkface_has_its_own():
     assert "November 2026" in notes_for(["faces.csv"])[0]
     assert "agreement with its labels" in notes_for(["a.csv", "UTKFace.csv"])[-1]
