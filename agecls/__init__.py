@@ -3,8 +3,8 @@
 The commands of `crl age` as functions; each is imported when it is asked for:
 
 >>> import agecls
->>> agecls.__all__
-['calibrate', 'compare', 'cross_validate', 'evaluate', 'load_result', 'study', 'train', 'tune', 'verify']
+>>> " ".join(agecls.__all__)
+'audit_ages calibrate compare cross_validate evaluate load_result study train tune verify'
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from finetune.cli.lazy import lazy_names
 
 if TYPE_CHECKING:
     from agecls.door import (
+        audit_ages,
         calibrate,
         compare,
         cross_validate,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "audit_ages",
     "calibrate",
     "compare",
     "cross_validate",

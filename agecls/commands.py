@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from agecls.audit.config import AuditConfig
 from agecls.config import (
     AgeCalibrateConfig,
+    AgeCompareConfig,
     AgeStudyConfig,
     AgeTableConfig,
     AgeTuneConfig,
@@ -21,6 +24,9 @@ from agecls.task import TASK
 from finetune.cli.command import Command, choose_command
 from finetune.experiments.commands import task_commands
 from finetune.experiments.config import input_faults
+
+if TYPE_CHECKING:
+    from agecls.audit.models import OpenModel
 
 RECIPES = Path(__file__).parent / "configs"
 
@@ -44,6 +50,15 @@ def write_table(config: AgeTableConfig, words: Mapping[str, str]) -> dict[str, A
     from agecls.data.write_table import write_age_table
 
     return write_age_table(words["name"], config)
+
+
+def audit(
+    config: AuditConfig, words: Mapping[str, str], open_model: OpenModel | None = None
+) -> dict[str, Any]:
+    """Audit predicted ages at a legal age; `open_model` loads exported models, which this room cannot."""
+    from agecls.audit.run import audit as run
+
+    return run(Path(words["answers"]), config, open_model)
 
 
 SHARED = task_commands(
@@ -79,11 +94,26 @@ COMMANDS = {
     ),
     **SHARED,
     "evaluate": replace(SHARED["evaluate"], run=evaluate),
+    "compare": replace(SHARED["compare"], config_type=AgeCompareConfig),
+    "audit": Command(
+        AuditConfig,
+        "predicted ages at a legal age: error rates with intervals, what they can show, curves, fairness",
+        audit,
+        {"answers": "a run folder, a predictions.parquet, a CSV of any system, or an .onnx file and a table"},
+        faults=partial(input_faults, needed=False),
+    ),
 }
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str = "python -m agecls") -> int:
-    """Run one age command and return its exit code."""
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str = "python -m agecls",
+    open_model: OpenModel | None = None,
+) -> int:
+    """Run one age command and return its exit code; `open_model` loads the exported models of an audit."""
     import sys
 
-    return choose_command(COMMANDS, list(sys.argv[1:] if argv is None else argv), prog=prog)
+    own = replace(COMMANDS["audit"], run=partial(audit, open_model=open_model))
+    words = list(sys.argv[1:] if argv is None else argv)
+    return choose_command({**COMMANDS, "audit": own}, words, prog=prog)

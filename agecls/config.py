@@ -14,6 +14,7 @@ from agecls.data.groups import AgeGroups
 from finetune.errors import CrlError, DataError, UsageError
 from finetune.experiments.config import (
     CalibrateConfig,
+    CompareConfig,
     ComparisonConfig,
     DataConfig,
     EvaluateAgainConfig,
@@ -53,6 +54,7 @@ class AgeDataConfig(DataConfig):
         subject_column: the table's column of subjects; "none" makes each image its own subject.
         user_column: the table's column of albums or accounts that hold several subjects.
         gender_column: the table's column of genders (m, f, u), for slices only.
+        slice_columns: further columns of text to slice results by, such as camera,ethnicity: never a target.
         fold_column: the table's column of official folds (0, 1, ...).
         protocol: fixed (no validation), grouped (validation by user) or rotate (the fold before the test fold
             validates).
@@ -79,6 +81,7 @@ class AgeDataConfig(DataConfig):
     subject_column: str = "subject"
     user_column: str | None = None
     gender_column: str | None = None
+    slice_columns: tuple[str, ...] = ()
     fold_column: str | None = None
     protocol: Literal["fixed", "grouped", "rotate"] = "fixed"
     n_folds: int = 5
@@ -156,9 +159,11 @@ class AgeEvaluateConfig(EvaluateConfig):
 
     Args:
         test_crops: center, flip (centre and its mirror) or ten (four corners and centre, mirrored).
+        thumbnails: show faces of the data in the report; without, it can be passed on.
     """
 
     test_crops: AgeCrops = "center"
+    thumbnails: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,23 @@ class AgeEvaluateAgainConfig(EvaluateAgainConfig):
     """
 
     test_crops: AgeCrops | None = None
+
+
+@dataclass(frozen=True)
+class AgeCompareConfig(CompareConfig):
+    """A paired comparison of two results.
+
+    Args:
+        pictures: draw the heat maps, and with thumbnails the gallery.
+        thumbnails: show faces of the data in the figures; without, the page can be passed on.
+    """
+
+    thumbnails: bool = False
+
+    @property
+    def people(self) -> bool:
+        """Whether the figures show faces."""
+        return self.thumbnails
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from agecls.config import (
     CrossValidationConfig,
     VerifyAgeConfig,
 )
-from agecls.door_results import DOOR, calibrate, compare, evaluate, load_result
+from agecls.door_results import DOOR, audit_ages, calibrate, compare, evaluate, load_result
 from agecls.task import TASK
 from finetune.cli.keywords import Call, Place, Section
 from finetune.errors import UsageError
@@ -30,6 +30,7 @@ from finetune.figures.notebook import Outcome
 from finetune.training.config import HeadConfig, LossConfig, ModelConfig, RunConfig
 
 __all__ = [
+    "audit_ages",
     "calibrate",
     "compare",
     "cross_validate",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Literal, Never
 
+from agecls.audit.config import AuditConfig, Decoding
+from agecls.audit.models import AuditedModel
 from agecls.commands import COMMANDS
 from agecls.config import (
     AgeCalibrateConfig,
+    AgeCompareConfig,
     AgeDataConfig,
     AgeEvaluateAgainConfig,
     EvaluateAgeConfig,
@@ -16,9 +20,10 @@ from agecls.config import (
 from agecls.evaluation import score_age_run
 from agecls.task import TASK
 from finetune.cli.keywords import Place, Section
-from finetune.experiments.config import CompareConfig
-from finetune.experiments.door import EvaluationOutcome, Finished, TaskDoor, TaskResult
+from finetune.experiments.door import EvaluationOutcome, Finished, TaskDoor, TaskResult, folder_of
+from finetune.experiments.result import Result
 from finetune.figures.notebook import Outcome
+from finetune.seeding import torch_left_as_it_was
 
 DOOR = TaskDoor(COMMANDS, "crl age", TASK)
 
@@ -108,11 +113,12 @@ def calibrate(
 def compare(
     a: Finished | Sequence[Finished],
     b: Finished | Sequence[Finished],
-    config: CompareConfig | Place | None = None,
+    config: AgeCompareConfig | Place | None = None,
     *,
     out: Place | None = None,
     resamples: int | None = None,
     pictures: bool | None = None,
+    thumbnails: bool | None = None,
     allow_precision: bool | None = None,
     **unknown: Never,
 ) -> Outcome:
@@ -123,7 +129,8 @@ def compare(
         config: the options as an object, or a YAML file; the other arguments override it.
         out: folder for the page and its figures; beside the second result without.
         resamples: bootstrap resamples.
-        pictures: draw the gallery and the heat maps.
+        pictures: draw the heat maps, and with thumbnails the gallery.
+        thumbnails: show faces of the data.
         allow_precision: compare runs that were trained in different number formats.
         unknown: refused, with the nearest known name.
 
@@ -138,3 +145,55 @@ def load_result(
 ) -> TaskResult:
     """Return the result that a finished run left in a folder; DataError where there is none."""
     return TaskResult.open(TASK, Path(folder))
+
+
+def audit_ages(
+    answers: Finished | AuditedModel,
+    config: AuditConfig | Place | None = None,
+    *,
+    data: AgeDataConfig | Section | str | None = None,
+    legal: int | None = None,
+    challenge: str | None = None,
+    headline: int | None = None,
+    decode: Decoding | None = None,
+    open_age: float | None = None,
+    predicted_column: str | None = None,
+    probability_prefix: str | None = None,
+    name: str | None = None,
+    cross: Place | None = None,
+    robustness: int | None = None,
+    identity_leak: bool | None = None,
+    resamples: int | None = None,
+    permutations: int | None = None,
+    seed: int | None = None,
+    out: Place | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    root: Place | None = None,
+    table: Place | None = None,
+    **unknown: Never,
+) -> Outcome:
+    """Audit predicted ages against true ones at a legal age, as `crl age audit` does.
+
+    Args:
+        answers: a result or its folder, a table of predicted and true ages, or a loaded exported model
+            (`apps.session.OnnxClassifier`), which is shown `table`.
+        config: the options as an object, or a YAML file; the other arguments override it.
+        data: the table of a model, and the names of columns, as keys and values or the section's dataclass.
+        legal to threads: as `crl age audit --help` says; device and threads are a loaded model's own.
+        root, table: short for data.root and data.table.
+        unknown: refused, with the nearest known name.
+
+    Returns the audit by name, with `report()`. Raises CrlError, such as DataError for answers without ages.
+    """
+    given = dict(locals())
+    asked = given.pop("answers")
+    model = None if isinstance(asked, Result | str | PathLike) else asked
+    place = Path(asked.path) if model is not None else folder_of(asked)
+    call = DOOR.call("audit", given, [str(place)])
+    with call.running(), torch_left_as_it_was():
+        from agecls.audit.run import audit
+
+        found = audit(place, call.config, None if model is None else lambda *_: model)
+    return Outcome(found, f"Age audit: {found['name']}", Path(found["page"]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agecls.config import EvaluateAgeConfig
 from agecls.scores import age_scores, mean_of_folds, slice_scores
+from agecls.slices import column_slices
 from finetune.cli.console import say, table
 from finetune.errors import UsageError
 from finetune.experiments.records.predictions import Predictions
@@ -57,6 +58,7 @@ def evaluation_scores(predictions: Predictions) -> dict[str, Any]:
     Where images were tested in several folds the two accuracies are means over folds, and `over` says so.
     """
     slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
+    slices |= column_slices(predictions)
     scores = age_scores(predictions.probs, predictions.target)
     if predictions.tested_again:
         scores |= {**mean_of_folds(predictions), "over": "folds"}

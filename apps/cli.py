@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune.cli.collector import collect_rarely
 from finetune.cli.environment import refusal
 from finetune.cli.streams import keep_streams, printed
 from finetune.runs.interrupts import ended_as_by_ctrl_c
+
+if TYPE_CHECKING:
+    from agecls.audit.config import AuditConfig
+    from apps.runtime.session import OnnxClassifier
 
 USAGE = """usage: crl [-h] [--version] COMMAND ...
 
@@ -20,6 +26,7 @@ commands:
   age cv           subject-exclusive cross-validation with scores, intervals and figures
   age tune         learning rates, weight decay and epochs, found without reading the test fold
   age evaluate     score trained models on any table of faces, sliced by group, gender and subject
+  age audit        predicted ages at a legal age: error rates, what they can show, curves, fairness
   age compare      two results, paired on the same images
   age study        many losses, each with the same seeds, and what their paired differences say
   fine verify      count a fine-grained data set: classes, splits, unreadable and repeated images
@@ -79,7 +86,7 @@ def _run(words: list[str]) -> int:
     if words[0] == "age":
         from agecls.commands import main as age_main
 
-        return age_main(words[1:], prog="crl age")
+        return age_main(words[1:], prog="crl age", open_model=_open_model)
     if words[0] == "fine":
         from finegrained.commands import main as fine_main
 
@@ -92,6 +99,13 @@ def _run(words: list[str]) -> int:
     from finetune.cli.command import choose_command
 
     return choose_command(COMMANDS, words, prog="crl", others=["age", "fine", "general"])
+
+
+def _open_model(path: Path, config: AuditConfig) -> OnnxClassifier:
+    """Return an exported model for the age audit, whose room imports no program."""
+    from apps.runtime.session import OnnxClassifier
+
+    return OnnxClassifier(path, device=config.device, threads=config.threads)
 
 
 if __name__ == "__main__":

@@ -148,6 +148,7 @@ class DemoConfig:
 
     Args:
         examples: folder of images to choose from on the page; a folder per class gives their true class.
+        audit: folder of an audit (crl age audit): a page with a slider for the challenge age.
         detector: the YuNet face detector's ONNX file; null looks in the usual places.
         cropped: start with the switch on that takes every image for one cropped face.
         device: auto, cpu, cuda or cuda:1.
@@ -166,6 +167,7 @@ class DemoConfig:
     """
 
     examples: str | None = None
+    audit: str | None = None
     detector: str | None = None
     cropped: bool = False
     device: str = "auto"

@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agecls.config import AgeDataConfig, AgeTrainConfig, CrossValidationConfig
+from agecls.config import (
+    AgeCompareConfig,
+    AgeDataConfig,
+    AgeEvaluateConfig,
+    AgeTrainConfig,
+    CrossValidationConfig,
+)
 from agecls.cross_validation import cross_validate
 from agecls.synthetic.adience import write_lookalike_adience
 from agecls.task import TASK
@@ -100,11 +106,11 @@ def compare(folder: Path, first: str, second: str) -> dict[str, Any]:
     """Compare two losses on the same faces, image by image."""
     from finetune.cli.console import say
     from finetune.experiments.compare.compare import compare_folders
-    from finetune.experiments.config import CompareConfig
 
     say(f"\nthe same faces, {second} against {first}")
     out = folder / "comparison" / f"{second}-against-{first}"
-    return compare_folders(TASK, [folder / first], [folder / second], CompareConfig(out=str(out)))
+    options = AgeCompareConfig(out=str(out), thumbnails=True)  # the faces are drawings
+    return compare_folders(TASK, [folder / first], [folder / second], options)
 
 
 def export(folder: Path, loss: str) -> Path:
@@ -238,6 +244,7 @@ def loss_config(config: QuickstartConfig, faces: Path, folder: Path, loss: str) 
 
     return CrossValidationConfig(
         data=AgeDataConfig(root=str(faces)),
+        evaluate=AgeEvaluateConfig(thumbnails=True),
         model=ModelConfig(backbone=config.backbone, weights="none", image_size=IMAGE_SIZE, resize_ratio=1.0),
         loss=LossConfig(name=loss),
         train=AgeTrainConfig(

@@ -14,7 +14,11 @@ FILE = Path(__file__).parent / "images" / "architecture.svg"
 # The rooms from top to bottom, those beside each other in one row; each with what it does and its sub-rooms.
 TOP = (("apps", "programs", ("demo", "doctor", "evaluate", "export", "heatmap", "predict", "runtime")),)
 TASKS = (
-    ("agecls", "age groups of faces", ("configs", "data", "exported", "faces", "report", "synthetic")),
+    (
+        "agecls",
+        "age groups of faces",
+        ("audit", "configs", "data", "exported", "faces", "report", "synthetic"),
+    ),
     (
         "finegrained",
         "fine-grained categories",

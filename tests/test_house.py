@@ -161,6 +161,7 @@ TORCH_FREE = (
     "finetune.experiments.compare.compare",
     "agecls.report.report",
     "agecls.config",
+    "agecls.audit.run",
     "finetune.figures.canvas",
     "finetune.cli.machine",
     "finetune.figures.heat_map",

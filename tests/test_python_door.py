@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"agecls": agecls, "finegrained": finegrained, "generalcls": generalcls}
-COMMAND_OF = {"cross_validate": "cv", "measure_costs": "cost"}
+COMMAND_OF = {"cross_validate": "cv", "measure_costs": "cost", "audit_ages": "audit"}
 # Single folds leave no result; a study's seeds are the study's.
 LEFT_OUT = {("agecls", "cross_validate"): {"folds", "report"}, ("agecls", "study"): {"folds", "report"}}
 NAMES = [

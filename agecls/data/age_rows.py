@@ -27,6 +27,7 @@ class AgeRow(NamedTuple):
     user: str
     gender: str
     fold: int
+    slices: tuple[str, ...]
 
 
 class CellError(ValueError):
@@ -46,6 +47,7 @@ class RowReader:
     gender: str | None
     fold: str | None
     table: Table
+    slices: tuple[str, ...] = ()
 
     def read(self, source: str, cells: Mapping[str, str]) -> AgeRow:
         """Return the row; CellError names the first invalid cell."""
@@ -57,7 +59,8 @@ class RowReader:
         gender = "" if is_absent(gender) else gender
         if gender not in GENDERS:
             raise CellError(f"{self.gender} {gender!r} must be m, f, u or empty")
-        return AgeRow(source, path, label, age, subject, user, GENDERS[gender], self._fold(cells))
+        slices = tuple("" if is_absent(cells[name]) else cells[name] for name in self.slices)
+        return AgeRow(source, path, label, age, subject, user, GENDERS[gender], self._fold(cells), slices)
 
     def _filled(self, cells: Mapping[str, str], column: str) -> str:
         cell = cells[column]

@@ -29,6 +29,7 @@ from finetune.images.checks import (
     unlisted_notices,
 )
 from finetune.images.manifest import Manifest
+from finetune.images.people import SLICE, refuse_target
 from finetune.images.tables import Table, missing_columns, paths_under, read_table, unread_columns
 
 
@@ -82,6 +83,7 @@ def read_age_table(
     subject_column: str | None = "subject",
     user_column: str | None = None,
     gender_column: str | None = None,
+    slice_columns: Sequence[str] = (),
     fold_column: str | None = None,
     missing: MissingRule = "error",
     follow: bool = False,
@@ -94,9 +96,9 @@ def read_age_table(
     not read. `subject_column` names the subject; None says outright that every image is a subject of its own.
     Spellings of one number (7, 7.0, 007) or of one name are one subject, and that is reported. `user_column`
     (album; else the subject), `gender_column` (m, f, u or empty) and `fold_column` (0, 1, ...) are optional.
-    What programs write for an absent value (nan, None, <NA>, null) is an empty cell. `missing` is "error",
-    "count" or "drop" as in `read_adience`. `follow` allows absolute paths, `..` and links that lead out of
-    the root.
+    `slice_columns` become columns slice_NAME of the manifest. What programs write for an absent value (nan,
+    None, <NA>, null) is an empty cell. `missing` is "error", "count" or "drop" as in `read_adience`. `follow`
+    allows absolute paths, `..` and links that lead out of the root.
 
     Raises DataError naming row and rule for invalid cells, files listed twice, missing columns
     or images; UsageError for a file type or a rule that is not known.
@@ -108,18 +110,20 @@ def read_age_table(
         raise UsageError("a table of ages needs an age_column or a group_column")
     optional = (subject_column, user_column, gender_column, fold_column)
     table = file if isinstance(file, Table) else read_table(Path(file))
-    absent_ages = group_column is not None and not _holds_numbers(table, age_column)
-    _check_columns(table, [path_column, class_column, *(name for name in optional if name)], subject_column)
+    refuse_target(class_column, table.file)
+    wanted = [path_column, class_column, *filter(None, optional), *slice_columns]
+    _check_columns(table, wanted, subject_column)
     reader = RowReader(
         groups,
         path_column,
-        None if absent_ages else age_column,
+        age_column if group_column is None or _holds_numbers(table, age_column) else None,
         group_column,
         subject_column,
         user_column,
         gender_column,
         fold_column,
         table,
+        tuple(slice_columns),
     )
     rows, spellings = _one_spelling_each(_collect(table, reader.read), reader)
     base = Path(root) if root is not None else table.file.parent
@@ -134,7 +138,7 @@ def read_age_table(
     kept = [row for row, out in zip(inside, absent, strict=True) if not (out and missing == "drop")]
     if not kept:
         raise DataError(f"{table.file}: none of {len(rows)} rows is usable ({len(inside)} lie in a group)")
-    manifest = _manifest(base, groups, kept)
+    manifest = _manifest(base, groups, kept, slice_columns)
     spellings += unlisted_notices(base, [row.path for row in rows])
     content = _listed(table) if isinstance(file, Table) else table.file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
@@ -184,12 +188,11 @@ def _report(
 
 def _unread(table: Table, reader: RowReader) -> list[str]:
     """Return a sentence on the columns that are not read, and the options that name those which could be."""
-    columns = {name: column for name, column in vars(reader).items() if name != "groups"}
+    columns = {name: column for name, column in vars(reader).items() if name not in ("groups", "slices")}
     free = [name for name in ("subject", "user", "gender", "fold") if columns[name] is None]
     options = ", ".join(f"--data.{name}_column" for name in free)
-    return unread_columns(
-        table, list(filter(None, columns.values())), f" ({options} name columns to read)" if free else ""
-    )
+    how = f" ({options} name columns to read)" if free else ""
+    return unread_columns(table, [*filter(None, columns.values()), *reader.slices], how)
 
 
 def _holds_numbers(table: Table, column: str | None) -> bool:
@@ -255,8 +258,9 @@ def _check_listed_once(rows: Sequence[AgeRow]) -> None:
         )
 
 
-def _manifest(root: Path, groups: AgeGroups, rows: Sequence[AgeRow]) -> Manifest:
+def _manifest(root: Path, groups: AgeGroups, rows: Sequence[AgeRow], slices: Sequence[str]) -> Manifest:
     names = ("path", "label", "fold", "subject", "user", "gender", "age")
     columns = {name: np.array([getattr(row, name) for row in rows]) for name in names}
     columns["source_id"] = np.array([row.source for row in rows])
+    columns |= {SLICE + name: np.array([row.slices[i] for row in rows]) for i, name in enumerate(slices)}
     return Manifest(root, groups.names, columns)

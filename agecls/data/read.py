@@ -32,6 +32,7 @@ from finetune.experiments.same_content import settle_same_content
 from finetune.experiments.task import TaskData
 from finetune.images.checks import known_count, subjects_known
 from finetune.images.manifest import Manifest
+from finetune.images.people import slice_names
 
 
 def read_data(config: AgeDataConfig, *, lists_only: bool = False, with_folds: bool = True) -> TaskData:
@@ -179,6 +180,7 @@ def _read_table(config: AgeDataConfig, missing: str) -> TaskData:
         subject_column=None if config.subject_column == "none" else config.subject_column,
         user_column=config.user_column,
         gender_column=config.gender_column,
+        slice_columns=config.slice_columns,
         fold_column=config.fold_column,
         missing=missing,  # type: ignore[arg-type]
         follow=config.follow,
@@ -222,4 +224,5 @@ def image_columns(manifest: Manifest, rows: np.ndarray, fold: int) -> dict[str, 
         "gender": manifest["gender"][rows] if "gender" in manifest else np.full(count, ""),
         "age": manifest["age"][rows] if "age" in manifest else np.full(count, np.nan),
         "fold": np.full(count, fold, dtype=np.int64),
+        **{name: manifest[name][rows] for name in slice_names(manifest.columns)},
     }

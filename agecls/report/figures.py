@@ -199,9 +199,11 @@ def _draw_legend(figure: Figure, colours: dict[str, str]) -> None:
 def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
     """Draw the gallery of disagreements and the heat maps of the most telling images under `out`.
 
-    Of years the heat maps are curves.
+    Of years the heat maps are curves. Without leave to show people (`Result.shows_people` of both) there is
+    no gallery, and no face in the maps.
     """
     classes, called = a.class_names, (names[0], names[1])
+    shown = a.shows_people and b.shows_people
     years = years_of(classes)
     unit = "group" if years is None else "year"
 
@@ -216,9 +218,11 @@ def draw_comparison(a: Result, b: Result, names: Sequence[str], out: Path) -> li
         if years is not None:
             rows = spread(range(len(files)))
             own = {name: one[rows] for name, one in probs.items()}
-            draw_year_curves([files[row] for row in rows], first.select(rows), own, years, file)
+            told = first.select(rows)
+            draw_year_curves([files[row] for row in rows], told, own, years, file, thumbnails=shown)
             return
         subtitle = "per true group, the image on which the two differ most, only one correct if any"
-        draw_heat_maps(files, first.target, probs, classes, file, subtitle=subtitle)
+        draw_heat_maps(files, first.target, probs, classes, file, subtitle=subtitle, thumbnails=shown)
 
-    return draw_both(a, b, out, gallery=gallery, heat_maps=heat_maps, picked=PICKED, telling=TELLING)
+    faces = gallery if shown else None  # a gallery shows faces and nothing else
+    return draw_both(a, b, out, gallery=faces, heat_maps=heat_maps, picked=PICKED, telling=TELLING)

@@ -14,13 +14,14 @@ from agecls.report.benchmark import benchmark_scores, benchmark_section, is_benc
 from agecls.report.figures import draw_confusion, draw_group_bars, group_recalls
 from agecls.report.years import draw_years, tell_years, year_record, year_sections
 from agecls.scores import Slice, score_cross_validation, slice_scores
+from agecls.slices import column_slices
 from finetune.cli.console import table
 from finetune.experiments.measures import Measure, shown_in
 from finetune.experiments.result import Result
-from finetune.experiments.sections import DATA_NOTE, FIGURES, figure
+from finetune.experiments.sections import DATA_NOTE, FIGURES, NO_PEOPLE, figure
 from finetune.experiments.task import Sections
 from finetune.figures.gallery import draw_heat_maps
-from finetune.figures.markdown import Picture, number
+from finetune.figures.markdown import Picture, escape, number
 from finetune.figures.selection import choose_typical
 from finetune.metrics.classification import confusion_matrix
 
@@ -37,7 +38,9 @@ def report_scores(
     images.
     """
     found = result.predictions
-    slices = {by: slice_scores(found, by, resamples=resamples, seed=seed) for by in SLICES}
+    slices: dict[str, Any] = {}
+    slices |= {by: slice_scores(found, by, resamples=resamples, seed=seed) for by in SLICES}
+    slices |= column_slices(found, resamples=resamples, seed=seed)
     confusion = confusion_matrix(found.probs, found.target, len(found.class_names))
     own = {"benchmark": benchmark_scores(found)} if is_benchmark(result) else {}
     scores = {
@@ -78,12 +81,14 @@ def draw_figures(result: Result, record: Mapping[str, Any]) -> list[Picture]:
         names,
         place / "heat_map.png",
         subtitle="per true group, the image of median probability of the true group",
+        thumbnails=result.shows_people,
     )
+    note = DATA_NOTE if result.shows_people else NO_PEOPLE.format(option="--evaluate.thumbnails true")
     unit = report_sections.units_of(groups)[-1]
     return [
         figure("confusion", "Confusion matrix", "All test images of all folds."),
         figure("groups", "Accuracy per group", f"Intervals from 30 {unit} on."),
-        figure("heat_map", "Softmax heat map", DATA_NOTE),
+        figure("heat_map", "Softmax heat map", note),
     ]
 
 
@@ -99,6 +104,11 @@ def sections(record: Mapping[str, Any], measures: Sequence[Measure] = MEASURES) 
         ("Age groups", report_sections.per_group(record)),
         ("Gender", _other_slice(slices.get("gender"), "gender")),
         ("Images per subject", _other_slice(slices.get("subject_count"), "test images of the subject")),
+        *(
+            (f"Label in the column {escape(name)}", _other_slice(cells, name))
+            for name, cells in slices.items()
+            if name not in SLICES
+        ),
         ("Other decoders and probabilities", report_sections.calibration(record)),
     ]
 

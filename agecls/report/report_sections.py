@@ -123,11 +123,15 @@ def per_slice(cells: Sequence[Record], name: str) -> str:
             _ends(cell, "exact_interval"),
             number(cell["one_off"]),
             _ends(cell, "one_off_interval"),
+            *(number(cell[key]) for key in ("mae", "bias") if key in cell),
         ]
         for cell in cells
     ]
-    header = [name, *units_of(cells), "exact", "95 % interval", "one-off", "95 % interval"]
-    return f"{table(header, rows)}\n\nCells of fewer than 30 {units_of(cells)[-1]} have counts only."
+    further = ["MAE (groups)", "bias (groups)"] if "mae" in cells[0] else []
+    header = [escape(name), *units_of(cells), "exact", "95 % interval", "one-off", "95 % interval", *further]
+    unit = units_of(cells)[-1]
+    fewest = 200 if further and unit == "images" else 30  # agecls.slices: images stand for people there
+    return f"{table(header, rows)}\n\nCells of fewer than {fewest} {unit} have counts only."
 
 
 def calibration(record: Record) -> str:

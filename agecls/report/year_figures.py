@@ -117,6 +117,8 @@ def draw_year_curves(
     probs: Mapping[str, np.ndarray],
     years: Years,
     out: Path,
+    *,
+    thumbnails: bool = True,
 ) -> Path:
     """Draw the probability of every year as a curve, an image a row, with its true age and median answers.
 
@@ -126,6 +128,7 @@ def draw_year_curves(
         probs: one or two results by name, each (N, K).
         years: what the classes stand for.
         out: the PNG to write.
+        thumbnails: show the images beside their curves.
 
     Returns:
         `out`.
@@ -135,10 +138,11 @@ def draw_year_curves(
     height = 0.95 + ROW * len(files)
     title = f"Probabilities of the years: {canvas.count_text(len(files), 'image')}"
     with canvas.new_figure(out, height, title, subtitle) as drawn:
-        grid = drawn.add_gridspec(len(files), 2, width_ratios=(1, 9))
+        grid = drawn.add_gridspec(len(files), 1 + thumbnails, width_ratios=(1, 9)[-1 - thumbnails :])
         for row, file in enumerate(files):
-            draw_thumbnail(drawn.add_subplot(grid[row, 0]), file)
-            axes = drawn.add_subplot(grid[row, 1])
+            if thumbnails:
+                draw_thumbnail(drawn.add_subplot(grid[row, 0]), file)
+            axes = drawn.add_subplot(grid[row, -1])
             for colour, one in zip(COLOURS, probs.values(), strict=False):
                 axes.plot(years.ages, 100 * one[row], color=colour, linewidth=1.4)
                 axes.axvline(float(years.median(one[row : row + 1])[0]), color=colour, linestyle=":")

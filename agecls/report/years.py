@@ -14,7 +14,7 @@ from agecls.year_scores import WITHIN, known_row, score_years
 from finetune.cli.console import table as print_table
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.result import Result
-from finetune.experiments.sections import DATA_NOTE, FIGURES, error_rows, figure
+from finetune.experiments.sections import DATA_NOTE, FIGURES, NO_PEOPLE, error_rows, figure
 from finetune.experiments.task import Sections
 from finetune.figures.markdown import (
     NOT_MEASURED,
@@ -171,15 +171,12 @@ def draw_years(result: Result, record: Record) -> list[Picture]:
     draw_answers(found, years, place / "years.png")
     draw_decades(record["years"]["decades"], record["years"]["unit"], place / "decades.png")
     rows = spread(choose_typical(found.target, found.probs))
-    draw_year_curves(
-        result.image_files(found.path[rows]),
-        found.select(rows),
-        {result.loss_text: found.probs[rows]},
-        years,
-        place / "heat_map.png",
-    )
+    files, probs = result.image_files(found.path[rows]), {result.loss_text: found.probs[rows]}
+    shown = result.shows_people
+    draw_year_curves(files, found.select(rows), probs, years, place / "heat_map.png", thumbnails=shown)
+    note = DATA_NOTE if shown else NO_PEOPLE.format(option="--evaluate.thumbnails true")
     return [
         figure("years", "Answers against true ages", "Median answers; the band holds the middle 80 of 100."),
         figure("decades", "Error by decade", "Bars: mean absolute error; points: bias."),
-        figure("heat_map", "Probabilities of the years", DATA_NOTE),
+        figure("heat_map", "Probabilities of the years", note),
     ]

@@ -15,7 +15,7 @@ _LABEL_GAP = 16
 
 @dataclass(frozen=True)
 class ChartLine:
-    """One line: `name` picks its colour and dashes in the style sheet, `label` stands at its right end."""
+    """One line: `name` picks its colour and dashes in the style sheet; a `label` stands at its right end."""
 
     name: str
     label: str
@@ -101,6 +101,7 @@ class Chart:
         return f'<polyline class="line {escape(line.name)}" points="{points}"/>'
 
     def _line_labels(self, lines: Sequence[ChartLine]) -> str:
+        lines = [line for line in lines if line.label]
         # Placed before they are cut off at the edges, so that lines that end together keep their order.
         ends = [float(self._y(float(line.y[-1]))) for line in lines]
         places = spread(ends, _LABEL_GAP, _TOP + 4, _BOTTOM - 4)

@@ -18,6 +18,7 @@ from apps.demo import results as demo_results
 from apps.demo import startup as demo_start
 from apps.demo import text as demo_page
 from apps.demo import theme
+from apps.demo.audit import ABOUT, SLIDER, Audit, audit_html, read_audit
 from apps.demo.results import write_downloads
 from apps.demo.startup import RunningDemo
 from finetune.cli.console import say
@@ -91,9 +92,13 @@ def running_demo(models: Sequence[Path], config: DemoConfig) -> Iterator[Running
 def build_blocks(
     services: dict[str, DemoService], examples: dict[str, Examples], folder: UploadFolder, config: DemoConfig
 ) -> Any:
-    """Return the page as gradio Blocks, with its events and the endpoint /predict; nothing listens yet."""
+    """Return the page as gradio Blocks, with its events and the endpoint /predict; nothing listens yet.
+
+    Raises DataError for a folder of `config.audit` that holds no audit.
+    """
     import gradio as gr
 
+    audit = None if config.audit is None else read_audit(Path(config.audit))
     keep = round(config.keep_minutes * 60)
     with gr.Blocks(
         title=demo_page.TITLE,
@@ -110,6 +115,9 @@ def build_blocks(
                         _build_tab(task, services[task], examples[task], folder, config)
                     else:
                         _html(demo_page.missing_html(task))
+            if audit is not None:
+                with gr.Tab("Audit", id="audit"):
+                    _build_audit(audit)
             with gr.Tab("Loss explorer", id="losses"):
                 _build_explorer()
         _html(demo_page.footer_html(config.keep_minutes))
@@ -278,6 +286,28 @@ def _build_explorer() -> None:
         redraw,
         sliders,
         curves,
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
+        preprocess=False,
+        queue=False,
+    )
+
+
+def _build_audit(audit: Audit) -> None:
+    """Lay out the page of an audit: measured rates, shown for the challenge age that the slider names."""
+    import gradio as gr
+
+    _html(f'<p class="crl-about">{ABOUT}</p>')
+    with gr.Row(elem_classes="crl-sliders"):
+        first, last = audit.ages[0], audit.ages[-1]
+        slider = gr.Slider(first, last, audit.headline, step=1, label=SLIDER, min_width=200)
+    shown = _html(f'<div class="crl-frame">{audit_html(audit, audit.headline)}</div>')
+    gr.on(
+        [slider.input, slider.change],
+        lambda age: f'<div class="crl-frame">{audit_html(audit, age)}</div>',
+        [slider],
+        shown,
         api_visibility="private",
         show_progress="hidden",
         trigger_mode="always_last",

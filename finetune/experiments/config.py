@@ -234,6 +234,11 @@ class CompareConfig:
         if self.resamples < 1:
             raise UsageError(f"resamples must be 1 or more (5000 is usual), got {self.resamples}")
 
+    @property
+    def people(self) -> bool:
+        """Whether the figures may show people; a task whose images are of people asks the user."""
+        return True
+
 
 @dataclass(frozen=True)
 class ComparisonConfig:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -102,6 +102,16 @@ class Result:
         if len(self.folds) <= 1 and (self.folder / "metrics.jsonl").is_file():
             files = {fold: self.folder / "metrics.jsonl" for fold in self.folds or [0]}
         return {fold: read_json_lines(file) for fold, file in files.items() if file.is_file()}
+
+    @property
+    def shows_people(self) -> bool:
+        """Whether its figures may show the people of its images (--evaluate.thumbnails)."""
+        return bool((self.config.get("evaluate") or {}).get("thumbnails", False))
+
+    def showing_people(self, shown: bool) -> Self:
+        """Return the result with figures that do or do not show people."""
+        evaluate = {**(self.config.get("evaluate") or {}), "thumbnails": shown}
+        return replace(self, config={**self.config, "evaluate": evaluate})
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ CALIBRATION_WORDS = {
     "adaptive_ece": "the same over bins of equal count (%)",
     "threshold_ece": "the same of every threshold, mean (%)",
 }
+NO_PEOPLE = "No person is shown, so that the page can be passed on: {option} shows them."
 DATA_NOTE = "It shows images of the data set: mind its terms before passing them on."
 
 

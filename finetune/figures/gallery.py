@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,6 +163,7 @@ def draw_heat_maps(
     *,
     subtitle: str = "",
     unit: str = "group",
+    thumbnails: bool = True,
 ) -> Path:
     """Draw softmax heat maps: a row per image, a column per class, a map per result, one 0-1 scale.
 
@@ -173,10 +175,12 @@ def draw_heat_maps(
         out: the PNG to write.
         subtitle: how the images were chosen.
         unit: what one class is: a group, a class.
+        thumbnails: show the images; without, the rows have their true class alone.
 
     Returns:
         `out`.
     """
+    draw = partial(_thumbnail, files) if thumbnails else None
     marks = MARKS.format(true=f"true {unit}", predicted=f"predicted {unit}")
     return draw_heat_map_figure(
         out,
@@ -189,6 +193,10 @@ def draw_heat_maps(
             heading=f"true {unit}",
             names=[class_names[index] for index in target],
             notes=[""] * len(files),
-            draw=lambda axes, row: draw_thumbnail(axes, files[row], canvas.SMALL - 4),
+            draw=draw,
         ),
     )
+
+
+def _thumbnail(files: Sequence[Path], axes: Axes, row: int) -> None:
+    draw_thumbnail(axes, files[row], canvas.SMALL - 4)

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from finetune.errors import DataError, listing
+from finetune.images.people import refuse_classes
 from finetune.runs.csv_file import CsvWriter, read_csv
 from finetune.runs.files import write_bytes
 from finetune.runs.parse import parse_json
@@ -45,6 +46,7 @@ class Manifest:
     Raises DataError, naming the row, when a label lies outside [0, K) or is no whole number, when columns
     differ in length, when a path is absolute or climbs out of the root, or when one file has two labels.
     (One file listed twice with one label is the reader's decision: a published list may hold duplicates.)
+    UsageError where the classes are ethnicities or races.
     """
 
     root: Path
@@ -58,6 +60,7 @@ class Manifest:
         object.__setattr__(self, "columns", typed)
         _check_columns(typed)
         _check_labels(typed["label"], self.class_names)
+        refuse_classes(self.class_names)
         _check_paths(typed["path"])
         _check_one_label_per_file(typed["path"], typed["label"])
 

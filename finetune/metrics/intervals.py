@@ -7,12 +7,12 @@ interval does not shrink to a point there, with clusters (subjects) for draws wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import ceil, log, sqrt
 from statistics import NormalDist
 
 LEVEL = 0.05  # a difference is claimed at; the intervals are of 1 - LEVEL
 NO_WIDTH = 1e-9  # points: what is no wider than rounding has no width
-BOOTSTRAP, WILSON = "bootstrap", "Wilson"  # how an interval was made
+BOOTSTRAP, WILSON, EXACT = "bootstrap", "Wilson", "Clopper-Pearson"  # how an interval was made
 METHOD = "_method"  # ends the key of how an interval was made
 
 
@@ -36,6 +36,45 @@ def wilson_interval(right: float, count: float, level: float = 1 - LEVEL) -> tup
     low = scale * (middle - half) if right else 0.0
     high = scale * (middle + half) if right < count else 100.0
     return low, high
+
+
+def clopper_pearson(hits: int, count: int, level: float = 1 - LEVEL) -> tuple[float, float]:
+    """Return the exact two-sided interval of a fraction, in percent; NaN without a draw.
+
+    Its ends are quantiles of beta distributions; it covers at least `level` whatever the true fraction is.
+    Source: Clopper and Pearson, "The Use of Confidence or Fiducial Limits", Biometrika 26, 1934.
+
+    >>> tuple(round(end, 2) for end in clopper_pearson(0, 68))
+    (0.0, 5.28)
+    """
+    from scipy.special import betaincinv
+
+    if not count:
+        return float("nan"), float("nan")
+    tail = (1 - level) / 2
+    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
+    return 100 * low, 100 * high
+
+
+def highest_rate(failures: int, count: int, level: float = 1 - LEVEL) -> float:
+    """Return the one-sided exact upper limit of a failure rate, in percent; 100 without a draw.
+
+    >>> round(highest_rate(0, 68), 1), round(highest_rate(0, 299), 3)
+    (4.3, 0.997)
+    """
+    from scipy.special import betaincinv
+
+    return 100 * float(betaincinv(failures + 1, count - failures, level)) if failures < count else 100.0
+
+
+def fewest_without_failure(percent: float, level: float = 1 - LEVEL) -> int:
+    """Return how many draws without a failure show a rate of at most `percent`, one-sided.
+
+    >>> fewest_without_failure(1.0), fewest_without_failure(4.31)
+    (299, 68)
+    """
+    return ceil(log(1 - level) / log(1 - percent / 100))
 
 
 def unmoved_mean(mean: float, draws: float, level: float = 1 - LEVEL) -> tuple[float, float]:

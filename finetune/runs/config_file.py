@@ -41,6 +41,8 @@ LATER: dict[str, Any] = {
     "data.crop_margin": 0.05,
     "data.faeb": None,
     "data.splits": "faeb",
+    "data.slice_columns": [],
+    "evaluate.thumbnails": False,
     "model.unmapped": "refuse",
     "loss.targets": "hard",
     "loss.target_width": None,

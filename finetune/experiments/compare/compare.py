@@ -75,7 +75,7 @@ def compare_folders(
         comparison = compare_seeds(task, a, b, resamples=config.resamples)
     else:
         comparison = compare_results(task, a[0], b[0], resamples=config.resamples)
-    page = write_comparison(task, a[0], b[0], comparison, out, pictures=config.pictures)
+    page = write_comparison(task, a[0], b[0], comparison, out, pictures=config.pictures, people=config.people)
     comparison = write_record(out, comparison, page, sides)
     say(f"{comparison['conclusion']}\nthe comparison lies in {page}")
     return comparison

@@ -42,7 +42,14 @@ UNCONTROLLED = (
 
 
 def write_comparison(
-    task: Task, a: Result, b: Result, comparison: Comparison, out: Path, *, pictures: bool = True
+    task: Task,
+    a: Result,
+    b: Result,
+    comparison: Comparison,
+    out: Path,
+    *,
+    pictures: bool = True,
+    people: bool | None = None,
 ) -> Path:
     """Write compare.md and its figures into the folder `out`; return the page.
 
@@ -52,8 +59,11 @@ def write_comparison(
         comparison: what `compare_results` or `compare_seeds` returned for them.
         out: a folder; it is made if need be.
         pictures: draw the gallery of disagreements and the heat maps.
+        people: whether figures may show people; None leaves it to the results.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if people is not None:
+        a, b = a.showing_people(people), b.showing_people(people)
     with class_numbers(a.class_names, "the runs' report.json has the names"):
         drawn = task.draw_comparison(a, b, comparison["names"], out) if pictures else []
     first, second = map(escape, comparison["names"])

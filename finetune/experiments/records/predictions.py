@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.errors import DataError, listing
+from finetune.images.people import slice_names
 from finetune.metrics.classification import SMALLEST_PROBABILITY
 from finetune.runs.files import atomic_file, json_text
 
@@ -132,13 +133,13 @@ class Predictions:
         *,
         may_be_empty: Sequence[str] = (),
     ) -> Predictions:
-        """Read what `write` wrote, with a task's own `columns`, of which some `may_be_empty`.
+        """Read what `write` wrote, with a task's own `columns`, of which some `may_be_empty`, and the slices.
 
         Raises DataError, naming the file and the missing columns or wrong rows.
         """
         names = ("path", *columns, "target")
         found, probs = read_predictions(file, names, len(class_names), may_be_empty=may_be_empty)
-        own = {name: found[name] for name in columns}
+        own = {name: found[name] for name in [*columns, *slice_names(found)]}
         try:
             return cls(tuple(class_names), found["path"], found["target"], probs, own)
         except DataError as error:
@@ -208,7 +209,7 @@ def write_predictions(
 def read_predictions(
     file: Path, columns: Sequence[str], num_classes: int, *, may_be_empty: Sequence[str] = ()
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the columns and the probabilities (N, K) that `write_predictions` wrote.
+    """Return the columns, those that slice, and the probabilities (N, K) that `write_predictions` wrote.
 
     Raises DataError, naming the file, where it cannot be read, where columns are missing, where there are
     probabilities of more classes, and for empty cells outside the columns `may_be_empty`.
@@ -233,7 +234,8 @@ def read_predictions(
     if empty:
         raise DataError(f"{file} has empty cells in {', '.join(empty)}")
     probs = np.stack([table[name].to_numpy() for name in prob_names], axis=1)
-    return {name: table[name].to_numpy() for name in columns}, probs
+    kept = [*columns, *(name for name in slice_names(table.column_names) if name not in columns)]
+    return {name: table[name].to_numpy() for name in kept}, probs
 
 
 def log_odds(probs: np.ndarray) -> np.ndarray:

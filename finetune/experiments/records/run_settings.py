@@ -37,7 +37,7 @@ ENVIRONMENT = ("device", "threads", "versions")
 NOT_SETTINGS = ("run", "device", "devices", "folds", "data")
 # What of the data section is a choice about what is shown; the rest the identity covers or it is a place.
 DATA_SETTINGS = ("crop", "box_margin", "val_share", "split_seed")
-NOT_SETTING_KEYS = ("evaluate.batch_size", "pretraining.location", "device.asked")
+NOT_SETTING_KEYS = ("evaluate.batch_size", "evaluate.thumbnails", "pretraining.location", "device.asked")
 
 
 class Result(Protocol):

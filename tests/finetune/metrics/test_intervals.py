@@ -7,7 +7,15 @@ import pytest
 from scipy.stats import binomtest
 
 from finetune.metrics.bootstrap import cluster_bootstrap_interval, paired_cluster_bootstrap
-from finetune.metrics.intervals import contains_zero, is_shown, unmoved_difference, wilson_interval
+from finetune.metrics.intervals import (
+    clopper_pearson,
+    contains_zero,
+    fewest_without_failure,
+    highest_rate,
+    is_shown,
+    unmoved_difference,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (3, 10), (10, 10), (5000, 5794)])
@@ -105,3 +113,19 @@ def test_null_pairs_are_claimed_one_time_in_twenty():
     claimed, zeros = claims(200, 5000)
     assert claimed <= 200 * (0.05 + 2 * (0.05 * 0.95 / 200) ** 0.5)
     assert zeros
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 68), (3, 20), (19, 20), (20, 20)])
+def test_the_exact_interval_is_scipys(hits: int, count: int):
+    wanted = binomtest(hits, count).proportion_ci(0.95, "exact")
+    assert clopper_pearson(hits, count) == pytest.approx((100 * wanted.low, 100 * wanted.high))
+    one_sided = binomtest(hits, count, alternative="less").proportion_ci(0.95, "exact")
+    assert highest_rate(hits, count) == pytest.approx(100 * one_sided.high)
+
+
+def test_what_no_failure_shows():
+    assert highest_rate(0, 68) == pytest.approx(100 * (1 - 0.05 ** (1 / 68)))  # 4.3 %
+    assert fewest_without_failure(1.0) == 299
+    assert highest_rate(0, 299) < 1 < highest_rate(0, 298)
+    assert highest_rate(0, 0) == 100.0
+    assert np.isnan(clopper_pearson(0, 0)).all()

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agecls.config import AgeCompareConfig
 from finetune.experiments.compare.compare import compare_results, compare_seeds
 from finetune.experiments.compare.page import differences, per_seed, what_differs, write_comparison
+from finetune.experiments.config import CompareConfig
 from finetune.experiments.result import Result
 from finetune.experiments.task import Task, measures_for
 from finetune.figures.markdown import escape, points
@@ -64,8 +66,33 @@ def test_no_word_of_better_beyond_the_conclusion(compared: Compared, tmp_path: P
     assert not any(word in words for word in ("better", "worse", "outperform", "beats", "improve", "higher"))
 
 
+def showing_people(compared: Compared) -> Compared:
+    """Return the comparison with leave to show the people of the images, which the age task needs."""
+    task, a, b, comparison = compared
+    return task, a.showing_people(True), b.showing_people(True), comparison
+
+
+def test_faces_need_leave(compared: Compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    task, a, b, comparison = compared
+    if task.name != "age":
+        assert CompareConfig().people  # images of other tasks are shown
+        return
+    assert not AgeCompareConfig().people
+    shown: list[Path] = []
+    draw = "finetune.figures.gallery.draw_thumbnail"
+    monkeypatch.setattr(draw, lambda axes, file, size=0: shown.append(file))
+    write_comparison(task, a, b, comparison, tmp_path, people=True)
+    assert shown
+    shown.clear()
+    page = write_comparison(task, a, b.showing_people(True), comparison, tmp_path).read_text(encoding="utf-8")
+    assert "](pictures/heat_maps.png)" in page
+    assert "disagreements" not in page
+    assert "No person is shown" in page
+    assert shown == []
+
+
 def test_gallery_and_heat_maps_are_drawn_even_without_the_image_files(compared: Compared, tmp_path: Path):
-    page = write_comparison(*compared, tmp_path).read_text(encoding="utf-8")
+    page = write_comparison(*showing_people(compared), tmp_path).read_text(encoding="utf-8")
     for name in ("disagreements", "heat_maps"):
         assert f"](pictures/{name}.png)" in page
     pixels_of(tmp_path / "pictures" / "disagreements.png")
@@ -78,7 +105,8 @@ def test_gallery_and_heat_maps_are_drawn_even_without_the_image_files(compared: 
 def test_two_results_that_are_right_nowhere_have_no_heat_map(made: MadeTask, tmp_path: Path):
     a, b = (made.result(np.zeros(made.images, dtype=bool), name) for name in "ab")
     comparison = compare_results(made.task, a, b, resamples=20)
-    page = write_comparison(made.task, a, b, comparison, tmp_path).read_text(encoding="utf-8")
+    shown = showing_people((made.task, a, b, comparison))
+    page = write_comparison(*shown, tmp_path).read_text(encoding="utf-8")
     assert "disagreements.png" in page
     assert "heat_maps.png" not in page
     assert not (tmp_path / "pictures" / "heat_maps.png").exists()
