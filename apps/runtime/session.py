@@ -37,14 +37,13 @@ CUDA_OPTIONS = {
     "use_tf32": "0",
     "arena_extend_strategy": "kSameAsRequested",
 }
-INT8_NOTE = (
-    "; int8 is for processors: a GPU computes it in float, with extra steps. Export fp32 or fp16 for it"
-)
+INT8_NOTE = "; int8 is for processors: a GPU computes it in float, in extra steps. Export fp32 or fp16 for it"
 INSTALL = "pip install onnxruntime-gpu (onnxruntime on macOS and on ARM)"
 FATAL = 4  # the runtime's level at which it reports nothing but its own end; what fails is raised anyway
 SUM_TOLERANCE = 1e-3
 ORDER_TOLERANCE = 1e-3  # equal logits may be told apart by the last digit alone
 MEMORY_WORDS = ("Failed to allocate", "out of memory", "bad_alloc", "CUDA failure 2:")
+LESS_MEMORY = "choose a smaller --batch_size, or --device cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,6 +345,5 @@ def _start(content: bytes, path: Path, threads: int, providers: list[Any], spin:
 def _failure(path: Path, what: str, error: Exception) -> CrlError:
     told = (str(error).splitlines() or [type(error).__name__])[0][:300]
     if any(word in str(error) for word in MEMORY_WORDS):
-        told += "): choose a smaller --batch_size, or --device cpu"
-        return ResourceError(f"{path}: not enough memory to {what} ({told}")
+        return ResourceError(f"{path}: not enough memory to {what} ({told}): {LESS_MEMORY}")
     return ModelFileError(f"{path}: ONNX Runtime cannot {what}: {told}")
