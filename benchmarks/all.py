@@ -26,6 +26,7 @@ REASONS = {
     r"\((256, 1000|1024, 10000)\).*": "passes over all classes, and some twenty operations on small tensors",
     r"onnx fp32 against torch fp32": "the runtime does nearly as many operations as the cores can",
     r"onnx int8 against onnx fp32": "convolutions alone are twice as fast, what is between them is not",
+    r"^frozen study": "figures and report are most of a cell that finds its features",
     r"^\| (logistic|mlp)": "a step of so small a network is bound by the number of operations",
     r"^\| (mnist_cnn|cifar_cnn)": "most of the step is arithmetic that the loader's loop does too",
 }

@@ -26,6 +26,7 @@ FALLBACKS = (
 )
 NOTE = "Names that no font here can draw are shown as numbers, from 0 in the order of the classes: {place}."
 LETTERS_PER_INCH = 14  # of the note
+COMPRESSION = 4  # of PNG files, of 9: half the time of the usual 6 for 3 % more bytes
 _numbers: ContextVar[tuple[Mapping[str, str], str]] = ContextVar("numbers", default=({}, ""))
 
 
@@ -138,7 +139,8 @@ def write_png(figure: Figure, stream: Any, title: str) -> None:
         agg.draw()  # type: ignore[no-untyped-call]
         parts.append(np.asarray(agg.buffer_rgba()))  # type: ignore[no-untyped-call]
     metadata: dict[str, Any] = {"Software": None, "Title": title}
-    imsave(stream, np.concatenate(parts), format="png", dpi=figure.dpi, metadata=metadata)
+    given = {"compress_level": COMPRESSION}
+    imsave(stream, np.concatenate(parts), format="png", dpi=figure.dpi, metadata=metadata, pil_kwargs=given)
 
 
 def _note_below(figure: Figure) -> list[Figure]:
