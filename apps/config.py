@@ -246,7 +246,7 @@ class QuickstartConfig:
 
     dir: str = "demo-run"
     backbone: str = "test_efficientnet"
-    epochs: int = 6
+    epochs: int = 5
     users: int = 30
     seed: int = 0
     serve: bool = True

@@ -7,7 +7,6 @@ starts with the collector slowed down, and training begins with it as usual.
 
 from __future__ import annotations
 
-import atexit
 import gc
 
 STARTING = 100_000  # new objects between two looks
@@ -23,8 +22,6 @@ def collect_rarely() -> None:
 
 
 def collect_as_usual() -> None:
-    """Let the collector look as often as before `collect_rarely`, never again at what is there by now."""
+    """Let the collector look as often as before `collect_rarely`."""
     if _usual:
-        gc.freeze()
-        atexit.register(gc.unfreeze)  # compiled libraries complain of what is never collected
         gc.set_threshold(*_usual.pop())
