@@ -22,6 +22,7 @@ Tell visually similar classes apart: losses, fine-tuning, honest cross-validatio
 
 commands:
   age verify       count what a data set holds: folds, groups, subjects, missing and unreadable images
+  age table        write a published set of faces (UTKFace, AgeDB, FG-NET, ...) as one checked table
   age train        fine-tune one model and test it once on its test fold
   age cv           subject-exclusive cross-validation with scores, intervals and figures
   age tune         learning rates, weight decay and epochs, found without reading the test fold

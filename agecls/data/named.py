@@ -99,7 +99,7 @@ def with_crops(named: NamedFaces, config: AgeDataConfig, missing: str) -> NamedF
         refuse_bad_crops(faces, bad)
     kept = [face for place, face in enumerate(moved) if place not in bad]
     dropped = {**named.dropped, **({"face that cannot be cut out": len(bad)} if bad else {})}
-    told = f"the marked faces are cut out with {100 * margin:g} % added on each side, and kept in {folder}"
+    told = f"the marked faces are cut out with {100 * margin:g} % added on each side, and kept as files"
     notices = (*named.notices, told)
     return replace(named, root=folder, faces=kept, dropped=dropped, notices=notices)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agecls.data.overlapping import FAEB, listed_splits
+from agecls.data.overlapping import FAEB, PARTS_COLUMN, listed_splits
 from agecls.data.years import years_of
 from agecls.decoders import decode_median
 from finetune.experiments.records.predictions import Predictions
@@ -70,7 +70,7 @@ def write_benchmark(result: Result) -> None:
     database = str(result.record.counted.get("database") or "")
     _write(folder / "tst.csv", ["", *(columns[name] for name in there)], [[database, *cells]])
     _write_answers(folder, found, result.manifest)
-    if result.manifest is not None:
+    if result.manifest is not None and PARTS_COLUMN in result.manifest:
         _write_parts(folder, result.manifest)
 
 
@@ -122,11 +122,16 @@ def benchmark_section(record: Mapping[str, Any]) -> str | None:
         if name in scores["mean"]
     ]
     header = ["measure", "mean ± sd (n)", *(f"split {split}" for split in scores["splits"])]
-    told = (
+    overlapping = (
         "The benchmark's own splits: some images are tested in two splits and some in none, so nothing is "
         "counted over all images together, and the intervals above, which take the splits for independent, "
-        "are too narrow. The class is the median of the probabilities. The standard deviation divides by the "
-        f"number of splits, as the benchmark's does. The same in its own form is in {code(FOLDER)}."
+        "are too narrow. "
+    )
+    disjoint = "Disjoint splits, which are not the benchmark's own: each image is tested once. "
+    told = (
+        f"{overlapping if record.get('protocol') == FAEB else disjoint}The class is the median of the "
+        "probabilities. The standard deviation divides by the number of splits, as the benchmark's does. The "
+        f"same in its own form is in {code(FOLDER)}."
     )
     database = str((record.get("counts") or {}).get("database") or "")
     if unit == "years" and database in REPORTED_CE:
@@ -138,5 +143,5 @@ def benchmark_section(record: Mapping[str, Any]) -> str | None:
 
 
 def is_benchmark(result: Result) -> bool:
-    """Return whether a result is of the published splits of the benchmark."""
-    return result.record.protocol == FAEB
+    """Return whether a result is of a list of the benchmark, on its own splits or on disjoint ones."""
+    return bool(result.record.counted.get("faeb"))

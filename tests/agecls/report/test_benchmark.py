@@ -55,7 +55,7 @@ def result_of(folder: Path, shift: int = 1) -> Result:
         "parts": np.array(PARTS),
     }
     Manifest(folder, YEARS, columns).save(folder / "manifest.parquet")
-    counts = {"database": "AgeDB"}
+    counts = {"database": "AgeDB", "faeb": "AgeDB.json"}
     record = run_record(class_names=list(YEARS), protocol="faeb", policy="table", counts=counts, n=6)
     (folder / "run.json").write_text(json.dumps(record))
     return Result.load(folder, TASK.form)
@@ -83,13 +83,15 @@ def test_nothing_is_pooled_where_images_are_tested_again(tmp_path: Path, capsys:
     assert scores["exact_pooled"] is scores["one_off_pooled"] is scores["intervals"]["exact_pooled"] is None
     assert scores["baseline"]["exact_pooled"] is None
     assert scores["one_off_mean"] == 100
-    record = {**run_record(), **scores, "counts": {"database": "AgeDB"}}
+    record = {**run_record(protocol="faeb"), **scores, "counts": {"database": "AgeDB"}}
     assert "| n/a |" in headline(record)
     tell(record)
     assert "n/a" in capsys.readouterr().out
     told = benchmark_section(record) or ""
     assert "**1.00 ± 0.00**" in told
     assert "7.20 years" in told
+    assert "count" in told
+    assert "each image is tested once" in (benchmark_section({**record, "protocol": "rotate"}) or "")
     assert benchmark_section({}) is None
 
 

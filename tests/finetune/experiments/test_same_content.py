@@ -152,6 +152,10 @@ def test_a_run_records_reports_and_resumes_the_rule(repeated: Path, tmp_path: Pa
     fold = Result.load(tmp_path / "run" / "fold0", TASK.form)
     assert left_out(fold.record.counted) == " 1 images with the bytes of an earlier one."
     assert data_facts(fold, 0)["left_out"] == {"images with the bytes of an earlier one": 1}
-    grouped = {**fold.record.counted, GROUPED: 2}
-    told = data_facts(replace(fold, record=replace(fold.record, counts=grouped)), 0)["protocol_words"]
-    assert told.endswith("; 2 sets of images with the same bytes were each kept in one part")
+    counts = {**fold.record.counted, GROUPED: 2, "data_name": "FG-NET", "terms": "research"}
+    facts = data_facts(replace(fold, record=replace(fold.record, counts=counts)), 0)
+    assert (facts["kind"], facts["name"]) == ("published", "FG-NET")
+    assert "as far as we know: research." in facts["about"]
+    assert facts["protocol_words"].endswith(
+        "; 2 sets of images with the same bytes were each kept in one part"
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from agecls.config import AgeDataConfig, AgeTableConfig
+from agecls.data.known.csv_lists import FAIRFACE_GROUPS
 from agecls.data.known.findings import Findings
 from agecls.data.known.registry import SETS, known_set
 from agecls.data.named import find_named
@@ -57,6 +58,17 @@ def test_a_table_reads_as_its_set_does(name: str, tmp_path: Path):
         assert again.report[key] == direct.report[key], key
     assert again.manifest.fingerprint == direct.manifest.fingerprint
     assert any("terms of use" in notice for notice in direct.report["notices"])
+
+
+def test_a_table_of_groups_reads_as_its_set_does(tmp_path: Path):
+    WRITERS["fairface"](tmp_path / "set")
+    config = AgeTableConfig(AgeDataConfig(root=str(tmp_path / "set")), str(tmp_path / "faces.csv"))
+    assert write_age_table("fairface", config)["split"] == {"train": 9, "val": 2}
+    columns: dict[str, Any] = {"group_column": "group", "groups": FAIRFACE_GROUPS, "subject_column": "none"}
+    table = AgeDataConfig(root=str(tmp_path / "set"), table=str(tmp_path / "faces.csv"), **columns)
+    direct = AgeDataConfig(root=str(tmp_path / "set"), name="fairface")
+    found = [read_data(one, with_folds=False).manifest.fingerprint for one in (table, direct)]
+    assert found[0] == found[1]
 
 
 def test_groups_are_read_where_a_set_has_no_years(tmp_path: Path):
