@@ -30,7 +30,10 @@ FREE_KEYS = (
     "run.workers",
     "run.track",
     "evaluate.batch_size",
+    "evaluate.thumbnails",
 )
+# Options that runs of earlier releases lack, with the value that stands for what they did.
+ADDED: Mapping[str, Any] = {"data.slice_columns": []}
 
 
 def settle_config(
@@ -74,6 +77,8 @@ def config_changes(former: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     {'options.alpha': '(absent) -> 2'}
     >>> config_changes({"run": {"compile": False}}, {"run": {"compile": "auto"}})
     {}
+    >>> [config_changes({}, {"data": {"slice_columns": names}}) for names in ([], ["camera"])]
+    [{}, {'data.slice_columns': "(absent) -> ['camera']"}]
     """
     old, new = _flat(former), _flat(config)
     filled = {key.rpartition(".")[0] for key in (*old, *new)}
@@ -89,8 +94,11 @@ def config_changes(former: Mapping[str, Any], config: Mapping[str, Any]) -> dict
 def _is_left_open(key: str, old: Any, new: Any) -> bool:
     """Return whether a run that compiled when asked alone, as false meant, is now left to what it began with.
 
-    Auto goes on as the checkpoint says.
+    Auto goes on as the checkpoint says. An option that the run lacks is left as well where its value stands
+    for what such a run did.
     """
+    if old is None and key in ADDED:
+        return bool(new == ADDED[key])
     return key == "run.compile" and old is False and new == "auto"
 
 
