@@ -41,6 +41,7 @@ from finetune.experiments.door import TaskResult
 from finetune.experiments.result import Result
 from finetune.figures.notebook import Outcome, Page
 from finetune.training.config import HeadConfig, LossConfig, ModelConfig, TrainConfig, to_dict
+from tests.agecls.audit.made_answers import spread_answers, write_csv
 from tests.agecls.tiny_ages import as_table, drawn_faces
 from tests.finegrained.tiny_birds import birds
 
@@ -181,7 +182,7 @@ def test_every_option_is_an_argument(package: str, name: str) -> None:
     options = {item.name for item in fields(command.config_type)}
     missing = options - set(known)
     assert missing == LEFT_OUT.get((package, name), set())
-    shortcuts = set(known) - options - {"config", "unknown", "run_folder", "a", "b"}
+    shortcuts = set(known) - options - {"config", "unknown", "run_folder", "a", "b", "answers"}
     assert {SHORTCUTS[short].partition(".")[0] for short in shortcuts} <= options
     assert known["unknown"].kind is inspect.Parameter.VAR_KEYWORD
     told = inspect.getdoc(getattr(PACKAGES[package], name))
@@ -489,6 +490,9 @@ CALLS: dict[str, Run] = {
     "agecls.cross_validate": lambda made, out: agecls.cross_validate(**made.age, run=place(out)),
     "agecls.evaluate": lambda made, _: agecls.evaluate(made.ages[0], **AGE_SHOWN),  # type: ignore[arg-type]
     "agecls.compare": lambda made, out: agecls.compare(*made.ages, out=out / "compare", resamples=50),
+    "agecls.audit_ages": lambda _, out: agecls.audit_ages(
+        write_csv(out / "theirs.csv", spread_answers(60)), resamples=5, permutations=2, seed=1
+    ),
     "agecls.study": lambda made, out: agecls.study(**made.age, **STUDY, cell="train", run=place(out)),
     "agecls.load_result": lambda made, _: agecls.load_result(made.ages[0].folder),
     "finegrained.verify": lambda made, _: finegrained.verify(data=made.fine["data"]),

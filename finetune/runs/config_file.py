@@ -31,6 +31,7 @@ FREE_KEYS = (
     "run.workers",
     "run.track",
     "evaluate.batch_size",
+    "evaluate.thumbnails",
 )
 
 # Options that came later, each with the value that does what was done before: a run without one had it.
@@ -93,6 +94,8 @@ def config_changes(former: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     {}
     >>> config_changes({"data": {}}, {"data": {"faeb": None, "name": "fgnet"}})
     {'data.name': '(absent) -> fgnet'}
+    >>> [config_changes({}, {"data": {"slice_columns": names}}) for names in ([], ["camera"])]
+    [{}, {'data.slice_columns': "(absent) -> ['camera']"}]
     """
     old, new = _flat(former), _flat(config)
     filled = {key.rpartition(".")[0] for key in (*old, *new)}

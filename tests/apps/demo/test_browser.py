@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -13,6 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
+from agecls.audit.config import AuditConfig
+from agecls.audit.score import score_answers
+from tests.agecls.audit.made_answers import spread_answers
 from tests.apps.demo.visit import DESK, PHONE, TABLET, Visit, chromium, opened
 from tests.apps.live_demo import LiveDemo, live_demo, picture
 from tests.apps.tiny_onnx import GROUPS, tiny_facts, write_tiny
@@ -328,3 +332,28 @@ def test_two_faces_side_by_side_with_the_real_detector(real_data, browser, tmp_p
         assert "face 2 of 2" in seen.shown(".crl-card").last.inner_text()
         page.close()
         assert seen.troubles == []
+
+
+@pytest.mark.parametrize(("width", "height"), [DESK, PHONE])
+def test_the_slider_moves_the_challenge_age_of_an_audit(
+    browser: Any, tmp_path: Path, width: int, height: int
+) -> None:
+    config = AuditConfig(resamples=20, permutations=2, name="made")
+    scored = {**score_answers(spread_answers(240), config), "notes": []}
+    (tmp_path / "audit.json").write_text(json.dumps(scored), encoding="utf-8")
+    model = write_tiny(tmp_path / "a.onnx", tiny_facts())
+    row = next(one for one in scored["challenge_ages"] if one["challenge"] == 21)
+    with (
+        live_demo(tmp_path, [model], "--audit", str(tmp_path)) as running,
+        opened(browser, running, width, height, "light") as visit,
+    ):
+        visit.page.get_by_role("tab", name="Audit").click()
+        assert visit.shown(".crl-audit caption").inner_text() == "made at challenge age 25"
+        visit.page.locator('.tabitem:visible input[type="range"]').focus()
+        for _ in range(4):
+            visit.page.keyboard.press("ArrowLeft")
+        visit.page.get_by_text("made at challenge age 21").locator("visible=true").wait_for()
+        assert f"{row['fpr']['percent']:.1f} %" in visit.shown(".crl-audit table").inner_text()
+        page, window = visit.widths()
+        assert page <= window
+        assert visit.troubles == []
