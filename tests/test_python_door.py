@@ -483,7 +483,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 Run = Callable[[Made, Path], Any]
 AGE_SHOWN = {"workers": 0, "cache": "none", "device": "cpu", "evaluate": {"test_crops": "flip"}}
 STUDY: dict[str, Any] = {"losses": ["cel", "crl"], "seeds": 1, "controls": False}
-SLOW = {"agecls.study", "finegrained.study"}  # some ten seconds; generalcls.study stays in the default run
+SEARCH: dict[str, Any] = {"lr": [0.02], "head_lr_multiplier": [10.0]}
+SLOW = {
+    "agecls.study",
+    "finegrained.study",
+    "agecls.tune",
+    "finegrained.tune",
+}  # some ten seconds; generalcls.study stays in the default run
 CALLS: dict[str, Run] = {
     "agecls.verify": lambda made, _: agecls.verify(data=age_data(made.table)),
     "agecls.train": lambda made, out: agecls.train(**made.age, run=place(out)),
@@ -494,6 +500,9 @@ CALLS: dict[str, Run] = {
         write_csv(out / "theirs.csv", spread_answers(60)), resamples=5, permutations=2, seed=1
     ),
     "agecls.study": lambda made, out: agecls.study(**made.age, **STUDY, cell="train", run=place(out)),
+    "agecls.tune": lambda made, out: agecls.tune(
+        **{**made.age, "data": {**age_data(made.table), "fold": -1}}, search=SEARCH, run=place(out)
+    ),
     "agecls.load_result": lambda made, _: agecls.load_result(made.ages[0].folder),
     "finegrained.verify": lambda made, _: finegrained.verify(data=made.fine["data"]),
     "finegrained.train": lambda made, out: finegrained.train(**made.fine, run=place(out)),
@@ -504,6 +513,7 @@ CALLS: dict[str, Run] = {
         str(made.fines[0].folder), made.fines[1], out=out / "compare", resamples=50, pictures=False
     ),
     "finegrained.study": lambda made, out: finegrained.study(**made.fine, **STUDY, run=place(out)),
+    "finegrained.tune": lambda made, out: finegrained.tune(**made.fine, search=SEARCH, run=place(out)),
     "finegrained.load_result": lambda made, _: finegrained.load_result(made.fines[1].folder),
     "finegrained.measure_costs": lambda _, out: finegrained.measure_costs(
         heads=["linear"],

@@ -1,4 +1,8 @@
-"""The trials of a search, one after another, every arm with the same settings and the same budget."""
+"""The trials of a search, one after another, every arm with the same settings and the same budget.
+
+The settings are a stated list. A library that chooses the next setting by the scores before it would give
+every arm other settings, and would keep a second record of what the trials' run folders say already.
+"""
 
 from __future__ import annotations
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agecls.config import AgeStudyConfig
 from finetune.errors import DataError, DivergedError, UsageError
+from finetune.experiments.config import arms_of
 from finetune.experiments.study.arms import build_arms
 from finetune.experiments.study.cells import CellPlan
 from finetune.experiments.study.runs import CellTrainer, cell_config, study_config
@@ -113,3 +116,18 @@ def test_a_study_does_not_run_under_torchrun(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="without torchrun"):
         study_config(FitConfig(run=RunConfig(dir=str(tmp_path / "study"))))
+
+
+def test_an_arm_may_have_own_rates_and_others_keep_the_studys(tmp_path):
+    options = {"losses": ("crl",), "controls": False, "rates": {"crl": {"lr": 0.5, "epochs": 3}}}
+    study = AgeStudyConfig(run=RunConfig(dir=str(tmp_path)), **options)
+    cel, crl = (cell_config(study, CellPlan(arm, 1, 1.0, tmp_path)).train for arm in arms_of(study))
+    assert (crl.lr, crl.epochs, crl.seed) == (0.5, 3, 1)
+    assert replace(crl, lr=cel.lr, epochs=cel.epochs) == cel
+    assert (cel.lr, cel.epochs) == (study.train.lr, study.train.epochs)
+    half = cell_config(study, CellPlan(arms_of(study)[1], 1, 0.5, tmp_path))
+    assert half.train.lr == 0.25
+    refused = (({"crrl": {"lr": 1.0}}, "no arm is called 'crrl'"), ({"crl": {"seed": 1}}, "crl has seed"))
+    for rates, told in refused:
+        with pytest.raises(UsageError, match=told):
+            AgeStudyConfig(**{**options, "rates": rates})

@@ -67,6 +67,16 @@ def test_halving_keeps_each_arms_own_best_and_judges_by_whole_rounds() -> None:
     assert search.best(ARMS[0]) == ("cel", Setting(0.01, 10.0, 1e-4), 2)
 
 
+def test_a_setting_that_one_arm_alone_was_tried_with_chooses_nothing() -> None:
+    search = search_of(SearchConfig(lr=(0.1,), head_lr_multiplier=(10.0,)))
+    own, other = search.settings
+    search.outcomes |= {("cel", own, 8): Outcome(50.0), ("crl", own, 8): Outcome(40.0)}
+    search.outcomes["cel", other, 8] = Outcome(99.0)
+    assert [search.best(arm) for arm in ARMS] == [("cel", own, 8), ("crl", own, 8)]
+    search.outcomes["crl", other, 8] = Outcome(None)  # it diverged: tried all the same
+    assert search.best(ARMS[0]) == ("cel", other, 8)
+
+
 def test_of_equal_scores_the_shorter_training_is_chosen() -> None:
     search = search_of(SearchConfig(lr=(0.1,), head_lr_multiplier=(10.0,), epochs=(4, 2)))
     for rung in (0, 1):
