@@ -58,8 +58,9 @@ def test_without_moments_it_is_cross_entropy() -> None:
 @pytest.mark.parametrize("name", ["olog", "mean_variance"])
 def test_logits_of_ten_thousand_keep_values_and_gradients(name: str) -> None:
     source = torch.Generator().manual_seed(1)
-    for scale in (1.0, 100.0, 1e4):
+    for scale, least in ((1.0, 0.0), (100.0, 0.0), (1e4, 0.0), (1.0, -1e4)):
         raw = (torch.rand(30, 8, generator=source) * 2 - 1) * scale
+        raw[:, :-1] += least  # close to each other, and far below the last class
         target = torch.arange(30) % 8
         found = []
         for z in (raw.clone().requires_grad_(), raw.double().requires_grad_()):
@@ -76,7 +77,9 @@ def test_logits_of_ten_thousand_keep_values_and_gradients(name: str) -> None:
 
 def test_an_impossible_class_and_an_ignored_image_leave_gradients_finite() -> None:
     z = torch.tensor([[-math.inf, 1.0, 0.0], [-math.inf, 2.0, 1.0]], requires_grad=True)
+    lost = torch.tensor([[0.0, 1.0, 0.0], [math.nan, 2.0, 1.0]])
     for name in ("olog", "mean_variance"):
+        assert build_loss(name)(lost, torch.tensor([1, -100])).isfinite()
         (grad,) = torch.autograd.grad(build_loss(name)(z, torch.tensor([1, -100])), z)
         assert grad.isfinite().all()
         assert (grad[1] == 0).all()

@@ -94,7 +94,7 @@ def test_trainer_script_runs_and_learns():
     check_learned(start(HUGGING_FACE))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [name for name in LOSSES if not LOSSES.reads_order(name)])
 def test_every_loss_learns(plain: ModuleType, loss: str):
     assert plain.main(["--loss", loss, "--epochs", "8"]) > 0.7
 

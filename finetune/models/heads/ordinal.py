@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from finetune.models.backbone import Features
 
 LEAST_GAP = 1e-3  # between two cut points of the cumulative head, so that their order is strict
+# How many logits the direction and the cuts of the cumulative head move for one of their numbers. A direction
+# sums over the whole embedding and moves fast; cuts at the pace of single weights hold it back. Of what was
+# tried on frozen features of FG-NET, this trains with AdamW at 0.001 to 0.01 and SGD at 0.01 to 0.1 alike.
+DIRECTION_PACE, CUT_PACE = 0.3, 3.0
 
 
 class OrdinalHead(Head):
@@ -114,16 +118,23 @@ class CumulativeHead(OrdinalHead):
         super().__init__(dropout)
         self.direction = nn.Linear(embedding_dim, 1, bias=False)
         nn.init.normal_(self.direction.weight, std=0.01)
+        self.cuts = nn.Parameter(torch.empty(num_classes - 1))  # c, and d_1, d_2, ..., over CUT_PACE
         above = torch.arange(num_classes - 1, 0, -1.0)
-        cuts = (above / (num_classes - above)).log()
-        gaps = (-cuts.diff() - LEAST_GAP).clamp_min(1e-6)
-        self.cuts = nn.Parameter(torch.cat([cuts[:1], torch.expm1(gaps).log()]))  # c, and d_1, d_2, ...
+        self.place_cuts((above / (num_classes - above)).log())
+
+    @torch.no_grad()
+    def place_cuts(self, points: Tensor) -> None:
+        """Let the cut points be b (K-1,), which fall by more than the least gap."""
+        gaps = (-points.diff() - LEAST_GAP).clamp_min(1e-6)
+        self.cuts.copy_(torch.cat([points[:1], torch.expm1(gaps).log()]) / CUT_PACE)
 
     def log_posteriors(self, embedding: Tensor) -> Tensor:
         """Return log p (B, K)."""
-        gaps = F.softplus(self.cuts[1:]) + LEAST_GAP
-        below = torch.cat([torch.zeros_like(self.cuts[:1]), gaps.cumsum(0)])
-        return log_differences(self.direction(embedding) + (self.cuts[0] - below), gaps)
+        cuts = CUT_PACE * self.cuts
+        gaps = F.softplus(cuts[1:]) + LEAST_GAP
+        below = torch.cat([torch.zeros_like(cuts[:1]), gaps.cumsum(0)])
+        line = DIRECTION_PACE * self.direction(embedding)
+        return log_differences(line + (cuts[0] - below), gaps)
 
     @classmethod
     def build(cls, backbone: FeatureDims, num_classes: int, *, dropout: float = 0.0) -> Self:

@@ -93,7 +93,7 @@ def test_a_machine_that_could_be_better_is_a_note(setup: Setup, card: FakeCard):
 def test_losses_are_within_their_bounds(setup: Setup):
     outcome = losses.check_losses(setup)
     assert outcome.status == "ok", outcome.found
-    assert len(outcome.numbers["errors"]) == 4 * 7 + 2
+    assert len(outcome.numbers["errors"]) == 4 * 9 + 2
 
 
 @pytest.mark.parametrize("place", [0, 1])

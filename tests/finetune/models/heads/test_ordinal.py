@@ -13,7 +13,7 @@ from core_losses import LOSSES, build_loss
 from finetune.errors import UsageError
 from finetune.models.backbone import Features
 from finetune.models.classifier import build_classifier
-from finetune.models.heads.ordinal import LEAST_GAP, CornHead, CumulativeHead, log_one_minus_exp
+from finetune.models.heads.ordinal import DIRECTION_PACE, CornHead, CumulativeHead, log_one_minus_exp
 from finetune.models.heads.registry import head_class, head_options
 from finetune.training.optimization.optim import parameter_groups
 
@@ -38,10 +38,9 @@ def corn(questions: list[float]) -> Tensor:
 def cumulative(direction: float, cuts: list[float]) -> Tensor:
     """Return log p (1, K) of a head with these cut points, which fall."""
     head = CumulativeHead(1, len(cuts) + 1).double()
-    b = torch.tensor(cuts, dtype=torch.float64)
+    head.place_cuts(torch.tensor(cuts, dtype=torch.float64))
     with torch.no_grad():
-        head.direction.weight.fill_(direction)
-        head.cuts.copy_(torch.cat([b[:1], torch.expm1(-b.diff() - LEAST_GAP).log()]))
+        head.direction.weight.fill_(direction / DIRECTION_PACE)
     return head.log_posteriors(torch.ones(1, 1).double())
 
 
@@ -70,7 +69,7 @@ def test_two_classes_make_a_head_binary(name: str):
     head = head_class(name)(1, 2).double()
     with torch.no_grad():
         (weight,) = [p for p in head.parameters() if p.ndim == 2]
-        weight.fill_(1.0)
+        weight.fill_(1.0 if name == "corn" else 1 / DIRECTION_PACE)
     torch.testing.assert_close(head.log_posteriors(x)[:, 1], F.logsigmoid(x[:, 0]))
     target = torch.arange(41) % 2
     binary = F.binary_cross_entropy_with_logits(x[:, 0], target.double())
@@ -111,7 +110,7 @@ def test_no_cut_overtakes_another_whatever_is_learned():
     head, source = CumulativeHead(4, 6), torch.Generator().manual_seed(0)
     for _ in range(1000):
         with torch.no_grad():
-            head.cuts.add_(torch.randn(5, generator=source))
+            head.cuts.add_(torch.randn(5, generator=source) / 3)
         z = head.log_posteriors(torch.zeros(1, 4))  # each step down of P(class > k) is a class's posterior
         assert z.isfinite().all()
         assert z.logsumexp(1).item() == pytest.approx(0.0, abs=1e-5)
