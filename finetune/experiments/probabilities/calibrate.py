@@ -198,6 +198,15 @@ def stored_calibration(folder: Path) -> dict[str, Any] | None:
     return content
 
 
+def without_weights(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a calibration without the digests of model files, which hold minutes and the like, too."""
+    models = {
+        name: {key: value for key, value in entry.items() if key != "weights"}
+        for name, entry in content["models"].items()
+    }
+    return {**content, "models": models}
+
+
 def entry_of(content: Mapping[str, Any], fold: int | None, files: Sequence[Path]) -> dict[str, Any] | None:
     """Return a model's entry for its exported facts, with what was measured; None where there is none.
 
