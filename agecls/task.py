@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,11 @@ from agecls.data.read import (
     with_groups_of,
 )
 from agecls.data.tuning_parts import tuning_splits
-from agecls.data.years import age_columns, years_of
+from agecls.data.years import years_of
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
 from finetune.experiments.exported.model import CropChoice, ModelWords
+from finetune.experiments.exported.number_line import NumberLine
 from finetune.experiments.measures import Resampling
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.splits import ALL, Split, Splits
@@ -333,9 +334,9 @@ class AgeTask(Task):
 
         return study_text(config, report)
 
-    def answer_columns(self, class_names: Sequence[str]) -> Mapping[str, Callable[[np.ndarray], float]]:
-        """Return the median and the mean age of classes that are years, in years; nothing of groups."""
-        return age_columns(class_names)
+    def number_line(self, class_names: Sequence[str]) -> NumberLine | None:
+        """Return the ages that classes of years stand for; None of groups."""
+        return years_of(class_names)
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,34 +10,28 @@ import numpy as np
 
 from agecls.data.groups import AgeGroups
 from finetune.errors import UsageError
+from finetune.experiments.exported.number_line import NumberLine
 
 MANY = 13  # equal classes wider than a year count as years from so many on: fewer are groups
 
 
 @dataclass(frozen=True, eq=False)
-class Years:
+class Years(NumberLine):
     """The ages that classes stand for.
 
+    Their `values` are years, young to old: the year itself, or the middle of a wider class. An open last
+    class stands for its first year.
+
     Args:
-        ages: (K,) float64 years, young to old: the year itself, or the middle of a wider class. An open last
-            class stands for its first year.
         width: years per class.
     """
 
-    ages: np.ndarray
     width: int
 
-    def median(self, probs: np.ndarray) -> np.ndarray:
-        """Return the first age at which half of the probability is reached, (N,), of probs (N, K).
-
-        It has the least expected absolute error.
-        """
-        cumulated = probs.cumsum(axis=1)
-        return np.asarray(self.ages[(cumulated >= cumulated[:, -1:] / 2).argmax(axis=1)])
-
-    def expected(self, probs: np.ndarray) -> np.ndarray:
-        """Return sum_k p_k age_k, (N,), of probs (N, K): the least expected squared error."""
-        return np.asarray(probs @ self.ages / probs.sum(axis=1))
+    @property
+    def ages(self) -> np.ndarray:
+        """The ages, (K,) float64."""
+        return self.values
 
     def likeliest(self, probs: np.ndarray) -> np.ndarray:
         """Return the age of the most probable class, (N,), of probs (N, K)."""
@@ -70,18 +64,7 @@ def years_of(class_names: Sequence[str]) -> Years | None:
     if width > 1 and len(bounds) < MANY:
         return None
     ages = [(lower + (lower if upper is None else upper)) / 2 for lower, upper in bounds]
-    return Years(np.array(ages), width)
-
-
-def age_columns(class_names: Sequence[str]) -> dict[str, Callable[[np.ndarray], float]]:
-    """Return the columns `age` (median) and "age expected" (mean) of probs (K,), in years; {} of groups."""
-    years = years_of(class_names)
-    if years is None:
-        return {}
-    return {
-        "age": lambda probs: float(years.median(probs[None])[0]),
-        "age expected": lambda probs: round(float(years.expected(probs[None])[0]), 2),
-    }
+    return Years("age", "years", np.array(ages), width)
 
 
 def groups_from_years(class_names: Sequence[str], groups: AgeGroups) -> np.ndarray:

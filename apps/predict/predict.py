@@ -14,6 +14,7 @@ import numpy as np
 from agecls.faces.crop import FaceCrop
 from apps.predict.loader import Picture, Seen, stream_pictures
 from apps.runtime.batching import views
+from apps.runtime.calibration import answer_sets
 from finetune.cli.machine import core_count
 from finetune.images.preprocess import TEST_CROPS
 
@@ -47,6 +48,8 @@ class Answer:
         model: place of the model in the list; None unless the status is ok.
         class_names: the model's K classes.
         probs: of the classes, float64 (K,); several test crops are averaged.
+        inside: which classes are in the set of this answer, bool (K,); None for a model without sets, and
+            for an average over several test crops, which no set was calibrated for.
         crop: the pixels that the network saw, uint8 (S, S, 3): the central ones.
         notices: what the decoder has to say about an image that it could read.
     """
@@ -61,6 +64,7 @@ class Answer:
     model: int | None = None
     class_names: tuple[str, ...] = ()
     probs: np.ndarray | None = None
+    inside: np.ndarray | None = None
     crop: np.ndarray | None = None
     notices: tuple[str, ...] = ()
 
@@ -228,6 +232,7 @@ def _answers(models: Sequence[OnnxClassifier], waiting: Sequence[Waiting]) -> li
     A model's probabilities are the mean over the test crops of a view.
     """
     probs: dict[tuple[int, int], np.ndarray] = {}
+    sets: dict[tuple[int, int], np.ndarray] = {}
     for position, model in enumerate(models):
         rows = [row for row, (_, view) in enumerate(waiting) if view is not None and position in view.crops]
         batch = [view.crops[position] for _, view in waiting if view is not None and position in view.crops]
@@ -235,6 +240,9 @@ def _answers(models: Sequence[OnnxClassifier], waiting: Sequence[Waiting]) -> li
             probs_each = model.run(np.concatenate(batch)).probs.astype(np.float64)
             found = probs_each.reshape(len(batch), len(batch[0]), -1).mean(axis=1)
             probs.update({(row, position): found[place] for place, row in enumerate(rows)})
+            inside = model_sets(model, found) if len(batch[0]) == 1 else None
+            if inside is not None:
+                sets.update({(row, position): inside[place] for place, row in enumerate(rows)})
     answers = []
     for row, (seen, view) in enumerate(waiting):
         plain = Answer(seen.index, seen.path, "ok", seen.reason, seen.time, notices=seen.notices)
@@ -250,10 +258,16 @@ def _answers(models: Sequence[OnnxClassifier], waiting: Sequence[Waiting]) -> li
                     model=position,
                     class_names=models[position].class_names,
                     probs=probs[row, position],
+                    inside=sets.get((row, position)),
                     crop=crops[0],
                 )
             )
     return answers
+
+
+def model_sets(model: OnnxClassifier, probs: np.ndarray) -> np.ndarray | None:
+    """Return which classes are in the set of each image, bool (N, K), of one view's probs; None without."""
+    return answer_sets(model.facts.calibration, probs, ordered=model.facts.ordered)
 
 
 def unique_titles(models: Sequence[OnnxClassifier]) -> list[str]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from apps.predict.inputs import Found, check_fps, find_sources, read_list
-from apps.predict.predict import Answer, predict_pictures, unique_titles
+from apps.predict.predict import Answer, crops_asked, predict_pictures, unique_titles
 from apps.predict.summary import Tally, described, say_plan
 from apps.predict.views import HeatMapRows, LookFolder, TerminalTable
 from apps.predict.writers import SUFFIXES, Layout, check_suffix, on_one_line, open_predictions, readable
@@ -215,22 +215,31 @@ def _layout(
     one_table: bool,
 ) -> Layout:
     """Return what the rows hold; ModelFileError where models with other classes are to share a table."""
+    from apps.runtime.answer_words import AnswerWords
     from apps.runtime.side_by_side import align_classes
-    from finetune.experiments.exported.lookup import file_task
 
     if one_table or (config.out or "").lower().endswith((".csv", ".parquet")):
         for note in align_classes(models):
             say(f"note: {on_one_line(note)}")
+    asked = crops_asked(models, config.test_crops)
     same = all(model.class_names == models[0].class_names for model in models)
-    task = file_task(models[0].facts.task) if same else None
+    line = AnswerWords.of(models[0].facts.task, models[0].class_names).line if same else None
     return Layout(
         models=[(title, model.sha256) for title, model in zip(titles, models, strict=True)],
         class_names=models[0].class_names if same else None,
         times=any(source.kind == "video" for source in found.sources),
         faces=config.faces or config.box is not None,
         best=BEST if _unordered(models) else 1,
-        further={} if task is None else task.answer_columns(models[0].class_names),
+        further={} if line is None else line.columns(),
+        sets=[set_kind(model, crops) for model, crops in zip(models, asked, strict=True)],
     )
+
+
+def set_kind(model: OnnxClassifier, crops: str) -> Literal["range", "names", ""]:
+    """Return how the sets of a model that is shown these test crops are written; "" where it has none."""
+    if crops != "center" or not model.facts.calibration.get("sets"):
+        return ""
+    return "range" if model.facts.ordered else "names"
 
 
 def _unordered(models: Sequence[OnnxClassifier]) -> bool:

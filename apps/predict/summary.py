@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from apps.predict.inputs import Found
 from apps.predict.predict import Answer, crops_asked
 from apps.predict.writers import on_one_line, readable
+from apps.runtime.answer_words import AnswerWords
 from apps.runtime.metadata import is_for_drawings, learned_from_boxes
 from finetune.cli.console import say
 from finetune.errors import DataError, listing
@@ -153,8 +154,20 @@ def say_plan(
     boxed = [title for title, model in zip(titles, models, strict=True) if learned_from_boxes(model.facts)]
     if boxed:
         say(f"crop the images to their objects: {', '.join(boxed)} learned from images cut to them")
+    _say_sets(models, titles, asked)
     expecting = any(model.facts.crop is not None for model in models)
     if detector is not None:
         say(f"faces: {detector}" if expecting else "no model expects a face: they are shown whole images")
     elif expecting:
         say("the images are taken for cropped faces; --faces finds the faces in photographs and crops them")
+
+
+def _say_sets(models: Sequence[OnnxClassifier], titles: Sequence[str], asked: Sequence[str]) -> None:
+    """Say what the sets of calibrated files promise, or why they are left out."""
+    for title, model, crops in zip(titles, models, asked, strict=True):
+        words = AnswerWords.of(model.facts.task, model.class_names)
+        told = words.promise(model.facts.calibration)
+        if told and crops != "center":
+            told = f"no sets: they were calibrated for one view of an image, not for {crops}"
+        if told:
+            say(f"{title}: {told}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -24,7 +24,8 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 METADATA_KEY = "crl_toolkit.models"
 ROWS_AT_ONCE = 4096
 FACE_COLUMNS = ("face", "x", "y", "width", "height", "face_score", "warnings")
-WHOLE_NUMBERS = ("face",)
+SET_RANGE, SET_NAMES, SET_SIZE = ("set_low", "set_high"), "set", "set_size"
+WHOLE_NUMBERS = ("face", SET_SIZE)
 NUMBERS = ("time", "x", "y", "width", "height", "face_score")
 
 Write = Callable[[Answer], None]
@@ -41,6 +42,8 @@ class Layout:
         faces: whether the rows are faces.
         best: how many of the most probable classes have columns of their own, 1 or more.
         further: what the task tells of an answer, column -> its number of probs (K,), such as an age.
+        sets: of each model "range" where it has sets of ordered classes, "names" where it has sets of others,
+            "" where it has none.
     """
 
     models: Sequence[tuple[str, str]]
@@ -49,18 +52,42 @@ class Layout:
     faces: bool = False
     best: int = 1
     further: Mapping[str, Callable[[np.ndarray], float]] = field(default_factory=dict)
+    sets: Sequence[Literal["range", "names", ""]] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns: path, (time), (the face), what was answered, then `p(<class>)` for every class.
 
         What was answered is model, status, reason, class, probability and, as far as `best` goes, "class 2",
-        "probability 2" and so on, then the task's further columns.
+        "probability 2" and so on, then the task's further columns and those of the set: set_low and set_high
+        of ordered classes, set (the most probable class first) of others, and set_size.
         """
         first = ("path", *(("time",) if self.times else ()), *(FACE_COLUMNS if self.faces else ()))
         classes = tuple(f"p({readable(name)})" for name in self.class_names or ())
         ranks = itertools.chain.from_iterable(map(rank_columns, range(1, self.best + 1)))
-        return (*first, "model", "status", "reason", *ranks, *self.further, *classes)
+        told = (*ranks, *self.further, *self.set_columns)
+        return (*first, "model", "status", "reason", *told, *classes)
+
+    @property
+    def set_columns(self) -> tuple[str, ...]:
+        """The columns of the sets; none where no model has sets."""
+        ends = SET_RANGE if "range" in self.sets else ()
+        names = (SET_NAMES,) if "names" in self.sets else ()
+        return (*ends, *names, SET_SIZE) if ends or names else ()
+
+    def set_cells(self, answer: Answer) -> dict[str, Any]:
+        """Return the cells of an answer's set by column, None where it has none; names are a list."""
+        cells: dict[str, Any] = dict.fromkeys(self.set_columns)
+        if answer.inside is None or answer.model is None or not cells:
+            return cells
+        inside = [name for name, kept in zip(answer.class_names, answer.inside, strict=True) if kept]
+        if self.sets[answer.model] == "range":
+            cells |= zip(SET_RANGE, (readable(inside[0]), readable(inside[-1])), strict=True)
+        else:
+            ranked = [name for name, _ in answer.top(len(answer.class_names))]
+            kept = set(inside)
+            cells[SET_NAMES] = [readable(name) for name in ranked if name in kept]
+        return cells | {SET_SIZE: len(inside)}
 
     def cells(self, answer: Answer) -> dict[str, Any]:
         """Return the cells of one answer by column, without the classes'; None for nothing to say."""
@@ -78,15 +105,19 @@ class Layout:
         for rank, pair in enumerate(found + [(None, None)] * (self.best - len(found)), 1):
             cells |= zip(rank_columns(rank), pair, strict=True)
         probs = answer.probs
-        return cells | {
+        cells |= {
             name: None if probs is None else value_of(np.asarray(probs, dtype=float))
             for name, value_of in self.further.items()
         }
+        return cells | self.set_cells(answer)
 
     def row(self, answer: Answer) -> list[Any]:
         """Return the cells of one answer in the order of `columns`."""
         nothing = [None] * len(self.class_names or ())
-        return [*self.cells(answer).values(), *(shares(answer) or nothing)]
+        cells = self.cells(answer)
+        if cells.get(SET_NAMES) is not None:
+            cells[SET_NAMES] = "; ".join(cells[SET_NAMES])
+        return [*cells.values(), *(shares(answer) or nothing)]
 
 
 def rank_columns(rank: int) -> tuple[str, str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from finetune.errors import DataError, UsageError
 from finetune.experiments.exported.model import CropChoice, ModelWords
+from finetune.experiments.exported.number_line import NumberLine
 from finetune.experiments.measures import Measure, Place, Resampling, shown_in
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import RunRecord
@@ -304,9 +305,9 @@ class Task(Protocol):
         """Return what a study's page says of this task; `report` is the report.json of any cell."""
         return StudyText(f"Losses compared: {self.title}, {config.model.backbone}, {report['policy']}")
 
-    def answer_columns(self, class_names: Sequence[str]) -> Mapping[str, Callable[[np.ndarray], float]]:
-        """Return what tables of answers tell beside the classes: column -> its value of probs (K,)."""
-        return {}
+    def number_line(self, class_names: Sequence[str]) -> NumberLine | None:
+        """Return the numbers that these classes stand for, such as years; None of other classes."""
+        return None
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw where two results differ under `out`; return the figures in the page's order."""

@@ -98,7 +98,7 @@ def test_crps_is_the_absolute_error_of_a_certain_answer_and_rps_in_years():
     half = np.zeros((1, 101))
     half[0, [20, 24]] = 0.5
     assert crps_years(half, np.array([20]), YEARS) == pytest.approx(4 * 0.25)
-    assert crps_years(half, np.array([20]), Years(YEARS.ages, 5)) == pytest.approx(5)
+    assert crps_years(half, np.array([20]), Years("age", "years", YEARS.ages, 5)) == pytest.approx(5)
 
 
 def test_epsilon_error_and_raters_who_agreed():
@@ -154,4 +154,4 @@ def test_groups_have_no_score_in_years():
 
 
 def test_the_mean_is_between_the_ages():
-    assert Years(np.array([4.0, 8.0]), 4).expected(np.array([[0.25, 0.75]])).tolist() == [7]
+    assert Years("age", "years", np.array([4.0, 8.0]), 4).expected(np.array([[0.25, 0.75]])).tolist() == [7]

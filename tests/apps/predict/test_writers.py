@@ -196,7 +196,9 @@ def test_the_best_classes_have_columns_of_their_own(tmp_path: Path):
 
 def test_years_of_age_have_their_median_and_their_mean(tmp_path: Path):
     names = ("20", "21", "22+")
-    layout = Layout([("CE, fold 0", "aa")], names, further=TASK.answer_columns(names))
+    years = TASK.number_line(names)
+    assert years is not None
+    layout = Layout([("CE, fold 0", "aa")], names, further=years.columns())
     seen = replace(GOOD, class_names=names, probs=np.array([0.25, 0.375, 0.375], np.float32))
     first, good, bad = read_csv(write(tmp_path / "out.csv", layout, seen, BAD))
     place = first.index("age")
@@ -206,3 +208,34 @@ def test_years_of_age_have_their_median_and_their_mean(tmp_path: Path):
     line = json.loads(write(tmp_path / "out.jsonl", layout, seen).read_text())
     assert (line["age"], line["age expected"]) == (21.0, 21.12)
     assert pq.read_table(write(tmp_path / "out.parquet", layout, seen))["age"].to_pylist() == [21.0]
+
+
+def test_a_set_of_ordered_classes_has_its_ends_and_its_size(tmp_path: Path):
+    layout = replace(LAYOUT, sets=["range", ""])
+    with_set = replace(GOOD, inside=np.array([True, True]))
+    first, good, other, bad = read_csv(
+        write(tmp_path / "out.csv", layout, with_set, replace(GOOD, model=1), BAD)
+    )
+    place = first.index("set_low")
+    assert first[place - 1 : place + 4] == ["probability", "set_low", "set_high", "set_size", "p(0-2)"]
+    assert good[place : place + 3] == ["0-2", "'=4-6", "2"]
+    assert other[place : place + 3] == bad[place : place + 3] == [""] * 3
+    line = json.loads(write(tmp_path / "out.jsonl", layout, with_set).read_text())
+    assert (line["set_low"], line["set_high"], line["set_size"]) == ("0-2", "=4-6", 2)
+    table = pq.read_table(write(tmp_path / "out.parquet", layout, with_set, BAD))
+    assert table["set_size"].to_pylist() == [2, None]
+    assert table["set_high"].to_pylist() == ["=4-6", None]
+
+
+def test_a_set_of_other_classes_has_their_names_the_most_probable_first(tmp_path: Path):
+    layout = replace(LAYOUT, sets=["names", ""])
+    with_set = replace(GOOD, inside=np.array([True, True]))
+    first, good = read_csv(write(tmp_path / "out.csv", layout, with_set))
+    place = first.index("set")
+    assert first[place : place + 3] == ["set", "set_size", "p(0-2)"]
+    assert good[place : place + 2] == ["'=4-6; 0-2", "2"]
+    line = json.loads(write(tmp_path / "out.jsonl", layout, with_set).read_text())
+    assert line["set"] == ["=4-6", "0-2"]
+    assert pq.read_table(write(tmp_path / "out.parquet", layout, with_set))["set"].to_pylist() == [
+        "=4-6; 0-2"
+    ]
