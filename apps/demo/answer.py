@@ -13,6 +13,7 @@ from apps.heatmap.heatmap import names_for_people
 
 if TYPE_CHECKING:
     from apps.heatmap.heatmap import HeatMap
+    from finetune.experiments.exported.number_line import NumberLine
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Guess:
         crop: uint8 (S, S, 3), exactly what the network saw.
         look: uint8 (S, S, 3), the crop under a map of where the network looked; None unless asked for.
         look_method: how that map was made.
+        inside: which classes are in the set, bool (K,); None for a model without sets.
+        told: what the set promises, in a sentence; of numbers without a set, where the middle of the
+            probability lies; else empty.
     """
 
     class_index: int
@@ -32,6 +36,8 @@ class Guess:
     crop: np.ndarray
     look: np.ndarray | None = None
     look_method: str = ""
+    inside: np.ndarray | None = None
+    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Answer:
         pictures: how many images were looked at, refused ones left out.
         seconds: from the request's arrival in the service to its answer.
         device: what computed: "CPU", "GPU".
+        line: the numbers that the classes stand for, None where they are none.
     """
 
     class_names: tuple[str, ...]
@@ -77,6 +84,7 @@ class Answer:
     pictures: int = 0
     seconds: float = 0.0
     device: str = "CPU"
+    line: NumberLine | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -104,7 +112,7 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as the JSON object of the /predict endpoint."""
         return {
-            "pictures": [_row_dict(row, self.class_names) for row in self.rows],
+            "pictures": [_row_dict(row, self.class_names, self.line) for row in self.rows],
             "errors": [{"name": name, "reason": reason} for name, reason in self.errors],
             "status": self.status,
         }
@@ -135,7 +143,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _row_dict(row: Row, names: Sequence[str]) -> dict[str, Any]:
+def _row_dict(row: Row, names: Sequence[str], line: NumberLine | None) -> dict[str, Any]:
+    numbers = {} if line is None else line.columns()
     return {
         "name": row.name,
         "face": row.face,
@@ -145,9 +154,17 @@ def _row_dict(row: Row, names: Sequence[str]) -> dict[str, Any]:
             title: {
                 "class": names[guess.class_index],
                 "probability": float(guess.probs[guess.class_index]),
+                **{column: value_of(guess.probs) for column, value_of in numbers.items()},
+                **_set_dict(guess, names),
                 "probs": {name: float(value) for name, value in zip(names, guess.probs, strict=True)},
             }
             for title, guess in row.guesses.items()
         },
         "warnings": list(row.warnings),
     }
+
+
+def _set_dict(guess: Guess, names: Sequence[str]) -> dict[str, Any]:
+    """Return the set, and what is said of it or of the middle of the probability; {} for neither."""
+    found = {} if guess.inside is None else {"set": [names[k] for k in np.flatnonzero(guess.inside).tolist()]}
+    return found | ({"told": guess.told} if guess.told else {})

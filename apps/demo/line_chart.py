@@ -1,4 +1,4 @@
-"""A line chart as inline SVG: crisp at any size, in the colours of the page, read out in words."""
+"""Line charts and curves as inline SVG: crisp at any size, in the colours of the page, read out in words."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from html import escape
 
 import numpy as np
 
+from apps.demo.text import safe
+from finetune.experiments.exported.number_line import NumberLine, middle
+
 WIDTH, HEIGHT = 420, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 366, 34, 272  # the plot's edges; labels stand to the right
 _LABEL_GAP = 16
+_STEPS = 4  # between the labels below a curve
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,50 @@ class Chart:
                 f'<text class="label" x="{_RIGHT + 14}" y="{place + 4:.1f}">{escape(line.label)}</text>'
             )
         return "".join(marks)
+
+
+def curve_html(
+    line: NumberLine,
+    names: Sequence[str],
+    probs: np.ndarray,
+    inside: np.ndarray | None,
+    true: int | None = None,
+) -> str:
+    """Return the curve of probs (K,) over the classes: its median marked, its range shaded.
+
+    Args:
+        line: the numbers that the classes stand for.
+        names: the K classes, as they are shown.
+        probs: their probabilities.
+        inside: which are in the set, bool (K,); without a set the middle of the probability is shaded.
+        true: the true class, where it is known.
+    """
+    low, high = middle(probs) if inside is None else _ends(inside)
+    last, top = len(names) - 1, float(probs.max()) * 1.05
+    said = int(np.searchsorted(line.values, line.median(probs[None])[0]))
+    points = " ".join(f"{place:g},{100 * (1 - p / top):.2f}" for place, p in enumerate(probs.tolist()))
+    marks = "" if true is None else f'<path class="true" d="M{true} 0V100"/>'
+    what = "the set" if inside is not None else "the middle of the probability"
+    words = (
+        f"Probability by {line.name}: highest at {names[int(probs.argmax())]}, median {names[said]}, "
+        f"{what} from {names[low]} to {names[high]}"
+    )
+    ticks = dict.fromkeys(round(step * last / _STEPS) for step in range(_STEPS + 1))
+    labels = "".join(f'<span style="left:{100 * k / last:.2f}%">{safe(names[k])}</span>' for k in ticks)
+    return (
+        f'<figure class="crl-curve"><svg viewBox="-0.5 0 {last + 1} 100" preserveAspectRatio="none" '
+        f'role="img" aria-label="{safe(words)}">'
+        f'<rect class="range" x="{low - 0.5:g}" y="0" width="{high - low + 1}" height="100"/>'
+        f'<polygon class="area" points="0,100 {points} {last},100"/>'
+        f'<polyline class="edge" points="{points}"/>{marks}'
+        f'<path class="at" d="M{said} 0V100"/></svg>'
+        f'<figcaption aria-hidden="true">{labels}</figcaption></figure>'
+    )
+
+
+def _ends(inside: np.ndarray) -> tuple[int, int]:
+    places = np.flatnonzero(inside)
+    return int(places[0]), int(places[-1])
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

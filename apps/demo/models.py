@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agecls.faces.crop import FaceCrop
 from apps.demo.text import safe
+from apps.runtime.answer_words import AnswerWords
 from apps.runtime.metadata import is_for_drawings, learned_from_boxes
 from finetune.experiments.exported.lookup import drawing_words, model_warnings
 from finetune.experiments.measures import PERCENT, Measure
@@ -47,6 +48,7 @@ def model_facts(model: OnnxClassifier) -> dict[str, str]:
         "Loss": loss_text(facts.loss) if facts.loss else "",
         "Data": _data(facts.data),
         "Scores": scores(facts.metrics),
+        "Calibration": _calibration(model),
         "Warnings": " ".join(_warnings(model)),
         "Pretraining": _pretraining(facts.pretraining),
         "Input": _input(facts),
@@ -93,6 +95,17 @@ def drawn_html(models: Mapping[str, OnnxClassifier]) -> str:
         f'<p class="crl-about"><strong>Not for {words.photographs}:</strong> '
         f"{safe(', '.join(drawn))} learned from drawings alone.</p>"
     )
+
+
+def _calibration(model: OnnxClassifier) -> str:
+    """Return what calibrated the file and what its sets promise; nothing for an entry that is empty."""
+    entry = model.facts.calibration
+    if not entry:
+        return ""
+    how = "" if entry.get("T") is None else f" {entry['T']:.4g}"
+    promise = AnswerWords.of(model.facts.task, model.class_names).promise(entry)
+    parts = [f"{entry['method']}{how}, fitted on {entry['from']}, {entry['n']:,} images", promise]
+    return "; ".join(filter(None, parts))
 
 
 def _pretraining(source: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apps.demo.line_chart import curve_html
 from apps.demo.text import data_uri, percent, safe
 from finetune.errors import UsageError
 
@@ -36,8 +37,10 @@ def results_html(answer: Answer, notice: str = "") -> str:
 
         single = len(answer.rows) == 1
         cards = "".join(_card(answer, row, opened=single) for row in answer.rows)
+        # Of numbers such as years it would show a dozen columns of many; each card has the curve of all.
+        heat = "" if answer.line else f'<div class="crl-heat-frame">{to_html(answer.heat_map())}</div>'
         parts += [
-            f'<div class="crl-heat-frame">{to_html(answer.heat_map())}</div>',
+            heat,
             f'<div class="crl-cards">{cards}</div>',
             _table(answer),
         ]
@@ -64,7 +67,7 @@ def _card(answer: Answer, row: Row, opened: bool) -> str:
     if row.true is not None:
         chips += f'<span class="crl-chip crl-chip-true">true class {safe(names[row.true])}</span>'
     warnings = "".join(f'<p class="crl-warning">{safe(words)}</p>' for words in row.warnings)
-    models = "".join(_model(row, title, guess, names, crop=not same) for title, guess in guesses)
+    models = "".join(_model(answer, row, title, crop=not same) for title, _ in guesses)
     first = guesses[0][1].crop
     seen = _figure(first, f"the crop of {label} that the network saw", _pixels(first)) if same else ""
     return (
@@ -74,20 +77,35 @@ def _card(answer: Answer, row: Row, opened: bool) -> str:
     )
 
 
-def _model(row: Row, title: str, guess: Guess, names: Sequence[str], crop: bool) -> str:
-    said = names[guess.class_index]
+def _model(answer: Answer, row: Row, title: str, crop: bool) -> str:
+    names, guess = answer.names, row.guesses[title]
+    said, beside = names[guess.class_index], percent(guess.probs[guess.class_index])
+    if answer.line is not None:
+        said = f"{answer.line.median(guess.probs[None])[0]:g}"
+        beside = f"{safe(answer.line.unit)} (median)"
+        drawn = curve_html(answer.line, names, guess.probs, guess.inside, row.true)
+    else:
+        drawn = f'<ol class="crl-bars">{_bars(row, guess, names)}</ol>'
+    seen = _figure(guess.crop, f"the crop that {title} saw", _pixels(guess.crop)) if crop else ""
+    told = f'<p class="crl-told">{safe(guess.told)}</p>' if _any_told(row) else ""
+    return (
+        f'<section class="crl-model"><div><h4 title="{safe(title)}">{safe(title)}</h4>{seen}</div>'
+        f'<p class="crl-said{" is-long" * (len(said) > LONG)}"><strong>{safe(said)}</strong> '
+        f"<span>{beside}</span></p>{told}{drawn}</section>"
+    )
+
+
+def _any_told(row: Row) -> bool:
+    """Return whether any model has a sentence on its answer: all then keep the place for one."""
+    return any(guess.told for guess in row.guesses.values())
+
+
+def _bars(row: Row, guess: Guess, names: Sequence[str]) -> str:
     order = np.argsort(-guess.probs, kind="stable")[:TOP]
     shown = [int(index) for index in order]
     if row.true is not None and row.true not in shown:
         shown[-1] = row.true
-    bars = "".join(_bar(names[index], guess, index, row.true) for index in shown)
-    seen = _figure(guess.crop, f"the crop that {title} saw", _pixels(guess.crop)) if crop else ""
-    return (
-        f'<section class="crl-model"><div><h4 title="{safe(title)}">{safe(title)}</h4>{seen}</div>'
-        f'<p class="crl-said{" is-long" * (len(said) > LONG)}"><strong>{safe(said)}</strong> '
-        f"<span>{percent(guess.probs[guess.class_index])}</span></p>"
-        f'<ol class="crl-bars">{bars}</ol></section>'
-    )
+    return "".join(_bar(names[index], guess, index, row.true) for index in shown)
 
 
 def _bar(name: str, guess: Guess, index: int, true: int | None) -> str:
@@ -127,9 +145,10 @@ def _looks(row: Row, label: str, names: Sequence[str], opened: bool) -> str:
 
 def _table(answer: Answer) -> str:
     names = answer.names if len(answer.names) <= TABLE_CLASSES else ()
+    numbers = {} if answer.line is None else answer.line.columns()
     head = "".join(
         f'<th scope="col">{safe(words)}</th>'
-        for words in ("image", "true class", "model", "predicted", "probability", *names)
+        for words in ("image", "true class", "model", "predicted", "probability", *numbers, *names)
     )
     lines = []
     for row in answer.rows:
@@ -137,6 +156,7 @@ def _table(answer: Answer) -> str:
         for title, guess in row.guesses.items():
             said = answer.names[guess.class_index]
             texts = [true, title, said, f"{guess.probs[guess.class_index]:.4f}"]
+            texts += [f"{value_of(guess.probs):g}" for value_of in numbers.values()]
             texts += [f"{value:.4f}" for value in guess.probs[: len(names)]]
             cells = "".join(f"<td>{safe(words)}</td>" for words in texts)
             lines.append(f'<tr><th scope="row">{safe(answer.label(row))}</th>{cells}</tr>')

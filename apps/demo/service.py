@@ -14,7 +14,9 @@ import numpy as np
 from agecls.faces.crop import FaceCrop
 from apps.demo.answer import Answer, Guess, Row
 from apps.demo.looks import look_at, most_looks
-from apps.predict.predict import unique_titles
+from apps.heatmap.heatmap import names_for_people
+from apps.predict.predict import model_sets, unique_titles
+from apps.runtime.answer_words import AnswerWords
 from apps.runtime.session import OnnxClassifier
 from apps.runtime.side_by_side import check_same_classes
 from finetune.errors import CrlError, InterruptedRunError
@@ -70,6 +72,7 @@ class DemoService:
         self.models = dict(zip(unique_titles(models), models, strict=True))
         self.detector = detector
         self.max_files, self.max_mb = max_files, max_mb
+        self.words = AnswerWords.of(models[0].facts.task, self.class_names)
         self._owns, self._known_class = owns, known_class or (lambda _: None)
 
     @property
@@ -142,7 +145,8 @@ class DemoService:
             errors.append(("", self._without_paths(error)))
         devices = sorted({_device(self.models[title]) for title in chosen})
         seconds = time.perf_counter() - start
-        return Answer(self.class_names, chosen, rows, tuple(errors), seen, seconds, " and ".join(devices))
+        ran_on, line = " and ".join(devices), self.words.line
+        return Answer(self.class_names, chosen, rows, tuple(errors), seen, seconds, ran_on, line)
 
     def _refusals(
         self,
@@ -252,7 +256,7 @@ class DemoService:
                 raise InterruptedRunError(GONE)
             model, crops = self.models[title], [view.crops[title] for view in views]
             looks = len(crops) if model.has_maps or most is None else most
-            guesses[title] = ask(model, crops, looks if explain else 0)
+            guesses[title] = ask(model, crops, looks if explain else 0, self.words)
         return tuple(
             Row(
                 view.name,
@@ -266,25 +270,36 @@ class DemoService:
         )
 
 
-def ask(model: OnnxClassifier, crops: Sequence[np.ndarray], looks: int, batch_size: int = 32) -> list[Guess]:
+def ask(
+    model: OnnxClassifier,
+    crops: Sequence[np.ndarray],
+    looks: int,
+    words: AnswerWords,
+    batch_size: int = 32,
+) -> list[Guess]:
     """Return what a model says of prepared crops (each uint8 (S, S, 3)), and where it looked.
 
     Args:
         model: the model.
         crops: what it is shown.
         looks: of how many crops, the first ones, a map is made of where the model looked.
+        words: by which its sets are told.
         batch_size: crops at once.
     """
     guesses = []
+    names, calibration = names_for_people(model.class_names), model.facts.calibration
     for first in range(0, len(crops), batch_size):
         batch = np.stack(crops[first : first + batch_size])
         told = model.run(batch, maps=model.has_maps and first < looks)
         probs = told.probs.astype(np.float64)
+        sets = model_sets(model, probs)
         for place, crop in enumerate(batch):
             index = int(probs[place].argmax())
             maps = None if told.maps is None else told.maps[place]
             look, method = look_at(model, crop, index, maps) if first + place < looks else (None, "")
-            guesses.append(Guess(index, probs[place], crop, look, method))
+            inside = None if sets is None else sets[place]
+            said = words.of_answer(calibration, names, probs[place], inside)
+            guesses.append(Guess(index, probs[place], crop, look, method, inside, said))
     return guesses
 
 

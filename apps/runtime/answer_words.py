@@ -41,6 +41,14 @@ class AnswerWords:
         line = task.number_line(class_names)
         return cls(task.class_unit if line is None else line.name, line)
 
+    def of_answer(
+        self, entry: Mapping[str, Any], names: Sequence[str], probs: np.ndarray, inside: np.ndarray | None
+    ) -> str:
+        """Return what a set says; of numbers without one what probs (K,) say; else nothing."""
+        if inside is None and self.line is not None:
+            return self.of_probability(names, probs)
+        return self.of_set(entry, names, inside)
+
     def of_set(self, entry: Mapping[str, Any], names: Sequence[str], inside: np.ndarray | None) -> str:
         """Return what the set of one image says; nothing for a file without sets.
 

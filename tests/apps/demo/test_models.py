@@ -6,6 +6,7 @@ import pytest
 
 from apps.demo.models import drawn_html, facts_html, model_facts, scores, warnings_html
 from apps.runtime.session import OnnxClassifier
+from tests.apps.runtime.test_calibration import ENTRY
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
 
@@ -34,6 +35,16 @@ def test_the_facts_of_a_model_in_plain_words(tmp_path):
     assert told["Runs on"] == "CPU (ONNX Runtime)"
     assert told["SHA-256"] == model.sha256
     assert len(told["SHA-256"]) == 64
+
+
+def test_what_calibrated_a_file_and_what_its_sets_promise(tmp_path):
+    model = OnnxClassifier(write_tiny(tmp_path / "a.onnx", tiny_facts(calibration=ENTRY)), device="cpu")
+    assert model_facts(model)["Calibration"] == (
+        "temperature 1.5, fitted on its own test images (fold 0), 40 images; sets hold the right group in "
+        "about 90 of 100 pictures of new people"
+    )
+    without = OnnxClassifier(write_tiny(tmp_path / "b.onnx"), device="cpu")
+    assert "Calibration" not in model_facts(without)
 
 
 def test_a_loss_is_called_as_reports_call_it(tmp_path):

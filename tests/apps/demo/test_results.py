@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from agecls.task import TASK
 from apps.demo.answer import Answer, Guess, Row
 from apps.demo.results import arrival, results_html, write_downloads
 from apps.demo.uploads import UploadFolder
@@ -233,3 +235,30 @@ def test_the_files_bear_the_date_of_the_oldest_upload(folder, tmp_path, monkeypa
 def test_examples_alone_have_no_arrival(folder, tmp_path):
     assert arrival(folder, [tmp_path / "example.png"]) is None
     assert arrival(folder, []) is None
+
+
+def test_what_a_set_promises_stands_below_the_answer_and_nothing_without_one():
+    told = replace(guess(), inside=np.arange(len(NAMES)) < 2, told="In about 90 of 100 <b>")
+    parsed, html = page(row(guesses={"CE": told, "CRL": guess(2)}))
+    assert parsed.count("p", "crl-told") == 2  # an empty one keeps the models' rows in line
+    assert '<p class="crl-told">In about 90 of 100 &lt;b&gt;</p><ol class="crl-bars">' in html
+    assert page(row())[0].count("p", "crl-told") == 0
+
+
+def test_years_have_their_median_and_a_curve_in_the_place_of_bars():
+    years = ("20", "21", "22", "23+")
+    probs = np.array([0.4, 0.2, 0.3, 0.1])
+    one = Guess(0, probs, np.full((8, 8, 3), 9, np.uint8), told="The middle 80 %")
+    answer = Answer(years, ("CE",), (row(guesses={"CE": one}),), line=TASK.number_line(years))
+    html = results_html(answer)
+    parsed = Page(html)
+    assert parsed.open == []
+    assert (parsed.count("ol", "crl-bars"), parsed.count("figure", "crl-curve")) == (0, 1)
+    assert parsed.count("div", "crl-heat-frame") == 0
+    assert '<th scope="col">age</th><th scope="col">age expected</th>' in html
+    assert "<td>20</td><td>0.4000</td><td>21</td><td>21.1</td>" in html
+    assert "<strong>21</strong> <span>years (median)</span>" in html
+    [said] = answer.to_dict()["pictures"]
+    assert said["models"]["CE"]["age"] == 21
+    assert said["models"]["CE"]["told"] == "The middle 80 %"
+    assert "set" not in said["models"]["CE"]

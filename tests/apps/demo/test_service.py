@@ -16,6 +16,7 @@ from apps.runtime.occlusion import explain_onnx
 from apps.runtime.session import OnnxClassifier
 from finetune.errors import ModelFileError, ResourceError
 from finetune.figures.evidence import overlay
+from tests.apps.runtime.test_calibration import ENTRY, SETS
 from tests.apps.tiny_onnx import GROUPS, expected_probs, tiny_facts, write_tiny
 
 
@@ -326,6 +327,19 @@ def test_the_endpoints_schema(models, tmp_path):
     assert tuple(said["probs"]) == GROUPS
     assert sum(said["probs"].values()) == pytest.approx(1, abs=1e-5)
     assert said["probability"] == max(said["probs"].values()) == said["probs"][said["class"]]
+
+
+def test_a_calibrated_model_tells_its_set_and_the_other_nothing(models, tmp_path):
+    entry = ENTRY | {"sets": SETS | {"q": 0.0}}
+    write_tiny(tmp_path / "set.onnx", tiny_facts(title="set", calibration=entry))
+    made = [OnnxClassifier(tmp_path / "set.onnx", device="cpu", threads=1), models[0]]
+    file = paint(tmp_path / "a.png", (1, 2, 3))
+    said = answer_call({"age": service(made)}, [str(file)], None, True)["pictures"][0]["models"]
+    name = said["set"]["class"]
+    assert said["set"]["set"] == [name]
+    told = f"In about 90 of 100 pictures of new people the right group is among: {name}."
+    assert said["set"]["told"] == told
+    assert set(said["CE"]) == {"class", "probability", "probs"}
 
 
 def test_the_first_title_chooses_the_tab(models, tmp_path):
