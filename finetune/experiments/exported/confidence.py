@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.experiments.exported.card import NOT_MEASURED, ends, percent
@@ -14,6 +14,7 @@ NOT_CALIBRATED = (
     "**Not calibrated**: `probs` is what the network states, softmax(logits), and no set of classes is "
     "promised. `crl export RUN --calibrate` fits both on images held out."
 )
+MOST_SHORT = 20  # classes without a quantile that are named
 WHOLE = "every set is whole: too few people calibrated it"
 SCORES = (
     ("nll", "negative log-likelihood", 3, 1),
@@ -30,7 +31,7 @@ def confidence_text(facts: ExportedFacts) -> str:
     parts = [_surest(facts.metrics, facts.card.get("confidence"))]
     if not facts.calibration:
         return "\n\n".join([*filter(None, parts), NOT_CALIBRATED])
-    parts += [_what_calibrated(facts.calibration), _scores(facts.calibration), _sets(facts.calibration)]
+    parts += [_what_calibrated(facts.calibration), _scores(facts.calibration), _sets(facts)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -91,8 +92,9 @@ def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else factor * value
 
 
-def _sets(entry: Facts) -> str:
+def _sets(facts: ExportedFacts) -> str:
     """Return what sets promise and held, and which classes have no quantile of their own."""
+    entry = facts.calibration
     sets, measured = entry.get("sets"), entry.get("measured")
     if not sets:
         return f"Sets of classes: {NOT_MEASURED}."
@@ -116,17 +118,33 @@ def _sets(entry: Facts) -> str:
             f" Measured, {escape(measured['how'])}: {found}, with {number(held['mean_size'])} classes on "
             "average."
         )
-    return told + _groups(entry)
+    return told + _groups(entry, facts.class_names)
 
 
-def _groups(entry: Facts) -> str:
-    """Return how many classes have no quantile of their own."""
-    groups = entry.get("per_group")
+def _groups(entry: Facts, names: Sequence[str]) -> str:
+    """Return which classes have no quantile of their own, and what the sets per class held."""
+    groups, measured = entry.get("per_group"), entry.get("measured")
     if not groups:
         return ""
-    short = sum(q is None for q in groups["q"])
-    if not short:
-        return " Sets per class hold within every class."
-    return (
-        f" Sets per class: {short} of {len(groups['q'])} classes have too few people, and are in every set."
-    )
+    short = [name for name, q in zip(names, groups["q"], strict=True) if q is None]
+    told = " Sets per class hold within every class."
+    if short:
+        listed = ", ".join(map(escape, short[:MOST_SHORT])) + (", ..." if len(short) > MOST_SHORT else "")
+        told = (
+            f" Sets per class: {len(short)} of {len(names)} classes have too few people, and are in "
+            f"every set: {listed}."
+        )
+    rows = measured.get("per_group") if isinstance(measured, Mapping) else None
+    if not rows:
+        return told
+    cells = [
+        [escape(row["name"]), str(row["people"]), number(row["persons"], 1), number(row["pictures"], 1)]
+        for row in rows
+    ]
+    head = [
+        "sets per class",
+        _people(entry),
+        f"held, per {escape(entry.get('unit') or 'image')} (%)",
+        "held, all images (%)",
+    ]
+    return f"{told}\n\n{table(head, cells)}"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune.experiments.measures import Measure
+from finetune.experiments.probabilities.set_text import range_text, sets_text
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.sections import CALIBRATION_WORDS, FIGURES, figure
 from finetune.experiments.task import Task, measures_for
@@ -155,30 +156,26 @@ def calibration_section(record: Record) -> str | None:
             "per class" if entry["T"] is None else number(entry["T"], 3),
             f"{entry['n']:,}",
             f"{entry['persons']:,} {escape(entry['unit'])}s",
-            "whole sets" if entry["sets"]["q"] is None else number(entry["sets"]["q"], 3),
+            "-" if entry["sets"]["q"] is None else number(entry["sets"]["q"], 3),
+            range_text(entry),
             escape(entry["from"]),
         ]
         for name, entry in found["models"].items()
     ]
     measured = found["measured"]
-    raw, after, sets = measured["raw"], measured["calibrated"], measured["sets"]
+    raw, after = measured["raw"], measured["calibrated"]
     told = {"nll": "negative log-likelihood (nats)", **CALIBRATION_WORDS}
     scores = [
         [words, *(number(side[name] if name == "nll" else _hundred(side[name]), 3) for side in (raw, after))]
         for name, words in told.items()
         if name in raw
     ]
-    held = sets["coverage"]
-    level = f"{100 * found['level']:g}"
+    head = ["model", "temperature", "images", "of", "quantile", "range (of 100)", "fitted on"]
     return "\n\n".join(
         [
-            table(["model", "temperature", "images", "of", "quantile", "fitted on"], rows),
+            table(head, rows),
             table([f"{raw['n']:,} images", "as stated", "calibrated"], scores),
-            f"Measured {escape(measured['how'])}. Sets at level {level} % are promised for a picture of a "
-            "new person, drawn at random. They held the true class for "
-            f"{number(held['persons'], 1)} % of those ({number(held['pictures'], 1)} % of all pictures), "
-            f"with {number(sets['mean_size'])} classes on average; {number(sets['single'], 1)} % name one "
-            f"class alone, {number(sets['whole'], 1)} % all.",
+            f"Measured {escape(measured['how'])}. {sets_text(found)}",
         ]
     )
 

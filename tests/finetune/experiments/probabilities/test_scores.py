@@ -84,7 +84,31 @@ def test_a_calibrated_run_says_so_in_its_report(ages: Result):
     raw, after = content["measured"]["raw"]["nll"], content["measured"]["calibrated"]["nll"]
     assert f"| {raw:.3f} | {after:.3f} |" in text
     held = content["measured"]["sets"]["coverage"]["persons"]
+    assert "promised for a picture of a new person, drawn at random." in text
     assert f"They held the true class for {held:.1f} % of those" in text
+    low, high = (100 * end for end in entry["sets"]["range"])
+    assert f"| {low:.0f} to {high:.0f} | its own test images" in text
+    assert "sets per class" not in text
+
+
+def test_sets_per_class_tell_which_classes_have_none(ages: Result, birds: Result):
+    content = calibrate_run(AGE, ages.folder, CalibrateConfig(per_group=True))
+    for entry in content["models"].values():
+        entry["per_group"]["q"][0] = None
+        entry["per_group"]["people"][0] = 3
+    text, first = calibration_section({"calibration": content}), content["measured"]["per_group"][0]
+    count = len(content["models"])
+    row = f"| {first['name']} | 3 | {count} of {count} | {first['persons']:.1f} | {first['pictures']:.1f} |"
+    assert text is not None
+    assert row in text
+    card = confidence_text(tiny_facts(calibration=content["models"]["2"]))
+    assert "classes have too few people, and are in every set: 0-2" in card
+    first = content["models"]["2"]["measured"]["per_group"][0]
+    assert f"| {first['name']} | {first['people']} | {first['persons']:.1f} |" in card
+    text = calibration_section({"calibration": calibrate_run(FINE, birds.folder, CalibrateConfig())})
+    assert text is not None
+    assert "promised for a new image. They held the true class for" in text
+    assert "person" not in text
 
 
 @pytest.mark.parametrize("name", ["age", "fine"])
@@ -117,7 +141,7 @@ def test_a_card_tells_sets_people_and_what_could_not_be(ages: Result, birds: Res
     content = calibrate_run(FINE, birds.folder, CalibrateConfig(per_group=True))
     entry = entry_of(content, 0, [birds.folder / "model.safetensors"])
     assert entry is not None
-    text = confidence_text(tiny_facts(calibration=entry, task="category"))
+    text = confidence_text(tiny_facts(calibration=entry, task="category", class_names=birds.class_names))
     assert "90 times of 100, for a new image" in text
     assert "person" not in text
     assert "Sets per class hold within every class." in text
