@@ -23,10 +23,11 @@ from agecls.data.read import (
     with_groups_of,
 )
 from agecls.data.tuning_parts import tuning_splits
-from agecls.data.years import years_of
+from agecls.data.years import read_as, years_of
+from agecls.exported.words import WORDS
 from agecls.measures import AGE_RESULT, MEASURES
 from finetune.errors import DataError
-from finetune.experiments.exported.model import CropChoice, ModelWords
+from finetune.experiments.exported.model import CropChoice
 from finetune.experiments.exported.number_line import NumberLine
 from finetune.experiments.measures import Resampling
 from finetune.experiments.records.predictions import Predictions
@@ -41,17 +42,6 @@ if TYPE_CHECKING:
     from finetune.experiments.records.record import RunRecord
     from finetune.experiments.result import Result
     from finetune.figures.markdown import Picture
-
-WORDS = ModelWords(
-    kind="age",
-    tab="Age groups",
-    question="Which age group does a face appear to belong to? An estimate of the <b>apparent</b> age group, "
-    "to compare models by: not a person's age, and not for decisions about individuals.",
-    purpose="Apparent age group only: not for decisions about individuals.",
-    photographs="real faces",
-    drawings="faces",
-    missing=("No age-group model yet", "crl export runs/cel", "crl demo runs/cel/export/fold0/*.onnx"),
-)
 
 
 class AgeTask(Task):
@@ -337,6 +327,10 @@ class AgeTask(Task):
     def number_line(self, class_names: Sequence[str]) -> NumberLine | None:
         """Return the ages that classes of years stand for; None of groups."""
         return years_of(class_names)
+
+    def read_as(self, class_names: Sequence[str], words: str) -> tuple[Sequence[str], np.ndarray]:
+        """Return groups that years are read as, and which years belong to them."""
+        return read_as(class_names, words)
 
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""

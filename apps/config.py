@@ -74,6 +74,8 @@ class PredictConfig:
         faces: find every face in an image, cut it out as the model expects, and classify each.
         detector: the YuNet face detector's ONNX file; null looks in the usual places.
         box: x,y,width,height in px of the one face in every image, where it is known; no detector is run.
+        groups: other groups that the answers of a model of years are read as, young to old, such as
+            "0-12,13-17,18+": their years' probabilities are summed up.
         recursive: look into the folders of a folder too.
         fps: frames of a video to look at, per second of it.
         test_crops: views of each image whose probabilities are averaged: center, flip (with its mirror),
@@ -89,6 +91,7 @@ class PredictConfig:
     faces: bool = False
     detector: str | None = None
     box: str | None = None
+    groups: str | None = None
     recursive: bool = True
     fps: float = 1.0
     test_crops: Literal["run", "center", "flip", "ten"] = "run"

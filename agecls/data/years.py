@@ -67,6 +67,12 @@ def years_of(class_names: Sequence[str]) -> Years | None:
     return Years("age", "years", np.array(ages), width)
 
 
+def read_as(class_names: Sequence[str], words: str) -> tuple[Sequence[str], np.ndarray]:
+    """Return the names of the groups in `words`, and `groups_from_years` of them."""
+    groups = AgeGroups.parse(words)
+    return groups.names, groups_from_years(class_names, groups)
+
+
 def groups_from_years(class_names: Sequence[str], groups: AgeGroups) -> np.ndarray:
     """Return which year belongs to which group, (K, G) of 0 and 1; a year in a gap belongs to none.
 

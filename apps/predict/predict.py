@@ -50,6 +50,7 @@ class Answer:
         probs: of the classes, float64 (K,); several test crops are averaged.
         inside: which classes are in the set of this answer, bool (K,); None for a model without sets, and
             for an average over several test crops, which no set was calibrated for.
+        read_from: the answer by the model's own classes, where this one is read as others.
         crop: the pixels that the network saw, uint8 (S, S, 3): the central ones.
         notices: what the decoder has to say about an image that it could read.
     """
@@ -65,6 +66,7 @@ class Answer:
     class_names: tuple[str, ...] = ()
     probs: np.ndarray | None = None
     inside: np.ndarray | None = None
+    read_from: Answer | None = None
     crop: np.ndarray | None = None
     notices: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from apps.predict.inputs import Found, check_fps, find_sources, read_list
 from apps.predict.predict import Answer, crops_asked, predict_pictures, unique_titles
+from apps.predict.reading import Reading, readings_of
 from apps.predict.summary import Tally, described, say_plan
 from apps.predict.views import HeatMapRows, LookFolder, TerminalTable
 from apps.predict.writers import SUFFIXES, Layout, check_suffix, on_one_line, open_predictions, readable
@@ -59,10 +60,11 @@ def predict_paths(words: list[str], config: PredictConfig) -> dict[str, Any]:
     at_once, threads = share_threads(config.threads or core_count())
     models = [OnnxClassifier(Path(word), device=config.device, threads=threads) for word in model_words]
     titles = [on_one_line(title) for title in unique_titles(models)]
-    layout = _layout(models, titles, found, config, one_table=heat_map is not None)
+    readings = readings_of(models, config.groups) if config.groups else []
+    layout = _layout(models, titles, found, config, readings, one_table=heat_map is not None)
     sinks = _Sinks(out, layout, heat_map, config.explain, models, titles)
     say_plan(models, titles, found, config, detector.name if detector else None)
-    tally, failure = _run(models, found, config, detector, sinks, at_once)
+    tally, failure = _run(models, found, config, detector, sinks, at_once, readings)
     sinks.tell()
     tally.tell(found.notices)
     summary = {**tally.summary(), **described(models, titles, config.test_crops), "files": sinks.files()}
@@ -114,6 +116,8 @@ def _check_options(config: PredictConfig) -> tuple[Path | None, Path | None]:
     if config.threads < 0:
         raise UsageError(f"--threads must be 0 (every core) or more, got {config.threads}")
     check_fps(config.fps)
+    if config.groups and config.explain:
+        raise UsageError("--explain shows a model's own classes: leave out --groups")
     out = check_suffix("--out", config.out, SUFFIXES)
     heat_map = check_suffix("--heatmap", config.heatmap, HEAT_MAP_SUFFIXES)
     if out is not None and heat_map is not None and out.absolute() == heat_map.absolute():
@@ -211,6 +215,7 @@ def _layout(
     titles: Sequence[str],
     found: Found,
     config: PredictConfig,
+    readings: Sequence[Reading],
     *,
     one_table: bool,
 ) -> Layout:
@@ -226,7 +231,7 @@ def _layout(
     line = AnswerWords.of(models[0].facts.task, models[0].class_names).line if same else None
     return Layout(
         models=[(title, model.sha256) for title, model in zip(titles, models, strict=True)],
-        class_names=models[0].class_names if same else None,
+        class_names=(readings[0].names if readings else models[0].class_names) if same else None,
         times=any(source.kind == "video" for source in found.sources),
         faces=config.faces or config.box is not None,
         best=BEST if _unordered(models) else 1,
@@ -300,6 +305,7 @@ def _run(
     detector: ThreadDetectors | GivenBox | None,
     sinks: _Sinks,
     at_once: int,
+    readings: Sequence[Reading],
 ) -> tuple[Tally, CrlError | None]:
     """Show everything to the models; return the counts, and what ended the work early."""
     tally, total = Tally(), len(found.sources)
@@ -320,7 +326,8 @@ def _run(
         stack.enter_context(closing(answers))
         bar = stack.enter_context(progress(total, "looking", unit="images"))
         try:
-            for answer in answers:
+            for own in answers:
+                answer = readings[own.model].read(own) if readings and own.model is not None else own
                 for take in takers:
                     take(answer)
                 bar.advance(answer.index - bar.done)

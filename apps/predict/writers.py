@@ -104,12 +104,13 @@ class Layout:
         found = [(readable(name), nine_digits(value)) for name, value in answer.top(self.best)]
         for rank, pair in enumerate(found + [(None, None)] * (self.best - len(found)), 1):
             cells |= zip(rank_columns(rank), pair, strict=True)
-        probs = answer.probs
+        own = answer.read_from or answer
+        probs = own.probs
         cells |= {
             name: None if probs is None else value_of(np.asarray(probs, dtype=float))
             for name, value_of in self.further.items()
         }
-        return cells | self.set_cells(answer)
+        return cells | self.set_cells(own)
 
     def row(self, answer: Answer) -> list[Any]:
         """Return the cells of one answer in the order of `columns`."""

@@ -309,6 +309,10 @@ class Task(Protocol):
         """Return the numbers that these classes stand for, such as years; None of other classes."""
         return None
 
+    def read_as(self, class_names: Sequence[str], words: str) -> tuple[Sequence[str], np.ndarray]:
+        """Return other classes that answers can be read as, and which of these belong to them, (K, G)."""
+        raise UsageError(f"answers of {self.title} are not read as other classes")
+
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw where two results differ under `out`; return the figures in the page's order."""
         return []

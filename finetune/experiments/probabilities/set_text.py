@@ -62,7 +62,7 @@ def _groups_table(found: Record) -> str:
     unit = next(iter(found["models"].values()))["unit"]
     head = ["sets per class", f"{escape(unit)}s that calibrated", "models without a quantile"]
     text = (
-        "A class without a quantile has too few to calibrate it. It is in every set of such a model, whatever "
-        "the image. What held is measured as above, by the quantiles of other parts."
+        "A class without a quantile has too few to calibrate it. It is in every set of such a model. "
+        "What held is measured as above, by the quantiles of other parts."
     )
     return f"{table([*head, f'held, per {escape(unit)} (%)', 'held, all images (%)'], rows)}\n\n{text}"
