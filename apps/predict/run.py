@@ -265,7 +265,7 @@ class _Sinks:
     ) -> None:
         self.out, self.layout, self.heat_map = out, layout, heat_map
         best = BEST if _unordered(models) else 2
-        self.table = TerminalTable(titles, best) if out is None else None
+        self.table = TerminalTable(titles, best, layout) if out is None else None
         self.heat_rows = HeatMapRows(titles) if heat_map else None
         self.looks = LookFolder(Path(looks), models, titles) if looks else None
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from apps.heatmap.heatmap import names_for_people
 from apps.predict.predict import Answer
-from apps.predict.writers import on_one_line, readable
+from apps.predict.writers import SET_NAMES, Layout, on_one_line, readable
 from finetune.cli.console import format_table
 from finetune.errors import UsageError
 from finetune.figures.canvas import count_text
@@ -36,10 +36,11 @@ class TerminalTable:
     Args:
         titles: what each model is called; a single one needs no column.
         best: how many classes of a prediction are shown while there are few; 2 makes it a row each.
+        layout: of the rows; its numbers and sets are shown too.
     """
 
-    def __init__(self, titles: Sequence[str], best: int = 2) -> None:
-        self._titles, self._best = titles, best
+    def __init__(self, titles: Sequence[str], best: int = 2, layout: Layout | None = None) -> None:
+        self._titles, self._best, self._layout = titles, best, layout
         self._first: list[Answer] = []
         self._count = 0
 
@@ -69,11 +70,19 @@ class TerminalTable:
     def _row(self, answer: Answer) -> dict[str, object]:
         best, other, *_ = [*best_classes(answer, 2), ("", ""), ("", "")]
         classes = {"class": best[0], "p": best[1], "next": other[0], "p ": other[1]}
-        return self._asked(answer) | classes | _note(answer)
+        return self._asked(answer) | classes | self._told(answer) | _note(answer)
+
+    def _told(self, answer: Answer) -> dict[str, object]:
+        """Return an answer's numbers and its set; of a set without ends the size alone."""
+        if self._layout is None:
+            return {}
+        told = self._layout.further_cells(answer)
+        shown = {name: "" if value is None else value for name, value in told.items() if name != SET_NAMES}
+        return {name: on_one_line(f"{value}") for name, value in shown.items()}
 
     def _ranks(self, answer: Answer) -> list[dict[str, object]]:
         """Return a row for each of an answer's best classes; only the first names the image."""
-        asked, note, rows = self._asked(answer), _note(answer), []
+        asked, note, rows = self._asked(answer), self._told(answer) | _note(answer), []
         for rank, (name, share) in enumerate(best_classes(answer, self._best) or [("", "")], 1):
             row = asked | {"rank": str(rank) if name else "", "class": name, "p": share} | note
             rows.append(row if rank == 1 else row | dict.fromkeys([*asked, *note], ""))

@@ -104,13 +104,17 @@ class Layout:
         found = [(readable(name), nine_digits(value)) for name, value in answer.top(self.best)]
         for rank, pair in enumerate(found + [(None, None)] * (self.best - len(found)), 1):
             cells |= zip(rank_columns(rank), pair, strict=True)
+        return cells | self.further_cells(answer)
+
+    def further_cells(self, answer: Answer) -> dict[str, Any]:
+        """Return the cells of the further columns and of the set, by column: of a model's own classes."""
         own = answer.read_from or answer
         probs = own.probs
-        cells |= {
+        told = {
             name: None if probs is None else value_of(np.asarray(probs, dtype=float))
             for name, value_of in self.further.items()
         }
-        return cells | self.set_cells(own)
+        return told | self.set_cells(own)
 
     def row(self, answer: Answer) -> list[Any]:
         """Return the cells of one answer in the order of `columns`."""

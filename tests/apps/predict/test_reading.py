@@ -13,6 +13,7 @@ from tests.apps.predict.test_run import crl, home, rows  # noqa: F401  (home is 
 from tests.apps.runtime.test_calibration import ENTRY
 from tests.apps.tiny_onnx import tiny_facts, write_tiny
 
+TOLD = ("age", "age expected", "set_low", "set_high", "set_size")
 YEARS = ("10", "11", "12", "13", "14", "15+")
 
 
@@ -23,13 +24,17 @@ def test_groups_are_sums_of_their_years_divided_by_what_they_hold(home: Path, ca
     assert crl("y.onnx", "photos", "--groups", "10-11,13-14,15+", "--out", "groups.csv") == 0
     told = "read as 10-11, 13-14, 15+: probabilities are summed up; classes between them are left out"
     assert told in capsys.readouterr().out
+    assert crl("y.onnx", "photos", "--groups", "10-11,13-14,15+") == 0
+    own = rows(home / "groups.csv")[0]
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("photos/1.png")]
+    assert line.split()[-5:] == [own[name] for name in TOLD]
     for own, read in zip(rows(home / "years.csv"), rows(home / "groups.csv"), strict=True):
         probs = np.array([float(own[f"p({name})"]) for name in YEARS])
         sums = np.array([probs[:2].sum(), probs[3:5].sum(), probs[5]])
         found = [float(read[f"p({name})"]) for name in ("10-11", "13-14", "15+")]
         np.testing.assert_allclose(found, sums / sums.sum(), rtol=1e-6)
         assert read["class"] == ("10-11", "13-14", "15+")[int(sums.argmax())]
-        for column in ("age", "age expected", "set_low", "set_high", "set_size"):
+        for column in TOLD:
             assert read[column] == own[column] != ""
 
 
