@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.cli.console import say
 from finetune.errors import DataError
-from finetune.experiments.probabilities.calibrate import stored_calibration
+from finetune.experiments.probabilities.calibrate import stored_calibration, without_weights
 from finetune.experiments.probabilities.scores import (
     calibration_section,
     confidence_section,
@@ -65,7 +65,7 @@ def report_result(
         **probability_scores(task, result.predictions, resamples=resamples, seed=seed),
     }
     if (calibration := stored_calibration(result.folder)) is not None:
-        record["calibration"] = calibration
+        record["calibration"] = without_weights(calibration)
     with class_numbers(result.class_names, "report.json has the names"):
         figures, missing = task.figures(result, record)
         shared = draw_shared(task, result)

@@ -12,8 +12,7 @@ from finetune.figures.markdown import escape, number, table
 Facts = Mapping[str, Any]
 NOT_CALIBRATED = (
     "**Not calibrated**: `probs` is what the network states, softmax(logits), and no set of classes is "
-    "promised. `crl age calibrate RUN` or `crl fine calibrate RUN`, then `crl export RUN --calibrate`, fits "
-    "both on images held out."
+    "promised. `crl export RUN --calibrate` fits both on images held out."
 )
 WHOLE = "every set is whole: too few people calibrated it"
 SCORES = (
@@ -110,10 +109,12 @@ def _sets(entry: Facts) -> str:
     told += f", which alone makes the fraction lie between {low:.0f} and {high:.0f} in 100 (9 of 10 times)."
     if isinstance(measured, Mapping) and measured.get("sets"):
         held = measured["sets"]
+        over = number(held["coverage"]["pictures"], 1)
+        found = f"{number(held['coverage']['persons'], 1)} of 100 for a new person, {over} over all pictures"
+        found = f"{over} of 100 images" if people == "images" else found
         told += (
-            f" Measured, {escape(measured['how'])}: {number(held['coverage']['persons'], 1)} of 100 for a "
-            f"new person, {number(held['coverage']['pictures'], 1)} over all pictures, with "
-            f"{number(held['mean_size'])} classes on average."
+            f" Measured, {escape(measured['how'])}: {found}, with {number(held['mean_size'])} classes on "
+            "average."
         )
     return told + _groups(entry)
 

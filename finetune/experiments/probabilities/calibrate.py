@@ -159,13 +159,16 @@ def tell(content: Mapping[str, Any]) -> None:
     for name, entry in content["models"].items():
         _warn(name, entry)
     raw, after, sets = (content["measured"][key] for key in ("raw", "calibrated", "sets"))
-    held = sets["coverage"]
+    held, unit = sets["coverage"], next(iter(content["models"].values()))["unit"]
+    found = (
+        f"{number(held['persons'], 1)} % of pictures of new people, {number(held['pictures'], 1)} % of all"
+    )
+    found = f"{number(held['pictures'], 1)} % of images" if unit == "image" else found
     shown = [name for name in ("nll", "ece", "adaptive_ece", "threshold_ece") if name in raw]
     changes = ", ".join(f"{name} {number(raw[name], 3)} -> {number(after[name], 3)}" for name in shown)
     say(
         f"{content['measured']['how']}, {raw['n']} images: {changes}; sets at level "
-        f"{100 * content['level']:g} % hold the true class for {number(held['persons'], 1)} % of pictures of "
-        f"new people ({number(held['pictures'], 1)} % of all pictures), {number(sets['mean_size'])} classes "
+        f"{100 * content['level']:g} % hold the true class for {found}, {number(sets['mean_size'])} classes "
         "on average"
     )
 
@@ -196,6 +199,15 @@ def stored_calibration(folder: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"{file} is not of this version: run crl calibrate again")
     return content
+
+
+def without_weights(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a calibration without the digests of model files, which hold minutes and the like, too."""
+    models = {
+        name: {key: value for key, value in entry.items() if key != "weights"}
+        for name, entry in content["models"].items()
+    }
+    return {**content, "models": models}
 
 
 def entry_of(content: Mapping[str, Any], fold: int | None, files: Sequence[Path]) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ def test_little_known_is_little_said():
     assert sections(text) == [
         "Use it",
         "How well it does",
+        "How sure it is",
         "Limits",
         "How it was trained",
         "How this file was checked",
@@ -242,7 +243,7 @@ def test_no_name_is_read_as_markdown_or_html(field):
     assert "<script>" not in outside
     assert "](y)" not in outside.replace("\\](y)", "")
     assert "\n# head" not in text
-    assert len(sections(text)) == 7
+    assert len(sections(text)) == 8
 
 
 def test_no_name_in_a_card_is_read_as_markdown_or_html(tmp_path):
