@@ -27,6 +27,7 @@ commands:
   age cv           subject-exclusive cross-validation with scores, intervals and figures
   age tune         learning rates, weight decay and epochs, found without reading the test fold
   age evaluate     score trained models on any table of faces, sliced by group, gender and subject
+  age calibrate    probabilities and sets of groups that keep their word, from images held out
   age audit        predicted ages at a legal age: error rates, what they can show, curves, fairness
   age compare      two results, paired on the same images
   age study        many losses, each with the same seeds, and what their paired differences say
@@ -34,6 +35,7 @@ commands:
   fine train       fine-tune one backbone with one head, test it once, and write its report
   fine tune        learning rates, weight decay and epochs, found without reading the test part
   fine evaluate    score a run again: other test crops, other weights, other data
+  fine calibrate   probabilities and sets of classes that keep their word, from images held out
   fine compare     two results, or two lists of seeds, paired on the same images
   fine study       many losses, each with the same seeds, and what their paired differences say
   fine cost        what every head costs: weights, multiply-adds, images per second, memory

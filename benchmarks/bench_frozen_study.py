@@ -24,7 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-LOSSES = ("cel", "crl", "nllr", "focal", "tce", "cce", "dualce")
+from core_losses import LOSSES as ALL
+
+LOSSES = tuple(name for name in ALL if not ALL.reads_order(name))
 SEEDS, CLASSES, BAR = 5, 10, 8.0
 SETTLED = 3  # seconds after which files are no longer looked at as just written
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -490,11 +491,19 @@ SLOW = {
     "agecls.tune",
     "finegrained.tune",
 }  # some ten seconds; generalcls.study stays in the default run
+
+
+def copied(result: TaskResult, out: Path) -> Path:
+    """Return a copy of a run's folder, to which a command may add."""
+    return shutil.copytree(result.folder, out / "run")
+
+
 CALLS: dict[str, Run] = {
     "agecls.verify": lambda made, _: agecls.verify(data=age_data(made.table)),
     "agecls.train": lambda made, out: agecls.train(**made.age, run=place(out)),
     "agecls.cross_validate": lambda made, out: agecls.cross_validate(**made.age, run=place(out)),
     "agecls.evaluate": lambda made, _: agecls.evaluate(made.ages[0], **AGE_SHOWN),  # type: ignore[arg-type]
+    "agecls.calibrate": lambda made, out: agecls.calibrate(copied(made.ages[0], out)),
     "agecls.compare": lambda made, out: agecls.compare(*made.ages, out=out / "compare", resamples=50),
     "agecls.audit_ages": lambda _, out: agecls.audit_ages(
         write_csv(out / "theirs.csv", spread_answers(60)), resamples=5, permutations=2, seed=1
@@ -509,6 +518,7 @@ CALLS: dict[str, Run] = {
     "finegrained.evaluate": lambda made, _: finegrained.evaluate(
         made.fines[0].folder, device="cpu", workers=0, cache="none", evaluate={"test_crops": "flip"}
     ),
+    "finegrained.calibrate": lambda made, out: finegrained.calibrate(copied(made.fines[0], out)),
     "finegrained.compare": lambda made, out: finegrained.compare(
         str(made.fines[0].folder), made.fines[1], out=out / "compare", resamples=50, pictures=False
     ),

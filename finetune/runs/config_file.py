@@ -22,7 +22,6 @@ _ABSENT = "(absent)"
 # What may differ between a run and its resumption: where it lies and how fast it goes, not what is learned.
 FREE_KEYS = (
     "device",
-    "model.unmapped",
     "run.dir",
     "run.resume",
     "run.allow_change",

@@ -129,4 +129,5 @@ def test_only_commands_that_build_a_network_take_an_image_size():
         if sizes(command.config_type)
     }
     trained = {f"{task} {name}" for task in ("age", "fine", "general") for name in ("train", "study")}
+    trained |= {"age tune", "fine tune"}
     assert found == trained | {"age cv", "fine cost", "general verify"}

@@ -51,8 +51,20 @@ def copy_with(source: Path, target: Path, **changes: object) -> Path:
 
 
 def test_the_commands_come_in_the_order_of_their_use():
-    assert list(AGE_COMMANDS) == ["verify", "train", "cv", "tune", "evaluate", "compare", "study"]
-    assert list(FINE_COMMANDS) == ["verify", "train", "tune", "evaluate", "compare", "study", "cost"]
+    assert list(AGE_COMMANDS) == [
+        *("verify", "table", "train", "cv", "tune"),
+        *("evaluate", "calibrate", "compare", "study", "audit"),
+    ]
+    assert list(FINE_COMMANDS) == [
+        "verify",
+        "train",
+        "tune",
+        "evaluate",
+        "calibrate",
+        "compare",
+        "study",
+        "cost",
+    ]
 
 
 @pytest.mark.parametrize(("task", "name"), EVERY)

@@ -100,7 +100,6 @@ data:
   subject_column: subject
   user_column: null
   gender_column: null
-  slice_columns: []
   fold_column: null
   protocol: fixed
   n_folds: 5
@@ -114,7 +113,6 @@ data:
 evaluate:
   test_crops: center
   batch_size: 64
-  thumbnails: false
 """
 # The loss of other runs of that release; a study's cells told every option of their loss.
 FOCAL = """\

@@ -121,5 +121,5 @@ def test_epochs_that_the_configuration_counts_in_are_not_scaled() -> None:
     for train in (step, TrainConfig(epochs=9, frozen_epochs=2)):
         with pytest.raises(UsageError, match=r"count epochs of train\.epochs 9"):
             rungs_of(SearchConfig(epochs=(3, 9)), train)
-    with pytest.raises(UsageError, match="no loss or margin head"):
+    with pytest.raises(UsageError, match="no loss or head 'crrl'"):
         TuneConfig(arms=("crrl",))

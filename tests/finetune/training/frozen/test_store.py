@@ -88,7 +88,7 @@ def test_half_of_what_a_gpu_has_free_is_for_features(tmp_path: Path, monkeypatch
     assert isinstance(open_store(layout, 10, tmp_path), DeviceStore)
     assert not isinstance(open_store(layout, 11, tmp_path), DeviceStore)
     monkeypatch.undo()
-    monkeypatch.setattr(finetune.training.feature_store, "free_gpu_bytes", lambda device: 130)
+    monkeypatch.setattr(finetune.training.frozen.store, "free_gpu_bytes", lambda device: 130)
     assert device_room(torch.device("cuda:1")) == 130
 
 
