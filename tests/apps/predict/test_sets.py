@@ -10,7 +10,7 @@ import pytest
 from apps.predict.predict import predict_pictures
 from apps.predict.run import set_kind
 from apps.runtime.session import OnnxClassifier
-from finetune.metrics.conformal import ordinal_aps_scores
+from finetune.metrics.conformal import ordinal_aps_scores, raps_scores
 from tests.apps.predict.test_run import crl, home, rows  # noqa: F401  (home is a fixture)
 from tests.apps.runtime.test_answer_words import MEASURED
 from tests.apps.runtime.test_calibration import ENTRY, SETS
@@ -54,3 +54,18 @@ def test_a_set_is_whole_without_a_quantile_and_never_empty(tmp_path: Path, q: fl
     assert answer.inside.sum() == (len(GROUPS) if q is None else 1)
     assert answer.inside[answer.class_index]
     assert (set_kind(model, "center"), set_kind(model, "flip")) == ("range", "")
+
+
+def test_classes_without_an_order_have_their_names(home: Path):  # noqa: F811
+    entry = ENTRY | {"unit": "image", "sets": SETS | {"score": "raps", "q": 0.9}}
+    birds = tuple(f"bird {number}" for number in range(6))
+    facts = tiny_facts(task="category", crop=None, ordered=False, class_names=birds, calibration=entry)
+    write_tiny(home / "bird.onnx", facts)
+    assert crl("bird.onnx", "photos", "--out", "answers.csv") == 0
+    for row in rows(home / "answers.csv"):
+        probs = np.array([[float(row[f"p({name})"]) for name in birds]])
+        inside = (raps_scores(probs)[0] <= 0.9) | (np.arange(6) == probs.argmax())
+        order = [int(place) for place in np.argsort(-probs[0], kind="stable") if inside[place]]
+        assert row["set"] == "; ".join(birds[place] for place in order)
+        assert row["set_size"] == str(len(order))
+        assert "set_low" not in row
