@@ -332,6 +332,12 @@ class AgeTask(Task):
         """Return groups that years are read as, and which years belong to them."""
         return read_as(class_names, words)
 
+    def guessing(self, predictions: Predictions, train_labels: np.ndarray) -> list[str] | None:
+        """Return whether ages in years are no better than the median age of the training images."""
+        from agecls.year_scores import guessed_years
+
+        return guessed_years(predictions, train_labels)
+
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw the gallery of disagreements and the heat maps of the most telling images."""
         from agecls.report.figures import draw_comparison

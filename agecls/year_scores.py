@@ -18,6 +18,7 @@ from finetune.experiments.records.predictions import Predictions
 from finetune.images.checks import known_count, subjects_known
 from finetune.metrics.bootstrap import cluster_bootstrap_interval, summarise
 from finetune.metrics.intervals import BOOTSTRAP, METHOD, told_method
+from finetune.metrics.learning import NOTHING_USEFUL
 
 WITHIN = (3, 5)  # the k of CS@k that tables tell
 CURVE = tuple(range(16))  # the k of the curve
@@ -157,6 +158,25 @@ def year_facts(found: Predictions) -> dict[str, Any]:
             told |= {f"{key}_{part}": scores[f"{own}_{part}"] for part in parts}
             told |= told_method(f"{key}_interval", scores.get(f"{own}_interval{METHOD}", BOOTSTRAP))
     return told
+
+
+def guessed_years(found: Predictions, train_labels: np.ndarray) -> list[str] | None:
+    """Return a warning where the errors are not below those of one answer for everybody: None of groups.
+
+    That answer is the median age of the training images, `train_labels` int (M,), by their classes.
+    """
+    years = years_of(found.class_names)
+    if years is None or not len(found) or not len(train_labels):
+        return None if years is None else []
+    constant = float(np.median(years.ages[train_labels]))
+    own = float(np.abs(year_errors(found, years)).mean())
+    guessed = float(np.abs(constant - true_years(found, years)).mean())
+    if own < guessed:
+        return []
+    return [
+        f"the mean absolute error of {own:.2f} years is not below that of always answering {constant:g} "
+        f"({guessed:.2f} years): {NOTHING_USEFUL}"
+    ]
 
 
 def decade_rows(

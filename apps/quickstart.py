@@ -214,7 +214,8 @@ def claim(config: QuickstartConfig) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give --dir a folder")
     if folder.exists() and any(folder.iterdir()):
-        strangers = sorted({entry.name for entry in folder.iterdir()} - {MARKER, *MADE})
+        names = {entry.name for entry in folder.iterdir()} - {MARKER, *MADE}
+        strangers = sorted(name for name in names if "-against-" not in name)  # comparisons of its runs
         if strangers or not (folder / MARKER).is_file():
             found = f" ({', '.join(strangers[:5])})" if strangers else ""
             raise UsageError(

@@ -222,13 +222,16 @@ def read_csv_answers(file: Path, config: AuditConfig, *, name: str) -> Answers:
     """Read a table of path, true age and predicted age (or probabilities of years)."""
     table, data = read_table(file), config.data
     header = table.header
-    ages = [column for column in header if _year_of(column, config.probability_prefix) is not None]
+    years_at = {column: _year_of(column, config.probability_prefix) for column in header}
+    ages = sorted((column for column, year in years_at.items() if year is not None), key=years_at.get)  # type: ignore[arg-type]
     wanted = [data.path_column, data.age_column]
     if not ages or config.predicted_column in header:
         wanted.append(config.predicted_column)
     if data.gender_column:
         wanted.append(data.gender_column)
     wanted += data.slice_columns
+    if data.subject_column not in (DEFAULT_SUBJECT, "none"):
+        wanted.append(data.subject_column)
     absent = [column for column in wanted if column not in header]
     if absent:
         raise DataError(
@@ -243,7 +246,7 @@ def read_csv_answers(file: Path, config: AuditConfig, *, name: str) -> Answers:
         "source": file.name,
         "path": path,
         "age": _ages(table, data.age_column),
-        "unit": path if subject is None else _column(table, subject),
+        "unit": path if subject is None else _units(_column(table, subject), path),
         "sex": np.full(len(path), "") if sex is None else _texts(_column(table, sex)),
         "attributes": {column: _texts(_column(table, column)) for column in data.slice_columns},
     }
@@ -259,6 +262,14 @@ def read_csv_answers(file: Path, config: AuditConfig, *, name: str) -> Answers:
     )
 
 
+DEFAULT_SUBJECT = "subject"  # what the option says where nobody names a column
+
+
+def _units(subject: np.ndarray, path: np.ndarray) -> np.ndarray:
+    """Return who is on each image; an image without a subject is one of its own."""
+    return np.where(_texts(subject) == "", path, subject)
+
+
 def _year_of(column: str, prefix: str) -> int | None:
     year = column.removeprefix(prefix)
     return int(year) if column.startswith(prefix) and year.isascii() and year.isdigit() else None
@@ -267,7 +278,7 @@ def _year_of(column: str, prefix: str) -> int | None:
 def _check_sums(file: Path, probs: np.ndarray) -> None:
     bad = np.flatnonzero(np.abs(probs.sum(axis=1) - 1) > 1e-3)
     if len(bad):
-        rows = [f"row {row + 1}: sum {probs[row].sum():g}" for row in bad]
+        rows = [f"row {row + 2}: sum {probs[row].sum():g}" for row in bad]
         raise DataError(f"{file}: probabilities of an image must sum to 1:\n{listing(rows)}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from agecls.data.groups import AgeGroups
+from agecls.data.years import years_of as classes_of_years
 from finetune.errors import UsageError
 
 _YEAR = re.compile(r"(\d{1,3})(?:-\1|\+)?")  # "17", "17-17" or, for the last class, "100+"
@@ -22,7 +23,8 @@ def years_of(class_names: Sequence[str]) -> np.ndarray | None:
     found = [_YEAR.fullmatch(name.strip()) for name in class_names]
     open_ends = [name for name in class_names[:-1] if name.strip().endswith("+")]
     if open_ends or not all(found):
-        return None
+        wider = classes_of_years(class_names)
+        return None if wider is None else wider.ages
     years = np.array([float(match[1]) for match in found if match])
     return years if (np.diff(years) > 0).all() else None
 

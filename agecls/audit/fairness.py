@@ -107,8 +107,12 @@ def gap(
         "interval": None if ends is None else ends.tolist(),
         "shuffled": float(chance.mean()) if len(chance) else None,
         "shuffled_high": float(np.quantile(chance, LEVEL)) if len(chance) else None,
-        "p": float((1 + (chance >= observed - 1e-12).sum()) / (len(chance) + 1)) if len(chance) else None,
+        "p": _p(chance, observed) if len(chance) and np.isfinite(observed) else None,
     }
+
+
+def _p(chance: np.ndarray, observed: float) -> float:
+    return float((1 + (chance >= observed - 1e-12).sum()) / (len(chance) + 1))
 
 
 def spread(means: np.ndarray) -> float:

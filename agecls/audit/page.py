@@ -15,6 +15,7 @@ from finetune.figures.markdown import (
     p_text,
     page,
     show_pictures,
+    signed,
     table,
 )
 
@@ -220,7 +221,7 @@ def _robustness(found: Scored | None) -> str | None:
             row["change"],
             str(row["value"]),
             number(row["mae"]),
-            number(row["size"]),
+            signed(row["difference"]),
             interval(row["interval"], 2),
         ]
         for row in found["changes"]

@@ -73,6 +73,12 @@ def read_faeb(config: AgeDataConfig, missing: str) -> TaskData:
     return _as_published(data, splits)
 
 
+def _person(entry: Mapping[str, Any]) -> str:
+    """Return the id or the name of the person on a face; nothing where neither is given."""
+    known = (entry.get(key) for key in ("id_num", "name"))
+    return next((str(value) for value in known if value is not None), "")
+
+
 def read_database(file: Path) -> tuple[Findings, str]:
     """Return the faces of a database.json, and the name of the database in it.
 
@@ -99,9 +105,9 @@ def read_database(file: Path) -> tuple[Findings, str]:
                     path=entry["img_path"],
                     source=source,
                     age=f"{entry['age']:g}",
-                    subject=str(entry.get("id_num", entry.get("name", ""))),
+                    subject=_person(entry),
                     gender=gender if gender in ("m", "f") else "",
-                    apparent_sd=f"{entry['std_age']:g}" if "std_age" in entry else "",
+                    apparent_sd="" if entry.get("std_age") is None else f"{entry['std_age']:g}",
                     folder=str(entry["folder"]),
                     box=box,
                 )

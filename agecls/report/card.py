@@ -11,6 +11,7 @@ import numpy as np
 
 from agecls.data.groups import AgeGroups
 from agecls.data.years import years_of
+from agecls.decoders import decode_median
 from agecls.measures import AGE_RESULT, MEASURES
 from agecls.report.card_facts import (
     HOW_TO_SLICE,
@@ -318,7 +319,8 @@ def crossing_rates(found: Predictions) -> dict[str, Any]:
 
 def _crossing(found: Predictions, true: Sequence[int], named: Sequence[int]) -> dict[str, Any]:
     cell = found.select(np.isin(found.target, true))
-    hits = np.isin(cell.preds, named)
+    answers = cell.preds if years_of(found.class_names) is None else decode_median(cell.probs)
+    hits = np.isin(answers, named)
     subjects = len(np.unique(cell["subject"]))
     told: dict[str, Any] = {"rate": None, "interval": None}
     if subjects >= FEWEST_SUBJECTS:

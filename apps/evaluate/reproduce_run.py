@@ -213,8 +213,8 @@ def _tell_repeats(repeats: Sequence[Repeat], task: Task, config: EvaluateOnnxCon
     header = ["model", "precision", "fold", *COUNTS]
     table(f"exported models beside the trained ones of {config.run}", header, rows)
     for precision, line in pooled.items():
-        known = {m: line[m.key] for m in measures if line[m.key] is not None}
-        told = ", ".join(f"{one.label} {value:.2f} {one.unit}".rstrip() for one, value in known.items())
+        known = [(m, line[m.key]) for m in measures if line[m.key] is not None]
+        told = ", ".join(f"{one.label} {value:.2f} {one.unit}".rstrip() for one, value in known)
         say(f"{precision}: {told}, pooled over {line['n']} images")
     summary = {"run": str(config.run), "models": lines, "pooled": pooled}
     write_results(config.out, summary, tables)

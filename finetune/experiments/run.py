@@ -250,7 +250,11 @@ def write_results(
     )
     scores = task.scores(predictions, manifest.label[split.train]) if len(rows) else {}
     learned = prediction_warnings(
-        run.read_metrics(), predictions.probs, predictions.target, manifest.label[split.train]
+        run.read_metrics(),
+        predictions.probs,
+        predictions.target,
+        manifest.label[split.train],
+        guessing=task.guessing(predictions, manifest.label[split.train]),
     )
     if keep_table:  # a fold of a cross-validation has no intervals of its own
         learned += few_clusters(experiment, predictions)

@@ -313,6 +313,10 @@ class Task(Protocol):
         """Return other classes that answers can be read as, and which of these belong to them, (K, G)."""
         raise UsageError(f"answers of {self.title} are not read as other classes")
 
+    def guessing(self, predictions: Predictions, train_labels: np.ndarray) -> list[str] | None:
+        """Return warnings beside a constant answer; None where accuracy beside the majority class says it."""
+        return None
+
     def draw_comparison(self, a: Result, b: Result, names: Sequence[str], out: Path) -> list[Picture]:
         """Draw where two results differ under `out`; return the figures in the page's order."""
         return []

@@ -74,7 +74,12 @@ def beaten_by_guessing(warnings: Sequence[str]) -> list[str]:
 
 
 def prediction_warnings(
-    rows: Sequence[Mapping[str, Any]], probs: np.ndarray, target: np.ndarray, train_labels: np.ndarray
+    rows: Sequence[Mapping[str, Any]],
+    probs: np.ndarray,
+    target: np.ndarray,
+    train_labels: np.ndarray,
+    *,
+    guessing: Sequence[str] | None = None,
 ) -> list[str]:
     """Return `learning_warnings` of a training's rows and predictions.
 
@@ -83,16 +88,21 @@ def prediction_warnings(
         probs: float (N, K) of the test images.
         target: int (N,), zero-based.
         train_labels: int (M,), those that were trained on.
+        guessing: what is to be said beside a constant answer, where accuracy is not the measure of it.
     """
     tested, classes = len(target) > 0, probs.shape[1]
-    return learning_warnings(
-        rows,
-        classes=classes,
-        accuracy=100 * float((predicted_classes(probs) == target).mean()) if tested else None,
-        majority=majority_accuracy(train_labels, target, classes) if tested else None,
-        nll=negative_log_likelihood(probs, target) if tested else None,
-        tested_classes=len(np.unique(target)),
-    )
+    judged = tested and guessing is None
+    return [
+        *(guessing or ()),
+        *learning_warnings(
+            rows,
+            classes=classes,
+            accuracy=100 * float((predicted_classes(probs) == target).mean()) if judged else None,
+            majority=majority_accuracy(train_labels, target, classes) if tested else None,
+            nll=negative_log_likelihood(probs, target) if tested else None,
+            tested_classes=len(np.unique(target)),
+        ),
+    ]
 
 
 def majority_accuracy(train_labels: np.ndarray, target: np.ndarray, classes: int) -> float:

@@ -167,11 +167,20 @@ def _risks(blocks: _Blocks, weights: np.ndarray, loss: np.ndarray, coverages: Se
 
 
 def _areas(blocks: _Blocks, weights: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Return the weighted mean of the weighted risk, (R,)."""
+    """Return the weighted mean of the weighted risk, (R,), tied images taking the mean over their orders.
+
+    An image of weight w stands for w images of its loss. Over a block of mean loss m after M images with
+    losses L, the risks sum to sum_{i=1..w} (L + i m) / (M + i), which is
+    m w + (L - m M) (psi(M + w + 1) - psi(M + 1)).
+    """
+    from scipy.special import digamma
+
     block, lost = blocks.sums(weights), blocks.sums(weights * loss)
-    mass = block.cumsum(axis=1)
-    risk = np.divide(lost.cumsum(axis=1), mass, out=np.zeros_like(mass), where=mass > 0)
-    return np.asarray((risk * block).sum(axis=1) / mass[:, -1])
+    before, lost_before = block.cumsum(axis=1) - block, lost.cumsum(axis=1) - lost
+    mean = np.divide(lost, block, out=np.zeros_like(lost), where=block > 0)
+    steps = digamma(before + block + 1) - digamma(before + 1)
+    risks = lost + (lost_before - mean * before) * steps
+    return np.asarray(risks.sum(axis=1) / block.sum(axis=1))
 
 
 def _checked(confidence: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from agecls.year_scores import (
     crps_years,
     decade_rows,
     epsilon_error,
+    guessed_years,
     score_years,
     true_years,
     year_errors,
@@ -155,3 +156,11 @@ def test_groups_have_no_score_in_years():
 
 def test_the_mean_is_between_the_ages():
     assert Years("age", "years", np.array([4.0, 8.0]), 4).expected(np.array([[0.25, 0.75]])).tolist() == [7]
+
+
+def test_answers_no_better_than_the_median_age_are_told():
+    found = people([10.0, 30.0, 50.0], certain([10, 30, 50]))
+    assert guessed_years(found, np.array([20, 30, 40])) == []
+    wrong = people([10.0, 30.0, 50.0], certain([50, 30, 10]))
+    (told,) = guessed_years(wrong, np.array([20, 30, 40])) or []
+    assert "26.67 years is not below that of always answering 30 (13.33 years)" in told

@@ -28,14 +28,14 @@ SCORES = (
 
 def confidence_text(facts: ExportedFacts) -> str:
     """Return how often the surest answers are wrong, and what of the probabilities and sets is promised."""
-    parts = [_surest(facts.metrics, facts.card.get("confidence"))]
+    parts = [_surest(facts.card.get("confidence"))]
     if not facts.calibration:
         return "\n\n".join([*filter(None, parts), NOT_CALIBRATED])
     parts += [_what_calibrated(facts.calibration), _scores(facts.calibration), _sets(facts)]
     return "\n\n".join(filter(None, parts))
 
 
-def _surest(metrics: Facts, found: Any) -> str:
+def _surest(found: Any) -> str:
     """Return the tables of errors among the surest images."""
     if not isinstance(found, Mapping) or not found:
         return f"How often its surest answers are wrong: {NOT_MEASURED}."
@@ -46,7 +46,7 @@ def _surest(metrics: Facts, found: Any) -> str:
             [f"{100 * row['coverage']:g} %", percent(row["risk"]), ends(row["interval"])] for row in one["at"]
         ]
         parts.append(table([f"{escape(one['label'])}: answered", "wrong", "95 % interval"], rows))
-    area = metrics.get("aurc")
+    area = next(iter(found.values())).get("aurc")
     told = "" if area is None else f"Mean over all parts (area under this curve): {percent(100 * area)}."
     return "\n\n".join([lead, *parts, *([told] if told else [])])
 

@@ -197,7 +197,9 @@ def stored_calibration(folder: Path) -> dict[str, Any] | None:
         return None
     content = read_json(file)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise DataError(f"{file} is not of this version: run crl calibrate again")
+        raise DataError(
+            f"{file} is not of this version: run calibrate again (crl age calibrate, crl fine calibrate)"
+        )
     return content
 
 

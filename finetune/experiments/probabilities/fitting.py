@@ -133,10 +133,15 @@ def measured_on(
 def cross_measured(
     rules: Rules, found: Predictions, parts: np.ndarray, how: str, members: np.ndarray | None = None
 ) -> Measured:
-    """Return the images, each part of them calibrated by what was fitted on the other parts."""
+    """Return the images, each part of them calibrated by what was fitted on the other parts.
+
+    Where people or images are in several parts, those of a part are left out of the others for it.
+    """
+    people, _ = rules.people(found)
 
     def others(rows: np.ndarray) -> tuple[Predictions, np.ndarray | None]:
-        return found.select(~rows), None if members is None else members[:, ~rows]
+        kept = ~rows & ~np.isin(people, people[rows]) & ~np.isin(found.path, found.path[rows])
+        return found.select(kept), None if members is None else members[:, kept]
 
     return measured_on(rules, found, parts, others, how, members)
 

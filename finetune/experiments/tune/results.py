@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from finetune.experiments.study.arms import BASELINE, Arm
 from finetune.experiments.study.cells import CellPlan
 from finetune.experiments.study.runs import cell_config
 from finetune.experiments.tune.search import Key, Search
-from finetune.experiments.tune.trials import Setting, tuned
+from finetune.experiments.tune.trials import Setting, shown_score, tuned, unit_of
 from finetune.figures.markdown import bullets, code, escape, number, page
 from finetune.figures.markdown import table as markdown_table
 from finetune.runs.csv_file import csv_text
@@ -57,6 +58,7 @@ def write_results(search: Search, study_type: type[Any]) -> dict[str, Any]:
     summary = {
         "tune": str(folder),
         "score": _score_name(search),
+        "unit": unit_of(_monitor(search)),
         "finished": not search.stopped and len(chosen) == len(search.arms),
         "stopped": search.stopped,
         "chosen": {name: {key: value for key, value in row.items()} for name, row in chosen.items()},
@@ -73,7 +75,7 @@ def tell_results(summary: Mapping[str, Any]) -> None:
     if summary["chosen"]:
         header = ["arm", "lr", "head", "weight decay", "epochs", "score", "error", "not told apart"]
         cells = [[name, *_told(row), str(row["alike"])] for name, row in summary["chosen"].items()]
-        table(f"Best on validation images: {summary['score']} (%)", header, cells)
+        table(f"Best on validation images: {summary['score']} ({summary['unit']})", header, cells)
         for name, row in summary["chosen"].items():
             for note in row["notes"]:
                 say(f"note: {name}: {note}")
@@ -91,7 +93,7 @@ def _rows(search: Search, best: Mapping[str, Key | None]) -> list[dict[str, Any]
                 "arm": arm,
                 **asdict(setting),
                 "epochs": epochs,
-                "score": found.score,
+                "score": shown_score(_monitor(search), found.score),
                 "sd": found.sd,
                 "standard_error": found.error,
                 "units": found.units,
@@ -101,7 +103,12 @@ def _rows(search: Search, best: Mapping[str, Key | None]) -> list[dict[str, Any]
                 "chosen": best.get(arm) == key,
             }
         )
-    return sorted(rows, key=lambda row: (row["arm"], -(row["score"] if row["score"] is not None else -1)))
+
+    def place(row: Mapping[str, Any]) -> tuple[str, float]:
+        score = shown_score(_monitor(search), row["score"])
+        return row["arm"], math.inf if score is None else -score
+
+    return sorted(rows, key=place)
 
 
 def _chosen(search: Search, arm: Arm, key: Key) -> dict[str, Any]:
@@ -119,8 +126,9 @@ def _chosen(search: Search, arm: Arm, key: Key) -> dict[str, Any]:
     return {
         **asdict(setting),
         "epochs": epochs,
-        **{name: getattr(found, name) for name in ("score", "sd", "error", "units", "unit", "images")},
-        "before": None if before is None else before.score,
+        **{name: getattr(found, name) for name in ("sd", "error", "units", "unit", "images")},
+        "score": shown_score(_monitor(search), found.score),
+        "before": None if before is None else shown_score(_monitor(search), before.score),
         "alike": len(alike),
         "of": len(own),
         "notes": _edges(search, setting),
@@ -139,8 +147,12 @@ def _edges(search: Search, setting: Setting) -> list[str]:
     return notes
 
 
+def _monitor(search: Search) -> str:
+    return str(search.experiment.config.train.monitor)
+
+
 def _score_name(search: Search) -> str:
-    return str(search.experiment.config.train.monitor).replace("_", " ")
+    return _monitor(search).replace("_", " ")
 
 
 def _told(row: Mapping[str, Any]) -> list[str]:
@@ -185,8 +197,9 @@ def _about(search: Search, row: Mapping[str, Any] | None) -> list[str]:
     if row is not None:
         error = f", standard error {row['error']:.2f}" if row["error"] is not None else ""
         lines.append(
-            f"{_score_name(search)} {row['score']:.2f} %{error}, of {row['images']} validation images "
-            f"({row['units']} {row['unit']}s), the best of {row['of']} trials. The test part was not read."
+            f"{_score_name(search)} {row['score']:.2f} {unit_of(_monitor(search))}{error}, of "
+            f"{row['images']} validation images ({row['units']} {row['unit']}s), the best of {row['of']} "
+            "trials. The test part was not read."
         )
     if search.stopped:
         lines.append(f"The search was not finished: {search.stopped}")
@@ -229,15 +242,15 @@ def _found(search: Search, chosen: Mapping[str, Mapping[str, Any]]) -> list[str]
         told = f"lr {lr}, head x{head}, weight decay {decay}, {epochs} epochs"
         before = "" if row["before"] is None else f"; with the rates it had {number(row['before'])}"
         lines.append(
-            f"{arm.title}: {told}: {_score_name(search)} {score} % (standard error {error}){before}. "
-            f"{row['alike']} of {row['of'] - 1} others are within one standard error"
+            f"{arm.title}: {told}: {_score_name(search)} {score} {unit_of(_monitor(search))} (standard error "
+            f"{error}){before}. {row['alike']} of {row['of'] - 1} others are within one standard error"
         )
         lines += [f"{arm.title}: {note}" for note in row["notes"]]
     return lines
 
 
 def _trial_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = ["arm", "lr", "head x", "weight decay", "epochs", "score %", "sd", "standard error"]
+    head = ["arm", "lr", "head x", "weight decay", "epochs", "score", "sd", "standard error"]
     head += ["units", "images", "min"]
     cells = [
         [

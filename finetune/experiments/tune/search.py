@@ -35,7 +35,9 @@ from finetune.experiments.tune.trials import (
     runs_of,
     score_of,
     settings_of,
+    shown_score,
     trial_config,
+    unit_of,
 )
 from finetune.runs.config_file import FREE_KEYS, settle_config
 from finetune.runs.folder import write_json
@@ -207,8 +209,9 @@ class Search:
             replace(record, extra={**record.extra, SCORED_ON: run.part}).write(run.folder / RECORD_FILE)
             if record.n:
                 found = read_predicted(run.folder, record, own.task.form)
-                score = 100 * score_of(own.task, found, own.config.train.monitor)
-                say(f"{own.config.train.monitor} {score:.2f} % of {record.n} validation images")
+                monitor = own.config.train.monitor
+                score = shown_score(monitor, score_of(own.task, found, monitor))
+                say(f"{monitor} {score:.2f} {unit_of(monitor)} on {record.n} validation images")
             seconds = max(time.monotonic() - start, 60 * (record.minutes or 0.0))
             self._seconds.append((run.trial.epochs, seconds))
             _drop_weights(run.folder)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from finetune.cli.words import value_text
+from finetune.errors import UsageError
 from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.records.record import RECORD_FILE
 from finetune.experiments.study.arms import Arm
@@ -20,6 +21,7 @@ from finetune.experiments.task import Task
 from finetune.experiments.tune.config import SearchConfig, rates_of
 from finetune.seeding import numpy_generator
 from finetune.training.config import FitConfig, TrainConfig
+from finetune.training.data import LOWER_IS_BETTER, monitored, turned
 
 C = TypeVar("C", bound=FitConfig)
 TRIALS = "trials"
@@ -144,7 +146,7 @@ def outcome_of(task: Task, found: Sequence[Predictions], monitor: str, minutes: 
         monitor: the validation score that decides, as train.monitor names it.
         minutes: of training, all runs together.
     """
-    scores = [100 * score_of(task, one, monitor) for one in found]
+    scores = [score_of(task, one, monitor) for one in found]
     drawn = [task.resampling(one) for one in found]
     clusters = np.concatenate([one.clusters.astype(str) for one in drawn])
     if drawn[0].unit == "image":  # the same image of another seed is the same image
@@ -157,14 +159,41 @@ def outcome_of(task: Task, found: Sequence[Predictions], monitor: str, minutes: 
 
 
 def score_of(task: Task, found: Predictions, monitor: str) -> float:
-    """Return the validation score `monitor` of these predictions, in the unit interval."""
-    return float(task.validation_scores(found.probs, found.target)[monitor])
+    """Return the validation score `monitor` of these predictions so that higher is better.
+
+    A share is in percent, an error in classes and negative (`shown_score` tells it).
+    """
+    value = monitored(task.validation_scores(found.probs, found.target), monitor)
+    assert value is not None, "refused before anything is trained"
+    return scale_of(monitor) * float(value)
+
+
+def scale_of(monitor: str) -> float:
+    """Return by what a validation score is multiplied where it is told: 100 for a share."""
+    return 1.0 if monitor in LOWER_IS_BETTER else 100.0
+
+
+def shown_score(monitor: str, score: float | None) -> float | None:
+    """Return a score as it is told: a share in percent, an error in classes and positive."""
+    return turned(monitor, score)
+
+
+def unit_of(monitor: str) -> str:
+    """Return in what a score is told."""
+    return "classes" if monitor in LOWER_IS_BETTER else "%"
+
+
+def check_monitor(task: Task, monitor: str) -> None:
+    """Raise UsageError for a validation score that the task does not have."""
+    known = task.validation_scores(np.full((1, 2), 0.5), np.zeros(1, dtype=np.int64))
+    if monitor not in known:
+        raise UsageError(f"train.monitor {monitor}: this task is scored by {', '.join(known)}")
 
 
 def _standard_error(
     task: Task, found: Sequence[Predictions], monitor: str, clusters: np.ndarray
 ) -> float | None:
-    """Return the standard deviation, in percent, of the pooled score over resamples of whole clusters.
+    """Return the sd, in the score's unit, of the pooled score over resamples of whole clusters.
 
     A resample draws G - 1 of G clusters, which leaves no bias of few clusters (Rao and Wu 1988). None of one.
     """
@@ -179,4 +208,4 @@ def _standard_error(
     for _ in range(RESAMPLES):
         drawn = np.concatenate([rows[one] for one in generator.integers(0, len(rows), len(rows) - 1)])
         scores.append(float(task.validation_scores(probs[drawn], target[drawn])[monitor]))
-    return 100 * float(np.std(scores))
+    return scale_of(monitor) * float(np.std(scores))

@@ -19,7 +19,7 @@ from finetune.experiments.tune.config import TuneConfig, rungs_of
 from finetune.experiments.tune.data import read_without_test
 from finetune.experiments.tune.results import tell_results, write_results
 from finetune.experiments.tune.search import Search
-from finetune.experiments.tune.trials import TRIALS, settings_of
+from finetune.experiments.tune.trials import TRIALS, check_monitor, settings_of
 from finetune.training.failures import resume_line
 
 # What says which trials there are: it may change while the folder and its finished trials stay.
@@ -42,6 +42,7 @@ def tune(task: Task, config: Any, study_type: type[Any]) -> dict[str, Any]:
     """
     check_place(config.run, "a search")
     folder, arms = Path(config.run.dir), arms_of(config)
+    check_monitor(task, config.train.monitor)
     rungs = rungs_of(config.search, config.train)
     check_arms(config, arms, task)
     config = _scored_at_the_end(config)

@@ -62,7 +62,10 @@ class Sharing:
         """Return the file of the features of these batches of manifest rows, drawn in this way."""
         facts = {**self.facts, "drawn": dict(drawn), "sizes": [len(rows) for rows in piece]}
         digest = hashlib.sha256(json.dumps([MAGIC.decode(), facts], sort_keys=True).encode())
-        digest.update(self.source.pixel_digests(np.concatenate(piece)))
+        rows = np.concatenate(piece)
+        digest.update(self.source.pixel_digests(rows))
+        if "augment" in drawn:  # what is drawn for an image depends on its row
+            digest.update(rows.astype(np.int64).tobytes())
         return records_file(self.folder, digest.hexdigest()[:32])
 
 

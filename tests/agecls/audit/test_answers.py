@@ -112,3 +112,19 @@ def test_tables_that_hold_no_ages_are_refused(tmp_path: Path, text: str, told: s
     file.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=told):
         read_answers(file, AuditConfig())
+
+
+def test_an_image_without_a_subject_is_one_of_its_own(tmp_path: Path):
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "path,age,predicted_age,subject\na,17,20,p\nb,17,20,\nc,17,20,\nd,17,20,p\n", encoding="utf-8"
+    )
+    assert read_answers(file, AuditConfig()).unit.tolist() == ["p", "b", "c", "p"]
+    with pytest.raises(DataError, match="person"):
+        read_answers(file, AuditConfig(data=AgeDataConfig(subject_column="person")))
+
+
+def test_probabilities_of_years_may_stand_in_any_order(tmp_path: Path):
+    file = tmp_path / "t.csv"
+    file.write_text("path,age,prob_20,prob_16\na,17,0.25,0.75\n", encoding="utf-8")
+    assert read_answers(file, AuditConfig()).predicted.tolist() == [17.0]

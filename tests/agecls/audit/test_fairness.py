@@ -83,3 +83,11 @@ def test_every_two_labels_are_crossed_once():
     found = spread_answers(120, camera=["x", "y", "y"] * 40, light=["day", "night"] * 60)
     names = [row["label"] for row in fairness(found, AuditConfig(resamples=2, permutations=2))]
     assert names == ["sex", "camera", "light", "sex x camera", "sex x light", "camera x light"]
+
+
+def test_a_gap_that_is_not_defined_has_no_p():
+    label, age = np.repeat(["a", "b"], 40), np.repeat([14, 16], 40)
+    found = gap(np.repeat([1.0, 0.0], 40), label, age, np.arange(80), CONFIG)
+    assert found is not None
+    assert np.isnan(found["standardised"])
+    assert found["p"] is None

@@ -7,7 +7,14 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from finetune.metrics.selective import area_difference, risk_at, risk_coverage, risk_intervals
+from finetune.metrics.selective import (
+    _areas,
+    _Blocks,
+    area_difference,
+    risk_at,
+    risk_coverage,
+    risk_intervals,
+)
 
 SURE, WRONG = np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.0, 1.0, 0.0, 1.0])
 
@@ -78,3 +85,18 @@ def test_the_difference_of_two_areas_is_of_the_same_resamples():
     better = area_difference((SURE, WRONG), (1 - WRONG, WRONG), np.arange(4), resamples=50)
     assert better.estimate == pytest.approx(0.208333 - 0.333333, abs=1e-6)
     assert better.low < better.estimate < better.high
+
+
+def test_areas_of_resamples_take_ties_as_the_area_itself_does():
+    generator = np.random.default_rng(0)
+    confidence, loss = generator.integers(0, 3, 60) / 4.0, generator.random(60)
+    weights = np.stack([np.ones(60), generator.integers(0, 4, 60).astype(float)])
+    areas = _areas(_Blocks(confidence), weights, loss)
+    drawn = np.repeat(np.arange(60), weights[1].astype(int))
+    own = [risk_coverage(confidence, loss).area, risk_coverage(confidence[drawn], loss[drawn]).area]
+    blocks = [loss[confidence == level].mean() for level in confidence]
+    mean_of_blocks = np.array(blocks)
+    assert areas[0] == pytest.approx(own[0])
+    spread = np.array([loss[drawn][confidence[drawn] == level].mean() for level in confidence[drawn]])
+    assert areas[1] == pytest.approx(risk_coverage(confidence[drawn], spread).area)
+    assert risk_coverage(confidence, mean_of_blocks).area == pytest.approx(own[0])

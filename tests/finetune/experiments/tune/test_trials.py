@@ -9,11 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agecls.task import TASK
+from finegrained.task import TASK as CATEGORIES
 from finetune.errors import UsageError
+from finetune.experiments.records.predictions import Predictions
 from finetune.experiments.study.arms import build_arms
 from finetune.experiments.tune.config import SearchConfig, TuneConfig, rungs_of
 from finetune.experiments.tune.search import Search
-from finetune.experiments.tune.trials import Outcome, Setting, outcome_of, runs_of, settings_of
+from finetune.experiments.tune.trials import (
+    Outcome,
+    Setting,
+    check_monitor,
+    outcome_of,
+    runs_of,
+    score_of,
+    settings_of,
+    shown_score,
+    unit_of,
+)
 from finetune.training.config import TrainConfig
 from tests.finetune.experiments.made_tasks import MadeTask
 
@@ -123,3 +136,27 @@ def test_epochs_that_the_configuration_counts_in_are_not_scaled() -> None:
             rungs_of(SearchConfig(epochs=(3, 9)), train)
     with pytest.raises(UsageError, match="no loss or head 'crrl'"):
         TuneConfig(arms=("crrl",))
+
+
+def test_the_lower_error_is_the_better_score_and_is_told_as_it_is() -> None:
+    target = np.array([2, 5])
+    right, wrong = np.eye(8)[[2, 5]], np.eye(8)[[5, 2]]
+    columns = {name: np.array(["a", "b"]) for name in ("subject", "user")}
+    made = [
+        Predictions(tuple("01234567"), np.array(["a", "b"]), target, probs, columns)
+        for probs in (right, wrong)
+    ]
+    best, worst = (score_of(TASK, one, "mae") for one in made)
+    assert best > worst
+    assert [shown_score("mae", one) for one in (best, worst)] == [0, 3]
+    assert (unit_of("mae"), score_of(TASK, made[0], "accuracy"), shown_score("accuracy", 100.0)) == (
+        "classes",
+        100,
+        100,
+    )
+
+
+def test_a_score_that_the_task_has_not_is_refused_before_anything() -> None:
+    with pytest.raises(UsageError, match="monitor mae: this task is scored by accuracy"):
+        check_monitor(CATEGORIES, "mae")
+    check_monitor(TASK, "mae")

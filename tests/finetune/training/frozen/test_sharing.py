@@ -203,6 +203,11 @@ def test_a_key_follows_all_that_decides_a_bit(own: TrainingData, monkeypatch: py
     cpu = torch.device("cpu")
     files = {Sharing(Path(), own.source, one, cpu).file(rows, drawn) for one, rows, drawn in looks}
     assert len(files) == len(looks) == 14
+    shared = Sharing(Path(), own.source, facts, cpu)
+    monkeypatch.setattr(CachedSource, "pixel_digests", lambda *_: b"the same images")
+    one, moved = [EVERY[:4]], [EVERY[4:8]]
+    assert shared.file(one, PLAIN) == shared.file(moved, PLAIN)
+    assert shared.file(one, flipped[0]) != shared.file(moved, flipped[0]), "what is drawn goes by the row"
     assert drawn_of(frozen(), 0) == PLAIN, "what validation and training see of an image is the same"
 
 
