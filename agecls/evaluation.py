@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agecls.config import EvaluateAgeConfig
 from agecls.scores import age_scores, mean_of_folds, slice_scores
 from agecls.slices import column_slices
+from agecls.year_scores import score_years
 from finetune.cli.console import say, table
 from finetune.errors import UsageError
 from finetune.experiments.records.predictions import Predictions
@@ -59,20 +60,40 @@ def evaluation_scores(predictions: Predictions) -> dict[str, Any]:
     """
     slices = {name: slice_scores(predictions, name) for name in SLICES}  # type: ignore[arg-type]
     slices |= column_slices(predictions)
+    in_years = score_years(predictions)
+    if in_years is not None:
+        slices.pop("group")  # decades say it
     scores = age_scores(predictions.probs, predictions.target)
     if predictions.tested_again:
         scores |= {**mean_of_folds(predictions), "over": "folds"}
-    return {**scores, "slices": slices}
+    return {**scores, **({} if in_years is None else {"years": in_years}), "slices": slices}
 
 
 def tell_evaluation(summary: Mapping[str, Any]) -> None:
-    """Print both accuracies and every slice."""
+    """Print both accuracies, or the errors in years, and every slice."""
+    if "years" in summary:
+        _tell_years(summary)
+        tell_slices(summary)
+        return
     how = "mean over the folds of" if summary.get("over") == "folds" else "pooled over"
     say(
         f"{summary['data']} ({summary['test_crops']} crops, {summary['weights']} weights): exact "
         f"{summary['exact']:.2f} %, one-off {summary['one_off']:.2f} %, {how} {summary['n']} images"
     )
     tell_slices(summary)
+
+
+def _tell_years(summary: Mapping[str, Any]) -> None:
+    found = summary["years"]
+    say(
+        f"{summary['data']} ({summary['test_crops']} crops, {summary['weights']} weights): mean absolute "
+        f"error {found['mae']:.2f} years, bias {found['bias']:+.2f} years, CS@5 {found['cs5']:.2f} %, pooled over "
+        f"{summary['n']} images"
+    )
+    rows = [
+        [row["name"], row["images"], f"{row['mae']:.2f}", f"{row['bias']:+.2f}"] for row in found["decades"]
+    ]
+    table("by decade of true age", ["years", "images", "MAE", "bias"], rows)
 
 
 def tell_slices(summary: Mapping[str, Any]) -> None:

@@ -82,7 +82,7 @@ def mean_with_interval(
     )
     return {
         "mean": made.estimate,
-        "interval": [made.low, made.high],
+        "interval": [made.low, made.high] if made.clusters > 1 else None,
         "images": len(values),
         "units": made.clusters,
     }

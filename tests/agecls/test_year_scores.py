@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from agecls.data.years import Years, years_of
+from agecls.evaluation import evaluation_scores, tell_evaluation
 from agecls.year_scores import (
     YEAR_DECODERS,
     crps_years,
@@ -164,3 +165,14 @@ def test_answers_no_better_than_the_median_age_are_told():
     wrong = people([10.0, 30.0, 50.0], certain([50, 30, 10]))
     (told,) = guessed_years(wrong, np.array([20, 30, 40])) or []
     assert "26.67 years is not below that of always answering 30 (13.33 years)" in told
+
+
+def test_an_evaluation_of_years_tells_decades_and_no_group_a_year(capsys):
+    found = evaluation_scores(people([10.0, 30.0, 35.0], certain([12, 30, 40])))
+    assert "group" not in found["slices"]
+    assert found["years"]["mae"] == pytest.approx(7 / 3)
+    tell_evaluation({**found, "data": "others", "test_crops": "center", "weights": "selected", "n": 3})
+    told = capsys.readouterr().out
+    assert "mean absolute error 2.33 years, bias +2.33 years, CS@5 100.00 %" in told
+    assert "30-39" in told
+    assert "one-off" not in told.split("by decade")[0]

@@ -83,7 +83,11 @@ def _scores(entry: Facts) -> str:
         for key, words, digits, factor in SCORES
         if key in raw and key in after
     ]
-    note = f"Measured {escape(measured['how'])}. The scores above on this card are the calibrated ones."
+    note = (
+        f"Measured {escape(measured['how'])}. The scores of this model in the first table of this card "
+        "are the calibrated ones; its parts, the recipe as a whole and the errors of the surest answers "
+        "are of the probabilities as stated."
+    )
     count = f"{raw['n']:,} test images"
     return f"{table([count, 'as stated', 'calibrated'], rows)}\n\n{note}"
 
