@@ -87,8 +87,8 @@ def _tell_years(summary: Mapping[str, Any]) -> None:
     found = summary["years"]
     say(
         f"{summary['data']} ({summary['test_crops']} crops, {summary['weights']} weights): mean absolute "
-        f"error {found['mae']:.2f} years, bias {found['bias']:+.2f} years, CS@5 {found['cs5']:.2f} %, pooled over "
-        f"{summary['n']} images"
+        f"error {found['mae']:.2f} years, bias {found['bias']:+.2f} years, CS@5 {found['cs5']:.2f} %, pooled "
+        f"over {summary['n']} images"
     )
     rows = [
         [row["name"], row["images"], f"{row['mae']:.2f}", f"{row['bias']:+.2f}"] for row in found["decades"]

@@ -82,8 +82,11 @@ class Measure:
 
     def applies(self, class_names: Sequence[str]) -> bool:
         """Return whether it says something of these classes."""
-        named = self.of_classes is None or self.of_classes(class_names)
-        return named and len(class_names) >= self.fewest_classes
+        return self.is_of(class_names) and len(class_names) >= self.fewest_classes
+
+    def is_of(self, class_names: Sequence[str]) -> bool:
+        """Return whether it is a score of such classes, however many there are."""
+        return self.of_classes is None or self.of_classes(class_names)
 
     @property
     def is_percent(self) -> bool:
@@ -136,6 +139,6 @@ class Resampling:
 def shown_in(
     measures: Iterable[Measure], place: Place, class_names: Sequence[str] | None = None
 ) -> tuple[Measure, ...]:
-    """Return the measures that are shown in this place, in their order: where given, of these classes."""
+    """Return the measures that are shown in this place, in their order: where given, of such classes."""
     shown = (measure for measure in measures if place in measure.places)
-    return tuple(one for one in shown if class_names is None or one.applies(class_names))
+    return tuple(one for one in shown if class_names is None or one.is_of(class_names))

@@ -225,7 +225,8 @@ def _is_head(field: str) -> bool:
 
 def _compared(task: Task, frame: Predictions) -> list[Measure]:
     """Return the measures of this comparison that these classes have."""
-    return [m for m in measures_for(task, "compare", frame.class_names) if m.hits]
+    names = frame.class_names
+    return [m for m in measures_for(task, "compare", names) if m.hits and m.applies(names)]
 
 
 def _measured(comparison: dict[str, Any], task: Task, pairs: Sequence[Pair], seed: int) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def selective_measures(task: Task, found: Predictions) -> list[Measure]:
     """Return the measures whose misses are the risk: means over images, that these classes have."""
     names = found.class_names
     shown = measures_for(task, "report", names) or measures_for(task, "conclusion", names)
-    return [one for one in shown if one.hits and one.is_percent and one.over != "classes"]
+    asked = (one for one in shown if one.applies(names))
+    return [one for one in asked if one.hits and one.is_percent and one.over != "classes"]
 
 
 def confidence_of(found: Predictions) -> np.ndarray:

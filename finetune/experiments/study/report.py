@@ -94,7 +94,7 @@ def write_study_report(
         "published": dict(page.published),
         "what_ran": list(page.what_ran),
         "notes": list(page.notes),
-        "temperatures": {name: list(values) for name, values in page.temperatures.items()},
+        **({"temperatures": _plain(page.temperatures)} if page.temperatures else {}),
         "pictures": {name: picture.file.as_posix() for name, picture in pictures.items()},
     }
     write_bytes(folder / "report.json", json_text(record, indent=1).encode())
@@ -102,6 +102,10 @@ def write_study_report(
     file = folder / "report.md"
     write_bytes(file, report_text(summary, page, pictures).encode())
     return file
+
+
+def _plain(found: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    return {name: list(values) for name, values in found.items()}
 
 
 def report_text(summary: Mapping[str, Any], told: StudyPage, pictures: Mapping[str, Picture]) -> str:

@@ -37,9 +37,11 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The providers that sessions were started with; CUDA seems to be there."""
     start, asked = apps.runtime.session._start, []
 
-    def on_processor(content: bytes, path: Path, threads: int, providers: list[Any]) -> Any:
+    def on_processor(
+        content: bytes, path: Path, threads: int, providers: list[Any], spin: bool = False
+    ) -> Any:
         asked.append(providers)
-        session = start(content, path, threads, [CPU])
+        session = start(content, path, threads, [CPU], spin)
         return session if providers == [CPU] else AsOnCuda(session)
 
     monkeypatch.setattr(apps.runtime.session, "_start", on_processor)

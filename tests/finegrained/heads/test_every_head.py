@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_no_head_is_left_out():
-    assert {head for head, _ in CASES.values()} == set(head_names())
+    unordered = {name for name in head_names() if not head_class(name).ordered}  # the others ask for an order
+    assert {head for head, _ in CASES.values()} == unordered
     assert head_class("dcl").__module__ == "finegrained.heads.dcl"
 
 
