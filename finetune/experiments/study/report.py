@@ -96,7 +96,7 @@ def write_study_report(
         "published": dict(page.published),
         "what_ran": list(page.what_ran),
         "notes": list(page.notes),
-        "temperatures": {name: list(values) for name, values in page.temperatures.items()},
+        **({"temperatures": dict(page.temperatures)} if page.temperatures else {}),
         "pictures": {name: picture.file.as_posix() for name, picture in pictures.items()},
     }
     write_bytes(folder / "report.json", json_text(record, indent=1).encode())

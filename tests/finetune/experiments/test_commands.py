@@ -51,8 +51,8 @@ def copy_with(source: Path, target: Path, **changes: object) -> Path:
 
 
 def test_the_commands_come_in_the_order_of_their_use():
-    assert list(AGE_COMMANDS) == ["verify", "train", "cv", "evaluate", "compare", "study"]
-    assert list(FINE_COMMANDS) == ["verify", "train", "evaluate", "compare", "study", "cost"]
+    assert list(AGE_COMMANDS) == ["verify", "train", "cv", "evaluate", "calibrate", "compare", "study"]
+    assert list(FINE_COMMANDS) == ["verify", "train", "evaluate", "calibrate", "compare", "study", "cost"]
 
 
 @pytest.mark.parametrize(("task", "name"), EVERY)
