@@ -215,6 +215,11 @@ def test_two_old_results_compare_as_they_did(
     assert missing <= all_p(read(old / "comparison.json")) | {"+0.00"}  # a zero has no sign today
 
 
+# What reports of former releases lack.
+SINCE = ("adaptive_ece", "threshold_ece", "aurc", "calibration_reference", "temperature", "selective")
+SINCE += ("calibration",)
+
+
 def test_an_old_cross_validation_is_scored_again(
     bring: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ):
@@ -223,7 +228,11 @@ def test_an_old_cross_validation_is_scored_again(
         Path("age_cv_crl", name).unlink()
     crl(capsys, "age cv --config age_cv_crl/config.yaml --run.resume auto")
     new, old = read("age_cv_crl/report.json"), read(OLD / "age_cv_crl/report.json")
-    assert (new.pop("not_drawn"), sorted(new.pop("pictures"))) == ([], sorted(old.pop("pictures")))
+    drawn = [*old.pop("pictures"), "pictures/risk_coverage.png"]
+    assert (new.pop("not_drawn"), sorted(new.pop("pictures"))) == ([], sorted(drawn))
+    for name in SINCE:
+        assert new.pop(name) is not None, name
+    assert new["decoders"].pop("window")["one_off"] is not None
     assert new.pop("title").endswith("with crl (alpha 1.0, beta 0.5)")
     assert new.pop("schema") == 2  # which counts epochs from 1
     assert new == old

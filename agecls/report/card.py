@@ -160,7 +160,7 @@ def _single(result: Result, own: Predictions, fold: int, measures: Sequence[Meas
         return {}
     in_years = year_facts(own)
     scores = age_scores(own.probs, own.target) | in_years
-    cell = cell_scores("all", own) | (in_years if _many(own) else {})
+    cell = cell_scores("all", own) | (in_years if len(np.unique(own["subject"])) >= FEWEST_SUBJECTS else {})
     told = shown_in(measures, "facts", own.class_names)
     return {
         "scope": "fold",
@@ -223,10 +223,6 @@ def _baseline(result: Result, fold: int | None) -> dict[str, Any] | None:
         "groups": [names[groups[place]]],
         **{name: found[f"{name}_per_fold"][place] for name in ("exact", "one_off")},
     }
-
-
-def _many(found: Predictions) -> bool:
-    return len(np.unique(found["subject"])) >= FEWEST_SUBJECTS
 
 
 def decade_cells(found: Predictions) -> list[dict[str, Any]]:
