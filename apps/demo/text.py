@@ -11,7 +11,6 @@ import numpy as np
 
 from apps.demo.looks import MOST_COVERED
 from apps.heatmap.heatmap import names_for_people
-from apps.heatmap.picture import encode_image
 from finetune.experiments.exported.lookup import words_of
 from finetune.images.decode import FORMAT_NAMES
 
@@ -82,6 +81,8 @@ SETTINGS = {
 def data_uri(image: np.ndarray, kind: str = ".png") -> str:
     """Return uint8 (H, W, 3) RGB pixels as a data URI: exact as .png, smaller as .jpg."""
     name = {".png": "png", ".jpg": "jpeg"}[kind]
+    from apps.heatmap.picture import encode_image  # OpenCV: charts need none
+
     return f"data:image/{name};base64,{base64.b64encode(encode_image(image, kind)).decode('ascii')}"
 
 
