@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agecls.data.years import Years, years_of
-from agecls.scores import FEWEST_SUBJECTS
+from agecls.scores import FEWEST_SUBJECTS, ranked_probability_score
 from finetune.experiments.records.predictions import Predictions
 from finetune.images.checks import known_count, subjects_known
 from finetune.metrics.bootstrap import cluster_bootstrap_interval, summarise
@@ -65,9 +65,8 @@ def crps_years(probs: np.ndarray, target: np.ndarray, years: Years) -> float:
     It is the continuous ranked probability score of the distribution over classes: proper, and the absolute
     error where all probability lies on one class.
     """
-    steps = np.arange(probs.shape[1] - 1)
-    gap = probs.cumsum(axis=1)[:, :-1] - (np.asarray(target)[:, None] <= steps)
-    return float(np.square(gap).sum(axis=1).mean() * years.width) if len(probs) else float("nan")
+    steps = probs.shape[1] - 1
+    return float(ranked_probability_score(probs, target) * steps * years.width)
 
 
 def epsilon_error(answer: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> tuple[float, int]:

@@ -10,6 +10,7 @@ import numpy as np
 from agecls.data.groups import AgeGroups
 from agecls.data.years import years_of as classes_of_years
 from finetune.errors import UsageError
+from finetune.experiments.exported.number_line import NumberLine
 
 _YEAR = re.compile(r"(\d{1,3})(?:-\1|\+)?")  # "17", "17-17" or, for the last class, "100+"
 
@@ -27,20 +28,6 @@ def years_of(class_names: Sequence[str]) -> np.ndarray | None:
         return None if wider is None else wider.ages
     years = np.array([float(match[1]) for match in found if match])
     return years if (np.diff(years) > 0).all() else None
-
-
-def expected_age(probs: np.ndarray, years: np.ndarray) -> np.ndarray:
-    """Return sum_k p_k y_k, float64 (N,), for probs (N, K): what the squared error is least for."""
-    return np.asarray(probs @ years / probs.sum(axis=1))
-
-
-def median_age(probs: np.ndarray, years: np.ndarray) -> np.ndarray:
-    """Return the first year at which the cumulated probability reaches half, float64 (N,).
-
-    It is what the mean absolute error is least for.
-    """
-    cumulated = probs.cumsum(axis=1)
-    return np.asarray(years[(cumulated >= cumulated[:, -1:] / 2).argmax(axis=1)])
 
 
 def group_midpoints(class_names: Sequence[str], open_age: float) -> np.ndarray:
@@ -65,7 +52,8 @@ def decode_ages(
     if years is not None:
         if decode == "midpoint":
             raise UsageError("--decode midpoint is for age groups, these classes are years: leave it out")
-        return {"expected": expected_age(probs, years), "median": median_age(probs, years)}, ""
+        line = NumberLine("age", "years", years)
+        return {"expected": line.expected(probs), "median": line.median(probs)}, ""
     if decode != "midpoint":
         raise UsageError(
             f"the classes are age groups ({', '.join(class_names[:3])}, ...), which say no age in years: an "
@@ -75,4 +63,4 @@ def decode_ages(
     middles = group_midpoints(class_names, open_age)
     last = f" ({class_names[-1]} counts as {open_age:g})" if class_names[-1].endswith("+") else ""
     note = f"ages are the expected middle of age groups{last}: coarse around a legal age"
-    return {"midpoint": expected_age(probs, middles)}, note
+    return {"midpoint": NumberLine("age", "years", middles).expected(probs)}, note

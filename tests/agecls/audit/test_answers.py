@@ -8,9 +8,10 @@ import pytest
 
 from agecls.audit.answers import read_answers
 from agecls.audit.config import AuditConfig
-from agecls.audit.decode import decode_ages, group_midpoints, median_age, years_of
+from agecls.audit.decode import decode_ages, group_midpoints, years_of
 from agecls.config import AgeDataConfig
 from finetune.errors import DataError, UsageError
+from finetune.experiments.exported.number_line import NumberLine
 from tests.agecls.age_predictions import age_predictions
 from tests.agecls.audit.made_answers import spread_answers, write_csv
 
@@ -66,7 +67,8 @@ def test_what_a_year_is_and_what_not():
     assert years_of(("0", "1", "1")) is None
     assert years_of(("0+", "1")) is None
     assert group_midpoints(GROUPS, 70).tolist() == [1.0, 5.0, 70.0]
-    ages = median_age(np.array([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6]]), np.array([10.0, 20.0, 30.0]))
+    line = NumberLine("age", "years", np.array([10.0, 20.0, 30.0]))
+    ages = line.median(np.array([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6]]))
     assert ages.tolist() == [10.0, 30.0]
 
 
