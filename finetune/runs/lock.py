@@ -52,7 +52,7 @@ class FolderLock:
 
     def _acquire(self, folder: Path, wait_seconds: float) -> None:
         deadline = time.monotonic() + wait_seconds
-        while not _try_lock(self._stream):
+        while not try_lock(self._stream):
             if time.monotonic() >= deadline:
                 holder = _read_holder(self._stream)
                 self._stream.close()
@@ -68,7 +68,8 @@ class FolderLock:
         self._stream.write(json.dumps(record).encode())
 
 
-def _try_lock(stream: BinaryIO) -> bool:
+def try_lock(stream: BinaryIO) -> bool:
+    """Lock an open file for this process alone; False where another holds it, OSError without locks."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,7 +8,6 @@ reads it. All records are compared with their digests when a process first opens
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 import weakref
@@ -24,6 +23,7 @@ from finetune.cli.console import say
 from finetune.images.cache.file import DIGEST_BYTES, LOCK, pixel_digest, read_tail, write_tail
 from finetune.images.cache.limit import hold, limit_bytes, make_room
 from finetune.runs.files import check_free_space
+from finetune.runs.lock import try_lock
 
 MAGIC = b"crl-records1\n"
 PREFIX, SUFFIX, TEMPORARY = "features-", ".features", ".tmp"
@@ -162,7 +162,7 @@ def _locked(temporary: Path, waiting: Callable[[], None], ask: Callable[[], None
     while True:
         stream = temporary.open("ab")
         try:
-            while not _try_lock(stream):
+            while not try_lock(stream):
                 if not told:
                     waiting()
                     told = True
@@ -174,14 +174,6 @@ def _locked(temporary: Path, waiting: Callable[[], None], ask: Callable[[], None
         if _is_named(stream):
             return stream
         stream.close()  # its writer has finished, or gave up: the name is another file's or none's
-
-
-def _try_lock(stream: BinaryIO) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_named(stream: BinaryIO) -> bool:
@@ -197,7 +189,7 @@ def _remove_stale(folder: Path) -> None:
     """Remove what killed processes left."""
     for left in folder.glob(f"{PREFIX}*{SUFFIX}{TEMPORARY}"):
         with suppress(OSError), left.open("rb") as stream:
-            if _try_lock(stream) and _is_named(stream):
+            if try_lock(stream) and _is_named(stream):
                 left.unlink(missing_ok=True)
 
 
@@ -205,4 +197,4 @@ def _remove_stale(folder: Path) -> None:
 def _only_if_free(folder: Path) -> Iterator[bool]:
     """Hold the folder as whoever builds or removes a cache there does, unless somebody else holds it."""
     with (folder / LOCK).open("wb") as stream:
-        yield _try_lock(stream)
+        yield try_lock(stream)

@@ -158,7 +158,7 @@ def test_a_run_keeps_its_own_features_where_they_cannot_be_shared(
     elif reason == "full":
         monkeypatch.setattr(finetune.images.cache.records.RecordWriter, "write", fail)
     else:
-        monkeypatch.setattr(finetune.images.cache.records, "_try_lock", fail)
+        monkeypatch.setattr(finetune.images.cache.records, "try_lock", fail)
     train(own, tmp_path / "run", frozen())
     told = capsys.readouterr().out
     assert said in told
